@@ -1,0 +1,86 @@
+"""The answers of a finished run beside those of the baselines, read from the folders its commands wrote."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset
+from PIL import Image
+
+from benchmarks.world import methods
+from benchmarks.world.baselines import pixel_nearest, random_places
+from benchmarks.world.results import FINEST, ORACLE, OURS, PIXELS, RANDOM, Answers, Places
+from indexer.errors import WorkError
+from indexer.features import read_features
+from indexer.hierarchy import Level
+from indexer.photos import PhotoTable, read_photos
+from indexer.places import nearest_cities
+from search.engine import Engine
+
+_DECODERS = 2  # threads; Pillow lets go of the interpreter lock while it decodes
+
+
+def compare(photos: Path, *, registry: Path, features: Path, predictions: Path, seed: int) -> Answers:
+    """Answer the test photos in every way there is, `ours` being what `predictions` holds.
+
+    Raises:
+        InputError: a folder is missing or damaged.
+        WorkError: a test photo has no vector or no answer, so that methods cannot be compared photo by photo.
+    """
+    train = read_photos(photos, split="train", coordinates=True)
+    test = read_photos(photos, split="test", coordinates=True)
+    engine = Engine.open(registry)
+    model, hierarchy = engine.bundle.model, engine.bundle.hierarchy
+    batch = read_features(features)
+    answered = _predictions(predictions)
+    for what, names in ((features, batch.photo), (predictions, answered["photo"].to_pylist())):
+        if list(names) != list(test.photo):
+            raise WorkError(f"{what}: its photos are not the test photos of {photos}. Make it again.")
+    if not batch.ok.all() or answered["lat"].null_count:
+        raise WorkError(f"{features}: {(~batch.ok).sum()} test photos could not be encoded. Make the world again.")
+    pixels = pixel_nearest(_tiles(train), _tiles(test))
+    ours = Places(answered["lat"].to_numpy(), answered["lng"].to_numpy())
+    cities, countries = answered["city"].to_pylist(), answered["country"].to_pylist()
+    return Answers(
+        lat_deg=test.lat_deg,
+        lng_deg=test.lng_deg,
+        tiles=[test.path(row) for row in range(len(test))],
+        true_place=_named(*(names.tolist() for names in nearest_cities(test.lat_deg, test.lng_deg))),
+        predictions={
+            OURS: ours,
+            FINEST: _at(hierarchy.leaves, methods.finest_level_leaves(model, batch.embedding)),
+            PIXELS: _at(train, pixels),
+            RANDOM: _at(train, random_places(len(train), len(test), seed)),
+            ORACLE: _at(hierarchy.leaves, methods.oracle_leaves(hierarchy, test.lat_deg, test.lng_deg)),
+        },
+        predicted_place=_named(cities, countries),
+        probability=answered["probability"].to_numpy(),
+        cells=[len(level) for level in hierarchy.levels],
+        n_train=len(train),
+        order=methods.check_order(engine, batch.embedding),
+    )
+
+
+def _predictions(folder: Path) -> pa.Table:
+    columns = ["row", "photo", "lat", "lng", "city", "country", "probability"]
+    return pyarrow.dataset.dataset(folder, format="parquet").to_table(columns=columns).sort_by("row")
+
+
+def _at(points: Level | PhotoTable, rows: np.ndarray) -> Places:
+    return Places(points.lat_deg[rows], points.lng_deg[rows])
+
+
+def _named(cities: list[str], countries: list[str]) -> list[str]:
+    return [f"{city}, {country}" for city, country in zip(cities, countries, strict=True)]
+
+
+def _tiles(photos: PhotoTable) -> np.ndarray:
+    """All tiles of a split: (N, P, P, 3) uint8."""
+    with ThreadPoolExecutor(_DECODERS) as pool:
+        return np.stack(list(pool.map(_tile, [photos.path(row) for row in range(len(photos))])))
+
+
+def _tile(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB"))

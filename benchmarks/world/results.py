@@ -1,0 +1,153 @@
+"""What a run on the embedded world came to: places, times and checks, and how they stand against the goals."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.world.methods import OrderCheck
+from indexer.geo import Accuracy, accuracy, haversine_km
+
+OURS, FINEST, PIXELS, RANDOM, ORACLE = "ours", "finest_only", "pixel_nn", "random", "oracle_cell"
+# How people are told about each method, in the order of every table.
+METHODS: Mapping[str, str] = {
+    OURS: "product of all levels (ours)",
+    FINEST: "finest level alone",
+    PIXELS: "nearest training photo by pixels",
+    RANDOM: "a training photo at random",
+    ORACLE: "the right finest cell, always",
+}
+COMPETING = (OURS, FINEST, PIXELS, RANDOM)  # those that do not know the truth
+
+_COMPARED_KM = ("200", "750", "2500")
+_ANSWERING_STEPS = ("build", "run")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Places:
+    """Where a method puts each test photo."""
+
+    lat_deg: np.ndarray  # (N,) float64, NaN where there is no answer
+    lng_deg: np.ndarray  # (N,) float64
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answers:
+    """What each method answers. Sequences and arrays of N have one entry per test photo, in one order."""
+
+    lat_deg: np.ndarray  # (N,) float64, where the photos were taken
+    lng_deg: np.ndarray  # (N,) float64
+    tiles: Sequence[Path]  # N JPEG files
+    true_place: Sequence[str]  # N names to read
+    predictions: Mapping[str, Places]  # for each of METHODS
+    predicted_place: Sequence[str]  # N names, of what `ours` answers
+    probability: np.ndarray  # (N,) float64, of what `ours` answers; NaN where there is no answer
+    cells: Sequence[int]  # per level, coarsest first
+    n_train: int  # photos
+    order: OrderCheck
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WorldResults:
+    """Everything a report is made from."""
+
+    answers: Answers
+    seconds: Mapping[str, float]  # step -> wall-clock seconds, in the order they ran
+    train_seconds: float  # inside the training loop
+    total_seconds: float  # from the start to the writing of the report
+    peak_memory_bytes: int
+    made_by: Mapping[str, str]  # what ran where: versions, cores
+    world_reused: bool  # the photos were there from an earlier run, and their time is not in `seconds`
+    judged: bool  # False: a run too small for the goals to mean anything
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """One goal, as text for people, and whether it was met."""
+
+    what: str
+    goal: str
+    value: str
+    met: bool
+
+
+def errors_km(results: WorldResults) -> dict[str, np.ndarray]:
+    """Distance of each method's answers from the truth, (N,) each; NaN where there is no answer."""
+    return {
+        method: haversine_km(results.answers.lat_deg, results.answers.lng_deg, places.lat_deg, places.lng_deg)
+        for method, places in ((method, results.answers.predictions[method]) for method in METHODS)
+    }
+
+
+def accuracies(results: WorldResults) -> dict[str, Accuracy]:
+    """Accuracy of each method, in the order of METHODS."""
+    return {method: accuracy(errors) for method, errors in errors_km(results).items()}
+
+
+def goals(results: WorldResults) -> list[Goal]:
+    """Every goal that this run can be held to: all of them, or the agreement of the two orders where not `judged`."""
+    order = results.answers.order
+    agreement = Goal(
+        "search in the order of the multiplied-out product",
+        "every query",
+        f"{order.queries - order.differing:,} of {order.queries:,}",
+        order.differing == 0,
+    )
+    return [*_accuracy_goals(accuracies(results)), agreement, *_cost_goals(results)] if results.judged else [agreement]
+
+
+def _accuracy_goals(table: Mapping[str, Accuracy]) -> list[Goal]:
+    ours = table[OURS]
+    goals = [_at_most("median error", ours.median_km, 145, "km")]
+    for limit, least in (("200", 63.0), ("750", 88.0)):
+        share = ours.within[limit]
+        goals.append(Goal(f"within {limit} km", f"at least {least:g} %", f"{share:.1f} %", share >= least))
+    for rival in (FINEST, PIXELS):
+        for limit in _COMPARED_KM:
+            share, other = ours.within[limit], table[rival].within[limit]
+            what = f"within {int(limit):,} km, against {METHODS[rival]}"
+            goals.append(Goal(what, f"more than {other:.2f} %", f"{share:.2f} %", share > other))
+    return goals
+
+
+def _cost_goals(results: WorldResults) -> list[Goal]:
+    answering = sum(results.seconds[step] for step in _ANSWERING_STEPS)
+    gigabytes = results.peak_memory_bytes / 1e9
+    return [
+        _at_most("training", results.train_seconds, 300, "s"),
+        _at_most(
+            "everything" + (" but making the photos" if results.world_reused else ""), results.total_seconds, 480, "s"
+        ),
+        # "Seconds", made a number: both commands from their start to their end, Python's own start-up included.
+        _at_most("building the bundle and answering every test photo", answering, 20, "s"),
+        Goal("peak memory", "under 4 GB", f"{gigabytes:.1f} GB", gigabytes < 4),
+    ]
+
+
+def _at_most(what: str, value: float, bound: float, unit: str) -> Goal:
+    return Goal(what, f"at most {bound:g} {unit}", f"{value:.0f} {unit}", value <= bound)
+
+
+def as_json(results: WorldResults) -> dict[str, Any]:
+    """What `report.json` holds."""
+    methods = {
+        method: {"median_km": figures.median_km, "mean_km": figures.mean_km, "within": dict(figures.within)}
+        for method, figures in accuracies(results).items()
+    }
+    return {
+        "train_seconds": results.train_seconds,
+        "total_seconds": results.total_seconds,
+        "seconds": dict(results.seconds),
+        "world_reused": results.world_reused,
+        "train_photos": results.answers.n_train,
+        "test_photos": len(results.answers.lat_deg),
+        "cells": list(results.answers.cells),
+        **methods,
+        "order_check": asdict(results.answers.order),
+        "peak_memory_bytes": results.peak_memory_bytes,
+        "judged": results.judged,
+        "goals": [asdict(goal) for goal in goals(results)],
+        "made_by": dict(results.made_by),
+    }

@@ -1,0 +1,63 @@
+"""The commands of `python -m encoder`. Each one is arguments -> one library call -> one result; imports wait for it."""
+
+from pathlib import Path
+from typing import Literal
+
+from indexer.cli import Result
+
+
+def embed(
+    *,
+    photos: Path,
+    checkpoint: str,
+    out: Path,
+    split: str | None = None,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    batch_size: int = 32,
+    workers: int = 2,
+    shard_rows: int = 8192,
+    max_pixels: int = 200_000_000,
+    strict: bool = False,
+) -> Result:
+    """Turn photos into vectors, in a folder of Parquet shards.
+
+    Args:
+        photos: table of photos (.parquet or .csv) or a folder of images.
+        checkpoint: checkpoint folder, or hf:<hub id or folder> for a plain CLIP.
+        out: features folder to write.
+        split: use only rows whose column `split` is this.
+        device: where the model runs; cuda where there is none is an error.
+        batch_size: photos in one forward pass.
+        workers: decoding threads.
+        shard_rows: photos in one Parquet file.
+        max_pixels: photos with more pixels are refused.
+        strict: exit with 1 if any photo could not be used.
+    """
+    from encoder.checkpoint import load_encoder
+    from encoder.device import choose_device
+    from encoder.embed import EmbedConfig, embed_table
+    from indexer.artifact import file_digest, refuse_existing
+    from indexer.photos import read_photos
+    from indexer.progress import track
+
+    refuse_existing(out)
+    config = EmbedConfig(batch_size, workers, shard_rows, max_pixels)
+    table = read_photos(photos, split=split)
+    encoder = load_encoder(checkpoint, device=choose_device(device))
+    inputs = {"photos": None if photos.is_dir() else file_digest(photos), "encoder": encoder.digest}
+    with track("embedding", len(table)) as advance:
+        summary = embed_table(encoder, table, out, config=config, inputs=inputs, advance=advance)
+    failures = ", ".join(f"{count} {code}" for code, count in summary.failed.items()) or "none"
+    text = (
+        f"{out}: {summary.rows:,} photos in {summary.seconds:.1f} s ({summary.rows / summary.seconds:,.0f}/s), "
+        f"{summary.ok:,} ok, failed: {failures}"
+    )
+    data = {
+        "features": str(out),
+        "encoder": encoder.digest,
+        "rows": summary.rows,
+        "ok": summary.ok,
+        "failed": dict(summary.failed),
+        "seconds": summary.seconds,
+    }
+    return Result(data, text, failed=summary.ok == 0 or (strict and bool(summary.failed)))

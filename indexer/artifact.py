@@ -1,0 +1,262 @@
+"""Folders that are whole or absent, each with a manifest that says what made it and what is in it.
+
+A folder is written as a sibling `<name>.tmp-<pid>-<n>`, synced, and renamed into place; its manifest is written last.
+Readers check the manifest, the schema version and every file's size; `verify` re-hashes every file. POSIX only: the
+temporary folder of a dead process is told from that of a living one by `flock`, which the kernel releases on death.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from indexer.errors import ArtifactError, GeoError, InputError, WorkError
+
+MANIFEST = "manifest.json"
+ROWS_MANIFEST = "_manifest.json"  # in folders of Parquet rows, which readers of Parquet pass over
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What `manifest.json` holds. `facts` is what a reader wants to know before it opens a file."""
+
+    kind: str
+    schema_version: int
+    config: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Mapping[str, str | None] = field(default_factory=dict)  # name -> digest, None where it is unknown
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # path -> {"sha256", "size_bytes"}
+    made_by: Mapping[str, str] = field(default_factory=dict)  # versions of the code that wrote it
+
+
+@dataclass(slots=True)
+class Draft:
+    """A folder being written: put files under `path`, and what readers should know into `facts`."""
+
+    path: Path
+    facts: dict[str, Any] = field(default_factory=dict)
+    final: Path | None = None  # where the folder ended up, once the block has ended well
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@cache
+def code_version() -> Mapping[str, str]:
+    """The package's version and, in a checkout, the commit it was run from."""
+    try:
+        made_by = {"geosurge": version("geosurge")}
+    except PackageNotFoundError:  # run from a checkout that was never installed
+        made_by = {"geosurge": "unknown"}
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        made_by["commit"] = subprocess.run(git, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
+    return made_by
+
+
+@contextlib.contextmanager
+def write_folder(
+    target: Path,
+    *,
+    kind: str,
+    schema_version: int,
+    config: Mapping[str, Any] | None = None,
+    inputs: Mapping[str, str | None] | None = None,
+    manifest_name: str = MANIFEST,
+    name_by_digest: bool = False,
+) -> Iterator[Draft]:
+    """Write a folder that appears at `target` complete or not at all.
+
+    Yields a Draft; when the block ends well, its files are hashed, the manifest is written, everything is synced and
+    renamed to `target` (with `name_by_digest`, to `target/<SHA-256 of the manifest>`; an equal folder that is already
+    there is kept). When the block raises, nothing is left behind.
+
+    Raises:
+        InputError: `target` exists, or cannot be written.
+        WorkError: the disk is full.
+    """
+    if not name_by_digest:
+        refuse_existing(target)
+    parent = target if name_by_digest else target.parent
+    stem = "version" if name_by_digest else target.name
+    with _explain_os_errors(target):
+        parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(parent, stem)
+        with _locked_temporary(parent, stem) as temporary:
+            draft = Draft(temporary)
+            yield draft
+            manifest = Manifest(
+                kind, schema_version, config or {}, inputs or {}, draft.facts, _entries(temporary), code_version()
+            )
+            digest = _write_manifest(temporary / manifest_name, manifest)
+            _sync_tree(temporary)
+            final = target / digest if name_by_digest else target
+            try:
+                temporary.rename(final)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+                if not name_by_digest:  # somebody else finished first
+                    raise _exists(target) from None
+            _sync(parent)
+            draft.final = final
+
+
+def refuse_existing(target: Path) -> None:
+    """Raise InputError where `target` exists and is not an empty folder; ask before hours of work, not after."""
+    if target.is_symlink() or (target.exists() and not (target.is_dir() and not any(target.iterdir()))):
+        raise _exists(target)
+
+
+def remove_leftovers(parent: Path, stem: str) -> None:
+    """Delete temporary folders of processes that died; those of living processes are locked and stay."""
+    for folder in parent.glob(f"{stem}.tmp-*"):
+        with contextlib.suppress(OSError):  # another process may be clearing the same leftovers
+            lock = os.open(folder, os.O_RDONLY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(lock)
+
+
+def read_manifest(folder: Path, *, kind: str, schema_version: int, name: str = MANIFEST) -> Manifest:
+    """Read a folder's manifest and check its kind, its schema version and the size of every file.
+
+    Raises:
+        ArtifactError: not such a folder, damaged, incomplete, or written by a newer version.
+    """
+    path = folder / name
+    if not path.is_file():
+        found = "there is no such folder" if not folder.exists() else f"it has no {name}"
+        raise ArtifactError(f"{folder}: not a {kind} folder ({found}).")
+    try:
+        manifest = Manifest(**json.loads(path.read_bytes()))
+        sizes = {file: int(entry["size_bytes"]) for file, entry in manifest.files.items()}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ArtifactError(
+            f"{path}: damaged manifest ({error}). Restore the folder from a copy, or rebuild it."
+        ) from None
+    if manifest.kind != kind:
+        raise ArtifactError(f"{folder}: this is a {manifest.kind} folder; a {kind} folder is needed here.")
+    if manifest.schema_version > schema_version:
+        raise ArtifactError(
+            f"{folder}: schema version {manifest.schema_version}; this release reads up to {schema_version}. "
+            "Update geosurge."
+        )
+    for file, size in sizes.items():
+        have = _inside(folder, file).stat().st_size if _inside(folder, file).is_file() else None
+        if have != size:
+            state = "missing" if have is None else f"{have} bytes instead of {size}"
+            raise ArtifactError(f"{folder / file}: {state}. Restore the folder from a copy, or rebuild it.")
+    return manifest
+
+
+def manifest_digest(folder: Path, *, name: str = MANIFEST) -> str:
+    """SHA-256 of the manifest, which names every other file's: the digest of the whole folder."""
+    return file_digest(folder / name)
+
+
+def verify_folder(folder: Path, manifest: Manifest) -> list[str]:
+    """Re-hash every file of a folder whose manifest was read; returns one sentence for each that differs."""
+    return [
+        f"{folder / file}: content differs from its manifest"
+        for file, entry in manifest.files.items()
+        if file_digest(_inside(folder, file)) != entry["sha256"]
+    ]
+
+
+def _inside(folder: Path, file: str) -> Path:
+    path = folder / file
+    if Path(file).is_absolute() or ".." in Path(file).parts:
+        raise ArtifactError(f"{folder}: its manifest names a file outside the folder ({file!r}). Do not use it.")
+    return path
+
+
+def _entries(folder: Path) -> dict[str, dict[str, Any]]:
+    return {
+        path.relative_to(folder).as_posix(): {"sha256": file_digest(path), "size_bytes": path.stat().st_size}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def _write_manifest(path: Path, manifest: Manifest) -> str:
+    path.write_text(json.dumps(asdict(manifest), indent=1, sort_keys=True, allow_nan=False) + "\n")
+    return file_digest(path)
+
+
+_counter = itertools.count()
+
+
+@contextlib.contextmanager
+def _locked_temporary(parent: Path, stem: str) -> Iterator[Path]:
+    while True:
+        temporary = parent / f"{stem}.tmp-{os.getpid()}-{next(_counter)}"
+        temporary.mkdir()
+        lock = os.open(temporary, os.O_RDONLY)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if temporary.exists():
+            break
+        os.close(lock)  # a cleaner took it for a leftover between our mkdir and our flock
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)  # after the rename there is nothing here
+        os.close(lock)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_tree(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        _sync(path)
+    _sync(folder)
+
+
+def _exists(target: Path) -> InputError:
+    return InputError(f"{target}: exists already and is never overwritten. Choose another --out, or remove it first.")
+
+
+@contextlib.contextmanager
+def _explain_os_errors(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except GeoError:
+        raise
+    except OSError as error:
+        if error.errno in _FULL:
+            raise WorkError(f"{target}: no space left. Nothing was kept; free some space and run again.") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG):
+            raise InputError(f"{target}: cannot be written ({error.strerror}). Choose another folder.") from error
+        raise
+
+
+def replace_symlink(link: Path, target: str) -> None:
+    """Point `link` at `target` in one rename: a reader sees the old one or the new one, never none."""
+    temporary = link.with_name(f"{link.name}.tmp-{os.getpid()}-{next(_counter)}")
+    temporary.symlink_to(target)
+    temporary.rename(link)
+    _sync(link.parent)

@@ -1,0 +1,139 @@
+"""The frame of every command line: commands are typed functions, this turns them into `python -m <package>`.
+
+In: a table of functions with keyword-only parameters. Out: parsed arguments (flags, `--config file.yaml`), a printed
+result (text, or JSON with `--json`), and an exit code: 0 done, 1 work failed, 2 wrong usage or input.
+"""
+
+import difflib
+import json
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn, TextIO
+
+from jsonargparse import ArgumentParser
+from jsonargparse.typing import register_type
+
+from indexer.errors import GeoError, InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a command has to say: `data` for programs (`--json`), `text` for people."""
+
+    data: Mapping[str, Any]
+    text: str
+    failed: bool = False  # True: everything was reported, but part of the work failed; exit code 1
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One sub-command: a function with keyword-only parameters and a Google docstring that returns a Result."""
+
+    function: Callable[..., Result]
+    positional: Mapping[str, str] = field(default_factory=dict)  # list parameter -> its help, given without a flag
+
+
+class Ints(tuple[int, ...]):
+    """Whole numbers, written `5000,2000` on a command line and as a list in YAML."""
+
+
+class Floats(tuple[float, ...]):
+    """Numbers, written `1,25,200` on a command line and as a list in YAML."""
+
+
+class _StandardError(logging.StreamHandler[TextIO]):
+    """Writes to whatever `sys.stderr` is at the moment: a progress bar replaces it while it is on the screen."""
+
+    @property
+    def stream(self) -> TextIO:
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, value: TextIO) -> None:
+        pass
+
+
+def _numbers(kind: type, convert: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def parse(value: Any) -> Any:
+        parts = value.split(",") if isinstance(value, str) else value
+        parts = parts if isinstance(parts, list | tuple) else [parts]
+        return kind(convert(part) for part in parts)
+
+    return parse
+
+
+for _kind, _convert in ((Ints, int), (Floats, float)):
+    register_type(_kind, lambda numbers: list(numbers), _numbers(_kind, _convert))
+
+
+# How jsonargparse names an option it does not know, on the command line and in a file.
+_UNKNOWN_OPTION = re.compile(r"(?:unrecognized arguments: |accept option ')-*([\w-]+)")
+
+
+class _Parser(ArgumentParser):
+    """jsonargparse with `--dashed-names`, and the nearest valid name in the error for an unknown one."""
+
+    def show_dashes(self) -> None:
+        """Offer `--tau-max` (shown) beside `--tau_max` (accepted) for every parameter `tau_max`."""
+        for action in self._actions:
+            dashed = [option.replace("_", "-") for option in action.option_strings]
+            if dashed != action.option_strings:
+                self._option_string_actions.update(dict.fromkeys(dashed, action))
+                action.option_strings = dashed
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        program = self.prog.replace(" [options]", "")
+        unknown = _UNKNOWN_OPTION.search(message)
+        if unknown:
+            names = [name for parser in self._family() for name in parser._option_string_actions]
+            near = difflib.get_close_matches("--" + unknown[1].replace("_", "-"), names, n=1)
+            message += f". Did you mean {near[0]}?" if near else ""
+        print(f"error: {message}\nOptions: {program} --help", file=sys.stderr)  # noqa: T201
+        raise SystemExit(InputError.exit_code)
+
+    def _family(self) -> list[ArgumentParser]:
+        commands = self._subcommands_action
+        return [self, *(commands._name_parser_map.values() if commands else ())]
+
+
+def _parser(package: str, description: str, commands: Mapping[str, Command]) -> _Parser:
+    parser = _Parser(prog=f"python -m {package}", description=description)
+    table = parser.add_subcommands(required=True, dest="command", metavar="command")
+    for name, command in commands.items():
+        doc = command.function.__doc__ or ""
+        sub = _Parser(description=doc.split("Args:")[0].strip())
+        sub.add_argument("--config", action="config", help="YAML file with any of these options; flags win over it.")
+        sub.add_argument("--json", action="store_true", help="Print a machine-readable result on standard output.")
+        for parameter, text in command.positional.items():
+            sub.add_argument(parameter, nargs="+", type=str, help=text)
+        sub.add_function_arguments(command.function, as_group=False, skip=set(command.positional))
+        sub.show_dashes()
+        table.add_subcommand(name, sub, help=doc.strip().splitlines()[0])
+    return parser
+
+
+def main(package: str, description: str, commands: Mapping[str, Command], *, argv: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code. Only `__main__` modules call this: it configures logging."""
+    logging.basicConfig(handlers=[_StandardError()], level=logging.INFO, format="%(name)s: %(message)s")
+    try:
+        parser = _parser(package, description, commands)
+        parsed = parser.instantiate_classes(parser.parse_args(argv))
+        options = dict(vars(parsed[parsed.command]))
+        options.pop("config", None)
+        as_json = options.pop("json")
+        result = commands[parsed.command].function(**options)
+        print(json.dumps(result.data, allow_nan=False) if as_json else result.text, flush=True)  # noqa: T201
+    except GeoError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return error.exit_code
+    except BrokenPipeError:  # `... | head` closed our output; nothing failed
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("interrupted: nothing unfinished was kept", file=sys.stderr)  # noqa: T201
+        return 130  # the shell's convention for Ctrl-C
+    return 1 if result.failed else 0

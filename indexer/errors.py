@@ -1,0 +1,27 @@
+"""Every error a user can meet. The text says what is wrong and what to do next; the class says whose turn it is."""
+
+from typing import ClassVar
+
+
+class GeoError(Exception):
+    """Base of all errors raised on purpose; `exit_code` is what a command line ends with."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class InputError(GeoError):
+    """What was given cannot be used: a wrong option, a bad table, a folder that cannot be written."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class ArtifactError(InputError):
+    """A folder this software wrote is incomplete, damaged, of another kind, or newer than this version reads."""
+
+
+class BundleMismatch(InputError):
+    """Two artefacts that do not belong together, such as an encoder and a bundle built for another one."""
+
+
+class WorkError(GeoError):
+    """The input was fine and the work failed all the same: a full disk, a shard that could not be finished."""

@@ -1,0 +1,181 @@
+"""Photo vectors on disk: a folder of Parquet shards, or what others wrote (one Parquet file, or a .npy beside a CSV).
+
+Columns: `photo`, `embedding` (list of float), `lat` and `lng` where known, `status` ('ok' or a short reason code),
+`reason`. The folder's `_manifest.json` carries the digest of the encoder that made the vectors.
+"""
+
+import contextlib
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+from indexer.artifact import ROWS_MANIFEST, Draft, file_digest, manifest_digest, read_manifest
+from indexer.errors import ArtifactError, InputError
+from indexer.photos import coordinates_of
+
+KIND = "features"
+SCHEMA_VERSION = 1
+OK = "ok"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FeatureBatch:
+    """Vectors of some photos. A photo that could not be read has a row too: zeros, and a status that says why."""
+
+    photo: Sequence[str]
+    embedding: np.ndarray  # (N, D) float32; zeros where status is not 'ok'
+    status: Sequence[str]  # 'ok' or a short reason code
+    reason: Sequence[str]  # a sentence where status is not 'ok', else empty
+    lat_deg: np.ndarray  # (N,) float64, NaN where unknown
+    lng_deg: np.ndarray  # (N,) float64
+
+    def __len__(self) -> int:
+        return len(self.photo)
+
+    @property
+    def ok(self) -> np.ndarray:
+        """Which rows have a vector: (N,) bool."""
+        return np.array([status == OK for status in self.status], bool)
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureSource:
+    """Where vectors are, before any is read: `shards` are read one at a time."""
+
+    location: Path
+    shards: Sequence[Path]
+    encoder: str | None  # digest of the encoder, None where nobody recorded it
+    digest: str  # of the folder's manifest, or over the files
+
+    @property
+    def rows(self) -> int:
+        """How many photos there are, counted without reading their vectors."""
+        return sum(_count_rows(shard) for shard in self.shards)
+
+    def __iter__(self) -> Iterator[FeatureBatch]:
+        return (_read_shard(shard) for shard in self.shards)
+
+
+def open_features(location: Path) -> FeatureSource:
+    """Open a features folder, one Parquet file, or a .npy with a .csv of the same name beside it.
+
+    Raises:
+        InputError: nothing usable is there.
+        ArtifactError: a features folder that is damaged or newer than this version.
+    """
+    if (location / ROWS_MANIFEST).exists():
+        manifest = read_manifest(location, kind=KIND, schema_version=SCHEMA_VERSION, name=ROWS_MANIFEST)
+        return FeatureSource(
+            location,
+            [location / name for name in sorted(manifest.files)],
+            manifest.facts.get("encoder"),
+            manifest_digest(location, name=ROWS_MANIFEST),
+        )
+    if location.is_dir():
+        shards = sorted(path for path in location.glob("*.parquet") if not path.name.startswith("_"))
+    else:
+        shards = [location] if location.is_file() else []
+    if not shards:
+        raise InputError(f"{location}: no features here. Give a folder of Parquet shards, a .parquet or a .npy file.")
+    digest = hashlib.sha256("".join(file_digest(shard) for shard in shards).encode()).hexdigest()
+    return FeatureSource(location, shards, None, digest)
+
+
+def read_features(location: Path) -> FeatureBatch:
+    """All vectors of a source at once, in order. For sources larger than memory iterate over `open_features`."""
+    batches = list(open_features(location))
+    return FeatureBatch(
+        [name for batch in batches for name in batch.photo],
+        np.concatenate([batch.embedding for batch in batches]),
+        [status for batch in batches for status in batch.status],
+        [reason for batch in batches for reason in batch.reason],
+        np.concatenate([batch.lat_deg for batch in batches]),
+        np.concatenate([batch.lng_deg for batch in batches]),
+    )
+
+
+def write_shard(draft: Draft, batch: FeatureBatch, *, shard: int) -> None:
+    """Write one Parquet shard into a features folder that is being written."""
+    width = batch.embedding.shape[1]
+    flat = pa.array(np.ascontiguousarray(batch.embedding).ravel())
+    table = pa.table(
+        {
+            "photo": pa.array(batch.photo, pa.string()),
+            "embedding": pa.FixedSizeListArray.from_arrays(flat, width),
+            "lat": pa.array(batch.lat_deg, from_pandas=True),  # NaN becomes null
+            "lng": pa.array(batch.lng_deg, from_pandas=True),
+            "status": pa.array(batch.status, pa.string()),
+            "reason": pa.array(batch.reason, pa.string()),
+        }
+    )
+    pa.parquet.write_table(table, draft.path / f"part-{shard:05d}.parquet")
+
+
+def _count_rows(path: Path) -> int:
+    with _damage_named(path):
+        if path.suffix == ".npy":
+            return len(np.load(path, mmap_mode="r", allow_pickle=False))
+        return int(pa.parquet.read_metadata(path).num_rows)
+
+
+def _read_shard(path: Path) -> FeatureBatch:
+    with _damage_named(path):
+        return _read_npy(path) if path.suffix == ".npy" else _from_table(pa.parquet.read_table(path), path)
+
+
+@contextlib.contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowInvalid, OSError, ValueError) as error:
+        raise ArtifactError(f"{path}: cannot be read as features ({error}).") from None
+
+
+def _read_npy(path: Path) -> FeatureBatch:
+    beside = path.with_suffix(".csv")
+    if not beside.is_file():
+        raise InputError(f"{path}: needs {beside.name} beside it, with a column photo (and lat, lng if known).")
+    table = pa.csv.read_csv(beside)
+    vectors = np.load(path, mmap_mode="r", allow_pickle=False)
+    if vectors.ndim != 2 or len(vectors) != table.num_rows:
+        raise InputError(f"{path}: shape {vectors.shape}, but {beside.name} has {table.num_rows} rows.")
+    return _from_columns(table, np.asarray(vectors, np.float32), path)
+
+
+def _from_table(table: pa.Table, path: Path) -> FeatureBatch:
+    if "embedding" not in table.column_names:
+        raise InputError(f"{path}: no column 'embedding'; it has {', '.join(table.column_names)}.")
+    column = table["embedding"].combine_chunks()
+    if column.null_count:
+        raise InputError(f"{path}: {column.null_count} rows have no embedding. Fill them with zeros and set `status`.")
+    flat = column.flatten().to_numpy(zero_copy_only=False)
+    if not table.num_rows or len(flat) % table.num_rows:
+        raise InputError(f"{path}: no rows, or embeddings of different lengths.")
+    lengths = np.diff(column.offsets.to_numpy()) if pa.types.is_list(column.type) else None
+    if lengths is not None and (lengths != lengths[0]).any():
+        raise InputError(f"{path}: embeddings of different lengths ({lengths.min()} to {lengths.max()}).")
+    return _from_columns(table, flat.reshape(table.num_rows, -1).astype(np.float32), path)
+
+
+def _from_columns(table: pa.Table, vectors: np.ndarray, path: Path) -> FeatureBatch:
+    if "photo" not in table.column_names:
+        raise InputError(f"{path}: no column 'photo'; it has {', '.join(table.column_names)}.")
+    names = set(table.column_names)
+    n = table.num_rows
+    lat, lng = coordinates_of(table, path)
+    status = table["status"].to_pylist() if "status" in names else [OK] * n
+    reason = table["reason"].to_pylist() if "reason" in names else [""] * n
+    ok = np.array([value == OK for value in status], bool)
+    wrong = np.flatnonzero(ok & (~np.isfinite(vectors).all(axis=1) | ~vectors.any(axis=1)))
+    if wrong.size:
+        raise InputError(
+            f"{path}: {wrong.size} embeddings are zero or not finite, the first in row {wrong[0]}. "
+            "Remove those rows, or give them a status other than 'ok'."
+        )
+    return FeatureBatch(table["photo"].cast(pa.string()).to_pylist(), vectors, status, reason, lat, lng)

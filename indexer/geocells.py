@@ -1,0 +1,98 @@
+"""Geocell vectors on disk: one learned unit vector per cell of each level, in the hierarchy's cell order.
+
+In: `geocells/level_<l>.safetensors` of a checkpoint, and the facts its manifest gives about them (temperatures, level
+weights, the hierarchy's digest). No torch is needed to read them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from indexer.artifact import Draft, read_manifest
+from indexer.errors import ArtifactError, BundleMismatch
+
+CHECKPOINT_KIND = "checkpoint"
+CHECKPOINT_SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Geocells:
+    """The geographic representation of a checkpoint (paper section III-A)."""
+
+    vectors: Sequence[np.ndarray]  # per level (N_l, D) float32, unit rows, in the hierarchy's cell order
+    temperatures: np.ndarray  # (L,) float64, positive
+    level_weights: np.ndarray  # (L,) float64, the exponents lambda_l of the product of similarities
+    hierarchy: str  # digest of the hierarchy whose cells these are
+    encoder: str | None  # digest of the encoder whose space they live in; None where unknown
+
+    def __post_init__(self) -> None:
+        widths = {level.shape[1] for level in self.vectors}
+        if len(widths) != 1 or not len(self.vectors) == len(self.temperatures) == len(self.level_weights):
+            raise ArtifactError(
+                f"Geocells of {len(self.vectors)} levels and widths {sorted(widths)}, with {len(self.temperatures)} "
+                f"temperatures and {len(self.level_weights)} level weights: one of each per level, one width for all."
+            )
+        for number, level in enumerate(self.vectors):
+            norms = np.linalg.norm(level.astype(np.float64), axis=1)
+            wrong = np.flatnonzero(~(np.abs(norms - 1) < 1e-3))
+            if wrong.size:
+                raise ArtifactError(
+                    f"Level {number}: geocell vector {wrong[0]} has norm {norms[wrong[0]]:g}, not 1 "
+                    f"({wrong.size} such). "
+                    "The checkpoint is damaged or was not written by geosurge."
+                )
+        if not (np.isfinite(self.temperatures) & (self.temperatures > 0)).all():
+            raise ArtifactError(f"Temperatures must be positive, these are {self.temperatures.tolist()}.")
+
+    @property
+    def width(self) -> int:
+        """D, the number of dimensions of a geocell vector."""
+        return int(self.vectors[0].shape[1])
+
+
+def save_geocells(draft: Draft, geocells: Geocells) -> None:
+    """Write the geocells into a checkpoint folder that is being written, and what they need to be read as its facts."""
+    folder = draft.path / "geocells"
+    folder.mkdir()
+    for number, vectors in enumerate(geocells.vectors):
+        save_file({"vectors": np.ascontiguousarray(vectors, np.float32)}, folder / f"level_{number}.safetensors")
+    draft.facts |= {
+        "temperatures": geocells.temperatures.tolist(),
+        "level_weights": geocells.level_weights.tolist(),
+        "hierarchy": geocells.hierarchy,
+        "encoder": geocells.encoder,
+    }
+
+
+def load_geocells(checkpoint: Path, *, hierarchy: str | None = None) -> Geocells:
+    """Read the geocells of a checkpoint folder; with `hierarchy`, refuse those of another hierarchy's digest.
+
+    Raises:
+        ArtifactError: not a checkpoint with geocells, or damaged.
+        BundleMismatch: the geocells belong to another hierarchy.
+    """
+    manifest = read_manifest(checkpoint, kind=CHECKPOINT_KIND, schema_version=CHECKPOINT_SCHEMA_VERSION)
+    facts = manifest.facts
+    if "hierarchy" not in facts:
+        raise ArtifactError(f"{checkpoint}: this checkpoint has no geocells. Train it: python -m training fit")
+    if hierarchy is not None and facts["hierarchy"] != hierarchy:
+        raise BundleMismatch(
+            f"{checkpoint}: its geocells belong to hierarchy {facts['hierarchy'][:8]}, this one is {hierarchy[:8]}. "
+            "Give the hierarchy it was trained on, or train on this one: python -m training fit --hierarchy H ..."
+        )
+    files = [checkpoint / "geocells" / f"level_{number}.safetensors" for number in range(len(facts["temperatures"]))]
+    try:
+        vectors = [load_file(file)["vectors"] for file in files]
+    except (SafetensorError, KeyError, OSError) as error:
+        raise ArtifactError(f"{checkpoint}: its geocells cannot be read ({error}). Restore it from a copy.") from None
+    return Geocells(
+        vectors,
+        np.array(facts["temperatures"], np.float64),
+        np.array(facts["level_weights"], np.float64),
+        facts["hierarchy"],
+        facts["encoder"],
+    )

@@ -1,0 +1,147 @@
+"""Photo tables in: Parquet, CSV or a folder of images; which photos there are and, where known, where they were taken.
+
+Columns are `photo` (a path, relative to the table's own folder unless absolute), `lat` and `lng` in degrees, and
+optionally `split`. The names MP-16 and its neighbours use (IMG_ID, LAT, LON, latitude, longitude) are understood.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.dataset
+import pyarrow.parquet
+
+from indexer.errors import InputError
+from indexer.geo import check_coordinates
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
+# Lower-case names under which each column is found.
+_ALIASES = {
+    "photo": ("photo", "img_id", "image", "path"),
+    "lat": ("lat", "latitude"),
+    "lng": ("lng", "lon", "long", "longitude"),
+    "split": ("split",),
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PhotoTable:
+    """Photos in the order of their table."""
+
+    photo: Sequence[str]  # names as the table writes them; they may repeat
+    root: Path  # what relative names are relative to
+    lat_deg: np.ndarray  # (N,) float64, NaN where unknown
+    lng_deg: np.ndarray  # (N,) float64, NaN where unknown
+
+    def __len__(self) -> int:
+        return len(self.photo)
+
+    def path(self, row: int) -> Path:
+        """Where the photo of a row lies."""
+        return self.root / self.photo[row]
+
+
+def read_photos(source: Path, *, split: str | None = None, coordinates: bool = False) -> PhotoTable:
+    """Read a photo table, or list the images below a folder (sorted by path).
+
+    Args:
+        source: a .parquet or .csv file, or a folder of images.
+        split: keep only rows whose `split` column is this; None keeps all.
+        coordinates: True when every row must have valid `lat` and `lng`; otherwise they are read if present.
+
+    Raises:
+        InputError: no such file, a missing column, no row, or a coordinate that is not on Earth.
+    """
+    if source.is_dir():
+        if coordinates:
+            raise InputError(f"{source}: a folder has no coordinates. Give a table with photo, lat and lng.")
+        names = sorted(
+            p.relative_to(source).as_posix() for p in source.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES
+        )
+        if not names:
+            raise InputError(f"{source}: no image below this folder ({', '.join(IMAGE_SUFFIXES)}).")
+        unknown = np.full(len(names), np.nan)
+        return PhotoTable(names, source, unknown, unknown)
+    wanted = ["photo", "lat", "lng"] if coordinates else ["photo"]
+    table = read_columns(source, wanted, optional=("lat", "lng"), split=split)
+    lat, lng = coordinates_of(table, source)
+    if coordinates:
+        check_coordinates(lat, lng, source=str(source))
+    return PhotoTable(table["photo"].cast(pa.string()).to_pylist(), source.parent, lat, lng)
+
+
+def listed_photos(paths: Sequence[str]) -> PhotoTable:
+    """A table of single files, as a command line names them; whether they are photos is seen when they are read."""
+    unknown = np.full(len(paths), np.nan)
+    return PhotoTable(list(paths), Path(), unknown, unknown)
+
+
+def read_coordinates(source: Path, *, split: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Latitudes and longitudes (N,) float64 of a table, checked; nothing else of it is read.
+
+    Raises:
+        InputError: no such file, a missing column, no row, or a coordinate that is not on Earth.
+    """
+    table = read_columns(source, ["lat", "lng"], split=split)
+    lat, lng = coordinates_of(table, source)
+    check_coordinates(lat, lng, source=str(source))
+    return lat, lng
+
+
+def coordinates_of(table: pa.Table, source: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The `lat` and `lng` columns (N,) as float64; NaN where a value or the column is absent."""
+    unknown = pa.nulls(table.num_rows, pa.float64())
+    columns = (table[name] if name in table.column_names else unknown for name in ("lat", "lng"))
+    try:
+        lat, lng = (np.asarray(column.cast(pa.float64()).to_numpy(zero_copy_only=False)) for column in columns)
+    except pa.ArrowInvalid as error:
+        raise InputError(f"{source}: lat and lng must be numbers in degrees ({error}).") from None
+    return lat, lng
+
+
+def read_columns(
+    source: Path, required: Sequence[str], *, optional: Sequence[str] = (), split: str | None = None
+) -> pa.Table:
+    """Columns of a Parquet or CSV table under their standard names, rows of one split.
+
+    Raises:
+        InputError: no such file, not a table, a missing column (the ones present are named), or no row.
+    """
+    data = _open(source)
+    present = {name.lower(): name for name in reversed(data.schema.names)}
+    found = {
+        column: present[alias]
+        for column in (*required, *optional, *(["split"] if split else []))
+        for alias in reversed(_ALIASES.get(column, (column,)))
+        if alias in present
+    }
+    missing = [column for column in (*required, *(["split"] if split else [])) if column not in found]
+    if missing:
+        raise InputError(
+            f"{source}: no column {' or '.join(map(repr, missing))}; it has {', '.join(data.schema.names)}. "
+            "Rename the columns to photo, lat, lng."
+        )
+    try:
+        keep = pa.dataset.field(found["split"]) == split if split else None
+        table = data.to_table(columns={name: pa.dataset.field(column) for name, column in found.items()}, filter=keep)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+        raise InputError(f"{source}: cannot be read as a table ({error}).") from None
+    if not table.num_rows:
+        raise InputError(f"{source}: no row{f' of split {split!r}' if split else ''}.")
+    return table
+
+
+def _open(source: Path) -> pa.dataset.Dataset:
+    if not source.exists():
+        raise InputError(f"{source}: no such file.")
+    kinds = {".parquet": "parquet", ".pq": "parquet", ".csv": "csv"}
+    kind = kinds.get(source.suffix.lower())
+    if kind is None:
+        raise InputError(f"{source}: a table must be a .parquet or .csv file.")
+    try:
+        return pa.dataset.dataset(source, format=kind)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"{source}: cannot be read as {kind} ({error}).") from None

@@ -1,0 +1,1 @@
+"""A photo's vector in, places out: exact hierarchical search, offline runs, evaluation."""

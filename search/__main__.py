@@ -1,0 +1,14 @@
+"""`python -m search`: photos to places."""
+
+from indexer.cli import Command, main
+from search.commands import evaluate, query, run
+
+DESCRIPTION = "Say where photos were taken: a few at once, or millions offline; and measure how right the answers are."
+COMMANDS = {
+    "query": Command(query, positional={"photos": "image files"}),
+    "run": Command(run),
+    "evaluate": Command(evaluate),
+}
+
+if __name__ == "__main__":
+    raise SystemExit(main("search", DESCRIPTION, COMMANDS))

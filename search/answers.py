@@ -1,0 +1,134 @@
+"""Answers as rows: what `run` writes to Parquet and `query` prints, one row per photo, failures included."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from indexer import s2
+from indexer.features import FeatureBatch
+from search.engine import Engine, Hits
+
+SCHEMA = pa.schema(
+    [
+        ("row", pa.int64()),  # number of the photo in the input; what a row is known by, since names may repeat
+        ("photo", pa.string()),
+        ("status", pa.string()),  # 'ok' or a short reason code
+        ("reason", pa.string()),
+        ("lat", pa.float64()),  # the point of the answering cell; null where there is no answer
+        ("lng", pa.float64()),
+        ("s2_id", pa.uint64()),  # the finest cell
+        ("token", pa.string()),
+        ("city", pa.string()),  # the city nearest to the point, with at least 15,000 inhabitants
+        ("country", pa.string()),
+        ("score", pa.float64()),
+        ("probability", pa.float64()),
+        ("calibrated", pa.bool_()),
+        ("mode", pa.string()),
+    ]
+)
+# With top-k > 1: the k best leaves of each photo, the best first, beside the answer's own columns.
+TOP_SCHEMA = pa.schema(
+    [
+        ("top_s2_id", pa.list_(pa.uint64())),
+        ("top_lat", pa.list_(pa.float64())),
+        ("top_lng", pa.list_(pa.float64())),
+        ("top_score", pa.list_(pa.float64())),
+        ("top_probability", pa.list_(pa.float64())),
+    ]
+)
+
+
+def answer_table(engine: Engine, batch: FeatureBatch, *, first_row: int, k: int) -> pa.Table:
+    """Search a batch of photo vectors and lay out one row per photo, in order."""
+    ok = np.flatnonzero(batch.ok)
+    hits = engine.search(batch.embedding[ok], k=k)
+    best = hits.leaf[:, 0]
+    leaves = engine.bundle.hierarchy.leaves
+    answered = {
+        "lat": leaves.lat_deg[best],
+        "lng": leaves.lng_deg[best],
+        "s2_id": leaves.s2_ids[best],
+        "token": s2.tokens(leaves.s2_ids[best]),
+        "city": leaves.city[best].tolist(),
+        "country": leaves.country[best].tolist(),
+        "score": hits.score[:, 0],
+        "probability": hits.probability[:, 0],
+        "calibrated": [engine.calibrated] * len(ok),
+        "mode": [hits.mode] * len(ok),
+        **(_top_columns(engine, hits) if k > 1 else {}),
+    }
+    schema = pa.unify_schemas([SCHEMA, TOP_SCHEMA]) if k > 1 else SCHEMA
+    columns = {
+        "row": np.arange(first_row, first_row + len(batch)),
+        "photo": batch.photo,
+        "status": batch.status,
+        "reason": batch.reason,
+    }
+    # `take` with a null index yields null: rows without an answer.
+    position = np.full(len(batch), -1)
+    position[ok] = np.arange(len(ok))
+    take = pa.array(position, mask=position < 0)
+    arrays = [
+        pa.array(columns[field.name], field.type)
+        if field.name in columns
+        else pa.array(answered[field.name], field.type).take(take)
+        for field in schema
+    ]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def explain(engine: Engine, batch: FeatureBatch, table: pa.Table) -> list[dict[str, Any]]:
+    """The rows of `answer_table` with the path of cells above each answer and its probability at every level."""
+    rows: list[dict[str, Any]] = table.to_pylist()
+    ok = np.flatnonzero(batch.ok)
+    leaf_ids = engine.bundle.hierarchy.leaves.s2_ids
+    answers = np.array([rows[row]["s2_id"] for row in ok], np.uint64)
+    paths = engine.paths(batch.embedding[ok], np.searchsorted(leaf_ids, answers))
+    for number, answered in enumerate(ok):
+        rows[answered]["path"] = _path(engine, paths.cell[number], paths.probability[number])
+    for row in rows:
+        if row["s2_id"] is not None:
+            del row["s2_id"]  # JSON readers lose bits above 2**53; the token says the same
+            row["top"] = _top_rows(row)
+    return rows
+
+
+def _path(engine: Engine, cells: Sequence[int], probabilities: np.ndarray) -> list[dict[str, Any]]:
+    result = []
+    for number, (cell, probability) in enumerate(zip(cells, probabilities.tolist(), strict=True)):
+        level = engine.bundle.hierarchy.levels[number]
+        result.append(
+            {
+                "level": number,
+                "token": s2.tokens(level.s2_ids[cell : cell + 1])[0],
+                "city": str(level.city[cell]),
+                "country": str(level.country[cell]),
+                "radius_km": float(level.radius_km[cell]),
+                "probability": probability,
+            }
+        )
+    return result
+
+
+def _top_columns(engine: Engine, hits: Hits) -> dict[str, list[np.ndarray]]:
+    leaves = engine.bundle.hierarchy.leaves
+    return {
+        "top_s2_id": list(leaves.s2_ids[hits.leaf]),
+        "top_lat": list(leaves.lat_deg[hits.leaf]),
+        "top_lng": list(leaves.lng_deg[hits.leaf]),
+        "top_score": list(hits.score),
+        "top_probability": list(hits.probability),
+    }
+
+
+def _top_rows(row: dict[str, Any]) -> list[dict[str, Any]]:
+    columns = {name: row.pop(f"top_{name}", None) for name in ("s2_id", "lat", "lng", "score", "probability")}
+    if columns["s2_id"] is None:
+        return []
+    tokens = s2.tokens(np.array(columns.pop("s2_id"), np.uint64))
+    return [
+        {"token": token, **{name: values[rank] for name, values in columns.items()}}
+        for rank, token in enumerate(tokens)
+    ]

@@ -1,0 +1,135 @@
+"""The engine: an opened bundle that answers vectors with places.
+
+In: vectors of photos, from the encoder the bundle was built for. Out: the best finest cells with their scores and
+probabilities, and on request the path of cells above each answer.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from indexer.bundle import Bundle, open_bundle
+from indexer.errors import BundleMismatch, InputError
+from indexer.faiss_index import rows_of
+from indexer.registry import Registry
+from indexer.scoring import level_log_probabilities
+from search.exact import exact_search
+
+EXACT = "exact"
+_BLOCK_SCORES = 1 << 24  # scores held at once while probabilities are normalised: 64 MB of float32
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Hits:
+    """Answers to Q queries, the best first."""
+
+    leaf: np.ndarray  # (Q, K) int64, finest cells
+    score: np.ndarray  # (Q, K) float64, v . G_r, descending
+    probability: np.ndarray  # (Q, K) float64, softmax of the score over all leaves
+    mode: str  # how they were found: 'exact'
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Paths:
+    """The cells above one answer to each of Q queries, coarsest first."""
+
+    cell: np.ndarray  # (Q, L) int64, the cell of each level
+    probability: np.ndarray  # (Q, L) float64, its softmax probability within its level
+
+
+class Engine:
+    """Answers from one bundle for as long as it lives, whatever is published meanwhile."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+
+    @classmethod
+    def open(cls, registry: Path, *, version: str | None = None) -> "Engine":
+        """Open the current version of a registry, or the one named.
+
+        Raises:
+            InputError: no registry, nothing published, or no such version.
+            ArtifactError: the bundle is damaged.
+        """
+        return cls(open_bundle(Registry(registry).resolve(version)))
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether probabilities were calibrated on held-out photos."""
+        return self.bundle.temperature is not None
+
+    def check_encoder(self, encoder: str | None, *, source: str) -> None:
+        """Refuse vectors of another encoder than the bundle's.
+
+        Raises:
+            BundleMismatch: both encoders are known and differ.
+        """
+        built_for = self.bundle.encoder
+        if encoder is not None and built_for is not None and encoder != built_for:
+            raise BundleMismatch(
+                f"{source}: its encoder is {encoder[:8]}, the bundle {self.bundle.version[:8]} was built for "
+                f"{built_for[:8]}. Use that checkpoint, or rebuild: python -m indexer build --checkpoint {source} ..."
+            )
+
+    def check_k(self, k: int) -> None:
+        """Refuse a number of answers that cannot be given.
+
+        Raises:
+            InputError: k is not between 1 and the number of leaves.
+        """
+        n_leaves = self.bundle.model.n_leaves
+        if not 1 <= k <= n_leaves:
+            raise InputError(f"top-k must be from 1 to {n_leaves}, the number of finest cells, not {k}.")
+
+    def search(self, vectors: np.ndarray, *, k: int = 1) -> Hits:
+        """The k best finest cells of each vector, exactly.
+
+        vectors: (Q, D) float32; unit vectors, or their mean over crops (not renormalised).
+
+        Raises:
+            InputError: wrong width, a value that is not finite, or k not between 1 and the number of leaves.
+        """
+        self.check_k(k)
+        queries = self._checked(vectors)
+        leaf, score = exact_search(queries, leaf_index=self.bundle.leaf_index, model=self.bundle.model, k=k)
+        temperature = self.bundle.temperature or 1.0
+        probability = np.exp(score / temperature - self._log_normaliser(queries, temperature)[:, None])
+        return Hits(leaf, score, probability, EXACT)
+
+    def paths(self, vectors: np.ndarray, leaves: np.ndarray) -> Paths:
+        """The way down to one leaf for each vector, with p_l of the paper at every level.
+
+        vectors: (Q, D) float32. leaves: (Q,) int64.
+        """
+        model = self.bundle.model
+        cell = model.ancestors[leaves]
+        probability = np.empty(cell.shape)
+        for level in range(cell.shape[1]):
+            logs = level_log_probabilities(model, vectors, level=level)
+            probability[:, level] = np.exp(np.take_along_axis(logs, cell[:, level : level + 1], axis=1))[:, 0]
+        return Paths(cell, probability)
+
+    def _log_normaliser(self, queries: np.ndarray, temperature: float) -> np.ndarray:
+        rows = rows_of(self.bundle.leaf_index)
+        step = max(1, _BLOCK_SCORES // len(rows))
+        result = np.empty(len(queries))
+        for start in range(0, len(queries), step):
+            scores = queries[start : start + step] @ rows.T
+            scores /= np.float32(temperature)
+            top = scores.max(axis=1, keepdims=True)
+            total = np.exp(scores - top).sum(axis=1, dtype=np.float64)
+            result[start : start + step] = top[:, 0] + np.log(total)
+        return result
+
+    def _checked(self, vectors: np.ndarray) -> np.ndarray:
+        model = self.bundle.model
+        if vectors.ndim != 2 or vectors.shape[1] != model.geocells.width:
+            raise InputError(
+                f"Vectors of shape {vectors.shape}; this bundle takes (n, {model.geocells.width}). "
+                "Were they made by another encoder?"
+            )
+        wrong = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+        if wrong.size:
+            raise InputError(f"{wrong.size} vectors hold values that are not finite, the first in row {wrong[0]}.")
+        return np.ascontiguousarray(vectors, np.float32)

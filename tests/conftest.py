@@ -1,0 +1,95 @@
+"""Small worlds that several packages' tests share; everything is seeded."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from indexer.cells import save_hierarchy
+from indexer.geocells import Geocells
+from indexer.hierarchy import Hierarchy, build_hierarchy
+from indexer.rule import PartitionRule
+
+RULE = PartitionRule(tau_max=(400, 120, 40), tau_min=5)
+
+# Where S2 arithmetic goes wrong first: poles, the antimeridian, cube edges and corners, signed zeros.
+EDGE_POINTS = np.array(
+    [
+        (90.0, 0.0),
+        (90.0, 123.0),
+        (-90.0, 0.0),
+        (0.0, 180.0),
+        (0.0, -180.0),
+        (12.5, 180.0),
+        (12.5, -180.0),
+        (0.0, 45.0),
+        (0.0, -45.0),
+        (0.0, 135.0),
+        (35.264389682754654, 45.0),
+        (-35.264389682754654, -135.0),
+        (45.0, 0.0),
+        (45.0, 90.0),
+        (-45.0, -90.0),
+        (0.0, 0.0),
+        (-0.0, -0.0),
+        (0.0, 90.0),
+    ]
+)
+
+
+def clustered_points(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Places as photos have them: crowded cities, some of them on awkward spots, and a thin spread everywhere."""
+    rng = np.random.default_rng(seed)
+    centres = np.concatenate([EDGE_POINTS[:8], np.degrees(rng.uniform(-1, 1, (30, 2)) * [1.2, np.pi])])
+    city = rng.choice(len(centres), n, p=rng.dirichlet(np.full(len(centres), 0.5)))
+    lat = np.clip(centres[city, 0] + rng.normal(0, 1.0, n), -90, 90)
+    lng = (centres[city, 1] + rng.normal(0, 1.0, n) + 180) % 360 - 180
+    wide = rng.random(n) < 0.05
+    lat[wide] = np.degrees(np.arcsin(rng.uniform(-1, 1, wide.sum())))
+    lng[wide] = rng.uniform(-180, 180, wide.sum())
+    return lat, lng
+
+
+def random_geocells(hierarchy: Hierarchy, width: int, seed: int, encoder: str | None = "e" * 64) -> Geocells:
+    """Unit vectors in random directions, one temperature for each level."""
+    rng = np.random.default_rng(seed)
+    vectors = [rng.normal(size=(len(level), width)) for level in hierarchy.levels]
+    return Geocells(
+        [(v / np.linalg.norm(v, axis=1, keepdims=True)).astype(np.float32) for v in vectors],
+        np.linspace(0.05, 0.1, len(vectors)),
+        np.ones(len(vectors)),
+        hierarchy.digest,
+        encoder,
+    )
+
+
+def unit_rows(n: int, width: int, seed: int) -> np.ndarray:
+    rows = np.random.default_rng(seed).normal(size=(n, width))
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def points() -> tuple[np.ndarray, np.ndarray]:
+    return clustered_points(3000, seed=7)
+
+
+@pytest.fixture(scope="session")
+def hierarchy(points: tuple[np.ndarray, np.ndarray]) -> Hierarchy:
+    return build_hierarchy(*points, rule=RULE)
+
+
+@pytest.fixture(scope="session")
+def hierarchy_folder(hierarchy: Hierarchy, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_hierarchy(hierarchy, tmp_path_factory.mktemp("hierarchy") / "H", config={}, inputs={})
+
+
+@pytest.fixture
+def photo_table(points: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> Path:
+    lat, lng = points
+    path = tmp_path / "photos.parquet"
+    names = [f"{row:05d}.jpg" for row in range(len(lat))]
+    split = ["train" if row % 3 else "test" for row in range(len(lat))]
+    pyarrow.parquet.write_table(pa.table({"photo": names, "lat": lat, "lng": lng, "split": split}), path)
+    return path

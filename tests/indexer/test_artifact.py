@@ -1,0 +1,167 @@
+"""Folders are whole or absent: failures, leftovers, collisions, damage."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from indexer.artifact import (
+    MANIFEST,
+    Draft,
+    manifest_digest,
+    read_manifest,
+    remove_leftovers,
+    replace_symlink,
+    verify_folder,
+    write_folder,
+)
+from indexer.errors import ArtifactError, InputError, WorkError
+
+WRITER = """
+import sys, time
+from pathlib import Path
+from indexer.artifact import write_folder
+with write_folder(Path(sys.argv[1]), kind="thing", schema_version=1) as draft:
+    (draft.path / "a.bin").write_bytes(b"x" * 1000)
+    print("writing", flush=True)
+    time.sleep(60)
+"""
+
+
+def write(target: Path, content: bytes = b"hello") -> Path:
+    with write_folder(target, kind="thing", schema_version=3, config={"k": 1}, inputs={"i": None}) as draft:
+        (draft.path / "sub").mkdir()
+        (draft.path / "sub" / "a.bin").write_bytes(content)
+        draft.facts["n"] = 5
+    assert draft.final == target
+    return target
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    manifest = read_manifest(write(tmp_path / "T"), kind="thing", schema_version=3)
+    assert (manifest.facts, manifest.config, manifest.inputs) == ({"n": 5}, {"k": 1}, {"i": None})
+    assert manifest.files["sub/a.bin"]["size_bytes"] == 5
+    assert verify_folder(tmp_path / "T", manifest) == []
+    assert "geosurge" in manifest.made_by
+
+
+def test_nothing_is_left_when_writing_fails(tmp_path: Path) -> None:
+    def fail(draft: Draft) -> None:
+        (draft.path / "a.bin").write_bytes(b"half")
+        raise RuntimeError("broke")
+
+    with pytest.raises(RuntimeError, match="broke"), write_folder(tmp_path / "T", kind="t", schema_version=1) as draft:
+        fail(draft)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_folder_is_never_overwritten(tmp_path: Path) -> None:
+    write(tmp_path / "T", b"first")
+    with pytest.raises(InputError, match="exists already"):
+        write(tmp_path / "T", b"second")
+    assert (tmp_path / "T" / "sub" / "a.bin").read_bytes() == b"first"
+
+
+def test_an_empty_folder_may_be_filled(tmp_path: Path) -> None:
+    (tmp_path / "T").mkdir()
+    write(tmp_path / "T")
+
+
+def test_a_target_that_cannot_be_written_is_an_input_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written"):
+        write(tmp_path / "file" / "T")
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(WorkError, match="no space left"), write_folder(tmp_path / "T", kind="t", schema_version=1):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_names_by_digest_are_the_manifests_and_equal_content_is_kept_once(tmp_path: Path) -> None:
+    finals = []
+    for _ in range(2):
+        with write_folder(tmp_path / "V", kind="t", schema_version=1, name_by_digest=True) as draft:
+            (draft.path / "a").write_bytes(b"same")
+        finals.append(draft.final)
+    assert finals[0] == finals[1]
+    assert finals[0] is not None
+    assert finals[0].name == manifest_digest(finals[0])
+    assert [path.name for path in (tmp_path / "V").iterdir()] == [finals[0].name]
+
+
+def test_killed_writers_leave_nothing_visible_and_the_next_one_cleans_up(tmp_path: Path) -> None:
+    for _ in range(3):
+        process = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(tmp_path / "T")], stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == "writing\n"
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert not (tmp_path / "T").exists()
+    write(tmp_path / "T")
+    assert [path.name for path in tmp_path.iterdir()] == ["T"]
+
+
+def test_a_living_writers_folder_is_not_taken_for_a_leftover(tmp_path: Path) -> None:
+    with write_folder(tmp_path / "T", kind="t", schema_version=1) as draft:
+        (draft.path / "a").write_bytes(b"x")
+        remove_leftovers(tmp_path, "T")
+        assert (draft.path / "a").exists()
+
+
+@pytest.mark.parametrize("damage", ["flip", "shorten", "remove"])
+def test_damage_to_a_file_is_found(tmp_path: Path, damage: str) -> None:
+    file = write(tmp_path / "T") / "sub" / "a.bin"
+    if damage == "flip":
+        file.write_bytes(b"hellO")
+        manifest = read_manifest(tmp_path / "T", kind="thing", schema_version=3)
+        assert len(verify_folder(tmp_path / "T", manifest)) == 1
+        return
+    file.unlink() if damage == "remove" else file.write_bytes(b"hell")
+    with pytest.raises(ArtifactError, match=r"a\.bin"):
+        read_manifest(tmp_path / "T", kind="thing", schema_version=3)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"kind": "thing"}', '{"kind":"thing","schema_version":1,"x":1}', "\x00"]
+)
+def test_a_damaged_manifest_is_a_clean_error(tmp_path: Path, text: str) -> None:
+    (write(tmp_path / "T") / MANIFEST).write_text(text)
+    with pytest.raises(ArtifactError, match="damaged manifest"):
+        read_manifest(tmp_path / "T", kind="thing", schema_version=3)
+
+
+def test_other_kinds_newer_schemas_and_absent_folders_are_named(tmp_path: Path) -> None:
+    write(tmp_path / "T")
+    with pytest.raises(ArtifactError, match="this is a thing folder"):
+        read_manifest(tmp_path / "T", kind="other", schema_version=3)
+    with pytest.raises(ArtifactError, match="Update geosurge"):
+        read_manifest(tmp_path / "T", kind="thing", schema_version=2)
+    with pytest.raises(ArtifactError, match="no such folder"):
+        read_manifest(tmp_path / "absent", kind="thing", schema_version=3)
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/passwd"])
+def test_a_manifest_cannot_point_outside_its_folder(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / "T") / MANIFEST
+    manifest = json.loads(path.read_text())
+    manifest["files"][name] = {"sha256": "0" * 64, "size_bytes": 1}
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(ArtifactError, match="outside the folder"):
+        read_manifest(tmp_path / "T", kind="thing", schema_version=3)
+
+
+def test_a_symlink_is_replaced_in_one_step(tmp_path: Path) -> None:
+    for target in ("a", "b"):
+        (tmp_path / target).mkdir()
+        replace_symlink(tmp_path / "current", target)
+        assert (tmp_path / "current").readlink() == Path(target)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "current"]

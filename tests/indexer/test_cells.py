@@ -1,0 +1,77 @@
+"""The cell table on disk: what goes in comes out, anyone can query it, damage is said cleanly."""
+
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pytest
+
+from indexer import s2
+from indexer.artifact import read_manifest
+from indexer.cells import CELLS_FILE, load_hierarchy, read_cells, save_hierarchy, write_cells
+from indexer.errors import ArtifactError, InputError
+from indexer.hierarchy import Hierarchy
+
+
+def test_save_and_load_are_inverse(hierarchy: Hierarchy, hierarchy_folder: Path) -> None:
+    again = load_hierarchy(hierarchy_folder)
+    assert again.digest == hierarchy.digest
+    np.testing.assert_array_equal(again.ancestors, hierarchy.ancestors)
+    for read, written in zip(again.levels, hierarchy.levels, strict=True):
+        assert (read.tau_min, read.tau_max, read.coverage) == (written.tau_min, written.tau_max, written.coverage)
+        for name in ("s2_ids", "n_photos", "lat_deg", "lng_deg", "radius_km", "leaf_begin", "leaf_end", "city"):
+            value = getattr(read, name)
+            np.testing.assert_array_equal(value, getattr(written, name), err_msg=name)
+            assert value.dtype.kind == getattr(written, name).dtype.kind
+
+
+def test_the_manifest_carries_the_digest_of_the_cells(hierarchy: Hierarchy, hierarchy_folder: Path) -> None:
+    manifest = read_manifest(hierarchy_folder, kind="hierarchy", schema_version=1)
+    assert manifest.facts["digest"] == hierarchy.digest
+    assert list(manifest.files) == [CELLS_FILE]
+
+
+def test_sql_sees_the_documented_tables(hierarchy: Hierarchy, hierarchy_folder: Path) -> None:
+    with duckdb.connect(hierarchy_folder / CELLS_FILE, read_only=True) as connection:
+        types = dict(connection.sql("SELECT column_name, column_type FROM (DESCRIBE cells)").fetchall())
+        assert types["s2_id"] == "UBIGINT"
+        ancestors = connection.sql(
+            "SELECT c.level, c.token FROM leaves l JOIN cells c ON c.cell = CASE c.level WHEN 0 THEN l.ancestor_0 "
+            "WHEN 1 THEN l.ancestor_1 ELSE l.ancestor_2 END WHERE l.leaf = 3 ORDER BY c.level"
+        ).fetchall()
+    expected = [
+        (number, s2.tokens(level.s2_ids[[hierarchy.ancestors[3, number]]])[0])
+        for number, level in enumerate(hierarchy.levels)
+    ]
+    assert ancestors == expected
+
+
+def test_an_existing_folder_is_kept(hierarchy: Hierarchy, hierarchy_folder: Path) -> None:
+    with pytest.raises(InputError, match="exists already"):
+        save_hierarchy(hierarchy, hierarchy_folder, config={}, inputs={})
+
+
+@pytest.mark.parametrize("content", [b"", b"not a database at all", b"\0" * 5000])
+def test_a_damaged_file_is_a_clean_error(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / CELLS_FILE).write_bytes(content)
+    with pytest.raises(ArtifactError, match="cell table"):
+        read_cells(tmp_path / CELLS_FILE)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE leaves SET ancestor_0 = 100000 WHERE leaf = 0",
+        "UPDATE cells SET s2_id = 1 WHERE level = 2 AND cell = 5",
+        "DELETE FROM cells WHERE level = 1 AND cell = 0",
+        "ALTER TABLE leaves DROP COLUMN ancestor_1",
+        "DROP TABLE levels",
+    ],
+)
+def test_tables_that_do_not_fit_together_are_refused(tmp_path: Path, hierarchy: Hierarchy, change: str) -> None:
+    path = tmp_path / CELLS_FILE
+    write_cells(path, hierarchy)
+    with duckdb.connect(path) as connection:
+        connection.execute(change)
+    with pytest.raises(ArtifactError):
+        read_cells(path)

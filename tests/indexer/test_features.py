@@ -1,0 +1,117 @@
+"""Photo vectors on disk: our own folders, other people's files, and what is refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from indexer.artifact import ROWS_MANIFEST, write_folder
+from indexer.errors import ArtifactError, InputError
+from indexer.features import KIND, SCHEMA_VERSION, FeatureBatch, open_features, read_features, write_shard
+from tests.conftest import unit_rows
+
+
+def batch(n: int, seed: int, bad: int | None = None) -> FeatureBatch:
+    vectors = unit_rows(n, 8, seed)
+    status, reason, lat = ["ok"] * n, [""] * n, np.linspace(-80, 80, n)
+    if bad is not None:
+        vectors[bad], status[bad], reason[bad], lat[bad] = 0, "truncated", "ends too early", np.nan
+    return FeatureBatch([f"{seed}-{row}" for row in range(n)], vectors, status, reason, lat, np.full(n, 7.0))
+
+
+def folder(out: Path, *batches: FeatureBatch) -> Path:
+    with write_folder(out, kind=KIND, schema_version=SCHEMA_VERSION, manifest_name=ROWS_MANIFEST) as draft:
+        for number, part in enumerate(batches):
+            write_shard(draft, part, shard=number)
+        draft.facts["encoder"] = "abc"
+    return out
+
+
+def test_shards_come_back_as_written_and_in_order(tmp_path: Path) -> None:
+    parts = [batch(5, 1, bad=2), batch(3, 2)]
+    source = open_features(folder(tmp_path / "F", *parts))
+    assert source.encoder == "abc"
+    for read, written in zip(source, parts, strict=True):
+        np.testing.assert_array_equal(read.embedding, written.embedding)
+        np.testing.assert_array_equal(read.lat_deg, written.lat_deg)
+        assert (read.photo, read.status, read.reason) == (written.photo, written.status, written.reason)
+    whole = read_features(tmp_path / "F")
+    assert len(whole) == 8
+    assert whole.ok.tolist() == [True, True, False, True, True, True, True, True]
+
+
+def test_a_plain_parquet_reader_sees_the_rows_alone(tmp_path: Path) -> None:
+    table = pyarrow.parquet.read_table(folder(tmp_path / "F", batch(4, 1)))
+    assert table.num_rows == 4
+    assert {"photo", "embedding", "lat", "lng", "status", "reason"} <= set(table.column_names)
+
+
+@pytest.mark.parametrize("kind", [pa.float16(), pa.float32(), pa.float64()])
+@pytest.mark.parametrize("fixed", [True, False])
+def test_anybodys_parquet_is_welcome(tmp_path: Path, kind: pa.DataType, fixed: bool) -> None:
+    vectors = unit_rows(6, 4, 0)
+    flat = pa.array(vectors.ravel()).cast(kind)
+    lists = pa.FixedSizeListArray.from_arrays(flat, 4)
+    column = lists if fixed else lists.cast(pa.list_(kind))
+    pyarrow.parquet.write_table(pa.table({"photo": list("abcdef"), "embedding": column}), tmp_path / "f.parquet")
+    source = open_features(tmp_path / "f.parquet")
+    assert source.encoder is None
+    (read,) = source
+    np.testing.assert_allclose(read.embedding, vectors, atol=1e-3)
+    assert read.embedding.dtype == np.float32
+    assert np.isnan(read.lat_deg).all()
+
+
+def test_npy_beside_a_csv(tmp_path: Path) -> None:
+    np.save(tmp_path / "v.npy", unit_rows(3, 4, 0))
+    with pytest.raises(InputError, match=r"needs v\.csv"):
+        read_features(tmp_path / "v.npy")
+    (tmp_path / "v.csv").write_text("photo,lat,lng\na,1,2\nb,3,4\nc,5,6\n")
+    read = read_features(tmp_path / "v.npy")
+    assert list(read.photo) == ["a", "b", "c"]
+    assert read.lat_deg.tolist() == [1, 3, 5]
+    (tmp_path / "v.csv").write_text("photo\na\n")
+    with pytest.raises(InputError, match="1 rows"):
+        read_features(tmp_path / "v.npy")
+
+
+def test_pickled_arrays_are_not_loaded(tmp_path: Path) -> None:
+    np.save(tmp_path / "v.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    (tmp_path / "v.csv").write_text("photo\na\n")
+    with pytest.raises(ArtifactError, match="cannot be read"):
+        read_features(tmp_path / "v.npy")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 0.0])
+def test_vectors_that_mean_nothing_are_refused_by_row(tmp_path: Path, value: float) -> None:
+    vectors = unit_rows(4, 4, 0)
+    vectors[2] = value
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), 4)
+    pyarrow.parquet.write_table(pa.table({"photo": list("abcd"), "embedding": lists}), tmp_path / "f.parquet")
+    with pytest.raises(InputError, match="first in row 2"):
+        read_features(tmp_path / "f.parquet")
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"photo": ["a"]}, "no column 'embedding'"),
+        ({"embedding": [[1.0, 0.0]]}, "no column 'photo'"),
+        ({"photo": ["a", "b"], "embedding": [[1.0, 0.0], [1.0]]}, "different lengths"),
+        ({"photo": ["a", "b"], "embedding": [[1.0, 0.0], None]}, "no embedding"),
+    ],
+)
+def test_tables_that_hold_no_vectors_say_why(tmp_path: Path, columns: dict, message: str) -> None:
+    pyarrow.parquet.write_table(pa.table(columns), tmp_path / "f.parquet")
+    with pytest.raises(InputError, match=message):
+        read_features(tmp_path / "f.parquet")
+
+
+def test_absent_and_damaged_features(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no features here"):
+        open_features(tmp_path)
+    (tmp_path / "x.parquet").write_bytes(b"PAR1 not really")
+    with pytest.raises(ArtifactError, match="cannot be read"):
+        read_features(tmp_path / "x.parquet")

@@ -1,0 +1,77 @@
+"""Distances, mean directions and accuracy, against formulas written another way."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from indexer import geo
+from indexer.errors import InputError
+from tests.conftest import EDGE_POINTS
+
+latitudes = st.floats(-90, 90)
+longitudes = st.floats(-180, 180)
+
+
+@given(latitudes, longitudes, latitudes, longitudes)
+def test_haversine_is_the_angle_between_unit_vectors(a: float, b: float, c: float, d: float) -> None:
+    first, second = geo.unit_vectors(np.array([a, c]), np.array([b, d]))
+    angle = math.atan2(float(np.linalg.norm(np.cross(first, second))), float(first @ second))
+    assert float(geo.haversine_km(a, b, c, d)) == pytest.approx(6371.0 * angle, abs=1e-3)
+
+
+def test_haversine_of_known_pairs() -> None:
+    assert float(geo.haversine_km(0, 0, 0, 180)) == pytest.approx(math.pi * 6371.0)
+    assert float(geo.haversine_km(0, 179.9, 0, -179.9)) == pytest.approx(2 * math.pi * 6371.0 / 1800)
+    assert float(geo.haversine_km(90, 17, 90, -130)) == pytest.approx(0, abs=1e-9)
+    assert np.isnan(geo.haversine_km(np.nan, 0, 0, 0))
+
+
+@given(latitudes, longitudes)
+def test_unit_vectors_and_back(lat: float, lng: float) -> None:
+    assume(abs(lat) < 89.9999)
+    back_lat, back_lng = geo.lat_lng(geo.unit_vectors(np.array([lat]), np.array([lng])))
+    assert back_lat[0] == pytest.approx(lat, abs=1e-9)
+    assert (back_lng[0] - lng + 180) % 360 - 180 == pytest.approx(0, abs=1e-6)
+
+
+def test_range_reductions_equal_slices() -> None:
+    values = np.random.default_rng(0).normal(size=(50, 3))
+    for begin, end in (([0, 10, 12], [5, 12, 50]), ([3], [4]), ([0], [50]), ([], [])):
+        ranges = [slice(*pair) for pair in zip(begin, end, strict=True)]
+        sums = geo.range_sums(values, np.array(begin, int), np.array(end, int))
+        np.testing.assert_allclose(sums, np.array([values[part].sum(axis=0) for part in ranges]).reshape(-1, 3))
+        largest = geo.range_max(values[:, 0], np.array(begin, int), np.array(end, int))
+        np.testing.assert_array_equal(largest, np.array([values[part, 0].max() for part in ranges]))
+
+
+@pytest.mark.parametrize(
+    ("lat", "lng", "message"),
+    [(95.0, 0.0, "lat is 95.0 in row 1"), (np.nan, 0.0, "lat is nan in row 1"), (0.0, 180.5, "lng is 180.5 in row 1")],
+)
+def test_coordinates_off_the_earth_are_named(lat: float, lng: float, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        geo.check_coordinates(np.array([0.0, lat]), np.array([0.0, lng]), source="t.csv")
+
+
+def test_edge_points_are_on_the_earth() -> None:
+    geo.check_coordinates(EDGE_POINTS[:, 0], EDGE_POINTS[:, 1], source="edges")
+
+
+def test_accuracy_counts_silence_as_a_miss() -> None:
+    figures = geo.accuracy(np.array([0.5, 30.0, 100.0, np.nan]))
+    assert figures.n == 4
+    assert figures.within == {"1": 25.0, "25": 25.0, "200": 75.0, "750": 75.0, "2500": 75.0}
+    assert figures.median_km == pytest.approx(65.0)
+    assert figures.mean_km == pytest.approx((0.5 + 30 + 100 + math.pi * 6371) / 4)
+
+
+def test_accuracy_threshold_is_inclusive_and_named_as_written() -> None:
+    assert geo.accuracy(np.array([25.0]), [2.5, 25]).within == {"2.5": 0.0, "25": 100.0}
+
+
+def test_accuracy_of_nothing_is_an_error() -> None:
+    with pytest.raises(InputError, match="No photo"):
+        geo.accuracy(np.array([]))

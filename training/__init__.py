@@ -1,0 +1,1 @@
+"""Learning the encoder and the geocells together, as the paper does (section III-C)."""

@@ -1,0 +1,70 @@
+"""Everything about a training run that can be chosen: one frozen dataclass for each section of the YAML file.
+
+Nothing heavy is imported here, so that `python -m training fit --help` answers at once. No slots: jsonargparse
+reads defaults through `vars`.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+Negatives = Literal["batch", "batch_distinct", "all"]  # training.losses says what each one means
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How far photos are changed. Each value is the largest change; 0 switches it off."""
+
+    shift: float = 0.0  # of the picture's edge, either way, both directions: 0.1 moves up to a tenth
+    zoom: float = 0.0  # of the scale, in or out: 0.1 shows from 90 % to 110 %
+    rotation_deg: float = 0.0  # either way
+    brightness: float = 0.0  # of all channels together: 0.1 multiplies by 0.9 to 1.1
+    gain: float = 0.0  # of each channel by itself
+
+    @property
+    def moves_pixels(self) -> bool:
+        """Whether the picture has to be sampled again."""
+        return bool(self.shift or self.zoom or self.rotation_deg)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which photos to learn from."""
+
+    photos: Path  # table with photo, lat, lng and split
+    train_split: str = "train"  # value of the column `split`
+    validation_split: str = "validation"
+    batch_size: int = 256
+    workers: int = 2  # decoding threads
+    memory_limit_gb: float = 8.0  # decoded photos are kept in memory; more than this is refused
+    augmentation: Augmentation = field(default_factory=Augmentation)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The encoder to begin with: an existing one, or a new one of these sizes with random weights."""
+
+    start_from: str | None = None  # checkpoint folder or hf:<id or folder>; None: random weights of the sizes below
+    image_size: int = 336  # edge of the picture the model sees, in pixels
+    patch_size: int = 14
+    hidden_size: int = 1024
+    layers: int = 24
+    heads: int = 16
+    mlp_size: int = 4096
+    width: int = 768  # D, dimensions of photo and geocell vectors
+    activation: str = "quick_gelu"  # CLIP's
+
+
+@dataclass(frozen=True)
+class OptimisationConfig:
+    """How the weights are fitted."""
+
+    epochs: int = 8
+    negatives: Negatives = "all"  # which cells compete; see training.losses
+    learning_rate: float = 1e-4  # of the encoder
+    geocell_learning_rate: float = 1e-3  # of geocells and temperatures, which start from nothing
+    weight_decay: float = 1e-4  # of the encoder's matrices; directions and temperatures have none
+    schedule: Literal["one_cycle", "halving"] = "halving"  # halving: times 0.5 after each epoch, as the paper
+    warm_up: float = 0.1  # share of all steps in which one_cycle rises
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    gradient_clip: float = 0.0  # largest norm of the gradient; 0 does not clip

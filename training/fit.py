@@ -1,0 +1,204 @@
+"""Training from photos and a hierarchy to a checkpoint: the stage behind `python -m training fit`."""
+
+import csv
+import io
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+
+from encoder.checkpoint import load_encoder, save_checkpoint
+from encoder.crops import Preprocessing
+from encoder.model import GeoEncoder, GeoEncoderConfig
+from indexer.artifact import file_digest, manifest_digest, refuse_existing
+from indexer.cells import load_hierarchy
+from indexer.errors import InputError
+from indexer.hierarchy import Hierarchy
+from indexer.progress import track
+from training.config import DataConfig, ModelConfig, OptimisationConfig
+from training.data import Batches, load_photos
+from training.module import Epoch, GeoModule
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class FitSummary:
+    """What a training run came to."""
+
+    checkpoint: Path
+    train_seconds: float  # inside the training loop, validation included
+    total_seconds: float  # reading and writing included
+    epochs: Sequence[Epoch]
+    temperatures: Sequence[float]
+    train_photos: int
+
+
+def fit(
+    *,
+    hierarchy: Path,
+    out: Path,
+    data: DataConfig,
+    model: ModelConfig,
+    optimisation: OptimisationConfig,
+    seed: int,
+    device: str,
+) -> FitSummary:
+    """Train and write a checkpoint folder with the weights of the last epoch.
+
+    Raises:
+        InputError: `out` exists, the hierarchy or the photos cannot be used, or a level has a single cell.
+        WorkError: the loss stopped being a number.
+    """
+    started = time.perf_counter()
+    refuse_existing(out)
+    tree = load_hierarchy(hierarchy)
+    _check_levels(tree)
+    torch.manual_seed(seed)
+    encoder = build_encoder(model)
+    train, validation = (
+        load_photos(data, split, hierarchy=tree, preprocessing=encoder.preprocessing)
+        for split in (data.train_split, data.validation_split)
+    )
+    if not (train.targets >= 0).any():
+        raise InputError(
+            f"{data.photos}: no training photo lies in a cell of {hierarchy}. Was it made from other photos?"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    module = GeoModule(
+        encoder,
+        tree,
+        optimisation=optimisation,
+        augmentation=data.augmentation,
+        validation=validation,
+        generator=generator,
+    )
+    batches = Batches(train, data.batch_size, generator=torch.Generator().manual_seed(seed + 1))
+    began = time.perf_counter()
+    with track("training", optimisation.epochs * len(batches)) as advance:
+        trainer = _trainer(optimisation, device, _Reporter(advance, optimisation.epochs))
+        trainer.fit(module, batches, Batches(validation, data.batch_size))
+    train_seconds = time.perf_counter() - began
+    save_checkpoint(
+        out,
+        encoder=encoder,
+        geocells=module.geocell_vectors(),
+        config=_plain(
+            {"data": asdict(data), "model": asdict(model), "optimisation": asdict(optimisation), "seed": seed}
+        ),
+        inputs={"photos": file_digest(data.photos), "hierarchy": manifest_digest(hierarchy)},
+        extra={"training_log.csv": _as_csv(module.epochs)},
+    )
+    return FitSummary(
+        out,
+        train_seconds,
+        time.perf_counter() - started,
+        module.epochs,
+        module.temperatures.tolist(),
+        len(train),
+    )
+
+
+def build_encoder(config: ModelConfig) -> GeoEncoder:
+    """The encoder training begins with; random weights come from torch's global generator."""
+    if config.start_from is not None:
+        return load_encoder(config.start_from).model.requires_grad_(True).train()
+    vision = {
+        "image_size": config.image_size,
+        "patch_size": config.patch_size,
+        "hidden_size": config.hidden_size,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "intermediate_size": config.mlp_size,
+        "hidden_act": config.activation,
+    }
+    preprocessing = Preprocessing(config.image_size, config.image_size).to_dict()
+    try:
+        return GeoEncoder(
+            GeoEncoderConfig(vision_config=vision, projection_dim=config.width, preprocessing=preprocessing)
+        )
+    except (ValueError, KeyError) as error:
+        raise InputError(f"model: these sizes do not make a vision transformer ({error}).") from None
+
+
+class _Reporter(lightning.Callback):
+    """Moves the progress bar with each batch and says how each epoch went."""
+
+    def __init__(self, advance: Callable[[int], None], epochs: int) -> None:
+        self.advance = advance
+        self.n_epochs = epochs
+
+    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        self.advance(1)
+
+    def on_validation_end(self, trainer: lightning.Trainer, module: GeoModule) -> None:
+        epoch = module.epochs[-1]
+        within = epoch.validation.within
+        log.info(
+            "epoch %d of %d: loss %.3f, validation median %.0f km, within 200 km %.1f %%, 750 km %.1f %%, %.0f s",
+            epoch.epoch + 1,
+            self.n_epochs,
+            epoch.loss,
+            epoch.validation.median_km,
+            within["200"],
+            within["750"],
+            epoch.seconds,
+        )
+
+
+def _trainer(optimisation: OptimisationConfig, device: str, reporter: _Reporter) -> lightning.Trainer:
+    # Its information lines (accelerators found, tips) would stand between ours.
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    return lightning.Trainer(
+        max_epochs=optimisation.epochs,
+        accelerator="gpu" if device == "cuda" else "cpu",
+        devices=1,
+        precision=optimisation.precision,
+        gradient_clip_val=optimisation.gradient_clip or None,
+        num_sanity_val_steps=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[reporter],
+    )
+
+
+def _check_levels(hierarchy: Hierarchy) -> None:
+    for number, level in enumerate(hierarchy.levels):
+        if len(level) == 1:
+            raise InputError(
+                f"Level {number} (tau_max {level.tau_max}) has a single cell, which teaches nothing. "
+                "Leave that tau out: python -m indexer partition --tau-max ..."
+            )
+
+
+def _plain(values: Any) -> Any:
+    if isinstance(values, dict):
+        return {key: _plain(value) for key, value in values.items()}
+    return str(values) if isinstance(values, Path) else values
+
+
+def _as_csv(epochs: Sequence[Epoch]) -> str:
+    text = io.StringIO()
+    rows = [
+        {
+            "epoch": epoch.epoch,
+            "loss": epoch.loss,
+            "seconds": epoch.seconds,
+            "validation_median_km": epoch.validation.median_km,
+            "validation_mean_km": epoch.validation.mean_km,
+            **{f"validation_within_{limit}_km": share for limit, share in epoch.validation.within.items()},
+        }
+        for epoch in epochs
+    ]
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
