@@ -103,8 +103,9 @@ def run(
         summary = job.run(engine, source, out, k=top_k, advance=advance)
     failures = ", ".join(f"{count} {code}" for code, count in summary.failed.items()) or "none"
     text = (
-        f"{out}: {summary.rows:,} photos in {summary.seconds:.1f} s, searching and writing {summary.search_seconds:.1f} s "
-        f"({summary.rows / max(summary.search_seconds, 1e-9):,.0f}/s); {summary.ok:,} answered, failed: {failures}"
+        f"{out}: {summary.rows:,} photos in {summary.seconds:.1f} s, of which searching and writing "
+        f"{summary.search_seconds:.1f} s ({summary.rows / max(summary.search_seconds, 1e-9):,.0f}/s); "
+        f"{summary.ok:,} answered, failed: {failures}"
     )
     data = {"predictions": str(out), "bundle": engine.bundle.version, **asdict(summary)}
     return Result(data, text, failed=summary.ok == 0)
@@ -142,12 +143,13 @@ def _answer_text(row: Mapping[str, Any]) -> str:
         f"  probability {row['probability']:.3f} ({kind}), cell {row['token']}, {row['mode']} search",
     ]
     lines += [
-        f"    level {step['level']}: {step['probability']:.3f}  cell {step['token']:<10} within {step['radius_km']:,.0f} km "
-        f"of {step['city']}, {step['country']}"
+        f"    level {step['level']}: {step['probability']:.3f}  cell {step['token']:<10} "
+        f"within {step['radius_km']:,.0f} km of a point near {step['city']}, {step['country']}"
         for step in row["path"]
     ]
     lines += [
-        f"    {rank}. {place['lat']:.4f}, {place['lng']:.4f}  cell {place['token']}, probability {place['probability']:.3f}"
+        f"    {rank}. {place['lat']:.4f}, {place['lng']:.4f}  cell {place['token']}, "
+        f"probability {place['probability']:.3f}"
         for rank, place in enumerate(row["top"], 1)
     ]
     return "\n".join(lines)

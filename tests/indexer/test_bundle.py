@@ -1,4 +1,4 @@
-"""The bundle: what it holds, that it is refused when damaged, and that the leaves index is the product of all levels."""
+"""The bundle: what it holds, that damage is found, and that the leaves index is the product of all levels."""
 
 import json
 from dataclasses import replace

@@ -98,7 +98,7 @@ def test_what_is_no_table_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no such file"):
         read_photos(tmp_path / "absent.csv")
-    with pytest.raises(InputError, match="must be a .parquet or .csv"):
+    with pytest.raises(InputError, match=r"must be a \.parquet or \.csv"):
         read_photos(csv(tmp_path / "a.xlsx", "x"))
     with pytest.raises(InputError, match="cannot be read as parquet"):
         read_photos(csv(tmp_path / "a.parquet", "this is not parquet"))

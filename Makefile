@@ -1,0 +1,44 @@
+# Two commands: `make demo` runs the main job, `make test` passes the tests. Both set up .venv first.
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test test-slow check format clean
+
+PYTHON ?= python3
+FAISS ?= cpu# cpu or gpu: which of the two FAISS packages to install
+
+BIN := .venv/bin
+READY := .venv/.ready-$(FAISS)
+
+help:  ## Say what the targets do
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+venv: $(READY)  ## Set up .venv with everything, once
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "GeoSURGE needs Python 3.11 or newer; set PYTHON=...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	# torch first: alone, pip takes a CPU build where one is offered; later packages would ask for the largest one.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(FAISS),demo,dev]'
+	@rm -f .venv/.ready-*
+	@touch $@
+
+demo: venv  ## Run the main job on the embedded world and write out/demo/report.html
+	$(BIN)/python -m benchmarks.world.demo
+
+test: venv  ## Fast tests, a few minutes on two cores
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-slow: venv  ## Kill counts, soak, several processes
+	$(BIN)/python -m pytest -m slow
+
+check: venv  ## Format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: venv  ## Rewrite the code in the project's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:  ## Remove what the demo and the tools wrote; .venv stays
+	rm -rf out .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info

@@ -1,0 +1,164 @@
+import base64
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks.world.methods import OrderCheck
+from benchmarks.world.pictures import accuracy_curve, map_lines, world_map
+from benchmarks.world.report import render, write_report
+from benchmarks.world.results import METHODS, Answers, Places, WorldResults, goals
+
+HOSTILE = '<script>alert(1)</script> & "O\'Higgins"'
+KM_PER_DEGREE = 111.19  # along a meridian
+SHIFTS_DEG = {"ours": 1.0, "finest_only": 2.0, "pixel_nn": 4.0, "random": 60.0, "oracle_cell": 0.5}
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> WorldResults:
+    """Ten photos on the equator; each method is wrong by a known number of degrees of latitude."""
+    n = 10
+    lat, lng = np.zeros(n), np.linspace(-179.0, 179.0, n)
+    tiles = []
+    for number in range(n):
+        tiles.append(tmp_path / f"{number}.jpg")
+        Image.new("RGB", (8, 8), (10 * number, 0, 0)).save(tiles[-1])
+    answers = Answers(
+        lat_deg=lat,
+        lng_deg=lng,
+        tiles=tiles,
+        true_place=[HOSTILE] * n,
+        predictions={method: Places(lat + SHIFTS_DEG[method], lng) for method in METHODS},
+        predicted_place=[f"{HOSTILE} {number}" for number in range(n)],
+        probability=np.full(n, 0.25),
+        cells=[2, 7],
+        n_train=50,
+        order=OrderCheck(n, 7, 0),
+    )
+    return WorldResults(
+        answers,
+        seconds={"fit": 100.0, "build": 2.0, "run": 3.0},
+        train_seconds=90.0,
+        total_seconds=120.0,
+        peak_memory_bytes=10**9,
+        made_by={"geosurge": "0.1.0"},
+        world_reused=False,
+        judged=True,
+    )
+
+
+def with_ours(results: WorldResults, shift_deg: np.ndarray) -> WorldResults:
+    answers = results.answers
+    ours = Places(answers.lat_deg + shift_deg, answers.lng_deg)
+    return replace(results, answers=replace(answers, predictions={**answers.predictions, "ours": ours}))
+
+
+def test_json_has_the_promised_figures(results: WorldResults, tmp_path: Path) -> None:
+    write_report(with_ours(results, np.array([0.0, 0.1, 1, 1, 1, 3, 3, 10, 30, 30])), tmp_path / "out")
+    figures = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert {"train_seconds", "total_seconds", "cells", *METHODS} <= set(figures)
+    assert figures["cells"] == [2, 7]
+    # Errors of 0, 11, 3 x 111, 2 x 334, 1112 and 2 x 3336 km.
+    assert figures["ours"]["within"] == {"1": 10.0, "25": 20.0, "200": 50.0, "750": 70.0, "2500": 80.0}
+    assert figures["ours"]["median_km"] == pytest.approx(2 * KM_PER_DEGREE, rel=1e-3)
+    assert figures["pixel_nn"]["within"]["200"] == 0.0
+
+
+def test_goals_are_met_and_missed(results: WorldResults) -> None:
+    good = {goal.what: goal.met for goal in goals(results)}
+    assert good["median error"]
+    assert good["training"]
+    assert not good["within 750 km, against finest level alone"], "equal is not better"
+    slow = replace(results, train_seconds=301.0, peak_memory_bytes=4 * 10**9)
+    bad = {goal.what: goal.met for goal in goals(slow)}
+    assert not bad["training"]
+    assert not bad["peak memory"]
+
+
+def test_a_quick_run_is_held_to_the_order_only(results: WorldResults) -> None:
+    quick = replace(results, judged=False, answers=replace(results.answers, order=OrderCheck(10, 7, 1)))
+    assert [goal.met for goal in goals(quick)] == [False]
+    assert "quick run" in render(quick)
+
+
+class _Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+
+
+def test_the_page_is_self_contained_and_strings_are_escaped(results: WorldResults) -> None:
+    page = render(results)
+    tags = _Tags()
+    tags.feed(page)
+    assert "script" not in {tag for tag, _ in tags.seen}
+    assert "&lt;script&gt;" in page
+    assert not re.search(r"https?://", page)
+    assert not {"link", "iframe", "object"} & {tag for tag, _ in tags.seen}
+    images = [attributes for tag, attributes in tags.seen if tag == "img"]
+    assert len(images) >= 2 + 2 * 6
+    for image in images:
+        assert (image["src"] or "").startswith("data:image/")
+        assert image["alt"]
+        assert base64.b64decode((image["src"] or "").split(",", 1)[1])
+    assert "uncalibrated" in page
+
+
+def test_the_best_of_each_column_is_marked_and_the_oracle_is_no_rival(results: WorldResults) -> None:
+    page = render(results)
+    best = re.findall(r'class="best"><span aria-label="best">&#9679;</span>&nbsp;([^<]*)', page)
+    # Median and 200 km: ours alone, though the oracle's median is smaller. 1 and 25 km: nobody, all have 0.
+    # 750 and 2,500 km: ours, finest and pixels share it, one row after the other.
+    assert best == ["111", "100.0", "100.0", "100.0", "100.0", "100.0", "100.0", "100.0"]
+
+
+def test_a_photo_without_an_answer_is_the_worst(results: WorldResults) -> None:
+    shift = np.zeros(10)
+    shift[4] = np.nan
+    page = render(with_ours(results, shift))
+    worst = page.split("<h3>Worst")[1]
+    assert worst.index("no answer") < worst.index("0 km")
+
+
+def test_nothing_is_written_when_a_tile_is_missing(results: WorldResults, tmp_path: Path) -> None:
+    results.answers.tiles[0].unlink()
+    with pytest.raises(FileNotFoundError):
+        write_report(results, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_old_report_is_replaced_whole(results: WorldResults, tmp_path: Path) -> None:
+    for _ in range(2):
+        write_report(results, tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["report.html", "report.json"]
+
+
+def test_lines_take_the_short_way_over_the_antimeridian() -> None:
+    lines = map_lines(np.array([[0.0, 170.0]]), np.array([[10.0, -170.0]]))
+    np.testing.assert_allclose(lines, [[[170, 0], [180, 5]], [[-180, 5], [-170, 10]]])
+    back = map_lines(np.array([[10.0, -170.0]]), np.array([[0.0, 170.0]]))
+    np.testing.assert_allclose(back, [[[-170, 10], [-180, 5]], [[180, 5], [170, 0]]])
+
+
+def test_lines_that_stay_inside_are_one_piece() -> None:
+    lines = map_lines(np.array([[0.0, -80.0], [0.0, -180.0]]), np.array([[5.0, 100.0], [1.0, 180.0]]))
+    assert [len(line) for line in lines[:1]] == [2]
+    np.testing.assert_allclose(lines[0], [[-80, 0], [100, 5]])
+    # -180 and 180 are one meridian: nothing is drawn across the map.
+    assert all(abs(line[1, 0] - line[0, 0]) == 0 for line in lines[1:])
+
+
+def test_pictures_are_pictures() -> None:
+    errors = {label: np.array([5.0, 100.0, np.nan]) for label in METHODS.values()}
+    assert b"<svg" in accuracy_curve(errors)[:1000]
+    assert accuracy_curve(errors) == accuracy_curve(errors)
+    places = np.array([[-89.0, 0.0], [60.0, 179.0]])
+    assert world_map(places, places[::-1], np.array([5.0, 16000.0]))[:3] == b"\xff\xd8\xff"

@@ -1,0 +1,116 @@
+"""The engine's answers: probabilities that sum to one, paths, refusals, and staying with one version."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from indexer.bundle import build_bundle
+from indexer.errors import BundleMismatch, InputError
+from indexer.hierarchy import Hierarchy
+from indexer.registry import Registry
+from indexer.scoring import level_log_probabilities, log_product, log_softmax
+from search.engine import Engine
+from tests.conftest import random_geocells, unit_rows
+from tests.search.conftest import WIDTH
+
+
+def test_probability_is_the_softmax_over_all_leaves(engine: Engine) -> None:
+    queries = unit_rows(40, WIDTH, seed=1)
+    n_leaves = engine.bundle.model.n_leaves
+    hits = engine.search(queries, k=n_leaves)
+    np.testing.assert_allclose(hits.probability.sum(axis=1), 1, atol=1e-5)
+    expected = np.exp(log_softmax(log_product(engine.bundle.model, queries)))
+    np.testing.assert_allclose(hits.probability, np.take_along_axis(expected, hits.leaf, axis=1), atol=1e-6)
+    assert (np.diff(hits.score) <= 0).all()
+    assert hits.mode == "exact"
+
+
+def test_a_prefix_of_the_answers_is_the_answer_to_a_smaller_k(engine: Engine) -> None:
+    queries = unit_rows(30, WIDTH, seed=2)
+    many, few = engine.search(queries, k=9), engine.search(queries, k=2)
+    np.testing.assert_array_equal(many.leaf[:, :2], few.leaf)
+    np.testing.assert_allclose(many.probability[:, :2], few.probability)
+
+
+def test_answers_do_not_depend_on_the_batch(engine: Engine) -> None:
+    queries = unit_rows(25, WIDTH, seed=3)
+    whole = engine.search(queries, k=3)
+    for row in (0, 7, 24):
+        single = engine.search(queries[row : row + 1], k=3)
+        np.testing.assert_array_equal(single.leaf[0], whole.leaf[row])
+        np.testing.assert_allclose(single.probability[0], whole.probability[row], rtol=1e-5)
+
+
+def test_paths_lead_to_the_leaf_with_the_papers_probabilities(engine: Engine, hierarchy: Hierarchy) -> None:
+    queries = unit_rows(10, WIDTH, seed=4)
+    leaves = engine.search(queries).leaf[:, 0]
+    paths = engine.paths(queries, leaves)
+    np.testing.assert_array_equal(paths.cell, hierarchy.ancestors[leaves])
+    for level in range(3):
+        expected = np.exp(level_log_probabilities(engine.bundle.model, queries, level=level))
+        np.testing.assert_allclose(paths.probability[:, level], expected[np.arange(10), paths.cell[:, level]])
+    np.testing.assert_allclose(
+        np.log(paths.probability).sum(axis=1), log_product(engine.bundle.model, queries)[np.arange(10), leaves]
+    )
+
+
+def test_no_query_gives_no_answer(engine: Engine) -> None:
+    hits = engine.search(np.empty((0, WIDTH), np.float32), k=2)
+    assert hits.leaf.shape == hits.probability.shape == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("vectors", "k", "message"),
+    [
+        (unit_rows(2, WIDTH + 1, 0), 1, "another encoder"),
+        (unit_rows(2, WIDTH, 0)[0], 1, "shape"),
+        (np.full((2, WIDTH), np.nan, np.float32), 1, "not finite, the first in row 0"),
+        (unit_rows(2, WIDTH, 0), 0, "top-k"),
+        (unit_rows(2, WIDTH, 0), 10**6, "top-k"),
+    ],
+)
+def test_what_cannot_be_searched_is_refused(engine: Engine, vectors: np.ndarray, k: int, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        engine.search(vectors, k=k)
+
+
+def test_another_encoders_vectors_are_refused(engine: Engine) -> None:
+    engine.check_encoder("e" * 64, source="C")
+    engine.check_encoder(None, source="C")
+    with pytest.raises(BundleMismatch, match=r"built for eeeeeeee.*python -m indexer build --checkpoint C"):
+        engine.check_encoder("f" * 64, source="C")
+
+
+def test_a_bundle_of_an_unknown_encoder_takes_any(hierarchy: Hierarchy, hierarchy_folder: Path, tmp_path: Path) -> None:
+    home = Registry(tmp_path)
+    geocells = random_geocells(hierarchy, WIDTH, seed=0, encoder=None)
+    home.publish(build_bundle(hierarchy_folder, geocells, home.versions_folder, config={}, inputs={}).name)
+    Engine.open(home.path).check_encoder("f" * 64, source="C")
+
+
+def test_an_open_engine_stays_with_its_version(hierarchy: Hierarchy, hierarchy_folder: Path, tmp_path: Path) -> None:
+    home = Registry(tmp_path)
+    for seed in (0, 1):
+        geocells = random_geocells(hierarchy, WIDTH, seed)
+        home.publish(build_bundle(hierarchy_folder, geocells, home.versions_folder, config={}, inputs={}).name)
+        if seed == 0:
+            first = Engine.open(home.path)
+            before = first.search(unit_rows(5, WIDTH, 0))
+    second = Engine.open(home.path)
+    assert second.bundle.version != first.bundle.version
+    np.testing.assert_array_equal(first.search(unit_rows(5, WIDTH, 0)).score, before.score)
+    by_name = Engine.open(home.path, version=first.bundle.version[:12])
+    np.testing.assert_array_equal(by_name.search(unit_rows(5, WIDTH, 0)).score, before.score)
+
+
+def test_level_weights_change_the_answer_as_exponents(
+    hierarchy: Hierarchy, hierarchy_folder: Path, tmp_path: Path
+) -> None:
+    home = Registry(tmp_path)
+    geocells = replace(random_geocells(hierarchy, WIDTH, seed=0), level_weights=np.array([0.0, 0.0, 1.0]))
+    home.publish(build_bundle(hierarchy_folder, geocells, home.versions_folder, config={}, inputs={}).name)
+    queries = unit_rows(20, WIDTH, seed=5)
+    finest = queries.astype(float) @ geocells.vectors[2].T.astype(float)
+    np.testing.assert_array_equal(Engine.open(home.path).search(queries).leaf[:, 0], finest.argmax(axis=1))

@@ -1,0 +1,124 @@
+"""Offline runs: every row once, in order, failures included, whole or absent."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from indexer import s2
+from indexer.artifact import ROWS_MANIFEST, read_manifest, write_folder
+from indexer.errors import BundleMismatch, InputError
+from indexer.features import KIND, SCHEMA_VERSION, FeatureBatch, write_shard
+from search import job
+from search.engine import Engine
+from tests.conftest import unit_rows
+from tests.search.conftest import WIDTH
+
+
+def features(out: Path, sizes: list[int], *, encoder: str | None = "e" * 64, bad: set[int] = frozenset()) -> Path:
+    vectors = unit_rows(sum(sizes), WIDTH, seed=0)
+    vectors[list(bad)] = 0
+    with write_folder(out, kind=KIND, schema_version=SCHEMA_VERSION, manifest_name=ROWS_MANIFEST) as draft:
+        start = 0
+        for shard, size in enumerate(sizes):
+            rows = range(start, start + size)
+            status = ["truncated" if row in bad else "ok" for row in rows]
+            reason = ["ends early" if row in bad else "" for row in rows]
+            unknown = np.full(size, np.nan)
+            batch = FeatureBatch(
+                [f"p{row % 7}" for row in rows], vectors[start : start + size], status, reason, unknown, unknown
+            )
+            write_shard(draft, batch, shard=shard)
+            start += size
+        draft.facts["encoder"] = encoder
+    return out
+
+
+def answers(engine: Engine, source: Path, out: Path, k: int = 1) -> pa.Table:
+    job.run(engine, job.vectors_from_features(engine, source), out, k=k)
+    return pyarrow.parquet.read_table(out)
+
+
+def test_rows_out_are_rows_in_and_match_the_engine(engine: Engine, tmp_path: Path) -> None:
+    source = features(tmp_path / "F", [10, 1, 7], bad={3, 10})
+    summary = job.run(engine, job.vectors_from_features(engine, source), tmp_path / "O", k=1)
+    assert (summary.rows, summary.ok, summary.failed) == (18, 16, {"truncated": 2})
+    table = pyarrow.parquet.read_table(tmp_path / "O")
+    assert table["row"].to_pylist() == list(range(18))
+    assert table["photo"].to_pylist() == [f"p{row % 7}" for row in range(18)]
+    assert sorted(path.name for path in (tmp_path / "O").glob("part-*")) == [f"part-{n:05d}.parquet" for n in range(3)]
+    hits = engine.search(unit_rows(18, WIDTH, seed=0))
+    leaves = engine.bundle.hierarchy.leaves
+    for row, answer in enumerate(table.to_pylist()):
+        if row in (3, 10):
+            assert (answer["status"], answer["reason"]) == ("truncated", "ends early")
+            assert [answer[name] for name in ("lat", "lng", "s2_id", "token", "score", "probability", "mode")] == [
+                None
+            ] * 7
+            continue
+        leaf = hits.leaf[row, 0]
+        assert answer["s2_id"] == leaves.s2_ids[leaf]
+        assert answer["token"] == s2.tokens(leaves.s2_ids[[leaf]])[0]
+        assert (answer["lat"], answer["lng"]) == (leaves.lat_deg[leaf], leaves.lng_deg[leaf])
+        assert answer["city"] == leaves.city[leaf]
+        assert answer["score"] == pytest.approx(hits.score[row, 0])
+        assert answer["probability"] == pytest.approx(hits.probability[row, 0], rel=1e-5)
+        assert (answer["calibrated"], answer["mode"], answer["status"]) == (False, "exact", "ok")
+    assert table.schema.field("s2_id").type == pa.uint64()
+
+
+def test_top_k_columns_begin_with_the_answer(engine: Engine, tmp_path: Path) -> None:
+    table = answers(engine, features(tmp_path / "F", [5], bad={2}), tmp_path / "O", k=3)
+    for row in table.to_pylist():
+        if row["status"] != "ok":
+            assert row["top_score"] is None
+            continue
+        assert len(row["top_s2_id"]) == 3
+        assert (row["top_s2_id"][0], row["top_lat"][0], row["top_score"][0]) == (row["s2_id"], row["lat"], row["score"])
+        assert row["top_score"] == sorted(row["top_score"], reverse=True)
+
+
+def test_how_the_input_is_cut_does_not_change_the_answers(engine: Engine, tmp_path: Path) -> None:
+    one = answers(engine, features(tmp_path / "F1", [18], bad={3}), tmp_path / "O1")
+    three = answers(engine, features(tmp_path / "F3", [1, 16, 1], bad={3}), tmp_path / "O3")
+    assert one.drop_columns(["probability"]).equals(three.drop_columns(["probability"]))
+    np.testing.assert_allclose(
+        one["probability"].drop_null().to_numpy(), three["probability"].drop_null().to_numpy(), rtol=1e-5
+    )
+
+
+def test_a_shard_of_failures_alone_is_fine(engine: Engine, tmp_path: Path) -> None:
+    table = answers(engine, features(tmp_path / "F", [2, 3], bad={0, 1}), tmp_path / "O", k=2)
+    assert table["lat"].null_count == 2
+
+
+def test_the_manifest_says_what_answered(engine: Engine, tmp_path: Path) -> None:
+    answers(engine, features(tmp_path / "F", [4]), tmp_path / "O")
+    manifest = read_manifest(tmp_path / "O", kind=job.KIND, schema_version=1, name=ROWS_MANIFEST)
+    assert manifest.facts["bundle"] == engine.bundle.version
+    assert manifest.inputs["encoder"] == "e" * 64
+
+
+def test_features_of_another_encoder_are_refused(engine: Engine, tmp_path: Path) -> None:
+    with pytest.raises(BundleMismatch):
+        job.vectors_from_features(engine, features(tmp_path / "F", [4], encoder="f" * 64))
+
+
+def test_features_of_an_unknown_encoder_are_taken_with_a_warning(
+    engine: Engine, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = job.vectors_from_features(engine, features(tmp_path / "F", [4], encoder=None))
+    assert source.inputs["encoder"] is None
+    assert "nobody recorded which encoder" in caplog.text
+
+
+def test_a_run_that_fails_leaves_nothing(engine: Engine, tmp_path: Path) -> None:
+    wide = unit_rows(3, WIDTH + 2, seed=0)
+    unknown = np.full(3, np.nan)
+    good = FeatureBatch(["a"] * 3, unit_rows(3, WIDTH, 0), ["ok"] * 3, [""] * 3, unknown, unknown)
+    bad = FeatureBatch(["b"] * 3, wide, ["ok"] * 3, [""] * 3, unknown, unknown)
+    with pytest.raises(InputError, match="another encoder"):
+        job.run(engine, job.VectorSource([good, bad], 6, {}), tmp_path / "O", k=1)
+    assert list(tmp_path.iterdir()) == []
