@@ -77,9 +77,11 @@ _UNKNOWN_OPTION = re.compile(r"(?:unrecognized arguments: |accept option ')-*([\
 class _Parser(ArgumentParser):
     """jsonargparse with `--dashed-names`, and the nearest valid name in the error for an unknown one."""
 
-    def show_dashes(self) -> None:
-        """Offer `--tau-max` (shown) beside `--tau_max` (accepted) for every parameter `tau_max`."""
+    def speak_like_a_command_line(self) -> None:
+        """Offer `--tau-max` (shown) beside `--tau_max` (accepted); let a switch such as `--strict` stand alone."""
         for action in self._actions:
+            if getattr(action, "_typehint", None) is bool:
+                action.nargs, action.const = "?", True
             dashed = [option.replace("_", "-") for option in action.option_strings]
             if dashed != action.option_strings:
                 self._option_string_actions.update(dict.fromkeys(dashed, action))
@@ -111,7 +113,7 @@ def _parser(package: str, description: str, commands: Mapping[str, Command]) -> 
         for parameter, text in command.positional.items():
             sub.add_argument(parameter, nargs="+", type=str, help=text)
         sub.add_function_arguments(command.function, as_group=False, skip=set(command.positional))
-        sub.show_dashes()
+        sub.speak_like_a_command_line()
         table.add_subcommand(name, sub, help=doc.strip().splitlines()[0])
     return parser
 
@@ -121,7 +123,7 @@ def main(package: str, description: str, commands: Mapping[str, Command], *, arg
     logging.basicConfig(handlers=[_StandardError()], level=logging.INFO, format="%(name)s: %(message)s")
     try:
         parser = _parser(package, description, commands)
-        parsed = parser.instantiate_classes(parser.parse_args(argv))
+        parsed = parser.instantiate(parser.parse_args(argv))
         options = dict(vars(parsed[parsed.command]))
         options.pop("config", None)
         as_json = options.pop("json")

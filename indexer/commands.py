@@ -51,14 +51,14 @@ def partition(
     )
 
 
-def build(*, hierarchy: Path, checkpoint: Path, registry: Path, publish: bool = True) -> Result:
+def build(*, hierarchy: Path, checkpoint: Path, registry: Path, no_publish: bool = False) -> Result:
     """Build a bundle from a hierarchy and a checkpoint's geocells, and publish it.
 
     Args:
         hierarchy: hierarchy folder the checkpoint was trained on.
         checkpoint: checkpoint folder with geocells.
         registry: registry folder; made if absent.
-        publish: make the new version current.
+        no_publish: write the version without making it current.
     """
     from indexer.artifact import manifest_digest
     from indexer.bundle import build_bundle
@@ -70,12 +70,12 @@ def build(*, hierarchy: Path, checkpoint: Path, registry: Path, publish: bool = 
     home = Registry(registry)
     inputs = {"hierarchy": manifest_digest(hierarchy), "checkpoint": manifest_digest(checkpoint)}
     folder = build_bundle(hierarchy, geocells, home.versions_folder, config={"index": "flat"}, inputs=inputs)
-    if publish:
+    if not no_publish:
         home.publish(folder.name)
     cells = [len(vectors) for vectors in geocells.vectors]
-    state = "published" if publish else "not published"
+    state = "not published" if no_publish else "published"
     return Result(
-        {"version": folder.name, "published": publish, "cells": cells, "registry": str(registry)},
+        {"version": folder.name, "published": not no_publish, "cells": cells, "registry": str(registry)},
         f"{folder.name}\n{sum(cells):,} cells in {len(cells)} levels ({cells[-1]:,} leaves), {state} in {registry}",
     )
 

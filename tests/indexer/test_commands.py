@@ -1,0 +1,173 @@
+"""`python -m indexer` as a person uses it: what it prints, what it refuses, and with which exit code."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from indexer.__main__ import COMMANDS
+from indexer.artifact import write_folder
+from indexer.cli import main
+from indexer.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION, save_geocells
+from indexer.hierarchy import Hierarchy
+from tests.conftest import random_geocells
+
+TAUS = ["--tau-max", "400,120,40", "--tau-min", "5"]
+
+
+def indexer(*arguments: object) -> int:
+    try:
+        return main("indexer", "test", COMMANDS, argv=[str(argument) for argument in arguments])
+    except SystemExit as end:
+        return int(end.code or 0)
+
+
+@pytest.fixture
+def checkpoint(hierarchy: Hierarchy, tmp_path: Path) -> Path:
+    with write_folder(tmp_path / "C", kind=CHECKPOINT_KIND, schema_version=CHECKPOINT_SCHEMA_VERSION) as draft:
+        save_geocells(draft, random_geocells(hierarchy, 8, seed=0))
+    return tmp_path / "C"
+
+
+def test_partition_prints_a_table_and_json(
+    photo_table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert indexer("partition", "--photos", photo_table, *TAUS, "--out", tmp_path / "H") == 0
+    assert "3,000 photos" in capsys.readouterr().out
+    assert (
+        indexer("partition", "--photos", photo_table, *TAUS, "--out", tmp_path / "H2", "--split", "train", "--json")
+        == 0
+    )
+    data = json.loads(capsys.readouterr().out)
+    assert data["photos"] == 2000
+    assert [row["tau_max"] for row in data["levels"]] == [400, 120, 40]
+
+
+def test_options_may_come_from_a_file_and_flags_win(photo_table: Path, tmp_path: Path) -> None:
+    config = tmp_path / "p.yaml"
+    config.write_text(f"photos: {photo_table}\ntau_max: [400, 120]\ntau_min: 5\nout: {tmp_path / 'no'}\n")
+    assert indexer("partition", "--config", config, "--out", tmp_path / "H") == 0
+    manifest = json.loads((tmp_path / "H" / "manifest.json").read_text())
+    assert manifest["config"]["tau_max"] == [400, 120]
+    assert not (tmp_path / "no").exists()
+
+
+def test_build_publish_info_verify(
+    hierarchy_folder: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build = [
+        "build",
+        "--hierarchy",
+        hierarchy_folder,
+        "--checkpoint",
+        checkpoint,
+        "--registry",
+        tmp_path / "R",
+        "--json",
+    ]
+    assert indexer(*build, "--no-publish") == 0
+    version = json.loads(capsys.readouterr().out)["version"]
+    assert indexer("info", "--registry", tmp_path / "R") == 2
+    assert "nothing is published" in capsys.readouterr().err
+    assert indexer("publish", "--registry", tmp_path / "R", "--version", version[:8]) == 0
+    assert version in capsys.readouterr().out
+    assert indexer("info", "--registry", tmp_path / "R", "--json") == 0
+    info = json.loads(capsys.readouterr().out)
+    assert (info["current"], info["versions"], info["calibrated"]) == (version, [version], False)
+    assert indexer("verify", "--registry", tmp_path / "R") == 0
+    leaves = tmp_path / "R" / "versions" / version / "leaves.faiss"
+    content = bytearray(leaves.read_bytes())
+    content[-1] ^= 255
+    leaves.write_bytes(content)
+    capsys.readouterr()
+    assert indexer("verify", "--registry", tmp_path / "R") == 1
+    assert "leaves.faiss" in capsys.readouterr().out
+
+
+def table(path: Path, **columns: list) -> Path:
+    pyarrow.parquet.write_table(pa.table(columns), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"lat": [1.0]}, "no column 'lng'"),
+        ({"lat": [95.0], "lng": [0.0]}, "lat is 95.0 in row 0"),
+        ({"lat": [float("nan")], "lng": [0.0]}, "lat is nan in row 0"),
+        ({"lat": pa.array([], pa.float64()), "lng": pa.array([], pa.float64())}, "no row"),
+        ({"lat": [1.0], "lng": [1.0]}, "Lower --tau-min"),
+    ],
+)
+def test_bad_tables_are_wrong_input(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], columns: dict, message: str
+) -> None:
+    path = table(tmp_path / "p.parquet", **columns)
+    assert indexer("partition", "--photos", path, "--out", tmp_path / "H") == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.out == ""
+    assert not (tmp_path / "H").exists()
+
+
+def test_an_existing_or_unwritable_out_is_refused_first(
+    photo_table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert indexer("partition", "--photos", tmp_path / "absent.csv", "--out", photo_table) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert indexer("partition", "--photos", photo_table, *TAUS, "--out", photo_table / "below" / "H") == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["partition", "--photos", "p.csv"], "required"),
+        (["partition", "--photos", "p.csv", "--out", "H", "--tau-mx", "5"], "Did you mean --tau-max?"),
+        (["partition", "--photos", "p.csv", "--out", "H", "--tau-max", "five"], "five"),
+        (["partition", "--photos", "p.csv", "--out", "H", "--tau-max", "5,10"], "fall strictly"),
+        (["divide"], "invalid choice"),
+        ([], "to be one of"),
+    ],
+)
+def test_wrong_usage_is_exit_2_and_says_what(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert indexer(*arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_unknown_key_in_a_file_names_the_nearest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "c.yaml").write_text("photos: p.csv\nout: H\ntau_mn: 5\n")
+    assert indexer("partition", "--config", tmp_path / "c.yaml") == 2
+    assert "Did you mean --tau-min?" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_another_hierarchy_is_refused(
+    photo_table: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        indexer("partition", "--photos", photo_table, "--tau-max", "300,50", "--tau-min", "5", "--out", tmp_path / "H")
+        == 0
+    )
+    assert (
+        indexer("build", "--hierarchy", tmp_path / "H", "--checkpoint", checkpoint, "--registry", tmp_path / "R") == 2
+    )
+    assert "belong to hierarchy" in capsys.readouterr().err
+    assert not (tmp_path / "R").exists()
+
+
+def test_help_answers_without_loading_what_is_heavy() -> None:
+    code = (
+        "import sys; sys.argv = ['indexer', '--help']\n"
+        "import runpy, contextlib\n"
+        "with contextlib.suppress(SystemExit): runpy.run_module('indexer', run_name='__main__')\n"
+        "print(sorted({'numpy', 'duckdb', 'faiss', 'pyarrow', 'torch'} & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "partition" in done.stdout
+    assert done.stderr == "[]\n"

@@ -1,0 +1,143 @@
+"""`python -m search` as a person uses it, with a tiny real encoder behind it."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+import torch
+from PIL import Image
+
+from encoder.checkpoint import load_encoder, save_checkpoint
+from encoder.model import GeoEncoder, GeoEncoderConfig
+from indexer.bundle import build_bundle
+from indexer.cli import main
+from indexer.geocells import load_geocells
+from indexer.hierarchy import Hierarchy
+from indexer.registry import Registry
+from search.__main__ import COMMANDS
+from tests.conftest import random_geocells
+from tests.search.conftest import WIDTH
+
+
+def search(*arguments: object) -> int:
+    try:
+        return main("search", "test", COMMANDS, argv=[str(argument) for argument in arguments])
+    except SystemExit as end:
+        return int(end.code or 0)
+
+
+@pytest.fixture(scope="module")
+def world(hierarchy: Hierarchy, hierarchy_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint C, a registry R published from it, five photos (the fourth no image), and their table."""
+    home = tmp_path_factory.mktemp("search")
+    torch.manual_seed(0)
+    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = GeoEncoderConfig(vision_config=vision | {"image_size": 32, "patch_size": 8}, projection_dim=WIDTH)
+    geocells = random_geocells(hierarchy, WIDTH, seed=0)
+    save_checkpoint(home / "C", encoder=GeoEncoder(config).eval(), geocells=geocells, config={}, inputs={})
+    registry = Registry(home / "R")
+    loaded = load_geocells(home / "C")
+    registry.publish(build_bundle(hierarchy_folder, loaded, registry.versions_folder, config={}, inputs={}).name)
+    pixels = np.random.default_rng(0).integers(0, 255, (5, 40, 50, 3), np.uint8)
+    for row, picture in enumerate(pixels):
+        Image.fromarray(picture).save(home / f"{row}.png")
+    (home / "3.png").write_text("no image")
+    lines = [f"{row}.png,{10 * row},{20 * row},{'a' if row < 4 else 'b'}" for row in range(5)]
+    (home / "photos.csv").write_text("\n".join(["photo,lat,lng,split", *lines]) + "\n")
+    return home
+
+
+def test_query_tells_place_probability_path_and_token(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ["query", "--registry", world / "R", "--checkpoint", world / "C", "--top-k", 2]
+    assert search(*common, world / "0.png", world / "1.png", "--json") == 0
+    data = json.loads(capsys.readouterr().out)
+    assert [Path(answer["photo"]).name for answer in data["answers"]] == ["0.png", "1.png"]
+    for answer in data["answers"]:
+        assert [step["level"] for step in answer["path"]] == [0, 1, 2]
+        assert answer["path"][-1]["token"] == answer["token"]
+        assert 0 < answer["probability"] <= 1
+        assert len(answer["top"]) == 2
+        assert answer["top"][0]["token"] == answer["token"]
+        assert not answer["calibrated"]
+        assert "s2_id" not in answer
+    assert search(*common, world / "0.png") == 0
+    text = capsys.readouterr().out
+    assert data["answers"][0]["token"] in text
+    assert data["answers"][0]["city"] in text
+    assert "not calibrated" in text
+
+
+def test_a_bad_photo_among_good_ones_is_a_row_and_exit_1(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ["query", "--registry", world / "R", "--checkpoint", world / "C"]
+    assert search(*common, world / "3.png", world / "absent.jpg", world / "0.png") == 1
+    text = capsys.readouterr().out
+    assert "not_an_image" in text
+    assert "missing" in text
+    assert "near" in text
+
+
+def test_run_from_photos_equals_embed_then_run_from_features(world: Path, tmp_path: Path) -> None:
+    from encoder.__main__ import COMMANDS as ENCODER
+
+    photos = ["--photos", str(world / "photos.csv"), "--checkpoint", str(world / "C")]
+    assert main("encoder", "", ENCODER, argv=["embed", *photos, "--out", str(tmp_path / "F")]) == 0
+    assert search("run", "--registry", world / "R", "--features", tmp_path / "F", "--out", tmp_path / "O1") == 0
+    assert search("run", "--registry", world / "R", *photos, "--out", tmp_path / "O2", "--batch-size", 2) == 0
+    one, two = (pyarrow.parquet.read_table(tmp_path / name) for name in ("O1", "O2"))
+    for column in ("row", "photo", "status", "token", "city"):
+        assert one[column].to_pylist() == two[column].to_pylist()
+    assert one["status"].to_pylist() == ["ok", "ok", "ok", "not_an_image", "ok"]
+
+
+def test_evaluate_prints_the_agreed_json(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photos = ["--photos", world / "photos.csv", "--checkpoint", world / "C", "--split", "a"]
+    assert search("run", "--registry", world / "R", *photos, "--out", tmp_path / "O") == 0
+    capsys.readouterr()
+    evaluate = ["evaluate", "--predictions", tmp_path / "O", "--truth", world / "photos.csv", "--split", "a"]
+    assert search(*evaluate, "--json") == 0
+    data = json.loads(capsys.readouterr().out)
+    assert set(data) == {"n", "median_km", "mean_km", "within", "answered"}
+    assert data["n"] == 4
+    assert data["answered"]["n"] == 3
+    assert set(data["within"]) == {"1", "25", "200", "750", "2500"}
+    assert search(*evaluate, "--thresholds-km", "10,20000") == 0
+    assert "20000 km" in capsys.readouterr().out
+
+
+def test_a_checkpoint_that_does_not_match_the_bundle_is_refused(
+    world: Path, hierarchy: Hierarchy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = load_encoder(str(world / "C")).model
+    with torch.no_grad():
+        model.projection.weight += 0.1
+    geocells = replace(random_geocells(hierarchy, WIDTH, seed=0), encoder=None)
+    save_checkpoint(tmp_path / "C2", encoder=model, geocells=geocells, config={}, inputs={})
+    assert search("query", "--registry", world / "R", "--checkpoint", tmp_path / "C2", world / "0.png") == 2
+    assert "Use that checkpoint, or rebuild" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "--registry", "R", "--out", "O"], "Give either --features"),
+        (["run", "--registry", "R", "--out", "O", "--features", "F", "--photos", "P"], "Give either --features"),
+        (["run", "--registry", "R", "--out", "O", "--photos", "P"], "Give either --features"),
+        (["run", "--registry", "absent", "--out", "O", "--features", "F"], "not a registry"),
+        (["query", "--registry", "absent", "--checkpoint", "C", "x.jpg"], "not a registry"),
+        (["query", "--registry", "R", "--checkpoint", "C"], "required"),
+        (["query", "--registry", "{R}", "--checkpoint", "{C}", "--top-k", "100000", "x.jpg"], "top-k must be"),
+        (["query", "--registry", "{R}", "--checkpoint", "absent", "x.jpg"], "no such folder"),
+        (["evaluate", "--predictions", "absent.csv", "--truth", "{T}"], "no such file"),
+    ],
+)
+def test_wrong_usage_is_exit_2_and_says_what(
+    world: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = {"R": world / "R", "C": world / "C", "T": world / "photos.csv"}
+    assert search(*(argument.format(**places) for argument in arguments)) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.out == ""
