@@ -16,7 +16,7 @@ def embed(
     batch_size: int = 32,
     workers: int = 2,
     shard_rows: int = 8192,
-    max_pixels: int = 200_000_000,
+    max_pixels: int = 178_000_000,
     strict: bool = False,
 ) -> Result:
     """Turn photos into vectors, in a folder of Parquet shards.

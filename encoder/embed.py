@@ -69,9 +69,7 @@ def embed_photos(
                 vectors[list(pixels)] = _encode(encoder, np.stack(list(pixels.values())))
             advance(len(rows))
         part = slice(start, stop)
-        yield FeatureBatch(
-            photos.photo[part], vectors, status, reason, photos.lat_deg[part], photos.lng_deg[part]
-        )
+        yield FeatureBatch(photos.photo[part], vectors, status, reason, photos.lat_deg[part], photos.lng_deg[part])
 
 
 def embed_table(

@@ -12,7 +12,6 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, PreTrainedConfig, Pr
 
 from encoder.crops import Preprocessing
 
-
 VIT_LARGE_336 = {
     "hidden_size": 1024,
     "intermediate_size": 4096,

@@ -15,13 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 
 from indexer import cells
 from indexer.artifact import MANIFEST, Manifest, manifest_digest, read_manifest, verify_folder, write_folder
 from indexer.errors import ArtifactError, BundleMismatch
-from indexer.faiss_index import flat_index, read_index, rows_of, write_index
+from indexer.faiss_index import FlatIndex, flat_index, read_index, rows_of, write_index
 from indexer.geocells import Geocells
 from indexer.hierarchy import Hierarchy
 from indexer.scoring import ScoringModel, leaf_vectors
@@ -39,7 +38,7 @@ class Bundle:
     manifest: Manifest
     hierarchy: Hierarchy
     model: ScoringModel
-    leaf_index: faiss.IndexFlat
+    leaf_index: FlatIndex
 
     @property
     def version(self) -> str:

@@ -10,6 +10,8 @@ import logging
 import os
 import re
 import sys
+import warnings
+from argparse import HelpFormatter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, TextIO
@@ -87,6 +89,11 @@ class _Parser(ArgumentParser):
                 self._option_string_actions.update(dict.fromkeys(dashed, action))
                 action.option_strings = dashed
 
+    def format_help(self, formatter: HelpFormatter | None = None) -> str:
+        """Help that names types in words."""
+        words = {"Path": "path", "Ints": "integers, comma between", "Floats": "numbers, comma between"}
+        return re.sub(r"<class\s+'(\w+)'>", lambda name: words.get(name[1], name[1]), super().format_help(formatter))
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         program = self.prog.replace(" [options]", "")
         unknown = _UNKNOWN_OPTION.search(message)
@@ -121,6 +128,8 @@ def _parser(package: str, description: str, commands: Mapping[str, Command]) -> 
 def main(package: str, description: str, commands: Mapping[str, Command], *, argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code. Only `__main__` modules call this: it configures logging."""
     logging.basicConfig(handlers=[_StandardError()], level=logging.INFO, format="%(name)s: %(message)s")
+    # Odd metadata in a photo is no news to the person at the terminal; a photo that cannot be used is a row.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         parser = _parser(package, description, commands)
         parsed = parser.instantiate(parser.parse_args(argv))

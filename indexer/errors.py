@@ -23,5 +23,9 @@ class BundleMismatch(InputError):
     """Two artefacts that do not belong together, such as an encoder and a bundle built for another one."""
 
 
+class MissingBackend(InputError, ImportError):
+    """A package that is needed here and can be installed."""
+
+
 class WorkError(GeoError):
     """The input was fine and the work failed all the same: a full disk, a shard that could not be finished."""

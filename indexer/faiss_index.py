@@ -6,30 +6,32 @@ from typing import Any
 
 import numpy as np
 
-from indexer.errors import ArtifactError, InputError
+from indexer.errors import ArtifactError, MissingBackend
 
 try:
     import faiss
 except ImportError as error:
-    raise InputError(
+    raise MissingBackend(
         "FAISS is not installed. Choose one of its two packages, which share one module name: "
         "pip install 'geosurge[cpu]' (faiss-cpu), or pip install 'geosurge[gpu]' (faiss-gpu, NVIDIA with CUDA 12)."
     ) from error
 
+FlatIndex = faiss.IndexFlat  # what the functions below take and give
 
-def flat_index(vectors: np.ndarray) -> faiss.IndexFlatIP:
+
+def flat_index(vectors: np.ndarray) -> FlatIndex:
     """Exact inner-product index whose row i is vectors[i]; vectors: (N, D) float32."""
     index = faiss.IndexFlatIP(vectors.shape[1])
     index.add(np.ascontiguousarray(vectors, np.float32))
     return index
 
 
-def write_index(index: faiss.Index, path: Path) -> None:
+def write_index(index: FlatIndex, path: Path) -> None:
     """Write an index file; the caller's folder makes it whole or absent."""
     faiss.write_index(index, str(path))
 
 
-def read_index(path: Path) -> faiss.IndexFlat:
+def read_index(path: Path) -> FlatIndex:
     """Read a flat index file.
 
     Raises:
@@ -45,7 +47,7 @@ def read_index(path: Path) -> faiss.IndexFlat:
     return index
 
 
-def rows_of(index: faiss.IndexFlat) -> np.ndarray:
+def rows_of(index: FlatIndex) -> np.ndarray:
     """The vectors of a flat index, read-only and without a copy: (N, D) float32. The array keeps the index alive."""
     rows = faiss.rev_swig_ptr(index.get_xb(), index.ntotal * index.d).reshape(index.ntotal, index.d)
     owned = np.asarray(_Rows(index, rows.__array_interface__))
@@ -57,5 +59,5 @@ def rows_of(index: faiss.IndexFlat) -> np.ndarray:
 class _Rows:
     """What numpy holds on to while it looks into the memory of an index."""
 
-    index: faiss.IndexFlat
+    index: FlatIndex
     __array_interface__: dict[str, Any]

@@ -5,10 +5,9 @@ level vectors themselves, and the answer is taken only when the rounding error o
 better leaf. Equal scores are ordered by leaf, which is S2 order.
 """
 
-import faiss
 import numpy as np
 
-from indexer.faiss_index import rows_of
+from indexer.faiss_index import FlatIndex, rows_of
 from indexer.scoring import ScoringModel, scores_of
 
 _SPARE = 8  # candidates beyond k: enough to certify nearly every query in the first round
@@ -16,7 +15,7 @@ _GATHERED = 1 << 24  # numbers gathered at once while candidates are scored agai
 
 
 def exact_search(
-    queries: np.ndarray, *, leaf_index: faiss.IndexFlat, model: ScoringModel, k: int
+    queries: np.ndarray, *, leaf_index: FlatIndex, model: ScoringModel, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k best leaves of each query.
 

@@ -37,8 +37,12 @@ def compare(photos: Path, *, registry: Path, features: Path, predictions: Path, 
     for what, names in ((features, batch.photo), (predictions, answered["photo"].to_pylist())):
         if list(names) != list(test.photo):
             raise WorkError(f"{what}: its photos are not the test photos of {photos}. Make it again.")
-    if not batch.ok.all() or answered["lat"].null_count:
-        raise WorkError(f"{features}: {(~batch.ok).sum()} test photos could not be encoded. Make the world again.")
+    if not batch.ok.all():
+        failed = np.flatnonzero(~batch.ok)
+        raise WorkError(
+            f"{features}: {len(failed)} test photos have no vector, the first {batch.photo[failed[0]]} "
+            f"({batch.reason[failed[0]]}). Remove the world and make it again."
+        )
     pixels = pixel_nearest(_tiles(train), _tiles(test))
     ours = Places(answered["lat"].to_numpy(), answered["lng"].to_numpy())
     cities, countries = answered["city"].to_pylist(), answered["country"].to_pylist()

@@ -153,6 +153,7 @@ def run_demo(preset: Preset, out: Path, console: Console) -> int:
         train_seconds=train_seconds,
         total_seconds=time.perf_counter() - started,
         peak_memory_bytes=_peak_memory_bytes(),
+        seed=preset.world.seed,
         made_by=_made_by(),
         world_reused=reused,
         judged=preset.judged,
@@ -187,7 +188,7 @@ def clear_results(out: Path) -> None:
         )
     for name in _RESULTS:
         path = out / name
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():  # of a link, only the link is ours
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
@@ -199,6 +200,9 @@ def _make_world(demo: Demo) -> bool:
     reused = (world / "world.json").exists()
     n_photos = config.n_train + config.n_validation + config.n_test
     with demo.step("world", f"{'Checking' if reused else 'Making'} {n_photos:,} photos of the world in {world}"):
+        if reused:
+            generate(config, world)  # an error where it was made from another config
+            return True
         with track("photos", n_photos) as advance:
             shown = 0
 
@@ -208,7 +212,7 @@ def _make_world(demo: Demo) -> bool:
                 shown = done
 
             generate(config, world, progress=progress)
-    return reused
+    return False
 
 
 def _run_product(demo: Demo) -> float:

@@ -108,7 +108,10 @@ def render(results: WorldResults) -> str:
 def _write_whole(path: Path, text: str) -> None:
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        with temporary.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())  # or a power cut after the rename could leave a report of zeros
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)  # after the rename there is nothing here
@@ -142,7 +145,7 @@ def _accuracy_section(results: WorldResults) -> str:
     for method, figures in table.items():
         values = [f"{figures.median_km:,.0f}", *(f"{share:.1f}" for share in figures.within.values())]
         cells = "".join(
-            f'<td class="best"><span aria-label="best">&#9679;</span>&nbsp;{value}</td>'
+            f'<td class="best"><span role="img" aria-label="best">&#9679;</span>&nbsp;{value}</td>'
             if method in winners
             else f"<td>{value}</td>"
             for value, winners in zip(values, best, strict=True)
@@ -243,7 +246,7 @@ def _example(results: WorldResults, row: int, error_km: float) -> str:
     else:
         distance, answer = f"{error_km:,.0f} km", predicted
     probability = results.answers.probability[row]
-    belief = "" if np.isnan(probability) else f"<div class=quiet>{probability:.0%} (uncalibrated)</div>"
+    belief = "" if np.isnan(probability) else f"<div class="quiet">{probability:.0%} (uncalibrated)</div>"
     return (
         f'<li><img src="{tile}" alt="Tile taken near {true}"><b>{distance}</b>'
         f'<dl class="places"><dt>true</dt><dd>{true}</dd><dt>answer</dt><dd>{answer}</dd></dl>{belief}</li>'
@@ -262,7 +265,7 @@ def _cost_section(results: WorldResults) -> str:
 {_table(["step", "time"], steps)}
 <h3>Cells</h3>
 {_table(["level, 0 is the coarsest", "cells"], cells)}
-<p class="quiet">Made by {made_by}.</p>"""
+<p class="quiet">Seed {results.seed}. Made by {made_by}.</p>"""
 
 
 def _table(heads: Sequence[str], rows: Iterable[str], *, kind: str = "figures") -> str:

@@ -58,6 +58,7 @@ class WorldResults:
     train_seconds: float  # inside the training loop
     total_seconds: float  # from the start to the writing of the report
     peak_memory_bytes: int
+    seed: int  # of the world's photos and of the random baseline
     made_by: Mapping[str, str]  # what ran where: versions, cores
     world_reused: bool  # the photos were there from an earlier run, and their time is not in `seconds`
     judged: bool  # False: a run too small for the goals to mean anything
@@ -103,7 +104,7 @@ def _accuracy_goals(table: Mapping[str, Accuracy]) -> list[Goal]:
     goals = [_at_most("median error", ours.median_km, 145, "km")]
     for limit, least in (("200", 63.0), ("750", 88.0)):
         share = ours.within[limit]
-        goals.append(Goal(f"within {limit} km", f"at least {least:g} %", f"{share:.1f} %", share >= least))
+        goals.append(Goal(f"within {limit} km", f"at least {least:g} %", f"{share:.2f} %", share >= least))
     for rival in (FINEST, PIXELS):
         for limit in _COMPARED_KM:
             share, other = ours.within[limit], table[rival].within[limit]
@@ -122,12 +123,12 @@ def _cost_goals(results: WorldResults) -> list[Goal]:
         ),
         # "Seconds", made a number: both commands from their start to their end, Python's own start-up included.
         _at_most("building the bundle and answering every test photo", answering, 20, "s"),
-        Goal("peak memory", "under 4 GB", f"{gigabytes:.1f} GB", gigabytes < 4),
+        Goal("peak memory", "under 4 GB", f"{gigabytes:.2f} GB", gigabytes < 4),
     ]
 
 
 def _at_most(what: str, value: float, bound: float, unit: str) -> Goal:
-    return Goal(what, f"at most {bound:g} {unit}", f"{value:.0f} {unit}", value <= bound)
+    return Goal(what, f"at most {bound:g} {unit}", f"{value:.1f} {unit}", value <= bound)
 
 
 def as_json(results: WorldResults) -> dict[str, Any]:
@@ -147,6 +148,7 @@ def as_json(results: WorldResults) -> dict[str, Any]:
         **methods,
         "order_check": asdict(results.answers.order),
         "peak_memory_bytes": results.peak_memory_bytes,
+        "seed": results.seed,
         "judged": results.judged,
         "goals": [asdict(goal) for goal in goals(results)],
         "made_by": dict(results.made_by),

@@ -42,6 +42,8 @@ def test_the_whole_chain_runs_and_reports(quick: tuple[Path, subprocess.Complete
         assert set(figures[method]["within"]) == {"1", "25", "200", "750", "2500"}
     assert figures["order_check"] == {"queries": 100, "leaves": figures["cells"][-1], "differing": 0}
     assert figures["oracle_cell"]["median_km"] < figures["random"]["median_km"]
+    # The report's own arithmetic and the product's evaluator come to the same.
+    assert f"100 photos, median {figures['ours']['median_km']:.1f} km" in done.stdout
     assert (out / "report.html").read_text().startswith("<!DOCTYPE html>")
 
 
@@ -69,8 +71,10 @@ def test_earlier_results_go_and_the_world_stays(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").touch()
     (tmp_path / "report.html").touch()
+    (tmp_path / "registry").symlink_to(tmp_path / "world", target_is_directory=True)
     clear_results(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["world", "world.tmp-17"]
+    assert (tmp_path / "world" / "file").exists()
 
 
 def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:

@@ -1,14 +1,29 @@
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks.world.methods import brute_force_order, finest_level_leaves, oracle_leaves
+from benchmarks.world.methods import (
+    OrderCheck,
+    brute_force_order,
+    check_order,
+    finest_level_leaves,
+    index_follows_product,
+    oracle_leaves,
+)
+from indexer.bundle import build_bundle, open_bundle
+from indexer.faiss_index import flat_index
 from indexer.geo import haversine_km
 from indexer.geocells import Geocells
-from indexer.hierarchy import build_hierarchy
+from indexer.hierarchy import Hierarchy, build_hierarchy
 from indexer.rule import PartitionRule
-from indexer.scoring import ScoringModel
+from indexer.scoring import ScoringModel, leaf_vectors
+from search.engine import Engine
+from tests.conftest import random_geocells, unit_rows
+
+WIDTH = 12
 
 
 @pytest.fixture
@@ -43,3 +58,38 @@ def test_the_oracle_knows_the_cell_and_else_takes_the_nearest_point() -> None:
     assert hierarchy.locate(ocean_lat, ocean_lng)[0, -1] == -1
     km = haversine_km(ocean_lat, ocean_lng, hierarchy.leaves.lat_deg, hierarchy.leaves.lng_deg)
     assert oracle_leaves(hierarchy, ocean_lat, ocean_lng)[0] == km.argmin()
+
+
+@pytest.fixture(scope="module")
+def engine(hierarchy: Hierarchy, hierarchy_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    geocells = random_geocells(hierarchy, WIDTH, seed=0)
+    versions = tmp_path_factory.mktemp("versions")
+    return Engine(open_bundle(build_bundle(hierarchy_folder, geocells, versions, config={}, inputs={})))
+
+
+def with_leaf_vectors(engine: Engine, change: Callable[[np.ndarray], np.ndarray]) -> Engine:
+    vectors = change(leaf_vectors(engine.bundle.model)).astype(np.float32)
+    return Engine(replace(engine.bundle, leaf_index=flat_index(vectors)))
+
+
+def test_the_engine_keeps_the_order_for_every_query(engine: Engine) -> None:
+    queries = unit_rows(1000, WIDTH, seed=1)
+    assert check_order(engine, queries) == OrderCheck(1000, engine.bundle.model.n_leaves, 0)
+
+
+def test_a_wrong_leaf_index_is_noticed_though_the_engine_makes_up_for_it(engine: Engine) -> None:
+    queries = unit_rows(200, WIDTH, seed=2)
+    noise = with_leaf_vectors(engine, lambda rows: np.random.default_rng(0).normal(scale=100, size=rows.shape))
+    expected = brute_force_order(engine.bundle.model, queries)
+    np.testing.assert_array_equal(noise.search(queries, k=noise.bundle.model.n_leaves).leaf, expected)
+    assert check_order(noise, queries).differing == 200
+    shifted = with_leaf_vectors(engine, lambda rows: np.roll(rows, 1, axis=0))
+    assert check_order(shifted, queries).differing == 200
+
+
+def test_one_wrong_leaf_vector_is_noticed(engine: Engine) -> None:
+    def with_one_wrong(rows: np.ndarray) -> np.ndarray:
+        rows[3] *= 1.01
+        return rows
+
+    assert not index_follows_product(with_leaf_vectors(engine, with_one_wrong), unit_rows(200, WIDTH, seed=3)).all()

@@ -1,5 +1,7 @@
 import base64
+import errno
 import json
+import os
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -46,6 +48,7 @@ def results(tmp_path: Path) -> WorldResults:
         train_seconds=90.0,
         total_seconds=120.0,
         peak_memory_bytes=10**9,
+        seed=17,
         made_by={"geosurge": "0.1.0"},
         world_reused=False,
         judged=True,
@@ -63,6 +66,8 @@ def test_json_has_the_promised_figures(results: WorldResults, tmp_path: Path) ->
     figures = json.loads((tmp_path / "out" / "report.json").read_text())
     assert {"train_seconds", "total_seconds", "cells", *METHODS} <= set(figures)
     assert figures["cells"] == [2, 7]
+    assert figures["seed"] == 17
+    assert figures["made_by"] == {"geosurge": "0.1.0"}
     # Errors of 0, 11, 3 x 111, 2 x 334, 1112 and 2 x 3336 km.
     assert figures["ours"]["within"] == {"1": 10.0, "25": 20.0, "200": 50.0, "750": 70.0, "2500": 80.0}
     assert figures["ours"]["median_km"] == pytest.approx(2 * KM_PER_DEGREE, rel=1e-3)
@@ -78,6 +83,14 @@ def test_goals_are_met_and_missed(results: WorldResults) -> None:
     bad = {goal.what: goal.met for goal in goals(slow)}
     assert not bad["training"]
     assert not bad["peak memory"]
+
+
+def test_a_goal_that_is_just_missed_does_not_look_met(results: WorldResults) -> None:
+    just_over = np.full(10, 145.2 / KM_PER_DEGREE)
+    missed = next(goal for goal in goals(with_ours(results, just_over)) if goal.what == "median error")
+    assert (missed.goal, missed.value, missed.met) == ("at most 145 km", "145.2 km", False)
+    page = render(with_ours(results, just_over))
+    assert '<td>145.2 km</td><td class="missed">' in page
 
 
 def test_a_quick_run_is_held_to_the_order_only(results: WorldResults) -> None:
@@ -114,7 +127,7 @@ def test_the_page_is_self_contained_and_strings_are_escaped(results: WorldResult
 
 def test_the_best_of_each_column_is_marked_and_the_oracle_is_no_rival(results: WorldResults) -> None:
     page = render(results)
-    best = re.findall(r'class="best"><span aria-label="best">&#9679;</span>&nbsp;([^<]*)', page)
+    best = re.findall(r'class="best"><span role="img" aria-label="best">&#9679;</span>&nbsp;([^<]*)', page)
     # Median and 200 km: ours alone, though the oracle's median is smaller. 1 and 25 km: nobody, all have 0.
     # 750 and 2,500 km: ours, finest and pixels share it, one row after the other.
     assert best == ["111", "100.0", "100.0", "100.0", "100.0", "100.0", "100.0", "100.0"]
@@ -133,6 +146,22 @@ def test_nothing_is_written_when_a_tile_is_missing(results: WorldResults, tmp_pa
     with pytest.raises(FileNotFoundError):
         write_report(results, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_report_that_cannot_be_finished_leaves_the_old_one(
+    results: WorldResults, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    write_report(results, out)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+
+    def full_disk(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        write_report(replace(results, seed=18), out)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
 def test_an_old_report_is_replaced_whole(results: WorldResults, tmp_path: Path) -> None:

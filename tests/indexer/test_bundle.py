@@ -11,7 +11,7 @@ from indexer.artifact import manifest_digest
 from indexer.bundle import LEAVES_FILE, Bundle, build_bundle, level_file, open_bundle, verify_bundle
 from indexer.cells import CELLS_FILE
 from indexer.errors import ArtifactError, BundleMismatch
-from indexer.faiss_index import flat_index, read_index, rows_of, write_index
+from indexer.faiss_index import read_index, rows_of
 from indexer.hierarchy import Hierarchy
 from indexer.scoring import log_product
 from tests.conftest import random_geocells, unit_rows
@@ -79,18 +79,3 @@ def test_a_missing_file_is_named(bundle: Bundle) -> None:
     (bundle.path / "level_1.faiss").unlink()
     with pytest.raises(ArtifactError, match=r"level_1\.faiss: missing"):
         open_bundle(bundle.path)
-
-
-def test_an_index_that_is_none_is_a_clean_error(tmp_path: Path) -> None:
-    (tmp_path / "x.faiss").write_bytes(b"garbage")
-    with pytest.raises(ArtifactError, match="FAISS index"):
-        read_index(tmp_path / "x.faiss")
-
-
-def test_rows_of_an_index_are_read_only(tmp_path: Path) -> None:
-    write_index(flat_index(unit_rows(4, 3, 0)), tmp_path / "i.faiss")
-    index = read_index(tmp_path / "i.faiss")
-    rows = rows_of(index)
-    np.testing.assert_array_equal(rows, unit_rows(4, 3, 0))
-    with pytest.raises(ValueError, match="read-only"):
-        rows[0, 0] = 1

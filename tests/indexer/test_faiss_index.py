@@ -1,0 +1,50 @@
+"""FAISS behind one door: what is missing, what is none, what is read."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pytest
+
+from indexer.errors import ArtifactError
+from indexer.faiss_index import flat_index, read_index, rows_of, write_index
+from tests.conftest import unit_rows
+
+
+def test_a_missing_faiss_names_both_packages_and_is_exit_2(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['faiss'] = None\n"
+        "from indexer.__main__ import COMMANDS; from indexer.cli import main\n"
+        f"raise SystemExit(main('indexer', '', COMMANDS, argv=['info', '--registry', {str(tmp_path)!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "geosurge[cpu]" in done.stderr
+    assert "geosurge[gpu]" in done.stderr
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    write_index(flat_index(unit_rows(20, 7, 0)), tmp_path / "i.faiss")
+    index = read_index(tmp_path / "i.faiss")
+    np.testing.assert_array_equal(rows_of(index), unit_rows(20, 7, 0))
+    _, found = index.search(unit_rows(20, 7, 0), 1)
+    assert found[:, 0].tolist() == list(range(20))
+
+
+def test_rows_keep_their_index_alive_and_are_read_only() -> None:
+    rows = rows_of(flat_index(unit_rows(500, 64, 0)))  # the index itself is gone after this line
+    _ = [np.ones(500 * 64, np.float32) for _ in range(20)]  # memory that would be handed out again
+    np.testing.assert_array_equal(rows, unit_rows(500, 64, 0))
+    with pytest.raises(ValueError, match="read-only"):
+        rows[0, 0] = 1
+
+
+def test_other_files_and_other_indices_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.faiss").write_bytes(b"garbage")
+    with pytest.raises(ArtifactError, match="FAISS index"):
+        read_index(tmp_path / "x.faiss")
+    faiss.write_index(faiss.IndexFlatL2(4), str(tmp_path / "l2.faiss"))
+    with pytest.raises(ArtifactError, match="inner-product"):
+        read_index(tmp_path / "l2.faiss")
