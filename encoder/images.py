@@ -10,8 +10,8 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 # Pillow itself refuses anything above 178,956,970 pixels; at three bytes each this is half a gigabyte.
 MAX_PIXELS = 178_000_000
-# Formats photos come in. Others that Pillow knows are left out: some of them start other programs.
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "GIF")
+# Formats photos come in (JPEG includes MPO). Others that Pillow knows are left out: some of them start other programs.
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 
 # EXIF orientation -> what turns the pixels upright (ImageOps.exif_transpose also rewrites metadata nobody needs here,
 # and fails on metadata that is broken).

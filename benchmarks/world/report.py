@@ -246,7 +246,7 @@ def _example(results: WorldResults, row: int, error_km: float) -> str:
     else:
         distance, answer = f"{error_km:,.0f} km", predicted
     probability = results.answers.probability[row]
-    belief = "" if np.isnan(probability) else f"<div class="quiet">{probability:.0%} (uncalibrated)</div>"
+    belief = "" if np.isnan(probability) else f'<div class="quiet">{probability:.0%} (uncalibrated)</div>'
     return (
         f'<li><img src="{tile}" alt="Tile taken near {true}"><b>{distance}</b>'
         f'<dl class="places"><dt>true</dt><dd>{true}</dd><dt>answer</dt><dd>{answer}</dd></dl>{belief}</li>'
