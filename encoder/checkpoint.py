@@ -7,6 +7,7 @@
 Nothing here reads a pickle.
 """
 
+import copy
 import hashlib
 import json
 from collections.abc import Mapping
@@ -18,16 +19,21 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig
+from transformers.initialization import no_init_weights
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from encoder.crops import Preprocessing
 from encoder.model import GeoEncoder, GeoEncoderConfig
-from indexer.artifact import read_manifest, write_folder
+from indexer.artifact import MANIFEST, read_manifest, write_folder
 from indexer.errors import ArtifactError, InputError
 from indexer.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION, Geocells, save_geocells
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")  # the second is how newer releases name it
 _HUB_PREFIX = "hf:"
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_BICUBIC = 3  # PIL.Image.Resampling.BICUBIC, as image processors write it
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,121 +58,174 @@ def save_checkpoint(
     out: Path,
     *,
     encoder: GeoEncoder,
-    geocells: Geocells,
+    geocells: Geocells | None,
     config: Mapping[str, Any],
     inputs: Mapping[str, str | None],
     extra: Mapping[str, str] | None = None,
 ) -> Path:
     """Write a checkpoint folder, whole or not at all, and return it.
 
-    The geocells are written with the digest of this very encoder. `extra` maps names of small text files to content.
+    The geocells, where there are any, are written with the digest of this very encoder. `extra` maps names of small
+    text files to content.
     """
     with write_folder(
         out, kind=CHECKPOINT_KIND, schema_version=CHECKPOINT_SCHEMA_VERSION, config=config, inputs=inputs
     ) as draft:
-        encoder.config.architectures = [type(encoder).__name__]
-        (draft.path / CONFIG_FILE).write_text(encoder.config.to_json_string())
+        settings = copy.deepcopy(encoder.config)
+        settings.architectures = [type(encoder).__name__]
+        (draft.path / CONFIG_FILE).write_text(settings.to_json_string())
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
         save_file(weights, draft.path / WEIGHTS_FILE, metadata={"format": "pt"})
-        save_geocells(draft, replace(geocells, encoder=_digest(draft.path / CONFIG_FILE, draft.path / WEIGHTS_FILE)))
+        digest = _digest(draft.path / CONFIG_FILE, draft.path / WEIGHTS_FILE)
+        draft.facts["encoder"] = digest
+        if geocells is not None:
+            save_geocells(draft, replace(geocells, encoder=digest))
         for name, text in (extra or {}).items():
             (draft.path / name).write_text(text)
     return out
 
 
-def load_encoder(checkpoint: str, *, device: torch.device | None = None) -> LoadedEncoder:
+def load_encoder(checkpoint: str | Path, *, device: torch.device | None = None) -> LoadedEncoder:
     """Open an encoder: a checkpoint folder, or `hf:<hub id or folder>` for a plain CLIP.
+
+    Torch's random state is left as it was.
 
     Raises:
         ArtifactError: not a checkpoint, one without an encoder, or damaged.
         InputError: the hub cannot be reached, or the model is not a CLIP.
     """
-    if checkpoint.startswith(_HUB_PREFIX):
-        loaded = _load_clip(checkpoint.removeprefix(_HUB_PREFIX))
-    else:
-        folder = Path(checkpoint)
-        read_manifest(folder, kind=CHECKPOINT_KIND, schema_version=CHECKPOINT_SCHEMA_VERSION)
-        if not (folder / WEIGHTS_FILE).is_file():
-            raise ArtifactError(
-                f"{folder}: this checkpoint holds geocells alone, no encoder. Give the one it came from."
-            )
-        model = _load_weights(GeoEncoder(GeoEncoderConfig.from_pretrained(folder)), folder / WEIGHTS_FILE)
-        loaded = LoadedEncoder(model, _digest(folder / CONFIG_FILE, folder / WEIGHTS_FILE))
+    name = str(checkpoint)
+    loaded = _load_clip(name.removeprefix(_HUB_PREFIX)) if name.startswith(_HUB_PREFIX) else _load_folder(Path(name))
     loaded.model.eval().requires_grad_(False)
     if device is not None:
         loaded.model.to(device)
     return loaded
 
 
-def _load_weights(model: GeoEncoder, file: Path, *, rename: Mapping[str, str] | None = None) -> GeoEncoder:
+def _load_folder(folder: Path) -> LoadedEncoder:
+    if folder.is_dir() and not (folder / MANIFEST).is_file():
+        raise ArtifactError(f"{folder}: not a checkpoint folder (it has no {MANIFEST}). {_advice(folder)}")
+    manifest = read_manifest(folder, kind=CHECKPOINT_KIND, schema_version=CHECKPOINT_SCHEMA_VERSION)
+    config_file, weights_file = folder / CONFIG_FILE, folder / WEIGHTS_FILE
+    if WEIGHTS_FILE not in manifest.files:
+        raise ArtifactError(f"{folder}: this checkpoint holds geocells alone, no encoder. Give the one it came from.")
+    digest = _digest(config_file, weights_file)
+    if digest != manifest.facts.get("encoder"):
+        raise ArtifactError(
+            f"{folder}: {CONFIG_FILE} or {WEIGHTS_FILE} is not what was written (encoder {digest[:8]}, the manifest "
+            f"says {str(manifest.facts.get('encoder'))[:8]}). Restore the folder from a copy."
+        )
+    config = GeoEncoderConfig.from_dict(json.loads(config_file.read_text()))
+    return LoadedEncoder(_build(config, _read_weights(weights_file), weights_file), digest)
+
+
+def _advice(folder: Path) -> str:
+    """What to do about a folder of weights that is not one of ours."""
+    if (folder / WEIGHTS_FILE).is_file() and (folder / CONFIG_FILE).is_file():
+        return f"If it is a plain CLIP, write {_HUB_PREFIX}{folder}."
+    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
+    if pickles:
+        return f"{pickles[0]} may hold a pickle, which is never loaded: save the weights as {WEIGHTS_FILE} first."
+    return "Train one: python -m training fit"
+
+
+def _read_weights(file: Path) -> dict[str, torch.Tensor]:
     try:
-        state = load_file(file)
-        if rename is not None:
-            state = {
-                new + name.removeprefix(old): tensor
-                for name, tensor in state.items()
-                for old, new in rename.items()
-                if name.startswith(old)
-            }
-        # Older checkpoints carry this buffer; it is a range of integers.
-        state.pop("vision.embeddings.position_ids", None)
-        model.load_state_dict(state)
-    except (SafetensorError, RuntimeError, OSError) as error:
-        detail = " ".join(str(error).split())[:300]
-        raise ArtifactError(f"{file}: cannot be loaded as the encoder's weights ({detail}).") from None
+        return load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise _not_weights(file, error) from None
+
+
+def _build(config: GeoEncoderConfig, weights: Mapping[str, torch.Tensor], file: Path) -> GeoEncoder:
+    """A GeoEncoder with exactly these weights; one missing, left over or of another shape is an error."""
+    with no_init_weights():  # every weight is about to be replaced; random ones take seconds for a large model
+        model = GeoEncoder(config)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise _not_weights(file, error) from None
     return model
 
 
+def _not_weights(file: Path, error: Exception) -> ArtifactError:
+    detail = " ".join(str(error).split())[:300]
+    return ArtifactError(f"{file}: cannot be loaded as the encoder's weights ({detail}).")
+
+
 def _load_clip(name: str) -> LoadedEncoder:
-    config_file, weights_file, processor_file = (
-        _fetch(name, file) for file in (CONFIG_FILE, WEIGHTS_FILE, "preprocessor_config.json")
-    )
-    raw = json.loads(config_file.read_text())
+    config_file = _fetch(name, CONFIG_FILE)
+    raw = _read_json(config_file)
     if raw.get("model_type") != "clip":
         raise InputError(f"hf:{name}: its model type is {raw.get('model_type')!r}; a CLIP model ('clip') is needed.")
+    weights_file, processor_file = _fetch(name, WEIGHTS_FILE), _fetch(name, *PROCESSOR_FILES)
     clip = CLIPConfig.from_dict(raw)
     config = GeoEncoderConfig(
         vision_config=clip.vision_config,
         projection_dim=clip.projection_dim,
-        preprocessing=_preprocessing(json.loads(processor_file.read_text())).to_dict(),
+        preprocessing=_preprocessing(_read_json(processor_file), processor_file).to_dict(),
     )
-    rename = {"vision_model.": "vision.", "visual_projection.": "projection."}
-    model = _load_weights(GeoEncoder(config), weights_file, rename=rename)
-    return LoadedEncoder(model, _digest(config_file, weights_file, processor_file))
+    renamed = {"vision_model.": "vision.", "visual_projection.": "projection."}
+    weights = {
+        new + key.removeprefix(old): tensor
+        for key, tensor in _read_weights(weights_file).items()
+        for old, new in renamed.items()
+        if key.startswith(old)
+    }
+    weights.pop("vision.embeddings.position_ids", None)  # older checkpoints carry this range of integers
+    return LoadedEncoder(_build(config, weights, weights_file), _digest(config_file, weights_file, processor_file))
 
 
-def _preprocessing(values: Mapping[str, Any]) -> Preprocessing:
-    """Sizes of a CLIP image processor; older files write plain numbers, newer ones dicts."""
-    values = values.get("image_processor", values)
-    size, crop = values["size"], values["crop_size"]
-    resize = size["shortest_edge"] if isinstance(size, dict) else size
-    return Preprocessing(
-        resize,
-        crop["height"] if isinstance(crop, dict) else crop,
-        tuple(values["image_mean"]),
-        tuple(values["image_std"]),
-    )
-
-
-def _fetch(name: str, file: str) -> Path:
-    """A file of a local folder or of a hub repository (cached by huggingface_hub)."""
-    choices = [file, "processor_config.json"] if file == "preprocessor_config.json" else [file]
-    for choice in choices:
-        if (Path(name) / choice).is_file():
-            return Path(name) / choice
-    if Path(name).is_dir():
-        hint = " Weights that exist only as a pickle are not read." if file == WEIGHTS_FILE else ""
-        raise InputError(f"hf:{name}: the folder has no {' or '.join(choices)}.{hint}")
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(hf_hub_download(name, file))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).splitlines()[0]
+def _preprocessing(values: Mapping[str, Any], file: Path) -> Preprocessing:
+    """Sizes of a CLIP image processor, refused where it does anything this package does not."""
+    processor = CLIPImageProcessorPil.from_dict(dict(values.get("image_processor", values)))
+    size, crop = processor.size.shortest_edge, processor.crop_size
+    steps = (processor.do_resize, processor.do_center_crop, processor.do_rescale, processor.do_normalize)
+    known = all(steps) and processor.resample == _BICUBIC and abs(processor.rescale_factor * 255 - 1) < 1e-6
+    if not known or size is None or crop.height is None or crop.height != crop.width:
         raise InputError(
-            f"hf:{name}: {file} cannot be had ({reason}). Check the id and the network, or give a local folder."
-        ) from None
+            f"{file}: this image processor does not prepare photos as CLIP does (shortest edge resized with bicubic "
+            "filter, square centre crop, values divided by 255, normalised). Its vectors would not be the model's."
+        )
+    return Preprocessing(size, crop.height, tuple(processor.image_mean), tuple(processor.image_std))
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise InputError(f"{file}: not valid JSON ({error}). Download it again.") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{file}: not a configuration file. Download it again.")
+    return values
+
+
+def _fetch(name: str, *choices: str) -> Path:
+    """The first of some files that a local folder has, or a hub repository (cached by huggingface_hub)."""
+    if Path(name).is_dir():
+        found = [Path(name) / choice for choice in choices if (Path(name) / choice).is_file()]
+        if not found:
+            raise InputError(f"hf:{name}: the folder has no {' or '.join(choices)}.{_hint(choices)}")
+        return found[0]
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
+
+    reason = ""
+    for choice in choices:
+        try:
+            return Path(hf_hub_download(name, choice))
+        except EntryNotFoundError as error:  # not in the repository; or nowhere, when there is no network
+            reason = str(error)
+        except (HfHubHTTPError, HFValidationError, OSError) as error:
+            reason = str(error)
+            break
+    raise InputError(
+        f"hf:{name}: {' or '.join(choices)} cannot be had ({' '.join(reason.split())[:300]}). "
+        f"Check the id and the network, or give a local folder: {_HUB_PREFIX}<folder>.{_hint(choices)}"
+    )
+
+
+def _hint(choices: tuple[str, ...]) -> str:
+    return " Weights that exist only as a pickle, or in several files, are not read." if WEIGHTS_FILE in choices else ""
 
 
 def _digest(*files: Path) -> str:

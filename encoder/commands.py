@@ -47,9 +47,10 @@ def embed(
     inputs = {"photos": None if photos.is_dir() else file_digest(photos), "encoder": encoder.digest}
     with track("embedding", len(table)) as advance:
         summary = embed_table(encoder, table, out, config=config, inputs=inputs, advance=advance)
+    rate = summary.rows / summary.seconds
     failures = ", ".join(f"{count} {code}" for code, count in summary.failed.items()) or "none"
     text = (
-        f"{out}: {summary.rows:,} photos in {summary.seconds:.1f} s ({summary.rows / summary.seconds:,.0f}/s), "
+        f"{out}: {summary.rows:,} photos in {summary.seconds:.1f} s ({rate:,.0f}/s), "
         f"{summary.ok:,} ok, failed: {failures}"
     )
     data = {
@@ -59,5 +60,6 @@ def embed(
         "ok": summary.ok,
         "failed": dict(summary.failed),
         "seconds": summary.seconds,
+        "photos_per_second": rate,
     }
     return Result(data, text, failed=summary.ok == 0 or (strict and bool(summary.failed)))

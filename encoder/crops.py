@@ -38,14 +38,21 @@ class Preprocessing:
 
 
 def centre_crop(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
-    """Resize the shorter edge (bicubic) and cut the square in the middle: (3, crop, crop) uint8."""
-    short = min(image.size)
-    if short != preprocessing.resize:
-        # The longer edge is cut down to whole pixels, as transformers and torchvision do.
-        width, height = (int(preprocessing.resize * edge / short) for edge in image.size)
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
-    left, top = ((edge - preprocessing.crop) // 2 for edge in image.size)
-    square = image.crop((left, top, left + preprocessing.crop, top + preprocessing.crop))
+    """Resize the shorter edge (bicubic) and cut the square in the middle: (3, crop, crop) uint8.
+
+    Only what the square shows is resampled, so that a very long photo costs no more than a square one. Against
+    resizing all of it, rounding changes a few pixels by 1 of 255; a photo that fits already keeps its exact pixels.
+    """
+    short, crop = min(image.size), preprocessing.crop
+    # The longer edge is cut down to whole pixels, as transformers and torchvision do.
+    width, height = (int(preprocessing.resize * edge / short) for edge in image.size)
+    left, top = (width - crop) // 2, (height - crop) // 2
+    if short == preprocessing.resize:
+        square = image.crop((left, top, left + crop, top + crop))
+    else:
+        across, down = image.width / width, image.height / height  # pixels of the photo in one of the result
+        box = (left * across, top * down, (left + crop) * across, (top + crop) * down)
+        square = image.resize((crop, crop), Image.Resampling.BICUBIC, box=box)
     return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
 
 

@@ -1,10 +1,13 @@
 """Photos to vectors: decoding in threads overlaps the model; a bad photo is a row with its reason, the rest goes on."""
 
+import itertools
+import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +17,11 @@ from encoder.checkpoint import LoadedEncoder
 from encoder.crops import Preprocessing, centre_crop, normalise
 from encoder.images import MAX_PIXELS, BadImage, decode
 from indexer.artifact import ROWS_MANIFEST, write_folder
+from indexer.errors import InputError
 from indexer.features import KIND, OK, SCHEMA_VERSION, FeatureBatch, write_shard
 from indexer.photos import PhotoTable
+
+log = logging.getLogger(__name__)
 
 _BATCHES_AHEAD = 3  # decoded batches that may wait for the model; bounds the memory
 
@@ -28,6 +34,11 @@ class EmbedConfig:
     workers: int = 2  # decoding threads
     shard_rows: int = 8192  # photos in one Parquet file
     max_pixels: int = MAX_PIXELS  # larger photos are refused
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if value < 1:
+                raise InputError(f"--{name.replace('_', '-')} must be at least 1, not {value}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,25 +62,12 @@ def embed_photos(
 
     advance: called with the number of photos done since the last call.
     """
-    decoded = _decoded(photos, encoder.preprocessing, config)
-    for start in range(0, len(photos), config.shard_rows):
-        stop = min(start + config.shard_rows, len(photos))
-        vectors = np.zeros((stop - start, encoder.width), np.float32)
-        status, reason = [OK] * (stop - start), [""] * (stop - start)
-        for first in range(start, stop, config.batch_size):
-            rows = range(first - start, min(first + config.batch_size, stop) - start)
-            results = [next(decoded) for _ in rows]
-            pixels = {}
-            for row, result in zip(rows, results, strict=True):
-                if isinstance(result, BadImage):
-                    status[row], reason[row] = result.code, result.reason
-                else:
-                    pixels[row] = result
-            if pixels:
-                vectors[list(pixels)] = _encode(encoder, np.stack(list(pixels.values())))
-            advance(len(rows))
-        part = slice(start, stop)
-        yield FeatureBatch(photos.photo[part], vectors, status, reason, photos.lat_deg[part], photos.lng_deg[part])
+    with closing(_decoded(photos, encoder.preprocessing, config)) as decoded:
+        for start in range(0, len(photos), config.shard_rows):
+            part = slice(start, min(start + config.shard_rows, len(photos)))
+            results = itertools.islice(decoded, part.stop - part.start)
+            vectors, status, reason = _embed(encoder, results, batch_size=config.batch_size, advance=advance)
+            yield FeatureBatch(photos.photo[part], vectors, status, reason, photos.lat_deg[part], photos.lng_deg[part])
 
 
 def embed_table(
@@ -90,10 +88,16 @@ def embed_table(
     started = time.perf_counter()
     counts: Counter[str] = Counter()
     with write_folder(
-        out, kind=KIND, schema_version=SCHEMA_VERSION, inputs=inputs, manifest_name=ROWS_MANIFEST
+        out,
+        kind=KIND,
+        schema_version=SCHEMA_VERSION,
+        config=asdict(config) | {"precision": _precision(encoder)},
+        inputs=inputs,
+        manifest_name=ROWS_MANIFEST,
     ) as draft:
         for shard, batch in enumerate(embed_photos(encoder, photos, config=config, advance=advance)):
             write_shard(draft, batch, shard=shard)
+            _warn_once(batch, counts)
             counts.update(batch.status)
         assert counts.total() == len(photos), "rows in are not rows out"
         ok = counts.pop(OK, 0)
@@ -107,10 +111,14 @@ def embed_table(
     return EmbedSummary(len(photos), ok, dict(counts), time.perf_counter() - started)
 
 
-def _decoded(photos: PhotoTable, preprocessing: Preprocessing, config: EmbedConfig) -> Iterator[np.ndarray | BadImage]:
+def _decoded(
+    photos: PhotoTable, preprocessing: Preprocessing, config: EmbedConfig
+) -> Generator[np.ndarray | BadImage, None, None]:
     """Pixels (3, crop, crop) uint8 of each photo in order, or why there are none."""
 
     def prepare(row: int) -> np.ndarray | BadImage:
+        if not photos.photo[row]:
+            return BadImage("missing", "the table names no photo in this row")
         try:
             image = decode(photos.path(row), shorter_edge=preprocessing.resize, max_pixels=config.max_pixels)
         except BadImage as problem:
@@ -131,9 +139,44 @@ def _decoded(photos: PhotoTable, preprocessing: Preprocessing, config: EmbedConf
                 future.cancel()
 
 
+def _embed(
+    encoder: LoadedEncoder,
+    results: Iterator[np.ndarray | BadImage],
+    *,
+    batch_size: int,
+    advance: Callable[[int], None],
+) -> tuple[np.ndarray, list[str], list[str]]:
+    """Vectors (N, D) float32 of all results, zeros for bad photos; their status and reason."""
+    vectors, status, reason = [], [], []
+    while batch := list(itertools.islice(results, batch_size)):
+        rows = np.zeros((len(batch), encoder.width), np.float32)
+        good = {row: result for row, result in enumerate(batch) if not isinstance(result, BadImage)}
+        if good:
+            rows[list(good)] = _encode(encoder, np.stack(list(good.values())))
+        vectors.append(rows)
+        status += [result.code if isinstance(result, BadImage) else OK for result in batch]
+        reason += [result.reason if isinstance(result, BadImage) else "" for result in batch]
+        advance(len(batch))
+    return np.concatenate(vectors), status, reason
+
+
+def _warn_once(batch: FeatureBatch, known: Mapping[str, int]) -> None:
+    """Show the first photo of each kind of failure at once: hours later is late to learn of a wrong folder."""
+    seen = {OK, *known}
+    for photo, status, reason in zip(batch.photo, batch.status, batch.reason, strict=True):
+        if status not in seen:
+            seen.add(status)
+            log.warning("%s: %s, %s (more of this kind are only counted)", photo, status, reason)
+
+
+def _precision(encoder: LoadedEncoder) -> str:
+    # bfloat16 where it is fast for certain; on CPUs float32 is the reference.
+    return "bfloat16" if encoder.model.device.type == "cuda" else "float32"
+
+
 def _encode(encoder: LoadedEncoder, pixels: np.ndarray) -> np.ndarray:
     device = encoder.model.device
-    # bfloat16 where it is fast for certain; on CPUs float32 is the reference.
-    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+    low = _precision(encoder) == "bfloat16"
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=low):
         batch = normalise(torch.from_numpy(pixels).to(device), encoder.preprocessing)
         return encoder.model(batch).float().cpu().numpy()

@@ -7,10 +7,12 @@ own image embedding.
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, PreTrainedConfig, PreTrainedModel
 
 from encoder.crops import Preprocessing
+from indexer.errors import InputError
 
 VIT_LARGE_336 = {
     "hidden_size": 1024,
@@ -23,7 +25,11 @@ VIT_LARGE_336 = {
 
 
 class GeoEncoderConfig(PreTrainedConfig):
-    """Sizes of a GeoEncoder; the defaults are those of openai/clip-vit-large-patch14-336."""
+    """Sizes of a GeoEncoder; the defaults are those of openai/clip-vit-large-patch14-336.
+
+    Raises:
+        InputError: the sizes do not make a vision transformer, or photos are not prepared in the size it sees.
+    """
 
     model_type = "geosurge"
     sub_configs_defaults = {"vision_config": CLIPVisionConfig}  # noqa: RUF012 (transformers declares it a ClassVar)
@@ -34,10 +40,16 @@ class GeoEncoderConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         if not isinstance(self.vision_config, CLIPVisionConfig):
-            self.vision_config = CLIPVisionConfig(**(self.vision_config or VIT_LARGE_336))
+            try:
+                self.vision_config = CLIPVisionConfig(**(self.vision_config or VIT_LARGE_336))
+            except StrictDataclassError as error:
+                raise InputError(f"These sizes do not make a vision transformer: {error}") from None
+        size = self.vision_config.image_size
         if self.preprocessing is None:
-            size = self.vision_config.image_size
             self.preprocessing = Preprocessing(size, size).to_dict()
+        crop = Preprocessing.from_dict(self.preprocessing).crop
+        if crop != size:
+            raise InputError(f"The encoder sees {size} x {size} pixels, but photos are cut to {crop} x {crop}.")
         super().__post_init__(**kwargs)
 
 

@@ -127,7 +127,9 @@ def _parser(package: str, description: str, commands: Mapping[str, Command]) -> 
 
 def main(package: str, description: str, commands: Mapping[str, Command], *, argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code. Only `__main__` modules call this: it configures logging."""
-    logging.basicConfig(handlers=[_StandardError()], level=logging.INFO, format="%(name)s: %(message)s")
+    logging.basicConfig(handlers=[_StandardError()], format="%(name)s: %(message)s")
+    for name in ("indexer", "encoder", "training", "search"):  # what other libraries find noteworthy is not for here
+        logging.getLogger(name).setLevel(logging.INFO)
     # Odd metadata in a photo is no news to the person at the terminal; a photo that cannot be used is a row.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     try:

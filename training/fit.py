@@ -4,6 +4,7 @@ import csv
 import io
 import logging
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -82,7 +83,10 @@ def fit(
     began = time.perf_counter()
     with track("training", optimisation.epochs * len(batches)) as advance:
         trainer = _trainer(optimisation, device, _Reporter(advance, optimisation.epochs))
-        trainer.fit(module, batches, Batches(validation, data.batch_size))
+        with warnings.catch_warnings():
+            # Lightning 2.6 with torch 2.13: its own call of a torch function that is going away.
+            warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)`", FutureWarning)
+            trainer.fit(module, batches, Batches(validation, data.batch_size))
     train_seconds = time.perf_counter() - began
     save_checkpoint(
         out,

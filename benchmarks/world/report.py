@@ -6,6 +6,7 @@ In: WorldResults. Out: `report.html` (pictures as data URIs, no script, nothing 
 import base64
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -66,8 +67,8 @@ dl.places { margin: .15rem 0; display: grid; grid-template-columns: auto 1fr; ga
 dl.places dt { color: var(--quiet); } dl.places dd { margin: 0; }
 @media (max-width: 30rem) { th, td { padding: .3rem .3rem; } table { font-size: .75rem; }
   thead th { white-space: normal; } .strip { grid-template-columns: repeat(2, 1fr); } }
-@media print { body { max-width: none; padding: 0; font-size: 10pt; } h2 { break-after: avoid; }
-  figure, table { break-inside: avoid; } .strip { grid-template-columns: repeat(6, 1fr); } }
+@media print { body { max-width: none; padding: 0; font-size: 10pt; } h2, h3 { break-after: avoid; }
+  figure, table, .strip { break-inside: avoid; } .strip { grid-template-columns: repeat(6, 1fr); } }
 """
 
 
@@ -170,11 +171,16 @@ def _best(table: Mapping[str, Accuracy]) -> list[set[str]]:
 
 def _goal_section(results: WorldResults) -> str:
     rows = [
-        f"<tr><td>{escape(goal.what)}</td><td>{escape(goal.goal)}</td><td>{escape(goal.value)}</td>"
+        f"<tr><td>{_figures(goal.what)}</td><td>{_figures(goal.goal)}</td><td>{_figures(goal.value)}</td>"
         + ('<td class="met">&#10003; met</td></tr>' if goal.met else '<td class="missed">&#10007; missed</td></tr>')
         for goal in goals(results)
     ]
     return f"<h2>Goals</h2>\n{_table(['', 'goal', 'this run', ''], rows, kind='text')}"
+
+
+def _figures(text: str) -> str:
+    """Escaped text in which a number and its unit stay on one line."""
+    return re.sub(r"(?<=\d) ", "\u00a0", escape(text))
 
 
 def _curve_section(results: WorldResults) -> str:

@@ -90,7 +90,7 @@ def test_a_goal_that_is_just_missed_does_not_look_met(results: WorldResults) -> 
     missed = next(goal for goal in goals(with_ours(results, just_over)) if goal.what == "median error")
     assert (missed.goal, missed.value, missed.met) == ("at most 145 km", "145.2 km", False)
     page = render(with_ours(results, just_over))
-    assert '<td>145.2 km</td><td class="missed">' in page
+    assert '<td>145.2\u00a0km</td><td class="missed">' in page
 
 
 def test_a_quick_run_is_held_to_the_order_only(results: WorldResults) -> None:

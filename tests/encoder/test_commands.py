@@ -1,0 +1,82 @@
+"""`python -m encoder` as a person uses it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from encoder.__main__ import COMMANDS
+from indexer.cli import main
+from tests.encoder.conftest import natural
+
+
+def embed(*arguments: object) -> int:
+    try:
+        return main("encoder", "test", COMMANDS, argv=["embed", *map(str, arguments)])
+    except SystemExit as end:
+        return int(end.code or 0)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "P").mkdir()
+    for row in range(3):
+        natural(40, 40, seed=row).save(tmp_path / "P" / f"{row}.jpg")
+    return tmp_path / "P"
+
+
+def test_a_folder_of_images_becomes_vectors(folder: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = folder.parent / "F"
+    assert embed("--photos", folder, "--checkpoint", checkpoint, "--out", out, "--json") == 0
+    data = json.loads(capsys.readouterr().out)
+    assert (data["rows"], data["ok"], data["failed"]) == (3, 3, {})
+    assert (out / "part-00000.parquet").is_file()
+
+
+def test_a_plain_clip_will_do(folder: Path, clip_folder: Path) -> None:
+    out = folder.parent / "F"
+    assert embed("--photos", folder, "--checkpoint", f"hf:{clip_folder}", "--out", out) == 0
+
+
+def test_bad_photos_are_reported_and_strict_makes_them_a_failure(
+    folder: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "1.jpg").write_bytes((folder / "1.jpg").read_bytes()[:200])
+    common = ["--photos", folder, "--checkpoint", checkpoint]
+    assert embed(*common, "--out", folder.parent / "F1") == 0
+    assert "2 ok, failed: 1 damaged" in capsys.readouterr().out
+    assert embed(*common, "--out", folder.parent / "F2", "--strict") == 1
+    for row in range(3):
+        (folder / f"{row}.jpg").write_bytes(b"")
+    assert embed(*common, "--out", folder.parent / "F3") == 1
+
+
+def test_wrong_input_is_exit_2(folder: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cases = [
+        (["--photos", folder, "--checkpoint", checkpoint, "--out", folder], "exists already"),
+        (["--photos", folder.parent / "no.csv", "--checkpoint", checkpoint, "--out", folder.parent / "F"], "no such"),
+        (["--photos", folder, "--checkpoint", folder, "--out", folder.parent / "F"], "not a checkpoint"),
+        (["--photos", folder, "--checkpoint", checkpoint, "--out", folder / "0.jpg" / "F"], "cannot be written"),
+    ]
+    if not torch.cuda.is_available():
+        common = ["--photos", folder, "--checkpoint", checkpoint, "--out", folder.parent / "F"]
+        cases.append(([*common, "--device", "cuda"], "no CUDA device"))
+    for arguments, message in cases:
+        assert embed(*arguments) == 2
+        assert message in capsys.readouterr().err
+    assert not (folder.parent / "F").exists()
+
+
+def test_help_answers_without_loading_torch() -> None:
+    code = (
+        "import sys; sys.argv = ['encoder', 'embed', '--help']\n"
+        "import runpy, contextlib\n"
+        "with contextlib.suppress(SystemExit): runpy.run_module('encoder', run_name='__main__')\n"
+        "print(sorted({'torch', 'transformers', 'numpy'} & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "--checkpoint" in done.stdout
+    assert done.stderr == "[]\n"

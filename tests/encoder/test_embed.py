@@ -1,0 +1,80 @@
+"""Photos to vectors: order, batches, threads and bad photos; the folder that comes out."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+
+from encoder.checkpoint import LoadedEncoder
+from encoder.embed import EmbedConfig, embed_photos, embed_table
+from indexer.errors import InputError
+from indexer.features import open_features, read_features
+from indexer.photos import PhotoTable, read_photos
+from tests.encoder.conftest import natural
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> PhotoTable:
+    """Eleven photos of different sizes; the third is text, the ninth is absent."""
+    folder = tmp_path_factory.mktemp("photos")
+    for row in range(11):
+        natural(40 + 7 * row, 60 - 2 * row, seed=row).save(folder / f"{row:02d}.png")
+    (folder / "02.png").write_text("text")
+    (folder / "08.png").unlink()
+    lines = [f"{row:02d}.png,{row},{-row}" for row in range(11)]
+    (folder / "photos.csv").write_text("\n".join(["photo,lat,lng", *lines]))
+    return read_photos(folder / "photos.csv")
+
+
+def vectors(encoder: LoadedEncoder, photos: PhotoTable, **options: int) -> np.ndarray:
+    return np.concatenate([b.embedding for b in embed_photos(encoder, photos, config=EmbedConfig(**options))])
+
+
+def test_batches_threads_and_shards_do_not_change_vectors(encoder: LoadedEncoder, photos: PhotoTable) -> None:
+    one = vectors(encoder, photos, batch_size=1, workers=1)
+    for options in ({"batch_size": 4}, {"batch_size": 32, "workers": 4}, {"batch_size": 3, "shard_rows": 5}):
+        np.testing.assert_allclose(vectors(encoder, photos, **options), one, atol=1e-6)
+
+
+def test_a_bad_photo_is_a_row_and_the_rest_is_right(encoder: LoadedEncoder, photos: PhotoTable) -> None:
+    (batch,) = embed_photos(encoder, photos, config=EmbedConfig(batch_size=4))
+    assert list(batch.photo) == list(photos.photo)
+    assert {row: status for row, status in enumerate(batch.status) if status != "ok"} == {
+        2: "not_an_image",
+        8: "missing",
+    }
+    np.testing.assert_allclose(np.linalg.norm(batch.embedding, axis=1), batch.ok.astype(float), atol=1e-5)
+    assert all(bool(reason) != ok for reason, ok in zip(batch.reason, batch.ok, strict=True))
+    alone = PhotoTable([photos.photo[9]], photos.root, photos.lat_deg[9:10], photos.lng_deg[9:10])
+    np.testing.assert_allclose(vectors(encoder, alone)[0], batch.embedding[9], atol=1e-6)
+
+
+def test_the_folder_holds_every_row_and_says_what_made_it(
+    encoder: LoadedEncoder, photos: PhotoTable, tmp_path: Path
+) -> None:
+    seen: list[int] = []
+    config = EmbedConfig(batch_size=2, shard_rows=4)
+    summary = embed_table(encoder, photos, tmp_path / "F", config=config, inputs={}, advance=seen.append)
+    assert (summary.rows, summary.ok, summary.failed) == (11, 9, {"not_an_image": 1, "missing": 1})
+    assert sum(seen) == 11
+    source = open_features(tmp_path / "F")
+    assert source.encoder == encoder.digest
+    assert [len(batch) for batch in source] == [4, 4, 3]
+    read = read_features(tmp_path / "F")
+    np.testing.assert_array_equal(read.lat_deg, photos.lat_deg)
+    np.testing.assert_allclose(read.embedding, vectors(encoder, photos), atol=1e-6)
+    assert pyarrow.parquet.read_table(tmp_path / "F").num_rows == 11
+
+
+def test_an_existing_folder_is_kept(encoder: LoadedEncoder, photos: PhotoTable, tmp_path: Path) -> None:
+    (tmp_path / "F").mkdir()
+    (tmp_path / "F" / "mine").write_text("x")
+    with pytest.raises(InputError, match="exists already"):
+        embed_table(encoder, photos, tmp_path / "F", config=EmbedConfig(), inputs={})
+
+
+def test_stopping_early_ends_the_decoding(encoder: LoadedEncoder, photos: PhotoTable) -> None:
+    batches = embed_photos(encoder, photos, config=EmbedConfig(batch_size=2, shard_rows=2))
+    assert len(next(batches)) == 2
+    batches.close()

@@ -1,0 +1,211 @@
+import threading
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image, ImageFile
+
+from encoder.crops import Preprocessing, centre_crop
+from encoder.images import BadImage, decode
+from tests.encoder.conftest import picture
+
+RED = (200, 30, 40)
+
+
+def saved(path: Path, image: Image.Image, **options: object) -> Path:
+    image.save(path, **options)
+    return path
+
+
+def code_of(path: Path, **options: int) -> str:
+    with pytest.raises(BadImage) as caught:
+        decode(path, **options)
+    assert caught.value.reason
+    assert str(caught.value) == f"{caught.value.code}: {caught.value.reason}"
+    return caught.value.code
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "gif", "webp", "jpg", "mpo"])
+def test_every_format_photos_come_in(tmp_path: Path, suffix: str) -> None:
+    image = decode(saved(tmp_path / f"a.{suffix}", Image.new("RGB", (30, 20), RED)))
+    assert image.mode == "RGB"
+    assert image.size == (30, 20)
+    assert np.abs(np.array(image.getpixel((5, 5))) - RED).max() <= 6
+
+
+@pytest.mark.parametrize(
+    ("mode", "value", "suffix", "want"),
+    [
+        ("1", 1, "png", (255, 255, 255)),
+        ("L", 77, "png", (77, 77, 77)),
+        ("LA", (77, 255), "png", (77, 77, 77)),
+        ("RGBA", (*RED, 255), "png", RED),
+        ("RGBA", (*RED, 0), "png", (255, 255, 255)),
+        ("RGBA", (0, 0, 0, 128), "png", (127, 127, 127)),
+        ("LA", (0, 0), "webp", (255, 255, 255)),
+        ("CMYK", (0, 255, 255, 0), "tif", (255, 0, 0)),
+        ("YCbCr", (128, 128, 128), "jpg", (128, 128, 128)),
+        ("I;16", 77 * 257, "png", (77, 77, 77)),
+        ("I;16", 77 * 257, "tif", (77, 77, 77)),
+        ("I;16B", 77 * 257, "tif", (77, 77, 77)),
+        ("I;16", 100, "tif", (0, 0, 0)),
+        ("I", 77, "tif", (77, 77, 77)),
+        ("I", 77 * 257, "tif", (77, 77, 77)),
+        ("F", 0.5, "tif", (128, 128, 128)),
+        ("F", 77.0, "tif", (77, 77, 77)),
+    ],
+)
+def test_every_mode_becomes_rgb(
+    tmp_path: Path, mode: str, value: float | tuple[int, ...], suffix: str, want: tuple[int, int, int]
+) -> None:
+    image = decode(saved(tmp_path / f"a.{suffix}", Image.new(mode, (16, 16), value)))
+    assert image.mode == "RGB"
+    assert np.abs(np.array(image.getpixel((7, 7))) - want).max() <= 2
+
+
+def test_palettes_with_and_without_transparency(tmp_path: Path) -> None:
+    image = Image.new("RGB", (16, 16), RED).convert("P", palette=Image.Palette.ADAPTIVE)
+    index = image.getpixel((0, 0))
+    assert decode(saved(tmp_path / "a.png", image)).getpixel((3, 3)) == RED
+    assert decode(saved(tmp_path / "b.png", image, transparency=index)).getpixel((3, 3)) == (255, 255, 255)
+
+
+def test_grey_of_sixteen_bits_keeps_its_shades(tmp_path: Path) -> None:
+    ramp = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
+    values = np.asarray(decode(saved(tmp_path / "a.png", Image.fromarray(ramp))))[..., 0]
+    np.testing.assert_array_equal(values.ravel(), np.arange(256))
+
+
+@pytest.mark.parametrize("value", [-5.0, 1e9, float("nan")])
+def test_numbers_that_are_no_photo_are_refused(tmp_path: Path, value: float) -> None:
+    assert code_of(saved(tmp_path / "a.tif", Image.new("F", (8, 8), value))) == "unreadable"
+
+
+def test_an_animation_gives_its_first_frame(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (20, 20), colour) for colour in (RED, (0, 255, 0), (0, 0, 255))]
+    for suffix in ("gif", "webp", "png", "tif"):
+        path = saved(tmp_path / f"a.{suffix}", frames[0], save_all=True, append_images=frames[1:], duration=50)
+        assert np.abs(np.array(decode(path).getpixel((5, 5))) - RED).max() <= 6, suffix
+
+
+def test_a_progressive_jpeg_equals_a_plain_one(tmp_path: Path) -> None:
+    plain, progressive = (saved(tmp_path / f"{p}.jpg", picture(90, 60), quality=90, progressive=p) for p in (0, 1))
+    np.testing.assert_array_equal(np.asarray(decode(plain)), np.asarray(decode(progressive)))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+def test_every_orientation_comes_out_upright(tmp_path: Path, orientation: int, suffix: str) -> None:
+    upright = np.zeros((24, 40, 3), np.uint8)
+    upright[:12, :20], upright[:12, 20:], upright[12:, :20] = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+    # How a camera held that way stores it; these undo each other.
+    turns = {5: "TRANSPOSE", 6: "ROTATE_90", 7: "TRANSVERSE", 8: "ROTATE_270"}
+    turns |= {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM"}
+    stored = Image.fromarray(upright)
+    if orientation > 1:
+        stored = stored.transpose(Image.Transpose[turns[orientation]])
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    image = decode(saved(tmp_path / f"a.{suffix}", stored, exif=exif), shorter_edge=12)
+    assert image.size == (40, 24)
+    corners = np.array([image.getpixel(at) for at in ((8, 5), (32, 5), (8, 19), (32, 19))], int)
+    assert np.abs(corners - [(255, 0, 0), (0, 255, 0), (0, 0, 255), (0, 0, 0)]).max() < 40
+
+
+def test_broken_metadata_does_not_cost_the_photo(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.jpg", picture(40, 30), exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff broken")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert decode(path).size == (40, 30)
+
+
+def test_files_that_are_no_photos_each_have_their_code(tmp_path: Path) -> None:
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "text.jpg").write_text("a letter\n" * 100)
+    (tmp_path / "eps.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n")
+    (tmp_path / "link.jpg").symlink_to(tmp_path / "nowhere")
+    assert code_of(tmp_path / "absent.jpg") == "missing"
+    assert code_of(tmp_path / "text.jpg" / "inside.jpg") == "missing"
+    assert code_of(tmp_path / "link.jpg") == "missing"
+    assert code_of(tmp_path / "empty.jpg") == "empty"
+    assert code_of(tmp_path / "text.jpg") == "not_an_image"
+    assert code_of(tmp_path / "eps.jpg") == "not_an_image"  # opening it would run Ghostscript
+    assert code_of(tmp_path) == "not_an_image"
+    assert code_of(tmp_path / ("x" * 300)) == "unreadable"
+    assert code_of(tmp_path / "nul\0.jpg") == "unreadable"
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "gif", "bmp", "webp"])
+def test_a_file_that_ends_too_early_is_no_grey_half_photo(tmp_path: Path, suffix: str) -> None:
+    whole = saved(tmp_path / f"a.{suffix}", picture(200, 150)).read_bytes()
+    path = tmp_path / f"cut.{suffix}"
+    for kept in (0.2, 0.6, 0.95):
+        path.write_bytes(whole[: int(kept * len(whole))])
+        assert code_of(path, shorter_edge=20) in {"damaged", "not_an_image"}
+    assert not ImageFile.LOAD_TRUNCATED_IMAGES
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "gif", "bmp", "webp"])
+def test_whatever_is_wrong_with_a_file_it_is_an_image_or_a_bad_image(tmp_path: Path, suffix: str) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    whole = np.frombuffer(saved(tmp_path / f"a.{suffix}", picture(60, 40), exif=exif).read_bytes(), np.uint8)
+    rng = np.random.default_rng(0)
+    path = tmp_path / f"b.{suffix}"
+    for number in range(60):
+        changed = whole.copy()
+        place = rng.integers(0, 64 if number % 2 else len(whole), 4)  # headers are where decoders break
+        changed[place] = rng.integers(0, 256, 4)
+        path.write_bytes(changed.tobytes())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                assert decode(path, max_pixels=1_000_000).mode == "RGB"
+            except BadImage as problem:
+                assert problem.reason
+
+
+def test_the_limit_on_pixels_is_exact_and_checked_before_decoding(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.png", Image.new("RGB", (100, 50)))
+    assert decode(path, max_pixels=5000).size == (100, 50)
+    with pytest.raises(BadImage, match="too_large: 100 x 50 pixels; at most 4,999"):
+        decode(path, max_pixels=4999)
+    path.write_bytes(path.read_bytes()[:60])  # nothing but the header
+    assert code_of(path, max_pixels=4999) == "too_large"
+
+
+def test_a_decompression_bomb_is_refused_at_once(tmp_path: Path) -> None:
+    path = saved(tmp_path / "bomb.png", Image.new("1", (20_000, 20_000)))
+    assert path.stat().st_size < 100_000
+    assert code_of(path) == "too_large"
+
+
+@pytest.mark.parametrize("shape", [(1200, 900), (900, 1200), (4000, 130), (401, 399)])
+def test_a_reduced_jpeg_keeps_twice_the_size_needed_and_stays_close(tmp_path: Path, shape: tuple[int, int]) -> None:
+    path = saved(tmp_path / "a.jpg", picture(*shape), quality=92)
+    full, reduced = decode(path), decode(path, shorter_edge=48)
+    assert full.size == shape
+    assert min(reduced.size) >= 96
+    assert abs(reduced.width / reduced.height / (shape[0] / shape[1]) - 1) < 0.02
+    one, other = (centre_crop(image, Preprocessing(48, 48)).astype(int) for image in (full, reduced))
+    assert np.abs(one - other).mean() < 2
+
+
+def test_a_large_jpeg_is_reduced_and_other_formats_are_left_whole(tmp_path: Path) -> None:
+    image = picture(1600, 1200)
+    assert decode(saved(tmp_path / "a.jpg", image), shorter_edge=48).size == (200, 150)
+    assert decode(saved(tmp_path / "a.png", image), shorter_edge=48).size == (1600, 1200)
+    assert decode(saved(tmp_path / "b.jpg", picture(90, 70)), shorter_edge=48).size == (90, 70)
+
+
+def test_threads_get_the_same_pixels_and_leave_no_settings_behind(tmp_path: Path) -> None:
+    paths = [saved(tmp_path / f"{n}.jpg", picture(200, 150, seed=n)) for n in range(12)]
+    before = (Image.MAX_IMAGE_PIXELS, list(warnings.filters), threading.active_count())
+    alone = [np.asarray(decode(path)) for path in paths]
+    with ThreadPoolExecutor(6) as pool:
+        together = list(pool.map(lambda path: np.asarray(decode(path)), paths))
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert (Image.MAX_IMAGE_PIXELS, list(warnings.filters), threading.active_count()) == before

@@ -1,0 +1,70 @@
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import CLIPModel
+
+from encoder.crops import Preprocessing
+from encoder.model import GeoEncoder, GeoEncoderConfig
+from indexer.errors import InputError
+from tests.encoder.conftest import EDGE, VISION, WIDTH, new_encoder
+
+
+def test_vectors_are_unit_rows_of_float32() -> None:
+    vectors = new_encoder()(torch.randn(5, 3, EDGE, EDGE))
+    assert vectors.shape == (5, WIDTH)
+    assert vectors.dtype == torch.float32
+    torch.testing.assert_close(vectors.norm(dim=1), torch.ones(5))
+
+
+def test_half_precision_inside_gives_float32_outside() -> None:
+    encoder, pixels = new_encoder(), torch.randn(4, 3, EDGE, EDGE)
+    with torch.autocast("cpu", torch.bfloat16):
+        low = encoder(pixels)
+    assert low.dtype == torch.float32
+    assert (low * encoder(pixels)).sum(dim=1).min() > 0.999
+
+
+def test_a_seed_gives_the_same_weights_and_another_seed_others() -> None:
+    one, same, other = (new_encoder(seed).state_dict() for seed in (3, 3, 4))
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    for name in ("projection.weight", "vision.embeddings.class_embedding", "vision.embeddings.patch_embedding.weight"):
+        assert not torch.equal(one[name], other[name])
+
+
+def test_random_weights_have_clips_own_spread(clip: CLIPModel) -> None:
+    ours, theirs = new_encoder().state_dict(), clip.state_dict()
+    for name, tensor in ours.items():
+        twin = theirs[name.replace("vision.", "vision_model.").replace("projection.", "visual_projection.")]
+        assert tensor.shape == twin.shape
+        if tensor.numel() > 500:
+            assert 0.8 < tensor.std() / twin.std() < 1.25, name
+
+
+def test_save_pretrained_and_from_pretrained_are_the_identity(tmp_path: Path) -> None:
+    encoder = new_encoder(preprocessing=Preprocessing(60, EDGE).to_dict())
+    encoder.save_pretrained(tmp_path)
+    assert not list(tmp_path.glob("*.bin"))
+    again = GeoEncoder.from_pretrained(tmp_path).eval()
+    assert again.preprocessing == Preprocessing(60, EDGE)
+    pixels = torch.randn(2, 3, EDGE, EDGE)
+    assert torch.equal(encoder(pixels), again(pixels))
+
+
+def test_attention_is_the_fused_one() -> None:
+    assert new_encoder().vision.config._attn_implementation == "sdpa"
+
+
+def test_the_defaults_are_the_papers_encoder() -> None:
+    config = GeoEncoderConfig()
+    assert (config.vision_config.hidden_size, config.vision_config.num_hidden_layers) == (1024, 24)
+    assert (config.vision_config.image_size, config.vision_config.patch_size) == (336, 14)
+    assert config.projection_dim == 768
+    assert Preprocessing.from_dict(config.preprocessing) == Preprocessing(336, 336)
+
+
+def test_impossible_sizes_are_a_clear_error() -> None:
+    with pytest.raises(InputError, match="vision transformer"):
+        GeoEncoderConfig(vision_config=VISION | {"num_attention_heads": 5})
+    with pytest.raises(InputError, match="sees 48 x 48 pixels, but photos are cut to 32 x 32"):
+        GeoEncoderConfig(vision_config=VISION, preprocessing=Preprocessing(48, 32).to_dict())

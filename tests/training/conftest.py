@@ -1,0 +1,46 @@
+"""A toy world that can be learnt in seconds: six places, each with its own colour."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from PIL import Image
+
+from indexer.cells import save_hierarchy
+from indexer.hierarchy import build_hierarchy
+from indexer.rule import PartitionRule
+
+PLACES = np.array([(48.9, 2.4), (52.5, 13.4), (-33.9, 151.2), (40.7, -74.0), (35.7, 139.7), (-1.3, 36.8)])
+COLOURS = np.array([(220, 40, 40), (40, 220, 40), (40, 40, 220), (220, 220, 40), (40, 220, 220), (220, 40, 220)])
+SIZE = 16  # pixels
+
+
+def write_toy(folder: Path, n_train: int = 90, n_validation: int = 30) -> Path:
+    """Tiles and their table; every tile is its place's colour with noise."""
+    rng = np.random.default_rng(0)
+    n = n_train + n_validation
+    place = np.arange(n) % len(PLACES)
+    tiles = COLOURS[place][:, None, None] + rng.normal(0, 15, (n, SIZE, SIZE, 3))
+    names = [f"{row:04d}.png" for row in range(n)]
+    for name, tile in zip(names, np.clip(tiles, 0, 255).astype(np.uint8), strict=True):
+        Image.fromarray(tile).save(folder / name)
+    lat, lng = (PLACES[place] + rng.normal(0, 0.02, (n, 2))).T
+    split = ["train"] * n_train + ["validation"] * n_validation
+    pyarrow.parquet.write_table(
+        pa.table({"photo": names, "lat": lat, "lng": lng, "split": split}), folder / "photos.parquet"
+    )
+    return folder / "photos.parquet"
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with photos.parquet and the hierarchy H of its training photos (two levels)."""
+    folder = tmp_path_factory.mktemp("toy")
+    table = pyarrow.parquet.read_table(write_toy(folder))
+    train = table.filter(pa.compute.equal(table["split"], "train"))
+    rule = PartitionRule(tau_max=(31, 16), tau_min=3)
+    tree = build_hierarchy(train["lat"].to_numpy(), train["lng"].to_numpy(), rule=rule)
+    save_hierarchy(tree, folder / "H", config={}, inputs={})
+    return folder

@@ -1,0 +1,78 @@
+"""`python -m training fit` as a person uses it: one YAML file, flags that win, errors that name the key."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from indexer.cli import main
+from tests.training.conftest import SIZE
+from training.__main__ import COMMANDS
+
+
+def fit(*arguments: object) -> int:
+    try:
+        return main("training", "test", COMMANDS, argv=["fit", *map(str, arguments)])
+    except SystemExit as end:
+        return int(end.code or 0)
+
+
+@pytest.fixture
+def config(toy: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "toy.yaml"
+    path.write_text(
+        f"hierarchy: {toy / 'H'}\nout: {tmp_path / 'C'}\n"
+        f"data: {{photos: {toy / 'photos.parquet'}, batch_size: 30, augmentation: {{brightness: 0.1}}}}\n"
+        f"model: {{image_size: {SIZE}, patch_size: 8, hidden_size: 32, layers: 1, heads: 2, mlp_size: 32, width: 8}}\n"
+        "optimisation: {epochs: 3, learning_rate: 1.0e-3, schedule: one_cycle}\n"
+    )
+    return path
+
+
+def test_a_file_and_a_flag_make_a_checkpoint(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert fit("--config", config, "--optimisation.epochs", 2, "--json") == 0
+    data = json.loads(capsys.readouterr().out)
+    assert (data["epochs"], data["train_photos"]) == (2, 90)
+    assert data["train_seconds"] > 0
+    assert set(data["validation"]["within"]) == {"1", "25", "200", "750", "2500"}
+    manifest = json.loads((tmp_path / "C" / "manifest.json").read_text())
+    assert manifest["config"]["optimisation"]["epochs"] == 2
+    assert manifest["config"]["data"]["augmentation"]["brightness"] == 0.1
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("epochs: 3", "epoch: 3", "epoch"),
+        ("epochs: 3", "epochs: many", "epochs"),
+        ("batch_size: 30", "batchsize: 30", "batchsize"),
+        ("schedule: one_cycle", "schedule: two_cycle", "schedule"),
+        ("hierarchy:", "hierarchi:", "hierarchi"),
+    ],
+)
+def test_wrong_keys_and_values_are_named(
+    config: Path, old: str, new: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config.write_text(config.read_text().replace(old, new))
+    assert fit("--config", config) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_help_answers_without_loading_torch() -> None:
+    code = (
+        "import sys; sys.argv = ['training', 'fit', '--help']\n"
+        "import runpy, contextlib\n"
+        "with contextlib.suppress(SystemExit): runpy.run_module('training', run_name='__main__')\n"
+        "print(sorted({'torch', 'lightning', 'numpy'} & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "--optimisation.epochs" in done.stdout
+    assert done.stderr == "[]\n"
+
+
+def test_the_demos_configuration_is_valid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    demo = Path(__file__).parents[2] / "configs" / "demo.yaml"
+    assert fit("--config", demo, "--hierarchy", tmp_path / "absent", "--out", tmp_path / "C") == 2
+    assert "not a hierarchy folder" in capsys.readouterr().err

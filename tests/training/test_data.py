@@ -1,0 +1,70 @@
+"""Photos in memory: the right cells, no bad ones, every photo once."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from encoder.crops import Preprocessing
+from indexer.cells import load_hierarchy
+from indexer.errors import InputError
+from tests.training.conftest import SIZE
+from training.config import DataConfig
+from training.data import Batches, PhotoSet, load_photos
+
+
+def load(folder: Path, split: str = "train") -> PhotoSet:
+    config = DataConfig(photos=folder / "photos.parquet")
+    tree = load_hierarchy(folder / "H")
+    return load_photos(config, split, hierarchy=tree, preprocessing=Preprocessing(SIZE, SIZE))
+
+
+def test_targets_are_the_cells_of_the_coordinates(toy: Path) -> None:
+    photos = load(toy)
+    assert photos.pixels.shape == (90, 3, SIZE, SIZE)
+    assert photos.pixels.dtype == torch.uint8
+    expected = load_hierarchy(toy / "H").locate(photos.lat_deg, photos.lng_deg)
+    np.testing.assert_array_equal(photos.targets.numpy(), expected)
+
+
+def test_bad_photos_are_left_out_and_counted(toy: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = Path(shutil.copytree(toy, tmp_path / "toy"))
+    (folder / "0003.png").write_bytes(b"")
+    (folder / "0007.png").unlink()
+    whole, rest = load(toy), load(folder)
+    kept = [row for row in range(90) if row not in (3, 7)]
+    assert torch.equal(rest.pixels, whole.pixels[kept])
+    np.testing.assert_array_equal(rest.lat_deg, whole.lat_deg[kept])
+    assert "2 photos left out (1 empty, 1 missing), first 0003.png" in caplog.text
+
+
+def test_no_readable_photo_is_an_error(toy: Path, tmp_path: Path) -> None:
+    shutil.copytree(toy / "H", tmp_path / "H")
+    shutil.copy(toy / "photos.parquet", tmp_path)
+    with pytest.raises(InputError, match="no photo of split 'train' can be read"):
+        load(tmp_path)
+
+
+def test_plain_batches_hold_every_photo_in_order(toy: Path) -> None:
+    photos = load(toy)
+    batches = list(Batches(photos, 20))
+    assert [len(pixels) for pixels, _ in batches] == [20, 20, 20, 20, 10]
+    assert torch.equal(torch.cat([targets for _, targets in batches]), photos.targets)
+
+
+def test_shuffled_batches_are_whole_new_each_pass_and_repeatable(toy: Path) -> None:
+    photos = load(toy)
+    batches = Batches(photos, 20, torch.Generator().manual_seed(0))
+    first, second = ([pixels for pixels, _ in batches] for _ in range(2))
+    assert [len(pixels) for pixels in first] == [20] * 4 == [len(batches) * 5] * 4
+    assert not torch.equal(torch.cat(first), torch.cat(second))
+    again = [pixels for pixels, _ in Batches(photos, 20, torch.Generator().manual_seed(0))]
+    assert torch.equal(torch.cat(first), torch.cat(again))
+
+
+def test_fewer_photos_than_a_batch_make_one_batch(toy: Path) -> None:
+    batches = Batches(load(toy, "validation"), 256, torch.Generator().manual_seed(0))
+    assert len(batches) == 1
+    assert [len(pixels) for pixels, _ in batches] == [30]

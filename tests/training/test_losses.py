@@ -1,0 +1,106 @@
+"""Equation 1 against a loop that spells it out, and gradients against finite differences."""
+
+import math
+
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from training.config import Negatives
+from training.losses import hierarchy_loss, level_loss
+
+NEGATIVES: tuple[Negatives, ...] = ("batch", "batch_distinct", "all")
+
+
+def sample(batch: int, cells: int, width: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    vectors = normalize(torch.randn(batch, width, generator=g, dtype=torch.float64), dim=-1)
+    geocells = torch.randn(cells, width, generator=g, dtype=torch.float64)
+    return vectors, geocells, torch.randint(0, cells, (batch,), generator=g)
+
+
+def by_the_book(
+    vectors: torch.Tensor, geocells: torch.Tensor, tau: float, targets: torch.Tensor, negatives: Negatives
+) -> float:
+    unit = normalize(geocells, dim=-1)
+    photos = [row for row, target in enumerate(targets.tolist()) if target >= 0]
+    losses = []
+    for i in photos:
+        own = int(targets[i])
+        others = [int(targets[j]) for j in photos if j != i]
+        if negatives == "batch_distinct":
+            others = [cell for cell in others if cell != own]
+        if negatives == "all":
+            others = [cell for cell in range(len(geocells)) if cell != own]
+        terms = [math.exp(float(vectors[i] @ unit[cell]) / tau) for cell in [own, *others]]
+        losses.append(-math.log(terms[0] / sum(terms)))
+    return sum(losses) / len(losses)
+
+
+@pytest.mark.parametrize("negatives", NEGATIVES)
+@pytest.mark.parametrize("missing", [False, True])
+def test_the_loss_is_equation_one(negatives: Negatives, missing: bool) -> None:
+    vectors, geocells, targets = sample(12, 5, 6, seed=0)
+    if missing:
+        targets[[2, 7]] = -1
+    ours = level_loss(vectors, geocells, torch.tensor(0.07), targets, negatives=negatives)
+    assert float(ours) == pytest.approx(by_the_book(vectors, geocells, 0.07, targets, negatives), rel=1e-6)
+
+
+@pytest.mark.parametrize("negatives", NEGATIVES)
+def test_gradients_are_those_of_finite_differences(negatives: Negatives) -> None:
+    vectors, geocells, targets = sample(5, 4, 3, seed=1)
+    targets[3] = -1
+    tau = torch.tensor(0.5, dtype=torch.float64)
+    inputs = [tensor.requires_grad_() for tensor in (vectors, geocells, tau)]
+    assert torch.autograd.gradcheck(lambda v, g, t: level_loss(v, g, t, targets, negatives=negatives), inputs)
+
+
+def test_repeated_cells_are_what_batch_and_batch_distinct_differ_in() -> None:
+    vectors, geocells, _ = sample(4, 6, 5, seed=2)
+    tau = torch.tensor(0.07)
+
+    def loss(targets: list[int], negatives: Negatives) -> float:
+        return float(level_loss(vectors, geocells, tau, torch.tensor(targets), negatives=negatives))
+
+    assert loss([0, 1, 2, 3], "batch") == pytest.approx(loss([0, 1, 2, 3], "batch_distinct"))
+    assert loss([0, 0, 2, 3], "batch") > loss([0, 0, 2, 3], "batch_distinct")
+
+
+@pytest.mark.parametrize("negatives", NEGATIVES)
+def test_a_photo_without_a_cell_trains_the_other_levels_alone(negatives: Negatives) -> None:
+    vectors, coarse, targets = sample(6, 4, 5, seed=3)
+    vectors.requires_grad_()
+    fine = sample(6, 8, 5, seed=4)[1]
+    both = torch.stack([targets, torch.tensor([1, 2, -1, 3, 0, 1])], dim=1)
+    taus = torch.tensor([0.07, 0.07])
+    hierarchy_loss(vectors, [coarse, fine], taus, both, negatives=negatives).backward()
+    assert vectors.grad is not None
+    first = vectors.grad[2].clone()
+    vectors.grad = None
+    level_loss(vectors, coarse, taus[0], targets, negatives=negatives).backward()
+    torch.testing.assert_close(first, vectors.grad[2])
+    assert first.abs().sum() > 0
+
+
+@pytest.mark.parametrize("negatives", NEGATIVES)
+def test_a_batch_without_any_cell_costs_nothing(negatives: Negatives) -> None:
+    vectors, geocells, _ = sample(3, 4, 5, seed=5)
+    vectors.requires_grad_()
+    loss = level_loss(vectors, geocells, torch.tensor(0.07), torch.full((3,), -1), negatives=negatives)
+    loss.backward()
+    assert loss.item() == 0
+    assert vectors.grad is not None
+    assert not vectors.grad.any()
+
+
+def test_the_objective_is_the_sum_over_levels() -> None:
+    vectors, coarse, targets = sample(6, 4, 5, seed=6)
+    fine = sample(6, 8, 5, seed=7)[1]
+    taus = torch.tensor([0.05, 0.1])
+    whole = hierarchy_loss(vectors, [coarse, fine], taus, torch.stack([targets, targets], dim=1), negatives="all")
+    parts = [
+        level_loss(vectors, cells, tau, targets, negatives="all")
+        for cells, tau in zip([coarse, fine], taus, strict=True)
+    ]
+    torch.testing.assert_close(whole, sum(parts))
