@@ -24,5 +24,5 @@ def augment(pixels: torch.Tensor, augmentation: Augmentation, generator: torch.G
         rows = torch.stack([cosine, -sine, offset[:, 0], sine, cosine, offset[:, 1]], dim=1)
         grid = affine_grid(rows.view(n, 2, 3), list(pixels.shape), align_corners=False)
         pixels = grid_sample(pixels, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
-    factor = (1 + augmentation.brightness * draw(n, 1, 1, 1)) * (1 + augmentation.gain * draw(n, 3, 1, 1))
-    return (pixels * factor).clamp(0, 255)
+    bright = pixels * (1 + augmentation.brightness * draw(n, 1, 1, 1))
+    return (bright + augmentation.colour * draw(n, 3, 1, 1)).clamp(0, 255)

@@ -19,7 +19,7 @@ class Augmentation:
     zoom: float = 0.0  # of the scale, in or out: 0.1 shows from 90 % to 110 %
     rotation_deg: float = 0.0  # either way
     brightness: float = 0.0  # of all channels together: 0.1 multiplies by 0.9 to 1.1
-    gain: float = 0.0  # of each channel by itself
+    colour: float = 0.0  # added to each channel by itself, in levels of 255: 16 adds -16 to 16
 
     @property
     def moves_pixels(self) -> bool:
@@ -53,6 +53,8 @@ class ModelConfig:
     mlp_size: int = 4096
     width: int = 768  # D, dimensions of photo and geocell vectors
     activation: str = "quick_gelu"  # CLIP's
+    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)  # of the photos' channels; CLIP's own
+    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)  # likewise
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,7 @@ def build_encoder(config: ModelConfig) -> GeoEncoder:
         "intermediate_size": config.mlp_size,
         "hidden_act": config.activation,
     }
-    preprocessing = Preprocessing(config.image_size, config.image_size).to_dict()
+    preprocessing = Preprocessing(config.image_size, config.image_size, config.mean, config.std).to_dict()
     try:
         return GeoEncoder(
             GeoEncoderConfig(vision_config=vision, projection_dim=config.width, preprocessing=preprocessing)

@@ -62,7 +62,7 @@ class Preset:
     judged: bool = True  # whether the goals apply
 
 
-FULL = Preset(WorldConfig(), "1000,400,150,60", 5)
+FULL = Preset(WorldConfig(), "1000,400,150,60,25,12", 3)
 QUICK = Preset(
     WorldConfig(n_train=600, n_validation=100, n_test=100),
     "100,40,15",

@@ -1,6 +1,5 @@
 """A tiny encoder with seeded weights, a plain CLIP folder, and pictures that look a little like photos."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +11,13 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.utils import logging
 
 from encoder.checkpoint import LoadedEncoder, load_encoder, save_checkpoint
+from encoder.crops import Preprocessing
 from encoder.model import GeoEncoder, GeoEncoderConfig
+from indexer.hierarchy import Hierarchy
+from tests.conftest import random_geocells
 
-EDGE = 48  # of the square the tiny encoder sees
+EDGE = 32  # of the square the tiny encoder sees
+WIDTH = 16
 VISION = {
     "hidden_size": 32,
     "intermediate_size": 64,
@@ -23,18 +26,19 @@ VISION = {
     "image_size": EDGE,
     "patch_size": 8,
 }
-WIDTH = 16
 
 
-@pytest.fixture(autouse=True, scope="session")
-def quiet_library() -> None:
-    """transformers draws progress bars of its own when tests save its models."""
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # for commands run as another process
     logging.disable_progress_bar()
-    os.environ["HF_HUB_OFFLINE"] = "1"  # for commands run as another process; no test may reach for the network
 
 
-def picture(width: int, height: int, seed: int = 0) -> Image.Image:
-    """A smooth landscape of colour patches with a little fine grain: as compressible as a photo, seeded."""
+def natural(width: int, height: int, *, seed: int = 0) -> Image.Image:
+    """Smooth patches of colour with a little fine grain: as compressible as a photo."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (max(2, height // 12), max(2, width // 12), 3), dtype=np.uint8)
     smooth = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC), np.int16)
@@ -42,21 +46,23 @@ def picture(width: int, height: int, seed: int = 0) -> Image.Image:
     return Image.fromarray(np.clip(smooth + grain, 0, 255).astype(np.uint8))
 
 
-def new_encoder(seed: int = 0, **changes: object) -> GeoEncoder:
+def tiny_encoder(seed: int = 0, *, resize: int = EDGE) -> GeoEncoder:
     torch.manual_seed(seed)
-    return GeoEncoder(GeoEncoderConfig(vision_config=VISION, projection_dim=WIDTH, **changes)).eval()
+    preprocessing = Preprocessing(resize, EDGE).to_dict()
+    config = GeoEncoderConfig(vision_config=VISION, projection_dim=WIDTH, preprocessing=preprocessing)
+    return GeoEncoder(config).eval()
 
 
 @pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint folder with an encoder and no geocells."""
+def checkpoint(hierarchy: Hierarchy, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("encoder") / "C"
-    return save_checkpoint(out, encoder=new_encoder(), geocells=None, config={"seed": 0}, inputs={})
+    geocells = random_geocells(hierarchy, WIDTH, seed=0)
+    return save_checkpoint(out, encoder=tiny_encoder(), geocells=geocells, config={"seed": 0}, inputs={})
 
 
 @pytest.fixture(scope="session")
 def encoder(checkpoint: Path) -> LoadedEncoder:
-    return load_encoder(checkpoint)
+    return load_encoder(str(checkpoint))
 
 
 @pytest.fixture(scope="session")
@@ -69,26 +75,9 @@ def clip() -> CLIPModel:
 
 @pytest.fixture(scope="session")
 def clip_folder(clip: CLIPModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A plain CLIP as the hub has them: text tower, image processor and all."""
+    """A plain CLIP as the hub has them, text tower and all."""
     folder = tmp_path_factory.mktemp("clip")
     clip.save_pretrained(folder)
-    processor = CLIPImageProcessorPil(
-        size={"shortest_edge": EDGE}, crop_size={"height": EDGE, "width": EDGE}, image_mean=[0.4, 0.5, 0.6]
-    )
+    processor = CLIPImageProcessorPil(size={"shortest_edge": 36}, crop_size={"height": EDGE, "width": EDGE})
     processor.save_pretrained(folder)
     return folder
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    """Seven photos of several shapes with a table beside them: rows 2 and 4 are bad, row 6 is of another split."""
-    shapes = [(60, 48), (48, 48), (30, 90), (200, 120), (50, 50), (400, 300), (48, 64)]
-    for row, shape in enumerate(shapes):
-        picture(*shape, seed=row).save(tmp_path / f"{row}.{'png' if row % 2 else 'jpg'}", quality=92)
-    (tmp_path / "2.jpg").write_text("this is not an image")
-    whole = (tmp_path / "4.jpg").read_bytes()
-    (tmp_path / "4.jpg").write_bytes(whole[: len(whole) // 2])
-    lines = [f"{row}.{'png' if row % 2 else 'jpg'},{row},{-row},{'b' if row == 6 else 'a'}" for row in range(7)]
-    table = tmp_path / "photos.csv"
-    table.write_text("\n".join(["photo,lat,lng,split", *lines]) + "\n")
-    return table

@@ -6,7 +6,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from encoder.crops import CLIP_MEAN, CLIP_STD, Preprocessing, centre_crop, normalise
 from indexer.errors import InputError
-from tests.encoder.conftest import picture
+from tests.encoder.conftest import natural
 
 SHAPES = [(640, 480), (480, 640), (336, 336), (337, 335), (1000, 333), (37, 53), (20, 300), (1, 1), (500, 41)]
 
@@ -22,7 +22,7 @@ def clip_pixels(image: Image.Image, resize: int, crop: int) -> np.ndarray:
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(("resize", "crop"), [(224, 224), (336, 336), (256, 224), (64, 47)])
 def test_equals_clips_own_image_processor(shape: tuple[int, int], resize: int, crop: int) -> None:
-    image = picture(*shape)
+    image = natural(*shape)
     ours = centre_crop(image, Preprocessing(resize, crop))
     assert ours.shape == (3, crop, crop)
     assert ours.dtype == np.uint8
@@ -38,11 +38,11 @@ def test_noise_of_a_camera_differs_by_one_at_most() -> None:
 
 
 def test_a_photo_of_the_right_size_keeps_its_exact_pixels() -> None:
-    image = picture(48, 48)
+    image = natural(48, 48)
     pixels = np.asarray(image).transpose(2, 0, 1)
     np.testing.assert_array_equal(centre_crop(image, Preprocessing(48, 48)), pixels)
     np.testing.assert_array_equal(centre_crop(image, Preprocessing(48, 32)), pixels[:, 8:40, 8:40])
-    wide = picture(61, 48)
+    wide = natural(61, 48)
     np.testing.assert_array_equal(
         centre_crop(wide, Preprocessing(48, 48)), np.asarray(wide).transpose(2, 0, 1)[:, :, 6:54]
     )
@@ -62,7 +62,7 @@ def test_normalise_is_clips_formula_for_bytes_and_floats() -> None:
         assert have.dtype == torch.float32
         np.testing.assert_allclose(have.numpy(), want, atol=1e-6)
     processor = CLIPImageProcessorPil(size={"shortest_edge": 48}, crop_size={"height": 48, "width": 48})
-    image = picture(48, 48)
+    image = natural(48, 48)
     theirs = processor(image, return_tensors="np")["pixel_values"]
     ours = normalise(torch.from_numpy(centre_crop(image, Preprocessing(48, 48))[None]), Preprocessing(48, 48))
     np.testing.assert_allclose(ours.numpy(), theirs, atol=1e-5)

@@ -1,3 +1,4 @@
+import contextlib
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +10,7 @@ from PIL import ExifTags, Image, ImageFile
 
 from encoder.crops import Preprocessing, centre_crop
 from encoder.images import BadImage, decode
-from tests.encoder.conftest import picture
+from tests.encoder.conftest import natural
 
 RED = (200, 30, 40)
 
@@ -45,7 +46,9 @@ def test_every_format_photos_come_in(tmp_path: Path, suffix: str) -> None:
         ("RGBA", (*RED, 0), "png", (255, 255, 255)),
         ("RGBA", (0, 0, 0, 128), "png", (127, 127, 127)),
         ("LA", (0, 0), "webp", (255, 255, 255)),
+        ("L", 77, "jpg", (77, 77, 77)),
         ("CMYK", (0, 255, 255, 0), "tif", (255, 0, 0)),
+        ("CMYK", (0, 255, 255, 0), "jpg", (255, 0, 0)),
         ("YCbCr", (128, 128, 128), "jpg", (128, 128, 128)),
         ("I;16", 77 * 257, "png", (77, 77, 77)),
         ("I;16", 77 * 257, "tif", (77, 77, 77)),
@@ -91,7 +94,7 @@ def test_an_animation_gives_its_first_frame(tmp_path: Path) -> None:
 
 
 def test_a_progressive_jpeg_equals_a_plain_one(tmp_path: Path) -> None:
-    plain, progressive = (saved(tmp_path / f"{p}.jpg", picture(90, 60), quality=90, progressive=p) for p in (0, 1))
+    plain, progressive = (saved(tmp_path / f"{p}.jpg", natural(90, 60), quality=90, progressive=p) for p in (0, 1))
     np.testing.assert_array_equal(np.asarray(decode(plain)), np.asarray(decode(progressive)))
 
 
@@ -115,7 +118,7 @@ def test_every_orientation_comes_out_upright(tmp_path: Path, orientation: int, s
 
 
 def test_broken_metadata_does_not_cost_the_photo(tmp_path: Path) -> None:
-    path = saved(tmp_path / "a.jpg", picture(40, 30), exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff broken")
+    path = saved(tmp_path / "a.jpg", natural(40, 30), exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff broken")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert decode(path).size == (40, 30)
@@ -137,9 +140,16 @@ def test_files_that_are_no_photos_each_have_their_code(tmp_path: Path) -> None:
     assert code_of(tmp_path / "nul\0.jpg") == "unreadable"
 
 
+def test_a_right_photo_under_a_wrong_name_is_read(tmp_path: Path) -> None:
+    natural(40, 30).save(tmp_path / "really_a_png.jpg", format="PNG")
+    assert decode(tmp_path / "really_a_png.jpg").size == (40, 30)
+    natural(40, 30).save(tmp_path / "no_suffix", format="JPEG")
+    assert decode(tmp_path / "no_suffix").size == (40, 30)
+
+
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "gif", "bmp", "webp"])
 def test_a_file_that_ends_too_early_is_no_grey_half_photo(tmp_path: Path, suffix: str) -> None:
-    whole = saved(tmp_path / f"a.{suffix}", picture(200, 150)).read_bytes()
+    whole = saved(tmp_path / f"a.{suffix}", natural(200, 150)).read_bytes()
     path = tmp_path / f"cut.{suffix}"
     for kept in (0.2, 0.6, 0.95):
         path.write_bytes(whole[: int(kept * len(whole))])
@@ -151,7 +161,7 @@ def test_a_file_that_ends_too_early_is_no_grey_half_photo(tmp_path: Path, suffix
 def test_whatever_is_wrong_with_a_file_it_is_an_image_or_a_bad_image(tmp_path: Path, suffix: str) -> None:
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
-    whole = np.frombuffer(saved(tmp_path / f"a.{suffix}", picture(60, 40), exif=exif).read_bytes(), np.uint8)
+    whole = np.frombuffer(saved(tmp_path / f"a.{suffix}", natural(60, 40), exif=exif).read_bytes(), np.uint8)
     rng = np.random.default_rng(0)
     path = tmp_path / f"b.{suffix}"
     for number in range(60):
@@ -161,10 +171,8 @@ def test_whatever_is_wrong_with_a_file_it_is_an_image_or_a_bad_image(tmp_path: P
         path.write_bytes(changed.tobytes())
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            try:
+            with contextlib.suppress(BadImage):
                 assert decode(path, max_pixels=1_000_000).mode == "RGB"
-            except BadImage as problem:
-                assert problem.reason
 
 
 def test_the_limit_on_pixels_is_exact_and_checked_before_decoding(tmp_path: Path) -> None:
@@ -184,7 +192,7 @@ def test_a_decompression_bomb_is_refused_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("shape", [(1200, 900), (900, 1200), (4000, 130), (401, 399)])
 def test_a_reduced_jpeg_keeps_twice_the_size_needed_and_stays_close(tmp_path: Path, shape: tuple[int, int]) -> None:
-    path = saved(tmp_path / "a.jpg", picture(*shape), quality=92)
+    path = saved(tmp_path / "a.jpg", natural(*shape), quality=92)
     full, reduced = decode(path), decode(path, shorter_edge=48)
     assert full.size == shape
     assert min(reduced.size) >= 96
@@ -194,14 +202,14 @@ def test_a_reduced_jpeg_keeps_twice_the_size_needed_and_stays_close(tmp_path: Pa
 
 
 def test_a_large_jpeg_is_reduced_and_other_formats_are_left_whole(tmp_path: Path) -> None:
-    image = picture(1600, 1200)
+    image = natural(1600, 1200)
     assert decode(saved(tmp_path / "a.jpg", image), shorter_edge=48).size == (200, 150)
     assert decode(saved(tmp_path / "a.png", image), shorter_edge=48).size == (1600, 1200)
-    assert decode(saved(tmp_path / "b.jpg", picture(90, 70)), shorter_edge=48).size == (90, 70)
+    assert decode(saved(tmp_path / "b.jpg", natural(90, 70)), shorter_edge=48).size == (90, 70)
 
 
 def test_threads_get_the_same_pixels_and_leave_no_settings_behind(tmp_path: Path) -> None:
-    paths = [saved(tmp_path / f"{n}.jpg", picture(200, 150, seed=n)) for n in range(12)]
+    paths = [saved(tmp_path / f"{n}.jpg", natural(200, 150, seed=n)) for n in range(12)]
     before = (Image.MAX_IMAGE_PIXELS, list(warnings.filters), threading.active_count())
     alone = [np.asarray(decode(path)) for path in paths]
     with ThreadPoolExecutor(6) as pool:

@@ -3,22 +3,26 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import CLIPModel
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from encoder.checkpoint import LoadedEncoder, load_encoder
 from encoder.crops import Preprocessing
+from encoder.embed import EmbedConfig, embed_photos
 from encoder.model import GeoEncoder, GeoEncoderConfig
 from indexer.errors import InputError
-from tests.encoder.conftest import EDGE, VISION, WIDTH, new_encoder
+from indexer.photos import listed_photos
+from tests.encoder.conftest import EDGE, VISION, WIDTH, natural, tiny_encoder
 
 
 def test_vectors_are_unit_rows_of_float32() -> None:
-    vectors = new_encoder()(torch.randn(5, 3, EDGE, EDGE))
+    vectors = tiny_encoder()(torch.randn(5, 3, EDGE, EDGE))
     assert vectors.shape == (5, WIDTH)
     assert vectors.dtype == torch.float32
     torch.testing.assert_close(vectors.norm(dim=1), torch.ones(5))
 
 
 def test_half_precision_inside_gives_float32_outside() -> None:
-    encoder, pixels = new_encoder(), torch.randn(4, 3, EDGE, EDGE)
+    encoder, pixels = tiny_encoder(), torch.randn(4, 3, EDGE, EDGE)
     with torch.autocast("cpu", torch.bfloat16):
         low = encoder(pixels)
     assert low.dtype == torch.float32
@@ -26,14 +30,14 @@ def test_half_precision_inside_gives_float32_outside() -> None:
 
 
 def test_a_seed_gives_the_same_weights_and_another_seed_others() -> None:
-    one, same, other = (new_encoder(seed).state_dict() for seed in (3, 3, 4))
+    one, same, other = (tiny_encoder(seed).state_dict() for seed in (3, 3, 4))
     assert all(torch.equal(one[name], same[name]) for name in one)
     for name in ("projection.weight", "vision.embeddings.class_embedding", "vision.embeddings.patch_embedding.weight"):
         assert not torch.equal(one[name], other[name])
 
 
 def test_random_weights_have_clips_own_spread(clip: CLIPModel) -> None:
-    ours, theirs = new_encoder().state_dict(), clip.state_dict()
+    ours, theirs = tiny_encoder().state_dict(), clip.state_dict()
     for name, tensor in ours.items():
         twin = theirs[name.replace("vision.", "vision_model.").replace("projection.", "visual_projection.")]
         assert tensor.shape == twin.shape
@@ -42,17 +46,42 @@ def test_random_weights_have_clips_own_spread(clip: CLIPModel) -> None:
 
 
 def test_save_pretrained_and_from_pretrained_are_the_identity(tmp_path: Path) -> None:
-    encoder = new_encoder(preprocessing=Preprocessing(60, EDGE).to_dict())
+    encoder = tiny_encoder(resize=40)
     encoder.save_pretrained(tmp_path)
     assert not list(tmp_path.glob("*.bin"))
     again = GeoEncoder.from_pretrained(tmp_path).eval()
-    assert again.preprocessing == Preprocessing(60, EDGE)
+    assert again.preprocessing == Preprocessing(40, EDGE)
     pixels = torch.randn(2, 3, EDGE, EDGE)
     assert torch.equal(encoder(pixels), again(pixels))
 
 
+def test_hugging_face_can_open_a_checkpoint_folder(checkpoint: Path, encoder: LoadedEncoder) -> None:
+    theirs = GeoEncoder.from_pretrained(checkpoint).eval()
+    pixels = torch.randn(2, 3, EDGE, EDGE)
+    assert torch.equal(theirs(pixels), encoder.model(pixels))
+
+
+def test_a_plain_clip_gives_its_own_image_embedding(clip: CLIPModel, clip_folder: Path, tmp_path: Path) -> None:
+    processor = CLIPImageProcessorPil.from_pretrained(clip_folder)
+    encoder = load_encoder(f"hf:{clip_folder}")
+    for seed, shape in enumerate([(36, 36), (90, 50), (33, 70)]):
+        image = natural(*shape, seed=seed)
+        image.save(tmp_path / f"{seed}.png")
+        with torch.no_grad():
+            theirs = clip.get_image_features(processor(image, return_tensors="pt")["pixel_values"]).pooler_output[0]
+        (batch,) = embed_photos(encoder, listed_photos([str(tmp_path / f"{seed}.png")]), config=EmbedConfig())
+        assert batch.embedding[0] @ (theirs / theirs.norm()).numpy() >= 0.9999
+
+
+def test_weights_of_a_plain_clip_give_its_vectors_to_the_last_digits(clip: CLIPModel, clip_folder: Path) -> None:
+    pixels = torch.randn(4, 3, EDGE, EDGE)
+    with torch.no_grad():
+        theirs = torch.nn.functional.normalize(clip.get_image_features(pixels).pooler_output, dim=-1)
+        torch.testing.assert_close(load_encoder(f"hf:{clip_folder}").model(pixels), theirs)
+
+
 def test_attention_is_the_fused_one() -> None:
-    assert new_encoder().vision.config._attn_implementation == "sdpa"
+    assert tiny_encoder().vision.config._attn_implementation == "sdpa"
 
 
 def test_the_defaults_are_the_papers_encoder() -> None:
@@ -66,5 +95,5 @@ def test_the_defaults_are_the_papers_encoder() -> None:
 def test_impossible_sizes_are_a_clear_error() -> None:
     with pytest.raises(InputError, match="vision transformer"):
         GeoEncoderConfig(vision_config=VISION | {"num_attention_heads": 5})
-    with pytest.raises(InputError, match="sees 48 x 48 pixels, but photos are cut to 32 x 32"):
-        GeoEncoderConfig(vision_config=VISION, preprocessing=Preprocessing(48, 32).to_dict())
+    with pytest.raises(InputError, match="sees 32 x 32 pixels, but photos are cut to 24 x 24"):
+        GeoEncoderConfig(vision_config=VISION, preprocessing=Preprocessing(32, 24).to_dict())

@@ -6,7 +6,7 @@ import torch
 from training.augment import augment
 from training.config import Augmentation
 
-EVERYTHING = Augmentation(shift=0.1, zoom=0.2, rotation_deg=15, brightness=0.2, gain=0.1)
+EVERYTHING = Augmentation(shift=0.1, zoom=0.2, rotation_deg=15, brightness=0.2, colour=20)
 
 
 def pictures(n: int = 8) -> torch.Tensor:
@@ -29,7 +29,7 @@ def test_the_generator_decides() -> None:
 
 
 def test_values_stay_those_of_a_picture() -> None:
-    result = changed(Augmentation(brightness=0.9, gain=0.9))
+    result = changed(Augmentation(brightness=0.9, colour=200))
     assert result.shape == pictures().shape
     assert result.min() >= 0
     assert result.max() <= 255
@@ -46,9 +46,10 @@ def test_every_photo_is_changed_by_itself() -> None:
     assert all(not torch.allclose(result[0], other) for other in result[1:])
 
 
-def test_brightness_keeps_colours_and_gain_does_not() -> None:
+def test_brightness_multiplies_all_channels_and_colour_shifts_each() -> None:
     bright = changed(Augmentation(brightness=0.1)) / pictures()
     assert (bright - bright[:, :1, :1, :1]).abs().max() < 1e-4
-    gain = changed(Augmentation(gain=0.05)) / pictures()
-    assert (gain[:, 0] - gain[:, 1]).abs().max() > 1e-3
-    assert (gain - 1).abs().max() <= 0.0501
+    shift = changed(Augmentation(colour=9)) - pictures()
+    assert (shift - shift[..., :1, :1]).abs().max() < 1e-4
+    assert (shift[:, 0] - shift[:, 1]).abs().max() > 1
+    assert shift.abs().max() <= 9
