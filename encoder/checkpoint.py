@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig
@@ -138,7 +139,9 @@ def _read_weights(file: Path) -> dict[str, torch.Tensor]:
 
 def _build(config: GeoEncoderConfig, weights: Mapping[str, torch.Tensor], file: Path) -> GeoEncoder:
     """A GeoEncoder with exactly these weights; one missing, left over or of another shape is an error."""
-    with no_init_weights():  # every weight is about to be replaced; random ones take seconds for a large model
+    # Every weight is about to be replaced: random ones take seconds for a large model, and draws the caller did not ask
+    # for would change what a seed gives.
+    with no_init_weights(), torch.random.fork_rng(devices=[]):
         model = GeoEncoder(config)
     try:
         model.load_state_dict(weights)
@@ -158,11 +161,19 @@ def _load_clip(name: str) -> LoadedEncoder:
     if raw.get("model_type") != "clip":
         raise InputError(f"hf:{name}: its model type is {raw.get('model_type')!r}; a CLIP model ('clip') is needed.")
     weights_file, processor_file = _fetch(name, WEIGHTS_FILE), _fetch(name, *PROCESSOR_FILES)
-    clip = CLIPConfig.from_dict(raw)
+    processor = _read_json(processor_file)
+    try:
+        clip, preprocessing = CLIPConfig.from_dict(raw), _preprocessing(processor, processor_file)
+    except (StrictDataclassError, ArithmeticError, AttributeError, TypeError, ValueError) as error:
+        # What transformers raises for values of the wrong kind differs from field to field.
+        detail = " ".join(str(error).split())
+        raise InputError(
+            f"hf:{name}: {config_file.name} or {processor_file.name} is not a CLIP's ({detail}). Download them again."
+        ) from None
     config = GeoEncoderConfig(
         vision_config=clip.vision_config,
         projection_dim=clip.projection_dim,
-        preprocessing=_preprocessing(_read_json(processor_file), processor_file).to_dict(),
+        preprocessing=preprocessing.to_dict(),
     )
     renamed = {"vision_model.": "vision.", "visual_projection.": "projection."}
     weights = {

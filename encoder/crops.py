@@ -26,6 +26,10 @@ class Preprocessing:
     def __post_init__(self) -> None:
         if not 0 < self.crop <= self.resize:
             raise InputError(f"Preprocessing: crop ({self.crop}) must be from 1 to resize ({self.resize}) pixels.")
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise InputError(
+                f"Preprocessing: three means and three stds above 0 are needed, not {self.mean}, {self.std}."
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON writes it."""

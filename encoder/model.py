@@ -10,6 +10,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, PreTrainedConfig, PreTrainedModel
+from transformers.activations import ACT2FN
 
 from encoder.crops import Preprocessing
 from indexer.errors import InputError
@@ -42,9 +43,16 @@ class GeoEncoderConfig(PreTrainedConfig):
         if not isinstance(self.vision_config, CLIPVisionConfig):
             try:
                 self.vision_config = CLIPVisionConfig(**(self.vision_config or VIT_LARGE_336))
-            except StrictDataclassError as error:
+            except (StrictDataclassError, ZeroDivisionError) as error:  # the second: no attention heads at all
                 raise InputError(f"These sizes do not make a vision transformer: {error}") from None
-        size = self.vision_config.image_size
+        size, patch = self.vision_config.image_size, self.vision_config.patch_size
+        if not 1 <= patch <= size or self.projection_dim < 1:
+            raise InputError(
+                f"Patches of {patch} pixels in a picture of {size}, {self.projection_dim} dimensions: all must be at "
+                "least 1, and a patch must fit into the picture."
+            )
+        if self.vision_config.hidden_act not in ACT2FN:
+            raise InputError(f"There is no activation {self.vision_config.hidden_act!r}; CLIP's is 'quick_gelu'.")
         if self.preprocessing is None:
             self.preprocessing = Preprocessing(size, size).to_dict()
         crop = Preprocessing.from_dict(self.preprocessing).crop

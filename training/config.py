@@ -4,9 +4,13 @@ Nothing heavy is imported here, so that `python -m training fit --help` answers 
 reads defaults through `vars`.
 """
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+
+from indexer.errors import InputError
 
 Negatives = Literal["batch", "batch_distinct", "all"]  # training.losses says what each one means
 
@@ -20,6 +24,12 @@ class Augmentation:
     rotation_deg: float = 0.0  # either way
     brightness: float = 0.0  # of all channels together: 0.1 multiplies by 0.9 to 1.1
     colour: float = 0.0  # added to each channel by itself, in levels of 255: 16 adds -16 to 16
+
+    def __post_init__(self) -> None:
+        section = "data.augmentation"
+        _check(section, {"shift": self.shift, "zoom": self.zoom, "brightness": self.brightness}, low=0, high=0.99)
+        _check(section, {"rotation_deg": self.rotation_deg}, low=0, high=180)
+        _check(section, {"colour": self.colour}, low=0, high=255)
 
     @property
     def moves_pixels(self) -> bool:
@@ -39,6 +49,11 @@ class DataConfig:
     memory_limit_gb: float = 8.0  # decoded photos are kept in memory; more than this is refused
     augmentation: Augmentation = field(default_factory=Augmentation)
 
+    def __post_init__(self) -> None:
+        _check("data", {"batch_size": self.batch_size}, low=2)  # a photo alone has nothing to be told from
+        _check("data", {"workers": self.workers}, low=1)
+        _check("data", {"memory_limit_gb": self.memory_limit_gb}, low=0)
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -56,6 +71,12 @@ class ModelConfig:
     mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)  # of the photos' channels; CLIP's own
     std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)  # likewise
 
+    def __post_init__(self) -> None:
+        sizes = ("image_size", "patch_size", "hidden_size", "layers", "heads", "mlp_size", "width")
+        _check("model", {name: getattr(self, name) for name in sizes}, low=1)
+        _check("model", {"patch_size": self.patch_size}, low=1, high=self.image_size)
+        _check("model", {f"std[{channel}]": value for channel, value in enumerate(self.std)}, low=1e-3)
+
 
 @dataclass(frozen=True)
 class OptimisationConfig:
@@ -70,3 +91,16 @@ class OptimisationConfig:
     warm_up: float = 0.1  # share of all steps in which one_cycle rises
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     gradient_clip: float = 0.0  # largest norm of the gradient; 0 does not clip
+
+    def __post_init__(self) -> None:
+        _check("optimisation", {"epochs": self.epochs}, low=1)
+        _check("optimisation", {"warm_up": self.warm_up}, low=0, high=1)
+        rest = ("learning_rate", "geocell_learning_rate", "weight_decay", "gradient_clip")
+        _check("optimisation", {name: getattr(self, name) for name in rest}, low=0)
+
+
+def _check(section: str, values: Mapping[str, float], *, low: float, high: float = math.inf) -> None:
+    bound = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+    for name, value in values.items():
+        if not (low <= value <= high and math.isfinite(value)):  # written so that NaN is refused too
+            raise InputError(f"{section}.{name} must be {bound}, not {value:g}.")

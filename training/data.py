@@ -68,17 +68,19 @@ def load_photos(config: DataConfig, split: str, *, hierarchy: Hierarchy, preproc
         )
     with track(f"decoding {split}", len(table)) as advance:
         pixels, problems = _decode_all(table, preprocessing, config.workers, advance)
-    kept = np.array([row not in problems for row in range(len(table))])
+    kept = np.array([row for row in range(len(table)) if row not in problems], np.int64)
     if problems:
         counts = ", ".join(f"{n} {code}" for code, n in Counter(p.code for p in problems.values()).items())
         row, problem = next(iter(problems.items()))
         log.warning(
             "%s: %d photos left out (%s), first %s: %s", split, len(problems), counts, table.photo[row], problem
         )
-        if not kept.any():
+        if not kept.size:
             raise InputError(f"{config.photos}: no photo of split {split!r} can be read. The first: {problem}.")
+        for row, old in enumerate(kept):  # in place: a second array could be more than the memory holds
+            pixels[row] = pixels[old]
     lat, lng = table.lat_deg[kept], table.lng_deg[kept]
-    return PhotoSet(pixels[torch.from_numpy(kept)], torch.from_numpy(hierarchy.locate(lat, lng)), lat, lng)
+    return PhotoSet(pixels[: len(kept)], torch.from_numpy(hierarchy.locate(lat, lng)), lat, lng)
 
 
 def _decode_all(

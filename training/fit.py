@@ -1,11 +1,14 @@
 """Training from photos and a hierarchy to a checkpoint: the stage behind `python -m training fit`."""
 
+import contextlib
 import csv
 import io
 import logging
+import os
+import signal
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -53,18 +56,20 @@ def fit(
     """Train and write a checkpoint folder with the weights of the last epoch.
 
     Raises:
-        InputError: `out` exists, the hierarchy or the photos cannot be used, or a level has a single cell.
+        InputError: `out` exists or could not be written, the hierarchy or the photos cannot be used, or a level has
+            a single cell.
         WorkError: the loss stopped being a number.
     """
     started = time.perf_counter()
     refuse_existing(out)
+    _refuse_unwritable(out)
     tree = load_hierarchy(hierarchy)
     _check_levels(tree)
     torch.manual_seed(seed)
     encoder = build_encoder(model)
-    train, validation = (
+    validation, train = (  # the small one first: what is wrong with the table shows at once
         load_photos(data, split, hierarchy=tree, preprocessing=encoder.preprocessing)
-        for split in (data.train_split, data.validation_split)
+        for split in (data.validation_split, data.train_split)
     )
     if not (train.targets >= 0).any():
         raise InputError(
@@ -83,7 +88,7 @@ def fit(
     began = time.perf_counter()
     with track("training", optimisation.epochs * len(batches)) as advance:
         trainer = _trainer(optimisation, device, _Reporter(advance, optimisation.epochs))
-        with warnings.catch_warnings():
+        with _interruptible(), warnings.catch_warnings():
             # Lightning 2.6 with torch 2.13: its own call of a torch function that is going away.
             warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)`", FutureWarning)
             trainer.fit(module, batches, Batches(validation, data.batch_size))
@@ -122,12 +127,7 @@ def build_encoder(config: ModelConfig) -> GeoEncoder:
         "hidden_act": config.activation,
     }
     preprocessing = Preprocessing(config.image_size, config.image_size, config.mean, config.std).to_dict()
-    try:
-        return GeoEncoder(
-            GeoEncoderConfig(vision_config=vision, projection_dim=config.width, preprocessing=preprocessing)
-        )
-    except (ValueError, KeyError) as error:
-        raise InputError(f"model: these sizes do not make a vision transformer ({error}).") from None
+    return GeoEncoder(GeoEncoderConfig(vision_config=vision, projection_dim=config.width, preprocessing=preprocessing))
 
 
 class _Reporter(lightning.Callback):
@@ -144,14 +144,18 @@ class _Reporter(lightning.Callback):
         epoch = module.epochs[-1]
         within = epoch.validation.within
         log.info(
-            "epoch %d of %d: loss %.3f, validation median %.0f km, within 200 km %.1f %%, 750 km %.1f %%, %.0f s",
+            "epoch %d of %d: loss %.3f, validation loss %.3f, median %.0f km, within 200 km %.1f %%, 750 km %.1f %%, "
+            "temperatures %s, %.0f s, %.0f s left",
             epoch.epoch + 1,
             self.n_epochs,
             epoch.loss,
+            epoch.validation_loss,
             epoch.validation.median_km,
             within["200"],
             within["750"],
+            " ".join(f"{tau:.3f}" for tau in epoch.temperatures),
             epoch.seconds,
+            epoch.seconds / (epoch.epoch + 1) * (self.n_epochs - epoch.epoch - 1),
         )
 
 
@@ -174,6 +178,26 @@ def _trainer(optimisation: OptimisationConfig, device: str, reporter: _Reporter)
     )
 
 
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Hand on Ctrl-C as it came: Lightning turns it into an exit of its own and leaves the signal ignored."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as end:
+        if not isinstance(end.__context__, KeyboardInterrupt):
+            raise
+        signal.signal(signal.SIGINT, before)
+        raise KeyboardInterrupt from None
+
+
+def _refuse_unwritable(out: Path) -> None:
+    """Raise InputError where `out` could not be made; ask before hours of work, not after."""
+    nearest = next(parent for parent in out.absolute().parents if parent.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise InputError(f"{out}: cannot be written (no writable folder {nearest}). Choose another --out.")
+
+
 def _check_levels(hierarchy: Hierarchy) -> None:
     for number, level in enumerate(hierarchy.levels):
         if len(level) == 1:
@@ -193,12 +217,14 @@ def _as_csv(epochs: Sequence[Epoch]) -> str:
     text = io.StringIO()
     rows = [
         {
-            "epoch": epoch.epoch,
+            "epoch": epoch.epoch + 1,
             "loss": epoch.loss,
             "seconds": epoch.seconds,
             "validation_median_km": epoch.validation.median_km,
             "validation_mean_km": epoch.validation.mean_km,
             **{f"validation_within_{limit}_km": share for limit, share in epoch.validation.within.items()},
+            "validation_loss": epoch.validation_loss,
+            **{f"temperature_{level}": tau for level, tau in enumerate(epoch.temperatures)},
         }
         for epoch in epochs
     ]

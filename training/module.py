@@ -1,5 +1,6 @@
 """The model under training: the encoder, the geocells of every level, one temperature per level (paper III-C)."""
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ class Epoch:
     epoch: int
     loss: float  # mean over the epoch's batches
     seconds: float  # since training began
+    temperatures: Sequence[float]  # one per level
+    validation_loss: float  # mean over the validation photos, in batches of the same size
     validation: Accuracy
 
 
@@ -58,8 +61,10 @@ class GeoModule(lightning.LightningModule):
         self.validation = validation
         self.generator = generator
         width = encoder.config.projection_dim
+        # Of length 1: an optimiser's step turns a longer vector less, and only its direction counts.
         self.geocells = nn.ParameterList(
-            nn.Parameter(torch.randn(len(level), width, generator=generator)) for level in hierarchy.levels
+            nn.Parameter(normalize(torch.randn(len(level), width, generator=generator), dim=-1))
+            for level in hierarchy.levels
         )
         levels = len(hierarchy.levels)
         self.log_temperatures = nn.Parameter(torch.full((levels,), np.log(INITIAL_TEMPERATURE), dtype=torch.float32))
@@ -67,28 +72,29 @@ class GeoModule(lightning.LightningModule):
         self.epochs: list[Epoch] = []
         self._losses: list[torch.Tensor] = []
         self._vectors: list[torch.Tensor] = []
+        self._validation_losses: list[torch.Tensor] = []  # each times its number of photos
         self._started = time.perf_counter()
 
     @property
     def temperatures(self) -> torch.Tensor:
-        """(L,) positive, no smaller than 0.01."""
-        return self.log_temperatures.exp().clamp(min=SMALLEST_TEMPERATURE)
+        """(L,) positive, no smaller than 0.01 after any training step."""
+        return self.log_temperatures.exp()
 
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_index: int) -> torch.Tensor:
         """Loss of one batch of pixels (B, 3, H, W) uint8 and targets (B, L)."""
         pixels, targets = batch
         changed = augment(pixels.float(), self.augmentation, self.generator)
         vectors = self.encoder(normalise(changed, self.encoder.preprocessing))
-        with torch.autocast(vectors.device.type, enabled=False):  # small differences of large logits: float32
-            negatives = self.optimisation.negatives
-            loss = hierarchy_loss(vectors, list(self.geocells), self.temperatures, targets, negatives=negatives)
+        loss = self._loss(vectors, targets)
         if not torch.isfinite(loss):
-            raise WorkError(
-                f"The loss is {loss.item()} in epoch {self.current_epoch}, batch {batch_index}. "
-                "Lower optimisation.learning_rate, or set optimisation.gradient_clip."
-            )
+            raise self._diverged(f"The loss is {loss.item()}", f"batch {batch_index + 1}")
         self._losses.append(loss.detach())
         return loss
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        """Keep temperatures from falling too far. The parameter itself is bounded, so that it can rise again."""
+        with torch.no_grad():
+            self.log_temperatures.clamp_(min=math.log(SMALLEST_TEMPERATURE))
 
     def on_train_start(self) -> None:
         """Start the clock of the epochs."""
@@ -96,18 +102,31 @@ class GeoModule(lightning.LightningModule):
 
     def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_index: int) -> None:
         """Vectors of one batch of validation photos."""
-        self._vectors.append(self.encoder(normalise(batch[0], self.encoder.preprocessing)))
+        pixels, targets = batch
+        vectors = self.encoder(normalise(pixels, self.encoder.preprocessing))
+        self._vectors.append(vectors)
+        self._validation_losses.append(self._loss(vectors, targets) * len(targets))
 
     def on_validation_epoch_end(self) -> None:
         """How far the answers to the validation photos are from the truth."""
-        leaves = best_leaves(torch.cat(self._vectors), self.leaf_vectors()).cpu().numpy()
+        vectors = torch.cat(self._vectors)
+        if not torch.isfinite(vectors).all():  # the last step of an epoch is followed by no loss that would tell
+            raise self._diverged("The encoder's vectors are no numbers", "after its last batch")
+        leaves = best_leaves(vectors, self.leaf_vectors()).cpu().numpy()
         points, truth = self.hierarchy.leaves, self.validation
         distance = haversine_km(truth.lat_deg, truth.lng_deg, points.lat_deg[leaves], points.lng_deg[leaves])
-        loss = float(torch.stack(self._losses).mean()) if self._losses else float("nan")
-        seconds = time.perf_counter() - self._started
-        self.epochs.append(Epoch(self.current_epoch, loss, seconds, accuracy(distance)))
-        self._losses.clear()
-        self._vectors.clear()
+        self.epochs.append(
+            Epoch(
+                self.current_epoch,
+                float(torch.stack(self._losses).mean()),
+                time.perf_counter() - self._started,
+                self.temperatures.tolist(),
+                float(torch.stack(self._validation_losses).sum()) / len(truth),
+                accuracy(distance),
+            )
+        )
+        for pile in (self._losses, self._vectors, self._validation_losses):
+            pile.clear()
 
     def leaf_vectors(self) -> torch.Tensor:
         """G of `indexer.scoring` for the weights as they are: (leaves, D) float32."""
@@ -141,18 +160,38 @@ class GeoModule(lightning.LightningModule):
             },
         ]
         optimizer = torch.optim.AdamW(groups)
-        scheduler: torch.optim.lr_scheduler.LRScheduler
         if options.schedule == "halving":
-            scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.5)
-            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "epoch"}}
-        scheduler = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer,
-            max_lr=[group["lr"] for group in groups],
-            total_steps=int(self.trainer.estimated_stepping_batches),
-            pct_start=options.warm_up,
-            cycle_momentum=False,
+            halving = torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.5)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": halving, "interval": "epoch"}}
+        total = int(self.trainer.estimated_stepping_batches)
+        cycle = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: one_cycle(step, total, options.warm_up))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
+
+    def _loss(self, vectors: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(vectors.device.type, enabled=False):  # small differences of large logits: float32
+            negatives = self.optimisation.negatives
+            return hierarchy_loss(vectors, list(self.geocells), self.temperatures, targets, negatives=negatives)
+
+    def _diverged(self, what: str, where: str) -> WorkError:
+        return WorkError(
+            f"{what} in epoch {self.current_epoch + 1}, {where}. "
+            "Lower optimisation.learning_rate, or set optimisation.gradient_clip."
         )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def one_cycle(step: int, total: int, warm_up: float) -> float:
+    """Share of the full learning rate in a step: up in half a cosine from 1/25, then down in another to nearly 0.
+
+    The numbers are those of torch's OneCycleLR (Smith and Topin 2019), which divides by zero where the warm-up is
+    exactly one step, or all of them.
+    """
+    last, peak = total - 1, warm_up * total - 1
+    start, end = 1 / 25, 1 / 25e4
+    if step < peak:
+        return start + (1 - start) * (1 - math.cos(math.pi * step / peak)) / 2
+    if step >= last:
+        return end if peak < last else 1.0
+    return end + (1 - end) * (1 + math.cos(math.pi * (step - peak) / (last - peak))) / 2
 
 
 def best_leaves(vectors: torch.Tensor, leaf_vectors: torch.Tensor, *, block: int = 1024) -> torch.Tensor:

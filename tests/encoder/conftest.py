@@ -16,6 +16,9 @@ from encoder.model import GeoEncoder, GeoEncoderConfig
 from indexer.hierarchy import Hierarchy
 from tests.conftest import random_geocells
 
+# Models this small lose more to handing work between threads than they gain, above all beside other processes.
+torch.set_num_threads(1)
+
 EDGE = 32  # of the square the tiny encoder sees
 WIDTH = 16
 VISION = {

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import CLIPModel
 
-from encoder.checkpoint import WEIGHTS_FILE, LoadedEncoder, load_encoder, save_checkpoint
+from encoder.checkpoint import CONFIG_FILE, WEIGHTS_FILE, LoadedEncoder, load_encoder, save_checkpoint
 from encoder.crops import Preprocessing
 from indexer.artifact import write_folder
 from indexer.errors import ArtifactError, InputError
@@ -103,3 +104,139 @@ def test_an_unreachable_hub_is_said_with_what_to_do(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(InputError, match="give a local folder"):
         load_encoder("hf:nobody/no-such-model-here")
+
+
+def test_a_checkpoint_without_geocells_encodes_and_says_what_it_lacks(tmp_path: Path, encoder: LoadedEncoder) -> None:
+    save_checkpoint(tmp_path / "C", encoder=tiny_encoder(), geocells=None, config={}, inputs={})
+    assert load_encoder(tmp_path / "C").digest == encoder.digest
+    with pytest.raises(ArtifactError, match="no geocells"):
+        load_geocells(tmp_path / "C")
+
+
+def test_saving_leaves_the_encoder_as_it_was(tmp_path: Path) -> None:
+    model = tiny_encoder()
+    before = model.config.to_json_string()
+    save_checkpoint(tmp_path / "C", encoder=model, geocells=None, config={}, inputs={})
+    assert model.config.to_json_string() == before
+    assert not [path for path in (tmp_path / "C").rglob("*") if path.suffix in {".bin", ".pt", ".pkl", ".ckpt"}]
+
+
+@pytest.mark.parametrize("prefix", ["", "hf:"])
+def test_loading_draws_no_random_number(checkpoint: Path, clip_folder: Path, prefix: str) -> None:
+    torch.manual_seed(9)
+    before = torch.get_rng_state()
+    load_encoder(f"{prefix}{clip_folder if prefix else checkpoint}")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_changed_configuration_is_noticed(checkpoint: Path, tmp_path: Path) -> None:
+    shutil.copytree(checkpoint, tmp_path / "C")
+    path = tmp_path / "C" / CONFIG_FILE
+    path.write_text(path.read_text().replace('"quick_gelu"', '"quick_gelv"'))
+    with pytest.raises(ArtifactError, match="not what was written"):
+        load_encoder(tmp_path / "C")
+
+
+@pytest.mark.parametrize("state", ["a cut file", "a missing weight"])
+def test_weights_of_a_clip_that_do_not_fit_are_a_clean_error(clip_folder: Path, tmp_path: Path, state: str) -> None:
+    shutil.copytree(clip_folder, tmp_path / "C")
+    path = tmp_path / "C" / WEIGHTS_FILE
+    if state == "a cut file":
+        path.write_bytes(path.read_bytes()[:1000])
+    else:
+        weights = load_file(path)
+        del weights["visual_projection.weight"]
+        save_file(weights, path)
+    with pytest.raises(ArtifactError, match="cannot be loaded as the encoder's weights"):
+        load_encoder(f"hf:{tmp_path / 'C'}")
+
+
+def test_a_folder_of_somebody_elses_weights_is_refused_with_advice(clip_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=f"write hf:{clip_folder}"):
+        load_encoder(clip_folder)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04.")
+    with pytest.raises(ArtifactError, match=r"pytorch_model.bin may hold a pickle, which is never loaded"):
+        load_encoder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"resample": 2},
+        {"do_center_crop": False},
+        {"rescale_factor": 1.0},
+        {"size": {"height": 32, "width": 32}},
+        {"crop_size": {"height": 32, "width": 24}},
+    ],
+)
+def test_an_image_processor_that_works_otherwise_is_refused(
+    clip_folder: Path, tmp_path: Path, change: dict[str, object]
+) -> None:
+    shutil.copytree(clip_folder, tmp_path / "C")
+    path = tmp_path / "C" / "preprocessor_config.json"
+    values = json.loads(path.read_text())
+    path.unlink()
+    # The nested form is how newer releases of transformers save it.
+    newer = tmp_path / "C" / "processor_config.json"
+    newer.write_text(json.dumps({"image_processor": values}))
+    assert load_encoder(f"hf:{tmp_path / 'C'}").preprocessing == Preprocessing(36, 32)
+    newer.write_text(json.dumps({"image_processor": values | change}))
+    with pytest.raises(InputError, match="does not prepare photos as CLIP does"):
+        load_encoder(f"hf:{tmp_path / 'C'}")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"vision_config": [1]}, "is not a CLIP's"),
+        ({"projection_dim": "wide"}, "is not a CLIP's"),
+        ({"vision_config": {"num_attention_heads": 5}}, "is not a CLIP's"),
+        ({"vision_config": {"num_attention_heads": 0}}, "is not a CLIP's"),
+        ({"vision_config": {"hidden_act": "quick_gelv"}}, "no activation"),
+        ({"vision_config": {"patch_size": 0}}, "Patches of 0 pixels"),
+        ({"vision_config": {"image_size": 64}}, "sees 64 x 64 pixels, but photos are cut to 32 x 32"),
+        ({"vision_config": {"num_hidden_layers": 3}}, "cannot be loaded as the encoder's weights"),
+    ],
+)
+def test_values_that_no_clip_has_are_a_clean_error(
+    clip_folder: Path, tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    shutil.copytree(clip_folder, tmp_path / "C")
+    values = json.loads((tmp_path / "C" / CONFIG_FILE).read_text())
+    for key, value in change.items():
+        values[key] = values[key] | value if isinstance(value, dict) else value
+    (tmp_path / "C" / CONFIG_FILE).write_text(json.dumps(values))
+    with pytest.raises(InputError, match=message):
+        load_encoder(f"hf:{tmp_path / 'C'}")
+
+
+@pytest.mark.parametrize(
+    "change", [{"size": "big"}, {"size": None}, {"crop_size": None}, {"image_mean": 0.5}, {"rescale_factor": None}]
+)
+def test_values_that_no_image_processor_has_are_a_clean_error(
+    clip_folder: Path, tmp_path: Path, change: dict[str, object]
+) -> None:
+    shutil.copytree(clip_folder, tmp_path / "C")
+    path = tmp_path / "C" / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(InputError, match=r"preprocessor_config.json is not a CLIP's \(.+\). Download"):
+        load_encoder(f"hf:{tmp_path / 'C'}")
+
+
+def test_a_clip_in_half_precision_is_opened_in_float32(clip_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(clip_folder, tmp_path / "half")
+    weights = load_file(clip_folder / WEIGHTS_FILE)
+    save_file({name: tensor.half() for name, tensor in weights.items()}, tmp_path / "half" / WEIGHTS_FILE)
+    encoder = load_encoder(f"hf:{tmp_path / 'half'}")
+    assert {weight.dtype for weight in encoder.model.parameters()} == {torch.float32}
+    pixels = torch.randn(3, 3, 32, 32)
+    cosine = (encoder.model(pixels) * load_encoder(f"hf:{clip_folder}").model(pixels)).sum(dim=1)
+    assert cosine.min() > 0.9999
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", ""])
+def test_a_broken_configuration_of_a_clip_is_a_clean_error(clip_folder: Path, tmp_path: Path, text: str) -> None:
+    shutil.copytree(clip_folder, tmp_path / "C")
+    (tmp_path / "C" / CONFIG_FILE).write_text(text)
+    with pytest.raises(InputError, match="Download it again"):
+        load_encoder(f"hf:{tmp_path / 'C'}")

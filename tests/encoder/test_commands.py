@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from encoder.__main__ import COMMANDS
 from indexer.cli import main
@@ -68,6 +69,20 @@ def test_wrong_input_is_exit_2(folder: Path, checkpoint: Path, capsys: pytest.Ca
         assert embed(*arguments) == 2
         assert message in capsys.readouterr().err
     assert not (folder.parent / "F").exists()
+
+
+def test_what_pillow_warns_of_neither_costs_a_photo_nor_reaches_the_terminal(
+    folder: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Warnings are errors in these tests: one that got through would turn its photo into a damaged one."""
+    natural(40, 30).save(folder / "exif.jpg", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff broken")
+    Image.new("1", (9500, 9500)).save(folder / "huge.png")  # more than Pillow likes, less than it refuses
+    common = ["--photos", folder, "--checkpoint", checkpoint, "--out", folder.parent / "F", "--json"]
+    assert embed(*common, "--max-pixels", 1_000_000) == 0
+    printed = capsys.readouterr()
+    data = json.loads(printed.out)  # and nothing else is there
+    assert (data["ok"], data["failed"]) == (4, {"too_large": 1})
+    assert "Warning" not in printed.err
 
 
 def test_help_answers_without_loading_torch() -> None:

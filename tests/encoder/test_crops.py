@@ -74,6 +74,17 @@ def test_a_crop_larger_than_the_photo_is_refused(resize: int, crop: int) -> None
         Preprocessing(resize, crop)
 
 
+@pytest.mark.parametrize(
+    ("mean", "std"),
+    [((0.5,), CLIP_STD), (CLIP_MEAN, (0.2, 0.2)), (CLIP_MEAN, (0.2, 0.0, 0.2)), (CLIP_MEAN, (-1, 1, 1))],
+)
+def test_statistics_that_give_no_numbers_or_other_channels_are_refused(
+    mean: tuple[float, float, float], std: tuple[float, float, float]
+) -> None:
+    with pytest.raises(InputError, match="three means and three stds above 0"):
+        Preprocessing(48, 48, mean, std)
+
+
 def test_preprocessing_survives_json() -> None:
     preprocessing = Preprocessing(50, 40, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     assert Preprocessing.from_dict(preprocessing.to_dict()) == preprocessing

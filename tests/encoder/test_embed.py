@@ -1,12 +1,15 @@
 """Photos to vectors: order, batches, threads and bad photos; the folder that comes out."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet
 import pytest
+import torch
 
-from encoder.checkpoint import LoadedEncoder
+from encoder.checkpoint import LoadedEncoder, load_encoder
 from encoder.embed import EmbedConfig, embed_photos, embed_table
 from indexer.errors import InputError
 from indexer.features import open_features, read_features
@@ -78,3 +81,63 @@ def test_stopping_early_ends_the_decoding(encoder: LoadedEncoder, photos: PhotoT
     batches = embed_photos(encoder, photos, config=EmbedConfig(batch_size=2, shard_rows=2))
     assert len(next(batches)) == 2
     batches.close()
+
+
+def test_a_row_that_names_no_photo_is_a_row(encoder: LoadedEncoder, photos: PhotoTable, tmp_path: Path) -> None:
+    nameless = replace(photos, photo=[photos.photo[0], None, "", *photos.photo[3:]])
+    summary = embed_table(encoder, nameless, tmp_path / "F", config=EmbedConfig(), inputs={})
+    assert (summary.ok, summary.failed) == (8, {"missing": 3})
+    assert read_features(tmp_path / "F").reason[1] == "the table names no photo in this row"
+
+
+def test_a_table_of_bad_photos_alone_is_still_a_table(encoder: LoadedEncoder, tmp_path: Path) -> None:
+    unknown = np.full(5, np.nan)
+    table = PhotoTable([f"{n}.jpg" for n in range(5)], tmp_path, unknown, unknown)
+    summary = embed_table(encoder, table, tmp_path / "F", config=EmbedConfig(batch_size=2, shard_rows=3), inputs={})
+    assert (summary.rows, summary.ok, summary.failed) == (5, 0, {"missing": 5})
+    assert not read_features(tmp_path / "F").embedding.any()
+    assert np.isnan(read_features(tmp_path / "F").lat_deg).all()
+
+
+def test_the_first_failure_of_a_kind_is_told_at_once(
+    encoder: LoadedEncoder, photos: PhotoTable, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = [*photos.photo, "absent_too.jpg"]
+    table = PhotoTable(names, photos.root, np.zeros(12), np.zeros(12))
+    embed_table(encoder, table, tmp_path / "F", config=EmbedConfig(shard_rows=4), inputs={})
+    assert [line.split(",")[0] for line in caplog.messages] == ["02.png: not_an_image", "08.png: missing"]
+
+
+def test_the_manifest_says_how_vectors_were_made(encoder: LoadedEncoder, photos: PhotoTable, tmp_path: Path) -> None:
+    embed_table(encoder, photos, tmp_path / "F", config=EmbedConfig(batch_size=3), inputs={"photos": "abc"})
+    manifest = json.loads((tmp_path / "F" / "_manifest.json").read_text())
+    assert manifest["config"]["batch_size"] == 3
+    assert manifest["config"]["precision"] == "float32"
+    assert manifest["facts"]["ok"] + sum(manifest["facts"]["failed"].values()) == manifest["facts"]["rows"] == 11
+    assert manifest["inputs"] == {"photos": "abc"}
+
+
+@pytest.mark.parametrize("name", ["batch_size", "workers", "shard_rows", "max_pixels"])
+def test_sizes_below_one_are_refused(name: str) -> None:
+    with pytest.raises(InputError, match=f"--{name.replace('_', '-')} must be at least 1"):
+        EmbedConfig(**{name: 0})
+
+
+def test_memory_is_bounded_whatever_the_number_of_photos(
+    encoder: LoadedEncoder, photos: PhotoTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[int] = []
+    path = PhotoTable.path
+    monkeypatch.setattr(PhotoTable, "path", lambda table, row: begun.append(row) or path(table, row))
+    many = PhotoTable([photos.photo[0]] * 200, photos.root, np.zeros(200), np.zeros(200))
+    batches = embed_photos(encoder, many, config=EmbedConfig(batch_size=4, shard_rows=4))
+    next(batches)
+    assert len(begun) <= 4 + 3 * 4 + 1  # one batch used, three decoded ahead
+    batches.close()
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_the_vectors_of_the_cpu(checkpoint: Path, encoder: LoadedEncoder, photos: PhotoTable) -> None:
+    fast = load_encoder(checkpoint, device=torch.device("cuda"))
+    cosine = (vectors(fast, photos) * vectors(encoder, photos)).sum(axis=1)
+    assert cosine[[0, 1, 3, 4, 5, 6, 7, 9, 10]].min() > 0.999

@@ -6,11 +6,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+import torch
 from PIL import Image
 
 from indexer.cells import save_hierarchy
 from indexer.hierarchy import build_hierarchy
 from indexer.rule import PartitionRule
+
+# Models this small lose more to handing work between threads than they gain, above all beside other processes.
+torch.set_num_threads(1)
 
 PLACES = np.array([(48.9, 2.4), (52.5, 13.4), (-33.9, 151.2), (40.7, -74.0), (35.7, 139.7), (-1.3, 36.8)])
 COLOURS = np.array([(220, 40, 40), (40, 220, 40), (40, 40, 220), (220, 220, 40), (40, 220, 220), (220, 40, 220)])

@@ -41,6 +41,46 @@ def test_left_stays_left(seed: int) -> None:
     assert (result[..., 18:].mean(dim=(1, 2, 3)) > result[..., :6].mean(dim=(1, 2, 3))).all()
 
 
+def spots(augmentation: Augmentation, n: int = 200) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where a bright spot right of the centre ends up, and one above it: (n, 2) each, x and y in pixels."""
+    places = []
+    for x, y in ((12.0, 0.0), (0.0, -12.0)):
+        axis = torch.arange(64) - 31.5
+        spot = 200 * torch.exp(-((axis[None, :] - x) ** 2 + (axis[:, None] - y) ** 2) / 8)
+        after = augment(spot.expand(n, 3, 64, 64), augmentation, torch.Generator().manual_seed(0))[:, 0]
+        mass = after.sum(dim=(1, 2))
+        column, row = (after.sum(dim=1) * axis).sum(dim=1) / mass, (after.sum(dim=2) * axis).sum(dim=1) / mass
+        places.append(torch.stack([column, row], dim=1))
+    return places[0], places[1]
+
+
+def test_shift_is_a_share_of_the_edge_in_both_directions() -> None:
+    right, _ = spots(Augmentation(shift=0.1))
+    moved = right - torch.tensor([12.0, 0.0])
+    assert moved.abs().max() <= 6.5  # a tenth of 64 pixels, and what interpolation adds
+    for axis in (0, 1):
+        assert moved[:, axis].min() < -5.5
+        assert moved[:, axis].max() > 5.5
+
+
+def test_zoom_is_a_share_of_the_scale() -> None:
+    right, _ = spots(Augmentation(zoom=0.2))
+    assert right[:, 1].abs().max() < 0.1
+    shown = 12 / right[:, 0]  # 1.2: a fifth more of the picture
+    assert shown.min() == pytest.approx(0.8, abs=0.02)
+    assert shown.max() == pytest.approx(1.2, abs=0.02)
+
+
+def test_rotation_is_in_degrees_and_turns_without_mirroring() -> None:
+    right, top = spots(Augmentation(rotation_deg=30))
+    angle = torch.rad2deg(torch.atan2(right[:, 1], right[:, 0]))
+    assert angle.abs().max() == pytest.approx(30, abs=1)
+    assert angle.min() < -28 < 28 < angle.max()
+    torch.testing.assert_close(right.norm(dim=1), torch.full((200,), 12.0), atol=0.1, rtol=0)
+    # What lies a quarter turn before the one spot still does: mirrored, it would lie a quarter turn behind.
+    torch.testing.assert_close(torch.stack([right[:, 1], -right[:, 0]], dim=1), top, atol=0.1, rtol=0)
+
+
 def test_every_photo_is_changed_by_itself() -> None:
     result = changed(EVERYTHING)
     assert all(not torch.allclose(result[0], other) for other in result[1:])

@@ -50,6 +50,10 @@ def test_a_file_and_a_flag_make_a_checkpoint(config: Path, tmp_path: Path, capsy
         ("batch_size: 30", "batchsize: 30", "batchsize"),
         ("schedule: one_cycle", "schedule: two_cycle", "schedule"),
         ("hierarchy:", "hierarchi:", "hierarchi"),
+        ("epochs: 3", "epochs: 0", "optimisation.epochs must be at least 1"),
+        ("batch_size: 30", "batch_size: 1", "data.batch_size must be at least 2"),
+        ("brightness: 0.1", "zoom: 1.5", "data.augmentation.zoom must be from 0 to 0.99"),
+        ("patch_size: 8", "patch_size: 17", "model.patch_size must be from 1 to 16"),
     ],
 )
 def test_wrong_keys_and_values_are_named(

@@ -64,6 +64,18 @@ def test_shuffled_batches_are_whole_new_each_pass_and_repeatable(toy: Path) -> N
     assert torch.equal(torch.cat(first), torch.cat(again))
 
 
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_a_pass_holds_every_photo_once_beside_its_own_cells(toy: Path, shuffled: bool) -> None:
+    photos = load(toy)
+    rows = torch.arange(len(photos))
+    marked = PhotoSet(rows.view(-1, 1, 1, 1), torch.stack([rows, -rows], dim=1), photos.lat_deg, photos.lng_deg)
+    for _ in range(2):
+        batches = list(Batches(marked, 15, torch.Generator().manual_seed(0) if shuffled else None))
+        pixels, targets = (torch.cat(parts) for parts in zip(*batches, strict=True))
+        assert torch.equal(pixels.flatten().sort().values, rows)
+        assert torch.equal(targets, torch.stack([pixels.flatten(), -pixels.flatten()], dim=1))
+
+
 def test_fewer_photos_than_a_batch_make_one_batch(toy: Path) -> None:
     batches = Batches(load(toy, "validation"), 256, torch.Generator().manual_seed(0))
     assert len(batches) == 1

@@ -1,13 +1,18 @@
 """Training end to end on a toy that can be learnt: it is learnt, repeatable, and refuses what cannot work."""
 
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
+import lightning
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import torch
+from transformers import CLIPConfig, CLIPModel
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from encoder.checkpoint import load_encoder
 from encoder.embed import EmbedConfig, embed_photos
@@ -22,6 +27,7 @@ from indexer.scoring import ScoringModel, log_product
 from tests.training.conftest import SIZE
 from training.config import Augmentation, DataConfig, ModelConfig, OptimisationConfig
 from training.fit import FitSummary, fit
+from training.module import one_cycle
 
 MODEL = ModelConfig(image_size=SIZE, patch_size=8, hidden_size=32, layers=2, heads=2, mlp_size=64, width=16)
 LEARN = OptimisationConfig(
@@ -93,6 +99,58 @@ def test_every_epoch_is_in_the_log(trained: FitSummary) -> None:
     lines = (trained.checkpoint / "training_log.csv").read_text().splitlines()
     assert len(lines) == 1 + len(trained.epochs) == 7
     assert lines[0].startswith("epoch,loss,seconds,validation_median_km")
+    assert lines[0].endswith("validation_loss,temperature_0,temperature_1")
+    assert [line.split(",")[0] for line in lines[1:]] == list("123456")
+    assert trained.epochs[-1].validation_loss < trained.epochs[0].validation_loss
+    assert trained.epochs[-1].temperatures == pytest.approx(trained.temperatures)
+
+
+@pytest.mark.parametrize("schedule", ["halving", "one_cycle"])
+def test_the_rates_of_every_step_are_those_of_the_schedule(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, schedule: str
+) -> None:
+    rates = []
+
+    def record(reporter: object, trainer: lightning.Trainer, *rest: object) -> None:
+        rates.append([group["lr"] for group in trainer.optimizers[0].param_groups])
+
+    monkeypatch.setattr("training.fit._Reporter.on_train_batch_start", record, raising=False)
+    train(toy, tmp_path / "C", optimisation=replace(LEARN, epochs=3, schedule=schedule, warm_up=0.25))
+    steps, full = 18, [3e-3, 3e-3, 3e-2]  # six batches an epoch; encoder (decaying or not), geocells
+    shares = [0.5 ** (step // 6) if schedule == "halving" else one_cycle(step, steps, 0.25) for step in range(steps)]
+    np.testing.assert_allclose(rates, np.outer(shares, full), rtol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "plain CLIP"])
+def test_training_goes_on_from_an_encoder(trained: FitSummary, toy: Path, tmp_path: Path, kind: str) -> None:
+    start = str(trained.checkpoint)
+    if kind == "plain CLIP":
+        start = f"hf:{plain_clip(tmp_path / 'clip')}"
+    still = replace(LEARN, epochs=1, learning_rate=0.0)
+    config = DataConfig(photos=toy / "photos.parquet", batch_size=15)
+    options = {"hierarchy": toy / "H", "data": config, "model": ModelConfig(start_from=start), "device": "cpu"}
+    fit(out=tmp_path / "same", optimisation=still, seed=1, **options)
+    fit(out=tmp_path / "other", optimisation=replace(still, learning_rate=1e-3), seed=1, **options)
+    begun = load_encoder(start)
+    same, other = (load_encoder(tmp_path / name) for name in ("same", "other"))
+    assert same.preprocessing == begun.preprocessing
+    for name, weight in begun.model.state_dict().items():
+        assert torch.equal(weight, same.model.state_dict()[name]), name
+        if not name.endswith("k_proj.bias"):  # adds the same to every logit of a softmax, so nothing pulls at it
+            assert not torch.equal(weight, other.model.state_dict()[name]), f"{name} was not trained"
+
+
+def plain_clip(folder: Path) -> Path:
+    torch.manual_seed(1)
+    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = CLIPConfig(
+        text_config=text | {"vocab_size": 99}, vision_config=vision | {"image_size": SIZE, "patch_size": 8}
+    )
+    CLIPModel(config).save_pretrained(folder)
+    processor = CLIPImageProcessorPil(size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE})
+    processor.save_pretrained(folder)
+    return folder
 
 
 def test_nothing_strays_into_the_working_folder(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,6 +167,17 @@ def test_an_existing_out_is_refused_before_anything_is_read(toy: Path, tmp_path:
         train(tmp_path / "no such toy", tmp_path / "C")
 
 
+@pytest.mark.parametrize("out", ["file/C", "closed/below/C"])
+def test_an_out_that_cannot_be_written_is_refused_before_anything_is_read(
+    out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "closed").mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "closed")  # root may write anywhere
+    with pytest.raises(InputError, match=f"no writable folder.*{out.split('/')[0]}"):
+        train(tmp_path / "no such toy", tmp_path / out)
+
+
 def test_a_level_with_one_cell_is_refused(toy: Path, tmp_path: Path) -> None:
     tree = build_hierarchy(np.full(40, 10.0), np.full(40, 10.0), rule=PartitionRule((100,), 5))
     save_hierarchy(tree, tmp_path / "H", config={}, inputs={})
@@ -121,6 +190,32 @@ def test_a_loss_that_is_no_number_stops_with_the_batch_named(toy: Path, tmp_path
     with pytest.raises(WorkError, match=r"epoch \d+, batch \d+"):
         train(toy, tmp_path / "C", optimisation=replace(LEARN, learning_rate=1e30))
     assert not (tmp_path / "C").exists()
+
+
+def test_a_last_step_that_ruins_the_weights_is_noticed(toy: Path, tmp_path: Path) -> None:
+    """One epoch of one batch: its loss is fine, and no later one would tell."""
+    with pytest.raises(WorkError, match="no numbers in epoch 1"):
+        train(toy, tmp_path / "C", optimisation=replace(LEARN, epochs=1, learning_rate=1e30), batch_size=90)
+    assert not (tmp_path / "C").exists()
+
+
+@pytest.mark.parametrize("warm_up", [0.0, 0.1, 1.0])
+def test_few_steps_are_enough_for_every_warm_up(toy: Path, tmp_path: Path, warm_up: float) -> None:
+    train(toy, tmp_path / "C", optimisation=replace(LEARN, epochs=1, warm_up=warm_up), batch_size=9)  # ten steps
+
+
+def test_an_interrupt_goes_through_and_leaves_nothing(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*arguments: object) -> torch.Tensor:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("training.module.augment", interrupt)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        train(toy, tmp_path / "out" / "C")
+    assert signal.getsignal(signal.SIGINT) == before
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_photos_elsewhere_than_the_hierarchy_are_refused(toy: Path, tmp_path: Path) -> None:

@@ -1,0 +1,163 @@
+"""The module under training: its ranking, temperatures, groups of weights and rates, against plain references."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from encoder.model import GeoEncoder, GeoEncoderConfig
+from indexer.geo import accuracy, haversine_km
+from indexer.hierarchy import Hierarchy
+from indexer.scoring import ScoringModel, leaf_vectors, log_product
+from tests.conftest import unit_rows
+from training.config import Augmentation, OptimisationConfig
+from training.data import PhotoSet
+from training.losses import hierarchy_loss
+from training.module import GeoModule, best_leaves, one_cycle
+
+WIDTH = 24
+N = 50
+VISION = {
+    "image_size": 16,
+    "patch_size": 8,
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+}
+
+
+@pytest.fixture
+def module(hierarchy: Hierarchy) -> GeoModule:
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
+    rng = np.random.default_rng(0)
+    lat, lng = np.degrees(np.arcsin(rng.uniform(-1, 1, N))), rng.uniform(-180, 180, N)
+    pixels = torch.randint(0, 256, (N, 3, 16, 16), dtype=torch.uint8, generator=generator)
+    result = GeoModule(
+        GeoEncoder(GeoEncoderConfig(vision_config=VISION, projection_dim=WIDTH)),
+        hierarchy,
+        optimisation=OptimisationConfig(weight_decay=0.5),
+        augmentation=Augmentation(),
+        validation=PhotoSet(pixels, torch.from_numpy(hierarchy.locate(lat, lng)), lat, lng),
+        generator=generator,
+    )
+    with torch.no_grad():  # levels that weigh differently, as after training
+        result.log_temperatures.copy_(torch.linspace(0.03, 0.12, len(hierarchy.levels)).log())
+    return result
+
+
+def scoring(module: GeoModule) -> ScoringModel:
+    return ScoringModel(module.geocell_vectors(), module.hierarchy.ancestors)
+
+
+def test_ranking_is_that_of_the_product_of_similarities(module: GeoModule) -> None:
+    queries = unit_rows(200, WIDTH, seed=1)
+    with torch.no_grad():
+        best = best_leaves(torch.from_numpy(queries), module.leaf_vectors(), block=64).numpy()
+    expected = log_product(scoring(module), queries)
+    chosen = np.take_along_axis(expected, best[:, None], axis=1)[:, 0]
+    np.testing.assert_allclose(chosen, expected.max(axis=1), atol=1e-4)
+    assert np.mean(best == expected.argmax(axis=1)) > 0.99
+
+
+def test_leaf_vectors_are_those_of_the_index(module: GeoModule) -> None:
+    ours = module.leaf_vectors().detach().numpy()
+    np.testing.assert_allclose(ours, leaf_vectors(scoring(module)), rtol=1e-5, atol=1e-5)
+
+
+def test_stored_vectors_are_unit_rows_in_cell_order(module: GeoModule) -> None:
+    stored = module.geocell_vectors()
+    assert stored.hierarchy == module.hierarchy.digest
+    assert [len(level) for level in stored.vectors] == [len(level) for level in module.hierarchy.levels]
+    for rows, learnt in zip(stored.vectors, module.geocells, strict=True):
+        np.testing.assert_allclose(np.linalg.norm(rows.astype(np.float64), axis=1), 1, atol=1e-6)
+        assert ((rows * learnt.detach().numpy()).sum(axis=1) > 0).all()
+    np.testing.assert_allclose(stored.temperatures, [0.03, 0.075, 0.12], rtol=1e-6)
+
+
+def test_temperatures_begin_as_in_the_paper(hierarchy: Hierarchy, module: GeoModule) -> None:
+    fresh = GeoModule(
+        module.encoder,
+        hierarchy,
+        optimisation=OptimisationConfig(),
+        augmentation=Augmentation(),
+        validation=module.validation,
+        generator=torch.Generator(),
+    )
+    assert fresh.temperatures.tolist() == pytest.approx([0.07] * len(hierarchy.levels))
+
+
+def test_a_temperature_that_fell_too_far_is_stopped_and_can_rise_again(module: GeoModule) -> None:
+    with torch.no_grad():
+        module.log_temperatures.fill_(math.log(0.001))
+    module.on_train_batch_end()
+    assert module.temperatures.tolist() == pytest.approx([0.01] * 3)
+    # Random vectors are far from their cells: a softer distribution would cost less, so the gradient must say so.
+    targets = torch.zeros((8, 3), dtype=torch.int64)
+    vectors = torch.from_numpy(unit_rows(8, WIDTH, seed=2))
+    hierarchy_loss(vectors, list(module.geocells), module.temperatures, targets, negatives="all").backward()
+    assert module.log_temperatures.grad is not None
+    assert (module.log_temperatures.grad < 0).all()
+
+
+@pytest.mark.parametrize("batch_size", [N, 16])
+def test_validation_is_the_reference_accuracy_and_the_mean_loss(module: GeoModule, batch_size: int) -> None:
+    photos = module.validation
+    module._losses.append(torch.tensor(2.0))
+    vectors = []
+    with torch.no_grad():
+        for number, rows in enumerate(torch.arange(N).split(batch_size)):
+            module.validation_step((photos.pixels[rows], photos.targets[rows]), number)
+            vectors.append(module._vectors[-1])
+        module.on_validation_epoch_end()
+        loss = hierarchy_loss(
+            torch.cat(vectors), list(module.geocells), module.temperatures, photos.targets, negatives="all"
+        )
+    (epoch,) = module.epochs
+    best = log_product(scoring(module), torch.cat(vectors).numpy()).argmax(axis=1)
+    points = module.hierarchy.leaves
+    expected = haversine_km(photos.lat_deg, photos.lng_deg, points.lat_deg[best], points.lng_deg[best])
+    assert epoch.validation == accuracy(expected)
+    assert epoch.loss == 2.0
+    if batch_size == N:  # each level's mean is over its own photos, so batches of a part weigh slightly differently
+        assert epoch.validation_loss == pytest.approx(float(loss), rel=1e-6)
+    assert epoch.validation_loss == pytest.approx(float(loss), rel=0.2)
+
+
+def test_only_matrices_of_the_encoder_decay(module: GeoModule) -> None:
+    optimizer = module.configure_optimizers()["optimizer"]
+    decay = {id(weight): group["weight_decay"] for group in optimizer.param_groups for weight in group["params"]}
+    assert set(decay) == {id(weight) for weight in module.parameters()}
+    for name, weight in module.named_parameters():
+        assert decay[id(weight)] == (0.5 if name.startswith("encoder.") and weight.ndim > 1 else 0.0), name
+
+
+def test_the_papers_schedule_halves_after_each_epoch(module: GeoModule) -> None:
+    plan = module.configure_optimizers()
+    assert plan["lr_scheduler"]["interval"] == "epoch"
+    rates = []
+    for _ in range(3):
+        rates.append([group["lr"] for group in plan["optimizer"].param_groups])
+        plan["optimizer"].step()
+        plan["lr_scheduler"]["scheduler"].step()
+    assert rates == [[1e-4, 1e-4, 1e-3], [5e-5, 5e-5, 5e-4], [2.5e-5, 2.5e-5, 2.5e-4]]
+
+
+@pytest.mark.parametrize(("total", "warm_up"), [(100, 0.1), (37, 0.3), (10, 0.0), (8, 0.05), (2, 0.9), (780, 0.3)])
+def test_one_cycle_is_torchs(total: int, warm_up: float) -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=1.0, total_steps=total, pct_start=warm_up, cycle_momentum=False
+    )
+    for step in range(total):
+        assert one_cycle(step, total, warm_up) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-9), step
+        optimizer.step()
+        scheduler.step()
+
+
+@pytest.mark.parametrize(("total", "warm_up"), [(1, 0.1), (10, 0.1), (10, 1.0), (1, 1.0), (2, 0.5)])
+def test_one_cycle_where_torch_divides_by_zero(total: int, warm_up: float) -> None:
+    shares = [one_cycle(step, total, warm_up) for step in range(total + 1)]
+    assert all(0 < share <= 1 for share in shares)
