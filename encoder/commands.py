@@ -36,11 +36,11 @@ def embed(
     from encoder.checkpoint import load_encoder
     from encoder.device import choose_device
     from encoder.embed import EmbedConfig, embed_table
-    from indexer.artifact import file_digest, refuse_existing
+    from indexer.artifact import check_target, file_digest
     from indexer.photos import read_photos
     from indexer.progress import track
 
-    refuse_existing(out)
+    check_target(out)
     config = EmbedConfig(batch_size, workers, shard_rows, max_pixels)
     table = read_photos(photos, split=split)
     encoder = load_encoder(checkpoint, device=choose_device(device))

@@ -1,4 +1,4 @@
-"""From a decoded image to what the model sees: resize, crop, normalise, as CLIP's own image processor does."""
+"""From a photo to what the model sees: decode, resize, crop, normalise, as CLIP's own image processor does."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -7,7 +7,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from encoder.images import MAX_PIXELS, BadImage, decode
 from indexer.errors import InputError
+from indexer.photos import PhotoTable
 
 # CLIP's own statistics (Radford et al. 2021; transformers.image_utils.OPENAI_CLIP_MEAN and _STD).
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -58,6 +60,21 @@ def centre_crop(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
         box = (left * across, top * down, (left + crop) * across, (top + crop) * down)
         square = image.resize((crop, crop), Image.Resampling.BICUBIC, box=box)
     return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
+
+
+def read_crop(
+    photos: PhotoTable, row: int, preprocessing: Preprocessing, *, max_pixels: int = MAX_PIXELS
+) -> np.ndarray:
+    """Decode the photo of a row and crop it: (3, crop, crop) uint8. Safe to call from several threads.
+
+    Raises:
+        BadImage: there is no usable photo; its code says why.
+    """
+    if not photos.photo[row]:
+        raise BadImage("missing", "the table names no photo in this row")
+    return centre_crop(
+        decode(photos.path(row), shorter_edge=preprocessing.resize, max_pixels=max_pixels), preprocessing
+    )
 
 
 def normalise(pixels: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:

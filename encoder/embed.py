@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from encoder.checkpoint import LoadedEncoder
-from encoder.crops import Preprocessing, centre_crop, normalise
-from encoder.images import MAX_PIXELS, BadImage, decode
+from encoder.crops import Preprocessing, normalise, read_crop
+from encoder.images import MAX_PIXELS, BadImage
 from indexer.artifact import ROWS_MANIFEST, write_folder
 from indexer.errors import InputError
 from indexer.features import KIND, OK, SCHEMA_VERSION, FeatureBatch, write_shard
@@ -117,13 +117,10 @@ def _decoded(
     """Pixels (3, crop, crop) uint8 of each photo in order, or why there are none."""
 
     def prepare(row: int) -> np.ndarray | BadImage:
-        if not photos.photo[row]:
-            return BadImage("missing", "the table names no photo in this row")
         try:
-            image = decode(photos.path(row), shorter_edge=preprocessing.resize, max_pixels=config.max_pixels)
+            return read_crop(photos, row, preprocessing, max_pixels=config.max_pixels)
         except BadImage as problem:
             return problem
-        return centre_crop(image, preprocessing)
 
     waiting: deque[Future[np.ndarray | BadImage]] = deque()
     with ThreadPoolExecutor(config.workers, thread_name_prefix="decode") as pool:

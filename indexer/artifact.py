@@ -12,6 +12,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -21,12 +22,16 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from indexer.errors import ArtifactError, GeoError, InputError, WorkError
+from indexer.errors import ArtifactError, InputError, WorkError
 
 MANIFEST = "manifest.json"
 ROWS_MANIFEST = "_manifest.json"  # in folders of Parquet rows, which readers of Parquet pass over
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_UNWRITABLE = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP),
+    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +69,15 @@ def code_version() -> Mapping[str, str]:
         made_by = {"geosurge": version("geosurge")}
     except PackageNotFoundError:  # run from a checkout that was never installed
         made_by = {"geosurge": "unknown"}
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        made_by["commit"] = subprocess.run(git, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
+        _git("ls-files", "--error-unmatch", Path(__file__).name)  # an installed copy may lie in another project's tree
+        made_by["commit"] = _git("describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")
     return made_by
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
 
 
 @contextlib.contextmanager
@@ -91,16 +101,19 @@ def write_folder(
         InputError: `target` exists, or cannot be written.
         WorkError: the disk is full.
     """
-    if not name_by_digest:
-        refuse_existing(target)
     parent = target if name_by_digest else target.parent
     stem = "version" if name_by_digest else target.name
-    with _explain_os_errors(target):
-        parent.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(parent, stem)
-        with _locked_temporary(parent, stem) as temporary:
-            draft = Draft(temporary)
+    with contextlib.ExitStack() as stack:
+        with explain_unwritable(target):
+            if not name_by_digest:
+                _refuse_existing(target)
+            parent.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(parent, stem)
+            temporary = stack.enter_context(_locked_temporary(parent, stem))
+        draft = Draft(temporary)
+        with _explain_full(target):
             yield draft
+        with _explain_full(target), explain_unwritable(target):
             manifest = Manifest(
                 kind, schema_version, config or {}, inputs or {}, draft.facts, _entries(temporary), code_version()
             )
@@ -115,20 +128,34 @@ def write_folder(
                 if not name_by_digest:  # somebody else finished first
                     raise _exists(target) from None
             _sync(parent)
-            draft.final = final
+        draft.final = final
 
 
-def refuse_existing(target: Path) -> None:
-    """Raise InputError where `target` exists and is not an empty folder; ask before hours of work, not after."""
-    if target.is_symlink() or (target.exists() and not (target.is_dir() and not any(target.iterdir()))):
-        raise _exists(target)
+def check_target(target: Path) -> None:
+    """Make sure that a folder can be written at `target`; ask before hours of work, not after.
+
+    Raises:
+        InputError: `target` exists and is not an empty folder, or cannot be made.
+    """
+    with explain_unwritable(target):
+        _refuse_existing(target)
+        missing = next(path for path in (target.absolute(), *target.absolute().parents) if path.parent.exists())
+        if missing.is_symlink():
+            raise FileNotFoundError(errno.ENOENT, f"{missing} is a link to nowhere")
+        # Tried, not asked: the answer of `access` is wrong for root and on some network file systems.
+        probe = _temporary_name(missing.parent, missing.name)
+        probe.mkdir()
+        probe.rmdir()
 
 
 def remove_leftovers(parent: Path, stem: str) -> None:
     """Delete temporary folders of processes that died; those of living processes are locked and stay."""
-    for folder in parent.glob(f"{stem}.tmp-*"):
+    ours = re.compile(re.escape(stem) + r"\.tmp-\d+-\d+")
+    for folder in parent.iterdir():
+        if not ours.fullmatch(folder.name):
+            continue
         with contextlib.suppress(OSError):  # another process may be clearing the same leftovers
-            lock = os.open(folder, os.O_RDONLY)
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(folder, ignore_errors=True)
@@ -205,16 +232,23 @@ def _write_manifest(path: Path, manifest: Manifest) -> str:
 _counter = itertools.count()
 
 
+def _temporary_name(parent: Path, stem: str) -> Path:
+    return parent / f"{stem}.tmp-{os.getpid()}-{next(_counter)}"
+
+
 @contextlib.contextmanager
 def _locked_temporary(parent: Path, stem: str) -> Iterator[Path]:
     while True:
-        temporary = parent / f"{stem}.tmp-{os.getpid()}-{next(_counter)}"
+        temporary = _temporary_name(parent, stem)
         temporary.mkdir()
-        lock = os.open(temporary, os.O_RDONLY)
+        try:
+            lock = os.open(temporary, os.O_RDONLY)
+        except FileNotFoundError:  # a cleaner took it for a leftover between our mkdir and our open
+            continue
         fcntl.flock(lock, fcntl.LOCK_EX)
         if temporary.exists():
             break
-        os.close(lock)  # a cleaner took it for a leftover between our mkdir and our flock
+        os.close(lock)  # or between our open and our flock
     try:
         yield temporary
     finally:
@@ -240,23 +274,40 @@ def _exists(target: Path) -> InputError:
     return InputError(f"{target}: exists already and is never overwritten. Choose another --out, or remove it first.")
 
 
+def _refuse_existing(target: Path) -> None:
+    if target.is_symlink() or (target.exists() and not (target.is_dir() and not any(target.iterdir()))):
+        raise _exists(target)
+
+
 @contextlib.contextmanager
-def _explain_os_errors(target: Path) -> Iterator[None]:
+def explain_unwritable(target: Path) -> Iterator[None]:
+    """Say in one sentence why `target` cannot be written: an InputError in place of the system's errors."""
     try:
         yield
-    except GeoError:
-        raise
     except OSError as error:
-        if error.errno in _FULL:
-            raise WorkError(f"{target}: no space left. Nothing was kept; free some space and run again.") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG):
-            raise InputError(f"{target}: cannot be written ({error.strerror}). Choose another folder.") from error
-        raise
+        if error.errno not in _UNWRITABLE:
+            raise
+        reason = error.strerror
+        if error.errno in (errno.ENOTDIR, errno.EEXIST):
+            file = next((path for path in target.parents if path.is_file()), None)
+            reason = f"{file} is a file, not a folder" if file else reason
+        raise InputError(f"{target}: cannot be written ({reason}). Choose another folder.") from error
+
+
+@contextlib.contextmanager
+def _explain_full(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise WorkError(f"{target}: no space left. Nothing was kept; free some space and run again.") from error
 
 
 def replace_symlink(link: Path, target: str) -> None:
     """Point `link` at `target` in one rename: a reader sees the old one or the new one, never none."""
-    temporary = link.with_name(f"{link.name}.tmp-{os.getpid()}-{next(_counter)}")
+    temporary = _temporary_name(link.parent, link.name)
+    temporary.unlink(missing_ok=True)  # of a process that died and had our number
     temporary.symlink_to(target)
     temporary.rename(link)
     _sync(link.parent)

@@ -19,7 +19,7 @@ from typing import Any, NoReturn, TextIO
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import register_type
 
-from indexer.errors import GeoError, InputError
+from indexer.errors import GeoError, InputError, WorkError
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ for _kind, _convert in ((Ints, int), (Floats, float)):
 
 
 # How jsonargparse names an option it does not know, on the command line and in a file.
-_UNKNOWN_OPTION = re.compile(r"(?:unrecognized arguments: |accept option ')-*([\w-]+)")
+_UNKNOWN_OPTION = re.compile(r"(?:unrecognized arguments: |accept option ')-*([\w.-]+)")
 
 
 class _Parser(ArgumentParser):
@@ -146,6 +146,9 @@ def main(package: str, description: str, commands: Mapping[str, Command], *, arg
     except BrokenPipeError:  # `... | head` closed our output; nothing failed
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # a disk that fails, a file that goes away under us: nobody's bug, so no traceback
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return WorkError.exit_code
     except KeyboardInterrupt:
         print("interrupted: nothing unfinished was kept", file=sys.stderr)  # noqa: T201
         return 130  # the shell's convention for Ctrl-C

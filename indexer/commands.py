@@ -38,7 +38,7 @@ def partition(
     from indexer.hierarchy import build_hierarchy, describe
     from indexer.photos import read_coordinates
 
-    artifact.refuse_existing(out)
+    artifact.check_target(out)
     rule = PartitionRule(tuple(tau_max), tau_min, first_level, min_inclusive, keep_parent)
     lat, lng = read_coordinates(photos, split=split)
     hierarchy = build_hierarchy(lat, lng, rule=rule)
@@ -132,8 +132,8 @@ def verify(*, registry: Path, version: str | None = None) -> Result:
     from indexer.registry import Registry
 
     home = Registry(registry)
-    home.resolve(version)  # says so where nothing is published, which is a fault of its own
-    folders = [home.resolve(version)] if version else [home.versions_folder / name for name in home.versions]
+    # Published or not; of none at all `resolve` says why.
+    folders = [home.resolve(name) for name in ([version] if version or not home.versions else home.versions)]
     faults = [fault for folder in folders for fault in verify_bundle(folder)]
     verdict = (
         f"{len(folders)} version(s) verified" if not faults else f"{len(faults)} fault(s) in {len(folders)} version(s)"

@@ -12,8 +12,8 @@ try:
     import faiss
 except ImportError as error:
     raise MissingBackend(
-        "FAISS is not installed. Choose one of its two packages, which share one module name: "
-        "pip install 'geosurge[cpu]' (faiss-cpu), or pip install 'geosurge[gpu]' (faiss-gpu, NVIDIA with CUDA 12)."
+        "FAISS is not installed. Choose one of its two packages, which share one module name. In the checkout: "
+        "pip install '.[cpu]' (faiss-cpu), or pip install '.[gpu]' (faiss-gpu, NVIDIA with CUDA 12)."
     ) from error
 
 FlatIndex = faiss.IndexFlat  # what the functions below take and give

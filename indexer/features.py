@@ -17,7 +17,7 @@ import pyarrow.parquet
 
 from indexer.artifact import ROWS_MANIFEST, Draft, file_digest, manifest_digest, read_manifest
 from indexer.errors import ArtifactError, InputError
-from indexer.photos import coordinates_of
+from indexer.photos import coordinates_of, names_of
 
 KIND = "features"
 SCHEMA_VERSION = 1
@@ -59,7 +59,16 @@ class FeatureSource:
         return sum(_count_rows(shard) for shard in self.shards)
 
     def __iter__(self) -> Iterator[FeatureBatch]:
-        return (_read_shard(shard) for shard in self.shards)
+        width = None
+        for shard in self.shards:
+            batch = _read_shard(shard)
+            width = width or batch.embedding.shape[1]
+            if batch.embedding.shape[1] != width:
+                raise InputError(
+                    f"{shard}: embeddings of {batch.embedding.shape[1]} values; {self.shards[0].name} beside it has "
+                    f"{width}. Keep the vectors of each encoder in a folder of their own."
+                )
+            yield batch
 
 
 def open_features(location: Path) -> FeatureSource:
@@ -152,15 +161,25 @@ def _from_table(table: pa.Table, path: Path) -> FeatureBatch:
     if "embedding" not in table.column_names:
         raise InputError(f"{path}: no column 'embedding'; it has {', '.join(table.column_names)}.")
     column = table["embedding"].combine_chunks()
+    if not (_is_list(column.type) and _is_number(column.type.value_type)):
+        raise InputError(f"{path}: column 'embedding' is {column.type}; it must be lists of numbers.")
     if column.null_count:
         raise InputError(f"{path}: {column.null_count} rows have no embedding. Fill them with zeros and set `status`.")
     flat = column.flatten().to_numpy(zero_copy_only=False)
     if not table.num_rows or len(flat) % table.num_rows:
         raise InputError(f"{path}: no rows, or embeddings of different lengths.")
-    lengths = np.diff(column.offsets.to_numpy()) if pa.types.is_list(column.type) else None
+    lengths = None if pa.types.is_fixed_size_list(column.type) else np.diff(column.offsets.to_numpy())
     if lengths is not None and (lengths != lengths[0]).any():
         raise InputError(f"{path}: embeddings of different lengths ({lengths.min()} to {lengths.max()}).")
     return _from_columns(table, flat.reshape(table.num_rows, -1).astype(np.float32), path)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return any(matches(kind) for matches in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list))
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind))
 
 
 def _from_columns(table: pa.Table, vectors: np.ndarray, path: Path) -> FeatureBatch:
@@ -178,4 +197,4 @@ def _from_columns(table: pa.Table, vectors: np.ndarray, path: Path) -> FeatureBa
             f"{path}: {wrong.size} embeddings are zero or not finite, the first in row {wrong[0]}. "
             "Remove those rows, or give them a status other than 'ok'."
         )
-    return FeatureBatch(table["photo"].cast(pa.string()).to_pylist(), vectors, status, reason, lat, lng)
+    return FeatureBatch(names_of(table, path), vectors, status, reason, lat, lng)

@@ -31,7 +31,7 @@ _ALIASES = {
 class PhotoTable:
     """Photos in the order of their table."""
 
-    photo: Sequence[str]  # names as the table writes them; they may repeat
+    photo: Sequence[str]  # names as the table writes them, empty where it has none; they may repeat
     root: Path  # what relative names are relative to
     lat_deg: np.ndarray  # (N,) float64, NaN where unknown
     lng_deg: np.ndarray  # (N,) float64, NaN where unknown
@@ -70,7 +70,7 @@ def read_photos(source: Path, *, split: str | None = None, coordinates: bool = F
     lat, lng = coordinates_of(table, source)
     if coordinates:
         check_coordinates(lat, lng, source=str(source))
-    return PhotoTable(table["photo"].cast(pa.string()).to_pylist(), source.parent, lat, lng)
+    return PhotoTable(names_of(table, source), source.parent, lat, lng)
 
 
 def listed_photos(paths: Sequence[str]) -> PhotoTable:
@@ -91,13 +91,22 @@ def read_coordinates(source: Path, *, split: str | None = None) -> tuple[np.ndar
     return lat, lng
 
 
+def names_of(table: pa.Table, source: Path) -> list[str]:
+    """The `photo` column as text, empty where a row has no name."""
+    try:
+        names: list[str] = table["photo"].cast(pa.string()).fill_null("").to_pylist()
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise InputError(f"{source}: photo must hold names or paths ({error}).") from None
+    return names
+
+
 def coordinates_of(table: pa.Table, source: Path) -> tuple[np.ndarray, np.ndarray]:
     """The `lat` and `lng` columns (N,) as float64; NaN where a value or the column is absent."""
     unknown = pa.nulls(table.num_rows, pa.float64())
     columns = (table[name] if name in table.column_names else unknown for name in ("lat", "lng"))
     try:
         lat, lng = (np.asarray(column.cast(pa.float64()).to_numpy(zero_copy_only=False)) for column in columns)
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
         raise InputError(f"{source}: lat and lng must be numbers in degrees ({error}).") from None
     return lat, lng
 
@@ -122,7 +131,11 @@ def read_columns(
     if missing:
         raise InputError(
             f"{source}: no column {' or '.join(map(repr, missing))}; it has {', '.join(data.schema.names)}. "
-            "Rename the columns to photo, lat, lng."
+            + (
+                f"Add one that says {split!r} in the rows to use."
+                if missing == ["split"]
+                else "Rename the columns to photo, lat, lng."
+            )
         )
     try:
         keep = pa.dataset.field(found["split"]) == split if split else None

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from indexer.artifact import replace_symlink
+from indexer.artifact import explain_unwritable, replace_symlink
 from indexer.bundle import bundle_manifest
 from indexer.errors import ArtifactError, InputError
 
@@ -72,12 +72,12 @@ class Registry:
         """Make a version current, in one rename, and return its digest.
 
         Raises:
-            InputError: no such version.
+            InputError: no such version, or the registry cannot be written.
             ArtifactError: the version is damaged or incomplete.
         """
         folder = self.resolve(version)
         bundle_manifest(folder)
-        with self._lock():
+        with explain_unwritable(self.path), self._lock():
             replace_symlink(self.path / "current", f"versions/{folder.name}")
             line = {"published": folder.name, "at": datetime.now(UTC).isoformat(timespec="seconds")}
             with (self.path / "history.jsonl").open("a") as history:

@@ -79,7 +79,7 @@ def run(
         workers: decoding threads.
         shard_rows: photos in one Parquet file, when photos are given.
     """
-    from indexer.artifact import refuse_existing
+    from indexer.artifact import check_target
     from indexer.errors import InputError
     from indexer.progress import track
     from search import job
@@ -87,7 +87,7 @@ def run(
 
     if (features is None) == (photos is None) or (photos is None) != (checkpoint is None):
         raise InputError("Give either --features F, or --photos P together with --checkpoint C.")
-    refuse_existing(out)
+    check_target(out)
     engine = Engine.open(registry, version=version)
     engine.check_k(top_k)
     if features is not None:

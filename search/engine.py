@@ -93,8 +93,9 @@ class Engine:
         self.check_k(k)
         queries = self._checked(vectors)
         leaf, score = exact_search(queries, leaf_index=self.bundle.leaf_index, model=self.bundle.model, k=k)
-        temperature = self.bundle.temperature or 1.0
-        probability = np.exp(score / temperature - self._log_normaliser(queries, temperature)[:, None])
+        log_odds = score / (self.bundle.temperature or 1.0)
+        others = self._log_sum_of_others(queries, leaf[:, 0])
+        probability = np.exp(log_odds - np.logaddexp(log_odds[:, 0], others)[:, None])
         return Hits(leaf, score, probability, EXACT)
 
     def paths(self, vectors: np.ndarray, leaves: np.ndarray) -> Paths:
@@ -110,16 +111,23 @@ class Engine:
             probability[:, level] = np.exp(np.take_along_axis(logs, cell[:, level : level + 1], axis=1))[:, 0]
         return Paths(cell, probability)
 
-    def _log_normaliser(self, queries: np.ndarray, temperature: float) -> np.ndarray:
+    def _log_sum_of_others(self, queries: np.ndarray, best: np.ndarray) -> np.ndarray:
+        """Log of the sum of exp(score / temperature) over all leaves but the best one: (Q,) float64.
+
+        From float32 scores, to about 1e-5. The best leaf is left to its float64 score, so that no probability can
+        round to more than 1 and a probability near 1 is right in what it lacks.
+        """
         rows = rows_of(self.bundle.leaf_index)
         step = max(1, _BLOCK_SCORES // len(rows))
         result = np.empty(len(queries))
         for start in range(0, len(queries), step):
             scores = queries[start : start + step] @ rows.T
-            scores /= np.float32(temperature)
+            scores /= np.float32(self.bundle.temperature or 1.0)
             top = scores.max(axis=1, keepdims=True)
+            np.put_along_axis(scores, best[start : start + step, None], -np.inf, axis=1)
             total = np.exp(scores - top).sum(axis=1, dtype=np.float64)
-            result[start : start + step] = top[:, 0] + np.log(total)
+            with np.errstate(divide="ignore"):  # a bundle of one leaf has no others
+                result[start : start + step] = top[:, 0] + np.log(total)
         return result
 
     def _checked(self, vectors: np.ndarray) -> np.ndarray:

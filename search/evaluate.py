@@ -14,7 +14,7 @@ import pyarrow.dataset
 
 from indexer.errors import InputError
 from indexer.geo import THRESHOLDS_KM, Accuracy, accuracy, haversine_km
-from indexer.photos import coordinates_of, read_columns, read_photos
+from indexer.photos import coordinates_of, names_of, read_columns, read_photos
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,7 +63,7 @@ def read_predictions(source: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
             f"{source}: row {wrong[0]} answers with lat {lat[wrong[0]]}, lng {lng[wrong[0]]}, which is not a place on "
             "Earth. Leave both empty where there is no answer."
         )
-    return table["photo"].cast(pa.string()).to_pylist(), lat, lng
+    return names_of(table, source), lat, lng
 
 
 def _read_folder(folder: Path) -> pa.Table:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from encoder.crops import Preprocessing, centre_crop
-from encoder.images import BadImage, decode
+from encoder.crops import Preprocessing, read_crop
+from encoder.images import BadImage
 from indexer.errors import InputError
 from indexer.hierarchy import Hierarchy
 from indexer.photos import PhotoTable, read_photos
@@ -91,7 +91,7 @@ def _decode_all(
 
     def load(row: int) -> BadImage | None:
         try:
-            rows[row] = centre_crop(decode(table.path(row), shorter_edge=preprocessing.resize), preprocessing)
+            rows[row] = read_crop(table, row, preprocessing)
         except BadImage as problem:
             return problem
         return None

@@ -4,7 +4,6 @@ import contextlib
 import csv
 import io
 import logging
-import os
 import signal
 import time
 import warnings
@@ -19,7 +18,7 @@ import torch
 from encoder.checkpoint import load_encoder, save_checkpoint
 from encoder.crops import Preprocessing
 from encoder.model import GeoEncoder, GeoEncoderConfig
-from indexer.artifact import file_digest, manifest_digest, refuse_existing
+from indexer.artifact import check_target, file_digest, manifest_digest
 from indexer.cells import load_hierarchy
 from indexer.errors import InputError
 from indexer.hierarchy import Hierarchy
@@ -57,12 +56,13 @@ def fit(
 
     Raises:
         InputError: `out` exists or could not be written, the hierarchy or the photos cannot be used, or a level has
-            a single cell.
+            a single cell, or a seed no generator takes.
         WorkError: the loss stopped being a number.
     """
     started = time.perf_counter()
-    refuse_existing(out)
-    _refuse_unwritable(out)
+    if not 0 <= seed < 2**63:
+        raise InputError(f"seed must be from 0 to 2**63 - 1, not {seed}.")
+    check_target(out)
     tree = load_hierarchy(hierarchy)
     _check_levels(tree)
     torch.manual_seed(seed)
@@ -71,6 +71,8 @@ def fit(
         load_photos(data, split, hierarchy=tree, preprocessing=encoder.preprocessing)
         for split in (data.validation_split, data.train_split)
     )
+    # Before training: what the files say hours later is not what was learned from.
+    inputs = {"photos": file_digest(data.photos), "hierarchy": manifest_digest(hierarchy)}
     if not (train.targets >= 0).any():
         raise InputError(
             f"{data.photos}: no training photo lies in a cell of {hierarchy}. Was it made from other photos?"
@@ -100,7 +102,7 @@ def fit(
         config=_plain(
             {"data": asdict(data), "model": asdict(model), "optimisation": asdict(optimisation), "seed": seed}
         ),
-        inputs={"photos": file_digest(data.photos), "hierarchy": manifest_digest(hierarchy)},
+        inputs=inputs,
         extra={"training_log.csv": _as_csv(module.epochs)},
     )
     return FitSummary(
@@ -189,13 +191,6 @@ def _interruptible() -> Iterator[None]:
             raise
         signal.signal(signal.SIGINT, before)
         raise KeyboardInterrupt from None
-
-
-def _refuse_unwritable(out: Path) -> None:
-    """Raise InputError where `out` could not be made; ask before hours of work, not after."""
-    nearest = next(parent for parent in out.absolute().parents if parent.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        raise InputError(f"{out}: cannot be written (no writable folder {nearest}). Choose another --out.")
 
 
 def _check_levels(hierarchy: Hierarchy) -> None:

@@ -61,6 +61,7 @@ def compare(photos: Path, *, registry: Path, features: Path, predictions: Path, 
         predicted_place=_named(cities, countries),
         probability=answered["probability"].to_numpy(),
         cells=[len(level) for level in hierarchy.levels],
+        coverage=[level.coverage for level in hierarchy.levels],
         n_train=len(train),
         order=methods.check_order(engine, batch.embedding),
     )

@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -42,13 +42,6 @@ _WORLD = "world"
 # What a demo leaves in its folder beside the world, and removes before it begins again.
 _RESULTS = ("hierarchy", "checkpoint", "registry", "features", "predictions", "report.html", "report.json")
 _STEPS = 9
-# glibc gives memory back to the kernel after each training step and asks for it again: without these, page faults
-# take more of the training time than arithmetic.
-_TRAINING_MEMORY = {
-    "MALLOC_MMAP_THRESHOLD_": str(4 << 30),
-    "MALLOC_TRIM_THRESHOLD_": str(64 << 30),
-    "MALLOC_TOP_PAD_": str(256 << 20),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +60,7 @@ QUICK = Preset(
     WorldConfig(n_train=600, n_validation=100, n_test=100),
     "100,40,15",
     2,
-    # Small batches, so that one epoch has more than three steps; float32, because bfloat16 is slow in small batches.
-    training=("--optimisation.epochs", "1", "--data.batch_size", "64", "--optimisation.precision", "32-true"),
+    training=("--optimisation.epochs", "1", "--data.batch_size", "64"),  # so that an epoch has more than three steps
     judged=False,
 )
 
@@ -104,19 +96,15 @@ class Demo:
         """Run one command of the product; what it says passes through."""
         self._run([module, name, *map(str, options)])
 
-    def command_json(self, module: str, name: str, *options: str | Path, env: Mapping[str, str]) -> dict[str, Any]:
+    def command_json(self, module: str, name: str, *options: str | Path) -> dict[str, Any]:
         """Run one command of the product with `--json` and return its result; its progress passes through."""
-        done = self._run([module, name, *map(str, options), "--json"], env=env, stdout=subprocess.PIPE)
+        done = self._run([module, name, *map(str, options), "--json"], stdout=subprocess.PIPE)
         return dict(json.loads(done.stdout))
 
-    def _run(
-        self, arguments: Sequence[str], *, env: Mapping[str, str] | None = None, stdout: int | None = None
-    ) -> subprocess.CompletedProcess[str]:
+    def _run(self, arguments: Sequence[str], *, stdout: int | None = None) -> subprocess.CompletedProcess[str]:
         shown = shlex.join(["python", "-m", *arguments])
         with self.step(arguments[1], f"$ {shown}"):
-            done = subprocess.run(
-                [sys.executable, "-m", *arguments], env=os.environ | dict(env or {}), stdout=stdout, text=True
-            )
+            done = subprocess.run([sys.executable, "-m", *arguments], stdout=stdout, text=True)
             if done.returncode:
                 raise StepFailed(f"This step failed (exit code {done.returncode}). To repeat it: {shown}")
         return done
@@ -224,7 +212,7 @@ def _run_product(demo: Demo) -> float:
     demo.command("indexer", "partition", "--photos", photos, "--split", "train", *taus, "--out", hierarchy)
     # The file says the same for the usual folder.
     elsewhere = ("--hierarchy", hierarchy, "--out", checkpoint, "--data.photos", photos) if out != FULL_OUT else ()
-    fit = demo.command_json("training", "fit", "--config", _CONFIG, *elsewhere, *preset.training, env=_TRAINING_MEMORY)
+    fit = demo.command_json("training", "fit", "--config", _CONFIG, *elsewhere, *preset.training)
     demo.command("indexer", "build", "--hierarchy", hierarchy, "--checkpoint", checkpoint, "--registry", registry)
     demo.command(
         "encoder", "embed", "--photos", photos, "--split", "test", "--checkpoint", checkpoint, "--out", features

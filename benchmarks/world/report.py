@@ -262,7 +262,10 @@ def _example(results: WorldResults, row: int, error_km: float) -> str:
 def _cost_section(results: WorldResults) -> str:
     steps = [f"<tr><td>{escape(step)}</td><td>{seconds:.1f} s</td></tr>" for step, seconds in results.seconds.items()]
     steps.append(f"<tr><th>all, up to this report</th><th>{results.total_seconds:.1f} s</th></tr>")
-    cells = [f"<tr><td>{level}</td><td>{count:,}</td></tr>" for level, count in enumerate(results.answers.cells)]
+    cells = [
+        f"<tr><td>{level}</td><td>{count:,}</td><td>{coverage:.1%}</td></tr>"
+        for level, (count, coverage) in enumerate(zip(results.answers.cells, results.answers.coverage, strict=True))
+    ]
     reused = " The photos were there from an earlier run." if results.world_reused else ""
     made_by = ", ".join(f"{escape(name)} {escape(value)}" for name, value in results.made_by.items())
     return f"""<h2>Time and size</h2>
@@ -270,7 +273,7 @@ def _cost_section(results: WorldResults) -> str:
 {results.peak_memory_bytes / 1e9:.1f} GB.{reused}</p>
 {_table(["step", "time"], steps)}
 <h3>Cells</h3>
-{_table(["level, 0 is the coarsest", "cells"], cells)}
+{_table(["level, 0 is the coarsest", "cells", "training photos in a cell"], cells)}
 <p class="quiet">Seed {results.seed}. Made by {made_by}.</p>"""
 
 

@@ -45,6 +45,7 @@ class Answers:
     predicted_place: Sequence[str]  # N names, of what `ours` answers
     probability: np.ndarray  # (N,) float64, of what `ours` answers; NaN where there is no answer
     cells: Sequence[int]  # per level, coarsest first
+    coverage: Sequence[float]  # per level: share of training photos that fall in one of its cells
     n_train: int  # photos
     order: OrderCheck
 
@@ -145,6 +146,7 @@ def as_json(results: WorldResults) -> dict[str, Any]:
         "train_photos": results.answers.n_train,
         "test_photos": len(results.answers.lat_deg),
         "cells": list(results.answers.cells),
+        "coverage": list(results.answers.coverage),
         **methods,
         "order_check": asdict(results.answers.order),
         "peak_memory_bytes": results.peak_memory_bytes,

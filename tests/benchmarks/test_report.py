@@ -39,6 +39,7 @@ def results(tmp_path: Path) -> WorldResults:
         predicted_place=[f"{HOSTILE} {number}" for number in range(n)],
         probability=np.full(n, 0.25),
         cells=[2, 7],
+        coverage=[1.0, 0.9],
         n_train=50,
         order=OrderCheck(n, 7, 0),
     )

@@ -1,6 +1,7 @@
 """Folders are whole or absent: failures, leftovers, collisions, damage."""
 
 import errno
+import itertools
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ import pytest
 from indexer.artifact import (
     MANIFEST,
     Draft,
+    check_target,
     manifest_digest,
     read_manifest,
     remove_leftovers,
@@ -72,10 +74,29 @@ def test_an_empty_folder_may_be_filled(tmp_path: Path) -> None:
     write(tmp_path / "T")
 
 
-def test_a_target_that_cannot_be_written_is_an_input_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["file/T", "file/below/T", "n" * 300, "n" * 300 + "/T", "loop/T"])
+def test_a_target_that_cannot_be_written_is_an_input_error_before_and_after_the_work(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot be written"):
-        write(tmp_path / "file" / "T")
+    (tmp_path / "loop").symlink_to("loop")
+    for attempt in (check_target, write):
+        with pytest.raises(InputError, match="cannot be written" if "file" not in name else "file is a file, not a"):
+            attempt(tmp_path / name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "loop"]
+
+
+def test_checking_a_target_leaves_no_trace(tmp_path: Path) -> None:
+    check_target(tmp_path / "a" / "b" / "T")
+    check_target(tmp_path / "T")
+    assert list(tmp_path.iterdir()) == []
+    write(tmp_path / "T")
+    with pytest.raises(InputError, match="exists already"):
+        check_target(tmp_path / "T")
+
+
+def test_a_missing_input_is_not_blamed_on_the_target(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), write_folder(tmp_path / "T", kind="t", schema_version=1):
+        (tmp_path / "input").read_bytes()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path) -> None:
@@ -115,6 +136,20 @@ def test_a_living_writers_folder_is_not_taken_for_a_leftover(tmp_path: Path) -> 
         (draft.path / "a").write_bytes(b"x")
         remove_leftovers(tmp_path, "T")
         assert (draft.path / "a").exists()
+
+
+@pytest.mark.parametrize("stem", ["T", "T[1]", "T*"])
+def test_only_what_this_software_left_is_cleared_away(tmp_path: Path, stem: str) -> None:
+    dead = tmp_path / f"{stem}.tmp-4000000-0"
+    kept = [tmp_path / name for name in (f"{stem}.tmp-backup", f"{stem}.tmp-1-0-old", "T1.tmp-1-0", f"{stem}2.tmp-1-0")]
+    for folder in (dead, *kept):
+        folder.mkdir()
+        (folder / "work.txt").touch()
+    (tmp_path / f"{stem}.tmp-7-7").write_text("a file, not a folder")
+    write(tmp_path / stem)
+    assert not dead.exists()
+    assert all((folder / "work.txt").exists() for folder in kept)
+    assert (tmp_path / f"{stem}.tmp-7-7").is_file()
 
 
 @pytest.mark.parametrize("damage", ["flip", "shorten", "remove"])
@@ -165,3 +200,12 @@ def test_a_symlink_is_replaced_in_one_step(tmp_path: Path) -> None:
         replace_symlink(tmp_path / "current", target)
         assert (tmp_path / "current").readlink() == Path(target)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "current"]
+
+
+def test_a_link_left_by_a_dead_process_of_our_number_is_no_obstacle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("indexer.artifact._counter", itertools.repeat(5))
+    (tmp_path / f"current.tmp-{os.getpid()}-5").symlink_to("gone")
+    replace_symlink(tmp_path / "current", "a")
+    assert [path.name for path in tmp_path.iterdir()] == ["current"]

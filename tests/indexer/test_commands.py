@@ -73,6 +73,8 @@ def test_build_publish_info_verify(
     version = json.loads(capsys.readouterr().out)["version"]
     assert indexer("info", "--registry", tmp_path / "R") == 2
     assert "nothing is published" in capsys.readouterr().err
+    assert indexer("verify", "--registry", tmp_path / "R") == 0
+    assert "1 version(s) verified" in capsys.readouterr().out
     assert indexer("publish", "--registry", tmp_path / "R", "--version", version[:8]) == 0
     assert version in capsys.readouterr().out
     assert indexer("info", "--registry", tmp_path / "R", "--json") == 0
@@ -86,6 +88,22 @@ def test_build_publish_info_verify(
     capsys.readouterr()
     assert indexer("verify", "--registry", tmp_path / "R") == 1
     assert "leaves.faiss" in capsys.readouterr().out
+
+
+def test_there_must_be_something_to_verify(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert indexer("verify", "--registry", tmp_path / "absent") == 2
+    assert "not a registry" in capsys.readouterr().err
+
+
+def test_a_system_error_is_one_line(
+    photo_table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise OSError(5, "Input/output error", "photos.parquet")
+
+    monkeypatch.setattr("indexer.photos.read_coordinates", fail)
+    assert indexer("partition", "--photos", photo_table, *TAUS, "--out", tmp_path / "H") == 1
+    assert capsys.readouterr().err == "error: [Errno 5] Input/output error: 'photos.parquet'\n"
 
 
 def table(path: Path, **columns: list) -> Path:

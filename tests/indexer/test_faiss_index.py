@@ -21,8 +21,8 @@ def test_a_missing_faiss_names_both_packages_and_is_exit_2(tmp_path: Path) -> No
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "geosurge[cpu]" in done.stderr
-    assert "geosurge[gpu]" in done.stderr
+    assert "'.[cpu]'" in done.stderr
+    assert "'.[gpu]'" in done.stderr
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:

@@ -101,12 +101,26 @@ def test_vectors_that_mean_nothing_are_refused_by_row(tmp_path: Path, value: flo
         ({"embedding": [[1.0, 0.0]]}, "no column 'photo'"),
         ({"photo": ["a", "b"], "embedding": [[1.0, 0.0], [1.0]]}, "different lengths"),
         ({"photo": ["a", "b"], "embedding": [[1.0, 0.0], None]}, "no embedding"),
+        ({"photo": ["a"], "embedding": ["0.1 0.2"]}, "must be lists of numbers"),
+        ({"photo": ["a"], "embedding": [0.5]}, "must be lists of numbers"),
+        ({"photo": ["a"], "embedding": [["0.1"]]}, "must be lists of numbers"),
+        ({"photo": [[1]], "embedding": [[1.0]]}, "photo must hold names"),
+        ({"photo": ["a"], "embedding": [[1.0]], "lat": ["north"]}, "must be numbers"),
     ],
 )
 def test_tables_that_hold_no_vectors_say_why(tmp_path: Path, columns: dict, message: str) -> None:
     pyarrow.parquet.write_table(pa.table(columns), tmp_path / "f.parquet")
     with pytest.raises(InputError, match=message):
         read_features(tmp_path / "f.parquet")
+
+
+def test_shards_of_two_encoders_are_told_apart(tmp_path: Path) -> None:
+    for name, width in (("a", 2), ("b", 3)):
+        pyarrow.parquet.write_table(
+            pa.table({"photo": [name], "embedding": [[1.0] * width]}), tmp_path / f"{name}.parquet"
+        )
+    with pytest.raises(InputError, match=r"b\.parquet: embeddings of 3 values; a\.parquet beside it has 2"):
+        read_features(tmp_path)
 
 
 def test_absent_and_damaged_features(tmp_path: Path) -> None:

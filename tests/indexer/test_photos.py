@@ -57,6 +57,22 @@ def test_numbers_for_names_become_text(tmp_path: Path) -> None:
     assert list(read_photos(csv(tmp_path / "n.csv", "photo\n17\n18\n")).photo) == ["17", "18"]
 
 
+def test_rows_without_a_name_keep_their_place(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "n.parquet", photo=["a", None, "c"])
+    assert list(read_photos(path).photo) == ["a", "", "c"]
+
+
+def test_names_that_are_no_names_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="photo must hold names"):
+        read_photos(parquet(tmp_path / "n.parquet", photo=[{"bytes": b"x"}]))
+
+
+def test_a_missing_split_has_its_own_advice(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "n.parquet", photo=["a"], lat=[1.0], lng=[2.0])
+    with pytest.raises(InputError, match=r"no column 'split'.*Add one that says 'train'"):
+        read_photos(path, split="train")
+
+
 def test_a_folder_lists_its_images_sorted(tmp_path: Path) -> None:
     for name in ("b/2.PNG", "a.jpg", "b/1.jpeg", "notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -87,6 +103,7 @@ def test_unknown_coordinates_are_nan_unless_needed(tmp_path: Path) -> None:
         ("photo,lat,lng\na,1,181\n", "lng is 181.0 in row 0"),
         ("photo,lat,lng\na,north,0\n", "must be numbers"),
         ("photo,lat,lng\na,1,2,3\n", "Expected 3 columns, got 4"),
+        ("photo,lat,lng\na,2024-01-01,0\n", "must be numbers"),
     ],
 )
 def test_bad_tables_say_what_is_wrong(tmp_path: Path, text: str, message: str) -> None:

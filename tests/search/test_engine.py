@@ -10,7 +10,7 @@ from indexer.bundle import build_bundle
 from indexer.errors import BundleMismatch, InputError
 from indexer.hierarchy import Hierarchy
 from indexer.registry import Registry
-from indexer.scoring import level_log_probabilities, log_product, log_softmax
+from indexer.scoring import leaf_vectors, level_log_probabilities, log_product, log_softmax
 from search.engine import Engine
 from tests.conftest import random_geocells, unit_rows
 from tests.search.conftest import WIDTH
@@ -25,6 +25,25 @@ def test_probability_is_the_softmax_over_all_leaves(engine: Engine) -> None:
     np.testing.assert_allclose(hits.probability, np.take_along_axis(expected, hits.leaf, axis=1), atol=1e-6)
     assert (np.diff(hits.score) <= 0).all()
     assert hits.mode == "exact"
+
+
+def test_no_probability_exceeds_one_and_a_sure_answer_says_how_sure(
+    hierarchy: Hierarchy, hierarchy_folder: Path, tmp_path: Path
+) -> None:
+    home = Registry(tmp_path)
+    cold = replace(random_geocells(hierarchy, WIDTH, seed=0), temperatures=np.full(3, 0.012))
+    home.publish(build_bundle(hierarchy_folder, cold, home.versions_folder, config={}, inputs={}).name)
+    engine = Engine.open(home.path)
+    # The direction of each leaf vector: a query as near to its own leaf as can be.
+    leaf = leaf_vectors(engine.bundle.model)
+    queries = (leaf / np.linalg.norm(leaf, axis=1, keepdims=True)).astype(np.float32)
+    probability = engine.search(queries, k=2).probability
+    assert (probability <= 1).all()
+    assert probability[:, 0].max() > 0.999
+    logs = log_product(engine.bundle.model, queries)
+    sure = log_softmax(logs)
+    missing = 1 - np.exp(sure.max(axis=1))
+    np.testing.assert_allclose(1 - probability[:, 0], missing, rtol=1e-3, atol=1e-13)
 
 
 def test_a_prefix_of_the_answers_is_the_answer_to_a_smaller_k(engine: Engine) -> None:
