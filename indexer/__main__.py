@@ -1,11 +1,13 @@
 """`python -m indexer`: partitions, bundles and the registry."""
 
 from indexer.cli import Command, main
-from indexer.commands import build, info, partition, publish, verify
+from indexer.commands import build, ceiling, info, partition, publish, update, verify
 
 DESCRIPTION = "Divide the Earth into cells, build bundles from them, and publish bundles in a registry."
 COMMANDS = {
     "partition": Command(partition),
+    "update": Command(update),
+    "ceiling": Command(ceiling),
     "build": Command(build),
     "info": Command(info),
     "verify": Command(verify),

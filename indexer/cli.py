@@ -59,6 +59,10 @@ class _StandardError(logging.StreamHandler[TextIO]):
         pass
 
 
+class Strings(tuple[str, ...]):
+    """Words, written `country,city` on a command line and as a list in YAML."""
+
+
 def _numbers(kind: type, convert: Callable[[Any], Any]) -> Callable[[Any], Any]:
     def parse(value: Any) -> Any:
         parts = value.split(",") if isinstance(value, str) else value
@@ -68,7 +72,7 @@ def _numbers(kind: type, convert: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return parse
 
 
-for _kind, _convert in ((Ints, int), (Floats, float)):
+for _kind, _convert in ((Ints, int), (Floats, float), (Strings, str.strip)):
     register_type(_kind, lambda numbers: list(numbers), _numbers(_kind, _convert))
 
 
@@ -91,7 +95,12 @@ class _Parser(ArgumentParser):
 
     def format_help(self, formatter: HelpFormatter | None = None) -> str:
         """Help that names types in words."""
-        words = {"Path": "path", "Ints": "integers, comma between", "Floats": "numbers, comma between"}
+        words = {
+            "Path": "path",
+            "Ints": "integers, comma between",
+            "Floats": "numbers, comma between",
+            "Strings": "words, comma between",
+        }
         return re.sub(r"<class\s+'(\w+)'>", lambda name: words.get(name[1], name[1]), super().format_help(formatter))
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:

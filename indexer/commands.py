@@ -3,52 +3,144 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from indexer.cli import Ints, Result
-from indexer.rule import PAPER_TAU_MAX, PAPER_TAU_MIN, PartitionRule
+from indexer import paper
+from indexer.cli import Floats, Ints, Result, Strings
+from indexer.errors import InputError
+from indexer.rule import PartitionRule
 
-PAPER_TAUS = Ints(PAPER_TAU_MAX)
+if TYPE_CHECKING:
+    from indexer.hierarchy import Hierarchy
+
+TAU_MAX = Ints(paper.TAU_MAX)
+THRESHOLDS_KM = Floats(paper.THRESHOLDS_KM)
+NO_LABELS = Strings()
 
 
 def partition(
     *,
     photos: Path,
     out: Path,
-    tau_max: Ints = PAPER_TAUS,
-    tau_min: int = PAPER_TAU_MIN,
+    scheme: Literal["s2", "labels"] = "s2",
+    tau_max: Ints = TAU_MAX,
+    tau_min: int | None = None,
     first_level: int = 2,
     min_inclusive: bool = False,
     keep_parent: float | None = None,
+    labels: Strings = NO_LABELS,
     split: str | None = None,
 ) -> Result:
-    """Divide the Earth into S2 cells adapted to where photos are.
+    """Divide the Earth into cells adapted to where photos are.
 
     Args:
         photos: table of photos (.parquet or .csv) with lat and lng.
         out: hierarchy folder to write.
+        scheme: s2 for S2 cells that follow the photos; labels for cells that columns of the table name.
         tau_max: a cell with more photos than this is split; one bound per level, coarsest first.
-        tau_min: an unsplit cell is kept only if it holds more photos than this.
+        tau_min: an unsplit cell is kept only if it holds more photos than this; 50 for s2, 0 for labels by default.
         first_level: S2 level to start from; 0 starts from the six cube faces.
         min_inclusive: keep a cell with exactly tau_min photos too.
         keep_parent: keep a cell whole when splitting it would lose more than this share of its photos.
+        labels: with --scheme labels, the columns that name the cells, coarsest first: continent,country,city.
         split: use only rows whose column `split` is this.
     """
-    from indexer import artifact, cells
-    from indexer.hierarchy import build_hierarchy, describe
+    from indexer.artifact import check_target, file_digest
+    from indexer.cells import save_hierarchy
+    from indexer.recipe import LabelRecipe, Recipe, S2Recipe
+
+    check_target(out)
+    recipe: Recipe
+    if scheme == "labels":
+        recipe = LabelRecipe(tuple(labels), tau_min or 0)
+    else:
+        if labels:
+            raise InputError("--labels goes with --scheme labels.")
+        tau_min = paper.TAU_MIN if tau_min is None else tau_min
+        recipe = S2Recipe(PartitionRule(tuple(tau_max), tau_min, first_level, min_inclusive, keep_parent))
+    places = recipe.read(photos, split=split)
+    tree = recipe.build(places)
+    save_hierarchy(
+        tree,
+        places,
+        out,
+        config={"recipe": recipe.to_config(), "split": split},
+        inputs={"photos": file_digest(photos)},
+    )
+    return _hierarchy_result(out, tree, places.num_rows)
+
+
+def update(*, hierarchy: Path, photos: Path, out: Path, split: str | None = None) -> Result:
+    """Divide anew with more photos, by the rule of an existing hierarchy, and say what became of each cell.
+
+    Args:
+        hierarchy: hierarchy folder to begin with; it is left as it is.
+        photos: table of the photos to add, with lat and lng (and the label columns, where cells are labels).
+        out: hierarchy folder to write.
+        split: use only rows whose column `split` is this.
+    """
+    import pyarrow.compute as pc
+
+    from indexer.artifact import check_target, file_digest, manifest_digest
+    from indexer.cells import hierarchy_manifest, load_hierarchy, load_photo_places, save_hierarchy
+    from indexer.lineage import RELATIONS, lineage
+    from indexer.recipe import recipe_of
+
+    check_target(out)
+    old = load_hierarchy(hierarchy)
+    config = hierarchy_manifest(hierarchy).config
+    recipe = recipe_of(config.get("recipe", {}), source=hierarchy)
+    places = recipe.join(load_photo_places(hierarchy), recipe.read(photos, split=split))
+    tree = recipe.build(places)
+    table = lineage(old, tree)
+    save_hierarchy(
+        tree,
+        places,
+        out,
+        config={"recipe": recipe.to_config(), "split": split},
+        inputs={"photos": file_digest(photos), "hierarchy": manifest_digest(hierarchy)},
+        lineage=table,
+    )
+    counts = [
+        {
+            "level": number,
+            **{name: pc.sum(pc.equal(rows["relation"], name)).as_py() or 0 for name in RELATIONS},
+        }
+        for number in range(len(tree.levels))
+        for rows in [table.filter(pc.equal(table["level"], number))]
+    ]
+    result = _hierarchy_result(out, tree, places.num_rows)
+    lines = ["level  " + "  ".join(f"{name:>11}" for name in RELATIONS)]
+    lines += [f"{row['level']:>5}  " + "  ".join(f"{row[name]:>11,}" for name in RELATIONS) for row in counts]
+    return Result({**result.data, "lineage": counts}, "\n".join([result.text, "", *lines]))
+
+
+def ceiling(
+    *, hierarchy: Path, photos: Path, split: str | None = None, thresholds_km: Floats = THRESHOLDS_KM
+) -> Result:
+    """Say how accurate answers could be with the cells of a hierarchy if the cell were always chosen best.
+
+    Args:
+        hierarchy: hierarchy folder.
+        photos: table of photos with lat and lng, such as those one will test on.
+        split: use only rows whose column `split` is this.
+        thresholds_km: distances at which to count answers as right.
+    """
+    from indexer.ceiling import ceilings
+    from indexer.cells import load_hierarchy
     from indexer.photos import read_coordinates
 
-    artifact.check_target(out)
-    rule = PartitionRule(tuple(tau_max), tau_min, first_level, min_inclusive, keep_parent)
-    lat, lng = read_coordinates(photos, split=split)
-    hierarchy = build_hierarchy(lat, lng, rule=rule)
-    config = asdict(rule) | {"split": split}
-    cells.save_hierarchy(hierarchy, out, config=config, inputs={"photos": artifact.file_digest(photos)})
-    levels = describe(hierarchy)
-    return Result(
-        {"hierarchy": str(out), "digest": hierarchy.digest, "photos": len(lat), "levels": levels},
-        f"{out}: {len(lat):,} photos, hierarchy {hierarchy.digest[:12]}\n{_level_table(levels)}",
-    )
+    tree = load_hierarchy(hierarchy)
+    rows = ceilings(tree, *read_coordinates(photos, split=split), thresholds_km=thresholds_km)
+    limits = list(rows[0].best.within)
+    lines = [f"level  {'':<14}  coverage  median  " + "  ".join(f"{limit + ' km':>8}" for limit in limits)]
+    for row in rows:
+        coverage = "-" if row.coverage is None else f"{row.coverage:.2%}"
+        shares = "  ".join(f"{row.best.within[limit]:>6.2f} %" for limit in limits)
+        name = tree.levels[row.level].name
+        lines.append(f"{row.level:>5}  {name:<14.14}  {coverage:>8}  {row.best.median_km:>3.0f} km  {shares}")
+    data = {"hierarchy": str(hierarchy), "photos": rows[0].best.n, "levels": [asdict(row) for row in rows]}
+    return Result(data, "\n".join(lines))
 
 
 def build(*, hierarchy: Path, checkpoint: Path, registry: Path, no_publish: bool = False) -> Result:
@@ -158,14 +250,24 @@ def publish(*, registry: Path, version: str) -> Result:
     return Result(data, f"{registry}: current is {now} (before: {before or 'none'})")
 
 
+def _hierarchy_result(out: Path, hierarchy: "Hierarchy", n_photos: int) -> Result:
+    from indexer.hierarchy import describe
+
+    levels = describe(hierarchy)
+    return Result(
+        {"hierarchy": str(out), "digest": hierarchy.digest, "photos": n_photos, "levels": levels},
+        f"{out}: {n_photos:,} photos, hierarchy {hierarchy.digest[:12]}\n{_level_table(levels)}",
+    )
+
+
 def _level_table(levels: Sequence[Mapping[str, Any]]) -> str:
-    lines = ["level  tau_max    cells  coverage  photos per cell (min/median/max)  S2 levels  median radius"]
+    lines = ["level  name              cells  coverage  photos per cell (min/median/max)  S2 levels  median radius"]
     for row in levels:
         photos = row["photos_per_cell"]
         spread = f"{photos['smallest']}/{photos['median']:g}/{photos['largest']}"
-        s2_levels = f"{row['s2_levels'][0]}-{row['s2_levels'][-1]}"
+        s2_levels = f"{row['s2_levels'][0]}-{row['s2_levels'][-1]}" if row["s2_levels"] else "-"
         lines.append(
-            f"{row['level']:>5}  {row['tau_max']:>7}  {row['cells']:>7,}  {row['coverage']:>7.2%}  {spread:>33}  "
+            f"{row['level']:>5}  {row['name']:<14.14}  {row['cells']:>7,}  {row['coverage']:>8.2%}  {spread:>32}  "
             f"{s2_levels:>9}  {row['median_radius_km']:>10.1f} km"
         )
     return "\n".join(lines)

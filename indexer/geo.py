@@ -8,23 +8,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from indexer.errors import InputError
+from indexer.paper import THRESHOLDS_KM
 
 EARTH_RADIUS_KM = 6371.0  # the radius the published evaluations use
 FARTHEST_KM = math.pi * EARTH_RADIUS_KM  # to the antipode
-THRESHOLDS_KM = (1.0, 25.0, 200.0, 750.0, 2500.0)  # street, city, region, country, continent
 
 
-def check_coordinates(lat_deg: np.ndarray, lng_deg: np.ndarray, *, source: str) -> None:
-    """Raise InputError naming the first row of `source` whose coordinates are not on Earth."""
+def check_coordinates(lat_deg: np.ndarray, lng_deg: np.ndarray, *, source: str, first_row: int = 0) -> None:
+    """Raise InputError naming the first row of `source`, counted from `first_row`, that is not on Earth."""
     for name, values, bound in (("lat", lat_deg, 90.0), ("lng", lng_deg, 180.0)):
         wrong = np.flatnonzero(~(np.abs(values) <= bound))  # written so that NaN is wrong too
         if wrong.size:
             row = int(wrong[0])
             raise InputError(
-                f"{source}: {name} is {values[row]} in row {row} ({wrong.size} such rows). It must be a number from "
-                f"{-bound:g} to {bound:g}; remove or mend those rows."
+                f"{source}: {name} is {values[row]} in row {first_row + row} ({wrong.size} such rows). It must be a "
+                f"number from {-bound:g} to {bound:g}; remove or mend those rows."
             )
 
 
@@ -40,6 +41,11 @@ def lat_lng(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.degrees(np.arctan2(z, np.hypot(x, y))), np.degrees(np.arctan2(y, x))
 
 
+def point_tree(lat_deg: np.ndarray, lng_deg: np.ndarray) -> cKDTree:
+    """Points (N,) for nearest-neighbour search by `unit_vectors`: the nearest along a chord is the nearest on Earth."""
+    return cKDTree(unit_vectors(lat_deg, lng_deg))
+
+
 def haversine_km(
     lat_a_deg: np.ndarray, lng_a_deg: np.ndarray, lat_b_deg: np.ndarray, lng_b_deg: np.ndarray
 ) -> np.ndarray:
@@ -49,27 +55,6 @@ def haversine_km(
         np.sin((lat_b - lat_a) / 2) ** 2 + np.cos(lat_a) * np.cos(lat_b) * np.sin((lng_b - lng_a) / 2) ** 2
     )  # rounding can push it just past 1 at antipodes
     return 2 * EARTH_RADIUS_KM * np.arcsin(np.sqrt(np.minimum(half, 1.0)))
-
-
-def range_sums(values: np.ndarray, begin: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """Sum of rows begin[i]:end[i] of values (N, K), for non-empty, non-overlapping ascending ranges: (C, K)."""
-    # Ranges summed one by one: a difference of running sums would lose digits over millions of rows.
-    return _reduce_ranges(np.add, values, begin, end)
-
-
-def range_max(values: np.ndarray, begin: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """Largest of begin[i]:end[i] of values (N,), for non-empty, non-overlapping ascending ranges: (C,)."""
-    return _reduce_ranges(np.maximum, values, begin, end)
-
-
-def _reduce_ranges(reduce: np.ufunc, values: np.ndarray, begin: np.ndarray, end: np.ndarray) -> np.ndarray:
-    if not begin.size:
-        return np.empty((0, *values.shape[1:]), values.dtype)
-    edges = np.stack([begin, end], axis=1).ravel()
-    # reduceat takes each edge to the next one; every second result is a gap between ranges, and an edge may not
-    # be the length of the array, which the last `end` can be.
-    edges = edges[:-1] if end[-1] == len(values) else edges
-    return np.asarray(reduce.reduceat(values, edges, axis=0)[::2])
 
 
 @dataclass(frozen=True, slots=True)

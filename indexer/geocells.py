@@ -54,6 +54,14 @@ class Geocells:
         return int(self.vectors[0].shape[1])
 
 
+def inherit(sums: np.ndarray, parents: np.ndarray) -> np.ndarray:
+    """Unit rows of sums (C, D), and where a sum is zero the row of `parents` (C, D): (C, D) float32."""
+    norms = np.linalg.norm(sums, axis=1, keepdims=True)
+    # Vectors that cancel out leave rounding behind, which is no direction.
+    empty = norms <= 1e-12
+    return np.where(empty, parents, sums / np.where(empty, 1, norms)).astype(np.float32)
+
+
 def save_geocells(draft: Draft, geocells: Geocells) -> None:
     """Write the geocells into a checkpoint folder that is being written, and what they need to be read as its facts."""
     folder = draft.path / "geocells"

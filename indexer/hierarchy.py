@@ -1,31 +1,38 @@
 """The hierarchy: partitions from coarse to fine, tied together by which cell lies in which (paper section III-A).
 
-In: coordinates of photos and a rule. Out: per level the cells with their counts, points and radii, and for every finest
-cell (leaf) its ancestors. Levels are numbered 0 (coarsest) to L-1 (finest); cells by their rank in S2 order.
+In: photos and a way to divide them, S2 cells that follow their density (`build_hierarchy`) or labels of any kind
+(`indexer.labels`). Out: per level the cells with their counts, points and radii, and for every finest cell (leaf) its
+ancestors. Levels are numbered 0 (coarsest) to L-1 (finest); cells by their rank in S2 order, or in the order of label
+paths: either way the cells below a cell are one contiguous range.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from indexer import geo, s2
+from indexer import s2
 from indexer.errors import InputError
+from indexer.extent import Extent, Runs, extents
 from indexer.partition import partition, photo_ranges
 from indexer.places import nearest_cities
 from indexer.rule import PartitionRule
 
+SEPARATOR = "/"  # between the labels of a path
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Level:
-    """One partition. Arrays have one entry per cell, in S2 order."""
+    """One partition. Arrays have one entry per cell, in the hierarchy's order."""
 
     tau_min: int
-    tau_max: int
+    tau_max: int | None  # None where cells are labels
+    label: str | None  # the column the labels come from; None where cells are S2's
     coverage: float  # share of the photos that fall in a cell of this level
-    s2_ids: np.ndarray  # (C,) uint64, strictly increasing, disjoint
+    keys: np.ndarray  # (C,) str, unique: S2 tokens, or label paths such as 'Europe/France'
+    s2_ids: np.ndarray | None  # (C,) uint64, strictly increasing, disjoint; None where cells are labels
     n_photos: np.ndarray  # (C,) int64
     lat_deg: np.ndarray  # (C,) float64, the mean direction of the cell's photos
     lng_deg: np.ndarray  # (C,) float64
@@ -36,7 +43,12 @@ class Level:
     country: np.ndarray  # (C,) str, its ISO 3166 two-letter country code
 
     def __len__(self) -> int:
-        return len(self.s2_ids)
+        return len(self.keys)
+
+    @property
+    def name(self) -> str:
+        """What people call the level."""
+        return f"tau_max {self.tau_max}" if self.label is None else self.label
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,7 +64,8 @@ class Hierarchy:
         digest = hashlib.sha256()
         for level in self.levels:
             digest.update(f"{len(level)};".encode())
-            digest.update(level.s2_ids.astype("<u8").tobytes())
+            for key in level.keys:
+                digest.update(f"{len(key)}:{key}".encode())
         return digest.hexdigest()
 
     @property
@@ -60,24 +73,77 @@ class Hierarchy:
         """The finest level."""
         return self.levels[-1]
 
+    @property
+    def is_s2(self) -> bool:
+        """Whether cells are S2's, so that coordinates say which cell a point is in."""
+        return all(level.s2_ids is not None for level in self.levels)
+
+    def parents(self, level: int) -> np.ndarray:
+        """For each cell of a level but the coarsest, the cell of the level above that contains it: (C,) int64."""
+        above, below = self.levels[level - 1], self.levels[level]
+        if above.s2_ids is not None and below.s2_ids is not None:
+            return s2.locate(above.s2_ids, below.s2_ids)
+        # A label path is its parent's with one more label.
+        rank = {key: cell for cell, key in enumerate(above.keys.tolist())}
+        return np.array([rank[key.rpartition(SEPARATOR)[0]] for key in below.keys.tolist()], np.int64)
+
     def locate(self, lat_deg: np.ndarray, lng_deg: np.ndarray) -> np.ndarray:
-        """The cell of each level that contains each point, or -1: (N, L) int64."""
-        ids = s2.leaf_ids(lat_deg, lng_deg)
-        return np.stack([s2.locate(level.s2_ids, ids) for level in self.levels], axis=1)
+        """The cell of each level that contains each point, or -1: (N, L) int64.
+
+        Raises:
+            InputError: the cells are labels.
+        """
+        return self.locate_ids(s2.leaf_ids(lat_deg, lng_deg))
+
+    def locate_ids(self, ids: np.ndarray) -> np.ndarray:
+        """The cell of each level that contains each leaf id, or -1: (N, L) int64.
+
+        Raises:
+            InputError: the cells are labels.
+        """
+        return np.stack([s2.locate(s2_ids_of(level), ids) for level in self.levels], axis=1)
 
 
-def build_hierarchy(lat_deg: np.ndarray, lng_deg: np.ndarray, *, rule: PartitionRule) -> Hierarchy:
+def s2_ids_of(level: Level) -> np.ndarray:
+    """The S2 ids of a level's cells.
+
+    Raises:
+        InputError: they have none: the cells are labels.
+    """
+    if level.s2_ids is None:
+        raise InputError(
+            f"The cells of this hierarchy are labels ({level.label}), not S2 cells, so coordinates do not say which "
+            "cell a point is in. Give a table with the label columns, or a hierarchy made with --scheme s2."
+        )
+    return level.s2_ids
+
+
+def sorted_ids(batches: Iterable[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """Leaf ids (N,) uint64, ascending, of photos that come in batches of latitudes and longitudes.
+
+    Beside a batch, the ids are all that is held.
+    """
+    ids = np.empty(0, np.uint64)
+    count = 0
+    for lat_deg, lng_deg in batches:
+        if count + len(lat_deg) > len(ids):
+            # In place: growing by copying would hold the ids twice.
+            ids.resize(max(count + len(lat_deg), len(ids) + len(ids) // 4), refcheck=False)
+        ids[count : count + len(lat_deg)] = s2.leaf_ids(lat_deg, lng_deg)
+        count += len(lat_deg)
+    ids.resize(count, refcheck=False)
+    ids.sort()
+    return ids
+
+
+def build_hierarchy(ids: np.ndarray, *, rule: PartitionRule) -> Hierarchy:
     """Divide the Earth at every granularity of the rule.
 
-    lat_deg, lng_deg: (N,) float64 coordinates of photos, in any order, checked.
+    ids: (N,) uint64 leaf ids of photos, ascending (`sorted_ids`).
 
     Raises:
         InputError: a level would have no cell.
     """
-    ids = s2.leaf_ids(lat_deg, lng_deg)
-    order = np.argsort(ids, kind="stable")
-    ids = ids[order]
-    points = geo.unit_vectors(lat_deg[order], lng_deg[order])
     cells = [partition(ids, rule, tau_max=tau_max) for tau_max in rule.tau_max]
     for tau_max, level in zip(rule.tau_max, cells, strict=True):
         if not level.size:
@@ -85,48 +151,60 @@ def build_hierarchy(lat_deg: np.ndarray, lng_deg: np.ndarray, *, rule: Partition
                 f"No cell holds more than tau_min = {rule.tau_min} of the {len(ids)} photos at tau_max = {tau_max}. "
                 "Lower --tau-min, or give more photos."
             )
-    leaves = cells[-1]
-    ancestors = np.stack([s2.locate(level, leaves) for level in cells], axis=1)
+    ancestors = np.stack([s2.locate(level, cells[-1]) for level in cells], axis=1)
     # Follows from one tau_min and falling tau_max: a cell that holds a kept leaf holds more photos than tau_min.
     assert (ancestors >= 0).all(), "a finest cell without an ancestor"
+    runs = [Runs(*photo_ranges(ids, level)) for level in cells]
     return Hierarchy(
-        [_level(ids, points, level, leaves, rule, tau_max) for tau_max, level in zip(rule.tau_max, cells, strict=True)],
+        [
+            make_level(
+                run,
+                extent,
+                ancestors[:, number],
+                n_photos=len(ids),
+                keys=np.array(s2.tokens(cells[number])),
+                s2_ids=cells[number],
+                tau_min=rule.tau_min,
+                tau_max=rule.tau_max[number],
+                label=None,
+            )
+            for number, (run, extent) in enumerate(zip(runs, extents(ids, runs), strict=True))
+        ],
         ancestors,
     )
 
 
-def _level(
-    ids: np.ndarray, points: np.ndarray, cells: np.ndarray, leaves: np.ndarray, rule: PartitionRule, tau_max: int
+def make_level(
+    runs: Runs,
+    extent: Extent,
+    ancestor: np.ndarray,
+    *,
+    n_photos: int,
+    keys: np.ndarray,
+    s2_ids: np.ndarray | None,
+    tau_min: int,
+    tau_max: int | None,
+    label: str | None,
 ) -> Level:
-    begin, end = photo_ranges(ids, cells)
-    sums = geo.range_sums(points, begin, end)
-    centres = sums / np.linalg.norm(sums, axis=1, keepdims=True)
-    # Half the chord to each photo: the arcsine keeps its precision at the small angles where an arccosine loses it.
-    chords = np.zeros(len(ids))
-    member = np.repeat(np.arange(len(cells)), end - begin)
-    rows = _ranges_to_rows(begin, end)
-    chords[rows] = np.linalg.norm(points[rows] - centres[member], axis=1)
-    lat, lng = geo.lat_lng(centres)
-    city, country = nearest_cities(lat, lng)
+    """Put a level together. ancestor: (leaves,) int64, the cell of this level above each leaf; n_photos: of all."""
+    city, country = nearest_cities(extent.lat_deg, extent.lng_deg)
+    cells = np.arange(len(keys))
     return Level(
-        tau_min=rule.tau_min,
+        tau_min=tau_min,
         tau_max=tau_max,
-        coverage=float((end - begin).sum() / len(ids)),
-        s2_ids=cells,
-        n_photos=end - begin,
-        lat_deg=lat,
-        lng_deg=lng,
-        radius_km=2 * geo.EARTH_RADIUS_KM * np.arcsin(np.minimum(geo.range_max(chords, begin, end) / 2, 1.0)),
-        leaf_begin=np.searchsorted(leaves, s2.range_min(cells), side="left"),
-        leaf_end=np.searchsorted(leaves, s2.range_max(cells), side="right"),
+        label=label,
+        coverage=float(runs.lengths.sum() / n_photos),
+        keys=keys,
+        s2_ids=s2_ids,
+        n_photos=runs.lengths,
+        lat_deg=extent.lat_deg,
+        lng_deg=extent.lng_deg,
+        radius_km=extent.radius_km,
+        leaf_begin=np.searchsorted(ancestor, cells, side="left"),
+        leaf_end=np.searchsorted(ancestor, cells, side="right"),
         city=city,
         country=country,
     )
-
-
-def _ranges_to_rows(begin: np.ndarray, end: np.ndarray) -> np.ndarray:
-    lengths = end - begin
-    return np.arange(lengths.sum()) + np.repeat(begin - np.concatenate([[0], np.cumsum(lengths)[:-1]]), lengths)
 
 
 def describe(hierarchy: Hierarchy) -> list[dict[str, Any]]:
@@ -134,6 +212,7 @@ def describe(hierarchy: Hierarchy) -> list[dict[str, Any]]:
     return [
         {
             "level": number,
+            "name": level.name,
             "tau_max": level.tau_max,
             "tau_min": level.tau_min,
             "cells": len(level),
@@ -143,7 +222,7 @@ def describe(hierarchy: Hierarchy) -> list[dict[str, Any]]:
                 "median": float(np.median(level.n_photos)),
                 "largest": int(level.n_photos.max()),
             },
-            "s2_levels": np.unique(s2.levels(level.s2_ids)).tolist(),
+            "s2_levels": [] if level.s2_ids is None else np.unique(s2.levels(level.s2_ids)).tolist(),
             "median_radius_km": float(np.median(level.radius_km)),
         }
         for number, level in enumerate(hierarchy.levels)

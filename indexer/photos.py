@@ -4,7 +4,7 @@ Columns are `photo` (a path, relative to the table's own folder unless absolute)
 optionally `split`. The names MP-16 and its neighbours use (IMG_ID, LAT, LON, latitude, longitude) are understood.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,16 +79,19 @@ def listed_photos(paths: Sequence[str]) -> PhotoTable:
     return PhotoTable(list(paths), Path(), unknown, unknown)
 
 
-def read_coordinates(source: Path, *, split: str | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Latitudes and longitudes (N,) float64 of a table, checked; nothing else of it is read.
+def coordinate_batches(source: Path, *, split: str | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Latitudes and longitudes of a table, checked, a batch at a time; nothing else of it is read or held.
 
     Raises:
         InputError: no such file, a missing column, no row, or a coordinate that is not on Earth.
     """
-    table = read_columns(source, ["lat", "lng"], split=split)
-    lat, lng = coordinates_of(table, source)
-    check_coordinates(lat, lng, source=str(source))
-    return lat, lng
+    count = 0
+    for table in _scan(source, ["lat", "lng"], (), split):
+        lat, lng = coordinates_of(table, source)
+        check_coordinates(lat, lng, source=str(source), first_row=count)
+        count += len(lat)
+        yield lat, lng
+    _refuse_empty(source, count, split)
 
 
 def names_of(table: pa.Table, source: Path) -> list[str]:
@@ -98,6 +101,12 @@ def names_of(table: pa.Table, source: Path) -> list[str]:
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise InputError(f"{source}: photo must hold names or paths ({error}).") from None
     return names
+
+
+def read_coordinates(source: Path, *, split: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """All of `coordinate_batches` at once: two (N,) float64."""
+    lat, lng = zip(*coordinate_batches(source, split=split), strict=True)
+    return np.concatenate(lat), np.concatenate(lng)
 
 
 def coordinates_of(table: pa.Table, source: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -119,32 +128,44 @@ def read_columns(
     Raises:
         InputError: no such file, not a table, a missing column (the ones present are named), or no row.
     """
+    parts = list(_scan(source, required, optional, split))
+    _refuse_empty(source, sum(part.num_rows for part in parts), split)
+    return pa.concat_tables(parts)
+
+
+def _scan(source: Path, required: Sequence[str], optional: Sequence[str], split: str | None) -> Iterator[pa.Table]:
     data = _open(source)
     present = {name.lower(): name for name in reversed(data.schema.names)}
     found = {
-        column: present[alias]
+        column: present[alias.lower()]
         for column in (*required, *optional, *(["split"] if split else []))
         for alias in reversed(_ALIASES.get(column, (column,)))
-        if alias in present
+        if alias.lower() in present
     }
     missing = [column for column in (*required, *(["split"] if split else [])) if column not in found]
     if missing:
-        raise InputError(
-            f"{source}: no column {' or '.join(map(repr, missing))}; it has {', '.join(data.schema.names)}. "
-            + (
-                f"Add one that says {split!r} in the rows to use."
-                if missing == ["split"]
-                else "Rename the columns to photo, lat, lng."
-            )
+        standard = all(column in _ALIASES for column in missing)
+        advice = (
+            f"Add one that says {split!r} in the rows to use."
+            if missing == ["split"]
+            else "Rename the columns to photo, lat, lng."
+            if standard
+            else "Name the columns as they are in the table."
         )
+        names = " or ".join(map(repr, missing))
+        raise InputError(f"{source}: no column {names}; it has {', '.join(data.schema.names)}. {advice}")
     try:
         keep = pa.dataset.field(found["split"]) == split if split else None
-        table = data.to_table(columns={name: pa.dataset.field(column) for name, column in found.items()}, filter=keep)
+        columns = {name: pa.dataset.field(column) for name, column in found.items()}
+        for batch in data.to_batches(columns=columns, filter=keep):
+            yield pa.Table.from_batches([batch])
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
         raise InputError(f"{source}: cannot be read as a table ({error}).") from None
-    if not table.num_rows:
+
+
+def _refuse_empty(source: Path, n_rows: int, split: str | None) -> None:
+    if not n_rows:
         raise InputError(f"{source}: no row{f' of split {split!r}' if split else ''}.")
-    return table
 
 
 def _open(source: Path) -> pa.dataset.Dataset:

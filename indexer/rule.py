@@ -9,21 +9,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from indexer.errors import InputError
+from indexer.paper import TAU_MAX, TAU_MIN
 
 if TYPE_CHECKING:
     import numpy as np
-
-# Paper section IV, "Implementation details"; coarsest first.
-PAPER_TAU_MAX = (25000, 10000, 5000, 2000, 1000, 750, 500)
-PAPER_TAU_MIN = 50
 
 
 @dataclass(frozen=True, slots=True)
 class PartitionRule:
     """When a cell is split and when it is kept."""
 
-    tau_max: tuple[int, ...] = PAPER_TAU_MAX  # per level, coarsest first
-    tau_min: int = PAPER_TAU_MIN  # photos a kept cell must exceed
+    tau_max: tuple[int, ...] = TAU_MAX  # per level, coarsest first
+    tau_min: int = TAU_MIN  # photos a kept cell must exceed
     first_level: int = 2  # S2 level to start from; 0 = the six cube faces, as the paper's prose has it
     min_inclusive: bool = False  # True: exactly tau_min photos are enough, as the paper's prose has it
     keep_parent: float | None = None  # a cell whose children would lose more than this share stays whole; None: never

@@ -95,21 +95,19 @@ def locate(cells: np.ndarray, leaves: np.ndarray) -> np.ndarray:
 
 def centres(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Latitude and longitude (N,) in degrees of each cell's centre."""
-    face = (ids >> np.uint64(61)).astype(np.int64)
-    bits = face.astype(np.uint64) & np.uint64(_SWAP)
-    i = np.zeros(ids.shape, np.uint64)
-    j = np.zeros(ids.shape, np.uint64)
-    for step in range(7, -1, -1):
-        digits = np.uint64(0xF if step == 7 else 0xFF)  # 30 bits are seven groups of four and one of two
-        bits = _TO_IJ[((ids >> np.uint64(8 * step + 1)) & digits) << np.uint64(2) | bits]
-        i |= (bits >> np.uint64(6)) << np.uint64(4 * step)
-        j |= ((bits >> np.uint64(2)) & np.uint64(15)) << np.uint64(4 * step)
-        bits &= np.uint64(3)
+    x, y, z = directions(ids)
+    return np.degrees(np.arctan2(z, np.hypot(x, y))), np.degrees(np.arctan2(y, x))
+
+
+def directions(ids: np.ndarray) -> np.ndarray:
+    """Unit vectors (3, N) float64 to each cell's centre."""
+    face, i, j = _to_face_ij(ids)
     # The walk ends in the corner leaf next to the centre; snapping to the cell's own grid finds the cell.
     width = np.uint64(1) << (np.uint64(MAX_LEVEL) - levels(ids).astype(np.uint64))
     s, t = (((k & ~(width - _ONE)).astype(np.float64) + width / 2) / 2**MAX_LEVEL for k in (i, j))
-    x, y, z = _face_uv_to_xyz(face, _st_to_uv(s), _st_to_uv(t))
-    return np.degrees(np.arctan2(z, np.hypot(x, y))), np.degrees(np.arctan2(y, x))
+    points = np.stack(_face_uv_to_xyz(face, _st_to_uv(s), _st_to_uv(t)))
+    points /= np.sqrt(np.einsum("an,an->n", points, points))
+    return points
 
 
 def tokens(ids: np.ndarray) -> list[str]:
@@ -188,3 +186,17 @@ def _from_face_ij(face: np.ndarray, i: np.ndarray, j: np.ndarray) -> np.ndarray:
         ids |= (bits >> np.uint64(2)) << np.uint64(8 * step)
         bits &= np.uint64(3)
     return ids * np.uint64(2) + _ONE
+
+
+def _to_face_ij(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    face = (ids >> np.uint64(61)).astype(np.int64)
+    bits = face.astype(np.uint64) & np.uint64(_SWAP)
+    i = np.zeros(ids.shape, np.uint64)
+    j = np.zeros(ids.shape, np.uint64)
+    for step in range(7, -1, -1):
+        digits = np.uint64(0xF if step == 7 else 0xFF)  # 30 bits are seven groups of four and one of two
+        bits = _TO_IJ[((ids >> np.uint64(8 * step + 1)) & digits) << np.uint64(2) | bits]
+        i |= (bits >> np.uint64(6)) << np.uint64(4 * step)
+        j |= ((bits >> np.uint64(2)) & np.uint64(15)) << np.uint64(4 * step)
+        bits &= np.uint64(3)
+    return face, i, j

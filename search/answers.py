@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from indexer import s2
 from indexer.features import FeatureBatch
@@ -18,7 +19,8 @@ SCHEMA = pa.schema(
         ("reason", pa.string()),
         ("lat", pa.float64()),  # the point of the answering cell; null where there is no answer
         ("lng", pa.float64()),
-        ("s2_id", pa.uint64()),  # the finest cell
+        ("key", pa.string()),  # the finest cell: its token, or its label path
+        ("s2_id", pa.uint64()),  # null where cells are labels
         ("token", pa.string()),
         ("city", pa.string()),  # the city nearest to the point, with at least 15,000 inhabitants
         ("country", pa.string()),
@@ -31,7 +33,8 @@ SCHEMA = pa.schema(
 # With top-k > 1: the k best leaves of each photo, the best first, beside the answer's own columns.
 TOP_SCHEMA = pa.schema(
     [
-        ("top_s2_id", pa.list_(pa.uint64())),
+        ("top_key", pa.list_(pa.string())),
+        ("top_s2_id", pa.list_(pa.uint64())),  # null where cells are labels
         ("top_lat", pa.list_(pa.float64())),
         ("top_lng", pa.list_(pa.float64())),
         ("top_score", pa.list_(pa.float64())),
@@ -46,11 +49,13 @@ def answer_table(engine: Engine, batch: FeatureBatch, *, first_row: int, k: int)
     hits = engine.search(batch.embedding[ok], k=k)
     best = hits.leaf[:, 0]
     leaves = engine.bundle.hierarchy.leaves
+    ids = None if leaves.s2_ids is None else leaves.s2_ids[best]
     answered = {
         "lat": leaves.lat_deg[best],
         "lng": leaves.lng_deg[best],
-        "s2_id": leaves.s2_ids[best],
-        "token": s2.tokens(leaves.s2_ids[best]),
+        "key": leaves.keys[best].tolist(),
+        "s2_id": [None] * len(ok) if ids is None else ids,
+        "token": [None] * len(ok) if ids is None else s2.tokens(ids),
         "city": leaves.city[best].tolist(),
         "country": leaves.country[best].tolist(),
         "score": hits.score[:, 0],
@@ -83,14 +88,14 @@ def explain(engine: Engine, batch: FeatureBatch, table: pa.Table) -> list[dict[s
     """The rows of `answer_table` with the path of cells above each answer and its probability at every level."""
     rows: list[dict[str, Any]] = table.to_pylist()
     ok = np.flatnonzero(batch.ok)
-    leaf_ids = engine.bundle.hierarchy.leaves.s2_ids
-    answers = np.array([rows[row]["s2_id"] for row in ok], np.uint64)
-    paths = engine.paths(batch.embedding[ok], np.searchsorted(leaf_ids, answers))
+    keys = pa.array(engine.bundle.hierarchy.leaves.keys.tolist())
+    leaves = pc.index_in(table["key"].take(pa.array(ok)), value_set=keys).to_numpy()
+    paths = engine.paths(batch.embedding[ok], leaves.astype(np.int64))
     for number, answered in enumerate(ok):
         rows[answered]["path"] = _path(engine, paths.cell[number], paths.probability[number])
     for row in rows:
-        if row["s2_id"] is not None:
-            del row["s2_id"]  # JSON readers lose bits above 2**53; the token says the same
+        del row["s2_id"]  # JSON readers lose bits above 2**53; the token says the same
+        if row["key"] is not None:
             row["top"] = _top_rows(row)
     return rows
 
@@ -102,7 +107,7 @@ def _path(engine: Engine, cells: Sequence[int], probabilities: np.ndarray) -> li
         result.append(
             {
                 "level": number,
-                "token": s2.tokens(level.s2_ids[cell : cell + 1])[0],
+                "key": str(level.keys[cell]),
                 "city": str(level.city[cell]),
                 "country": str(level.country[cell]),
                 "radius_km": float(level.radius_km[cell]),
@@ -112,10 +117,11 @@ def _path(engine: Engine, cells: Sequence[int], probabilities: np.ndarray) -> li
     return result
 
 
-def _top_columns(engine: Engine, hits: Hits) -> dict[str, list[np.ndarray]]:
+def _top_columns(engine: Engine, hits: Hits) -> dict[str, list[Any]]:
     leaves = engine.bundle.hierarchy.leaves
     return {
-        "top_s2_id": list(leaves.s2_ids[hits.leaf]),
+        "top_key": leaves.keys[hits.leaf].tolist(),
+        "top_s2_id": [None] * len(hits.leaf) if leaves.s2_ids is None else list(leaves.s2_ids[hits.leaf]),
         "top_lat": list(leaves.lat_deg[hits.leaf]),
         "top_lng": list(leaves.lng_deg[hits.leaf]),
         "top_score": list(hits.score),
@@ -124,11 +130,8 @@ def _top_columns(engine: Engine, hits: Hits) -> dict[str, list[np.ndarray]]:
 
 
 def _top_rows(row: dict[str, Any]) -> list[dict[str, Any]]:
-    columns = {name: row.pop(f"top_{name}", None) for name in ("s2_id", "lat", "lng", "score", "probability")}
-    if columns["s2_id"] is None:
+    row.pop("top_s2_id", None)
+    columns = {name: row.pop(f"top_{name}", None) for name in ("key", "lat", "lng", "score", "probability")}
+    if columns["key"] is None:
         return []
-    tokens = s2.tokens(np.array(columns.pop("s2_id"), np.uint64))
-    return [
-        {"token": token, **{name: values[rank] for name, values in columns.items()}}
-        for rank, token in enumerate(tokens)
-    ]
+    return [dict(zip(columns, place, strict=True)) for place in zip(*columns.values(), strict=True)]

@@ -5,9 +5,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
+from indexer import paper
 from indexer.cli import Floats, Result
 
-THRESHOLDS_KM = Floats((1, 25, 200, 750, 2500))
+THRESHOLDS_KM = Floats(paper.THRESHOLDS_KM)
 
 
 def query(
@@ -140,15 +141,15 @@ def _answer_text(row: Mapping[str, Any]) -> str:
     lines = [
         row["photo"],
         f"  {row['lat']:.5f}, {row['lng']:.5f}  near {row['city']}, {row['country']}",
-        f"  probability {row['probability']:.3f} ({kind}), cell {row['token']}, {row['mode']} search",
+        f"  probability {row['probability']:.3f} ({kind}), cell {row['key']}, {row['mode']} search",
     ]
     lines += [
-        f"    level {step['level']}: {step['probability']:.3f}  cell {step['token']:<10} "
+        f"    level {step['level']}: {step['probability']:.3f}  cell {step['key']:<10} "
         f"within {step['radius_km']:,.0f} km of a point near {step['city']}, {step['country']}"
         for step in row["path"]
     ]
     lines += [
-        f"    {rank}. {place['lat']:.4f}, {place['lng']:.4f}  cell {place['token']}, "
+        f"    {rank}. {place['lat']:.4f}, {place['lng']:.4f}  cell {place['key']}, "
         f"probability {place['probability']:.3f}"
         for rank, place in enumerate(row["top"], 1)
     ]

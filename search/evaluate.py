@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.dataset
 
 from indexer.errors import InputError
-from indexer.geo import THRESHOLDS_KM, Accuracy, accuracy, haversine_km
+from indexer.geo import Accuracy, accuracy, haversine_km
+from indexer.paper import THRESHOLDS_KM
 from indexer.photos import coordinates_of, names_of, read_columns, read_photos
 
 

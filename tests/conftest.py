@@ -10,7 +10,8 @@ from hypothesis import settings
 
 from indexer.cells import save_hierarchy
 from indexer.geocells import Geocells
-from indexer.hierarchy import Hierarchy, build_hierarchy
+from indexer.hierarchy import Hierarchy, build_hierarchy, sorted_ids
+from indexer.recipe import S2Recipe
 from indexer.rule import PartitionRule
 
 # Slow machines are no fault of the code; and a run that passed must pass again.
@@ -57,6 +58,13 @@ def clustered_points(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return lat, lng
 
 
+def save_s2_hierarchy(lat_deg: np.ndarray, lng_deg: np.ndarray, *, rule: PartitionRule, out: Path) -> Path:
+    """A hierarchy folder as `python -m indexer partition` writes it."""
+    ids, recipe = sorted_ids([(lat_deg, lng_deg)]), S2Recipe(rule)
+    tree = build_hierarchy(ids, rule=rule)
+    return save_hierarchy(tree, pa.table({"s2_id": ids}), out, config={"recipe": recipe.to_config()}, inputs={})
+
+
 def random_geocells(hierarchy: Hierarchy, width: int, seed: int, encoder: str | None = "e" * 64) -> Geocells:
     """Unit vectors in random directions, one temperature for each level."""
     rng = np.random.default_rng(seed)
@@ -92,12 +100,12 @@ def points() -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture(scope="session")
 def hierarchy(points: tuple[np.ndarray, np.ndarray]) -> Hierarchy:
-    return build_hierarchy(*points, rule=RULE)
+    return build_hierarchy(sorted_ids([points]), rule=RULE)
 
 
 @pytest.fixture(scope="session")
-def hierarchy_folder(hierarchy: Hierarchy, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_hierarchy(hierarchy, tmp_path_factory.mktemp("hierarchy") / "H", config={}, inputs={})
+def hierarchy_folder(points: tuple[np.ndarray, np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_s2_hierarchy(*points, rule=RULE, out=tmp_path_factory.mktemp("hierarchy") / "H")
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from indexer.bundle import build_bundle, open_bundle
 from indexer.faiss_index import flat_index
 from indexer.geo import haversine_km
 from indexer.geocells import Geocells
-from indexer.hierarchy import Hierarchy, build_hierarchy
+from indexer.hierarchy import Hierarchy, build_hierarchy, sorted_ids
 from indexer.rule import PartitionRule
 from indexer.scoring import ScoringModel, leaf_vectors
 from search.engine import Engine
@@ -50,7 +50,7 @@ def test_the_oracle_knows_the_cell_and_else_takes_the_nearest_point() -> None:
     rng = np.random.default_rng(0)
     lat = np.concatenate([rng.normal(48, 2, 200), rng.normal(-30, 2, 200)])
     lng = np.concatenate([rng.normal(10, 2, 200), rng.normal(150, 2, 200)])
-    hierarchy = build_hierarchy(lat, lng, rule=PartitionRule((100, 30), 5))
+    hierarchy = build_hierarchy(sorted_ids([(lat, lng)]), rule=PartitionRule((100, 30), 5))
     inside = hierarchy.locate(lat, lng)[:, -1]
     found = oracle_leaves(hierarchy, lat, lng)
     assert (found[inside >= 0] == inside[inside >= 0]).all()

@@ -8,7 +8,15 @@ import pytest
 
 from indexer import s2
 from indexer.artifact import read_manifest
-from indexer.cells import CELLS_FILE, load_hierarchy, read_cells, save_hierarchy, write_cells
+from indexer.cells import (
+    CELLS_FILE,
+    PHOTOS_FILE,
+    load_hierarchy,
+    load_photo_places,
+    read_cells,
+    save_hierarchy,
+    write_cells,
+)
 from indexer.errors import ArtifactError, InputError
 from indexer.hierarchy import Hierarchy
 
@@ -28,7 +36,7 @@ def test_save_and_load_are_inverse(hierarchy: Hierarchy, hierarchy_folder: Path)
 def test_the_manifest_carries_the_digest_of_the_cells(hierarchy: Hierarchy, hierarchy_folder: Path) -> None:
     manifest = read_manifest(hierarchy_folder, kind="hierarchy", schema_version=1)
     assert manifest.facts["digest"] == hierarchy.digest
-    assert list(manifest.files) == [CELLS_FILE]
+    assert list(manifest.files) == [CELLS_FILE, PHOTOS_FILE]
 
 
 def test_sql_sees_the_documented_tables(hierarchy: Hierarchy, hierarchy_folder: Path) -> None:
@@ -48,7 +56,7 @@ def test_sql_sees_the_documented_tables(hierarchy: Hierarchy, hierarchy_folder: 
 
 def test_an_existing_folder_is_kept(hierarchy: Hierarchy, hierarchy_folder: Path) -> None:
     with pytest.raises(InputError, match="exists already"):
-        save_hierarchy(hierarchy, hierarchy_folder, config={}, inputs={})
+        save_hierarchy(hierarchy, load_photo_places(hierarchy_folder), hierarchy_folder, config={}, inputs={})
 
 
 @pytest.mark.parametrize("content", [b"", b"not a database at all", b"\0" * 5000])

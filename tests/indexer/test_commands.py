@@ -52,7 +52,7 @@ def test_options_may_come_from_a_file_and_flags_win(photo_table: Path, tmp_path:
     config.write_text(f"photos: {photo_table}\ntau_max: [400, 120]\ntau_min: 5\nout: {tmp_path / 'no'}\n")
     assert indexer("partition", "--config", config, "--out", tmp_path / "H") == 0
     manifest = json.loads((tmp_path / "H" / "manifest.json").read_text())
-    assert manifest["config"]["tau_max"] == [400, 120]
+    assert manifest["config"]["recipe"]["tau_max"] == [400, 120]
     assert not (tmp_path / "no").exists()
 
 
@@ -101,7 +101,7 @@ def test_a_system_error_is_one_line(
     def fail(*arguments: object, **options: object) -> None:
         raise OSError(5, "Input/output error", "photos.parquet")
 
-    monkeypatch.setattr("indexer.photos.read_coordinates", fail)
+    monkeypatch.setattr("indexer.recipe.coordinate_batches", fail)
     assert indexer("partition", "--photos", photo_table, *TAUS, "--out", tmp_path / "H") == 1
     assert capsys.readouterr().err == "error: [Errno 5] Input/output error: 'photos.parquet'\n"
 

@@ -37,16 +37,6 @@ def test_unit_vectors_and_back(lat: float, lng: float) -> None:
     assert (back_lng[0] - lng + 180) % 360 - 180 == pytest.approx(0, abs=1e-6)
 
 
-def test_range_reductions_equal_slices() -> None:
-    values = np.random.default_rng(0).normal(size=(50, 3))
-    for begin, end in (([0, 10, 12], [5, 12, 50]), ([3], [4]), ([0], [50]), ([], [])):
-        ranges = [slice(*pair) for pair in zip(begin, end, strict=True)]
-        sums = geo.range_sums(values, np.array(begin, int), np.array(end, int))
-        np.testing.assert_allclose(sums, np.array([values[part].sum(axis=0) for part in ranges]).reshape(-1, 3))
-        largest = geo.range_max(values[:, 0], np.array(begin, int), np.array(end, int))
-        np.testing.assert_array_equal(largest, np.array([values[part, 0].max() for part in ranges]))
-
-
 @pytest.mark.parametrize(
     ("lat", "lng", "message"),
     [(95.0, 0.0, "lat is 95.0 in row 1"), (np.nan, 0.0, "lat is nan in row 1"), (0.0, 180.5, "lng is 180.5 in row 1")],

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from indexer import s2
 from indexer.errors import InputError
+from indexer.paper import TAU_MAX
 from indexer.partition import count, partition, photo_ranges
-from indexer.rule import PAPER_TAU_MAX, PartitionRule
+from indexer.rule import PartitionRule
 from tests.conftest import EDGE_POINTS, clustered_points
 
 
@@ -121,5 +122,5 @@ def test_rules_that_make_no_sense_are_refused(options: dict, message: str) -> No
 
 
 def test_the_paper_is_the_default() -> None:
-    assert PartitionRule() == PartitionRule(PAPER_TAU_MAX, 50, 2)
-    assert PAPER_TAU_MAX == (25000, 10000, 5000, 2000, 1000, 750, 500)
+    assert PartitionRule() == PartitionRule(TAU_MAX, 50, 2)
+    assert TAU_MAX == (25000, 10000, 5000, 2000, 1000, 750, 500)

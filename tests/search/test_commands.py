@@ -57,10 +57,10 @@ def test_query_tells_place_probability_path_and_token(world: Path, capsys: pytes
     assert [Path(answer["photo"]).name for answer in data["answers"]] == ["0.png", "1.png"]
     for answer in data["answers"]:
         assert [step["level"] for step in answer["path"]] == [0, 1, 2]
-        assert answer["path"][-1]["token"] == answer["token"]
+        assert answer["path"][-1]["key"] == answer["key"] == answer["token"]
         assert 0 < answer["probability"] <= 1
         assert len(answer["top"]) == 2
-        assert answer["top"][0]["token"] == answer["token"]
+        assert answer["top"][0]["key"] == answer["key"]
         assert not answer["calibrated"]
         assert "s2_id" not in answer
     assert search(*common, world / "0.png") == 0

@@ -9,9 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from indexer.cells import save_hierarchy
-from indexer.hierarchy import build_hierarchy
 from indexer.rule import PartitionRule
+from tests.conftest import save_s2_hierarchy
 
 # Models this small lose more to handing work between threads than they gain, above all beside other processes.
 torch.set_num_threads(1)
@@ -45,6 +44,5 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     table = pyarrow.parquet.read_table(write_toy(folder))
     train = table.filter(pa.compute.equal(table["split"], "train"))
     rule = PartitionRule(tau_max=(31, 16), tau_min=3)
-    tree = build_hierarchy(train["lat"].to_numpy(), train["lng"].to_numpy(), rule=rule)
-    save_hierarchy(tree, folder / "H", config={}, inputs={})
+    save_s2_hierarchy(train["lat"].to_numpy(), train["lng"].to_numpy(), rule=rule, out=folder / "H")
     return folder

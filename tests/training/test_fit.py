@@ -15,14 +15,14 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from encoder.checkpoint import load_encoder
 from encoder.embed import EmbedConfig, embed_photos
-from indexer.cells import load_hierarchy, save_hierarchy
+from indexer.cells import load_hierarchy
 from indexer.errors import InputError, WorkError
 from indexer.geo import haversine_km
 from indexer.geocells import load_geocells
-from indexer.hierarchy import build_hierarchy
 from indexer.photos import read_photos
 from indexer.rule import PartitionRule
 from indexer.scoring import ScoringModel, log_product
+from tests.conftest import save_s2_hierarchy
 from tests.training.conftest import SIZE
 from training.config import Augmentation, DataConfig, ModelConfig, OptimisationConfig
 from training.fit import FitSummary, fit
@@ -173,8 +173,7 @@ def test_an_out_that_cannot_be_written_is_refused_before_anything_is_read(tmp_pa
 
 
 def test_a_level_with_one_cell_is_refused(toy: Path, tmp_path: Path) -> None:
-    tree = build_hierarchy(np.full(40, 10.0), np.full(40, 10.0), rule=PartitionRule((100,), 5))
-    save_hierarchy(tree, tmp_path / "H", config={}, inputs={})
+    save_s2_hierarchy(np.full(40, 10.0), np.full(40, 10.0), rule=PartitionRule((100,), 5), out=tmp_path / "H")
     (tmp_path / "photos.parquet").write_bytes((toy / "photos.parquet").read_bytes())
     with pytest.raises(InputError, match="single cell"):
         train(tmp_path, tmp_path / "C")
@@ -213,8 +212,8 @@ def test_an_interrupt_goes_through_and_leaves_nothing(
 
 
 def test_photos_elsewhere_than_the_hierarchy_are_refused(toy: Path, tmp_path: Path) -> None:
-    tree = build_hierarchy(np.repeat([70.0, -70.0], 30), np.repeat([100.0, 100.0], 30), rule=PartitionRule((40,), 5))
-    save_hierarchy(tree, tmp_path / "H", config={}, inputs={})
+    rule = PartitionRule((40,), 5)
+    save_s2_hierarchy(np.repeat([70.0, -70.0], 30), np.repeat([100.0, 100.0], 30), rule=rule, out=tmp_path / "H")
     table = pyarrow.parquet.read_table(toy / "photos.parquet")
     names = pa.array([str(toy / name) for name in table["photo"].to_pylist()])
     pyarrow.parquet.write_table(table.set_column(0, "photo", names), tmp_path / "photos.parquet")

@@ -1,0 +1,101 @@
+"""Where the photos of each cell are: mean directions and radii, over any number of photos in little memory.
+
+In: leaf ids of photos and, per level, which contiguous run of them each cell holds. A photo is taken to be at the
+centre of its leaf cell, less than a centimetre from where its table says.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from indexer import geo, s2
+
+_CHUNK = 1 << 18  # photos worked on at once: what is held for them stays in a processor's cache
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Runs:
+    """Which photos belong to each cell of a level: photos begin[c]:end[c]. Runs are not empty and do not overlap."""
+
+    begin: np.ndarray  # (C,) int64, ascending
+    end: np.ndarray  # (C,) int64
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Photos in each cell: (C,) int64."""
+        return self.end - self.begin
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Extent:
+    """Of each cell of a level."""
+
+    lat_deg: np.ndarray  # (C,) float64, the mean direction of the cell's photos
+    lng_deg: np.ndarray  # (C,) float64
+    radius_km: np.ndarray  # (C,) float64, the largest distance of a photo from that point
+
+
+def extents(ids: np.ndarray, levels: Sequence[Runs]) -> list[Extent]:
+    """Points and radii of all cells.
+
+    ids: (N,) uint64 leaf ids in the order the runs count in, which need not be theirs.
+    """
+    sums = [np.zeros((3, len(runs.begin))) for runs in levels]
+    for start, points in _chunks(ids):
+        for total, runs in zip(sums, levels, strict=True):
+            cells, begin, end = _inside(runs, start, points.shape[1])
+            # Runs are summed one by one: a difference of running sums would lose digits over millions of photos.
+            total[:, cells] += _reduce(np.add, points, begin, end)
+    centres = [total / np.linalg.norm(total, axis=0) for total in sums]
+    # The square of the chord to each photo: exact at the small angles where an arccosine loses its digits.
+    chords = [np.zeros(len(runs.begin)) for runs in levels]
+    for start, points in _chunks(ids):
+        for largest, runs, centre in zip(chords, levels, centres, strict=True):
+            cells, begin, end = _inside(runs, start, points.shape[1])
+            if not begin.size:
+                continue
+            mine = _spread(begin, points.shape[1])
+            squared = np.zeros(points.shape[1])
+            for axis in range(3):
+                difference = centre[axis, cells][mine]
+                difference -= points[axis]
+                difference *= difference
+                squared += difference
+            largest[cells] = np.maximum(largest[cells], _reduce(np.maximum, squared, begin, end))
+    return [
+        Extent(*geo.lat_lng(centre.T), 2 * geo.EARTH_RADIUS_KM * np.arcsin(np.minimum(np.sqrt(largest) / 2, 1.0)))
+        for centre, largest in zip(centres, chords, strict=True)
+    ]
+
+
+def _chunks(ids: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    for start in range(0, len(ids), _CHUNK):
+        yield start, s2.directions(ids[start : start + _CHUNK])
+
+
+def _inside(runs: Runs, start: int, length: int) -> tuple[slice, np.ndarray, np.ndarray]:
+    """Cells with photos among start:start+length, and the runs they have there, counted from `start`."""
+    cells = slice(
+        int(np.searchsorted(runs.end, start, side="right")),
+        int(np.searchsorted(runs.begin, start + length, side="left")),
+    )
+    return cells, np.maximum(runs.begin[cells] - start, 0), np.minimum(runs.end[cells] - start, length)
+
+
+def _spread(begin: np.ndarray, length: int) -> np.ndarray:
+    """For each of `length` photos the number of the run it is in; photos between runs get a neighbour's."""
+    starts = np.zeros(length, np.int64)
+    starts[begin[1:]] = 1
+    return np.cumsum(starts, out=starts)
+
+
+def _reduce(operation: np.ufunc, values: np.ndarray, begin: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """Reduce values (..., N) over begin[c]:end[c] of its last axis: (..., C)."""
+    if not begin.size:
+        return np.empty((*values.shape[:-1], 0), values.dtype)
+    edges = np.stack([begin, end], axis=1).ravel()
+    # reduceat takes each edge to the next one; every second result is a gap between runs, and an edge may not be the
+    # length of the axis, which the last `end` can be.
+    edges = edges[:-1] if end[-1] == values.shape[-1] else edges
+    return np.asarray(operation.reduceat(values, edges, axis=-1)[..., ::2])

@@ -1,0 +1,130 @@
+"""What became of each cell from one hierarchy to another, so that what was learned for the old can be carried over.
+
+In: two hierarchies of the same kind and number of levels. Out: a table with one row for each pair of cells that have
+to do with each other, level by level:
+
+    same          the cell is in both
+    split from    a new cell inside an old one
+    merged into   an old cell inside a new one
+    new           a new cell with no old one there
+    gone          an old cell with no new one there
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from indexer import geo, s2
+from indexer.errors import InputError
+from indexer.geocells import Geocells, inherit
+from indexer.hierarchy import Hierarchy, Level
+
+SAME, SPLIT, MERGED, NEW, GONE = RELATIONS = ("same", "split from", "merged into", "new", "gone")
+
+SCHEMA = pa.schema(
+    [
+        ("level", pa.int32()),
+        ("relation", pa.string()),
+        ("cell", pa.int64()),  # in the new hierarchy; null where gone
+        ("key", pa.string()),
+        ("old_cell", pa.int64()),  # in the old hierarchy; null where new
+        ("old_key", pa.string()),
+    ]
+)
+
+
+def lineage(old: Hierarchy, new: Hierarchy) -> pa.Table:
+    """Which new cells come from which old ones.
+
+    Raises:
+        InputError: the hierarchies differ in kind or in their number of levels.
+    """
+    if len(old.levels) != len(new.levels) or old.is_s2 != new.is_s2:
+        kinds = [f"{len(tree.levels)} levels of {'S2 cells' if tree.is_s2 else 'labels'}" for tree in (old, new)]
+        raise InputError(
+            f"The old hierarchy has {kinds[0]}, the new one {kinds[1]}: their cells do not correspond. Build from "
+            "photo vectors instead: python -m indexer build --features F ..."
+        )
+    parts = [_level(number, a, b) for number, (a, b) in enumerate(zip(old.levels, new.levels, strict=True))]
+    return pa.concat_tables(parts)
+
+
+def carry_over(geocells: Geocells, old: Hierarchy, new: Hierarchy) -> Geocells:
+    """Geocells for a new hierarchy from those of an old one, by lineage.
+
+    A cell that is the same, or lies inside an old one, takes its vector; one that old cells were merged into takes the
+    direction of their mean, weighted by photos; a new one inherits its parent, at the coarsest level the old cell
+    whose point is nearest.
+
+    Raises:
+        InputError: the hierarchies do not correspond.
+    """
+    table = lineage(old, new)
+    vectors: list[np.ndarray] = []
+    for number, level in enumerate(new.levels):
+        rows = table.filter(pa.compute.equal(table["level"], number))
+        rows = rows.filter(pa.compute.and_(pa.compute.is_valid(rows["cell"]), pa.compute.is_valid(rows["old_cell"])))
+        cell, old_cell = rows["cell"].to_numpy(), rows["old_cell"].to_numpy()
+        sums = np.zeros((len(level), geocells.width))
+        weight = old.levels[number].n_photos[old_cell].astype(np.float64)
+        np.add.at(sums, cell, weight[:, None] * geocells.vectors[number][old_cell])
+        parents = vectors[-1][new.parents(number)] if number else _nearest(geocells.vectors[0], old.levels[0], level)
+        vectors.append(inherit(sums, parents))
+    return Geocells(vectors, geocells.temperatures, geocells.level_weights, new.digest, geocells.encoder)
+
+
+def _level(number: int, old: Level, new: Level) -> pa.Table:
+    inside_old, inside_new = _containing(old, new), _containing(new, old)
+    new_cells, old_cells = np.arange(len(new)), np.arange(len(old))
+    equal = np.zeros(len(new), bool)
+    found = inside_old >= 0
+    equal[found] = new.keys[found] == old.keys[inside_old[found]]
+    strictly = found & ~equal
+    merged = (inside_new >= 0) & (inside_old[np.maximum(inside_new, 0)] != old_cells)
+    touched = np.zeros(len(new), bool)
+    touched[inside_new[merged]] = True
+    survives = np.zeros(len(old), bool)
+    survives[inside_old[found]] = True
+    return pa.concat_tables(
+        _rows(number, relation, old, new, cells, olds)
+        for relation, cells, olds in (
+            (SAME, new_cells[equal], inside_old[equal]),
+            (SPLIT, new_cells[strictly], inside_old[strictly]),
+            (MERGED, inside_new[merged], old_cells[merged]),
+            (NEW, new_cells[~found & ~touched], None),
+            (GONE, None, old_cells[~survives & ~merged]),
+        )
+    )
+
+
+def _containing(outer: Level, inner: Level) -> np.ndarray:
+    """Cell of `outer` that contains or is each cell of `inner`, or -1: (len(inner),) int64."""
+    if outer.s2_ids is not None and inner.s2_ids is not None:
+        return s2.locate(outer.s2_ids, inner.s2_ids)
+    rank = {key: cell for cell, key in enumerate(outer.keys.tolist())}
+    return np.array([rank.get(key, -1) for key in inner.keys.tolist()], np.int64)
+
+
+def _rows(
+    level: int, relation: str, old: Level, new: Level, cells: np.ndarray | None, old_cells: np.ndarray | None
+) -> pa.Table:
+    n_rows = len(cells if cells is not None else old_cells)  # type: ignore[arg-type]  # one of them is given
+    columns: Sequence[pa.Array] = [
+        pa.array(np.full(n_rows, level, np.int32)),
+        pa.array([relation] * n_rows, pa.string()),
+        *_named(new, cells, n_rows),
+        *_named(old, old_cells, n_rows),
+    ]
+    return pa.Table.from_arrays(list(columns), schema=SCHEMA)
+
+
+def _named(level: Level, cells: np.ndarray | None, n_rows: int) -> tuple[pa.Array, pa.Array]:
+    if cells is None:
+        return pa.nulls(n_rows, pa.int64()), pa.nulls(n_rows, pa.string())
+    return pa.array(cells, pa.int64()), pa.array(level.keys[cells].tolist(), pa.string())
+
+
+def _nearest(vectors: np.ndarray, old: Level, new: Level) -> np.ndarray:
+    tree = geo.point_tree(old.lat_deg, old.lng_deg)
+    return vectors[tree.query(geo.unit_vectors(new.lat_deg, new.lng_deg))[1]]

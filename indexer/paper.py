@@ -1,0 +1,8 @@
+"""Numbers of the paper that are defaults here; apart from all that is heavy, so that `--help` can show them at once."""
+
+# Section IV, "Implementation details"; coarsest first.
+TAU_MAX = (25000, 10000, 5000, 2000, 1000, 750, 500)
+TAU_MIN = 50
+
+# What the published evaluations report: street, city, region, country, continent, in km.
+THRESHOLDS_KM = (1.0, 25.0, 200.0, 750.0, 2500.0)

@@ -1,0 +1,115 @@
+"""How a hierarchy is made from photo tables, and made again when photos are added: S2 cells by density, or labels.
+
+In: photo tables. Out: places (one row per photo: its leaf id and its labels), and a hierarchy of them. A hierarchy
+folder keeps both the recipe (in its manifest) and the places.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from indexer import s2
+from indexer.errors import ArtifactError, InputError
+from indexer.geo import check_coordinates
+from indexer.hierarchy import Hierarchy, build_hierarchy, sorted_ids
+from indexer.labels import build_label_hierarchy
+from indexer.photos import coordinate_batches, coordinates_of, read_columns
+from indexer.rule import PartitionRule
+
+
+class Recipe(Protocol):
+    """A way to divide photos."""
+
+    def read(self, photos: Path, *, split: str | None) -> pa.Table:
+        """Places of a photo table."""
+
+    def join(self, first: pa.Table, second: pa.Table) -> pa.Table:
+        """Places of both."""
+
+    def build(self, places: pa.Table) -> Hierarchy:
+        """The hierarchy of places."""
+
+    def to_config(self) -> dict[str, Any]:
+        """What a manifest holds; the inverse is `recipe_of`."""
+
+
+@dataclass(frozen=True, slots=True)
+class S2Recipe:
+    """S2 cells adapted to where photos are."""
+
+    rule: PartitionRule
+
+    def read(self, photos: Path, *, split: str | None) -> pa.Table:
+        """Leaf ids, sorted; the table is read a batch at a time."""
+        return pa.table({"s2_id": sorted_ids(coordinate_batches(photos, split=split))})
+
+    def join(self, first: pa.Table, second: pa.Table) -> pa.Table:
+        """Leaf ids of both, sorted."""
+        ids = np.concatenate([table["s2_id"].to_numpy() for table in (first, second)])
+        ids.sort()
+        return pa.table({"s2_id": ids})
+
+    def build(self, places: pa.Table) -> Hierarchy:
+        """Divide the Earth by the rule."""
+        return build_hierarchy(places["s2_id"].to_numpy(), rule=self.rule)
+
+    def to_config(self) -> dict[str, Any]:
+        """The rule."""
+        return {"scheme": "s2", **asdict(self.rule)}
+
+
+@dataclass(frozen=True, slots=True)
+class LabelRecipe:
+    """Cells that are labels."""
+
+    columns: tuple[str, ...]  # coarsest first
+    tau_min: int = 0  # a cell is kept only if it holds more photos than this
+
+    def __post_init__(self) -> None:
+        if not self.columns or len(set(self.columns)) != len(self.columns):
+            raise InputError(f"--labels takes different columns, coarsest first, not {list(self.columns)}.")
+        if self.tau_min < 0:
+            raise InputError(f"tau_min must be at least 0, not {self.tau_min}.")
+
+    def read(self, photos: Path, *, split: str | None) -> pa.Table:
+        """Leaf ids and labels, in the order of the table."""
+        table = read_columns(photos, ["lat", "lng", *self.columns], split=split)
+        lat, lng = coordinates_of(table, photos)
+        check_coordinates(lat, lng, source=str(photos))
+        labels = {column: table[column].cast(pa.string()) for column in self.columns}
+        return pa.table({"s2_id": s2.leaf_ids(lat, lng), **labels})
+
+    def join(self, first: pa.Table, second: pa.Table) -> pa.Table:
+        """One after the other."""
+        return pa.concat_tables([first, second])
+
+    def build(self, places: pa.Table) -> Hierarchy:
+        """Make the tree of labels."""
+        ids = places["s2_id"].to_numpy()
+        return build_label_hierarchy(places, self.columns, ids=ids, tau_min=self.tau_min)
+
+    def to_config(self) -> dict[str, Any]:
+        """The columns and the bound."""
+        return {"scheme": "labels", "labels": list(self.columns), "tau_min": self.tau_min}
+
+
+def recipe_of(config: Mapping[str, Any], *, source: Path) -> Recipe:
+    """The recipe that a hierarchy's manifest records.
+
+    Raises:
+        ArtifactError: it records none that can be followed.
+    """
+    values = dict(config)
+    scheme = values.pop("scheme", None)
+    try:
+        if scheme == "s2":
+            return S2Recipe(PartitionRule(**values | {"tau_max": tuple(values["tau_max"])}))
+        if scheme == "labels":
+            return LabelRecipe(tuple(values["labels"]), values["tau_min"])
+    except (TypeError, KeyError) as error:
+        raise ArtifactError(f"{source}: its manifest does not say how it was made ({error}). Rebuild it.") from None
+    raise ArtifactError(f"{source}: made by a scheme this release does not know ({scheme!r}). Update geosurge.")
