@@ -157,7 +157,7 @@ def _scan(source: Path, required: Sequence[str], optional: Sequence[str], split:
     try:
         keep = pa.dataset.field(found["split"]) == split if split else None
         columns = {name: pa.dataset.field(column) for name, column in found.items()}
-        for batch in data.to_batches(columns=columns, filter=keep):
+        for batch in data.to_batches(columns=columns, filter=keep, batch_readahead=2):
             yield pa.Table.from_batches([batch])
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
         raise InputError(f"{source}: cannot be read as a table ({error}).") from None
@@ -171,11 +171,13 @@ def _refuse_empty(source: Path, n_rows: int, split: str | None) -> None:
 def _open(source: Path) -> pa.dataset.Dataset:
     if not source.exists():
         raise InputError(f"{source}: no such file.")
-    kinds = {".parquet": "parquet", ".pq": "parquet", ".csv": "csv"}
+    # Buffering ahead, which is for networks, would hold all of a large file.
+    parquet = pa.dataset.ParquetFileFormat(pre_buffer=False, use_buffered_stream=True)
+    kinds = {".parquet": parquet, ".pq": parquet, ".csv": pa.dataset.CsvFileFormat()}
     kind = kinds.get(source.suffix.lower())
     if kind is None:
         raise InputError(f"{source}: a table must be a .parquet or .csv file.")
     try:
         return pa.dataset.dataset(source, format=kind)
     except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{source}: cannot be read as {kind} ({error}).") from None
+        raise InputError(f"{source}: cannot be read as {kind.default_extname} ({error}).") from None

@@ -1,0 +1,133 @@
+"""What every benchmark does: measure, compare with a peer and a floor, print a line, and append a row of JSON."""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from indexer.artifact import code_version
+
+RESULTS = Path(__file__).parent / "results"
+_PACKAGES = ("numpy", "duckdb", "pyarrow", "faiss-cpu", "faiss-gpu", "torch", "transformers", "s2sphere")
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Wall-clock seconds of repeated runs."""
+
+    median_s: float
+    p95_s: float
+    runs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """What a command took."""
+
+    seconds: float
+    peak_bytes: int
+    output: str
+
+
+def timed(work: Callable[[], object], *, runs: int, warm_up: int = 1) -> Timing:
+    """Run `work` again and again."""
+    for _ in range(warm_up):
+        work()
+    seconds = []
+    for _ in range(runs):
+        started = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - started)
+    return Timing(statistics.median(seconds), sorted(seconds)[min(runs - 1, int(0.95 * runs))], runs)
+
+
+def run_command(*arguments: str | Path) -> Child:
+    """Run `python -m ...` and measure that process alone.
+
+    Raises:
+        SystemExit: the command failed; it has said why.
+    """
+    started = time.perf_counter()
+    with subprocess.Popen([sys.executable, "-m", *map(str, arguments)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        output = process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(map(str, arguments))} ended with {process.returncode}")
+    unit = 1 if sys.platform == "darwin" else 1024  # Linux counts in KiB
+    return Child(time.perf_counter() - started, usage.ru_maxrss * unit, output)
+
+
+class Report:
+    """Lines of a benchmark; a missed floor makes the exit code 1."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.rows: list[dict[str, Any]] = []
+        self.missed = 0
+
+    def row(self, what: str, text: str, *, holds: bool | None = None, **figures: Any) -> None:
+        """Print one line and keep its figures. `holds` says whether a stated floor or bound was kept."""
+        verdict = "" if holds is None else "  OK" if holds else "  MISSED"
+        print(f"{what}: {text}{verdict}", flush=True)  # noqa: T201
+        self.missed += holds is False
+        self.rows.append({"what": what, "holds": holds, **{key: _plain(value) for key, value in figures.items()}})
+
+    def finish(self, **settings: Any) -> int:
+        """Append everything to `benchmarks/results/<name>.jsonl` and return the exit code."""
+        RESULTS.mkdir(exist_ok=True)
+        path = RESULTS / f"{self.name}.jsonl"
+        line = {
+            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "machine": machine(),
+            "settings": settings,
+            "rows": self.rows,
+        }
+        with path.open("a") as stream:
+            stream.write(json.dumps(line, allow_nan=False) + "\n")
+        print(f"appended to {path.relative_to(RESULTS.parents[1])}")  # noqa: T201
+        return 1 if self.missed else 0
+
+
+def machine() -> Mapping[str, Any]:
+    """What a figure depends on beside the code."""
+    return {
+        **code_version(),
+        "python": platform.python_version(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "versions": {name: found for name in _PACKAGES if (found := _version(name))},
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Timing):
+        return asdict(value)
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return list(value)
+    return value
