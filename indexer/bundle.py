@@ -20,14 +20,16 @@ import numpy as np
 from indexer import cells
 from indexer.artifact import MANIFEST, Manifest, manifest_digest, read_manifest, verify_folder, write_folder
 from indexer.errors import ArtifactError, BundleMismatch
-from indexer.faiss_index import FlatIndex, flat_index, read_index, rows_of, write_index
+from indexer.faiss_index import Index, flat_index, is_exact, read_index, rows_of, write_index
 from indexer.geocells import Geocells
 from indexer.hierarchy import Hierarchy
+from indexer.leaf_index import IndexChoice, build_leaf_index
 from indexer.scoring import ScoringModel, leaf_vectors
 
 KIND = "bundle"
 SCHEMA_VERSION = 1
 LEAVES_FILE = "leaves.faiss"
+DEFAULT_INDEX = IndexChoice()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,7 +40,7 @@ class Bundle:
     manifest: Manifest
     hierarchy: Hierarchy
     model: ScoringModel
-    leaf_index: FlatIndex
+    leaf_index: Index
 
     @property
     def version(self) -> str:
@@ -49,6 +51,11 @@ class Bundle:
     def encoder(self) -> str | None:
         """Digest of the encoder whose vectors this bundle understands; None where it was never recorded."""
         return self.model.geocells.encoder
+
+    @property
+    def leaf_vectors(self) -> np.ndarray:
+        """(leaves, D) float32: the rows of the leaf index, or made anew where it keeps them in fewer bits."""
+        return rows_of(self.leaf_index) if is_exact(self.leaf_index) else leaf_vectors(self.model)
 
     @property
     def temperature(self) -> float | None:
@@ -64,8 +71,19 @@ def build_bundle(
     *,
     config: Mapping[str, Any],
     inputs: Mapping[str, str | None],
+    index: IndexChoice = DEFAULT_INDEX,
+    photos: np.ndarray | None = None,
 ) -> Path:
     """Write a bundle into `versions/<digest>` and return that folder; nothing is published.
+
+    Args:
+        hierarchy_folder: whose cells it is about.
+        geocells: their vectors.
+        versions: where bundles are kept.
+        config: how the geocells were made.
+        inputs: digests of what they were made from.
+        index: the kind of the leaf index.
+        photos: (Q, D) float32 photo vectors to measure that index with, where there are any.
 
     Raises:
         BundleMismatch: the geocells are not those of the hierarchy's cells.
@@ -78,8 +96,10 @@ def build_bundle(
         shutil.copyfile(hierarchy_folder / cells.CELLS_FILE, draft.path / cells.CELLS_FILE)
         for number, vectors in enumerate(geocells.vectors):
             write_index(flat_index(vectors), draft.path / level_file(number))
-        write_index(flat_index(leaf_vectors(model)), draft.path / LEAVES_FILE)
+        leaf_index, facts = build_leaf_index(model, index, photos=photos)
+        write_index(leaf_index, draft.path / LEAVES_FILE)
         draft.facts |= {
+            "leaf_index": facts,
             "temperatures": geocells.temperatures.tolist(),
             "level_weights": geocells.level_weights.tolist(),
             "calibration": None,
@@ -100,7 +120,7 @@ def open_bundle(folder: Path) -> Bundle:
     """
     manifest = bundle_manifest(folder)
     hierarchy = cells.read_cells(folder / cells.CELLS_FILE)
-    indices = [read_index(folder / level_file(number)) for number in range(len(hierarchy.levels))]
+    indices = [_read_level(folder / level_file(number)) for number in range(len(hierarchy.levels))]
     try:
         geocells = Geocells(
             [rows_of(index) for index in indices],
@@ -119,6 +139,13 @@ def open_bundle(folder: Path) -> Bundle:
             f"{geocells.width} are expected. Rebuild the bundle."
         )
     return Bundle(folder, manifest, hierarchy, model, leaf_index)
+
+
+def _read_level(path: Path) -> Index:
+    index = read_index(path)
+    if not is_exact(index):
+        raise ArtifactError(f"{path}: not a flat index, which every level's is. Rebuild the bundle.")
+    return index
 
 
 def bundle_manifest(folder: Path) -> Manifest:

@@ -143,25 +143,44 @@ def ceiling(
     return Result(data, "\n".join(lines))
 
 
-def build(*, hierarchy: Path, checkpoint: Path, registry: Path, no_publish: bool = False) -> Result:
+def build(
+    *,
+    hierarchy: Path,
+    checkpoint: Path,
+    registry: Path,
+    index: Literal["auto", "flat", "ivf"] = "auto",
+    precision: Literal["fp32", "fp16", "int8"] = "fp32",
+    no_publish: bool = False,
+) -> Result:
     """Build a bundle from a hierarchy and a checkpoint's geocells, and publish it.
 
     Args:
         hierarchy: hierarchy folder the checkpoint was trained on.
         checkpoint: checkpoint folder with geocells.
         registry: registry folder; made if absent.
+        index: how leaves are searched; flat compares all of them and is exact, ivf only those below the best cells of
+            a coarser level; auto is flat up to 200,000 leaves.
+        precision: of the numbers in the leaf index; fewer bits take less memory and are not exact.
         no_publish: write the version without making it current.
     """
     from indexer.artifact import manifest_digest
     from indexer.bundle import build_bundle
     from indexer.cells import hierarchy_manifest
     from indexer.geocells import load_geocells
+    from indexer.leaf_index import IndexChoice
     from indexer.registry import Registry
 
     geocells = load_geocells(checkpoint, hierarchy=hierarchy_manifest(hierarchy).facts["digest"])
     home = Registry(registry)
     inputs = {"hierarchy": manifest_digest(hierarchy), "checkpoint": manifest_digest(checkpoint)}
-    folder = build_bundle(hierarchy, geocells, home.versions_folder, config={"index": "flat"}, inputs=inputs)
+    folder = build_bundle(
+        hierarchy,
+        geocells,
+        home.versions_folder,
+        config={"index": index, "precision": precision},
+        inputs=inputs,
+        index=IndexChoice(index, precision),
+    )
     if not no_publish:
         home.publish(folder.name)
     cells = [len(vectors) for vectors in geocells.vectors]
@@ -200,6 +219,7 @@ def info(*, registry: Path, version: str | None = None) -> Result:
         "temperatures": bundle.model.geocells.temperatures.tolist(),
         "level_weights": bundle.model.geocells.level_weights.tolist(),
         "calibrated": bundle.temperature is not None,
+        "leaf_index": bundle.manifest.facts["leaf_index"],
         "levels": levels,
     }
     lines = [
@@ -207,6 +227,7 @@ def info(*, registry: Path, version: str | None = None) -> Result:
         f"version   {bundle.version}",
         f"encoder   {bundle.encoder or 'not recorded'}",
         f"size      {size / 1e6:.1f} MB; vectors of {bundle.model.geocells.width}; calibrated: {data['calibrated']}",
+        f"index     {_index_text(bundle.manifest.facts['leaf_index'])}",
         f"taus      {', '.join(f'{tau:.4f}' for tau in bundle.model.geocells.temperatures)} (temperature per level)",
         _level_table(levels),
     ]
@@ -248,6 +269,17 @@ def publish(*, registry: Path, version: str) -> Result:
     now = home.publish(version)
     data = {"registry": str(registry), "current": now, "before": before}
     return Result(data, f"{registry}: current is {now} (before: {before or 'none'})")
+
+
+def _index_text(facts: Mapping[str, Any]) -> str:
+    kind = f"{facts['kind']} {facts['precision']}"
+    if facts["quantiser_level"] is not None:
+        kind += f", lists of level {facts['quantiser_level']}, {facts['probes']} visited"
+    return (
+        f"{kind}, {facts['size_bytes'] / 1e6:.1f} MB; recall@1 {facts['recall_at_1']:.4f}, recall@10 "
+        f"{facts['recall_at_10']:.4f} against a full scan, on {facts['queries']:,} "
+        + ("photos" if facts["measured_on"] == "photos" else "stand-ins for photos")
+    )
 
 
 def _hierarchy_result(out: Path, hierarchy: "Hierarchy", n_photos: int) -> Result:

@@ -47,7 +47,7 @@ def extents(ids: np.ndarray, levels: Sequence[Runs]) -> list[Extent]:
             cells, begin, end = _inside(runs, start, points.shape[1])
             # Runs are summed one by one: a difference of running sums would lose digits over millions of photos.
             total[:, cells] += _reduce(np.add, points, begin, end)
-    centres = [total / np.linalg.norm(total, axis=0) for total in sums]
+    centres = [_centres(total, ids, runs) for total, runs in zip(sums, levels, strict=True)]
     # The square of the chord to each photo: exact at the small angles where an arccosine loses its digits.
     chords = [np.zeros(len(runs.begin)) for runs in levels]
     for start, points in _chunks(ids):
@@ -67,6 +67,13 @@ def extents(ids: np.ndarray, levels: Sequence[Runs]) -> list[Extent]:
         Extent(*geo.lat_lng(centre.T), 2 * geo.EARTH_RADIUS_KM * np.arcsin(np.minimum(np.sqrt(largest) / 2, 1.0)))
         for centre, largest in zip(centres, chords, strict=True)
     ]
+
+
+def _centres(sums: np.ndarray, ids: np.ndarray, runs: Runs) -> np.ndarray:
+    """Mean directions (3, C); of photos that lie opposite each other, and so have none, the first one's place."""
+    length = np.linalg.norm(sums, axis=0)
+    nowhere = length <= 1e-9 * runs.lengths  # what rounding leaves of a sum of zero
+    return np.where(nowhere, s2.directions(ids[runs.begin]), sums / np.where(nowhere, 1, length))
 
 
 def _chunks(ids: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:

@@ -1,54 +1,150 @@
-"""FAISS behind one door: flat inner-product indices, written, read and checked."""
+"""FAISS behind one door: inner-product indices of a few kinds, written, read, checked, and put on a GPU."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from indexer.errors import ArtifactError, MissingBackend
+from indexer.errors import ArtifactError, InputError, MissingBackend
 
 try:
     import faiss
+    from faiss.contrib.ivf_tools import add_preassigned
 except ImportError as error:
     raise MissingBackend(
         "FAISS is not installed. Choose one of its two packages, which share one module name. In the checkout: "
         "pip install '.[cpu]' (faiss-cpu), or pip install '.[gpu]' (faiss-gpu, NVIDIA with CUDA 12)."
     ) from error
 
-FlatIndex = faiss.IndexFlat  # what the functions below take and give
+Index = faiss.Index  # what the functions below take and give
+Precision = Literal["fp32", "fp16", "int8"]
+Device = Literal["auto", "cpu", "cuda"]
+
+GPU_LIMIT = 2048  # the most results, and the most probes, that FAISS computes on a GPU
+_CODES = {"fp16": faiss.ScalarQuantizer.QT_fp16, "int8": faiss.ScalarQuantizer.QT_8bit}
 
 
-def flat_index(vectors: np.ndarray) -> FlatIndex:
-    """Exact inner-product index whose row i is vectors[i]; vectors: (N, D) float32."""
-    index = faiss.IndexFlatIP(vectors.shape[1])
-    index.add(np.ascontiguousarray(vectors, np.float32))
+def flat_index(vectors: np.ndarray, precision: Precision = "fp32") -> Index:
+    """Exhaustive inner-product index whose row i is vectors[i]; vectors: (N, D) float32."""
+    rows = np.ascontiguousarray(vectors, np.float32)
+    width = rows.shape[1]
+    index: Index
+    if precision == "fp32":
+        index = faiss.IndexFlatIP(width)
+    else:
+        index = faiss.IndexScalarQuantizer(width, _CODES[precision], faiss.METRIC_INNER_PRODUCT)
+        index.train(rows)  # int8 learns the range of each dimension
+    index.add(rows)
     return index
 
 
-def write_index(index: FlatIndex, path: Path) -> None:
-    """Write an index file; the caller's folder makes it whole or absent."""
-    faiss.write_index(index, str(path))
+def inverted_index(vectors: np.ndarray, lists: np.ndarray, heads: np.ndarray, precision: Precision = "fp32") -> Index:
+    """Inverted lists given beforehand: row i stands in list lists[i], which a query reaches through heads[lists[i]].
+
+    vectors: (N, D) float32. lists: (N,) int64. heads: (M, D) float32, what a query is compared with to choose lists.
+    """
+    rows = np.ascontiguousarray(vectors, np.float32)
+    quantiser = flat_index(heads)
+    settings = (quantiser, rows.shape[1], len(heads))
+    index: faiss.IndexIVF
+    if precision == "fp32":
+        index = faiss.IndexIVFFlat(*settings, faiss.METRIC_INNER_PRODUCT)
+    else:
+        index = faiss.IndexIVFScalarQuantizer(*settings, _CODES[precision], faiss.METRIC_INNER_PRODUCT, False)
+    index.by_residual = False  # lists hold whole vectors: a score is the vector's own, not the sum of two
+    index.train(rows)  # the heads stay: a quantiser that is filled is not trained again
+    add_preassigned(index, rows, np.ascontiguousarray(lists, np.int64))
+    return index
 
 
-def read_index(path: Path) -> FlatIndex:
-    """Read a flat index file.
+def search_index(
+    index: Index, queries: np.ndarray, k: int, *, probes: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k best rows of each query, best first: scores (Q, k) float32 and rows (Q, k) int64, -1 where there is none.
+
+    probes: how many lists to look into, where the index has lists; None takes the number stored with it.
+    """
+    if not probes:
+        return index.search(queries, k)
+    settings = faiss.SearchParametersIVF()
+    settings.nprobe = probes
+    return index.search(queries, k, params=settings)
+
+
+def is_exact(index: Index) -> bool:
+    """Whether a search compares every row in full float32."""
+    return isinstance(index, faiss.IndexFlat)
+
+
+def list_count(index: Index) -> int:
+    """How many lists the rows stand in, of which a search visits some; 0 where it compares all rows."""
+    return int(getattr(index, "nlist", 0))
+
+
+def set_probes(index: Index, probes: int) -> None:
+    """How many lists a search visits from now on; written with the index."""
+    index.nprobe = probes  # type: ignore[attr-defined]  # of indices with lists
+
+
+def write_index(index: Index, path: Path) -> None:
+    """Write an index file; the caller's folder makes it whole or absent.
 
     Raises:
-        ArtifactError: not an index file, or cut short.
+        OSError: it cannot be written.
+    """
+    # FAISS's own writer reports any failure as a RuntimeError without a number; a file of Python's has the reason.
+    data = faiss.serialize_index(index)
+    with path.open("wb") as stream:
+        stream.write(data.data)
+
+
+def read_index(path: Path) -> Index:
+    """Read an index file of a kind this module makes.
+
+    Raises:
+        ArtifactError: not an index file, cut short, or of another kind.
     """
     try:
         index = faiss.read_index(str(path))
     except RuntimeError as error:
         detail = str(error).splitlines()[0]
         raise ArtifactError(f"{path}: cannot be read as a FAISS index ({detail}). Restore it from a copy.") from None
-    if not isinstance(index, faiss.IndexFlat) or index.metric_type != faiss.METRIC_INNER_PRODUCT:
-        raise ArtifactError(f"{path}: not a flat inner-product index. Rebuild the bundle.")
+    kinds = (faiss.IndexFlat, faiss.IndexScalarQuantizer, faiss.IndexIVFFlat, faiss.IndexIVFScalarQuantizer)
+    if not isinstance(index, kinds) or index.metric_type != faiss.METRIC_INNER_PRODUCT:
+        raise ArtifactError(f"{path}: not an inner-product index of a known kind. Rebuild the bundle.")
     return index
 
 
-def rows_of(index: FlatIndex) -> np.ndarray:
-    """The vectors of a flat index, read-only and without a copy: (N, D) float32. The array keeps the index alive."""
+def size_bytes(index: Index) -> int:
+    """How large the index is as a file."""
+    return len(faiss.serialize_index(index))
+
+
+def on_device(index: Index, device: Device) -> Index:
+    """The index itself, or its copy in the memory of the first GPU.
+
+    `auto` takes a GPU where there is one. Inverted lists are filled before, on the CPU.
+
+    Raises:
+        InputError: `cuda`, and there is no GPU that FAISS can use.
+    """
+    # The only test that can be trusted: without a GPU faiss-gpu makes GPU resources all the same, and then computes
+    # on the CPU.
+    n_gpus = faiss.get_num_gpus() if hasattr(faiss, "StandardGpuResources") else 0
+    if device == "cuda" and not n_gpus:
+        raise InputError(
+            "--device cuda: FAISS finds no GPU here. It takes an NVIDIA GPU and the package faiss-gpu: "
+            "pip install '.[gpu]' in place of '.[cpu]', in the checkout. Or use --device cpu."
+        )
+    if device == "cpu" or not n_gpus:
+        return index
+    return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
+
+
+def rows_of(index: Index) -> np.ndarray:
+    """The vectors of a flat fp32 index, read-only and without a copy: (N, D) float32. The array keeps it alive."""
+    assert isinstance(index, faiss.IndexFlat), "only a flat index keeps its vectors as they were"
     rows = faiss.rev_swig_ptr(index.get_xb(), index.ntotal * index.d).reshape(index.ntotal, index.d)
     owned = np.asarray(_Rows(index, rows.__array_interface__))
     owned.flags.writeable = False
@@ -59,5 +155,5 @@ def rows_of(index: FlatIndex) -> np.ndarray:
 class _Rows:
     """What numpy holds on to while it looks into the memory of an index."""
 
-    index: FlatIndex
+    index: Index
     __array_interface__: dict[str, Any]

@@ -11,12 +11,13 @@ import numpy as np
 
 from indexer.bundle import Bundle, open_bundle
 from indexer.errors import BundleMismatch, InputError
-from indexer.faiss_index import rows_of
+from indexer.faiss_index import GPU_LIMIT, Device, is_exact, list_count, on_device, search_index
 from indexer.registry import Registry
 from indexer.scoring import level_log_probabilities
+from search.approximate import approximate_search
 from search.exact import exact_search
 
-EXACT = "exact"
+EXACT = "exact"  # every leaf was compared; other modes are named by their index, such as 'ivf-fp16'
 _BLOCK_SCORES = 1 << 24  # scores held at once while probabilities are normalised: 64 MB of float32
 
 
@@ -27,7 +28,7 @@ class Hits:
     leaf: np.ndarray  # (Q, K) int64, finest cells
     score: np.ndarray  # (Q, K) float64, v . G_r, descending
     probability: np.ndarray  # (Q, K) float64, softmax of the score over all leaves
-    mode: str  # how they were found: 'exact'
+    mode: str  # how they were found: 'exact', or the kind of the index that found them
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,18 +42,26 @@ class Paths:
 class Engine:
     """Answers from one bundle for as long as it lives, whatever is published meanwhile."""
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, *, device: Device = "cpu") -> None:
         self.bundle = bundle
+        self._leaf_vectors = bundle.leaf_vectors
+        self._on_device = on_device(bundle.leaf_index, device)
 
     @classmethod
-    def open(cls, registry: Path, *, version: str | None = None) -> "Engine":
+    def open(cls, registry: Path, *, version: str | None = None, device: Device = "cpu") -> "Engine":
         """Open the current version of a registry, or the one named.
 
         Raises:
-            InputError: no registry, nothing published, or no such version.
+            InputError: no registry, nothing published, no such version, or no GPU for `cuda`.
             ArtifactError: the bundle is damaged.
         """
-        return cls(open_bundle(Registry(registry).resolve(version)))
+        return cls(open_bundle(Registry(registry).resolve(version)), device=device)
+
+    @property
+    def mode(self) -> str:
+        """How answers are found: 'exact', or the kind of the index."""
+        facts = self.bundle.manifest.facts["leaf_index"]
+        return EXACT if is_exact(self.bundle.leaf_index) else f"{facts['kind']}-{facts['precision']}"
 
     @property
     def calibrated(self) -> bool:
@@ -83,7 +92,7 @@ class Engine:
             raise InputError(f"top-k must be from 1 to {n_leaves}, the number of finest cells, not {k}.")
 
     def search(self, vectors: np.ndarray, *, k: int = 1) -> Hits:
-        """The k best finest cells of each vector, exactly.
+        """The k best finest cells of each vector; exactly, where the bundle's index is exhaustive (see `mode`).
 
         vectors: (Q, D) float32; unit vectors, or their mean over crops (not renormalised).
 
@@ -92,11 +101,11 @@ class Engine:
         """
         self.check_k(k)
         queries = self._checked(vectors)
-        leaf, score = exact_search(queries, leaf_index=self.bundle.leaf_index, model=self.bundle.model, k=k)
+        leaf, score = self._find(queries, k)
         log_odds = score / (self.bundle.temperature or 1.0)
         others = self._log_sum_of_others(queries, leaf[:, 0])
         probability = np.exp(log_odds - np.logaddexp(log_odds[:, 0], others)[:, None])
-        return Hits(leaf, score, probability, EXACT)
+        return Hits(leaf, score, probability, self.mode)
 
     def paths(self, vectors: np.ndarray, leaves: np.ndarray) -> Paths:
         """The way down to one leaf for each vector, with p_l of the paper at every level.
@@ -111,13 +120,24 @@ class Engine:
             probability[:, level] = np.exp(np.take_along_axis(logs, cell[:, level : level + 1], axis=1))[:, 0]
         return Paths(cell, probability)
 
+    def _find(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        model, index = self.bundle.model, self.bundle.leaf_index
+        if is_exact(index):
+            return exact_search(queries, candidates=self._candidates, leaf_vectors=self._leaf_vectors, model=model, k=k)
+        return approximate_search(queries, candidates=self._candidates, n_lists=list_count(index), model=model, k=k)
+
+    def _candidates(self, queries: np.ndarray, n: int, *, probes: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        # More than a GPU can compute is left to the CPU.
+        index = self._on_device if max(n, probes or 0) <= GPU_LIMIT else self.bundle.leaf_index
+        return search_index(index, queries, n, probes=probes)
+
     def _log_sum_of_others(self, queries: np.ndarray, best: np.ndarray) -> np.ndarray:
         """Log of the sum of exp(score / temperature) over all leaves but the best one: (Q,) float64.
 
         From float32 scores, to about 1e-5. The best leaf is left to its float64 score, so that no probability can
         round to more than 1 and a probability near 1 is right in what it lacks.
         """
-        rows = rows_of(self.bundle.leaf_index)
+        rows = self._leaf_vectors
         step = max(1, _BLOCK_SCORES // len(rows))
         result = np.empty(len(queries))
         for start in range(0, len(queries), step):

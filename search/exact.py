@@ -5,38 +5,45 @@ level vectors themselves, and the answer is taken only when the rounding error o
 better leaf. Equal scores are ordered by leaf, which is S2 order.
 """
 
+from typing import Protocol
+
 import numpy as np
 
-from indexer.faiss_index import FlatIndex, rows_of
-from indexer.scoring import ScoringModel, scores_of
+from indexer.leaf_index import SPARE, rescored
+from indexer.scoring import ScoringModel
 
-_SPARE = 8  # candidates beyond k: enough to certify nearly every query in the first round
 _GATHERED = 1 << 24  # numbers gathered at once while candidates are scored again: 64 MB of float32
 
 
+class Candidates(Protocol):
+    """Finds the best leaves by an index."""
+
+    def __call__(self, queries: np.ndarray, n: int, *, probes: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Scores (Q, n) float32, descending, and leaves (Q, n) int64, -1 where the index finds no more."""
+
+
 def exact_search(
-    queries: np.ndarray, *, leaf_index: FlatIndex, model: ScoringModel, k: int
+    queries: np.ndarray, *, candidates: Candidates, leaf_vectors: np.ndarray, model: ScoringModel, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k best leaves of each query.
 
-    queries: (Q, D) float32, finite, norm at most 1. k: at most the number of leaves.
+    queries: (Q, D) float32, finite, norm at most 1. candidates: finds the best n leaves of queries among
+    all leaves, in float32. leaf_vectors: (leaves, D) float32, what it compares. k: at most their number.
     Returns leaves (Q, k) int64 and scores v . G_r (Q, k) float64, descending.
     """
     leaves = np.empty((len(queries), k), np.int64)
     scores = np.empty((len(queries), k))
-    bound = rounding_bound(queries, rows_of(leaf_index))
+    bound = rounding_bound(queries, leaf_vectors)
     undecided = np.arange(len(queries))
-    n_candidates = min(k + _SPARE, model.n_leaves)
+    n_candidates = min(k + SPARE, model.n_leaves)
     while undecided.size:
         block = max(1, _GATHERED // (n_candidates * queries.shape[1]))
         proven = np.empty(len(undecided), bool)
         for start in range(0, len(undecided), block):
             rows = undecided[start : start + block]
-            found, candidates = leaf_index.search(queries[rows], n_candidates)
-            rescored = scores_of(model, queries[rows], candidates)
-            order = np.lexsort((candidates, -rescored), axis=1)[:, :k]
-            leaves[rows] = np.take_along_axis(candidates, order, axis=1)
-            scores[rows] = np.take_along_axis(rescored, order, axis=1)
+            found, leaf = candidates(queries[rows], n_candidates)
+            best, score = rescored(model, queries[rows], leaf)
+            leaves[rows], scores[rows] = best[:, :k], score[:, :k]
             # No leaf outside the candidates scores above their lowest float32 score, give or take the bound.
             proven[start : start + block] = scores[rows, -1] > found[:, -1] + bound[rows]
         undecided = undecided[~proven] if n_candidates < model.n_leaves else undecided[:0]

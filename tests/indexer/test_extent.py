@@ -34,3 +34,10 @@ def test_photos_on_one_spot_have_no_radius() -> None:
     (found,) = extents(ids, [Runs(np.array([0]), np.array([1000]))])
     assert found.radius_km[0] < 1e-6
     assert found.lat_deg[0] == pytest.approx(48.858, abs=1e-7)
+
+
+def test_photos_at_opposite_ends_of_the_earth_have_the_place_of_the_first() -> None:
+    ids = s2.leaf_ids(np.array([10.0, -10.0]), np.array([20.0, -160.0]))
+    (found,) = extents(ids, [Runs(np.array([0]), np.array([2]))])
+    assert (found.lat_deg[0], found.lng_deg[0]) == pytest.approx((10, 20), abs=1e-6)
+    assert found.radius_km[0] == pytest.approx(geo.FARTHEST_KM, rel=1e-6)

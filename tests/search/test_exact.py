@@ -1,11 +1,13 @@
 """Exact search against brute force in float64: the same leaves, the same order, ties by leaf."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexer.faiss_index import flat_index
+from indexer.faiss_index import flat_index, search_index
 from indexer.geocells import Geocells
 from indexer.scoring import ScoringModel, leaf_vectors, log_product
 from search.engine import Engine
@@ -21,7 +23,9 @@ def brute_force(model: ScoringModel, queries: np.ndarray) -> np.ndarray:
 
 
 def search(model: ScoringModel, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    return exact_search(queries, leaf_index=flat_index(leaf_vectors(model)), model=model, k=k)
+    rows = leaf_vectors(model)
+    candidates = partial(search_index, flat_index(rows))
+    return exact_search(queries, candidates=candidates, leaf_vectors=rows, model=model, k=k)
 
 
 def test_every_leaf_comes_in_the_order_of_the_product(engine: Engine) -> None:

@@ -1,0 +1,151 @@
+"""The leaf index: the kind of FAISS index the leaf vectors are kept in, chosen by their number, and how well it finds.
+
+In: a scoring model. Out: `leaves.faiss` and what the manifest says of it. Inverted lists are those of the tree: the
+quantiser is a level of the hierarchy, and a list holds the leaves below one of its cells, so that a search goes from
+coarse to fine. A cell of that level is compared by its prefix of the leaf vector, the sum of E_l / tau_l down to it.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from indexer.faiss_index import (
+    Index,
+    Precision,
+    flat_index,
+    inverted_index,
+    list_count,
+    search_index,
+    set_probes,
+    size_bytes,
+)
+from indexer.scoring import ScoringModel, leaf_vectors, scores_of
+
+# Up to here one scan of everything is fast enough, and exact.
+EXHAUSTIVE_LEAVES = 200_000
+SPARE = 8  # candidates beyond those asked for, which are scored again in float64
+_ENOUGH_RECALL = 0.999  # what the number of lists to visit is chosen for
+_QUERIES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class IndexChoice:
+    """Which kind of index to make."""
+
+    kind: Literal["auto", "flat", "ivf"] = "auto"  # auto: flat up to EXHAUSTIVE_LEAVES
+    precision: Precision = "fp32"
+
+
+@dataclass(frozen=True, slots=True)
+class IndexFacts:
+    """What a bundle's manifest says of its leaf index."""
+
+    kind: str  # 'flat' or 'ivf'
+    precision: str
+    size_bytes: int
+    quantiser_level: int | None  # of 'ivf'
+    probes: int | None  # lists a search visits
+    recall_at_1: float  # share of queries that get the best of all leaves
+    recall_at_10: float  # share of the ten best leaves that are among the ten found
+    queries: int  # that this was measured with
+    measured_on: str  # 'photos' or 'cells': vectors of photos, or stand-ins made from geocells
+
+
+def build_leaf_index(
+    model: ScoringModel, choice: IndexChoice, *, photos: np.ndarray | None = None
+) -> tuple[Index, dict[str, Any]]:
+    """Make the index of a model's leaf vectors and measure its recall against a full scan.
+
+    photos: (Q, D) float32 photo vectors to measure with; without them, `stand_ins`.
+    """
+    leaves = leaf_vectors(model)
+    kind = choice.kind
+    if kind == "auto":
+        kind = "flat" if len(leaves) <= EXHAUSTIVE_LEAVES else "ivf"
+    level = quantiser_level(model) if kind == "ivf" else None
+    if level is None:
+        index = flat_index(leaves, choice.precision)
+    else:
+        index = inverted_index(leaves, *tree_lists(model, level), choice.precision)
+    queries = stand_ins(model) if photos is None else np.ascontiguousarray(photos[:_QUERIES], np.float32)
+    best = _answers(flat_index(leaves), model, queries)
+    probes = _set_probes(index, model, queries, best) if list_count(index) else None
+    at_1, at_10 = _recall(_answers(index, model, queries), best)
+    measured_on = "cells" if photos is None else "photos"
+    facts = IndexFacts(
+        "flat" if level is None else "ivf",
+        choice.precision,
+        size_bytes(index),
+        level,
+        probes,
+        at_1,
+        at_10,
+        len(queries),
+        measured_on,
+    )
+    return index, asdict(facts)
+
+
+def quantiser_level(model: ScoringModel) -> int:
+    """The level whose cells make the best lists: about four times the root of the number of leaves."""
+    sizes = np.array([len(vectors) for vectors in model.geocells.vectors[:-1]] or [1], np.float64)
+    return int(np.abs(np.log(sizes / (4 * np.sqrt(model.n_leaves)))).argmin())
+
+
+def tree_lists(model: ScoringModel, level: int) -> tuple[np.ndarray, np.ndarray]:
+    """Lists that follow the tree: one for each cell of a level that has leaves.
+
+    Returns the list of each leaf (leaves,) int64, and the heads (M, D) float32: for each list the sum of
+    lambda_l E_l / tau_l over the levels down to its cell.
+    """
+    _, leaf, lists = np.unique(model.ancestors[:, level], return_index=True, return_inverse=True)
+    heads = np.zeros((len(leaf), model.geocells.width))
+    for above in range(level + 1):
+        rows = model.geocells.vectors[above][model.ancestors[leaf, above]]
+        heads += model.scales[above] * rows.astype(np.float64)
+    return lists.astype(np.int64), heads.astype(np.float32)
+
+
+def stand_ins(model: ScoringModel, *, n: int = _QUERIES, seed: int = 0) -> np.ndarray:
+    """Vectors in place of photos: finest geocells drawn at random, with as much noise again: (n, D) float32 unit rows.
+
+    At a cosine of 0.7 to their cell they are about as far from it as photos are.
+    """
+    rng = np.random.default_rng(seed)
+    cells = model.geocells.vectors[-1]
+    noise = rng.normal(size=(n, model.geocells.width))
+    noise /= np.linalg.norm(noise, axis=1, keepdims=True)
+    rows = cells[rng.integers(0, len(cells), n)] + noise
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def rescored(model: ScoringModel, queries: np.ndarray, leaves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Candidates of each query (Q, K), -1 for none, in the order of their float64 scores, equals by number.
+
+    Returns leaves and scores, both (Q, K); -1 comes last, with a score of minus infinity.
+    """
+    found = leaves >= 0
+    scores = np.where(found, scores_of(model, queries, np.where(found, leaves, 0)), -np.inf)
+    order = np.lexsort((leaves, -scores), axis=1)
+    return np.take_along_axis(leaves, order, axis=1), np.take_along_axis(scores, order, axis=1)
+
+
+def _answers(index: Index, model: ScoringModel, queries: np.ndarray, *, probes: int | None = None) -> np.ndarray:
+    """The ten best leaves that an index finds: (Q, 10) int64."""
+    _, found = search_index(index, queries, min(10 + SPARE, model.n_leaves), probes=probes)
+    return rescored(model, queries, found)[0][:, :10]
+
+
+def _recall(found: np.ndarray, best: np.ndarray) -> tuple[float, float]:
+    shared = (found[:, :, None] == best[:, None, :]).any(axis=1)
+    return float((found[:, 0] == best[:, 0]).mean()), float(shared.mean())
+
+
+def _set_probes(index: Index, model: ScoringModel, queries: np.ndarray, best: np.ndarray) -> int:
+    """Store in the index the fewest lists, doubling from one, that reach the recall wanted."""
+    probes, n_lists = 1, list_count(index)
+    while probes < n_lists and _recall(_answers(index, model, queries, probes=probes), best)[0] < _ENOUGH_RECALL:
+        probes = min(2 * probes, n_lists)
+    set_probes(index, probes)
+    return probes

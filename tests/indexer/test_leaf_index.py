@@ -1,0 +1,88 @@
+"""The leaf index: which kind is made, that its lists follow the tree, and that recall is measured and not promised."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from indexer import leaf_index
+from indexer.faiss_index import is_exact, list_count, read_index, rows_of, search_index, set_probes, write_index
+from indexer.hierarchy import Hierarchy
+from indexer.leaf_index import IndexChoice, build_leaf_index, quantiser_level, stand_ins, tree_lists
+from indexer.scoring import ScoringModel, leaf_vectors
+from tests.conftest import random_geocells, unit_rows
+
+WIDTH = 12
+
+
+@pytest.fixture(scope="module")
+def model(hierarchy: Hierarchy) -> ScoringModel:
+    return ScoringModel(random_geocells(hierarchy, WIDTH, seed=0), hierarchy.ancestors)
+
+
+def test_few_leaves_are_scanned_and_many_are_in_lists(model: ScoringModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    index, facts = build_leaf_index(model, IndexChoice())
+    assert is_exact(index)
+    assert (facts["kind"], facts["precision"], facts["queries"]) == ("flat", "fp32", 1000)
+    assert facts["quantiser_level"] is facts["probes"] is None
+    assert facts["recall_at_1"] == facts["recall_at_10"] == 1
+    monkeypatch.setattr(leaf_index, "EXHAUSTIVE_LEAVES", 100)
+    _, facts = build_leaf_index(model, IndexChoice())
+    assert facts["kind"] == "ivf"
+
+
+def test_lists_hold_the_leaves_below_a_cell_and_heads_are_its_part_of_the_score(model: ScoringModel) -> None:
+    for level in range(3):
+        lists, heads = tree_lists(model, level)
+        cells = model.ancestors[:, level]
+        assert len(set(zip(lists.tolist(), cells.tolist(), strict=True))) == len(heads) == len(np.unique(cells))
+        prefix = sum(
+            model.scales[above] * model.geocells.vectors[above][model.ancestors[:, above]] for above in range(level + 1)
+        )
+        np.testing.assert_allclose(heads[lists], prefix, rtol=1e-5)
+    np.testing.assert_allclose(tree_lists(model, 2)[1], leaf_vectors(model), rtol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("kind", ["flat", "ivf"])
+def test_each_kind_survives_its_file(model: ScoringModel, tmp_path: Path, kind: str, precision: str) -> None:
+    index, facts = build_leaf_index(model, IndexChoice(kind, precision))
+    write_index(index, tmp_path / "i.faiss")
+    again = read_index(tmp_path / "i.faiss")
+    assert facts["size_bytes"] == (tmp_path / "i.faiss").stat().st_size
+    queries = unit_rows(50, WIDTH, seed=1)
+    np.testing.assert_array_equal(search_index(again, queries, 5)[1], search_index(index, queries, 5)[1])
+    assert facts["recall_at_1"] >= 0.99
+    assert facts["recall_at_10"] >= 0.95  # lists to visit are chosen by the best leaf alone
+
+
+def test_all_lists_find_what_a_scan_finds(model: ScoringModel) -> None:
+    index, facts = build_leaf_index(model, IndexChoice("ivf"))
+    assert facts["quantiser_level"] == quantiser_level(model)
+    assert 1 <= facts["probes"] <= list_count(index)
+    scan, _ = build_leaf_index(model, IndexChoice("flat"))
+    queries = unit_rows(100, WIDTH, seed=2)
+    set_probes(index, list_count(index))
+    np.testing.assert_array_equal(search_index(index, queries, 3)[1], search_index(scan, queries, 3)[1])
+    few = search_index(index, queries, 200, probes=1)[1]
+    assert (few == -1).any()  # one list does not hold so many
+    np.testing.assert_array_equal(rows_of(scan), leaf_vectors(model))
+
+
+def test_recall_is_measured_with_photos_where_there_are_some(model: ScoringModel) -> None:
+    photos = unit_rows(64, WIDTH, seed=3)
+    _, facts = build_leaf_index(model, IndexChoice(), photos=photos)
+    assert (facts["queries"], facts["measured_on"]) == (64, "photos")
+
+
+def test_fewer_bits_take_less_room(model: ScoringModel) -> None:
+    sizes = [build_leaf_index(model, IndexChoice("flat", bits))[1]["size_bytes"] for bits in ("fp32", "fp16", "int8")]
+    assert sizes == sorted(sizes, reverse=True)
+    assert len(set(sizes)) == 3
+
+
+def test_stand_ins_are_as_far_from_their_cell_as_photos_are(model: ScoringModel) -> None:
+    rows = stand_ins(model, n=500)
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-6)
+    nearest = (rows @ model.geocells.vectors[-1].T).max(axis=1)
+    assert 0.6 < np.median(nearest) < 0.9
