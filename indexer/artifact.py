@@ -22,7 +22,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from indexer.errors import ArtifactError, InputError, WorkError
+from indexer.errors import ArtifactError, GeoError, InputError, WorkError
 
 MANIFEST = "manifest.json"
 ROWS_MANIFEST = "_manifest.json"  # in folders of Parquet rows, which readers of Parquet pass over
@@ -298,8 +298,10 @@ def explain_unwritable(target: Path) -> Iterator[None]:
 def _explain_full(target: Path) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
-        if error.errno not in _FULL:
+    except Exception as error:
+        # DuckDB and safetensors hand on the system's words, but not its number.
+        full = getattr(error, "errno", None) in _FULL or any(os.strerror(code) in str(error) for code in _FULL)
+        if isinstance(error, GeoError) or not full:
             raise
         raise WorkError(f"{target}: no space left. Nothing was kept; free some space and run again.") from error
 
