@@ -26,7 +26,7 @@ from indexer.scoring import ScoringModel, leaf_vectors, scores_of
 EXHAUSTIVE_LEAVES = 200_000
 SPARE = 8  # candidates beyond those asked for, which are scored again in float64
 _ENOUGH_RECALL = 0.999  # what the number of lists to visit is chosen for
-_QUERIES = 1000
+_QUERIES = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,18 +63,17 @@ def build_leaf_index(
     kind = choice.kind
     if kind == "auto":
         kind = "flat" if len(leaves) <= EXHAUSTIVE_LEAVES else "ivf"
-    level = quantiser_level(model) if kind == "ivf" else None
-    if level is None:
-        index = flat_index(leaves, choice.precision)
-    else:
-        index = inverted_index(leaves, *tree_lists(model, level), choice.precision)
     queries = stand_ins(model) if photos is None else np.ascontiguousarray(photos[:_QUERIES], np.float32)
     best = _answers(flat_index(leaves), model, queries)
-    probes = _set_probes(index, model, queries, best) if list_count(index) else None
+    level, probes = None, None
+    if kind == "flat":
+        index = flat_index(leaves, choice.precision)
+    else:
+        index, level, probes = _lists(model, leaves, choice.precision, queries, best)
     at_1, at_10 = _recall(_answers(index, model, queries), best)
     measured_on = "cells" if photos is None else "photos"
     facts = IndexFacts(
-        "flat" if level is None else "ivf",
+        kind,
         choice.precision,
         size_bytes(index),
         level,
@@ -85,12 +84,6 @@ def build_leaf_index(
         measured_on,
     )
     return index, asdict(facts)
-
-
-def quantiser_level(model: ScoringModel) -> int:
-    """The level whose cells make the best lists: about four times the root of the number of leaves."""
-    sizes = np.array([len(vectors) for vectors in model.geocells.vectors[:-1]] or [1], np.float64)
-    return int(np.abs(np.log(sizes / (4 * np.sqrt(model.n_leaves)))).argmin())
 
 
 def tree_lists(model: ScoringModel, level: int) -> tuple[np.ndarray, np.ndarray]:
@@ -140,6 +133,24 @@ def _answers(index: Index, model: ScoringModel, queries: np.ndarray, *, probes: 
 def _recall(found: np.ndarray, best: np.ndarray) -> tuple[float, float]:
     shared = (found[:, :, None] == best[:, None, :]).any(axis=1)
     return float((found[:, 0] == best[:, 0]).mean()), float(shared.mean())
+
+
+def _lists(
+    model: ScoringModel, leaves: np.ndarray, precision: Precision, queries: np.ndarray, best: np.ndarray
+) -> tuple[Index, int, int]:
+    """Inverted lists of the level that needs the fewest comparisons for the recall wanted, and what was chosen."""
+    found: tuple[float, Index, int, int] | None = None
+    for level in range(max(1, len(model.geocells.vectors) - 1)):
+        lists, heads = tree_lists(model, level)
+        if found and len(heads) >= found[0]:
+            break  # comparing the heads alone costs more than the best so far
+        index = inverted_index(leaves, lists, heads, precision)
+        probes = _set_probes(index, model, queries, best)
+        comparisons = len(heads) + probes * len(leaves) / len(heads)
+        if found is None or comparisons < found[0]:
+            found = comparisons, index, level, probes
+    assert found is not None
+    return found[1:]
 
 
 def _set_probes(index: Index, model: ScoringModel, queries: np.ndarray, best: np.ndarray) -> int:
