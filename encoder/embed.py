@@ -62,12 +62,16 @@ def embed_photos(
 
     advance: called with the number of photos done since the last call.
     """
+    known = {OK}
     with closing(_decoded(photos, encoder.preprocessing, config)) as decoded:
         for start in range(0, len(photos), config.shard_rows):
             part = slice(start, min(start + config.shard_rows, len(photos)))
             results = itertools.islice(decoded, part.stop - part.start)
             vectors, status, reason = _embed(encoder, results, batch_size=config.batch_size, advance=advance)
-            yield FeatureBatch(photos.photo[part], vectors, status, reason, photos.lat_deg[part], photos.lng_deg[part])
+            names = [photos.text(row) for row in range(part.start, part.stop)]
+            batch = FeatureBatch(names, vectors, status, reason, photos.lat_deg[part], photos.lng_deg[part])
+            _warn_once(batch, known, first_row=start)
+            yield batch
 
 
 def embed_table(
@@ -97,7 +101,6 @@ def embed_table(
     ) as draft:
         for shard, batch in enumerate(embed_photos(encoder, photos, config=config, advance=advance)):
             write_shard(draft, batch, shard=shard)
-            _warn_once(batch, counts)
             counts.update(batch.status)
         assert counts.total() == len(photos), "rows in are not rows out"
         ok = counts.pop(OK, 0)
@@ -157,13 +160,13 @@ def _embed(
     return np.concatenate(vectors), status, reason
 
 
-def _warn_once(batch: FeatureBatch, known: Mapping[str, int]) -> None:
+def _warn_once(batch: FeatureBatch, known: set[str], *, first_row: int) -> None:
     """Show the first photo of each kind of failure at once: hours later is late to learn of a wrong folder."""
-    seen = {OK, *known}
-    for photo, status, reason in zip(batch.photo, batch.status, batch.reason, strict=True):
-        if status not in seen:
-            seen.add(status)
-            log.warning("%s: %s, %s (more of this kind are only counted)", photo, status, reason)
+    for row, (photo, status, reason) in enumerate(zip(batch.photo, batch.status, batch.reason, strict=True)):
+        if status not in known:
+            known.add(status)
+            name = photo or f"row {first_row + row}"
+            log.warning("%s: %s, %s (more of this kind are only counted)", name, status, reason)
 
 
 def _precision(encoder: LoadedEncoder) -> str:

@@ -127,6 +127,11 @@ def write_folder(
                     raise
                 if not name_by_digest:  # somebody else finished first
                     raise _exists(target) from None
+                if _entries(final) != _entries(temporary):  # what is there was damaged since
+                    aside = _temporary_name(parent, stem)
+                    final.rename(aside)
+                    temporary.rename(final)
+                    shutil.rmtree(aside, ignore_errors=True)
             _sync(parent)
         draft.final = final
 
@@ -176,13 +181,14 @@ def read_manifest(folder: Path, *, kind: str, schema_version: int, name: str = M
     try:
         manifest = Manifest(**json.loads(path.read_bytes()))
         sizes = {file: int(entry["size_bytes"]) for file, entry in manifest.files.items()}
+        newer = manifest.schema_version > schema_version
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ArtifactError(
             f"{path}: damaged manifest ({error}). Restore the folder from a copy, or rebuild it."
         ) from None
     if manifest.kind != kind:
         raise ArtifactError(f"{folder}: this is a {manifest.kind} folder; a {kind} folder is needed here.")
-    if manifest.schema_version > schema_version:
+    if newer:
         raise ArtifactError(
             f"{folder}: schema version {manifest.schema_version}; this release reads up to {schema_version}. "
             "Update geosurge."
@@ -265,7 +271,10 @@ def _sync(path: Path) -> None:
 
 
 def _sync_tree(folder: Path) -> None:
+    readable = folder.stat().st_mode & 0o666  # as the user's umask has it; some libraries write for the owner alone
     for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(readable)
         _sync(path)
     _sync(folder)
 

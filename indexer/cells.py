@@ -106,6 +106,9 @@ def write_cells(path: Path, hierarchy: Hierarchy, *, lineage: pa.Table | None = 
             connection.register("incoming", table)
             connection.execute(f"CREATE TABLE made.{name} AS SELECT * FROM incoming")
             connection.unregister("incoming")
+        # Closing would do this too, and keep to itself that the disk was full.
+        connection.execute("CHECKPOINT made")
+        connection.execute("DETACH made")
 
 
 def read_cells(path: Path) -> Hierarchy:

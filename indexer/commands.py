@@ -170,8 +170,9 @@ def build(
     from indexer.leaf_index import IndexChoice
     from indexer.registry import Registry
 
-    geocells = load_geocells(checkpoint, hierarchy=hierarchy_manifest(hierarchy).facts["digest"])
     home = Registry(registry)
+    home.check()
+    geocells = load_geocells(checkpoint, hierarchy=hierarchy_manifest(hierarchy).facts["digest"])
     inputs = {"hierarchy": manifest_digest(hierarchy), "checkpoint": manifest_digest(checkpoint)}
     folder = build_bundle(
         hierarchy,

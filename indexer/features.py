@@ -17,7 +17,7 @@ import pyarrow.parquet
 
 from indexer.artifact import ROWS_MANIFEST, Draft, file_digest, manifest_digest, read_manifest
 from indexer.errors import ArtifactError, InputError
-from indexer.photos import coordinates_of, names_of
+from indexer.tables import coordinates_of, names_of, read_columns, standard_names
 
 KIND = "features"
 SCHEMA_VERSION = 1
@@ -150,10 +150,13 @@ def _read_npy(path: Path) -> FeatureBatch:
     beside = path.with_suffix(".csv")
     if not beside.is_file():
         raise InputError(f"{path}: needs {beside.name} beside it, with a column photo (and lat, lng if known).")
-    table = pa.csv.read_csv(beside)
+    table = read_columns(beside, ["photo"], optional=("lat", "lng", "status", "reason"))
     vectors = np.load(path, mmap_mode="r", allow_pickle=False)
     if vectors.ndim != 2 or len(vectors) != table.num_rows:
-        raise InputError(f"{path}: shape {vectors.shape}, but {beside.name} has {table.num_rows} rows.")
+        raise InputError(
+            f"{path}: shape {vectors.shape}, but {beside.name} has {table.num_rows} rows. Give (rows, D) numbers, one "
+            "row for each row of the table."
+        )
     return _from_columns(table, np.asarray(vectors, np.float32), path)
 
 
@@ -183,13 +186,12 @@ def _is_number(kind: pa.DataType) -> bool:
 
 
 def _from_columns(table: pa.Table, vectors: np.ndarray, path: Path) -> FeatureBatch:
+    table = standard_names(table)
     if "photo" not in table.column_names:
         raise InputError(f"{path}: no column 'photo'; it has {', '.join(table.column_names)}.")
-    names = set(table.column_names)
-    n = table.num_rows
     lat, lng = coordinates_of(table, path)
-    status = table["status"].to_pylist() if "status" in names else [OK] * n
-    reason = table["reason"].to_pylist() if "reason" in names else [""] * n
+    status = _text(table, "status", absent=OK, empty="unknown")
+    reason = _text(table, "reason", absent="", empty="")
     ok = np.array([value == OK for value in status], bool)
     wrong = np.flatnonzero(ok & (~np.isfinite(vectors).all(axis=1) | ~vectors.any(axis=1)))
     if wrong.size:
@@ -197,4 +199,18 @@ def _from_columns(table: pa.Table, vectors: np.ndarray, path: Path) -> FeatureBa
             f"{path}: {wrong.size} embeddings are zero or not finite, the first in row {wrong[0]}. "
             "Remove those rows, or give them a status other than 'ok'."
         )
-    return FeatureBatch(names_of(table, path), vectors, status, reason, lat, lng)
+    return FeatureBatch(names_of(table, path), _at_most_unit(vectors), status, reason, lat, lng)
+
+
+def _text(table: pa.Table, column: str, *, absent: str, empty: str) -> list[str]:
+    if column not in table.column_names:
+        return [absent] * table.num_rows
+    values: list[str] = table[column].cast(pa.string()).fill_null(empty).to_pylist()
+    return values
+
+
+def _at_most_unit(vectors: np.ndarray) -> np.ndarray:
+    """Vectors longer than 1, which others may keep, scaled to 1; shorter ones are means of several crops and stay."""
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    long = norms > 1 + 1e-3  # float16 rounds a unit vector to within this
+    return np.where(long, vectors / np.where(long, norms, 1), vectors) if long.any() else vectors

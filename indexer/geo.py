@@ -17,15 +17,19 @@ EARTH_RADIUS_KM = 6371.0  # the radius the published evaluations use
 FARTHEST_KM = math.pi * EARTH_RADIUS_KM  # to the antipode
 
 
-def check_coordinates(lat_deg: np.ndarray, lng_deg: np.ndarray, *, source: str, first_row: int = 0) -> None:
-    """Raise InputError naming the first row of `source`, counted from `first_row`, that is not on Earth."""
+def check_coordinates(
+    lat_deg: np.ndarray, lng_deg: np.ndarray, *, rows: np.ndarray, source: str, required: bool = True
+) -> None:
+    """Raise InputError for the first coordinate that is not on Earth or, where they are required, is NaN.
+
+    lat_deg, lng_deg: (N,) float64. rows: (N,) int64, the number each has in `source`.
+    """
     for name, values, bound in (("lat", lat_deg, 90.0), ("lng", lng_deg, 180.0)):
-        wrong = np.flatnonzero(~(np.abs(values) <= bound))  # written so that NaN is wrong too
+        wrong = np.flatnonzero(~(np.abs(values) <= bound) & (required | ~np.isnan(values)))
         if wrong.size:
-            row = int(wrong[0])
             raise InputError(
-                f"{source}: {name} is {values[row]} in row {first_row + row} ({wrong.size} such rows). It must be a "
-                f"number from {-bound:g} to {bound:g}; remove or mend those rows."
+                f"{source}: {name} is {values[wrong[0]]} in row {rows[wrong[0]]}, the first being 0 ({wrong.size} such "
+                f"rows). It must be a number from {-bound:g} to {bound:g}; remove or mend those rows."
             )
 
 
@@ -73,6 +77,8 @@ def accuracy(distance_km: np.ndarray, thresholds_km: Sequence[float] = THRESHOLD
     No answer is a miss at every threshold, and counts as the antipode (20,015 km) in the median and the mean, so that
     staying silent never improves a figure.
     """
+    if not all(limit > 0 and np.isfinite(limit) for limit in thresholds_km):
+        raise InputError(f"Thresholds are distances above 0 km, not {[float(limit) for limit in thresholds_km]}.")
     if not len(distance_km):
         raise InputError("No photo to evaluate: the truth has no row with coordinates.")
     km = np.where(np.isnan(distance_km), FARTHEST_KM, distance_km)

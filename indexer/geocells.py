@@ -12,7 +12,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from indexer.artifact import Draft, read_manifest
+from indexer.artifact import Draft, file_digest, read_manifest
 from indexer.errors import ArtifactError, BundleMismatch
 
 CHECKPOINT_KIND = "checkpoint"
@@ -92,15 +92,17 @@ def load_geocells(checkpoint: Path, *, hierarchy: str | None = None) -> Geocells
             f"{checkpoint}: its geocells belong to hierarchy {facts['hierarchy'][:8]}, this one is {hierarchy[:8]}. "
             "Give the hierarchy it was trained on, or train on this one: python -m training fit --hierarchy H ..."
         )
-    files = [checkpoint / "geocells" / f"level_{number}.safetensors" for number in range(len(facts["temperatures"]))]
     try:
-        vectors = [load_file(file)["vectors"] for file in files]
-    except (SafetensorError, KeyError, OSError) as error:
+        names = [f"geocells/level_{number}.safetensors" for number in range(len(facts["temperatures"]))]
+        for name in names:
+            if file_digest(checkpoint / name) != manifest.files[name]["sha256"]:
+                raise ArtifactError(f"{checkpoint / name}: content differs from its manifest. Restore it from a copy.")
+        return Geocells(
+            [load_file(checkpoint / name)["vectors"] for name in names],
+            np.array(facts["temperatures"], np.float64),
+            np.array(facts["level_weights"], np.float64),
+            facts["hierarchy"],
+            facts["encoder"],
+        )
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
         raise ArtifactError(f"{checkpoint}: its geocells cannot be read ({error}). Restore it from a copy.") from None
-    return Geocells(
-        vectors,
-        np.array(facts["temperatures"], np.float64),
-        np.array(facts["level_weights"], np.float64),
-        facts["hierarchy"],
-        facts["encoder"],
-    )

@@ -14,11 +14,11 @@ import pyarrow as pa
 
 from indexer import s2
 from indexer.errors import ArtifactError, InputError
-from indexer.geo import check_coordinates
 from indexer.hierarchy import Hierarchy, build_hierarchy, sorted_ids
 from indexer.labels import build_label_hierarchy
-from indexer.photos import coordinate_batches, coordinates_of, read_columns
+from indexer.photos import coordinate_batches
 from indexer.rule import PartitionRule
+from indexer.tables import coordinates_of, read_columns
 
 
 class Recipe(Protocol):
@@ -78,8 +78,7 @@ class LabelRecipe:
     def read(self, photos: Path, *, split: str | None) -> pa.Table:
         """Leaf ids and labels, in the order of the table."""
         table = read_columns(photos, ["lat", "lng", *self.columns], split=split)
-        lat, lng = coordinates_of(table, photos)
-        check_coordinates(lat, lng, source=str(photos))
+        lat, lng = coordinates_of(table, photos, required=True)
         labels = {column: table[column].cast(pa.string()) for column in self.columns}
         return pa.table({"s2_id": s2.leaf_ids(lat, lng), **labels})
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from indexer.artifact import explain_unwritable, replace_symlink
-from indexer.bundle import bundle_manifest
+from indexer.artifact import MANIFEST, explain_unwritable, replace_symlink
+from indexer.bundle import open_bundle
 from indexer.errors import ArtifactError, InputError
 
 
@@ -26,6 +26,15 @@ class Registry:
     """A folder of bundles. Nothing is read or written until a method is called."""
 
     path: Path
+
+    def check(self) -> None:
+        """Refuse a folder that is something else; ask before a bundle is built into it.
+
+        Raises:
+            InputError: it is a file, or holds an artefact of another kind.
+        """
+        if (self.path / MANIFEST).exists() or (self.path.exists() and not self.path.is_dir()):
+            raise InputError(f"{self.path}: not a registry, and nothing is written into it. Choose another folder.")
 
     @property
     def versions_folder(self) -> Path:
@@ -76,7 +85,7 @@ class Registry:
             ArtifactError: the version is damaged or incomplete.
         """
         folder = self.resolve(version)
-        bundle_manifest(folder)
+        open_bundle(folder)  # what cannot be read must never become current
         with explain_unwritable(self.path), self._lock():
             replace_symlink(self.path / "current", f"versions/{folder.name}")
             line = {"published": folder.name, "at": datetime.now(UTC).isoformat(timespec="seconds")}

@@ -5,11 +5,7 @@ order all descendants of a cell are one contiguous range. Geometry that is not h
 http://s2geometry.io/devguide/s2cell_hierarchy describes the encoding.
 """
 
-import re
-
 import numpy as np
-
-from indexer.errors import InputError
 
 MAX_LEVEL = 30
 _SWAP, _INVERT = 1, 2  # the two bits of a Hilbert curve's orientation
@@ -113,21 +109,6 @@ def directions(ids: np.ndarray) -> np.ndarray:
 def tokens(ids: np.ndarray) -> list[str]:
     """Hex tokens as S2 writes them: sixteen digits without trailing zeros."""
     return [f"{cell:016x}".rstrip("0") or "X" for cell in np.asarray(ids, np.uint64).tolist()]
-
-
-def from_tokens(texts: list[str]) -> np.ndarray:
-    """Ids (N,) uint64 of hex tokens.
-
-    Raises:
-        InputError: a text is not the token of a valid cell.
-    """
-    for text in texts:
-        if not re.fullmatch(r"[0-9a-fA-F]{1,16}", text):
-            raise InputError(f"{text!r} is not an S2 token: one to sixteen hex digits are expected, as in '89c25'.")
-    ids = np.array([int(text.ljust(16, "0"), 16) for text in texts], np.uint64)
-    if not valid(ids).all():
-        raise InputError(f"{texts[int(np.argmin(valid(ids)))]!r} is not the token of an S2 cell.")
-    return ids
 
 
 def valid(ids: np.ndarray) -> np.ndarray:

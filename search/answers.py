@@ -85,7 +85,10 @@ def answer_table(engine: Engine, batch: FeatureBatch, *, first_row: int, k: int)
 
 
 def explain(engine: Engine, batch: FeatureBatch, table: pa.Table) -> list[dict[str, Any]]:
-    """The rows of `answer_table` with the path of cells above each answer and its probability at every level."""
+    """The rows of `answer_table` with the path of cells above each answer and its probability at every level.
+
+    Every row has the same fields; a photo without an answer has nulls, no path and no `top`.
+    """
     rows: list[dict[str, Any]] = table.to_pylist()
     ok = np.flatnonzero(batch.ok)
     keys = pa.array(engine.bundle.hierarchy.leaves.keys.tolist())
@@ -95,8 +98,8 @@ def explain(engine: Engine, batch: FeatureBatch, table: pa.Table) -> list[dict[s
         rows[answered]["path"] = _path(engine, paths.cell[number], paths.probability[number])
     for row in rows:
         del row["s2_id"]  # JSON readers lose bits above 2**53; the token says the same
-        if row["key"] is not None:
-            row["top"] = _top_rows(row)
+        row["top"] = _top_rows(row)
+        row.setdefault("path", [])
     return rows
 
 

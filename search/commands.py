@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from indexer import paper
 from indexer.cli import Floats, Result
+from indexer.errors import InputError
 
 THRESHOLDS_KM = Floats(paper.THRESHOLDS_KM)
 
@@ -43,6 +44,9 @@ def query(
     encoder = load_encoder(checkpoint, device=choose_device(device))
     engine.check_encoder(encoder.digest, source=checkpoint)
     (batch,) = embed_photos(encoder, listed_photos(photos), config=EmbedConfig(shard_rows=len(photos)))
+    if not batch.ok.any():
+        reasons = "; ".join(f"{photo}: {reason}" for photo, reason in zip(batch.photo, batch.reason, strict=True))
+        raise InputError(f"No photo to answer. {reasons}. Give paths of image files.")
     rows = explain(engine, batch, answer_table(engine, batch, first_row=0, k=top_k))
     data = {"bundle": engine.bundle.version, "encoder": encoder.digest, "answers": rows}
     failed = any(row["status"] != OK for row in rows)
@@ -63,6 +67,8 @@ def run(
     batch_size: int = 32,
     workers: int = 2,
     shard_rows: int = 8192,
+    max_pixels: int = 178_000_000,
+    strict: bool = False,
 ) -> Result:
     """Answer many photos at once, from their vectors or from the photos themselves, into a folder of Parquet rows.
 
@@ -75,21 +81,24 @@ def run(
         split: use only rows of --photos whose column `split` is this.
         top_k: how many places to keep for each photo.
         version: a bundle's digest or its beginning; the current one by default.
-        device: where the encoder runs.
+        device: where the encoder runs, and the search; cuda where there is none is an error.
         batch_size: photos in one forward pass.
         workers: decoding threads.
         shard_rows: photos in one Parquet file, when photos are given.
+        max_pixels: photos with more pixels are refused.
+        strict: exit with 1 if any photo has no answer; otherwise only if none has.
     """
     from indexer.artifact import check_target
-    from indexer.errors import InputError
     from indexer.progress import track
     from search import job
     from search.engine import Engine
 
     if (features is None) == (photos is None) or (photos is None) != (checkpoint is None):
         raise InputError("Give either --features F, or --photos P together with --checkpoint C.")
+    if features is not None and split is not None:
+        raise InputError("--split goes with --photos: features have no splits. Embed that split alone.")
     check_target(out)
-    engine = Engine.open(registry, version=version)
+    engine = Engine.open(registry, version=version, device=device)
     engine.check_k(top_k)
     if features is not None:
         source = job.vectors_from_features(engine, features)
@@ -98,7 +107,7 @@ def run(
         assert checkpoint is not None
         from encoder.embed import EmbedConfig
 
-        config = EmbedConfig(batch_size, workers, shard_rows)
+        config = EmbedConfig(batch_size, workers, shard_rows, max_pixels)
         source = job.vectors_from_photos(engine, photos, checkpoint, split=split, device=device, config=config)
     with track("answering", source.rows) as advance:
         summary = job.run(engine, source, out, k=top_k, advance=advance)
@@ -109,7 +118,7 @@ def run(
         f"{summary.ok:,} answered, failed: {failures}"
     )
     data = {"predictions": str(out), "bundle": engine.bundle.version, **asdict(summary)}
-    return Result(data, text, failed=summary.ok == 0)
+    return Result(data, text, failed=summary.ok == 0 or (strict and bool(summary.failed)))
 
 
 def evaluate(
@@ -135,7 +144,7 @@ def evaluate(
 
 
 def _answer_text(row: Mapping[str, Any]) -> str:
-    if "path" not in row:
+    if not row["path"]:
         return f"{row['photo']}\n  {row['status']}: {row['reason']}"
     kind = "calibrated" if row["calibrated"] else "not calibrated"
     lines = [

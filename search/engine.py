@@ -78,7 +78,8 @@ class Engine:
         if encoder is not None and built_for is not None and encoder != built_for:
             raise BundleMismatch(
                 f"{source}: its encoder is {encoder[:8]}, the bundle {self.bundle.version[:8]} was built for "
-                f"{built_for[:8]}. Use that checkpoint, or rebuild: python -m indexer build --checkpoint {source} ..."
+                f"{built_for[:8]}. Use that encoder, or build a bundle for this one: "
+                "python -m indexer build --checkpoint ..."
             )
 
     def check_k(self, k: int) -> None:

@@ -15,7 +15,8 @@ import pyarrow.dataset
 from indexer.errors import InputError
 from indexer.geo import Accuracy, accuracy, haversine_km
 from indexer.paper import THRESHOLDS_KM
-from indexer.photos import coordinates_of, names_of, read_columns, read_photos
+from indexer.photos import read_photos
+from indexer.tables import coordinates_of, names_of, read_columns
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,11 +59,11 @@ def read_predictions(source: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Names, latitudes and longitudes (N,) of predictions; NaN where a photo has no answer."""
     table = _read_folder(source) if source.is_dir() else read_columns(source, ["photo", "lat", "lng"])
     lat, lng = coordinates_of(table, source)
-    wrong = np.flatnonzero((np.abs(lat) > 90) | (np.abs(lng) > 180) | (np.isnan(lat) != np.isnan(lng)))
+    wrong = np.flatnonzero(np.isnan(lat) != np.isnan(lng))
     if wrong.size:
         raise InputError(
-            f"{source}: row {wrong[0]} answers with lat {lat[wrong[0]]}, lng {lng[wrong[0]]}, which is not a place on "
-            "Earth. Leave both empty where there is no answer."
+            f"{source}: row {wrong[0]} answers with lat {lat[wrong[0]]}, lng {lng[wrong[0]]}, which is half a place. "
+            "Leave both empty where there is no answer."
         )
     return names_of(table, source), lat, lng
 

@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.world.generator import WorldConfig, generate
-from indexer.artifact import code_version
+from indexer.artifact import code_version, explain_unwritable
 from indexer.errors import GeoError, InputError, WorkError
 from indexer.progress import track
 
@@ -163,10 +163,8 @@ def clear_results(out: Path) -> None:
     Raises:
         InputError: `out` is not a folder, or one with other things than a demo's in it.
     """
-    if not out.exists():
-        return
-    if not out.is_dir():
-        raise InputError(f"{out}: not a folder. Choose another --out.")
+    with explain_unwritable(out):
+        out.mkdir(parents=True, exist_ok=True)
     # `<name>.tmp-...` is what a command that was killed leaves.
     strange = [path.name for path in out.iterdir() if path.name.split(".tmp-")[0] not in (_WORLD, *_RESULTS)]
     if strange:

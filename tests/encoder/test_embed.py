@@ -84,7 +84,7 @@ def test_stopping_early_ends_the_decoding(encoder: LoadedEncoder, photos: PhotoT
 
 
 def test_a_row_that_names_no_photo_is_a_row(encoder: LoadedEncoder, photos: PhotoTable, tmp_path: Path) -> None:
-    nameless = replace(photos, photo=[photos.photo[0], None, "", *photos.photo[3:]])
+    nameless = replace(photos, photo=[photos.photo[0], "", "", *photos.photo[3:]])
     summary = embed_table(encoder, nameless, tmp_path / "F", config=EmbedConfig(), inputs={})
     assert (summary.ok, summary.failed) == (8, {"missing": 3})
     assert read_features(tmp_path / "F").reason[1] == "the table names no photo in this row"

@@ -43,11 +43,11 @@ def test_unit_vectors_and_back(lat: float, lng: float) -> None:
 )
 def test_coordinates_off_the_earth_are_named(lat: float, lng: float, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        geo.check_coordinates(np.array([0.0, lat]), np.array([0.0, lng]), source="t.csv")
+        geo.check_coordinates(np.array([0.0, lat]), np.array([0.0, lng]), rows=np.arange(2), source="t.csv")
 
 
 def test_edge_points_are_on_the_earth() -> None:
-    geo.check_coordinates(EDGE_POINTS[:, 0], EDGE_POINTS[:, 1], source="edges")
+    geo.check_coordinates(EDGE_POINTS[:, 0], EDGE_POINTS[:, 1], rows=np.arange(len(EDGE_POINTS)), source="edges")
 
 
 def test_accuracy_counts_silence_as_a_miss() -> None:

@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from indexer import s2
-from indexer.errors import InputError
 from tests.conftest import EDGE_POINTS
 
 latitudes = st.floats(-90, 90)
@@ -72,13 +71,6 @@ def test_centres(leaves: np.ndarray, s2_level: int) -> None:
 def test_tokens_are_those_of_s2(leaves: np.ndarray) -> None:
     cells = np.concatenate([s2.parents(leaves[:100], level) for level in (0, 4, 17, 30)])
     assert s2.tokens(cells) == [s2sphere.CellId(int(cell)).to_token() for cell in cells.tolist()]
-    np.testing.assert_array_equal(s2.from_tokens(s2.tokens(cells)), cells)
-
-
-@pytest.mark.parametrize("text", ["", "xyz", "X", "0", "0x1", "-1", "11112222333344445", "f", "2"])
-def test_from_tokens_refuses_what_is_no_cell(text: str) -> None:
-    with pytest.raises(InputError):
-        s2.from_tokens([text])
 
 
 def test_cells_of_level_cover_the_sphere_once() -> None:

@@ -116,7 +116,7 @@ def test_a_checkpoint_that_does_not_match_the_bundle_is_refused(
     geocells = replace(random_geocells(hierarchy, WIDTH, seed=0), encoder=None)
     save_checkpoint(tmp_path / "C2", encoder=model, geocells=geocells, config={}, inputs={})
     assert search("query", "--registry", world / "R", "--checkpoint", tmp_path / "C2", world / "0.png") == 2
-    assert "Use that checkpoint, or rebuild" in capsys.readouterr().err
+    assert "Use that encoder, or build a bundle for this one" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -67,8 +67,8 @@ def test_a_folder_of_shards_is_read_in_row_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("photo,lat,lng\na,95,0\n", "not a place on"),
-        ("photo,lat,lng\na,1,\n", "not a place on"),
+        ("photo,lat,lng\na,95,0\n", "lat is 95.0 in row 0"),
+        ("photo,lat,lng\na,1,\n", "half a place"),
         ("photo,lat\na,1\n", "no column 'lng'"),
         ("photo,lat,lng\nx,1,1\n", "None of the 1 photos"),
     ],
