@@ -76,6 +76,9 @@ for _kind, _convert in ((Ints, int), (Floats, float), (Strings, str.strip)):
     register_type(_kind, lambda numbers: list(numbers), _numbers(_kind, _convert))
 
 
+# How jsonargparse names a command, and the options it misses.
+_NAMED_COMMAND = re.compile(r"(?:Subcommand '|required: )([a-z]+)['.]")
+_REQUIRED = re.compile(r"required: ([a-z]+\.[\w.]+(?:, [a-z]+\.[\w.]+)*)")
 # How jsonargparse names an option it does not know, on the command line and in a file.
 _UNKNOWN_OPTION = re.compile(r"(?:unrecognized arguments: |accept option ')-*([\w.-]+)")
 
@@ -105,17 +108,29 @@ class _Parser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         program = self.prog.replace(" [options]", "")
+        command = _NAMED_COMMAND.search(message)
+        if command and not program.endswith(command[1]):
+            program += f" {command[1]}"
+        names = [name for parser in self._family(command) for name in parser._option_string_actions]
+        message = _REQUIRED.sub(lambda missing: f"required: {_as_options(missing[1], names)}", message)
         unknown = _UNKNOWN_OPTION.search(message)
         if unknown:
-            names = [name for parser in self._family() for name in parser._option_string_actions]
-            near = difflib.get_close_matches("--" + unknown[1].replace("_", "-"), names, n=1)
+            wanted = "--" + unknown[1].replace("_", "-")
+            near = difflib.get_close_matches(wanted, [name for name in names if "_" not in name], n=1)
             message += f". Did you mean {near[0]}?" if near else ""
         print(f"error: {message}\nOptions: {program} --help", file=sys.stderr)  # noqa: T201
         raise SystemExit(InputError.exit_code)
 
-    def _family(self) -> list[ArgumentParser]:
-        commands = self._subcommands_action
-        return [self, *(commands._name_parser_map.values() if commands else ())]
+    def _family(self, command: re.Match[str] | None) -> list[ArgumentParser]:
+        """This parser and those of its commands, or of the one command that the error is about."""
+        commands = self._subcommands_action._name_parser_map if self._subcommands_action else {}
+        return [self, *(parser for name, parser in commands.items() if command is None or name == command[1])]
+
+
+def _as_options(missing: str, names: Sequence[str]) -> str:
+    """`fit.data.photos, fit.out` as they are written on a command line; names: of all options."""
+    options = ["--" + name.partition(".")[2].replace("_", "-") for name in missing.split(", ")]
+    return ", ".join(option if option in names else option.removeprefix("--") for option in options)
 
 
 def _parser(package: str, description: str, commands: Mapping[str, Command]) -> _Parser:
@@ -155,6 +170,9 @@ def main(package: str, description: str, commands: Mapping[str, Command], *, arg
     except BrokenPipeError:  # `... | head` closed our output; nothing failed
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except UnicodeDecodeError as error:  # of a configuration file; everything else is opened as bytes
+        print(f"error: a file is not UTF-8 text ({error}). Save it as UTF-8.", file=sys.stderr)  # noqa: T201
+        return InputError.exit_code
     except OSError as error:  # a disk that fails, a file that goes away under us: nobody's bug, so no traceback
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return WorkError.exit_code

@@ -1,7 +1,7 @@
 """Everything about a training run that can be chosen: one frozen dataclass for each section of the YAML file.
 
-Nothing heavy is imported here, so that `python -m training fit --help` answers at once. No slots: jsonargparse
-reads defaults through `vars`.
+Nothing heavy is imported here, so that `python -m training fit --help` answers at once, with the docstrings below. No
+slots: jsonargparse reads defaults through `vars`.
 """
 
 import math
@@ -17,13 +17,21 @@ Negatives = Literal["batch", "batch_distinct", "all"]  # training.losses says wh
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How far photos are changed. Each value is the largest change; 0 switches it off."""
+    """How far photos are changed. Each value is the largest change; 0 switches it off.
 
-    shift: float = 0.0  # of the picture's edge, either way, both directions: 0.1 moves up to a tenth
-    zoom: float = 0.0  # of the scale, in or out: 0.1 shows from 90 % to 110 %
-    rotation_deg: float = 0.0  # either way
-    brightness: float = 0.0  # of all channels together: 0.1 multiplies by 0.9 to 1.1
-    colour: float = 0.0  # added to each channel by itself, in levels of 255: 16 adds -16 to 16
+    Args:
+        shift: of the picture's edge, either way, both directions: 0.1 moves up to a tenth.
+        zoom: of the scale, in or out: 0.1 shows from 90 % to 110 %.
+        rotation_deg: either way.
+        brightness: of all channels together: 0.1 multiplies by 0.9 to 1.1.
+        colour: added to each channel by itself, in levels of 255: 16 adds -16 to 16.
+    """
+
+    shift: float = 0.0
+    zoom: float = 0.0
+    rotation_deg: float = 0.0
+    brightness: float = 0.0
+    colour: float = 0.0
 
     def __post_init__(self) -> None:
         section = "data.augmentation"
@@ -39,14 +47,24 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which photos to learn from."""
+    """Which photos to learn from.
 
-    photos: Path  # table with photo, lat, lng and split
-    train_split: str = "train"  # value of the column `split`
+    Args:
+        photos: table with photo, lat, lng and split.
+        train_split: value of the column `split` in the photos to learn from.
+        validation_split: value of the column `split` in the photos to measure with after each epoch.
+        batch_size: photos in one step.
+        workers: decoding threads.
+        memory_limit_gb: decoded photos are kept in memory; more than this is refused.
+        augmentation: how photos are changed while they are learned from.
+    """
+
+    photos: Path
+    train_split: str = "train"
     validation_split: str = "validation"
     batch_size: int = 256
-    workers: int = 2  # decoding threads
-    memory_limit_gb: float = 8.0  # decoded photos are kept in memory; more than this is refused
+    workers: int = 2
+    memory_limit_gb: float = 8.0
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:
@@ -57,19 +75,33 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The encoder to begin with: an existing one, or a new one of these sizes with random weights."""
+    """The encoder to begin with: an existing one, or a new one of these sizes with random weights.
 
-    start_from: str | None = None  # checkpoint folder or hf:<id or folder>; None: random weights of the sizes below
-    image_size: int = 336  # edge of the picture the model sees, in pixels
+    Args:
+        start_from: checkpoint folder or hf:<id or folder>; None: random weights of the sizes below.
+        image_size: edge of the picture the model sees, in pixels.
+        patch_size: edge of a patch of the vision transformer, in pixels.
+        hidden_size: width of the transformer.
+        layers: of the transformer, one upon the other.
+        heads: of each layer's attention.
+        mlp_size: width of its inner layers.
+        width: D, dimensions of photo and geocell vectors.
+        activation: between its linear maps; CLIP's own by default.
+        mean: of the photos' channels, from 0 to 1; CLIP's own by default.
+        std: standard deviation of the channels, likewise.
+    """
+
+    start_from: str | None = None
+    image_size: int = 336
     patch_size: int = 14
     hidden_size: int = 1024
     layers: int = 24
     heads: int = 16
     mlp_size: int = 4096
-    width: int = 768  # D, dimensions of photo and geocell vectors
-    activation: str = "quick_gelu"  # CLIP's
-    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)  # of the photos' channels; CLIP's own
-    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)  # likewise
+    width: int = 768
+    activation: str = "quick_gelu"
+    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
+    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
 
     def __post_init__(self) -> None:
         sizes = ("image_size", "patch_size", "hidden_size", "layers", "heads", "mlp_size", "width")
@@ -80,17 +112,29 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class OptimisationConfig:
-    """How the weights are fitted."""
+    """How the weights are fitted.
+
+    Args:
+        epochs: passes over the training photos.
+        negatives: which cells compete with a photo's own: those of the batch, the different ones of the batch, or all.
+        learning_rate: of the encoder.
+        geocell_learning_rate: of geocells and temperatures, which start from nothing.
+        weight_decay: of the encoder's matrices; directions and temperatures have none.
+        schedule: of the learning rates; halving multiplies by 0.5 after each epoch, as the paper does.
+        warm_up: share of all steps in which one_cycle rises.
+        precision: 32-true is float32; bf16-mixed multiplies in bfloat16, which is fast on GPUs alone.
+        gradient_clip: largest norm of the gradient; 0 does not clip.
+    """
 
     epochs: int = 8
-    negatives: Negatives = "all"  # which cells compete; see training.losses
-    learning_rate: float = 1e-4  # of the encoder
-    geocell_learning_rate: float = 1e-3  # of geocells and temperatures, which start from nothing
-    weight_decay: float = 1e-4  # of the encoder's matrices; directions and temperatures have none
-    schedule: Literal["one_cycle", "halving"] = "halving"  # halving: times 0.5 after each epoch, as the paper
-    warm_up: float = 0.1  # share of all steps in which one_cycle rises
+    negatives: Negatives = "all"
+    learning_rate: float = 1e-4
+    geocell_learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    schedule: Literal["one_cycle", "halving"] = "halving"
+    warm_up: float = 0.1
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    gradient_clip: float = 0.0  # largest norm of the gradient; 0 does not clip
+    gradient_clip: float = 0.0
 
     def __post_init__(self) -> None:
         _check("optimisation", {"epochs": self.epochs}, low=1)

@@ -142,7 +142,8 @@ def test_any_tree_against_dictionaries(rows: list[tuple]) -> None:
             assert below.tolist() == list(range(cells.leaf_begin[cell], cells.leaf_end[cell]))
             lat, lng = (np.array([rows[at][column] for at in mine]) for column in (3, 4))
             farthest = geo.haversine_km(lat, lng, cells.lat_deg[cell], cells.lng_deg[cell]).max()
-            assert cells.radius_km[cell] == pytest.approx(farthest, abs=1e-4)
+            # Near the antipode a centimetre between photos is metres between distances.
+            assert cells.radius_km[cell] == pytest.approx(farthest, abs=1e-2)
         if level:
             parents = tree.parents(level)
             above = tree.levels[level - 1].keys
