@@ -1,6 +1,7 @@
 """Photos to vectors: order, batches, threads and bad photos; the folder that comes out."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -134,6 +135,17 @@ def test_memory_is_bounded_whatever_the_number_of_photos(
     next(batches)
     assert len(begun) <= 4 + 3 * 4 + 1  # one batch used, three decoded ahead
     batches.close()
+
+
+def test_a_name_that_is_no_text_is_embedded_and_written_with_escapes(
+    encoder: LoadedEncoder, photos: PhotoTable, tmp_path: Path
+) -> None:
+    name = os.fsdecode(b"caf\xe9.png")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / name).write_bytes(photos.path(0).read_bytes())
+    embed_table(encoder, read_photos(tmp_path / "in"), tmp_path / "F", config=EmbedConfig(), inputs={})
+    batch = read_features(tmp_path / "F")
+    assert (list(batch.photo), list(batch.status)) == (["caf\\xe9.png"], ["ok"])
 
 
 @pytest.mark.gpu

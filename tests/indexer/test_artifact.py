@@ -209,3 +209,11 @@ def test_a_link_left_by_a_dead_process_of_our_number_is_no_obstacle(
     (tmp_path / f"current.tmp-{os.getpid()}-5").symlink_to("gone")
     replace_symlink(tmp_path / "current", "a")
     assert [path.name for path in tmp_path.iterdir()] == ["current"]
+
+
+def test_files_have_the_modes_the_user_gives_new_files(tmp_path: Path) -> None:
+    with write_folder(tmp_path / "T", kind="t", schema_version=1) as draft:
+        (draft.path / "a").touch(mode=0o600)  # as safetensors does
+    new = tmp_path / "new"
+    new.touch()
+    assert {path.stat().st_mode for path in (tmp_path / "T").iterdir()} == {new.stat().st_mode}

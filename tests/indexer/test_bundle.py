@@ -79,3 +79,19 @@ def test_a_missing_file_is_named(bundle: Bundle) -> None:
     (bundle.path / "level_1.faiss").unlink()
     with pytest.raises(ArtifactError, match=r"level_1\.faiss: missing"):
         open_bundle(bundle.path)
+
+
+@pytest.mark.parametrize("damage", ["flip", "shorten", "remove", "manifest"])
+def test_building_again_mends_a_damaged_version(
+    bundle: Bundle, hierarchy: Hierarchy, hierarchy_folder: Path, damage: str
+) -> None:
+    path = bundle.path / ("manifest.json" if damage == "manifest" else LEAVES_FILE)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.unlink() if damage == "remove" else path.write_bytes(content[:100] if damage == "shorten" else content)
+    assert verify_bundle(bundle.path) != []
+    geocells = random_geocells(hierarchy, WIDTH, seed=0)
+    again = build_bundle(hierarchy_folder, geocells, bundle.path.parent, config={}, inputs={"c": "d"})
+    assert again == bundle.path
+    assert verify_bundle(again) == []
+    assert [folder.name for folder in bundle.path.parent.iterdir()] == [bundle.path.name]

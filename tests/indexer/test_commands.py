@@ -5,12 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
 from indexer.__main__ import COMMANDS
 from indexer.artifact import write_folder
+from indexer.cells import load_hierarchy
 from indexer.cli import main
 from indexer.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION, save_geocells
 from indexer.hierarchy import Hierarchy
@@ -189,3 +191,86 @@ def test_help_answers_without_loading_what_is_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "partition" in done.stdout
     assert done.stderr == "[]\n"
+
+
+def test_nothing_is_built_into_another_artefact(
+    hierarchy_folder: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(hierarchy_folder.iterdir())
+    build = ["build", "--hierarchy", hierarchy_folder, "--checkpoint", checkpoint, "--registry", hierarchy_folder]
+    assert indexer(*build) == 2
+    assert "not a registry" in capsys.readouterr().err
+    assert sorted(hierarchy_folder.iterdir()) == before
+
+
+def test_update_adds_photos_and_says_what_became_of_each_cell(
+    photo_table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    split = ["--photos", photo_table, "--split"]
+    assert indexer("partition", *split, "train", *TAUS, "--out", tmp_path / "H") == 0
+    assert indexer("partition", "--photos", photo_table, *TAUS, "--out", tmp_path / "all") == 0
+    capsys.readouterr()
+    assert indexer("update", "--hierarchy", tmp_path / "H", *split, "test", "--out", tmp_path / "H2", "--json") == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["photos"] == 3000
+    assert data["digest"] == json.loads((tmp_path / "all" / "manifest.json").read_text())["facts"]["digest"]
+    assert sum(row["split from"] for row in data["lineage"]) > 0
+    for row, level in zip(data["lineage"], data["levels"], strict=True):
+        assert row["same"] + row["split from"] + row["new"] + (row["merged into"] > 0) >= level["cells"] * 0.9
+    with duckdb.connect(str(tmp_path / "H2" / "cells.duckdb"), read_only=True) as connection:
+        rows = connection.sql("SELECT level, relation, count(*) FROM lineage GROUP BY ALL").fetchall()
+    assert {(level, relation): n for level, relation, n in rows} == {
+        (row["level"], name): n for row in data["lineage"] for name, n in row.items() if name != "level" and n
+    }
+    assert indexer("update", "--hierarchy", tmp_path / "H2", *split, "test", "--out", tmp_path / "H3") == 0
+
+
+def test_ceiling_compares_partitions_before_training(
+    hierarchy_folder: Path, photo_table: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["ceiling", "--hierarchy", hierarchy_folder, "--photos", photo_table, "--split", "test"]
+    assert indexer(*arguments, "--json") == 0
+    data = json.loads(capsys.readouterr().out)
+    assert (data["photos"], len(data["levels"])) == (1000, 3)
+    assert list(data["levels"][0]["best"]["within"]) == ["1", "25", "200", "750", "2500"]
+    assert indexer(*arguments) == 0
+    assert "tau_max 40" in capsys.readouterr().out
+
+
+LABELS = ["--scheme", "labels", "--labels", "continent,country"]
+
+
+def test_labels_make_a_hierarchy_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    columns = {
+        "continent": ["E", "E", "A"],
+        "country": ["FR", "01", None],
+        "lat": [48.0, 43.0, 0.0],
+        "lng": [2.0, 7.0, 9.0],
+    }
+    path = table(tmp_path / "p.parquet", **columns)
+    assert indexer("partition", "--photos", path, *LABELS, "--out", tmp_path / "H") == 0
+    assert "continent" in capsys.readouterr().out
+    assert load_hierarchy(tmp_path / "H").leaves.keys.tolist() == ["E/01", "E/FR"]
+    assert indexer("update", "--hierarchy", tmp_path / "H", "--photos", path, "--out", tmp_path / "H2") == 0
+    assert load_hierarchy(tmp_path / "H2").leaves.n_photos.tolist() == [2, 2]
+    more = {"continent": ["A"], "country": ["FR"], "lat": [1.0], "lng": [1.0]}
+    other = table(tmp_path / "q.parquet", **more)
+    assert indexer("update", "--hierarchy", tmp_path / "H", "--photos", other, "--out", tmp_path / "H3") == 2
+    assert "country 'FR' lies in two cells of continent: 'A' and 'E'" in capsys.readouterr().err
+    assert not (tmp_path / "H3").exists()
+    assert indexer("partition", "--photos", path, "--labels", "country", "--out", tmp_path / "H4") == 2
+    assert indexer("partition", "--photos", path, "--scheme", "labels", "--out", tmp_path / "H4") == 2
+
+
+def test_the_kind_of_index_is_shown_with_its_recall(
+    hierarchy_folder: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build = ["build", "--hierarchy", hierarchy_folder, "--checkpoint", checkpoint, "--registry", tmp_path / "R"]
+    assert indexer(*build, "--index", "ivf", "--precision", "fp16") == 0
+    capsys.readouterr()
+    assert indexer("info", "--registry", tmp_path / "R") == 0
+    assert "ivf fp16, lists of level" in capsys.readouterr().out
+    assert indexer("info", "--registry", tmp_path / "R", "--json") == 0
+    facts = json.loads(capsys.readouterr().out)["leaf_index"]
+    assert facts["recall_at_1"] >= 0.99
+    assert facts["size_bytes"] == (tmp_path / "R" / "current" / "leaves.faiss").stat().st_size

@@ -129,3 +129,26 @@ def test_absent_and_damaged_features(tmp_path: Path) -> None:
     (tmp_path / "x.parquet").write_bytes(b"PAR1 not really")
     with pytest.raises(ArtifactError, match="cannot be read"):
         read_features(tmp_path / "x.parquet")
+
+
+def test_vectors_longer_than_one_are_scaled_and_means_of_crops_stay(tmp_path: Path) -> None:
+    rows = unit_rows(3, 4, 0) * np.array([[100.0], [0.5], [1.0]])
+    table = pa.table({"IMG_ID": list("abc"), "embedding": rows.tolist()})
+    pyarrow.parquet.write_table(table, tmp_path / "f.parquet")
+    batch = read_features(tmp_path / "f.parquet")
+    np.testing.assert_allclose(np.linalg.norm(batch.embedding, axis=1), [1, 0.5, 1], rtol=1e-6)
+    assert list(batch.photo) == ["a", "b", "c"]
+
+
+def test_status_of_any_type_is_text_and_none_is_unknown(tmp_path: Path) -> None:
+    for number, status in enumerate(([0, 1, None], ["ok", None, "bad"])):
+        table = pa.table({"photo": list("abc"), "embedding": [[1.0, 0.0]] * 3, "status": status})
+        pyarrow.parquet.write_table(table, tmp_path / f"{number}.parquet")
+    assert list(read_features(tmp_path / "0.parquet").status) == ["0", "1", "unknown"]
+    assert list(read_features(tmp_path / "1.parquet").status) == ["ok", "unknown", "bad"]
+
+
+def test_names_beside_a_npy_stay_as_written(tmp_path: Path) -> None:
+    np.save(tmp_path / "f.npy", unit_rows(2, 4, 0))
+    (tmp_path / "f.csv").write_text("photo\n000\n001\n")
+    assert list(read_features(tmp_path / "f.npy").photo) == ["000", "001"]
