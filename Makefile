@@ -1,6 +1,6 @@
 # Two commands: `make demo` runs the main job, `make test` passes the tests. Both set up .venv first.
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow check format clean bench-partition
+.PHONY: help venv demo test test-slow check format clean bench-bundle bench-partition
 
 PYTHON ?= python3
 FAISS ?= cpu# cpu or gpu: which of the two FAISS packages to install
@@ -35,6 +35,9 @@ check: venv  ## Format, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+bench-bundle: venv  ## Building, opening and searching a bundle, beside the plain ways
+	$(BIN)/python -m benchmarks.bundle
 
 bench-partition: venv  ## Time and memory of dividing up to 47 million photos, beside s2sphere
 	$(BIN)/python -m benchmarks.partition
