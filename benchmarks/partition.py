@@ -87,7 +87,7 @@ def divide(report: Report, n: int, folder: Path, *, seed: int) -> None:
     bound = n == MP16_PHOTOS
     report.row(
         f"partition of {n:,} photos",
-        f"{child.seconds:.1f} s ({child.seconds / n * 1e6:.2f} us a photo), peak memory {child.peak_bytes / 1e9:.2f} GB "
+        f"{child.seconds:.1f} s ({child.seconds / n * 1e6:.2f} us a photo), peak {child.peak_bytes / 1e9:.2f} GB "
         f"({8 * n / 1e9:.2f} GB of it sorted ids), "
         f"{levels[-1]['cells']:,} leaves"
         + (f", at most {MAX_SECONDS:g} s and {MAX_BYTES / 1e9:g} GB" if bound else ""),
