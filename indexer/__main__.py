@@ -1,9 +1,9 @@
 """`python -m indexer`: partitions, bundles and the registry."""
 
 from indexer.cli import Command, main
-from indexer.commands import build, ceiling, info, partition, publish, update, verify
+from indexer.commands import build, ceiling, export, info, partition, publish, update, verify
 
-DESCRIPTION = "Divide the Earth into cells, build bundles from them, and publish bundles in a registry."
+DESCRIPTION = "Divide the Earth into cells, build bundles from them, publish bundles in a registry, and export cells."
 COMMANDS = {
     "partition": Command(partition),
     "update": Command(update),
@@ -12,6 +12,7 @@ COMMANDS = {
     "info": Command(info),
     "verify": Command(verify),
     "publish": Command(publish),
+    "export": Command(export),
 }
 
 if __name__ == "__main__":

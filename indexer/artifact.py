@@ -1,4 +1,4 @@
-"""Folders that are whole or absent, each with a manifest that says what made it and what is in it.
+"""Folders that are whole or absent, each with a manifest that says what made it and what is in it; single files too.
 
 A folder is written as a sibling `<name>.tmp-<pid>-<n>`, synced, and renamed into place; its manifest is written last.
 Readers check the manifest, the schema version and every file's size; `verify` re-hashes every file. POSIX only: the
@@ -134,6 +134,38 @@ def write_folder(
                     shutil.rmtree(aside, ignore_errors=True)
             _sync(parent)
         draft.final = final
+
+
+def write_file(target: Path, content: bytes) -> None:
+    """Write one file that appears at `target` complete or not at all.
+
+    It is written inside a temporary folder, which the next writer clears away if this process dies.
+
+    Raises:
+        InputError: `target` exists, or cannot be written.
+        WorkError: the disk is full.
+    """
+    with _explain_full(target), explain_unwritable(target):
+        _refuse_existing_file(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(target.parent, target.name)
+        with _locked_temporary(target.parent, target.name) as folder:
+            file = folder / target.name
+            file.write_bytes(content)
+            _sync(file)
+            file.rename(target)
+            _sync(target.parent)
+
+
+def check_file(target: Path) -> None:
+    """Make sure that a file can be written at `target`; ask before the work, not after.
+
+    Raises:
+        InputError: `target` exists, or cannot be made.
+    """
+    with explain_unwritable(target):
+        _refuse_existing_file(target)
+    check_target(target)
 
 
 def check_target(target: Path) -> None:
@@ -285,6 +317,11 @@ def _exists(target: Path) -> InputError:
 
 def _refuse_existing(target: Path) -> None:
     if target.is_symlink() or (target.exists() and not (target.is_dir() and not any(target.iterdir()))):
+        raise _exists(target)
+
+
+def _refuse_existing_file(target: Path) -> None:
+    if target.is_symlink() or target.exists():
         raise _exists(target)
 
 

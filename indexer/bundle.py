@@ -162,6 +162,16 @@ def bundle_manifest(folder: Path) -> Manifest:
     return manifest
 
 
+def bundle_hierarchy(folder: Path) -> Hierarchy:
+    """The cells of a bundle, without opening its indices.
+
+    Raises:
+        ArtifactError: not a bundle, damaged, incomplete, or newer than this version.
+    """
+    bundle_manifest(folder)
+    return cells.read_cells(folder / cells.CELLS_FILE)
+
+
 def verify_bundle(folder: Path) -> list[str]:
     """Check a bundle down to the last byte; returns one sentence for each fault, none when it is sound."""
     try:

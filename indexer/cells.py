@@ -95,7 +95,7 @@ def write_cells(path: Path, hierarchy: Hierarchy, *, lineage: pa.Table | None = 
     """Write the three tables, and the lineage if there is one, into a new DuckDB file."""
     tables = {
         "levels": _levels_table(hierarchy),
-        "cells": pa.concat_tables(_cells_table(number, level) for number, level in enumerate(hierarchy.levels)),
+        "cells": pa.concat_tables(cells_table(number, level) for number, level in enumerate(hierarchy.levels)),
         "leaves": _leaves_table(hierarchy),
         **({} if lineage is None else {"lineage": lineage}),
     }
@@ -137,21 +137,8 @@ def read_cells(path: Path) -> Hierarchy:
     return hierarchy
 
 
-def _levels_table(hierarchy: Hierarchy) -> pa.Table:
-    levels = hierarchy.levels
-    return pa.table(
-        {
-            "level": pa.array(range(len(levels)), pa.int32()),
-            "tau_min": pa.array([level.tau_min for level in levels], pa.int64()),
-            "tau_max": pa.array([level.tau_max for level in levels], pa.int64()),
-            "label": pa.array([level.label for level in levels], pa.string()),
-            "n_cells": pa.array([len(level) for level in levels], pa.int64()),
-            "coverage": pa.array([level.coverage for level in levels], pa.float64()),
-        }
-    )
-
-
-def _cells_table(number: int, level: Level) -> pa.Table:
+def cells_table(number: int, level: Level) -> pa.Table:
+    """The rows of table `cells` for one level."""
     ids = level.s2_ids
     return pa.table(
         {
@@ -169,6 +156,20 @@ def _cells_table(number: int, level: Level) -> pa.Table:
             "leaf_end": pa.array(level.leaf_end),
             "city": pa.array(level.city.tolist(), pa.string()),
             "country": pa.array(level.country.tolist(), pa.string()),
+        }
+    )
+
+
+def _levels_table(hierarchy: Hierarchy) -> pa.Table:
+    levels = hierarchy.levels
+    return pa.table(
+        {
+            "level": pa.array(range(len(levels)), pa.int32()),
+            "tau_min": pa.array([level.tau_min for level in levels], pa.int64()),
+            "tau_max": pa.array([level.tau_max for level in levels], pa.int64()),
+            "label": pa.array([level.label for level in levels], pa.string()),
+            "n_cells": pa.array([len(level) for level in levels], pa.int64()),
+            "coverage": pa.array([level.coverage for level in levels], pa.float64()),
         }
     )
 

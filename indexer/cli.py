@@ -5,6 +5,7 @@ result (text, or JSON with `--json`), and an exit code: 0 done, 1 work failed, 2
 """
 
 import difflib
+import inspect
 import json
 import logging
 import os
@@ -159,11 +160,10 @@ def main(package: str, description: str, commands: Mapping[str, Command], *, arg
     try:
         parser = _parser(package, description, commands)
         parsed = parser.instantiate(parser.parse_args(argv))
-        options = dict(vars(parsed[parsed.command]))
-        options.pop("config", None)
-        as_json = options.pop("json")
-        result = commands[parsed.command].function(**options)
-        print(json.dumps(result.data, allow_nan=False) if as_json else result.text, flush=True)  # noqa: T201
+        given, function = parsed[parsed.command], commands[parsed.command].function
+        # One by one: jsonargparse's namespace renames what it has a method for, such as `values`, but finds it.
+        result = function(**{name: given[name] for name in inspect.signature(function).parameters})
+        print(json.dumps(result.data, allow_nan=False) if given["json"] else result.text, flush=True)  # noqa: T201
     except GeoError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return error.exit_code

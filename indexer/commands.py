@@ -283,6 +283,54 @@ def _index_text(facts: Mapping[str, Any]) -> str:
     )
 
 
+def export(
+    *,
+    out: Path,
+    registry: Path | None = None,
+    version: str | None = None,
+    hierarchy: Path | None = None,
+    level: int | None = None,
+    values: Path | None = None,
+) -> Result:
+    """Write the cells of a level as polygons that QGIS and geopandas open.
+
+    Args:
+        out: file to write: .parquet for GeoParquet, .geojson for GeoJSON.
+        registry: registry folder; or give --hierarchy.
+        version: a version's digest or its beginning; the current one by default.
+        hierarchy: hierarchy folder; or give --registry.
+        level: the level to write, 0 the coarsest; the finest by default.
+        values: table (.parquet or .csv) with a column `key`, the cells' tokens, and values to write beside the cells.
+    """
+    from indexer.artifact import check_file
+    from indexer.export import CRS, cell_frame, file_format, write_frame
+
+    kind = file_format(out)
+    check_file(out)
+    tree = _hierarchy_at(registry, version, hierarchy)
+    level = len(tree.levels) - 1 if level is None else level
+    frame = cell_frame(tree, level, values=values)
+    write_frame(frame, out)
+    return Result(
+        {"out": str(out), "format": kind, "crs": CRS, "level": level, "cells": len(frame)},
+        f"{out}: {len(frame):,} cells of level {level} ({kind}, {CRS})",
+    )
+
+
+def _hierarchy_at(registry: Path | None, version: str | None, hierarchy: Path | None) -> "Hierarchy":
+    from indexer.bundle import bundle_hierarchy
+    from indexer.cells import load_hierarchy
+    from indexer.registry import Registry
+
+    if version is not None and registry is None:
+        raise InputError("--version goes with --registry.")
+    if registry is not None and hierarchy is None:
+        return bundle_hierarchy(Registry(registry).resolve(version))
+    if hierarchy is not None and registry is None:
+        return load_hierarchy(hierarchy)
+    raise InputError("Give one of --registry and --hierarchy.")
+
+
 def _hierarchy_result(out: Path, hierarchy: "Hierarchy", n_photos: int) -> Result:
     from indexer.hierarchy import describe
 

@@ -97,13 +97,25 @@ def centres(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def directions(ids: np.ndarray) -> np.ndarray:
     """Unit vectors (3, N) float64 to each cell's centre."""
-    face, i, j = _to_face_ij(ids)
-    # The walk ends in the corner leaf next to the centre; snapping to the cell's own grid finds the cell.
-    width = np.uint64(1) << (np.uint64(MAX_LEVEL) - levels(ids).astype(np.uint64))
-    s, t = (((k & ~(width - _ONE)).astype(np.float64) + width / 2) / 2**MAX_LEVEL for k in (i, j))
+    face, s, t, width = _squares(ids)
+    s, t = s + width / 2, t + width / 2
     points = np.stack(_face_uv_to_xyz(face, _st_to_uv(s), _st_to_uv(t)))
     points /= np.sqrt(np.einsum("an,an->n", points, points))
     return points
+
+
+def outlines(ids: np.ndarray, parts: int) -> np.ndarray:
+    """Unit vectors (N, 4 * parts, 3) float64 around each cell, counterclockwise, each edge in `parts` pieces.
+
+    With a power of two the points are corners of descendants, so that neighbours of several levels share them.
+    """
+    face, s, t, width = (values[:, None] for values in _squares(ids))
+    along, one = np.arange(parts) / parts, np.ones(parts)
+    s = s + width * np.concatenate([along, one, 1 - along, 0 * one])
+    t = t + width * np.concatenate([0 * one, along, one, 1 - along])
+    # A line of equal u or v on a face of the cube is a great circle on the sphere, as an edge is.
+    points = np.stack(_face_uv_to_xyz(np.broadcast_to(face, s.shape), _st_to_uv(s), _st_to_uv(t)), axis=-1)
+    return points / np.linalg.norm(points, axis=-1, keepdims=True)
 
 
 def tokens(ids: np.ndarray) -> list[str]:
@@ -167,6 +179,15 @@ def _from_face_ij(face: np.ndarray, i: np.ndarray, j: np.ndarray) -> np.ndarray:
         ids |= (bits >> np.uint64(2)) << np.uint64(8 * step)
         bits &= np.uint64(3)
     return ids * np.uint64(2) + _ONE
+
+
+def _squares(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Face of each cell, and its lower corner (s, t) and width on that face, in [0, 1]; all exact."""
+    face, i, j = _to_face_ij(ids)
+    # The walk ends in the corner leaf next to the centre; snapping to the cell's own grid finds the cell.
+    width = np.uint64(1) << (np.uint64(MAX_LEVEL) - levels(ids).astype(np.uint64))
+    s, t = ((k & ~(width - _ONE)).astype(np.float64) / 2**MAX_LEVEL for k in (i, j))
+    return face, s, t, width.astype(np.float64) / 2**MAX_LEVEL
 
 
 def _to_face_ij(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

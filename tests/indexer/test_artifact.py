@@ -4,6 +4,7 @@ import errno
 import itertools
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -14,12 +15,14 @@ import pytest
 from indexer.artifact import (
     MANIFEST,
     Draft,
+    check_file,
     check_target,
     manifest_digest,
     read_manifest,
     remove_leftovers,
     replace_symlink,
     verify_folder,
+    write_file,
     write_folder,
 )
 from indexer.errors import ArtifactError, InputError, WorkError
@@ -32,6 +35,17 @@ with write_folder(Path(sys.argv[1]), kind="thing", schema_version=1) as draft:
     (draft.path / "a.bin").write_bytes(b"x" * 1000)
     print("writing", flush=True)
     time.sleep(60)
+"""
+
+FILE_WRITER = """
+import sys, time
+from pathlib import Path
+from indexer import artifact
+def stay(path):
+    print("writing", flush=True)
+    time.sleep(60)
+artifact._sync = stay
+artifact.write_file(Path(sys.argv[1]), b"x" * 1000)
 """
 
 
@@ -117,17 +131,18 @@ def test_names_by_digest_are_the_manifests_and_equal_content_is_kept_once(tmp_pa
     assert [path.name for path in (tmp_path / "V").iterdir()] == [finals[0].name]
 
 
-def test_killed_writers_leave_nothing_visible_and_the_next_one_cleans_up(tmp_path: Path) -> None:
+@pytest.mark.parametrize("script", [WRITER, FILE_WRITER], ids=["folder", "file"])
+def test_killed_writers_leave_nothing_visible_and_the_next_one_cleans_up(tmp_path: Path, script: str) -> None:
     for _ in range(3):
         process = subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(tmp_path / "T")], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", script, str(tmp_path / "T")], stdout=subprocess.PIPE, text=True
         )
         assert process.stdout is not None
         assert process.stdout.readline() == "writing\n"
         process.send_signal(signal.SIGKILL)
         process.communicate()
         assert not (tmp_path / "T").exists()
-    write(tmp_path / "T")
+    write(tmp_path / "T") if script == WRITER else write_file(tmp_path / "T", b"whole")
     assert [path.name for path in tmp_path.iterdir()] == ["T"]
 
 
@@ -217,3 +232,37 @@ def test_files_have_the_modes_the_user_gives_new_files(tmp_path: Path) -> None:
     new = tmp_path / "new"
     new.touch()
     assert {path.stat().st_mode for path in (tmp_path / "T").iterdir()} == {new.stat().st_mode}
+
+
+def test_a_file_is_written_whole_and_never_over_another(tmp_path: Path) -> None:
+    check_file(tmp_path / "below" / "a.bin")
+    assert list(tmp_path.iterdir()) == []
+    write_file(tmp_path / "below" / "a.bin", b"first")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("nowhere")
+    for name in ("below/a.bin", "folder", "link"):
+        with pytest.raises(InputError, match="exists already"):
+            check_file(tmp_path / name)
+        with pytest.raises(InputError, match="exists already"):
+            write_file(tmp_path / name, b"second")
+    assert [path.read_bytes() for path in (tmp_path / "below").iterdir()] == [b"first"]
+
+
+def test_a_file_that_cannot_be_written_is_an_input_error_before_and_after_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for name in ("file/a.bin", "n" * 300):
+        with pytest.raises(InputError, match="cannot be written"):
+            check_file(tmp_path / name)
+        with pytest.raises(InputError, match="cannot be written"):
+            write_file(tmp_path / name, b"x")
+
+
+def test_a_file_for_which_there_is_no_space_is_not_begun(tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(WorkError, match="no space left"):
+            write_file(tmp_path / "a.bin", b"x" * 2000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []

@@ -68,6 +68,18 @@ def test_centres(leaves: np.ndarray, s2_level: int) -> None:
     np.testing.assert_allclose(turn, 0, atol=1e-12)
 
 
+@pytest.mark.parametrize("s2_level", [0, 1, 5, 12, 21, 30])
+def test_outlines_go_through_the_corners_and_along_the_edges(leaves: np.ndarray, s2_level: int) -> None:
+    cells = np.unique(s2.parents(leaves, s2_level))[:200]
+    corners = [[list(s2sphere.Cell(s2sphere.CellId(cell)).get_vertex(k)) for k in range(4)] for cell in cells.tolist()]
+    outlines = s2.outlines(cells, 8)
+    np.testing.assert_allclose(outlines[:, ::8], corners, atol=1e-15)
+    np.testing.assert_array_equal(outlines[:, ::8], s2.outlines(cells, 1))
+    normals = np.cross(corners, np.roll(corners, -1, axis=1))
+    away = np.einsum("nkpa,nka->nkp", outlines.reshape(-1, 4, 8, 3), normals)
+    np.testing.assert_allclose(away, 0, atol=1e-15)
+
+
 def test_tokens_are_those_of_s2(leaves: np.ndarray) -> None:
     cells = np.concatenate([s2.parents(leaves[:100], level) for level in (0, 4, 17, 30)])
     assert s2.tokens(cells) == [s2sphere.CellId(int(cell)).to_token() for cell in cells.tolist()]
