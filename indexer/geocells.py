@@ -96,3 +96,13 @@ def load_geocells(checkpoint: Path, *, hierarchy: str | None = None) -> Geocells
         facts["hierarchy"],
         facts["encoder"],
     )
+
+
+def inherit(sums: np.ndarray, parents: np.ndarray) -> np.ndarray:
+    """Directions of cells, each of which takes its parent's where it has none of its own.
+
+    sums: (C, D) float64, the sum of the vectors of each cell's photos; zeros where there are none. parents: (C, D)
+    float32, unit rows, the vector of each cell's parent. Returns (C, D) float32, unit rows.
+    """
+    norms = np.linalg.norm(sums, axis=1, keepdims=True)
+    return np.where(norms > 0, sums / np.where(norms > 0, norms, 1.0), parents).astype(np.float32)
