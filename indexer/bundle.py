@@ -4,6 +4,7 @@
     level_<l>.faiss   the geocell vectors of level l (row i = cell i): what the paper learns
     leaves.faiss      the leaf vectors (row i = leaf i): one inner-product search over them is the whole hierarchical
                       inference (`indexer.scoring` says why)
+    transform.safetensors   what photo vectors pass first, where geocells were made of whitened vectors
     manifest.json     temperatures, level weights, calibration, digests of the encoder, the hierarchy and every file
 
 In: a hierarchy folder and geocells. Out: a folder named by the SHA-256 of its manifest.
@@ -25,10 +26,12 @@ from indexer.geocells import Geocells
 from indexer.hierarchy import Hierarchy
 from indexer.leaf_index import IndexChoice, build_leaf_index
 from indexer.scoring import ScoringModel, leaf_vectors
+from indexer.whitening import Transform
 
 KIND = "bundle"
 SCHEMA_VERSION = 1
 LEAVES_FILE = "leaves.faiss"
+TRANSFORM_FILE = "transform.safetensors"
 DEFAULT_INDEX = IndexChoice()
 
 
@@ -41,6 +44,7 @@ class Bundle:
     hierarchy: Hierarchy
     model: ScoringModel
     leaf_index: Index
+    transform: Transform | None  # what photo vectors pass before they are compared; None: nothing
 
     @property
     def version(self) -> str:
@@ -73,6 +77,7 @@ def build_bundle(
     inputs: Mapping[str, str | None],
     index: IndexChoice = DEFAULT_INDEX,
     photos: np.ndarray | None = None,
+    transform: Transform | None = None,
 ) -> Path:
     """Write a bundle into `versions/<digest>` and return that folder; nothing is published.
 
@@ -83,7 +88,8 @@ def build_bundle(
         config: how the geocells were made.
         inputs: digests of what they were made from.
         index: the kind of the leaf index.
-        photos: (Q, D) float32 photo vectors to measure that index with, where there are any.
+        photos: (Q, D) float32 photo vectors, transformed, to measure that index with, where there are any.
+        transform: what photo vectors must pass before they are compared.
 
     Raises:
         BundleMismatch: the geocells are not those of the hierarchy's cells.
@@ -98,6 +104,8 @@ def build_bundle(
             write_index(flat_index(vectors), draft.path / level_file(number))
         leaf_index, facts = build_leaf_index(model, index, photos=photos)
         write_index(leaf_index, draft.path / LEAVES_FILE)
+        if transform is not None:
+            transform.save(draft.path / TRANSFORM_FILE)
         draft.facts |= {
             "leaf_index": facts,
             "temperatures": geocells.temperatures.tolist(),
@@ -138,7 +146,8 @@ def open_bundle(folder: Path) -> Bundle:
             f"{folder / LEAVES_FILE}: {leaf_index.ntotal} rows of {leaf_index.d}, where {model.n_leaves} of "
             f"{geocells.width} are expected. Rebuild the bundle."
         )
-    return Bundle(folder, manifest, hierarchy, model, leaf_index)
+    transform = Transform.load(folder / TRANSFORM_FILE) if TRANSFORM_FILE in manifest.files else None
+    return Bundle(folder, manifest, hierarchy, model, leaf_index, transform)
 
 
 def _read_level(path: Path) -> Index:

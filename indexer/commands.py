@@ -1,5 +1,6 @@
 """The commands of `python -m indexer`. Each one is arguments -> one library call -> one result; imports wait for it."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -145,49 +146,75 @@ def ceiling(
 
 def build(
     *,
-    hierarchy: Path,
-    checkpoint: Path,
     registry: Path,
+    hierarchy: Path | None = None,
+    checkpoint: Path | None = None,
+    features: Path | None = None,
+    inherit: str | None = None,
+    photos: Path | None = None,
+    split: str | None = None,
+    tau_max: Ints = TAU_MAX,
+    tau_min: int = paper.TAU_MIN,
+    transform: Literal["whiten", "none"] = "whiten",
+    shrinkage: float | None = None,
+    seed: int = 0,
     index: Literal["auto", "flat", "ivf"] = "auto",
     precision: Literal["fp32", "fp16", "int8"] = "fp32",
     no_publish: bool = False,
 ) -> Result:
-    """Build a bundle from a hierarchy and a checkpoint's geocells, and publish it.
+    """Build a bundle, and publish it: from a checkpoint, from photo vectors alone, or from an older bundle.
 
     Args:
-        hierarchy: hierarchy folder the checkpoint was trained on.
-        checkpoint: checkpoint folder with geocells.
         registry: registry folder; made if absent.
+        hierarchy: hierarchy folder; with --features and --photos it is made of the photos if not given.
+        checkpoint: checkpoint with geocells that were trained on the hierarchy.
+        features: photo vectors of any encoder, in place of a checkpoint; each cell gets the mean direction of its own.
+        inherit: version in the registry, in place of a checkpoint; each cell gets the vector of the cell it comes from.
+        photos: with --features, the table that says where the photos were taken; by default the features say it.
+        split: use only rows of --photos whose column `split` is this.
+        tau_max: with --features and no --hierarchy, as for partition.
+        tau_min: likewise.
+        transform: with --features, what vectors pass first; whiten removes what does not tell places apart.
+        shrinkage: of the whitening, from 0 to 1; chosen by cross-validation if not given.
+        seed: of the sample for that.
         index: how leaves are searched; flat compares all of them and is exact, ivf only those below the best cells of
             a coarser level; auto is flat up to 200,000 leaves.
         precision: of the numbers in the leaf index; fewer bits take less memory and are not exact.
         no_publish: write the version without making it current.
     """
-    from indexer.artifact import manifest_digest
-    from indexer.bundle import build_bundle
-    from indexer.cells import hierarchy_manifest
-    from indexer.geocells import load_geocells
+    from indexer.builds import Build, from_checkpoint, from_features, from_version, partition_photos
     from indexer.leaf_index import IndexChoice
     from indexer.registry import Registry
 
+    if [checkpoint, features, inherit].count(None) != 2:
+        raise InputError("Give one of --checkpoint, --features and --inherit.")
+    if features is None and (photos is not None or split is not None):
+        raise InputError("--photos and --split go with --features.")
     home = Registry(registry)
     home.check()
-    geocells = load_geocells(checkpoint, hierarchy=hierarchy_manifest(hierarchy).facts["digest"])
-    inputs = {"hierarchy": manifest_digest(hierarchy), "checkpoint": manifest_digest(checkpoint)}
-    folder = build_bundle(
-        hierarchy,
-        geocells,
-        home.versions_folder,
-        config={"index": index, "precision": precision},
-        inputs=inputs,
-        index=IndexChoice(index, precision),
-    )
+    with contextlib.ExitStack() as stack:
+        if hierarchy is None:
+            if features is None or photos is None:
+                raise InputError("Give --hierarchy; only --features with --photos can do without.")
+            rule = PartitionRule(tuple(tau_max), tau_min)
+            hierarchy = stack.enter_context(partition_photos(photos, rule, split=split))
+        made: Build
+        if checkpoint is not None:
+            made = from_checkpoint(hierarchy, checkpoint)
+        elif features is not None:
+            made = from_features(
+                hierarchy, features, photos, split=split, transform=transform, shrinkage=shrinkage, seed=seed
+            )
+        else:
+            assert inherit is not None
+            made = from_version(hierarchy, home.resolve(inherit))
+        folder = made.write(home.versions_folder, IndexChoice(index, precision))
     if not no_publish:
         home.publish(folder.name)
-    cells = [len(vectors) for vectors in geocells.vectors]
+    cells = [len(vectors) for vectors in made.geocells.vectors]
     state = "not published" if no_publish else "published"
     return Result(
-        {"version": folder.name, "published": not no_publish, "cells": cells, "registry": str(registry)},
+        {"version": folder.name, "published": not no_publish, "cells": cells, "registry": str(registry), **made.facts},
         f"{folder.name}\n{sum(cells):,} cells in {len(cells)} levels ({cells[-1]:,} leaves), {state} in {registry}",
     )
 

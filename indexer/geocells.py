@@ -55,7 +55,11 @@ class Geocells:
 
 
 def inherit(sums: np.ndarray, parents: np.ndarray) -> np.ndarray:
-    """Unit rows of sums (C, D), and where a sum is zero the row of `parents` (C, D): (C, D) float32."""
+    """Directions of cells, each of which takes its parent's where it has none of its own.
+
+    sums: (C, D) float64, the sum of the vectors of each cell; zeros where there are none. parents: (C, D) float32, unit
+    rows, the vector of each cell's parent. Returns (C, D) float32, unit rows.
+    """
     norms = np.linalg.norm(sums, axis=1, keepdims=True)
     # Vectors that cancel out leave rounding behind, which is no direction.
     empty = norms <= 1e-12

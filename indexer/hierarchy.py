@@ -87,6 +87,11 @@ class Hierarchy:
         rank = {key: cell for cell, key in enumerate(above.keys.tolist())}
         return np.array([rank[key.rpartition(SEPARATOR)[0]] for key in below.keys.tolist()], np.int64)
 
+    def parents_by_level(self) -> list[np.ndarray]:
+        """`parents` of every level: (N_l,) int64 each; -1 throughout at the coarsest."""
+        above = [self.parents(level) for level in range(1, len(self.levels))]
+        return [np.full(len(self.levels[0]), -1), *above]
+
     def locate(self, lat_deg: np.ndarray, lng_deg: np.ndarray) -> np.ndarray:
         """The cell of each level that contains each point, or -1: (N, L) int64.
 

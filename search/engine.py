@@ -101,7 +101,7 @@ class Engine:
             InputError: wrong width, a value that is not finite, or k not between 1 and the number of leaves.
         """
         self.check_k(k)
-        queries = self._checked(vectors)
+        queries = self._prepared(vectors)
         leaf, score = self._find(queries, k)
         log_odds = score / (self.bundle.temperature or 1.0)
         others = self._log_sum_of_others(queries, leaf[:, 0])
@@ -113,11 +113,11 @@ class Engine:
 
         vectors: (Q, D) float32. leaves: (Q,) int64.
         """
-        model = self.bundle.model
+        model, queries = self.bundle.model, self._prepared(vectors)
         cell = model.ancestors[leaves]
         probability = np.empty(cell.shape)
         for level in range(cell.shape[1]):
-            logs = level_log_probabilities(model, vectors, level=level)
+            logs = level_log_probabilities(model, queries, level=level)
             probability[:, level] = np.exp(np.take_along_axis(logs, cell[:, level : level + 1], axis=1))[:, 0]
         return Paths(cell, probability)
 
@@ -151,7 +151,8 @@ class Engine:
                 result[start : start + step] = top[:, 0] + np.log(total)
         return result
 
-    def _checked(self, vectors: np.ndarray) -> np.ndarray:
+    def _prepared(self, vectors: np.ndarray) -> np.ndarray:
+        """Vectors as they are compared: checked, and transformed where the bundle's geocells are."""
         model = self.bundle.model
         if vectors.ndim != 2 or vectors.shape[1] != model.geocells.width:
             raise InputError(
@@ -161,4 +162,5 @@ class Engine:
         wrong = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
         if wrong.size:
             raise InputError(f"{wrong.size} vectors hold values that are not finite, the first in row {wrong[0]}.")
-        return np.ascontiguousarray(vectors, np.float32)
+        queries = np.ascontiguousarray(vectors, np.float32)
+        return queries if self.bundle.transform is None else self.bundle.transform.apply(queries)

@@ -1,0 +1,126 @@
+"""The ways to a bundle: geocells from a checkpoint, from photo vectors alone, or inherited from another bundle."""
+
+import contextlib
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from indexer.artifact import file_digest, manifest_digest
+from indexer.bundle import build_bundle, open_bundle
+from indexer.cells import hierarchy_manifest, load_hierarchy, save_hierarchy
+from indexer.features import open_features
+from indexer.geocells import Geocells, load_geocells
+from indexer.leaf_index import IndexChoice
+from indexer.lineage import carry_over
+from indexer.prototypes import Placement, prototypes
+from indexer.recipe import S2Recipe
+from indexer.rule import PartitionRule
+from indexer.whitening import Transform
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Build:
+    """All that a bundle is made of, ready to be written."""
+
+    hierarchy: Path
+    geocells: Geocells
+    config: Mapping[str, Any]
+    inputs: Mapping[str, str | None]  # digests
+    transform: Transform | None = None
+    photos: np.ndarray | None = None  # (Q, D) float32, transformed vectors to measure the leaf index with
+    facts: Mapping[str, Any] = field(default_factory=dict)  # what a person wants to know of how it was made
+
+    def write(self, versions: Path, index: IndexChoice) -> Path:
+        """Write the bundle into `versions/<digest>`; returns that folder.
+
+        Raises:
+            BundleMismatch: the geocells are not those of the hierarchy's cells.
+            WorkError: the disk is full.
+        """
+        config = {**self.config, "index": index.kind, "precision": index.precision}
+        return build_bundle(
+            self.hierarchy,
+            self.geocells,
+            versions,
+            config=config,
+            inputs=self.inputs,
+            index=index,
+            photos=self.photos,
+            transform=self.transform,
+        )
+
+
+def from_checkpoint(hierarchy: Path, checkpoint: Path) -> Build:
+    """Geocells that were learned together with the encoder.
+
+    Raises:
+        ArtifactError: one of the two cannot be read.
+        BundleMismatch: the checkpoint was trained on another hierarchy.
+    """
+    geocells = load_geocells(checkpoint, hierarchy=hierarchy_manifest(hierarchy).facts["digest"])
+    inputs = {"hierarchy": manifest_digest(hierarchy), "checkpoint": manifest_digest(checkpoint)}
+    return Build(hierarchy, geocells, {"geocells": "checkpoint"}, inputs)
+
+
+def from_features(
+    hierarchy: Path,
+    features: Path,
+    photos: Path | None,
+    *,
+    split: str | None,
+    transform: Literal["whiten", "none"],
+    shrinkage: float | None,
+    seed: int,
+) -> Build:
+    """Geocells that are mean directions of photo vectors; nothing is trained.
+
+    Raises:
+        InputError: no photo has both a vector and a cell, or the vectors cannot be whitened.
+    """
+    source = open_features(features)
+    placement = Placement(load_hierarchy(hierarchy), photos, split=split)
+    made = prototypes(source, placement, transform=transform, shrinkage=shrinkage, seed=seed)
+    inputs = {
+        "hierarchy": manifest_digest(hierarchy),
+        "features": source.digest,
+        "photos": None if photos is None else file_digest(photos),
+    }
+    config = {"geocells": "features", "transform": made.facts, "split": split, "seed": seed}
+    facts = {"photos": made.photos, "transform": made.facts}
+    return Build(hierarchy, made.geocells, config, inputs, made.transform, made.queries, facts)
+
+
+def from_version(hierarchy: Path, version: Path) -> Build:
+    """Geocells of an older bundle, carried over to the cells of a new hierarchy by lineage.
+
+    Raises:
+        ArtifactError: the bundle cannot be read.
+        InputError: the hierarchies do not correspond.
+    """
+    old = open_bundle(version)
+    geocells = carry_over(old.model.geocells, old.hierarchy, load_hierarchy(hierarchy))
+    inputs = {"hierarchy": manifest_digest(hierarchy), "bundle": old.version}
+    return Build(hierarchy, geocells, {"geocells": "inherited"}, inputs, old.transform)
+
+
+@contextlib.contextmanager
+def partition_photos(photos: Path, rule: PartitionRule, *, split: str | None) -> Iterator[Path]:
+    """A hierarchy folder of a photo table for as long as a build needs it.
+
+    Raises:
+        InputError: the table cannot be used, or no cell holds enough photos.
+    """
+    recipe = S2Recipe(rule)
+    places = recipe.read(photos, split=split)
+    with tempfile.TemporaryDirectory(prefix="geosurge-") as folder:
+        yield save_hierarchy(
+            recipe.build(places),
+            places,
+            Path(folder) / "hierarchy",
+            config={"recipe": recipe.to_config(), "split": split},
+            inputs={"photos": file_digest(photos)},
+        )

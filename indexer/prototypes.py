@@ -1,0 +1,176 @@
+"""Geocells without training: from photo vectors of any encoder to the vectors of a hierarchy's cells.
+
+In: a hierarchy, features, and where their photos were taken. Out: geocells that are mean directions of whitened photo
+vectors (`indexer.whitening` says why), and the transform that queries must pass too. Features are streamed, twice.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from indexer.errors import InputError
+from indexer.features import FeatureBatch, FeatureSource
+from indexer.geocells import Geocells
+from indexer.hierarchy import Hierarchy
+from indexer.labels import label_columns, locate_labels
+from indexer.means import CellMeans
+from indexer.tables import coordinates_of, names_of, read_columns
+from indexer.whitening import Moments, Transform, choose_shrinkage, whiten
+
+_SAMPLE = 20_000  # photos that the shrinkage is chosen with
+_QUERIES = 2000  # vectors kept to measure the leaf index with
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prototypes:
+    """Geocells made from photo vectors, and what belongs to them."""
+
+    geocells: Geocells
+    transform: Transform | None  # None: vectors are taken as they are
+    photos: int  # that have a vector and a cell
+    queries: np.ndarray  # (Q, D) float32, transformed vectors of some photos
+    facts: dict[str, Any]  # how the transform was chosen
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Placed:
+    """Vectors of photos that lie in a cell of the coarsest level at least."""
+
+    vectors: np.ndarray  # (N, D) float32
+    cells: np.ndarray  # (N, L) int64, the cell of each level or -1
+    lat_deg: np.ndarray  # (N,) float64
+    lng_deg: np.ndarray  # (N,) float64
+
+
+class Placement:
+    """Which cells the photos of features lie in: by their own coordinates, or by those (or the labels) of a table."""
+
+    def __init__(self, hierarchy: Hierarchy, photos: Path | None = None, *, split: str | None = None) -> None:
+        self.hierarchy = hierarchy
+        self._names: pa.Array | None = None
+        labels = label_columns(hierarchy)
+        if photos is None:
+            if labels:
+                raise InputError("The cells of this hierarchy are labels: give the table that has them with --photos.")
+            return
+        table = read_columns(photos, ["photo", "lat", "lng", *labels], split=split)
+        names = names_of(table, photos)
+        if len(set(names)) < len(names):
+            raise InputError(f"{photos}: names of photos repeat, so their vectors cannot be told apart. Rename them.")
+        self._names = pa.array(names)
+        self._lat_deg, self._lng_deg = coordinates_of(table, photos, required=True)
+        self._cells = locate_labels(hierarchy, table) if labels else hierarchy.locate(self._lat_deg, self._lng_deg)
+
+    def place(self, batch: FeatureBatch) -> Placed:
+        """The photos of a batch that have a vector and a cell."""
+        if self._names is None:
+            rows = np.flatnonzero(batch.ok & ~np.isnan(batch.lat_deg) & ~np.isnan(batch.lng_deg))
+            lat, lng = batch.lat_deg[rows], batch.lng_deg[rows]
+            cells = self.hierarchy.locate(lat, lng)
+        else:
+            known = pc.index_in(pa.array(batch.photo), value_set=self._names).fill_null(-1).to_numpy()
+            rows = np.flatnonzero(batch.ok & (known >= 0))
+            lat, lng, cells = (column[known[rows]] for column in (self._lat_deg, self._lng_deg, self._cells))
+        inside = cells[:, 0] >= 0
+        return Placed(batch.embedding[rows[inside]], cells[inside], lat[inside], lng[inside])
+
+
+def prototypes(
+    features: FeatureSource,
+    placement: Placement,
+    *,
+    transform: Literal["whiten", "none"] = "whiten",
+    shrinkage: float | None = None,
+    seed: int = 0,
+) -> Prototypes:
+    """Make geocells of photo vectors.
+
+    Args:
+        features: the vectors.
+        placement: where their photos lie.
+        transform: what vectors pass first; `none` takes them as they are.
+        shrinkage: of the whitening; None chooses it by cross-validation on up to 20,000 photos.
+        seed: of that sample and its folds.
+
+    Raises:
+        InputError: no photo has both a vector and a cell, or the vectors cannot be whitened.
+    """
+    hierarchy = placement.hierarchy
+    fitted, facts = None, dict[str, Any]()
+    if transform == "whiten":
+        fitted, facts = _fit(features, placement, shrinkage, seed)
+    means: CellMeans | None = None
+    queries: list[np.ndarray] = []
+    n_photos = 0
+    for placed in _placed(features, placement):
+        means = means or CellMeans(hierarchy.parents_by_level(), placed.vectors.shape[1], transform=fitted)
+        means.add(placed.vectors, placed.cells)
+        n_photos += len(placed.vectors)
+        if sum(map(len, queries)) < _QUERIES:
+            queries.append(placed.vectors if fitted is None else fitted.apply(placed.vectors))
+    if means is None:
+        raise _nothing(features)
+    geocells = means.geocells(hierarchy=hierarchy.digest, encoder=features.encoder)
+    return Prototypes(geocells, fitted, n_photos, np.concatenate(queries)[:_QUERIES], {"kind": transform, **facts})
+
+
+def _fit(
+    features: FeatureSource, placement: Placement, shrinkage: float | None, seed: int
+) -> tuple[Transform, dict[str, Any]]:
+    leaves = placement.hierarchy.leaves
+    sampled = _sampled_cells(leaves.n_photos, seed)
+    moments: Moments | None = None
+    sample: list[Placed] = []
+    for placed in _placed(features, placement):
+        moments = moments or Moments.zeros(len(leaves), placed.vectors.shape[1])
+        moments.add(placed.vectors, placed.cells[:, -1])
+        if shrinkage is None:
+            rows = np.flatnonzero(sampled[placed.cells[:, -1]] & (placed.cells[:, -1] >= 0))
+            sample.append(Placed(placed.vectors[rows], placed.cells[rows], placed.lat_deg[rows], placed.lng_deg[rows]))
+    if moments is None:
+        raise _nothing(features)
+    if shrinkage is not None:
+        return whiten(moments, shrinkage), {"shrinkage": shrinkage, "chosen_by": "the user"}
+    choice = choose_shrinkage(
+        np.concatenate([part.vectors for part in sample]),
+        np.concatenate([part.cells[:, -1] for part in sample]),
+        np.concatenate([part.lat_deg for part in sample]),
+        np.concatenate([part.lng_deg for part in sample]),
+        leaves.lat_deg,
+        leaves.lng_deg,
+        seed=seed,
+    )
+    facts = {
+        "shrinkage": choice.shrinkage,
+        "chosen_by": f"cross-validation on {sum(len(part.cells) for part in sample)} photos",
+        "median_km": {f"{value:g}": figures.median_km for value, figures in choice.scores.items()},
+    }
+    return whiten(moments, choice.shrinkage), facts
+
+
+def _sampled_cells(n_photos: np.ndarray, seed: int) -> np.ndarray:
+    """Leaves drawn at random until they hold the photos wanted: (leaves,) bool.
+
+    Cells with all their photos, because few photos of many cells would say little about how photos of a cell differ.
+    """
+    order = np.random.default_rng(seed).permutation(len(n_photos))
+    sampled = np.zeros(len(n_photos), bool)
+    sampled[order[np.cumsum(n_photos[order]) <= max(_SAMPLE, n_photos[order[:2]].sum())]] = True
+    return sampled
+
+
+def _placed(features: FeatureSource, placement: Placement) -> Iterator[Placed]:
+    placed = (placement.place(batch) for batch in features)
+    return (part for part in placed if len(part.cells))
+
+
+def _nothing(features: FeatureSource) -> InputError:
+    return InputError(
+        f"{features.location}: none of its photos has both a vector and a cell. Are its names those of --photos, and "
+        "is the hierarchy made from photos of the same places?"
+    )
