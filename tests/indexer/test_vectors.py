@@ -40,6 +40,11 @@ def test_unit_rows_at_any_scale(scale: float) -> None:
         np.testing.assert_allclose(unit, [[0.6, 0.8], [0, 0], [-1, 0]], rtol=1e-6)
 
 
+@pytest.mark.parametrize("kind", [np.float16, np.int64])
+def test_unit_rows_of_narrow_types_are_as_exact_as_float32(kind: type) -> None:
+    np.testing.assert_allclose(unit_rows(np.array([[1, 1]], kind)), [[np.sqrt(0.5)] * 2], rtol=1e-6)
+
+
 @pytest.mark.parametrize("value", [0.0, np.nan, np.inf])
 def test_the_first_bad_row_is_named(value: float) -> None:
     vectors = np.ones((5, 3), np.float32)
