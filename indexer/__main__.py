@@ -1,7 +1,20 @@
 """`python -m indexer`: partitions, bundles and the registry."""
 
 from indexer.cli import Command, main
-from indexer.commands import build, ceiling, export, info, partition, publish, update, verify
+from indexer.commands import (
+    build,
+    ceiling,
+    export,
+    info,
+    partition,
+    pin,
+    publish,
+    retire,
+    rollback,
+    unpin,
+    update,
+    verify,
+)
 
 DESCRIPTION = "Divide the Earth into cells, build bundles from them, publish bundles in a registry, and export cells."
 COMMANDS = {
@@ -13,6 +26,10 @@ COMMANDS = {
     "verify": Command(verify),
     "publish": Command(publish),
     "export": Command(export),
+    "rollback": Command(rollback),
+    "retire": Command(retire),
+    "pin": Command(pin),
+    "unpin": Command(unpin),
 }
 
 if __name__ == "__main__":

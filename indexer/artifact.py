@@ -27,6 +27,8 @@ from indexer.errors import ArtifactError, GeoError, InputError, WorkError
 MANIFEST = "manifest.json"
 ROWS_MANIFEST = "_manifest.json"  # in folders of Parquet rows, which readers of Parquet pass over
 
+_VERSION_STEM = "version"  # of the temporary names of folders that are named by digest
+_MEND = "Restore the folder from a copy, or rebuild it."
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _UNWRITABLE = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP),
@@ -102,7 +104,7 @@ def write_folder(
         WorkError: the disk is full.
     """
     parent = target if name_by_digest else target.parent
-    stem = "version" if name_by_digest else target.name
+    stem = _VERSION_STEM if name_by_digest else target.name
     with contextlib.ExitStack() as stack:
         with explain_unwritable(target):
             if not name_by_digest:
@@ -132,7 +134,7 @@ def write_folder(
                     final.rename(aside)
                     temporary.rename(final)
                     shutil.rmtree(aside, ignore_errors=True)
-            _sync(parent)
+            sync(parent)
         draft.final = final
 
 
@@ -152,9 +154,9 @@ def write_file(target: Path, content: bytes) -> None:
         with _locked_temporary(target.parent, target.name) as folder:
             file = folder / target.name
             file.write_bytes(content)
-            _sync(file)
+            sync(file)
             file.rename(target)
-            _sync(target.parent)
+            sync(target.parent)
 
 
 def check_file(target: Path) -> None:
@@ -187,10 +189,7 @@ def check_target(target: Path) -> None:
 
 def remove_leftovers(parent: Path, stem: str) -> None:
     """Delete temporary folders of processes that died; those of living processes are locked and stay."""
-    ours = re.compile(re.escape(stem) + r"\.tmp-\d+-\d+")
-    for folder in parent.iterdir():
-        if not ours.fullmatch(folder.name):
-            continue
+    for folder in _temporaries(parent, stem):
         with contextlib.suppress(OSError):  # another process may be clearing the same leftovers
             lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
             try:
@@ -200,11 +199,38 @@ def remove_leftovers(parent: Path, stem: str) -> None:
                 os.close(lock)
 
 
+def remove_version(folder: Path) -> None:
+    """Remove a folder that was written with `name_by_digest`: it vanishes in one rename and is deleted after that.
+
+    What a kill in between leaves is a temporary folder like any other, which the next `write_folder` clears away.
+    """
+    remove_leftovers(folder.parent, _VERSION_STEM)
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # or a build would take it for a leftover while it is being deleted
+        temporary = folder.rename(_temporary_name(folder.parent, _VERSION_STEM))
+        sync(folder.parent)
+        shutil.rmtree(temporary)
+    finally:
+        os.close(lock)
+
+
 def read_manifest(folder: Path, *, kind: str, schema_version: int, name: str = MANIFEST) -> Manifest:
     """Read a folder's manifest and check its kind, its schema version and the size of every file.
 
     Raises:
         ArtifactError: not such a folder, damaged, incomplete, or written by a newer version.
+    """
+    manifest = parse_manifest(folder, kind=kind, schema_version=schema_version, name=name)
+    check_sizes(folder, manifest)
+    return manifest
+
+
+def parse_manifest(folder: Path, *, kind: str, schema_version: int, name: str = MANIFEST) -> Manifest:
+    """Read a folder's manifest and check its kind and its schema version, whatever became of the other files.
+
+    Raises:
+        ArtifactError: not such a folder, its manifest is damaged, or it was written by a newer version.
     """
     path = folder / name
     if not path.is_file():
@@ -212,25 +238,28 @@ def read_manifest(folder: Path, *, kind: str, schema_version: int, name: str = M
         raise ArtifactError(f"{folder}: not a {kind} folder ({found}).")
     try:
         manifest = Manifest(**json.loads(path.read_bytes()))
-        sizes = {file: int(entry["size_bytes"]) for file, entry in manifest.files.items()}
-        newer = manifest.schema_version > schema_version
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ArtifactError(
-            f"{path}: damaged manifest ({error}). Restore the folder from a copy, or rebuild it."
-        ) from None
+        _check_types(manifest)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ArtifactError(f"{path}: damaged manifest ({error}). {_MEND}") from None
     if manifest.kind != kind:
         raise ArtifactError(f"{folder}: this is a {manifest.kind} folder; a {kind} folder is needed here.")
-    if newer:
+    if manifest.schema_version > schema_version:
         raise ArtifactError(
             f"{folder}: schema version {manifest.schema_version}; this release reads up to {schema_version}. "
             "Update geosurge."
         )
-    for file, size in sizes.items():
-        have = _inside(folder, file).stat().st_size if _inside(folder, file).is_file() else None
-        if have != size:
-            state = "missing" if have is None else f"{have} bytes instead of {size}"
-            raise ArtifactError(f"{folder / file}: {state}. Restore the folder from a copy, or rebuild it.")
     return manifest
+
+
+def check_sizes(folder: Path, manifest: Manifest) -> None:
+    """Make sure that every file a manifest names is there, in its size.
+
+    Raises:
+        ArtifactError: one is not; the first of them is named.
+    """
+    fault = next(_size_faults(folder, manifest), None)
+    if fault is not None:
+        raise ArtifactError(fault)
 
 
 def manifest_digest(folder: Path, *, name: str = MANIFEST) -> str:
@@ -238,13 +267,53 @@ def manifest_digest(folder: Path, *, name: str = MANIFEST) -> str:
     return file_digest(folder / name)
 
 
-def verify_folder(folder: Path, manifest: Manifest) -> list[str]:
-    """Re-hash every file of a folder whose manifest was read; returns one sentence for each that differs."""
-    return [
-        f"{folder / file}: content differs from its manifest"
-        for file, entry in manifest.files.items()
-        if file_digest(_inside(folder, file)) != entry["sha256"]
+def verify_folder(folder: Path, manifest: Manifest, *, name: str = MANIFEST) -> list[str]:
+    """Compare a folder with its manifest, to the last byte; returns one sentence for each file that is not as it says.
+
+    Found are files that are missing, shorter or longer, of other content, unreadable, or not named in the manifest.
+
+    Raises:
+        ArtifactError: the manifest names a file outside the folder.
+    """
+    faults = list(_size_faults(folder, manifest))
+    for file, entry in manifest.files.items():
+        try:
+            differs = _size(folder, file) == entry["size_bytes"] and file_digest(folder / file) != entry["sha256"]
+        except OSError as error:
+            faults.append(f"{folder / file}: cannot be read ({error.strerror}). Restore the folder from a copy.")
+            continue
+        if differs:
+            faults.append(f"{folder / file}: content differs from its manifest. {_MEND}")
+    return faults + [
+        f"{path}: not named in the manifest. Remove the file."
+        for path in sorted(folder.rglob("*"))
+        if (path.is_symlink() or not path.is_dir())
+        and path.relative_to(folder).as_posix() not in {name, *manifest.files}
     ]
+
+
+def _check_types(manifest: Manifest) -> None:
+    if type(manifest.schema_version) is not int or manifest.schema_version < 1:
+        raise ValueError(f"{manifest.schema_version!r} is no schema version")
+    for value in (manifest.config, manifest.inputs, manifest.facts, manifest.files, *manifest.files.values()):
+        if not isinstance(value, dict):
+            raise TypeError(f"{value!r} where a table is expected")
+    for file, entry in manifest.files.items():
+        if type(entry["size_bytes"]) is not int or type(entry["sha256"]) is not str:
+            raise TypeError(f"size or digest of {file} is of another type")
+
+
+def _size_faults(folder: Path, manifest: Manifest) -> Iterator[str]:
+    for file, entry in manifest.files.items():
+        size = _size(folder, file)
+        if size != entry["size_bytes"]:
+            state = "missing" if size is None else f"{size} bytes instead of {entry['size_bytes']}"
+            yield f"{folder / file}: {state}. {_MEND}"
+
+
+def _size(folder: Path, file: str) -> int | None:
+    path = _inside(folder, file)
+    return path.stat().st_size if path.is_file() else None
 
 
 def _inside(folder: Path, file: str) -> Path:
@@ -274,6 +343,11 @@ def _temporary_name(parent: Path, stem: str) -> Path:
     return parent / f"{stem}.tmp-{os.getpid()}-{next(_counter)}"
 
 
+def _temporaries(parent: Path, stem: str) -> list[Path]:
+    ours = re.compile(re.escape(stem) + r"\.tmp-\d+-\d+")
+    return [path for path in parent.iterdir() if ours.fullmatch(path.name)]
+
+
 @contextlib.contextmanager
 def _locked_temporary(parent: Path, stem: str) -> Iterator[Path]:
     while True:
@@ -294,7 +368,8 @@ def _locked_temporary(parent: Path, stem: str) -> Iterator[Path]:
         os.close(lock)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -307,8 +382,8 @@ def _sync_tree(folder: Path) -> None:
     for path in folder.rglob("*"):
         if path.is_file():
             path.chmod(readable)
-        _sync(path)
-    _sync(folder)
+        sync(path)
+    sync(folder)
 
 
 def _exists(target: Path) -> InputError:
@@ -353,9 +428,14 @@ def _explain_full(target: Path) -> Iterator[None]:
 
 
 def replace_symlink(link: Path, target: str) -> None:
-    """Point `link` at `target` in one rename: a reader sees the old one or the new one, never none."""
+    """Point `link` at `target` in one rename: a reader sees the old one or the new one, never none.
+
+    The caller sees to it that nobody else does so at the same time: what a killed process left is cleared away first.
+    """
+    for leftover in _temporaries(link.parent, link.name):
+        if leftover.is_symlink():
+            leftover.unlink()
     temporary = _temporary_name(link.parent, link.name)
-    temporary.unlink(missing_ok=True)  # of a process that died and had our number
     temporary.symlink_to(target)
     temporary.rename(link)
-    _sync(link.parent)
+    sync(link.parent)

@@ -19,7 +19,15 @@ from typing import Any
 import numpy as np
 
 from indexer import cells
-from indexer.artifact import MANIFEST, Manifest, manifest_digest, read_manifest, verify_folder, write_folder
+from indexer.artifact import (
+    MANIFEST,
+    Manifest,
+    check_sizes,
+    manifest_digest,
+    parse_manifest,
+    verify_folder,
+    write_folder,
+)
 from indexer.errors import ArtifactError, BundleMismatch
 from indexer.faiss_index import Index, flat_index, is_exact, read_index, rows_of, write_index
 from indexer.geocells import Geocells
@@ -163,11 +171,8 @@ def bundle_manifest(folder: Path) -> Manifest:
     Raises:
         ArtifactError: not a bundle, damaged, incomplete, or newer than this version.
     """
-    manifest = read_manifest(folder, kind=KIND, schema_version=SCHEMA_VERSION)
-    if manifest_digest(folder) != folder.name:
-        raise ArtifactError(
-            f"{folder / MANIFEST}: its SHA-256 is not the folder's name: it was changed. Rebuild the bundle."
-        )
+    manifest = _own_manifest(folder)
+    check_sizes(folder, manifest)
     return manifest
 
 
@@ -184,9 +189,19 @@ def bundle_hierarchy(folder: Path) -> Hierarchy:
 def verify_bundle(folder: Path) -> list[str]:
     """Check a bundle down to the last byte; returns one sentence for each fault, none when it is sound."""
     try:
-        return verify_folder(folder, bundle_manifest(folder))
+        # A manifest that was changed cannot say what else is wrong.
+        return verify_folder(folder, _own_manifest(folder))
     except ArtifactError as error:
         return [str(error)]
+
+
+def _own_manifest(folder: Path) -> Manifest:
+    manifest = parse_manifest(folder, kind=KIND, schema_version=SCHEMA_VERSION)
+    if manifest_digest(folder) != folder.name:
+        raise ArtifactError(
+            f"{folder / MANIFEST}: its SHA-256 is not the folder's name: it was changed. Rebuild the bundle."
+        )
+    return manifest
 
 
 def level_file(level: int) -> str:

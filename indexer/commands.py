@@ -13,6 +13,7 @@ from indexer.rule import PartitionRule
 
 if TYPE_CHECKING:
     from indexer.hierarchy import Hierarchy
+    from indexer.registry import VersionState
 
 TAU_MAX = Ints(paper.TAU_MAX)
 THRESHOLDS_KM = Floats(paper.THRESHOLDS_KM)
@@ -232,12 +233,15 @@ def info(*, registry: Path, version: str | None = None) -> Result:
 
     home = Registry(registry)
     bundle = open_bundle(home.resolve(version))
+    states = home.states()
     size = sum(entry["size_bytes"] for entry in bundle.manifest.files.values())
     levels = describe(bundle.hierarchy)
     data = {
         "registry": str(registry),
         "current": home.current,
         "versions": home.versions,
+        "states": [asdict(state) for state in states],
+        "pins": home.pins(),
         "history": home.history(),
         "version": bundle.version,
         "size_bytes": size,
@@ -252,6 +256,7 @@ def info(*, registry: Path, version: str | None = None) -> Result:
     }
     lines = [
         f"registry  {registry}: {len(home.versions)} version(s), current {(home.current or 'none')[:12]}",
+        _version_table(states),
         f"version   {bundle.version}",
         f"encoder   {bundle.encoder or 'not recorded'}",
         f"size      {size / 1e6:.1f} MB; vectors of {bundle.model.geocells.width}; calibrated: {data['calibrated']}",
@@ -263,7 +268,7 @@ def info(*, registry: Path, version: str | None = None) -> Result:
 
 
 def verify(*, registry: Path, version: str | None = None) -> Result:
-    """Re-hash every file of the registry's bundles and say what differs.
+    """Re-hash every file of the registry's bundles and say what is damaged, missing or too much.
 
     Args:
         registry: registry folder.
@@ -275,7 +280,7 @@ def verify(*, registry: Path, version: str | None = None) -> Result:
     home = Registry(registry)
     # Published or not; of none at all `resolve` says why.
     folders = [home.resolve(name) for name in ([version] if version or not home.versions else home.versions)]
-    faults = [fault for folder in folders for fault in verify_bundle(folder)]
+    faults = home.faults() + [fault for folder in folders for fault in verify_bundle(folder)]
     verdict = (
         f"{len(folders)} version(s) verified" if not faults else f"{len(faults)} fault(s) in {len(folders)} version(s)"
     )
@@ -297,6 +302,75 @@ def publish(*, registry: Path, version: str) -> Result:
     now = home.publish(version)
     data = {"registry": str(registry), "current": now, "before": before}
     return Result(data, f"{registry}: current is {now} (before: {before or 'none'})")
+
+
+def rollback(*, registry: Path) -> Result:
+    """Make current again the version that was so before the present one; a second rollback goes one further back.
+
+    Args:
+        registry: registry folder.
+    """
+    from indexer.registry import Registry
+
+    home = Registry(registry)
+    before = home.current
+    now = home.rollback()
+    data = {"registry": str(registry), "current": now, "before": before}
+    return Result(data, f"{registry}: current is {now} (before: {before})")
+
+
+def retire(*, registry: Path, version: str) -> Result:
+    """Remove a version for good; never the current one, never a pinned one. Readers that have it open keep it.
+
+    Args:
+        registry: registry folder.
+        version: a version's digest or its beginning.
+    """
+    from indexer.registry import Registry
+
+    name = Registry(registry).retire(version)
+    return Result({"registry": str(registry), "retired": name}, f"{registry}: {name} is retired")
+
+
+def pin(*, registry: Path, version: str, reason: str | None = None) -> Result:
+    """Keep a version from being retired.
+
+    Args:
+        registry: registry folder.
+        version: a version's digest or its beginning.
+        reason: why; shown by info and to who tries to retire it.
+    """
+    from indexer.registry import Registry
+
+    line = Registry(registry).pin(version, reason=reason)
+    name, why = line["version"], line.get("reason")
+    data = {"registry": str(registry), "version": name, "pinned": True, "reason": why}
+    return Result(data, f"{registry}: {name} is pinned{f' ({why})' if why else ''}")
+
+
+def unpin(*, registry: Path, version: str) -> Result:
+    """Let a pinned version be retired again.
+
+    Args:
+        registry: registry folder.
+        version: a version's digest or its beginning.
+    """
+    from indexer.registry import Registry
+
+    name = Registry(registry).unpin(version)
+    data = {"registry": str(registry), "version": name, "pinned": False}
+    return Result(data, f"{registry}: {name} is not pinned")
+
+
+def _version_table(states: "Sequence[VersionState]") -> str:
+    lines = ["          version            size  published (UTC)      state"]
+    for state in states:
+        reason = f" ({' '.join(state.reason.split())})" if state.reason else ""  # one line, whatever was typed
+        marks = ["current"] * state.current + [f"pinned{reason}"] * state.pinned
+        published = (state.published_at or "never").replace("T", " ").removesuffix("+00:00")
+        size = f"{state.size_bytes / 1e6:.1f} MB"
+        lines.append(f"          {state.version[:12]}  {size:>9}  {published:<19}  {', '.join(marks)}".rstrip())
+    return "\n".join(lines)
 
 
 def _index_text(facts: Mapping[str, Any]) -> str:

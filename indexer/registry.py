@@ -2,23 +2,35 @@
 
     versions/<SHA-256 of manifest.json>/   bundles, never changed
     current                                a symlink, replaced by one rename
-    history.jsonl                          one line for each publication
+    history.jsonl                          one line for each change; the pins are in it (`indexer.history`)
+    .lock                                  held while something changes, by one process at a time
 
-A reader resolves `current` once and keeps what it opened.
+A reader takes no lock: it resolves `current` once and keeps what it opened.
 """
 
 import contextlib
 import fcntl
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
-from indexer.artifact import MANIFEST, explain_unwritable, replace_symlink
-from indexer.bundle import open_bundle
+from indexer.artifact import MANIFEST, explain_unwritable, remove_version, replace_symlink
+from indexer.bundle import open_bundle, verify_bundle
 from indexer.errors import ArtifactError, InputError
+from indexer.history import Entry, append_entry, pins, publications, read_entries, trail
+
+
+@dataclass(frozen=True, slots=True)
+class VersionState:
+    """What the registry knows of one version without opening it."""
+
+    version: str
+    current: bool
+    pinned: bool
+    reason: str | None  # why it is pinned, where somebody said so
+    size_bytes: int  # on disk, manifest included
+    published_at: str | None  # UTC, the last time; None if it never was
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,21 +71,17 @@ class Registry:
         Raises:
             InputError: no registry here, nothing published, or no such version.
         """
-        if not self.versions_folder.is_dir():
-            raise InputError(
-                f"{self.path}: not a registry. Make one: python -m indexer build --registry {self.path} ..."
-            )
+        self._check_exists()
         if version is None:
             version = self.current
             if version is None:
-                raise InputError(
-                    f"{self.path}: nothing is published. python -m indexer publish --registry {self.path} --version V"
-                )
+                raise self._nothing_published()
         matches = [name for name in self.versions if name.startswith(version)]
         if len(matches) != 1:
-            which = "no version" if not matches else f"{len(matches)} versions"
+            which = f"{len(matches)} versions" if matches else "no version"
             raise InputError(
-                f"{self.path}: {which} of digest {version!r}. It has: {', '.join(v[:12] for v in self.versions)}"
+                f"{self.path}: {which} of digest {version!r}{'' if matches else self._retired(version)}. "
+                f"It has: {', '.join(name[:12] for name in self.versions)}"
             )
         return self.versions_folder / matches[0]
 
@@ -84,26 +92,172 @@ class Registry:
             InputError: no such version, or the registry cannot be written.
             ArtifactError: the version is damaged or incomplete.
         """
-        folder = self.resolve(version)
+        with self._changing():
+            return self._make_current(self.resolve(version), action="publish")
+
+    def rollback(self) -> str:
+        """Make current again the version that was so before the present one, and return its digest.
+
+        The history is a trail: each publication adds a version to its end, and each rollback goes one back along it.
+        After publications of A, B and C a rollback leads to B and a second one to A; the next publication adds to what
+        is left of the trail, so that C is no longer on it. Versions that were retired meanwhile are stepped over.
+
+        Raises:
+            InputError: nothing is published, or nothing is left to go back to.
+            ArtifactError: the version to go back to is damaged, or the history is.
+        """
+        with self._changing():
+            current, versions = self.current, set(self.versions)
+            if current is None:
+                raise self._nothing_published()
+            earlier = (name for name in reversed(trail(self.history(), current)) if name != current)
+            back = next((name for name in earlier if name in versions), None)
+            if back is None:
+                raise InputError(
+                    f"{self.path}: there is no version to go back to: none that was published before {current[:12]} is "
+                    f"left. Publish one by its digest: python -m indexer publish --registry {self.path} --version V"
+                )
+            return self._make_current(self.versions_folder / back, action="rollback")
+
+    def retire(self, version: str) -> str:
+        """Remove a version for good and return its digest; who has it open keeps it.
+
+        It vanishes in one rename and is deleted after that; the next build clears away what a kill in between leaves.
+
+        Raises:
+            InputError: no such version, it is current or pinned, or the registry cannot be written.
+            ArtifactError: the history is damaged, so that nobody knows what is pinned.
+        """
+        with self._changing():
+            name = self.resolve(version).name
+            if name == self.current:
+                raise InputError(
+                    f"{self.path}: {name[:12]} is current and cannot be retired. First make another version current: "
+                    f"python -m indexer publish --registry {self.path} --version V (or rollback)"
+                )
+            pin = self.pins().get(name)
+            if pin is not None:
+                why = f" ({pin['reason']})" if pin.get("reason") else ""
+                raise InputError(
+                    f"{self.path}: {name[:12]} is pinned since {pin['at']}{why} and cannot be retired. "
+                    f"First: python -m indexer unpin --registry {self.path} --version {name[:12]}"
+                )
+            append_entry(self._log, "retire", name, {})
+            remove_version(self.versions_folder / name)
+        return name
+
+    def pin(self, version: str, *, reason: str | None = None) -> Entry:
+        """Keep a version from being retired; pinning it again only changes the reason, if one is given.
+
+        Returns the line of the history that pins it.
+
+        Raises:
+            InputError: no such version, or the registry cannot be written.
+            ArtifactError: the history is damaged.
+        """
+        with self._changing():
+            name = self.resolve(version).name
+            pin = self.pins().get(name)
+            if pin is None or reason not in (None, pin.get("reason")):
+                pin = append_entry(self._log, "pin", name, {"reason": reason})
+        return pin
+
+    def unpin(self, version: str) -> str:
+        """Let a version be retired again and return its digest; nothing changes where it was not pinned.
+
+        Raises:
+            InputError: no such version, or the registry cannot be written.
+            ArtifactError: the history is damaged.
+        """
+        with self._changing():
+            name = self.resolve(version).name
+            if name in self.pins():
+                append_entry(self._log, "unpin", name, {})
+        return name
+
+    def history(self) -> list[Entry]:
+        """All that was done to the registry, oldest first: `action`, `version`, `at`, and what the action adds.
+
+        Raises:
+            ArtifactError: the history is damaged.
+        """
+        return read_entries(self._log)
+
+    def pins(self) -> dict[str, Entry]:
+        """For each pinned version the line of the history that pinned it, with its `reason` and `at`.
+
+        Raises:
+            ArtifactError: the history is damaged.
+        """
+        return pins(self.history())
+
+    def states(self) -> list[VersionState]:
+        """All versions, in the order of `versions`.
+
+        Raises:
+            ArtifactError: the history is damaged.
+        """
+        current, entries = self.current, self.history()
+        pinned = pins(entries)
+        published = {entry["version"]: entry["at"] for entry in publications(entries, current)}
+        return [
+            VersionState(
+                version=name,
+                current=name == current,
+                pinned=name in pinned,
+                reason=pinned[name].get("reason") if name in pinned else None,
+                size_bytes=sum(path.stat().st_size for path in (self.versions_folder / name).iterdir()),
+                published_at=published.get(name),
+            )
+            for name in self.versions
+        ]
+
+    def faults(self) -> list[str]:
+        """What is wrong with the registry itself, its versions apart: one sentence for each fault."""
+        faults = []
+        if self.current is not None and self.current not in self.versions:
+            faults.append(f"{self.path / 'current'}: points to {self.current}, which is not there. Publish a version.")
+        try:
+            self.history()
+        except ArtifactError as error:
+            faults.append(str(error))
+        return faults
+
+    @property
+    def _log(self) -> Path:
+        return self.path / "history.jsonl"
+
+    def _make_current(self, folder: Path, *, action: str) -> str:
+        faults = verify_bundle(folder)
+        if faults:
+            raise ArtifactError(f"{self.path}: {folder.name[:12]} cannot be made current: {' '.join(faults)}")
         open_bundle(folder)  # what cannot be read must never become current
-        with explain_unwritable(self.path), self._lock():
-            replace_symlink(self.path / "current", f"versions/{folder.name}")
-            line = {"published": folder.name, "at": datetime.now(UTC).isoformat(timespec="seconds")}
-            with (self.path / "history.jsonl").open("a") as history:
-                history.write(json.dumps(line) + "\n")
+        append_entry(self._log, action, folder.name, {"before": self.current})
+        replace_symlink(self.path / "current", f"versions/{folder.name}")
         return folder.name
 
-    def history(self) -> list[dict[str, str]]:
-        """Publications, oldest first."""
-        path = self.path / "history.jsonl"
-        try:
-            return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-        except ValueError as error:
-            raise ArtifactError(f"{path}: damaged ({error}). It is only a log: remove or mend the line.") from None
+    def _check_exists(self) -> None:
+        if not self.versions_folder.is_dir():
+            raise InputError(
+                f"{self.path}: not a registry. Make one: python -m indexer build --registry {self.path} ..."
+            )
+
+    def _nothing_published(self) -> InputError:
+        return InputError(
+            f"{self.path}: nothing is published. python -m indexer publish --registry {self.path} --version V"
+        )
+
+    def _retired(self, version: str) -> str:
+        with contextlib.suppress(ArtifactError):  # a damaged history is not what the caller asked about
+            for entry in reversed(self.history()):
+                if entry["action"] == "retire" and entry["version"].startswith(version):
+                    return f" (retired {entry['at']}; build it again to have it back)"
+        return ""
 
     @contextlib.contextmanager
-    def _lock(self) -> Iterator[None]:
-        # The kernel frees this lock with its holder, so a killed publication never blocks the next one.
-        with (self.path / ".lock").open("w") as lock:
+    def _changing(self) -> Iterator[None]:
+        self._check_exists()
+        # The kernel frees this lock with its holder, so a killed process never blocks the next one.
+        with explain_unwritable(self.path), (self.path / ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from indexer.bundle import Bundle, open_bundle
-from indexer.errors import BundleMismatch, InputError
+from indexer.errors import ArtifactError, BundleMismatch, InputError
 from indexer.faiss_index import GPU_LIMIT, Device, is_exact, list_count, on_device, search_index
 from indexer.registry import Registry
 from indexer.scoring import level_log_probabilities
@@ -55,7 +55,15 @@ class Engine:
             InputError: no registry, nothing published, no such version, or no GPU for `cuda`.
             ArtifactError: the bundle is damaged.
         """
-        return cls(open_bundle(Registry(registry).resolve(version)), device=device)
+        home = Registry(registry)
+        while True:
+            folder = home.resolve(version)
+            try:
+                return cls(open_bundle(folder), device=device)
+            except ArtifactError:
+                # Between the two another version was published and this one retired: then there is a current one.
+                if version is not None or home.current == folder.name:
+                    raise
 
     @property
     def mode(self) -> str:

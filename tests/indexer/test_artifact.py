@@ -44,7 +44,7 @@ from indexer import artifact
 def stay(path):
     print("writing", flush=True)
     time.sleep(60)
-artifact._sync = stay
+artifact.sync = stay
 artifact.write_file(Path(sys.argv[1]), b"x" * 1000)
 """
 

@@ -1,13 +1,15 @@
 """The bundle: what it holds, that damage is found, and that the leaves index is the product of all levels."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from indexer.artifact import manifest_digest
+from indexer import cells
+from indexer.artifact import MANIFEST, manifest_digest, verify_folder
 from indexer.bundle import LEAVES_FILE, Bundle, build_bundle, level_file, open_bundle, verify_bundle
 from indexer.cells import CELLS_FILE
 from indexer.errors import ArtifactError, BundleMismatch
@@ -64,15 +66,109 @@ def test_geocells_of_another_hierarchy_are_refused(
     assert not (tmp_path / "v").exists()
 
 
-@pytest.mark.parametrize("file", [CELLS_FILE, LEAVES_FILE, "level_0.faiss", "level_2.faiss", "manifest.json"])
+FILES = [CELLS_FILE, LEAVES_FILE, *(level_file(level) for level in range(3)), MANIFEST]
+
+
+@pytest.mark.parametrize("file", FILES)
 def test_a_flipped_byte_is_found_in_any_file(bundle: Bundle, file: str) -> None:
+    assert {path.name for path in bundle.path.iterdir()} == set(FILES)
     assert verify_bundle(bundle.path) == []
     content = bytearray((bundle.path / file).read_bytes())
-    content[len(content) // 2] ^= 1
-    (bundle.path / file).write_bytes(content)
+    for position in (0, len(content) // 2, len(content) - 1):
+        content[position] ^= 1
+        (bundle.path / file).write_bytes(content)
+        faults = verify_bundle(bundle.path)
+        assert len(faults) == 1
+        assert file in faults[0]
+        content[position] ^= 1
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("damage", ["missing", "shorter", "longer", "empty", "a folder", "a link to nowhere"])
+def test_what_else_can_befall_a_file_is_found_and_refused(bundle: Bundle, file: str, damage: str) -> None:
+    path = bundle.path / file
+    content = path.read_bytes()
+    path.unlink()
+    if damage == "a folder":
+        path.mkdir()
+    elif damage == "a link to nowhere":
+        path.symlink_to("nowhere")
+    elif damage != "missing":
+        path.write_bytes({"shorter": content[:-1], "longer": content + b"x", "empty": b""}[damage])
     faults = verify_bundle(bundle.path)
     assert len(faults) == 1
     assert file in faults[0]
+    with pytest.raises(ArtifactError, match=re.escape(file)):
+        open_bundle(bundle.path)
+
+
+@pytest.mark.parametrize("name", ["extra", ".hidden", "level_0.faiss.orig", "sub/extra", "link"])
+def test_a_file_that_no_manifest_names_is_found(bundle: Bundle, name: str) -> None:
+    path = bundle.path / name
+    path.parent.mkdir(exist_ok=True)
+    path.symlink_to("..") if name == "link" else path.write_text("")
+    assert verify_bundle(bundle.path) == [f"{path}: not named in the manifest. Remove the file."]
+
+
+def test_every_fault_is_told(bundle: Bundle) -> None:
+    (bundle.path / "level_0.faiss").unlink()
+    (bundle.path / "level_1.faiss").write_bytes(b"short")
+    content = (bundle.path / LEAVES_FILE).read_bytes()
+    (bundle.path / LEAVES_FILE).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    (bundle.path / "extra").touch()
+    faults = verify_bundle(bundle.path)
+    for part in ("level_0.faiss: missing", "level_1.faiss: 5 bytes", "leaves.faiss: content", "extra: not named"):
+        assert sum(part in fault for fault in faults) == 1
+    assert len(faults) == 4
+
+
+def test_a_disk_that_fails_is_a_fault_of_the_file(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path) -> str:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("indexer.artifact.file_digest", fail)
+    faults = verify_folder(bundle.path, bundle.manifest)
+    assert len(faults) == len(bundle.manifest.files)
+    assert all("cannot be read (Input/output error)" in fault for fault in faults)
+
+
+@pytest.mark.parametrize(
+    ("version", "message"),
+    [(2, "Update geosurge"), (0, "0 is no schema version"), ("1", "'1' is no schema"), (None, "None is no schema")],
+)
+def test_another_schema_version_is_named(bundle: Bundle, version: object, message: str) -> None:
+    manifest = json.loads((bundle.path / MANIFEST).read_text())
+    folder = rewrite_manifest(bundle.path, manifest | {"schema_version": version})
+    faults = verify_bundle(folder)
+    assert len(faults) == 1
+    assert message in faults[0]
+    with pytest.raises(ArtifactError, match=message):
+        open_bundle(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"files": []}, {"files": {"x": {}}}, {"files": {"x": {"sha256": 1, "size_bytes": 1}}}, {"facts": None}],
+)
+def test_a_manifest_of_other_types_is_damaged(bundle: Bundle, change: dict) -> None:
+    manifest = json.loads((bundle.path / MANIFEST).read_text())
+    folder = rewrite_manifest(bundle.path, manifest | change)
+    with pytest.raises(ArtifactError, match=r"manifest\.json: damaged manifest"):
+        open_bundle(folder)
+
+
+def rewrite_manifest(folder: Path, manifest: dict) -> Path:
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    return folder.rename(folder.with_name(manifest_digest(folder)))
+
+
+@pytest.mark.parametrize("file", [CELLS_FILE, LEAVES_FILE, "level_1.faiss"])
+def test_a_damaged_table_or_index_is_a_clean_error_when_it_is_read(bundle: Bundle, file: str) -> None:
+    content = (bundle.path / file).read_bytes()
+    for damaged in (b"", b"\0" * len(content), content[: len(content) // 2], content[::-1]):
+        (bundle.path / file).write_bytes(damaged)
+        with pytest.raises(ArtifactError, match=re.escape(file)):
+            cells.read_cells(bundle.path / file) if file == CELLS_FILE else read_index(bundle.path / file)
 
 
 def test_a_missing_file_is_named(bundle: Bundle) -> None:

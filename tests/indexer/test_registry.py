@@ -1,33 +1,29 @@
-"""Publishing: atomic, named by digest, safe against damage, against two at once, and against SIGKILL."""
+"""Publishing and going back, pins and retiring; damage is refused, and two at once get along."""
 
-import signal
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from indexer.artifact import write_folder
-from indexer.bundle import build_bundle, open_bundle, verify_bundle
+from indexer.bundle import open_bundle
 from indexer.errors import ArtifactError, InputError
-from indexer.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION, save_geocells
 from indexer.hierarchy import Hierarchy
 from indexer.registry import Registry
-from tests.conftest import random_geocells
-
-
-def add_version(registry: Registry, hierarchy: Hierarchy, hierarchy_folder: Path, seed: int) -> str:
-    geocells = random_geocells(hierarchy, 8, seed)
-    return build_bundle(hierarchy_folder, geocells, registry.versions_folder, config={}, inputs={}).name
+from tests.indexer.conftest import add_version
 
 
 @pytest.fixture
-def registry(hierarchy: Hierarchy, hierarchy_folder: Path, tmp_path: Path) -> Registry:
-    home = Registry(tmp_path / "R")
-    home.publish(add_version(home, hierarchy, hierarchy_folder, seed=0))
-    return home
+def add(registry: Registry, hierarchy: Hierarchy, hierarchy_folder: Path) -> Callable[[int], str]:
+    return lambda seed: add_version(registry, hierarchy, hierarchy_folder, seed)
+
+
+def flip_a_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
 
 
 def test_publishing_changes_what_is_current(registry: Registry, hierarchy: Hierarchy, hierarchy_folder: Path) -> None:
@@ -37,7 +33,7 @@ def test_publishing_changes_what_is_current(registry: Registry, hierarchy: Hiera
     assert registry.publish(second[:10]) == second
     assert registry.current == second
     assert registry.resolve() == registry.versions_folder / second
-    assert [line["published"] for line in registry.history()] == [first, second]
+    assert [line["version"] for line in registry.history()] == [first, second]
 
 
 def test_a_reader_keeps_what_it_opened(registry: Registry, hierarchy: Hierarchy, hierarchy_folder: Path) -> None:
@@ -95,39 +91,161 @@ def test_two_publishers_at_once_both_succeed(registry: Registry, hierarchy: Hier
     assert len(registry.history()) == 41
 
 
-def kill_builds(registry: Registry, hierarchy: Hierarchy, hierarchy_folder: Path, kills: int) -> None:
-    """Kill `indexer build` at a different moment each time; after each, the registry serves a whole version."""
-    known = set(registry.versions)
-    rng = np.random.default_rng(0)
-    for seed in range(kills):
-        checkpoint = registry.path.parent / f"C{seed}"
-        with write_folder(checkpoint, kind=CHECKPOINT_KIND, schema_version=CHECKPOINT_SCHEMA_VERSION) as draft:
-            save_geocells(draft, random_geocells(hierarchy, 256, seed + 100))
-        command = ["build", "--hierarchy", hierarchy_folder, "--checkpoint", checkpoint, "--registry", registry.path]
-        process = subprocess.Popen(
-            [sys.executable, "-m", "indexer", *map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        time.sleep(rng.uniform(0.4, 1.3))  # from importing to done
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        current = registry.resolve()
-        assert verify_bundle(current) == []
-        assert open_bundle(current).leaf_index.ntotal == len(hierarchy.leaves)
-        assert all(verify_bundle(registry.versions_folder / version) == [] for version in registry.versions)
-        known |= set(registry.versions)
-    last = add_version(registry, hierarchy, hierarchy_folder, seed=999)
-    assert registry.publish(last) == last
-    assert {path.name for path in registry.versions_folder.iterdir()} == known | {last}
+def test_rollback_goes_one_further_back_each_time(registry: Registry, add: Callable[[int], str]) -> None:
+    first = str(registry.current)
+    second, third = add(1), add(2)
+    registry.publish(second)
+    registry.publish(third)
+    assert [registry.rollback(), registry.current] == [second, second]
+    assert [registry.rollback(), registry.current] == [first, first]
+    with pytest.raises(InputError, match="no version to go back to"):
+        registry.rollback()
+    registry.publish(second)  # the trail goes on from where it went back to: the third is not on it any more
+    assert registry.rollback() == first
+    assert [line["action"] for line in registry.history()] == [
+        *["publish"] * 3,
+        *["rollback"] * 2,
+        "publish",
+        "rollback",
+    ]
 
 
-def test_killed_builds_leave_the_published_bundle_whole(
-    registry: Registry, hierarchy: Hierarchy, hierarchy_folder: Path
+def test_rollback_steps_over_what_is_retired(registry: Registry, add: Callable[[int], str]) -> None:
+    first = registry.current
+    second, third = add(1), add(2)
+    registry.publish(second)
+    registry.publish(third)
+    registry.retire(second)
+    assert registry.rollback() == first
+    registry.retire(third)
+    with pytest.raises(InputError, match="no version to go back to"):
+        registry.rollback()
+
+
+def test_rollback_needs_a_publication(registry: Registry) -> None:
+    (registry.path / "current").unlink()
+    with pytest.raises(InputError, match="nothing is published"):
+        registry.rollback()
+
+
+def test_a_flipped_byte_is_refused_by_publish_and_rollback(registry: Registry, add: Callable[[int], str]) -> None:
+    first = str(registry.current)
+    second = add(1)
+    registry.publish(second)
+    flip_a_byte(registry.versions_folder / first / "leaves.faiss")
+    for attempt in (registry.rollback, lambda: registry.publish(first)):
+        with pytest.raises(ArtifactError, match=rf"{first[:12]} cannot be made current: .*leaves\.faiss: content"):
+            attempt()
+    assert registry.current == second
+    assert len(registry.history()) == 2
+
+
+def test_rollback_gets_away_from_a_version_that_was_deleted_by_hand(
+    registry: Registry, add: Callable[[int], str]
 ) -> None:
-    kill_builds(registry, hierarchy, hierarchy_folder, kills=4)
+    first, second = registry.current, add(1)
+    registry.publish(second)
+    (registry.versions_folder / second).rename(registry.path / "elsewhere")
+    assert [fault.split(": ")[0] for fault in registry.faults()] == [str(registry.path / "current")]
+    assert registry.rollback() == first
+    assert registry.faults() == []
 
 
-@pytest.mark.slow
-def test_killed_builds_leave_the_published_bundle_whole_many_times(
-    registry: Registry, hierarchy: Hierarchy, hierarchy_folder: Path
+def test_a_publication_that_failed_at_the_link_is_not_gone_back_to(
+    registry: Registry, add: Callable[[int], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kill_builds(registry, hierarchy, hierarchy_folder, kills=50)
+    first, second, third = registry.current, add(1), add(2)
+
+    def fail(link: Path, target: str) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("indexer.registry.replace_symlink", fail)
+        with pytest.raises(OSError, match="Input/output"):
+            registry.publish(second)
+    assert registry.current == first
+    assert {state.version: state.published_at is None for state in registry.states()}[second]
+    registry.publish(third)
+    assert registry.rollback() == first
+
+
+def test_a_retired_version_is_gone_and_named(registry: Registry, add: Callable[[int], str]) -> None:
+    second = add(1)
+    (registry.versions_folder / "version.tmp-4000000-0").mkdir()
+    assert registry.retire(second[:10]) == second
+    assert [path.name for path in registry.versions_folder.iterdir()] == [registry.current]
+    for attempt in (registry.publish, registry.retire, registry.pin, registry.resolve):
+        with pytest.raises(InputError, match=rf"no version of digest '{second}' \(retired 20.*build it again"):
+            attempt(second)
+    assert add(1) == second
+    assert registry.publish(second) == second
+
+
+def test_the_current_version_and_pinned_ones_are_not_retired(registry: Registry, add: Callable[[int], str]) -> None:
+    first, second = str(registry.current), add(1)
+    with pytest.raises(InputError, match=r"is current and cannot be retired\. First make another version current"):
+        registry.retire(first)
+    registry.pin(second, reason="paper")
+    with pytest.raises(InputError, match=r"is pinned since 20.* \(paper\) and cannot be retired\. First: .*unpin"):
+        Registry(registry.path).retire(second)
+    assert registry.versions == sorted([first, second])
+    registry.unpin(second)
+    assert registry.retire(second) == second
+
+
+def test_pins_are_idempotent_and_keep_their_reason(registry: Registry, add: Callable[[int], str]) -> None:
+    second = add(1)
+    lines = len(registry.history())
+    assert registry.unpin(second) == second
+    assert len(registry.history()) == lines
+    line = registry.pin(second, reason="paper")
+    assert registry.pin(second) == registry.pin(second[:9], reason="paper") == line
+    assert registry.pins() == {second: line}
+    assert len(registry.history()) == lines + 1
+    registry.pin(second, reason="customer")
+    assert registry.pins()[second]["reason"] == "customer"
+    registry.unpin(second)
+    assert registry.pins() == {}
+
+
+def test_nothing_is_retired_while_nobody_knows_what_is_pinned(registry: Registry, add: Callable[[int], str]) -> None:
+    second = add(1)
+    registry.pin(second)
+    log = registry.path / "history.jsonl"
+    log.write_bytes(log.read_bytes().replace(b'"pin"', b'"pin', 1))
+    with pytest.raises(ArtifactError, match="line 2 is damaged"):
+        registry.retire(second)
+    assert [fault.split(": ")[0] for fault in registry.faults()] == [str(log)]
+    assert registry.publish(second) == second  # needs no history
+
+
+def test_a_torn_last_line_stops_nothing(registry: Registry, add: Callable[[int], str]) -> None:
+    first, second = registry.current, add(1)
+    registry.publish(second)
+    with (registry.path / "history.jsonl").open("a") as log:
+        log.write('{"action": "pin", "version": "')
+    assert registry.faults() == []
+    assert registry.pins() == {}
+    assert registry.rollback() == first
+    assert [line["action"] for line in registry.history()] == ["publish", "publish", "rollback"]
+
+
+def test_states_say_what_is_current_pinned_and_published(registry: Registry, add: Callable[[int], str]) -> None:
+    first, second = str(registry.current), add(1)
+    registry.pin(second, reason="paper")
+    states = {state.version: state for state in registry.states()}
+    assert list(states) == registry.versions
+    assert (states[first].current, states[first].pinned, states[first].reason) == (True, False, None)
+    assert (states[second].current, states[second].pinned, states[second].reason) == (False, True, "paper")
+    assert states[first].published_at == registry.history()[0]["at"]
+    assert states[second].published_at is None
+    files = (registry.versions_folder / first).iterdir()
+    assert states[first].size_bytes == sum(len(path.read_bytes()) for path in files)
+
+
+def test_changes_to_what_is_no_registry_are_refused(tmp_path: Path) -> None:
+    home = Registry(tmp_path / "nowhere")
+    for attempt in (home.rollback, lambda: home.retire("a"), lambda: home.pin("a"), lambda: home.unpin("a")):
+        with pytest.raises(InputError, match="not a registry"):
+            attempt()
+    assert list(tmp_path.iterdir()) == []

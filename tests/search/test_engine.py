@@ -133,3 +133,31 @@ def test_level_weights_change_the_answer_as_exponents(
     queries = unit_rows(20, WIDTH, seed=5)
     finest = queries.astype(float) @ geocells.vectors[2].T.astype(float)
     np.testing.assert_array_equal(Engine.open(home.path).search(queries).leaf[:, 0], finest.argmax(axis=1))
+
+
+def test_a_reader_keeps_answering_from_a_version_that_was_retired(
+    hierarchy: Hierarchy, hierarchy_folder: Path, tmp_path: Path
+) -> None:
+    home = Registry(tmp_path / "R")
+    old, new = (
+        build_bundle(
+            hierarchy_folder, random_geocells(hierarchy, WIDTH, seed), home.versions_folder, config={}, inputs={}
+        ).name
+        for seed in (0, 1)
+    )
+    home.publish(old)
+    engine = Engine.open(home.path)
+    queries = unit_rows(30, WIDTH, seed=4)
+    before = engine.search(queries, k=5)
+    paths = engine.paths(queries, before.leaf[:, 0])
+    home.publish(new)
+    home.retire(old)
+    assert not engine.bundle.path.exists()
+    after = engine.search(queries, k=5)
+    np.testing.assert_array_equal(after.leaf, before.leaf)
+    np.testing.assert_array_equal(after.score, before.score)
+    np.testing.assert_array_equal(engine.paths(queries, after.leaf[:, 0]).cell, paths.cell)
+    assert engine.bundle.version == old
+    assert Engine.open(home.path).bundle.version == new
+    with pytest.raises(InputError, match="retired"):
+        Engine.open(home.path, version=old)

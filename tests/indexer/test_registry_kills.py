@@ -1,0 +1,238 @@
+"""The registry against SIGKILL: whatever dies, and wherever, what is current is whole and the next change succeeds."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Set
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from indexer.artifact import write_folder
+from indexer.bundle import open_bundle, verify_bundle
+from indexer.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION, save_geocells
+from indexer.hierarchy import Hierarchy
+from indexer.registry import Registry
+from tests.conftest import random_geocells
+from tests.indexer.conftest import add_version
+
+# Reads lines `work seed`, answers each with the process it forked for it and, at its end, with the status.
+FORKS = """
+import itertools, os, signal, sys, traceback
+from pathlib import Path
+from indexer.bundle import build_bundle
+from indexer.cells import load_hierarchy
+from indexer.registry import Registry
+from tests.conftest import random_geocells
+
+registry, hierarchy_folder = Registry(Path(sys.argv[1])), Path(sys.argv[2])
+CHANGES = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink", "fcntl.flock", "os.scandir"}
+
+def publish(*versions):
+    for version in itertools.cycle(versions):
+        registry.publish(version)
+
+def churn(seed):
+    hierarchy = load_hierarchy(hierarchy_folder)
+    for number in itertools.count(int(seed)):
+        geocells = random_geocells(hierarchy, 8, number)
+        new = build_bundle(hierarchy_folder, geocells, registry.versions_folder, config={}, inputs={}).name
+        registry.publish(new)
+        registry.pin(new)
+        registry.rollback()
+        registry.unpin(new)
+        registry.retire(new)
+
+def once(steps, action, *arguments):
+    left = int(steps)
+    def count(event, _):
+        nonlocal left
+        if event not in CHANGES:  # `os.kill` is an event itself
+            return
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+    sys.addaudithook(count)
+    getattr(registry, action)(*arguments)
+
+for line in sys.stdin:
+    work, *arguments = line.split()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            {"publish": publish, "churn": churn, "once": once}[work](*arguments)
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        os._exit(status)
+    print(child, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+class Forks:
+    """Processes that start at once, because what they import is imported already."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self.orders, self.answers = process.stdin, process.stdout
+
+    def start(self, *order: object) -> int:
+        self.orders.write(" ".join(map(str, order)) + "\n")
+        self.orders.flush()
+        return int(self.answers.readline())
+
+    def end(self) -> int:
+        return int(self.answers.readline())
+
+    def kill_after(self, delay_s: float, *order: object) -> None:
+        process = self.start(*order)
+        time.sleep(delay_s)
+        os.kill(process, signal.SIGKILL)
+        assert self.end() == -signal.SIGKILL
+
+
+@contextmanager
+def forks(registry: Registry, hierarchy_folder: Path) -> Iterator[Forks]:
+    command = [sys.executable, "-c", FORKS, str(registry.path), str(hierarchy_folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        yield Forks(process)
+
+
+def check_whole(registry: Registry, hierarchy: Hierarchy, current: Set[str]) -> None:
+    assert registry.current in current
+    assert registry.faults() == []
+    assert all(verify_bundle(registry.versions_folder / version) == [] for version in registry.versions)
+    assert open_bundle(registry.resolve()).leaf_index.ntotal == len(hierarchy.leaves)
+
+
+def check_clean(registry: Registry, versions: Set[str]) -> None:
+    """No leftover is there after a build and a publication."""
+    assert {path.name for path in registry.path.iterdir()} == {".lock", "current", "history.jsonl", "versions"}
+    assert {path.name for path in registry.versions_folder.iterdir()} == versions
+
+
+def kill_builds(registry: Registry, hierarchy: Hierarchy, hierarchy_folder: Path, kills: int) -> None:
+    """Kill `indexer build` at a different moment each time; after each, the registry serves a whole version."""
+    known = set(registry.versions)
+    rng = np.random.default_rng(0)
+    for seed in range(kills):
+        checkpoint = registry.path.parent / f"C{seed}"
+        with write_folder(checkpoint, kind=CHECKPOINT_KIND, schema_version=CHECKPOINT_SCHEMA_VERSION) as draft:
+            save_geocells(draft, random_geocells(hierarchy, 256, seed + 100))
+        command = ["build", "--hierarchy", hierarchy_folder, "--checkpoint", checkpoint, "--registry", registry.path]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "indexer", *map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        time.sleep(rng.uniform(0.4, 1.3))  # from importing to done
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        current = registry.resolve()
+        assert verify_bundle(current) == []
+        assert open_bundle(current).leaf_index.ntotal == len(hierarchy.leaves)
+        assert all(verify_bundle(registry.versions_folder / version) == [] for version in registry.versions)
+        known |= set(registry.versions)
+    last = add_version(registry, hierarchy, hierarchy_folder, seed=999)
+    assert registry.publish(last) == last
+    assert {path.name for path in registry.versions_folder.iterdir()} == known | {last}
+
+
+def test_killed_builds_leave_the_published_bundle_whole(
+    registry: Registry, hierarchy: Hierarchy, hierarchy_folder: Path
+) -> None:
+    kill_builds(registry, hierarchy, hierarchy_folder, kills=4)
+
+
+@pytest.mark.slow
+def test_killed_builds_leave_the_published_bundle_whole_many_times(
+    registry: Registry, hierarchy: Hierarchy, hierarchy_folder: Path
+) -> None:
+    kill_builds(registry, hierarchy, hierarchy_folder, kills=50)
+
+
+def kill_publications(registry: Registry, hierarchy: Hierarchy, hierarchy_folder: Path, kills: int) -> None:
+    """Kill a process that publishes two versions in turn, at a different moment each time."""
+    first, second = str(registry.current), add_version(registry, hierarchy, hierarchy_folder, seed=1)
+    rng = np.random.default_rng(1)
+    with forks(registry, hierarchy_folder) as started:
+        for _ in range(kills):
+            started.kill_after(rng.uniform(0, 0.05), "publish", second, first)
+            check_whole(registry, hierarchy, {first, second})
+            assert registry.publish(second) == second
+            check_clean(registry, {first, second})
+
+
+def test_killed_publications_leave_the_old_or_the_new(
+    registry: Registry, hierarchy: Hierarchy, hierarchy_folder: Path
+) -> None:
+    kill_publications(registry, hierarchy, hierarchy_folder, kills=5)
+
+
+@pytest.mark.slow
+def test_killed_publications_leave_the_old_or_the_new_many_times(
+    registry: Registry, hierarchy: Hierarchy, hierarchy_folder: Path
+) -> None:
+    kill_publications(registry, hierarchy, hierarchy_folder, kills=50)
+
+
+def kill_everything(registry: Registry, hierarchy: Hierarchy, hierarchy_folder: Path, kills: int) -> None:
+    """Kill a process that builds, publishes, pins, goes back and retires, at a different moment each time."""
+    base = str(registry.current)
+    registry.pin(base, reason="stays")
+    rng = np.random.default_rng(2)
+    with forks(registry, hierarchy_folder) as started:
+        for number in range(1, kills + 1):
+            started.kill_after(rng.uniform(0, 0.4), "churn", number * 1000)
+            check_whole(registry, hierarchy, set(registry.versions))
+            assert registry.pins()[base]["reason"] == "stays"
+            last = add_version(registry, hierarchy, hierarchy_folder, seed=number)
+            registry.publish(last)
+            registry.publish(base)
+            for version in set(registry.versions) - {base}:
+                registry.unpin(version)
+                registry.retire(version)
+            check_clean(registry, {base})
+
+
+def test_kills_during_any_change_are_survived(registry: Registry, hierarchy: Hierarchy, hierarchy_folder: Path) -> None:
+    kill_everything(registry, hierarchy, hierarchy_folder, kills=3)
+
+
+@pytest.mark.slow
+def test_kills_during_any_change_are_survived_many_times(
+    registry: Registry, hierarchy: Hierarchy, hierarchy_folder: Path
+) -> None:
+    kill_everything(registry, hierarchy, hierarchy_folder, kills=50)
+
+
+@pytest.mark.parametrize("action", ["publish", "rollback", "retire"])
+def test_a_kill_before_each_system_call_leaves_the_old_or_the_new(
+    registry: Registry, hierarchy: Hierarchy, hierarchy_folder: Path, action: str
+) -> None:
+    first, second = str(registry.current), add_version(registry, hierarchy, hierarchy_folder, seed=1)
+    argument = [] if action == "rollback" else [second]
+    steps, status = 0, -signal.SIGKILL
+    with forks(registry, hierarchy_folder) as started:
+        while status == -signal.SIGKILL:
+            if second not in registry.versions:
+                add_version(registry, hierarchy, hierarchy_folder, seed=1)
+            for version in (first, second) if action == "rollback" else (second, first):
+                registry.publish(version)
+            check_clean(registry, {first, second})
+            started.start("once", steps, action, *argument)
+            status = started.end()
+            check_whole(registry, hierarchy, {first} if action == "retire" else {first, second})
+            steps += 1
+    assert status == 0
+    assert steps > 8, "the calls that change the disk were not counted"
+    assert (registry.current, second in registry.versions) == {
+        "publish": (second, True),
+        "rollback": (first, True),
+        "retire": (first, False),
+    }[action]
