@@ -1,0 +1,55 @@
+"""Writes one golden folder: every format on disk, small, as the release of today writes it.
+
+`python -m tests.golden.make tests/golden/v2` for a new schema version; folders that exist are never made again, because
+what they hold is what users hold.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+
+from indexer.__main__ import COMMANDS as INDEXER
+from indexer.artifact import ROWS_MANIFEST, write_folder
+from indexer.cli import Command, main
+from indexer.features import KIND, OK, SCHEMA_VERSION, FeatureBatch, write_shard
+from search.__main__ import COMMANDS as SEARCH
+from tests.indexer.anisotropic import anisotropic_world
+
+
+def make(out: Path) -> None:
+    """Write photos, hierarchy, features, registry and predictions below `out`, and what queries must answer."""
+    out.mkdir(parents=True)
+    world = anisotropic_world(n_known=1300, n_unseen=20, width=33, seed=1)
+    names = [f"{row:04d}.jpg" for row in range(len(world.vectors))]
+    known, unseen = slice(0, 1300), slice(1300, None)
+    table = pa.table({"photo": names[known], "lat": world.lat_deg[known], "lng": world.lng_deg[known]})
+    pyarrow.parquet.write_table(table, out / "photos.parquet", compression="zstd")
+    for folder, rows in (("features", known), ("queries", unseen)):
+        with write_folder(out / folder, kind=KIND, schema_version=SCHEMA_VERSION, manifest_name=ROWS_MANIFEST) as draft:
+            n_rows = len(names[rows])
+            places = world.lat_deg[rows], world.lng_deg[rows]
+            batch = FeatureBatch(names[rows], world.vectors[rows], [OK] * n_rows, [""] * n_rows, *places)
+            write_shard(draft, batch, shard=0)
+            draft.facts |= {"encoder": "e" * 64, "width": 33, "rows": n_rows, "ok": n_rows, "failed": {}}
+    taus = ["--tau-max", "120,40", "--tau-min", "3"]
+    run(INDEXER, "partition", "--photos", out / "photos.parquet", *taus, "--out", out / "hierarchy")
+    places = ["--hierarchy", out / "hierarchy", "--features", out / "features", "--registry", out / "registry"]
+    run(INDEXER, "build", *places, "--shrinkage", "0.05")
+    run(SEARCH, "run", "--registry", out / "registry", "--features", out / "queries", "--out", out / "predictions")
+    answers = pyarrow.parquet.read_table(out / "predictions")
+    expected = {"key": answers["key"].to_pylist(), "probability": np.round(answers["probability"], 9).tolist()}
+    (out / "expected.json").write_text(json.dumps(expected, indent=1) + "\n")
+
+
+def run(commands: dict[str, Command], *arguments: object) -> None:
+    """Run one command of the product."""
+    code = main("golden", "", commands, argv=[str(argument) for argument in arguments])
+    assert code == 0, arguments
+
+
+if __name__ == "__main__":
+    make(Path(sys.argv[1]))

@@ -1,0 +1,47 @@
+"""What older releases wrote is read for ever: every golden folder opens, verifies and answers as it did then."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from indexer.artifact import read_manifest, verify_folder
+from indexer.bundle import verify_bundle
+from indexer.cells import KIND, SCHEMA_VERSION, load_hierarchy, load_photo_places
+from indexer.features import open_features, read_features
+from indexer.registry import Registry
+from search.answers import answer_table
+from search.engine import Engine
+from search.evaluate import evaluate, read_predictions
+
+FOLDERS = sorted(Path(__file__).parent.glob("golden/v*"))
+
+
+def test_there_is_a_golden_folder_for_each_schema_version() -> None:
+    assert [folder.name for folder in FOLDERS] == [f"v{number}" for number in range(1, SCHEMA_VERSION + 1)]
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_registries_answer_as_they_did(folder: Path) -> None:
+    home = Registry(folder / "registry")
+    assert home.faults() == []
+    assert verify_bundle(home.resolve()) == []
+    engine = Engine.open(folder / "registry")
+    batch = read_features(folder / "queries")
+    engine.check_encoder(open_features(folder / "queries").encoder, source="queries")
+    table = answer_table(engine, batch, first_row=0, k=1)
+    expected = json.loads((folder / "expected.json").read_text())
+    assert table["key"].to_pylist() == expected["key"]
+    assert table["probability"].to_pylist() == pytest.approx(expected["probability"], rel=1e-4)
+    keys, _, _ = read_predictions(folder / "predictions")
+    assert keys == list(batch.photo)
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_hierarchies_features_and_predictions_are_read(folder: Path) -> None:
+    manifest = read_manifest(folder / "hierarchy", kind=KIND, schema_version=SCHEMA_VERSION)
+    assert verify_folder(folder / "hierarchy", manifest) == []
+    tree = load_hierarchy(folder / "hierarchy")
+    assert tree.digest == manifest.facts["digest"] == Engine.open(folder / "registry").bundle.hierarchy.digest
+    assert load_photo_places(folder / "hierarchy").num_rows == manifest.facts["photos"] == 1300
+    assert evaluate(folder / "predictions", folder / "queries" / "part-00000.parquet").accuracy.median_km < 2500
