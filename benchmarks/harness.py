@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from indexer.artifact import code_version
+from indexer.manifest import code_version
 
 RESULTS = Path(__file__).parent / "results"
 _PACKAGES = ("numpy", "duckdb", "pyarrow", "faiss-cpu", "faiss-gpu", "torch", "transformers", "s2sphere")

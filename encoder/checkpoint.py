@@ -25,9 +25,10 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from encoder.crops import Preprocessing
 from encoder.model import GeoEncoder, GeoEncoderConfig
-from indexer.artifact import MANIFEST, read_manifest, write_folder
+from indexer.artifact import write_folder
 from indexer.errors import ArtifactError, InputError
 from indexer.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION, Geocells, save_geocells
+from indexer.manifest import MANIFEST, read_manifest
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"

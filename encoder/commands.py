@@ -36,7 +36,8 @@ def embed(
     from encoder.checkpoint import load_encoder
     from encoder.device import choose_device
     from encoder.embed import EmbedConfig, embed_table
-    from indexer.artifact import check_target, file_digest
+    from indexer.artifact import check_target
+    from indexer.manifest import file_digest
     from indexer.photos import read_photos
     from indexer.progress import track
 

@@ -16,9 +16,10 @@ import torch
 from encoder.checkpoint import LoadedEncoder
 from encoder.crops import Preprocessing, normalise, read_crop
 from encoder.images import MAX_PIXELS, BadImage
-from indexer.artifact import ROWS_MANIFEST, write_folder
+from indexer.artifact import write_folder
 from indexer.errors import InputError
 from indexer.features import KIND, OK, SCHEMA_VERSION, FeatureBatch, write_shard
+from indexer.manifest import ROWS_MANIFEST
 from indexer.photos import PhotoTable
 
 log = logging.getLogger(__name__)

@@ -9,13 +9,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from indexer.artifact import file_digest, manifest_digest
 from indexer.bundle import build_bundle, open_bundle
 from indexer.cells import hierarchy_manifest, load_hierarchy, save_hierarchy
 from indexer.features import open_features
 from indexer.geocells import Geocells, load_geocells
 from indexer.leaf_index import IndexChoice
 from indexer.lineage import carry_over
+from indexer.manifest import file_digest, manifest_digest
 from indexer.prototypes import Placement, prototypes
 from indexer.recipe import S2Recipe
 from indexer.rule import PartitionRule

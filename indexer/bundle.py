@@ -19,20 +19,13 @@ from typing import Any
 import numpy as np
 
 from indexer import cells
-from indexer.artifact import (
-    MANIFEST,
-    Manifest,
-    check_sizes,
-    manifest_digest,
-    parse_manifest,
-    verify_folder,
-    write_folder,
-)
+from indexer.artifact import write_folder
 from indexer.errors import ArtifactError, BundleMismatch
 from indexer.faiss_index import Index, flat_index, is_exact, read_index, rows_of, write_index
 from indexer.geocells import Geocells
 from indexer.hierarchy import Hierarchy
 from indexer.leaf_index import IndexChoice, build_leaf_index
+from indexer.manifest import MANIFEST, Manifest, check_sizes, manifest_digest, parse_manifest, verify_folder
 from indexer.scoring import ScoringModel, leaf_vectors
 from indexer.whitening import Transform
 

@@ -14,9 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from indexer import s2
-from indexer.artifact import Manifest, read_manifest, write_folder
+from indexer.artifact import write_folder
 from indexer.errors import ArtifactError
 from indexer.hierarchy import Hierarchy, Level
+from indexer.manifest import Manifest, read_manifest
 
 KIND = "hierarchy"
 SCHEMA_VERSION = 1

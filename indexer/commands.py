@@ -47,8 +47,9 @@ def partition(
         labels: with --scheme labels, the columns that name the cells, coarsest first: continent,country,city.
         split: use only rows whose column `split` is this.
     """
-    from indexer.artifact import check_target, file_digest
+    from indexer.artifact import check_target
     from indexer.cells import save_hierarchy
+    from indexer.manifest import file_digest
     from indexer.recipe import LabelRecipe, Recipe, S2Recipe
 
     check_target(out)
@@ -83,9 +84,10 @@ def update(*, hierarchy: Path, photos: Path, out: Path, split: str | None = None
     """
     import pyarrow.compute as pc
 
-    from indexer.artifact import check_target, file_digest, manifest_digest
+    from indexer.artifact import check_target
     from indexer.cells import hierarchy_manifest, load_hierarchy, load_photo_places, save_hierarchy
     from indexer.lineage import RELATIONS, lineage
+    from indexer.manifest import file_digest, manifest_digest
     from indexer.recipe import recipe_of
 
     check_target(out)

@@ -15,8 +15,9 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from indexer.artifact import ROWS_MANIFEST, Draft, file_digest, manifest_digest, read_manifest
+from indexer.artifact import Draft
 from indexer.errors import ArtifactError, InputError
+from indexer.manifest import ROWS_MANIFEST, file_digest, manifest_digest, read_manifest
 from indexer.tables import coordinates_of, names_of, read_columns, standard_names
 
 KIND = "features"

@@ -12,8 +12,9 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from indexer.artifact import Draft, file_digest, read_manifest
+from indexer.artifact import Draft
 from indexer.errors import ArtifactError, BundleMismatch
+from indexer.manifest import file_digest, read_manifest
 
 CHECKPOINT_KIND = "checkpoint"
 CHECKPOINT_SCHEMA_VERSION = 1

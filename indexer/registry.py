@@ -15,10 +15,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from indexer.artifact import MANIFEST, explain_unwritable, remove_version, replace_symlink
+from indexer.artifact import explain_unwritable, remove_version, replace_symlink
 from indexer.bundle import open_bundle, verify_bundle
 from indexer.errors import ArtifactError, InputError
 from indexer.history import Entry, append_entry, pins, publications, read_entries, trail
+from indexer.manifest import MANIFEST
 
 
 @dataclass(frozen=True, slots=True)

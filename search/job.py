@@ -12,8 +12,9 @@ import pyarrow.parquet
 from encoder.checkpoint import load_encoder
 from encoder.device import DeviceName, choose_device
 from encoder.embed import EmbedConfig, embed_photos
-from indexer.artifact import ROWS_MANIFEST, file_digest, write_folder
+from indexer.artifact import write_folder
 from indexer.features import OK, FeatureBatch, open_features
+from indexer.manifest import ROWS_MANIFEST, file_digest
 from indexer.photos import read_photos
 from search.answers import answer_table
 from search.engine import Engine

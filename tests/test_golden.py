@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from indexer.artifact import read_manifest, verify_folder
 from indexer.bundle import verify_bundle
 from indexer.cells import KIND, SCHEMA_VERSION, load_hierarchy, load_photo_places
 from indexer.features import open_features, read_features
+from indexer.manifest import read_manifest, verify_folder
 from indexer.registry import Registry
 from search.answers import answer_table
 from search.engine import Engine

@@ -18,10 +18,11 @@ import torch
 from encoder.checkpoint import load_encoder, save_checkpoint
 from encoder.crops import Preprocessing
 from encoder.model import GeoEncoder, GeoEncoderConfig
-from indexer.artifact import check_target, file_digest, manifest_digest
+from indexer.artifact import check_target
 from indexer.cells import load_hierarchy
 from indexer.errors import InputError
 from indexer.hierarchy import Hierarchy
+from indexer.manifest import file_digest, manifest_digest
 from indexer.progress import track
 from training.config import DataConfig, ModelConfig, OptimisationConfig
 from training.data import Batches, load_photos

@@ -28,8 +28,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.world.generator import WorldConfig, generate
-from indexer.artifact import code_version, explain_unwritable
+from indexer.artifact import explain_unwritable
 from indexer.errors import GeoError, InputError, WorkError
+from indexer.manifest import code_version
 from indexer.progress import track
 
 if TYPE_CHECKING:

@@ -13,9 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from indexer.__main__ import COMMANDS as INDEXER
-from indexer.artifact import ROWS_MANIFEST, write_folder
+from indexer.artifact import write_folder
 from indexer.cli import Command, main
 from indexer.features import KIND, OK, SCHEMA_VERSION, FeatureBatch, write_shard
+from indexer.manifest import ROWS_MANIFEST
 from search.__main__ import COMMANDS as SEARCH
 from tests.indexer.anisotropic import anisotropic_world
 

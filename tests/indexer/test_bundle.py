@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from indexer import cells
-from indexer.artifact import MANIFEST, manifest_digest, verify_folder
 from indexer.bundle import LEAVES_FILE, Bundle, build_bundle, level_file, open_bundle, verify_bundle
 from indexer.cells import CELLS_FILE
 from indexer.errors import ArtifactError, BundleMismatch
 from indexer.faiss_index import read_index, rows_of
 from indexer.hierarchy import Hierarchy
+from indexer.manifest import MANIFEST, manifest_digest, verify_folder
 from indexer.scoring import log_product
 from tests.conftest import random_geocells, unit_rows
 
@@ -126,7 +126,7 @@ def test_a_disk_that_fails_is_a_fault_of_the_file(bundle: Bundle, monkeypatch: p
     def fail(path: Path) -> str:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("indexer.artifact.file_digest", fail)
+    monkeypatch.setattr("indexer.manifest.file_digest", fail)
     faults = verify_folder(bundle.path, bundle.manifest)
     assert len(faults) == len(bundle.manifest.files)
     assert all("cannot be read (Input/output error)" in fault for fault in faults)

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from indexer import s2
-from indexer.artifact import read_manifest
 from indexer.cells import (
     CELLS_FILE,
     PHOTOS_FILE,
@@ -19,6 +18,7 @@ from indexer.cells import (
 )
 from indexer.errors import ArtifactError, InputError
 from indexer.hierarchy import Hierarchy
+from indexer.manifest import read_manifest
 
 
 def test_save_and_load_are_inverse(hierarchy: Hierarchy, hierarchy_folder: Path) -> None:

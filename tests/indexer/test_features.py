@@ -7,9 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from indexer.artifact import ROWS_MANIFEST, write_folder
+from indexer.artifact import write_folder
 from indexer.errors import ArtifactError, InputError
 from indexer.features import KIND, SCHEMA_VERSION, FeatureBatch, open_features, read_features, write_shard
+from indexer.manifest import ROWS_MANIFEST
 from tests.conftest import unit_rows
 
 

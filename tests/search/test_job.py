@@ -8,9 +8,10 @@ import pyarrow.parquet
 import pytest
 
 from indexer import s2
-from indexer.artifact import ROWS_MANIFEST, read_manifest, write_folder
+from indexer.artifact import write_folder
 from indexer.errors import BundleMismatch, InputError
 from indexer.features import KIND, SCHEMA_VERSION, FeatureBatch, write_shard
+from indexer.manifest import ROWS_MANIFEST, read_manifest
 from search import job
 from search.engine import Engine
 from tests.conftest import unit_rows

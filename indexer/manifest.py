@@ -1,0 +1,182 @@
+"""The manifest of a folder: what made it, from what, and the digest of every file in it.
+
+Readers check the kind, the schema version and every file's size; `verify_folder` re-hashes every file.
+"""
+
+import contextlib
+import hashlib
+import json
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from indexer.errors import ArtifactError
+
+MANIFEST = "manifest.json"
+ROWS_MANIFEST = "_manifest.json"  # in folders of Parquet rows, which readers of Parquet pass over
+
+_MEND = "Restore the folder from a copy, or rebuild it."
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What `manifest.json` holds. `facts` is what a reader wants to know before it opens a file."""
+
+    kind: str
+    schema_version: int
+    config: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Mapping[str, str | None] = field(default_factory=dict)  # name -> digest, None where it is unknown
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # path -> {"sha256", "size_bytes"}
+    made_by: Mapping[str, str] = field(default_factory=dict)  # versions of the code that wrote it
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@cache
+def code_version() -> Mapping[str, str]:
+    """The package's version and, in a checkout, the commit it was run from."""
+    try:
+        made_by = {"geosurge": version("geosurge")}
+    except PackageNotFoundError:  # run from a checkout that was never installed
+        made_by = {"geosurge": "unknown"}
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        _git("ls-files", "--error-unmatch", Path(__file__).name)  # an installed copy may lie in another project's tree
+        made_by["commit"] = _git("describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")
+    return made_by
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
+
+
+def read_manifest(folder: Path, *, kind: str, schema_version: int, name: str = MANIFEST) -> Manifest:
+    """Read a folder's manifest and check its kind, its schema version and the size of every file.
+
+    Raises:
+        ArtifactError: not such a folder, damaged, incomplete, or written by a newer version.
+    """
+    manifest = parse_manifest(folder, kind=kind, schema_version=schema_version, name=name)
+    check_sizes(folder, manifest)
+    return manifest
+
+
+def parse_manifest(folder: Path, *, kind: str, schema_version: int, name: str = MANIFEST) -> Manifest:
+    """Read a folder's manifest and check its kind and its schema version, whatever became of the other files.
+
+    Raises:
+        ArtifactError: not such a folder, its manifest is damaged, or it was written by a newer version.
+    """
+    path = folder / name
+    if not path.is_file():
+        found = "there is no such folder" if not folder.exists() else f"it has no {name}"
+        raise ArtifactError(f"{folder}: not a {kind} folder ({found}).")
+    try:
+        manifest = Manifest(**json.loads(path.read_bytes()))
+        _check_types(manifest)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ArtifactError(f"{path}: damaged manifest ({error}). {_MEND}") from None
+    if manifest.kind != kind:
+        raise ArtifactError(f"{folder}: this is a {manifest.kind} folder; a {kind} folder is needed here.")
+    if manifest.schema_version > schema_version:
+        raise ArtifactError(
+            f"{folder}: schema version {manifest.schema_version}; this release reads up to {schema_version}. "
+            "Update geosurge."
+        )
+    return manifest
+
+
+def check_sizes(folder: Path, manifest: Manifest) -> None:
+    """Make sure that every file a manifest names is there, in its size.
+
+    Raises:
+        ArtifactError: one is not; the first of them is named.
+    """
+    fault = next(_size_faults(folder, manifest), None)
+    if fault is not None:
+        raise ArtifactError(fault)
+
+
+def manifest_digest(folder: Path, *, name: str = MANIFEST) -> str:
+    """SHA-256 of the manifest, which names every other file's: the digest of the whole folder."""
+    return file_digest(folder / name)
+
+
+def verify_folder(folder: Path, manifest: Manifest, *, name: str = MANIFEST) -> list[str]:
+    """Compare a folder with its manifest, to the last byte; returns one sentence for each file that is not as it says.
+
+    Found are files that are missing, shorter or longer, of other content, unreadable, or not named in the manifest.
+
+    Raises:
+        ArtifactError: the manifest names a file outside the folder.
+    """
+    faults = list(_size_faults(folder, manifest))
+    for file, entry in manifest.files.items():
+        try:
+            differs = _size(folder, file) == entry["size_bytes"] and file_digest(folder / file) != entry["sha256"]
+        except OSError as error:
+            faults.append(f"{folder / file}: cannot be read ({error.strerror}). Restore the folder from a copy.")
+            continue
+        if differs:
+            faults.append(f"{folder / file}: content differs from its manifest. {_MEND}")
+    return faults + [
+        f"{path}: not named in the manifest. Remove the file."
+        for path in sorted(folder.rglob("*"))
+        if (path.is_symlink() or not path.is_dir())
+        and path.relative_to(folder).as_posix() not in {name, *manifest.files}
+    ]
+
+
+def _check_types(manifest: Manifest) -> None:
+    if type(manifest.schema_version) is not int or manifest.schema_version < 1:
+        raise ValueError(f"{manifest.schema_version!r} is no schema version")
+    for value in (manifest.config, manifest.inputs, manifest.facts, manifest.files, *manifest.files.values()):
+        if not isinstance(value, dict):
+            raise TypeError(f"{value!r} where a table is expected")
+    for file, entry in manifest.files.items():
+        if type(entry["size_bytes"]) is not int or type(entry["sha256"]) is not str:
+            raise TypeError(f"size or digest of {file} is of another type")
+
+
+def _size_faults(folder: Path, manifest: Manifest) -> Iterator[str]:
+    for file, entry in manifest.files.items():
+        size = _size(folder, file)
+        if size != entry["size_bytes"]:
+            state = "missing" if size is None else f"{size} bytes instead of {entry['size_bytes']}"
+            yield f"{folder / file}: {state}. {_MEND}"
+
+
+def _size(folder: Path, file: str) -> int | None:
+    path = _inside(folder, file)
+    return path.stat().st_size if path.is_file() else None
+
+
+def _inside(folder: Path, file: str) -> Path:
+    path = folder / file
+    if Path(file).is_absolute() or ".." in Path(file).parts:
+        raise ArtifactError(f"{folder}: its manifest names a file outside the folder ({file!r}). Do not use it.")
+    return path
+
+
+def entries_of(folder: Path) -> dict[str, dict[str, Any]]:
+    """What a manifest says of the files in a folder: path -> digest and size."""
+    return {
+        path.relative_to(folder).as_posix(): {"sha256": file_digest(path), "size_bytes": path.stat().st_size}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def write_manifest(path: Path, manifest: Manifest) -> str:
+    """Write a manifest and return its digest."""
+    path.write_text(json.dumps(asdict(manifest), indent=1, sort_keys=True, allow_nan=False) + "\n")
+    return file_digest(path)

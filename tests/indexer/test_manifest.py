@@ -1,0 +1,69 @@
+"""What a manifest says is checked: kinds, versions, sizes, digests, and damage of every sort."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from indexer.artifact import write_folder
+from indexer.errors import ArtifactError
+from indexer.manifest import MANIFEST, read_manifest, verify_folder
+
+
+def write(target: Path, content: bytes = b"hello") -> Path:
+    with write_folder(target, kind="thing", schema_version=3, config={"k": 1}, inputs={"i": None}) as draft:
+        (draft.path / "sub").mkdir()
+        (draft.path / "sub" / "a.bin").write_bytes(content)
+        draft.facts["n"] = 5
+    assert draft.final == target
+    return target
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    manifest = read_manifest(write(tmp_path / "T"), kind="thing", schema_version=3)
+    assert (manifest.facts, manifest.config, manifest.inputs) == ({"n": 5}, {"k": 1}, {"i": None})
+    assert manifest.files["sub/a.bin"]["size_bytes"] == 5
+    assert verify_folder(tmp_path / "T", manifest) == []
+    assert "geosurge" in manifest.made_by
+
+
+@pytest.mark.parametrize("damage", ["flip", "shorten", "remove"])
+def test_damage_to_a_file_is_found(tmp_path: Path, damage: str) -> None:
+    file = write(tmp_path / "T") / "sub" / "a.bin"
+    if damage == "flip":
+        file.write_bytes(b"hellO")
+        manifest = read_manifest(tmp_path / "T", kind="thing", schema_version=3)
+        assert len(verify_folder(tmp_path / "T", manifest)) == 1
+        return
+    file.unlink() if damage == "remove" else file.write_bytes(b"hell")
+    with pytest.raises(ArtifactError, match=r"a\.bin"):
+        read_manifest(tmp_path / "T", kind="thing", schema_version=3)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"kind": "thing"}', '{"kind":"thing","schema_version":1,"x":1}', "\x00"]
+)
+def test_a_damaged_manifest_is_a_clean_error(tmp_path: Path, text: str) -> None:
+    (write(tmp_path / "T") / MANIFEST).write_text(text)
+    with pytest.raises(ArtifactError, match="damaged manifest"):
+        read_manifest(tmp_path / "T", kind="thing", schema_version=3)
+
+
+def test_other_kinds_newer_schemas_and_absent_folders_are_named(tmp_path: Path) -> None:
+    write(tmp_path / "T")
+    with pytest.raises(ArtifactError, match="this is a thing folder"):
+        read_manifest(tmp_path / "T", kind="other", schema_version=3)
+    with pytest.raises(ArtifactError, match="Update geosurge"):
+        read_manifest(tmp_path / "T", kind="thing", schema_version=2)
+    with pytest.raises(ArtifactError, match="no such folder"):
+        read_manifest(tmp_path / "absent", kind="thing", schema_version=3)
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/passwd"])
+def test_a_manifest_cannot_point_outside_its_folder(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / "T") / MANIFEST
+    manifest = json.loads(path.read_text())
+    manifest["files"][name] = {"sha256": "0" * 64, "size_bytes": 1}
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(ArtifactError, match="outside the folder"):
+        read_manifest(tmp_path / "T", kind="thing", schema_version=3)
