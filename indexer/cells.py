@@ -101,8 +101,10 @@ def write_cells(path: Path, hierarchy: Hierarchy, *, lineage: pa.Table | None = 
         **({} if lineage is None else {"lineage": lineage}),
     }
     with duckdb.connect(":memory:") as connection:
-        # Small blocks: a table of a few thousand cells is most of a megabyte shorter with them.
-        connection.execute("ATTACH $path AS made (BLOCK_SIZE 16384)", {"path": str(path)})
+        # Small blocks: a table of a few thousand cells is most of a megabyte shorter with them. The storage version is
+        # one that every DuckDB since 1.2 reads: left alone, the file would be for the DuckDB that wrote it and newer.
+        options = "BLOCK_SIZE 16384, STORAGE_VERSION 'v1.2.0'"
+        connection.execute(f"ATTACH $path AS made ({options})", {"path": str(path)})
         for name, table in tables.items():
             connection.register("incoming", table)
             connection.execute(f"CREATE TABLE made.{name} AS SELECT * FROM incoming")
@@ -133,7 +135,9 @@ def read_cells(path: Path) -> Hierarchy:
             np.stack([leaves[f"ancestor_{row['level']}"].to_numpy().astype(np.int64) for row in levels], axis=1),
         )
     except (duckdb.Error, KeyError, ValueError, pa.ArrowException) as error:
-        raise ArtifactError(f"{path}: cannot be read as a cell table ({error}). Restore it from a copy.") from None
+        newer = "database file with version number" in str(error)
+        advice = "A newer DuckDB wrote it: pip install --upgrade duckdb." if newer else "Restore it from a copy."
+        raise ArtifactError(f"{path}: cannot be read as a cell table ({error}). {advice}") from None
     _check(path, hierarchy)
     return hierarchy
 

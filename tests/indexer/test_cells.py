@@ -83,3 +83,21 @@ def test_tables_that_do_not_fit_together_are_refused(tmp_path: Path, hierarchy: 
         connection.execute(change)
     with pytest.raises(ArtifactError):
         read_cells(path)
+
+
+def test_a_file_of_a_newer_duckdb_says_what_to_update(hierarchy_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise duckdb.IOException(
+            "IO Error: Trying to read a database file with version number 900, but we can only read versions between "
+            "64 and 99."
+        )
+
+    monkeypatch.setattr(duckdb, "connect", refuse)
+    with pytest.raises(ArtifactError, match=r"version number 900.*pip install --upgrade duckdb"):
+        load_hierarchy(hierarchy_folder)
+
+
+def test_the_file_is_for_every_duckdb_since_1_2(hierarchy_folder: Path) -> None:
+    header = (hierarchy_folder / CELLS_FILE).read_bytes()[:20]
+    assert header[8:12] == b"DUCK"
+    assert int.from_bytes(header[12:20], "little") == 65  # the storage version of DuckDB 1.2

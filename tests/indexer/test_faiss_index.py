@@ -8,8 +8,8 @@ import faiss
 import numpy as np
 import pytest
 
-from indexer.errors import ArtifactError
-from indexer.faiss_index import flat_index, read_index, rows_of, write_index
+from indexer.errors import ArtifactError, InputError
+from indexer.faiss_index import flat_index, inverted_index, on_device, read_index, rows_of, search_index, write_index
 from tests.conftest import unit_rows
 
 
@@ -48,3 +48,33 @@ def test_other_files_and_other_indices_are_refused(tmp_path: Path) -> None:
     faiss.write_index(faiss.IndexFlatL2(4), str(tmp_path / "l2.faiss"))
     with pytest.raises(ArtifactError, match="inner-product"):
         read_index(tmp_path / "l2.faiss")
+
+
+def test_a_gpu_that_is_not_there_is_an_error_and_never_a_silent_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    index = flat_index(unit_rows(20, 7, 0))
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 0, raising=False)
+    # faiss-gpu has this class on machines without a GPU too, and would compute on the CPU.
+    monkeypatch.setattr(faiss, "StandardGpuResources", object, raising=False)
+    assert on_device(index, "cpu") is index
+    assert on_device(index, "auto") is index
+    with pytest.raises(InputError, match="--device cuda: FAISS finds no GPU"):
+        on_device(index, "cuda")
+
+
+def test_a_gpu_gets_a_copy_of_the_same_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    index = flat_index(unit_rows(20, 7, 0))
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1, raising=False)
+    monkeypatch.setattr(faiss, "StandardGpuResources", lambda: "resources", raising=False)
+    monkeypatch.setattr(faiss, "index_cpu_to_gpu", lambda *arguments: arguments, raising=False)
+    for device in ("auto", "cuda"):
+        assert on_device(index, device) == ("resources", 0, index)
+
+
+@pytest.mark.gpu
+def test_a_gpu_finds_what_the_cpu_finds() -> None:
+    rows, queries = unit_rows(5000, 64, 0), unit_rows(100, 64, 1)
+    lists = np.arange(5000) % 50
+    for index in (flat_index(rows), inverted_index(rows, lists, rows[:50])):
+        on_gpu = on_device(index, "cuda")
+        found, same = search_index(on_gpu, queries, 5)[1], search_index(index, queries, 5)[1]
+        assert (found == same).mean() > 0.99
