@@ -159,54 +159,67 @@ def build_hierarchy(ids: np.ndarray, *, rule: PartitionRule) -> Hierarchy:
     ancestors = np.stack([s2.locate(level, cells[-1]) for level in cells], axis=1)
     # Follows from one tau_min and falling tau_max: a cell that holds a kept leaf holds more photos than tau_min.
     assert (ancestors >= 0).all(), "a finest cell without an ancestor"
-    runs = [Runs(*photo_ranges(ids, level)) for level in cells]
-    return Hierarchy(
+    return tie(
         [
-            make_level(
-                run,
-                extent,
-                ancestors[:, number],
-                n_photos=len(ids),
-                keys=np.array(s2.tokens(cells[number])),
-                s2_ids=cells[number],
+            Cells(
+                keys=np.array(s2.tokens(level)),
+                s2_ids=level,
+                runs=Runs(*photo_ranges(ids, level)),
                 tau_min=rule.tau_min,
-                tau_max=rule.tau_max[number],
+                tau_max=tau_max,
                 label=None,
             )
-            for number, (run, extent) in enumerate(zip(runs, extents(ids, runs), strict=True))
+            for level, tau_max in zip(cells, rule.tau_max, strict=True)
+        ],
+        ancestors,
+        ids=ids,
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cells:
+    """The cells of one level, and which photos they hold; what else a `Level` says of them follows."""
+
+    keys: np.ndarray  # (C,) str
+    s2_ids: np.ndarray | None  # (C,) uint64
+    runs: Runs
+    tau_min: int
+    tau_max: int | None
+    label: str | None
+
+
+def tie(cells: Sequence[Cells], ancestors: np.ndarray, *, ids: np.ndarray) -> Hierarchy:
+    """Put a hierarchy together.
+
+    cells: per level, coarsest first. ancestors: (leaves, L) int64, columns ascending. ids: (N,) uint64 leaf ids of the
+    photos, in the order that the runs count in.
+    """
+    places = extents(ids, [level.runs for level in cells])
+    return Hierarchy(
+        [
+            _level(level, extent, ancestor, len(ids))
+            for level, extent, ancestor in zip(cells, places, ancestors.T, strict=True)
         ],
         ancestors,
     )
 
 
-def make_level(
-    runs: Runs,
-    extent: Extent,
-    ancestor: np.ndarray,
-    *,
-    n_photos: int,
-    keys: np.ndarray,
-    s2_ids: np.ndarray | None,
-    tau_min: int,
-    tau_max: int | None,
-    label: str | None,
-) -> Level:
-    """Put a level together. ancestor: (leaves,) int64, the cell of this level above each leaf; n_photos: of all."""
+def _level(cells: Cells, extent: Extent, ancestor: np.ndarray, n_photos: int) -> Level:
     city, country = nearest_cities(extent.lat_deg, extent.lng_deg)
-    cells = np.arange(len(keys))
+    numbers = np.arange(len(cells.keys))
     return Level(
-        tau_min=tau_min,
-        tau_max=tau_max,
-        label=label,
-        coverage=float(runs.lengths.sum() / n_photos),
-        keys=keys,
-        s2_ids=s2_ids,
-        n_photos=runs.lengths,
+        tau_min=cells.tau_min,
+        tau_max=cells.tau_max,
+        label=cells.label,
+        coverage=float(cells.runs.lengths.sum() / n_photos),
+        keys=cells.keys,
+        s2_ids=cells.s2_ids,
+        n_photos=cells.runs.lengths,
         lat_deg=extent.lat_deg,
         lng_deg=extent.lng_deg,
         radius_km=extent.radius_km,
-        leaf_begin=np.searchsorted(ancestor, cells, side="left"),
-        leaf_end=np.searchsorted(ancestor, cells, side="right"),
+        leaf_begin=np.searchsorted(ancestor, numbers, side="left"),
+        leaf_end=np.searchsorted(ancestor, numbers, side="right"),
         city=city,
         country=country,
     )

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from indexer.errors import InputError
-from indexer.extent import Runs, extents
-from indexer.hierarchy import SEPARATOR, Hierarchy, make_level
+from indexer.extent import Runs
+from indexer.hierarchy import SEPARATOR, Cells, Hierarchy, tie
 
 
 def build_label_hierarchy(table: pa.Table, columns: Sequence[str], *, ids: np.ndarray, tau_min: int) -> Hierarchy:
@@ -40,23 +40,11 @@ def build_label_hierarchy(table: pa.Table, columns: Sequence[str], *, ids: np.nd
     cells, ids = [level[order] for level in cells], ids[order]
     runs = [_runs(level, len(level_keys)) for level, level_keys in zip(cells, keys, strict=True)]
     ancestors = np.stack([level[runs[-1].begin] for level in cells], axis=1)
-    return Hierarchy(
-        [
-            make_level(
-                run,
-                extent,
-                ancestors[:, number],
-                n_photos=len(ids),
-                keys=keys[number],
-                s2_ids=None,
-                tau_min=tau_min,
-                tau_max=None,
-                label=columns[number],
-            )
-            for number, (run, extent) in enumerate(zip(runs, extents(ids, runs), strict=True))
-        ],
-        ancestors,
-    )
+    levels = [
+        Cells(keys=level_keys, s2_ids=None, runs=run, tau_min=tau_min, tau_max=None, label=column)
+        for level_keys, run, column in zip(keys, runs, columns, strict=True)
+    ]
+    return tie(levels, ancestors, ids=ids)
 
 
 def locate_labels(hierarchy: Hierarchy, table: pa.Table) -> np.ndarray:

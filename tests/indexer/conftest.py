@@ -1,9 +1,10 @@
-"""A registry with one published version, and how to add more."""
+"""A registry with one published version and how to add more, and a folder of the simplest kind."""
 
 from pathlib import Path
 
 import pytest
 
+from indexer.artifact import write_folder
 from indexer.bundle import build_bundle
 from indexer.hierarchy import Hierarchy
 from indexer.registry import Registry
@@ -20,3 +21,13 @@ def registry(hierarchy: Hierarchy, hierarchy_folder: Path, tmp_path: Path) -> Re
     home = Registry(tmp_path / "R")
     home.publish(add_version(home, hierarchy, hierarchy_folder, seed=0))
     return home
+
+
+def write(target: Path, content: bytes = b"hello") -> Path:
+    """A folder of kind `thing` with one file below a folder of its own."""
+    with write_folder(target, kind="thing", schema_version=3, config={"k": 1}, inputs={"i": None}) as draft:
+        (draft.path / "sub").mkdir()
+        (draft.path / "sub" / "a.bin").write_bytes(content)
+        draft.facts["n"] = 5
+    assert draft.final == target
+    return target

@@ -22,6 +22,7 @@ from indexer.artifact import (
 )
 from indexer.errors import InputError, WorkError
 from indexer.manifest import manifest_digest
+from tests.indexer.conftest import write
 
 WRITER = """
 import sys, time
@@ -43,15 +44,6 @@ def stay(path):
 artifact.sync = stay
 artifact.write_file(Path(sys.argv[1]), b"x" * 1000)
 """
-
-
-def write(target: Path, content: bytes = b"hello") -> Path:
-    with write_folder(target, kind="thing", schema_version=3, config={"k": 1}, inputs={"i": None}) as draft:
-        (draft.path / "sub").mkdir()
-        (draft.path / "sub" / "a.bin").write_bytes(content)
-        draft.facts["n"] = 5
-    assert draft.final == target
-    return target
 
 
 def test_nothing_is_left_when_writing_fails(tmp_path: Path) -> None:

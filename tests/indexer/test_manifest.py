@@ -5,18 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from indexer.artifact import write_folder
 from indexer.errors import ArtifactError
 from indexer.manifest import MANIFEST, read_manifest, verify_folder
-
-
-def write(target: Path, content: bytes = b"hello") -> Path:
-    with write_folder(target, kind="thing", schema_version=3, config={"k": 1}, inputs={"i": None}) as draft:
-        (draft.path / "sub").mkdir()
-        (draft.path / "sub" / "a.bin").write_bytes(content)
-        draft.facts["n"] = 5
-    assert draft.final == target
-    return target
+from tests.indexer.conftest import write
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
