@@ -19,6 +19,7 @@ from indexer.geocells import Geocells
 from indexer.hierarchy import Hierarchy
 from indexer.labels import label_columns, locate_labels
 from indexer.means import CellMeans
+from indexer.progress import track
 from indexer.tables import coordinates_of, names_of, read_columns
 from indexer.whitening import Moments, Transform, choose_shrinkage, whiten
 
@@ -107,7 +108,7 @@ def prototypes(
     means: CellMeans | None = None
     queries: list[np.ndarray] = []
     n_photos = 0
-    for placed in _placed(features, placement):
+    for placed in _placed(features, placement, "averaging"):
         means = means or CellMeans(hierarchy.parents_by_level(), placed.vectors.shape[1], transform=fitted)
         means.add(placed.vectors, placed.cells)
         n_photos += len(placed.vectors)
@@ -126,7 +127,7 @@ def _fit(
     sampled = _sampled_cells(leaves.n_photos, seed)
     moments: Moments | None = None
     sample: list[Placed] = []
-    for placed in _placed(features, placement):
+    for placed in _placed(features, placement, "whitening"):
         moments = moments or Moments.zeros(len(leaves), placed.vectors.shape[1])
         moments.add(placed.vectors, placed.cells[:, -1])
         if shrinkage is None:
@@ -164,9 +165,14 @@ def _sampled_cells(n_photos: np.ndarray, seed: int) -> np.ndarray:
     return sampled
 
 
-def _placed(features: FeatureSource, placement: Placement) -> Iterator[Placed]:
-    placed = (placement.place(batch) for batch in features)
-    return (part for part in placed if len(part.cells))
+def _placed(features: FeatureSource, placement: Placement, what: str) -> Iterator[Placed]:
+    """The photos of each shard that can be used, with their progress shown as `what`."""
+    with track(what, features.rows) as advance:
+        for batch in features:
+            placed = placement.place(batch)
+            advance(len(batch))
+            if len(placed.cells):
+                yield placed
 
 
 def _nothing(features: FeatureSource) -> InputError:
