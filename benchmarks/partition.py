@@ -16,12 +16,14 @@ import pyarrow.parquet
 import s2sphere
 from jsonargparse import ArgumentParser
 
-from benchmarks.harness import Report, run_command, timed
+from benchmarks.harness import Child, Report, run_command, timed
 from indexer import s2
+from indexer.paper import TAU_MAX, TAU_MIN
 
 MP16_PHOTOS = 4_700_000
 MAX_SECONDS, MAX_BYTES = 15.0, 2_000_000_000  # for MP16_PHOTOS
 MIN_RATIO = 20.0
+MAX_GROWTH_BYTES = 12.0  # for each photo: its id, and the room that a growing array keeps free
 _SAMPLE = 20_000  # points that s2sphere is asked for, one by one
 _BATCH = 1 << 20
 
@@ -78,41 +80,53 @@ def compare_ids(report: Report, *, seed: int) -> None:
     )
 
 
-def divide(report: Report, n: int, folder: Path, *, seed: int) -> None:
-    """One whole `python -m indexer partition`: seven levels to a finished folder."""
+def divide(report: Report, n: int, folder: Path, *, seed: int, scale: int = 1) -> Child:
+    """One whole `python -m indexer partition`: seven levels to a finished folder, taus times `scale`."""
     table = folder / f"{n}.parquet"
     write_table(table, n, seed=seed)
-    child = run_command("indexer", "partition", "--photos", table, "--out", folder / f"{n}", "--json")
+    taus = ",".join(str(scale * tau) for tau in TAU_MAX)
+    rule = ("--tau-max", taus, "--tau-min", str(scale * TAU_MIN))
+    child = run_command("indexer", "partition", "--photos", table, *rule, "--out", folder / f"{n}-{scale}", "--json")
     levels = json.loads(child.output)["levels"]
     bound = n == MP16_PHOTOS
     report.row(
-        f"partition of {n:,} photos",
+        f"partition of {n:,} photos" + (f", taus times {scale}" if scale > 1 else ""),
         f"{child.seconds:.1f} s ({child.seconds / n * 1e6:.2f} us a photo), peak {child.peak_bytes / 1e9:.2f} GB "
-        f"({8 * n / 1e9:.2f} GB of it sorted ids), "
-        f"{levels[-1]['cells']:,} leaves"
+        f"({8 * n / 1e9:.2f} GB of it sorted ids), {levels[-1]['cells']:,} leaves"
         + (f", at most {MAX_SECONDS:g} s and {MAX_BYTES / 1e9:g} GB" if bound else ""),
         holds=(child.seconds <= MAX_SECONDS and child.peak_bytes <= MAX_BYTES) if bound else None,
         photos=n,
+        scale=scale,
         seconds=child.seconds,
         peak_bytes=child.peak_bytes,
-        id_bytes=8 * n,
         cells=[level["cells"] for level in levels],
     )
     table.unlink()
+    return child
 
 
 def main() -> int:
     """Run the command line; the exit code is 1 where a bound was missed."""
     parser = ArgumentParser(prog="python -m benchmarks.partition", description=__doc__)
-    parser.add_argument("--photos", type=list[int], default=[500_000, MP16_PHOTOS, 10 * MP16_PHOTOS])
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    seed = parser.parse_args().seed
     report = Report("partition")
-    compare_ids(report, seed=options.seed)
-    with tempfile.TemporaryDirectory() as folder:
-        for n in options.photos:
-            divide(report, n, Path(folder), seed=options.seed)
-    return report.finish(seed=options.seed)
+    compare_ids(report, seed=seed)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        divide(report, 500_000, folder, seed=seed)
+        one = divide(report, MP16_PHOTOS, folder, seed=seed)
+        divide(report, 10 * MP16_PHOTOS, folder, seed=seed)
+        # About as many cells as for a tenth of the photos: what memory grows by is the photos' own.
+        ten = divide(report, 10 * MP16_PHOTOS, folder, seed=seed, scale=10)
+    growth = (ten.peak_bytes - one.peak_bytes) / (9 * MP16_PHOTOS)
+    report.row(
+        "memory for one more photo",
+        f"{growth:.1f} bytes, of which 8 are its sorted id, at most {MAX_GROWTH_BYTES:g}",
+        holds=growth <= MAX_GROWTH_BYTES,
+        bytes=growth,
+    )
+    return report.finish(seed=seed)
 
 
 if __name__ == "__main__":
