@@ -54,6 +54,28 @@ def test_sql_sees_the_documented_tables(hierarchy: Hierarchy, hierarchy_folder: 
     assert ancestors == expected
 
 
+def test_the_queries_of_the_documentation_run_as_they_stand(hierarchy: Hierarchy, hierarchy_folder: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "data-model.md").read_text()
+    queries = text.split("```sql\n")[1].split("```")[0].strip().split("\n\n")
+    assert len(queries) == 3
+    with duckdb.connect(hierarchy_folder / CELLS_FILE, read_only=True) as connection:
+        above, boxed, crowded = (connection.sql(query).fetchall() for query in queries)
+    assert [token for _, token, _ in above] == [
+        level.keys[hierarchy.ancestors[17, number]] for number, level in enumerate(hierarchy.levels)
+    ]
+    leaves = hierarchy.leaves
+    inside = (np.abs(leaves.lat_deg - 46.85) <= 1.05) & (np.abs(leaves.lng_deg - 8.2) <= 2.3)
+    assert {token for token, *_ in boxed} == set(leaves.keys[inside])
+    assert [photos for _, photos, *_ in crowded] == sorted(hierarchy.levels[0].n_photos.tolist(), reverse=True)[:10]
+
+
+def test_every_column_is_documented(hierarchy_folder: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "data-model.md").read_text()
+    with duckdb.connect(hierarchy_folder / CELLS_FILE, read_only=True) as connection:
+        columns = connection.sql("SELECT column_name FROM duckdb_columns() WHERE NOT internal").fetchall()
+    assert [name for (name,) in columns if f"`{name}`" not in text and not name.startswith("ancestor_")] == []
+
+
 def test_an_existing_folder_is_kept(hierarchy: Hierarchy, hierarchy_folder: Path) -> None:
     with pytest.raises(InputError, match="exists already"):
         save_hierarchy(hierarchy, load_photo_places(hierarchy_folder), hierarchy_folder, config={}, inputs={})
