@@ -139,24 +139,31 @@ def _lists(
     model: ScoringModel, leaves: np.ndarray, precision: Precision, queries: np.ndarray, best: np.ndarray
 ) -> tuple[Index, int, int]:
     """Inverted lists of the level that needs the fewest comparisons for the recall wanted, and what was chosen."""
-    found: tuple[float, Index, int, int] | None = None
+    fewest, chosen = np.inf, None
     for level in range(max(1, len(model.geocells.vectors) - 1)):
         lists, heads = tree_lists(model, level)
-        if found and len(heads) >= found[0]:
+        length = len(leaves) / len(heads)  # of a list, on average
+        most = min((fewest - len(heads)) / length, len(heads))  # lists to visit before another level does better
+        if most < 1:
             break  # comparing the heads alone costs more than the best so far
         index = inverted_index(leaves, lists, heads, precision)
-        probes = _set_probes(index, model, queries, best)
-        comparisons = len(heads) + probes * len(leaves) / len(heads)
-        if found is None or comparisons < found[0]:
-            found = comparisons, index, level, probes
-    assert found is not None
-    return found[1:]
+        probes = _probes_needed(index, model, queries, best, most=int(most))
+        if probes is not None:
+            fewest, chosen = len(heads) + probes * length, (index, level, probes)
+    assert chosen is not None, "all lists of the first level find everything"
+    set_probes(chosen[0], chosen[2])
+    return chosen
 
 
-def _set_probes(index: Index, model: ScoringModel, queries: np.ndarray, best: np.ndarray) -> int:
-    """Store in the index the fewest lists, doubling from one, that reach the recall wanted."""
-    probes, n_lists = 1, list_count(index)
-    while probes < n_lists and _recall(_answers(index, model, queries, probes=probes), best)[0] < _ENOUGH_RECALL:
-        probes = min(2 * probes, n_lists)
-    set_probes(index, probes)
+def _probes_needed(
+    index: Index, model: ScoringModel, queries: np.ndarray, best: np.ndarray, *, most: int
+) -> int | None:
+    """The fewest lists, doubling from one, that reach the recall wanted; None where `most` do not."""
+    probes = 1
+    while _recall(_answers(index, model, queries, probes=probes), best)[0] < _ENOUGH_RECALL:
+        if probes == list_count(index):
+            return probes  # all of them: what is still missed, few bits have lost
+        if probes == most:
+            return None
+        probes = min(2 * probes, most)
     return probes
