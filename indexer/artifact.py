@@ -66,7 +66,7 @@ def write_folder(
                 _refuse_existing(target)
             parent.mkdir(parents=True, exist_ok=True)
             remove_leftovers(parent, stem)
-            temporary = stack.enter_context(_locked_temporary(parent, stem))
+            temporary = stack.enter_context(temporary_folder(parent, stem))
         draft = Draft(temporary)
         with _explain_full(target):
             yield draft
@@ -106,7 +106,7 @@ def write_file(target: Path, content: bytes) -> None:
         _refuse_existing_file(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(target.parent, target.name)
-        with _locked_temporary(target.parent, target.name) as folder:
+        with temporary_folder(target.parent, target.name) as folder:
             file = folder / target.name
             file.write_bytes(content)
             sync(file)
@@ -177,13 +177,19 @@ def _temporary_name(parent: Path, stem: str) -> Path:
     return parent / f"{stem}.tmp-{os.getpid()}-{next(_counter)}"
 
 
+def is_temporary(path: Path) -> bool:
+    """Whether a name is one that this module gives to what is being written or deleted."""
+    return re.fullmatch(r".+\.tmp-\d+-\d+", path.name) is not None
+
+
 def _temporaries(parent: Path, stem: str) -> list[Path]:
     ours = re.compile(re.escape(stem) + r"\.tmp-\d+-\d+")
     return [path for path in parent.iterdir() if ours.fullmatch(path.name)]
 
 
 @contextlib.contextmanager
-def _locked_temporary(parent: Path, stem: str) -> Iterator[Path]:
+def temporary_folder(parent: Path, stem: str) -> Iterator[Path]:
+    """A folder for as long as a block runs; if the process dies, `remove_leftovers` of the same stem clears it away."""
     while True:
         temporary = _temporary_name(parent, stem)
         temporary.mkdir()

@@ -1,7 +1,7 @@
 """The ways to a bundle: geocells from a checkpoint, from photo vectors alone, or inherited from another bundle."""
 
 import contextlib
-import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,12 +9,13 @@ from typing import Any, Literal
 
 import numpy as np
 
+from indexer.artifact import explain_unwritable, remove_leftovers, temporary_folder
 from indexer.bundle import build_bundle, open_bundle
 from indexer.cells import hierarchy_manifest, load_hierarchy, save_hierarchy
 from indexer.features import open_features
 from indexer.geocells import Geocells, load_geocells
 from indexer.leaf_index import IndexChoice
-from indexer.lineage import carry_over
+from indexer.lineage import carry_over, lineage
 from indexer.manifest import file_digest, manifest_digest
 from indexer.prototypes import Placement, prototypes
 from indexer.recipe import S2Recipe
@@ -32,7 +33,8 @@ class Build:
     inputs: Mapping[str, str | None]  # digests
     transform: Transform | None = None
     photos: np.ndarray | None = None  # (Q, D) float32, transformed vectors to measure the leaf index with
-    facts: Mapping[str, Any] = field(default_factory=dict)  # what a person wants to know of how it was made
+    facts: Mapping[str, Any] = field(default_factory=dict)  # what a program wants to know of how it was made
+    text: str = ""  # the same for a person
 
     def write(self, versions: Path, index: IndexChoice) -> Path:
         """Write the bundle into `versions/<digest>`; returns that folder.
@@ -90,8 +92,12 @@ def from_features(
         "photos": None if photos is None else file_digest(photos),
     }
     config = {"geocells": "features", "transform": made.facts, "split": split, "seed": seed}
-    facts = {"photos": made.photos, "transform": made.facts}
-    return Build(hierarchy, made.geocells, config, inputs, made.transform, made.queries, facts)
+    facts = {"photos": made.photos, "rows": made.rows, "inherited_cells": made.inherited, "transform": made.facts}
+    text = (
+        f"{made.photos:,} of {made.rows:,} photos have a vector and a cell; {made.inherited:,} cells have no photo of "
+        "their own and the vector of the cell above"
+    )
+    return Build(hierarchy, made.geocells, config, inputs, made.transform, made.queries, facts, text)
 
 
 def from_version(hierarchy: Path, version: Path) -> Build:
@@ -102,25 +108,40 @@ def from_version(hierarchy: Path, version: Path) -> Build:
         InputError: the hierarchies do not correspond.
     """
     old = open_bundle(version)
-    geocells = carry_over(old.model.geocells, old.hierarchy, load_hierarchy(hierarchy))
+    tree = load_hierarchy(hierarchy)
+    geocells = carry_over(old.model.geocells, old.hierarchy, tree)
+    counts = Counter(lineage(old.hierarchy, tree)["relation"].to_pylist())
     inputs = {"hierarchy": manifest_digest(hierarchy), "bundle": old.version}
-    return Build(hierarchy, geocells, {"geocells": "inherited"}, inputs, old.transform)
+    return Build(
+        hierarchy,
+        geocells,
+        {"geocells": "inherited"},
+        inputs,
+        old.transform,
+        facts={"lineage": dict(counts)},
+        text="cells: " + ", ".join(f"{n:,} {relation}" for relation, n in counts.items()),
+    )
 
 
 @contextlib.contextmanager
-def partition_photos(photos: Path, rule: PartitionRule, *, split: str | None) -> Iterator[Path]:
-    """A hierarchy folder of a photo table for as long as a build needs it.
+def partition_photos(photos: Path, rule: PartitionRule, registry: Path, *, split: str | None) -> Iterator[Path]:
+    """A hierarchy folder of a photo table for as long as a build needs it, beside the registry.
 
     Raises:
         InputError: the table cannot be used, or no cell holds enough photos.
     """
     recipe = S2Recipe(rule)
     places = recipe.read(photos, split=split)
-    with tempfile.TemporaryDirectory(prefix="geosurge-") as folder:
+    tree = recipe.build(places)
+    parent = registry.absolute().parent
+    with explain_unwritable(registry):
+        parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(parent, registry.name)  # of a build that was killed: they hold places of photos
+    with temporary_folder(parent, registry.name) as folder:
         yield save_hierarchy(
-            recipe.build(places),
+            tree,
             places,
-            Path(folder) / "hierarchy",
+            folder / "hierarchy",
             config={"recipe": recipe.to_config(), "split": split},
             inputs={"photos": file_digest(photos)},
         )

@@ -17,7 +17,7 @@ from indexer import s2
 from indexer.artifact import write_folder
 from indexer.errors import ArtifactError
 from indexer.hierarchy import Hierarchy, Level
-from indexer.manifest import Manifest, read_manifest
+from indexer.manifest import Manifest, file_digest, read_manifest
 
 KIND = "hierarchy"
 SCHEMA_VERSION = 1
@@ -84,8 +84,11 @@ def load_photo_places(folder: Path) -> pa.Table:
     """What `photos.parquet` of a hierarchy folder holds.
 
     Raises:
-        ArtifactError: it cannot be read.
+        ArtifactError: it cannot be read, or is not what was written: a damaged file can read well and be wrong.
     """
+    entry = hierarchy_manifest(folder).files.get(PHOTOS_FILE)
+    if entry is None or file_digest(folder / PHOTOS_FILE) != entry["sha256"]:
+        raise ArtifactError(f"{folder / PHOTOS_FILE}: content differs from its manifest. Restore it from a copy.")
     try:
         return pyarrow.parquet.read_table(folder / PHOTOS_FILE)
     except (pa.ArrowException, OSError) as error:

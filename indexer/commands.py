@@ -55,6 +55,8 @@ def partition(
     check_target(out)
     recipe: Recipe
     if scheme == "labels":
+        if (tau_max, first_level, min_inclusive, keep_parent) != (TAU_MAX, 2, False, None):
+            raise InputError("--tau-max, --first-level, --min-inclusive and --keep-parent go with --scheme s2.")
         recipe = LabelRecipe(tuple(labels), tau_min or 0)
     else:
         if labels:
@@ -191,8 +193,12 @@ def build(
 
     if [checkpoint, features, inherit].count(None) != 2:
         raise InputError("Give one of --checkpoint, --features and --inherit.")
-    if features is None and (photos is not None or split is not None):
-        raise InputError("--photos and --split go with --features.")
+    if features is None and (photos, split, transform, shrinkage, seed) != (None, None, "whiten", None, 0):
+        raise InputError("--photos, --split, --transform, --shrinkage and --seed go with --features.")
+    if transform == "none" and shrinkage is not None:
+        raise InputError("--shrinkage goes with --transform whiten.")
+    if hierarchy is not None and (tau_max, tau_min) != (TAU_MAX, paper.TAU_MIN):
+        raise InputError("--tau-max and --tau-min go without --hierarchy, which has its own.")
     home = Registry(registry)
     home.check()
     with contextlib.ExitStack() as stack:
@@ -200,7 +206,7 @@ def build(
             if features is None or photos is None:
                 raise InputError("Give --hierarchy; only --features with --photos can do without.")
             rule = PartitionRule(tuple(tau_max), tau_min)
-            hierarchy = stack.enter_context(partition_photos(photos, rule, split=split))
+            hierarchy = stack.enter_context(partition_photos(photos, rule, registry, split=split))
         made: Build
         if checkpoint is not None:
             made = from_checkpoint(hierarchy, checkpoint)
@@ -218,7 +224,8 @@ def build(
     state = "not published" if no_publish else "published"
     return Result(
         {"version": folder.name, "published": not no_publish, "cells": cells, "registry": str(registry), **made.facts},
-        f"{folder.name}\n{sum(cells):,} cells in {len(cells)} levels ({cells[-1]:,} leaves), {state} in {registry}",
+        f"{folder.name}\n{sum(cells):,} cells in {len(cells)} levels ({cells[-1]:,} leaves), {state} in {registry}"
+        + (f"\n{made.text}" if made.text else ""),
     )
 
 
@@ -280,8 +287,8 @@ def verify(*, registry: Path, version: str | None = None) -> Result:
     from indexer.registry import Registry
 
     home = Registry(registry)
-    # Published or not; of none at all `resolve` says why.
-    folders = [home.resolve(name) for name in ([version] if version or not home.versions else home.versions)]
+    home.require()
+    folders = [home.resolve(name) for name in (home.versions if version is None else [version])]
     faults = home.faults() + [fault for folder in folders for fault in verify_bundle(folder)]
     verdict = (
         f"{len(folders)} version(s) verified" if not faults else f"{len(faults)} fault(s) in {len(folders)} version(s)"

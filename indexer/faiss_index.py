@@ -82,6 +82,11 @@ def list_count(index: Index) -> int:
     return int(getattr(index, "nlist", 0))
 
 
+def stored_probes(index: Index) -> int:
+    """How many lists a search visits if it is not told; 0 where there are none."""
+    return int(getattr(index, "nprobe", 0))
+
+
 def set_probes(index: Index, probes: int) -> None:
     """How many lists a search visits from now on; written with the index."""
     index.nprobe = probes  # type: ignore[attr-defined]  # of indices with lists
@@ -124,7 +129,7 @@ def size_bytes(index: Index) -> int:
 def on_device(index: Index, device: Device) -> Index:
     """The index itself, or its copy in the memory of the first GPU.
 
-    `auto` takes a GPU where there is one. Inverted lists are filled before, on the CPU.
+    `auto` takes a GPU where there is one that can hold this kind of index. Inverted lists are filled on the CPU before.
 
     Raises:
         InputError: `cuda`, and there is no GPU that FAISS can use.
@@ -139,7 +144,17 @@ def on_device(index: Index, device: Device) -> Index:
         )
     if device == "cpu" or not n_gpus:
         return index
-    return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
+    try:
+        if stored_probes(index) > GPU_LIMIT:
+            raise RuntimeError(f"it visits {stored_probes(index)} lists, more than {GPU_LIMIT}")
+        return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
+    except RuntimeError as error:
+        if device == "auto":  # asked for whatever is there: not every kind of index exists for GPUs
+            return index
+        raise InputError(
+            f"--device cuda: this bundle's index cannot be put on a GPU ({str(error).splitlines()[0]}). Use --device "
+            "cpu, or build with --precision fp32 or fp16."
+        ) from None
 
 
 def rows_of(index: Index) -> np.ndarray:

@@ -6,6 +6,7 @@ Columns: `photo`, `embedding` (list of float), `lat` and `lng` where known, `sta
 
 import contextlib
 import hashlib
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from indexer.artifact import Draft
 from indexer.errors import ArtifactError, InputError
 from indexer.manifest import ROWS_MANIFEST, file_digest, manifest_digest, read_manifest
 from indexer.tables import coordinates_of, names_of, read_columns, standard_names
+
+log = logging.getLogger(__name__)
 
 KIND = "features"
 SCHEMA_VERSION = 1
@@ -79,14 +82,19 @@ def open_features(location: Path) -> FeatureSource:
         InputError: nothing usable is there.
         ArtifactError: a features folder that is damaged or newer than this version.
     """
-    if (location / ROWS_MANIFEST).exists():
-        manifest = read_manifest(location, kind=KIND, schema_version=SCHEMA_VERSION, name=ROWS_MANIFEST)
-        return FeatureSource(
-            location,
-            [location / name for name in sorted(manifest.files)],
-            manifest.facts.get("encoder"),
-            manifest_digest(location, name=ROWS_MANIFEST),
-        )
+    source = _from_folder(location) if (location / ROWS_MANIFEST).exists() else _from_files(location)
+    if source.encoder is None:
+        log.warning("%s: nobody recorded which encoder made these vectors; they are taken as they come", location)
+    return source
+
+
+def _from_folder(folder: Path) -> FeatureSource:
+    manifest = read_manifest(folder, kind=KIND, schema_version=SCHEMA_VERSION, name=ROWS_MANIFEST)
+    shards = [folder / name for name in sorted(manifest.files)]
+    return FeatureSource(folder, shards, manifest.facts.get("encoder"), manifest_digest(folder, name=ROWS_MANIFEST))
+
+
+def _from_files(location: Path) -> FeatureSource:
     if location.is_dir():
         shards = sorted(path for path in location.glob("*.parquet") if not path.name.startswith("_"))
     else:

@@ -28,8 +28,8 @@ def check_coordinates(
         wrong = np.flatnonzero(~(np.abs(values) <= bound) & (required | ~np.isnan(values)))
         if wrong.size:
             raise InputError(
-                f"{source}: {name} is {values[wrong[0]]} in row {rows[wrong[0]]}, the first being 0 ({wrong.size} such "
-                f"rows). It must be a number from {-bound:g} to {bound:g}; remove or mend those rows."
+                f"{source}: {name} is {values[wrong[0]]} in row {rows[wrong[0]]} (counted from 0), the first of "
+                f"{wrong.size} such. It must be a number from {-bound:g} to {bound:g}; remove or mend those rows."
             )
 
 

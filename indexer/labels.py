@@ -1,8 +1,9 @@
 """Hierarchies whose cells are labels: continent, country, region, city, or any other tree somebody keeps.
 
 In: a table with one column of labels per level, coarsest first, beside coordinates. A cell is a label of a column; its
-key is the path of labels that leads to it, such as 'Europe/France/Paris', with '%2F' for a slash inside a label. Cells
-are ordered by path, label by label. An empty label means that nobody knows: the photo counts at the levels above only.
+key is the path of labels that leads to it, such as 'Europe/France/Paris', with '%2F' for a slash inside a label and
+'%25' for a percent sign. Cells are ordered by path, label by label. An empty label means that nobody knows: the photo
+counts at the levels above only.
 """
 
 from collections.abc import Sequence
@@ -119,7 +120,7 @@ def _ranked(labels: Sequence[pa.Array], tau_min: int) -> tuple[list[np.ndarray],
 
 def _paths(labels: Sequence[pa.Array]) -> list[pa.Array]:
     """Keys of the cells each row lies in, null from the first empty label on."""
-    escaped = [pc.replace_substring(text, SEPARATOR, "%2F") for text in labels]
+    escaped = [pc.replace_substring(pc.replace_substring(text, "%", "%25"), SEPARATOR, "%2F") for text in labels]
     return [pc.binary_join_element_wise(*escaped[: level + 1], SEPARATOR) for level in range(len(labels))]
 
 

@@ -21,6 +21,7 @@ from indexer.faiss_index import (
     size_bytes,
 )
 from indexer.scoring import ScoringModel, leaf_vectors, scores_of
+from indexer.vectors import unit_rows
 
 # Up to here one scan of everything is fast enough, and exact.
 EXHAUSTIVE_LEAVES = 200_000
@@ -107,10 +108,8 @@ def stand_ins(model: ScoringModel, *, n: int = _QUERIES, seed: int = 0) -> np.nd
     """
     rng = np.random.default_rng(seed)
     cells = model.geocells.vectors[-1]
-    noise = rng.normal(size=(n, model.geocells.width))
-    noise /= np.linalg.norm(noise, axis=1, keepdims=True)
-    rows = cells[rng.integers(0, len(cells), n)] + noise
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    noise = unit_rows(rng.normal(size=(n, model.geocells.width)))
+    return unit_rows(cells[rng.integers(0, len(cells), n)] + noise)
 
 
 def rescored(model: ScoringModel, queries: np.ndarray, leaves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -19,6 +19,7 @@ from indexer import geo, s2
 from indexer.errors import InputError
 from indexer.geocells import Geocells, inherit
 from indexer.hierarchy import Hierarchy, Level
+from indexer.vectors import CellSums
 
 SAME, SPLIT, MERGED, NEW, GONE = RELATIONS = ("same", "split from", "merged into", "new", "gone")
 
@@ -66,11 +67,11 @@ def carry_over(geocells: Geocells, old: Hierarchy, new: Hierarchy) -> Geocells:
         rows = table.filter(pa.compute.equal(table["level"], number))
         rows = rows.filter(pa.compute.and_(pa.compute.is_valid(rows["cell"]), pa.compute.is_valid(rows["old_cell"])))
         cell, old_cell = rows["cell"].to_numpy(), rows["old_cell"].to_numpy()
-        sums = np.zeros((len(level), geocells.width))
+        sums = CellSums.zeros(len(level), geocells.width)
         weight = old.levels[number].n_photos[old_cell].astype(np.float64)
-        np.add.at(sums, cell, weight[:, None] * geocells.vectors[number][old_cell])
+        sums.add(weight[:, None] * geocells.vectors[number][old_cell], cell)
         parents = vectors[-1][new.parents(number)] if number else _nearest(geocells.vectors[0], old.levels[0], level)
-        vectors.append(inherit(sums, parents))
+        vectors.append(inherit(sums.sums, parents))
     return Geocells(vectors, geocells.temperatures, geocells.level_weights, new.digest, geocells.encoder)
 
 

@@ -4,6 +4,7 @@ In: a hierarchy, features, and where their photos were taken. Out: geocells that
 vectors (`indexer.whitening` says why), and the transform that queries must pass too. Features are streamed, twice.
 """
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ from indexer.progress import track
 from indexer.tables import coordinates_of, names_of, read_columns
 from indexer.whitening import Moments, Transform, choose_shrinkage, whiten
 
+log = logging.getLogger(__name__)
+
 _SAMPLE = 20_000  # photos that the shrinkage is chosen with
 _QUERIES = 2000  # vectors kept to measure the leaf index with
 
@@ -34,6 +37,8 @@ class Prototypes:
     geocells: Geocells
     transform: Transform | None  # None: vectors are taken as they are
     photos: int  # that have a vector and a cell
+    rows: int  # photos of the features, of which some have no vector or no cell
+    inherited: int  # cells without a photo of their own, which have the vector of the cell above
     queries: np.ndarray  # (Q, D) float32, transformed vectors of some photos
     facts: dict[str, Any]  # how the transform was chosen
 
@@ -46,6 +51,12 @@ class Placed:
     cells: np.ndarray  # (N, L) int64, the cell of each level or -1
     lat_deg: np.ndarray  # (N,) float64
     lng_deg: np.ndarray  # (N,) float64
+    row: np.ndarray  # (N,) int64, of the table that places them; empty where they place themselves
+
+    def take(self, rows: np.ndarray) -> "Placed":
+        """Some of them, by their number."""
+        row = self.row[rows] if self.row.size else self.row
+        return Placed(self.vectors[rows], self.cells[rows], self.lat_deg[rows], self.lng_deg[rows], row)
 
 
 class Placement:
@@ -54,8 +65,11 @@ class Placement:
     def __init__(self, hierarchy: Hierarchy, photos: Path | None = None, *, split: str | None = None) -> None:
         self.hierarchy = hierarchy
         self._names: pa.Array | None = None
+        self.n_rows = 0  # of the table
         labels = label_columns(hierarchy)
         if photos is None:
+            if split is not None:
+                raise InputError("--split goes with --photos: features have no splits. Give the table that has them.")
             if labels:
                 raise InputError("The cells of this hierarchy are labels: give the table that has them with --photos.")
             return
@@ -64,6 +78,7 @@ class Placement:
         if len(set(names)) < len(names):
             raise InputError(f"{photos}: names of photos repeat, so their vectors cannot be told apart. Rename them.")
         self._names = pa.array(names)
+        self.n_rows = len(names)
         self._lat_deg, self._lng_deg = coordinates_of(table, photos, required=True)
         self._cells = locate_labels(hierarchy, table) if labels else hierarchy.locate(self._lat_deg, self._lng_deg)
 
@@ -73,12 +88,14 @@ class Placement:
             rows = np.flatnonzero(batch.ok & ~np.isnan(batch.lat_deg) & ~np.isnan(batch.lng_deg))
             lat, lng = batch.lat_deg[rows], batch.lng_deg[rows]
             cells = self.hierarchy.locate(lat, lng)
+            row = np.empty(0, np.int64)
         else:
             known = pc.index_in(pa.array(batch.photo), value_set=self._names).fill_null(-1).to_numpy()
             rows = np.flatnonzero(batch.ok & (known >= 0))
-            lat, lng, cells = (column[known[rows]] for column in (self._lat_deg, self._lng_deg, self._cells))
+            row = known[rows].astype(np.int64)
+            lat, lng, cells = (column[row] for column in (self._lat_deg, self._lng_deg, self._cells))
         inside = cells[:, 0] >= 0
-        return Placed(batch.embedding[rows[inside]], cells[inside], lat[inside], lng[inside])
+        return Placed(batch.embedding[rows[inside]], cells[inside], lat[inside], lng[inside], row)
 
 
 def prototypes(
@@ -108,16 +125,27 @@ def prototypes(
     means: CellMeans | None = None
     queries: list[np.ndarray] = []
     n_photos = 0
+    filled = [np.zeros(len(level), bool) for level in hierarchy.levels]
     for placed in _placed(features, placement, "averaging"):
         means = means or CellMeans(hierarchy.parents_by_level(), placed.vectors.shape[1], transform=fitted)
         means.add(placed.vectors, placed.cells)
         n_photos += len(placed.vectors)
+        for level, cells in zip(filled, placed.cells.T, strict=True):
+            level[cells[cells >= 0]] = True
         if sum(map(len, queries)) < _QUERIES:
             queries.append(placed.vectors if fitted is None else fitted.apply(placed.vectors))
     if means is None:
         raise _nothing(features)
     geocells = means.geocells(hierarchy=hierarchy.digest, encoder=features.encoder)
-    return Prototypes(geocells, fitted, n_photos, np.concatenate(queries)[:_QUERIES], {"kind": transform, **facts})
+    inherited = sum(int((~level).sum()) for level in filled)
+    if n_photos < features.rows / 2 or inherited > sum(map(len, filled)) / 2:
+        log.warning(
+            "%s: only %d of %d photos have a vector and a cell, and %d of %d cells have no photo of their own; are "
+            "these the photos of that hierarchy?",
+            *(features.location, n_photos, features.rows, inherited, sum(map(len, filled))),
+        )
+    kept = np.concatenate(queries)[:_QUERIES]
+    return Prototypes(geocells, fitted, n_photos, features.rows, inherited, kept, {"kind": transform, **facts})
 
 
 def _fit(
@@ -132,7 +160,11 @@ def _fit(
         moments.add(placed.vectors, placed.cells[:, -1])
         if shrinkage is None:
             rows = np.flatnonzero(sampled[placed.cells[:, -1]] & (placed.cells[:, -1] >= 0))
-            sample.append(Placed(placed.vectors[rows], placed.cells[rows], placed.lat_deg[rows], placed.lng_deg[rows]))
+            sample.append(
+                Placed(
+                    placed.vectors[rows], placed.cells[rows], placed.lat_deg[rows], placed.lng_deg[rows], placed.row[:0]
+                )
+            )
     if moments is None:
         raise _nothing(features)
     if shrinkage is not None:
@@ -167,9 +199,16 @@ def _sampled_cells(n_photos: np.ndarray, seed: int) -> np.ndarray:
 
 def _placed(features: FeatureSource, placement: Placement, what: str) -> Iterator[Placed]:
     """The photos of each shard that can be used, with their progress shown as `what`."""
+    times = np.zeros(placement.n_rows, np.int64)
     with track(what, features.rows) as advance:
         for batch in features:
             placed = placement.place(batch)
+            np.add.at(times, placed.row, 1)
+            if (times[placed.row] > 1).any():
+                raise InputError(
+                    f"{features.location}: a photo has several vectors, the first in the shard of "
+                    f"{batch.photo[0]!r}. Keep one row for each name."
+                )
             advance(len(batch))
             if len(placed.cells):
                 yield placed

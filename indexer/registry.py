@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from indexer.artifact import explain_unwritable, remove_version, replace_symlink
+from indexer.artifact import explain_unwritable, is_temporary, remove_version, replace_symlink
 from indexer.bundle import open_bundle, verify_bundle
 from indexer.errors import ArtifactError, InputError
 from indexer.history import Entry, append_entry, pins, publications, read_entries, trail
@@ -48,6 +48,17 @@ class Registry:
         """
         if (self.path / MANIFEST).exists() or (self.path.exists() and not self.path.is_dir()):
             raise InputError(f"{self.path}: not a registry, and nothing is written into it. Choose another folder.")
+
+    def require(self) -> None:
+        """Make sure that there is a registry here, if only an empty one.
+
+        Raises:
+            InputError: there is none.
+        """
+        if not self.versions_folder.is_dir():
+            raise InputError(
+                f"{self.path}: not a registry. Make one: python -m indexer build --registry {self.path} ..."
+            )
 
     @property
     def versions_folder(self) -> Path:
@@ -216,6 +227,16 @@ class Registry:
     def faults(self) -> list[str]:
         """What is wrong with the registry itself, its versions apart: one sentence for each fault."""
         faults = []
+        link = self.path / "current"
+        if link.exists() and not link.is_symlink():
+            faults.append(f"{link}: a copy of a version, not a link to one. Remove it, and publish a version.")
+        if self.current is not None and not self._log.exists():
+            faults.append(f"{self._log}: missing, and with it all pins. Restore it from a copy, or publish again.")
+        faults += [
+            f"{path}: no version. Remove it."
+            for path in sorted(self.versions_folder.iterdir())
+            if path.name not in self.versions and not is_temporary(path)
+        ]
         if self.current is not None and self.current not in self.versions:
             faults.append(f"{self.path / 'current'}: points to {self.current}, which is not there. Publish a version.")
         try:
@@ -238,10 +259,7 @@ class Registry:
         return folder.name
 
     def _check_exists(self) -> None:
-        if not self.versions_folder.is_dir():
-            raise InputError(
-                f"{self.path}: not a registry. Make one: python -m indexer build --registry {self.path} ..."
-            )
+        self.require()
 
     def _nothing_published(self) -> InputError:
         return InputError(

@@ -1,6 +1,5 @@
 """Offline runs: vectors of many photos in, a folder of Parquet answers out, one file per input shard."""
 
-import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -18,8 +17,6 @@ from indexer.manifest import ROWS_MANIFEST, file_digest
 from indexer.photos import read_photos
 from search.answers import answer_table
 from search.engine import Engine
-
-log = logging.getLogger(__name__)
 
 KIND = "predictions"
 SCHEMA_VERSION = 1
@@ -54,8 +51,6 @@ def vectors_from_features(engine: Engine, location: Path) -> VectorSource:
     """
     features = open_features(location)
     engine.check_encoder(features.encoder, source=str(location))
-    if features.encoder is None:
-        log.warning("%s: nobody recorded which encoder made these vectors; they are taken as the bundle's", location)
     return VectorSource(features, features.rows, {"features": features.digest, "encoder": features.encoder})
 
 

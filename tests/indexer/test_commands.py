@@ -1,6 +1,7 @@
 """`python -m indexer` as a person uses it: what it prints, what it refuses, and with which exit code."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -385,3 +386,47 @@ def test_the_kind_of_index_is_shown_with_its_recall(
     facts = json.loads(capsys.readouterr().out)["leaf_index"]
     assert facts["recall_at_1"] >= 0.99
     assert facts["size_bytes"] == (tmp_path / "R" / "current" / "leaves.faiss").stat().st_size
+
+
+def test_options_of_the_other_scheme_are_refused(
+    photo_table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for option in (["--min-inclusive"], ["--tau-max", "9"], ["--first-level", "4"], ["--keep-parent", "0.2"]):
+        assert indexer("partition", "--photos", photo_table, *LABELS, *option, "--out", tmp_path / "H") == 2
+        assert "go with --scheme s2" in capsys.readouterr().err
+
+
+def test_an_update_of_damaged_places_is_refused(
+    photo_table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert indexer("partition", "--photos", photo_table, *TAUS, "--out", tmp_path / "H") == 0
+    content = bytearray((tmp_path / "H" / "photos.parquet").read_bytes())
+    content[len(content) // 2] ^= 64
+    (tmp_path / "H" / "photos.parquet").write_bytes(content)
+    assert indexer("update", "--hierarchy", tmp_path / "H", "--photos", photo_table, "--out", tmp_path / "H2") == 2
+    assert "photos.parquet: content differs from its manifest" in capsys.readouterr().err
+
+
+def test_a_registry_without_versions_is_sound(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "R" / "versions").mkdir(parents=True)
+    assert indexer("verify", "--registry", tmp_path / "R") == 0
+    assert "0 version(s) verified" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("damage", ["copy", "stray", "log"])
+def test_verify_names_what_does_not_belong_in_a_registry(
+    hierarchy_folder: Path, checkpoint: Path, tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = tmp_path / "R"
+    assert indexer("build", "--hierarchy", hierarchy_folder, "--checkpoint", checkpoint, "--registry", home) == 0
+    if damage == "copy":
+        target = (home / "current").resolve()
+        (home / "current").unlink()
+        shutil.copytree(target, home / "current")
+    elif damage == "stray":
+        (home / "versions" / "notes").mkdir()
+    else:
+        (home / "history.jsonl").unlink()
+    assert indexer("verify", "--registry", home) == 1
+    expected = {"copy": "a copy of a version", "stray": "no version", "log": "all pins"}
+    assert expected[damage] in capsys.readouterr().out

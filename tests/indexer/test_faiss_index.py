@@ -70,6 +70,21 @@ def test_a_gpu_gets_a_copy_of_the_same_index(monkeypatch: pytest.MonkeyPatch) ->
         assert on_device(index, device) == ("resources", 0, index)
 
 
+def test_a_kind_that_gpus_do_not_have_stays_on_the_cpu_unless_a_gpu_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise RuntimeError("This index type is not implemented on GPU.\nat GpuCloner.cpp")
+
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1, raising=False)
+    monkeypatch.setattr(faiss, "StandardGpuResources", lambda: "resources", raising=False)
+    monkeypatch.setattr(faiss, "index_cpu_to_gpu", refuse, raising=False)
+    index = flat_index(unit_rows(20, 7, 0), "int8")
+    assert on_device(index, "auto") is index
+    with pytest.raises(InputError, match=r"cannot be put on a GPU .This index type is not implemented"):
+        on_device(index, "cuda")
+
+
 @pytest.mark.gpu
 def test_a_gpu_finds_what_the_cpu_finds() -> None:
     rows, queries = unit_rows(5000, 64, 0), unit_rows(100, 64, 1)

@@ -148,3 +148,8 @@ def test_any_tree_against_dictionaries(rows: list[tuple]) -> None:
             parents = tree.parents(level)
             above = tree.levels[level - 1].keys
             assert [above[parent] for parent in parents] == [key.rpartition("/")[0] for key in cells.keys]
+
+
+def test_a_slash_and_a_written_out_slash_are_two_labels() -> None:
+    tree, _ = tree_of([("A", "a/b", "x", 1.0, 1.0), ("A", "a%2Fb", "y", 1.0, 1.0), ("A", "c", "z", 1.0, 1.0)])
+    assert tree.levels[1].keys.tolist() == ["A/a%252Fb", "A/a%2Fb", "A/c"]

@@ -34,7 +34,7 @@ def test_a_bad_row_is_named_as_the_file_counts_it(tmp_path: Path, suffix: str) -
     table = pa.table({"lat": [0.0] * 260 + [95.0, 0.0], "lng": [0.0] * 262, "split": ["train"] * 250 + ["test"] * 12})
     path = tmp_path / f"a.{suffix}"
     (pa.csv.write_csv if suffix == "csv" else pyarrow.parquet.write_table)(table, path)
-    with pytest.raises(InputError, match=r"lat is 95\.0 in row 260, the first being 0"):
+    with pytest.raises(InputError, match=r"lat is 95\.0 in row 260 \(counted from 0\)"):
         coordinates_of(read_columns(path, ["lat", "lng"], split="test"), path)
 
 

@@ -157,6 +157,13 @@ def test_label_trees_are_built_and_searched(
         (["--checkpoint", "C", "--photos", "photos.parquet"], "go with --features"),
         (["--features", "F.parquet", "--photos", "photos.parquet", "--tau-max", "5,10"], "fall strictly"),
         (["--features", "F.parquet", "--photos", "photos.parquet", "--shrinkage", "2"], "from 0 to 1"),
+        (["--features", "F.parquet", "--hierarchy", "H", "--split", "train"], "not a hierarchy folder"),
+        (["--features", "F.parquet", "--hierarchy", "H", "--tau-max", "9,3"], "go without --hierarchy"),
+        (
+            ["--features", "F.parquet", "--photos", "photos.parquet", "--transform", "none", "--shrinkage", "0.5"],
+            "goes with",
+        ),
+        (["--checkpoint", "C", "--hierarchy", "H", "--transform", "none"], "go with --features"),
         (["--features", "photos.parquet", "--photos", "photos.parquet"], "no column 'embedding'"),
     ],
 )
@@ -182,3 +189,34 @@ def test_names_that_are_not_in_the_table_are_an_error(
     arguments = ["--features", tmp_path / "other.parquet", "--photos", folder / "photos.parquet", *TAUS]
     assert indexer("build", "--registry", tmp_path / "R", *arguments) == 2
     assert "none of its photos has both a vector and a cell" in capsys.readouterr().err
+
+
+def test_a_table_of_other_photos_is_warned_of_and_counted(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = pyarrow.parquet.read_table(folder / "photos.parquet")
+    assert indexer("partition", "--photos", folder / "photos.parquet", *TAUS, "--out", tmp_path / "H") == 0
+    pyarrow.parquet.write_table(photos.slice(0, 500), tmp_path / "few.parquet")
+    capsys.readouterr()
+    arguments = ["--hierarchy", tmp_path / "H", "--features", folder / "F.parquet", "--registry", tmp_path / "R"]
+    assert indexer("build", *arguments, "--photos", tmp_path / "few.parquet", "--shrinkage", "0.1") == 0
+    captured = capsys.readouterr()
+    assert "of 6,000 photos have a vector and a cell" in captured.out
+    assert "are these the photos of that hierarchy?" in captured.err
+    assert "nobody recorded which encoder" in captured.err
+
+
+def test_a_photo_with_two_vectors_is_refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = pyarrow.parquet.read_table(folder / "F.parquet")
+    pyarrow.parquet.write_table(pa.concat_tables([table, table.slice(0, 10)]), tmp_path / "twice.parquet")
+    arguments = ["--photos", folder / "photos.parquet", "--features", tmp_path / "twice.parquet"]
+    assert indexer("build", *arguments, *TAUS, "--registry", tmp_path / "R") == 2
+    assert "a photo has several vectors" in capsys.readouterr().err
+
+
+def test_a_killed_build_leaves_no_places_of_photos(folder: Path, tmp_path: Path) -> None:
+    left = tmp_path / "R.tmp-4000000-0" / "hierarchy"
+    left.mkdir(parents=True)
+    (left / "photos.parquet").touch()
+    build(folder, tmp_path / "R", *TAUS, "--shrinkage", "0.1")
+    assert [path.name for path in tmp_path.iterdir()] == ["R"]
