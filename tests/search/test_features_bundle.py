@@ -157,7 +157,6 @@ def test_label_trees_are_built_and_searched(
         (["--checkpoint", "C", "--photos", "photos.parquet"], "go with --features"),
         (["--features", "F.parquet", "--photos", "photos.parquet", "--tau-max", "5,10"], "fall strictly"),
         (["--features", "F.parquet", "--photos", "photos.parquet", "--shrinkage", "2"], "from 0 to 1"),
-        (["--features", "F.parquet", "--hierarchy", "H", "--split", "train"], "not a hierarchy folder"),
         (["--features", "F.parquet", "--hierarchy", "H", "--tau-max", "9,3"], "go without --hierarchy"),
         (
             ["--features", "F.parquet", "--photos", "photos.parquet", "--transform", "none", "--shrinkage", "0.5"],
@@ -192,7 +191,7 @@ def test_names_that_are_not_in_the_table_are_an_error(
 
 
 def test_a_table_of_other_photos_is_warned_of_and_counted(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     photos = pyarrow.parquet.read_table(folder / "photos.parquet")
     assert indexer("partition", "--photos", folder / "photos.parquet", *TAUS, "--out", tmp_path / "H") == 0
@@ -200,10 +199,11 @@ def test_a_table_of_other_photos_is_warned_of_and_counted(
     capsys.readouterr()
     arguments = ["--hierarchy", tmp_path / "H", "--features", folder / "F.parquet", "--registry", tmp_path / "R"]
     assert indexer("build", *arguments, "--photos", tmp_path / "few.parquet", "--shrinkage", "0.1") == 0
-    captured = capsys.readouterr()
-    assert "of 6,000 photos have a vector and a cell" in captured.out
-    assert "are these the photos of that hierarchy?" in captured.err
-    assert "nobody recorded which encoder" in captured.err
+    assert "of 6,000 photos have a vector and a cell" in capsys.readouterr().out
+    assert "are these the photos of that hierarchy?" in caplog.text
+    assert "nobody recorded which encoder" in caplog.text
+    assert indexer("build", *arguments, "--split", "train") == 2
+    assert "--split goes with --photos" in capsys.readouterr().err
 
 
 def test_a_photo_with_two_vectors_is_refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
