@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from indexer import paper
 from indexer.cli import Floats, Ints, Result, Strings
-from indexer.errors import InputError
+from indexer.errors import ArtifactError, InputError
 from indexer.rule import PartitionRule
 
 if TYPE_CHECKING:
     from indexer.hierarchy import Hierarchy
-    from indexer.registry import VersionState
+    from indexer.registry import Registry, VersionState
 
 TAU_MAX = Ints(paper.TAU_MAX)
 THRESHOLDS_KM = Floats(paper.THRESHOLDS_KM)
@@ -307,10 +307,7 @@ def publish(*, registry: Path, version: str) -> Result:
     from indexer.registry import Registry
 
     home = Registry(registry)
-    before = home.current
-    now = home.publish(version)
-    data = {"registry": str(registry), "current": now, "before": before}
-    return Result(data, f"{registry}: current is {now} (before: {before or 'none'})")
+    return _now_current(home, home.publish(version))
 
 
 def rollback(*, registry: Path) -> Result:
@@ -322,10 +319,17 @@ def rollback(*, registry: Path) -> Result:
     from indexer.registry import Registry
 
     home = Registry(registry)
-    before = home.current
-    now = home.rollback()
-    data = {"registry": str(registry), "current": now, "before": before}
-    return Result(data, f"{registry}: current is {now} (before: {before})")
+    return _now_current(home, home.rollback())
+
+
+def _now_current(home: "Registry", version: str) -> Result:
+    # As the log has it: what was current when this began may not be what this replaced.
+    before = None
+    with contextlib.suppress(ArtifactError):  # a damaged log is no reason to call a publication failed
+        changes = (entry for entry in reversed(home.history()) if entry["action"] in ("publish", "rollback"))
+        before = next(entry["before"] for entry in changes if entry["version"] == version)
+    data = {"registry": str(home.path), "current": version, "before": before}
+    return Result(data, f"{home.path}: current is {version} (before: {before or 'none'})")
 
 
 def retire(*, registry: Path, version: str) -> Result:
