@@ -8,7 +8,6 @@ Nothing here reads a pickle.
 """
 
 import copy
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -24,15 +23,13 @@ from transformers.initialization import no_init_weights
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from encoder.crops import Preprocessing
+from encoder.hub import CONFIG_FILE, PROCESSOR_FILES, WEIGHTS_FILE, digest_of, fetch, read_json
 from encoder.model import GeoEncoder, GeoEncoderConfig
 from indexer.artifact import write_folder
 from indexer.errors import ArtifactError, InputError
 from indexer.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION, Geocells, save_geocells
 from indexer.manifest import MANIFEST, read_manifest
 
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
-PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")  # the second is how newer releases name it
 _HUB_PREFIX = "hf:"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _BICUBIC = 3  # PIL.Image.Resampling.BICUBIC, as image processors write it
@@ -78,7 +75,7 @@ def save_checkpoint(
         (draft.path / CONFIG_FILE).write_text(settings.to_json_string())
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
         save_file(weights, draft.path / WEIGHTS_FILE, metadata={"format": "pt"})
-        digest = _digest(draft.path / CONFIG_FILE, draft.path / WEIGHTS_FILE)
+        digest = digest_of(draft.path / CONFIG_FILE, draft.path / WEIGHTS_FILE)
         draft.facts["encoder"] = digest
         if geocells is not None:
             save_geocells(draft, replace(geocells, encoder=digest))
@@ -111,7 +108,7 @@ def _load_folder(folder: Path) -> LoadedEncoder:
     config_file, weights_file = folder / CONFIG_FILE, folder / WEIGHTS_FILE
     if WEIGHTS_FILE not in manifest.files:
         raise ArtifactError(f"{folder}: this checkpoint holds geocells alone, no encoder. Give the one it came from.")
-    digest = _digest(config_file, weights_file)
+    digest = digest_of(config_file, weights_file)
     if digest != manifest.facts.get("encoder"):
         raise ArtifactError(
             f"{folder}: {CONFIG_FILE} or {WEIGHTS_FILE} is not what was written (encoder {digest[:8]}, the manifest "
@@ -157,12 +154,13 @@ def _not_weights(file: Path, error: Exception) -> ArtifactError:
 
 
 def _load_clip(name: str) -> LoadedEncoder:
-    config_file = _fetch(name, CONFIG_FILE)
-    raw = _read_json(config_file)
+    config_file = fetch(name, CONFIG_FILE, prefix=_HUB_PREFIX)
+    raw = read_json(config_file)
     if raw.get("model_type") != "clip":
         raise InputError(f"hf:{name}: its model type is {raw.get('model_type')!r}; a CLIP model ('clip') is needed.")
-    weights_file, processor_file = _fetch(name, WEIGHTS_FILE), _fetch(name, *PROCESSOR_FILES)
-    processor = _read_json(processor_file)
+    weights_file = fetch(name, WEIGHTS_FILE, prefix=_HUB_PREFIX)
+    processor_file = fetch(name, *PROCESSOR_FILES, prefix=_HUB_PREFIX)
+    processor = read_json(processor_file)
     try:
         clip, preprocessing = CLIPConfig.from_dict(raw), _preprocessing(processor, processor_file)
     except (StrictDataclassError, ArithmeticError, AttributeError, TypeError, ValueError) as error:
@@ -184,7 +182,7 @@ def _load_clip(name: str) -> LoadedEncoder:
         if key.startswith(old)
     }
     weights.pop("vision.embeddings.position_ids", None)  # older checkpoints carry this range of integers
-    return LoadedEncoder(_build(config, weights, weights_file), _digest(config_file, weights_file, processor_file))
+    return LoadedEncoder(_build(config, weights, weights_file), digest_of(config_file, weights_file, processor_file))
 
 
 def _preprocessing(values: Mapping[str, Any], file: Path) -> Preprocessing:
@@ -199,50 +197,3 @@ def _preprocessing(values: Mapping[str, Any], file: Path) -> Preprocessing:
             "filter, square centre crop, values divided by 255, normalised). Its vectors would not be the model's."
         )
     return Preprocessing(size, crop.height, tuple(processor.image_mean), tuple(processor.image_std))
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(file.read_bytes())
-    except ValueError as error:
-        raise InputError(f"{file}: not valid JSON ({error}). Download it again.") from None
-    if not isinstance(values, dict):
-        raise InputError(f"{file}: not a configuration file. Download it again.")
-    return values
-
-
-def _fetch(name: str, *choices: str) -> Path:
-    """The first of some files that a local folder has, or a hub repository (cached by huggingface_hub)."""
-    if Path(name).is_dir():
-        found = [Path(name) / choice for choice in choices if (Path(name) / choice).is_file()]
-        if not found:
-            raise InputError(f"hf:{name}: the folder has no {' or '.join(choices)}.{_hint(choices)}")
-        return found[0]
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
-
-    reason = ""
-    for choice in choices:
-        try:
-            return Path(hf_hub_download(name, choice))
-        except EntryNotFoundError as error:  # not in the repository; or nowhere, when there is no network
-            reason = str(error)
-        except (HfHubHTTPError, HFValidationError, OSError) as error:
-            reason = str(error)
-            break
-    raise InputError(
-        f"hf:{name}: {' or '.join(choices)} cannot be had ({' '.join(reason.split())[:300]}). "
-        f"Check the id and the network, or give a local folder: {_HUB_PREFIX}<folder>.{_hint(choices)}"
-    )
-
-
-def _hint(choices: tuple[str, ...]) -> str:
-    return " Weights that exist only as a pickle, or in several files, are not read." if WEIGHTS_FILE in choices else ""
-
-
-def _digest(*files: Path) -> str:
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()

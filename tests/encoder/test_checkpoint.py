@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import CLIPModel
 
-from encoder.checkpoint import CONFIG_FILE, WEIGHTS_FILE, LoadedEncoder, load_encoder, save_checkpoint
+from encoder.checkpoint import LoadedEncoder, load_encoder, save_checkpoint
 from encoder.crops import Preprocessing
+from encoder.hub import CONFIG_FILE, WEIGHTS_FILE
 from indexer.artifact import write_folder
 from indexer.errors import ArtifactError, InputError
 from indexer.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION, load_geocells, save_geocells

@@ -1,0 +1,74 @@
+"""Files of published models: from a local folder, or from the hub through huggingface_hub, which caches them.
+
+Only `model.safetensors` is taken for weights; nothing here reads a pickle.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from indexer.errors import InputError
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")  # the second is how newer releases name it
+
+
+def fetch(name: str, *choices: str, prefix: str = "") -> Path:
+    """The first of some files that a local folder has, or a hub repository.
+
+    prefix: what users write before the name, for what errors tell them to write.
+
+    Raises:
+        InputError: none of the files is there, or the hub cannot be reached.
+    """
+    if Path(name).is_dir():
+        found = [Path(name) / choice for choice in choices if (Path(name) / choice).is_file()]
+        if not found:
+            raise InputError(f"{prefix}{name}: the folder has no {' or '.join(choices)}.{_hint(choices)}")
+        return found[0]
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
+
+    reason = ""
+    for choice in choices:
+        try:
+            return Path(hf_hub_download(name, choice))
+        except EntryNotFoundError as error:  # not in the repository; or nowhere, when there is no network
+            reason = str(error)
+        except (HfHubHTTPError, HFValidationError, OSError) as error:
+            reason = str(error)
+            break
+    raise InputError(
+        f"{prefix}{name}: {' or '.join(choices)} cannot be had ({' '.join(reason.split())[:300]}). "
+        f"Check the id and the network, or give a local folder: {prefix}<folder>.{_hint(choices)}"
+    )
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """What a configuration file holds.
+
+    Raises:
+        InputError: it is not a JSON object.
+    """
+    try:
+        values = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise InputError(f"{file}: not valid JSON ({error}). Download it again.") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{file}: not a configuration file. Download it again.")
+    return values
+
+
+def digest_of(*files: Path) -> str:
+    """SHA-256 over the SHA-256 of each file, in hex: what things made with a model are tied to."""
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _hint(choices: tuple[str, ...]) -> str:
+    return " Weights that exist only as a pickle, or in several files, are not read." if WEIGHTS_FILE in choices else ""
