@@ -4,6 +4,7 @@ Pillow's global settings are left alone: truncated files stay errors, and the li
 """
 
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -35,11 +36,11 @@ class BadImage(Exception):
         self.reason = reason
 
 
-def decode(path: Path, *, shorter_edge: int | None = None, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def decode(source: Path | BinaryIO, *, shorter_edge: int | None = None, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Read a photo as upright RGB. Safe to call from several threads.
 
     Args:
-        path: the file.
+        source: the file, or a stream of its bytes.
         shorter_edge: JPEGs may be decoded at 1/8, 1/4 or 1/2 of their size where that keeps the shorter edge at least
             twice this long, in pixels; None decodes every pixel.
         max_pixels: photos with more pixels than this are refused before they are decoded.
@@ -47,10 +48,11 @@ def decode(path: Path, *, shorter_edge: int | None = None, max_pixels: int = MAX
     Raises:
         BadImage: missing, unreadable, empty, not_an_image, too_large, damaged.
     """
-    _check_file(path)
+    if isinstance(source, Path):
+        _check_file(source)
     Image.init()  # makes every format known; nothing happens the second time
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(source, formats=FORMATS) as image:
             if image.width * image.height > max_pixels:
                 raise BadImage(
                     "too_large", f"{image.width} x {image.height} pixels; at most {max_pixels:,} are decoded"

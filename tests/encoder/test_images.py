@@ -1,4 +1,5 @@
 import contextlib
+import io
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -235,6 +236,13 @@ def test_only_jpegs_with_pixels_to_spare_are_reduced(tmp_path: Path) -> None:
     assert decode(saved(tmp_path / "a.jpg", image), shorter_edge=336).size == (1600, 1200)
     assert decode(saved(tmp_path / "a.jpg", image), shorter_edge=300).size == (800, 600)
     assert decode(saved(tmp_path / "a.mpo", image), shorter_edge=300).size == (800, 600)
+
+
+def test_a_stream_of_its_bytes_is_the_photo_too(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.jpg", natural(90, 60))
+    np.testing.assert_array_equal(decode(io.BytesIO(path.read_bytes())), decode(path))
+    with pytest.raises(BadImage, match="damaged"):
+        decode(io.BytesIO(path.read_bytes()[:500]))
 
 
 def test_threads_get_the_same_pixels_and_leave_no_settings_behind(tmp_path: Path) -> None:
