@@ -1,4 +1,4 @@
-"""A tiny encoder with seeded weights, a plain CLIP folder, and pictures that look a little like photos."""
+"""A tiny encoder with seeded weights, a plain CLIP, a OneFormer, and pictures that look a little like photos."""
 
 from pathlib import Path
 
@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import CLIPConfig, CLIPModel
+from transformers import CLIPConfig, CLIPModel, OneFormerConfig, OneFormerForUniversalSegmentation, SwinConfig
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.oneformer.image_processing_pil_oneformer import OneFormerImageProcessorPil
 from transformers.utils import logging
 
 from encoder.checkpoint import LoadedEncoder, load_encoder, save_checkpoint
 from encoder.crops import Preprocessing
 from encoder.model import GeoEncoder, GeoEncoderConfig
+from encoder.segmentation import Segmenter, load_segmenter
 from indexer.hierarchy import Hierarchy
 from tests.conftest import random_geocells
 
@@ -84,3 +86,50 @@ def clip_folder(clip: CLIPModel, tmp_path_factory: pytest.TempPathFactory) -> Pa
     processor = CLIPImageProcessorPil(size={"shortest_edge": 36}, crop_size={"height": EDGE, "width": EDGE})
     processor.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def oneformer() -> OneFormerForUniversalSegmentation:
+    torch.manual_seed(2)
+    backbone = SwinConfig(
+        embed_dim=16,
+        depths=[1, 1, 1, 1],
+        num_heads=[1, 2, 4, 8],
+        window_size=4,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )
+    names = ("wall", "sky", "tree", "road", "water", "car", "person")
+    config = OneFormerConfig(
+        backbone_config=backbone,
+        num_queries=10,
+        id2label=dict(enumerate(names)),
+        label2id={name: number for number, name in enumerate(names)},
+        conv_dim=32,
+        mask_dim=32,
+        hidden_dim=32,
+        encoder_feedforward_dim=64,
+        dim_feedforward=64,
+        num_attention_heads=4,
+        encoder_layers=2,
+        decoder_layers=3,
+        query_dec_layers=1,
+    )
+    model = OneFormerForUniversalSegmentation(config).eval()
+    # As they are drawn, all queries see the same, and maps have one class.
+    torch.nn.init.normal_(model.model.transformer_module.queries_embedder.weight, std=10)
+    torch.nn.init.normal_(model.model.pixel_level_module.decoder.mask_projection.weight)
+    return model
+
+
+@pytest.fixture(scope="session")
+def oneformer_folder(oneformer: OneFormerForUniversalSegmentation, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A OneFormer as the hub has them, for photos of 64 to 128 pixels."""
+    folder = tmp_path_factory.mktemp("oneformer")
+    oneformer.save_pretrained(folder)
+    OneFormerImageProcessorPil(size={"shortest_edge": 64, "longest_edge": 128}).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def segmenter(oneformer_folder: Path) -> Segmenter:
+    return load_segmenter(str(oneformer_folder))

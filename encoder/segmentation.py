@@ -1,0 +1,264 @@
+"""Semantic segmentation with OneFormer: photos in, class maps out (`encoder.class_maps`).
+
+What transformers' own processor does before and after the model is done here in the same arithmetic, without a
+tokenizer, and with the photo resized where it is decoded and the rest on the model's device.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+from transformers import OneFormerConfig, OneFormerForUniversalSegmentation
+from transformers.image_transforms import get_size_with_aspect_ratio
+from transformers.models.oneformer.image_processing_pil_oneformer import OneFormerImageProcessorPil
+from transformers.utils import logging as transformers_logging
+
+from encoder.class_maps import MAX_CLASSES, map_shape
+from encoder.hub import CONFIG_FILE, PROCESSOR_FILES, WEIGHTS_FILE, digest_of, fetch, read_json
+from indexer.errors import ArtifactError, InputError, MissingBackend
+
+MAP_EDGE = 384  # pixels of a map's shorter edge: what ten crops of 336 need
+
+# "the task is semantic" as CLIP's tokenizer writes it, start and end included; zeros fill it up, because OneFormer's
+# processor multiplies token ids by their mask.
+_SEMANTIC_TASK = (49406, 518, 10549, 533, 29119, 1550, 49407)
+# What an image processor's file may hold beyond its settings: it would fetch the classes' names for training texts.
+_METADATA = ("class_info_file", "repo_path", "metadata")
+
+
+@dataclass(frozen=True, slots=True)
+class SegmenterInput:
+    """How photos become model input, as the model's own image processor has it."""
+
+    shortest_edge: int  # of the resized photo, in pixels
+    longest_edge: int  # above which the photo is made smaller still
+    resample: int  # a PIL.Image.Resampling
+    rescale_factor: float  # of values from 0 to 255
+    mean: tuple[float, ...]  # per channel, of rescaled values
+    std: tuple[float, ...]
+
+    def resized(self, photo_size: tuple[int, int]) -> tuple[int, int]:
+        """Width and height of what the model sees of a photo of (width, height), in pixels."""
+        width, height = photo_size
+        # At least 1: transformers rounds the shorter edge of extremely long photos down to nothing.
+        new_height, new_width = get_size_with_aspect_ratio((height, width), self.shortest_edge, self.longest_edge)
+        return max(1, new_width), max(1, new_height)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PreparedPhoto:
+    """A photo in the size the model sees it in."""
+
+    pixels: np.ndarray  # (H, W, 3) uint8
+    map_shape: tuple[int, int]  # height and width its class map will have
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Segmenter:
+    """A OneFormer ready to use for semantic segmentation."""
+
+    model: OneFormerForUniversalSegmentation  # in eval mode, on its device
+    input: SegmenterInput
+    class_names: tuple[str, ...]  # by class number
+    digest: str  # SHA-256 over its configuration, weights and processor settings: what maps are tied to
+
+    @property
+    def n_classes(self) -> int:
+        """Classes are numbered from 0 to one less than this."""
+        return len(self.class_names)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model runs."""
+        return torch.device(self.model.device)
+
+    def prepare(self, image: Image.Image | np.ndarray, *, map_edge: int = MAP_EDGE) -> PreparedPhoto:
+        """Resize an upright RGB photo (or an array (h, w, 3) uint8) for the model. Safe to call from several threads.
+
+        map_edge: pixels of the shorter edge of its map, less where the photo is smaller.
+        """
+        photo = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+        size = self.input.resized(photo.size)
+        resized = photo if size == photo.size else photo.resize(size, Image.Resampling(self.input.resample))
+        # A map finer than what the model saw would show nothing more.
+        shape = map_shape(photo.size, edge=map_edge, longest=self.input.longest_edge)
+        return PreparedPhoto(np.array(resized), shape)
+
+    def maps(self, photos: Sequence[PreparedPhoto]) -> list[np.ndarray]:
+        """Class maps (h, w) uint8 of photos that were prepared to one size, in one pass through the model.
+
+        One size only: OneFormer takes no notice of the mask over padding, and a padded photo gets another map.
+        """
+        pixels = torch.from_numpy(np.stack([photo.pixels for photo in photos])).to(self.device)
+        low = self.device.type == "cuda"  # bfloat16 where it is fast for certain; on CPUs float32 is the reference
+        with torch.inference_mode():
+            batch = self._normalised(pixels)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=low):
+                output = self.model(pixel_values=batch, task_inputs=batch.new_zeros(len(batch), 1))  # see _TaskToken
+            return semantic_maps(
+                output.class_queries_logits, output.masks_queries_logits, [photo.map_shape for photo in photos]
+            )
+
+    def segment(self, images: Sequence[Image.Image | np.ndarray], *, map_edge: int = MAP_EDGE) -> list[np.ndarray]:
+        """Class maps (h, w) uint8 of upright RGB photos of any sizes, those of one input size in one pass."""
+        prepared = [self.prepare(image, map_edge=map_edge) for image in images]
+        maps: dict[int, np.ndarray] = {}
+        for shape in dict.fromkeys(photo.pixels.shape for photo in prepared):
+            rows = [row for row, photo in enumerate(prepared) if photo.pixels.shape == shape]
+            maps |= zip(rows, self.maps([prepared[row] for row in rows]), strict=True)
+        return [maps[row] for row in range(len(prepared))]
+
+    def _normalised(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(B, H, W, 3) uint8 to model input (B, 3, H, W) float32."""
+        mean, std = (torch.tensor(values, device=pixels.device) for values in (self.input.mean, self.input.std))
+        # Rescaled in double precision and rounded then, as transformers does.
+        rescaled = (pixels.double() * self.input.rescale_factor).float()
+        return ((rescaled - mean) / std).permute(0, 3, 1, 2).contiguous()
+
+
+def semantic_maps(
+    class_logits: torch.Tensor, mask_logits: torch.Tensor, shapes: Sequence[tuple[int, int]]
+) -> list[np.ndarray]:
+    """Class maps (h, w) uint8 from what OneFormer puts out: class scores times masks, at each pixel the best class.
+
+    class_logits: (B, Q, C + 1), the last of no object. mask_logits: (B, Q, H, W). shapes: (h, w) for each of the B.
+    The arithmetic is that of transformers' `post_process_semantic_segmentation`, in float32.
+    """
+    scores = class_logits.float().softmax(dim=-1)[..., :-1]
+    semantic = torch.einsum("bqc,bqhw->bchw", scores, mask_logits.float().sigmoid())
+    maps = [
+        nn.functional.interpolate(image[None], size=shape, mode="bilinear", align_corners=False)[0].argmax(dim=0)
+        for image, shape in zip(semantic, shapes, strict=True)
+    ]
+    return [classes.to(torch.uint8).cpu().numpy() for classes in maps]
+
+
+def load_segmenter(name: str, *, device: torch.device | None = None) -> Segmenter:
+    """Open a OneFormer: a hub id such as `shi-labs/oneformer_ade20k_swin_large`, or a folder in its layout.
+
+    Torch's random state is left as it was.
+
+    Raises:
+        InputError: the hub cannot be reached, it is no OneFormer, or it has more classes than a map can hold.
+        ArtifactError: the weights are damaged, or not those of its configuration.
+        MissingBackend: its backbone needs a package that is not installed.
+    """
+    config_file = fetch(name, CONFIG_FILE)
+    raw = read_json(config_file)
+    if raw.get("model_type") != "oneformer":
+        raise InputError(f"{name}: its model type is {raw.get('model_type')!r}; a OneFormer ('oneformer') is needed.")
+    weights_file, processor_file = fetch(name, WEIGHTS_FILE), fetch(name, *PROCESSOR_FILES)
+    processor = read_json(processor_file)
+    try:
+        config = OneFormerConfig.from_dict(raw | {"is_training": False, "use_auxiliary_loss": False})
+        names = tuple(str(config.id2label[number]) for number in range(config.num_labels))
+        task = _semantic_task(config.task_seq_len)
+        settings = _input(processor.get("image_processor", processor), str(processor_file))
+    except (StrictDataclassError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # What transformers raises for values of the wrong kind differs from field to field.
+        detail = " ".join(str(error).split())
+        raise InputError(
+            f"{name}: {config_file.name} or {processor_file.name} is not a OneFormer's ({detail}). Download them again."
+        ) from None
+    if len(names) > MAX_CLASSES:
+        raise InputError(
+            f"{name}: {len(names)} classes; a class map holds at most {MAX_CLASSES}. Use a model of fewer classes."
+        )
+    if config.conv_dim != config.hidden_dim or config.enforce_input_proj:
+        raise InputError(
+            f"{name}: conv_dim {config.conv_dim} and hidden_dim {config.hidden_dim} must be equal, without "
+            "enforce_input_proj: transformers does not save the layers between them."
+        )
+    model = _model(name, config, str(weights_file))
+    model.model.task_encoder = _TaskToken(model.model.task_encoder(task))
+    if device is not None:
+        model.to(device)
+    return Segmenter(model, settings, names, digest_of(config_file, weights_file, processor_file))
+
+
+def _input(values: dict[str, Any], file: str) -> SegmenterInput:
+    """Settings of a OneFormer image processor, refused where it does anything this module does not."""
+    processor = OneFormerImageProcessorPil.from_dict({k: v for k, v in values.items() if k not in _METADATA})
+    shortest, longest = processor.size.shortest_edge, processor.size.longest_edge or values.get("max_size")
+    if not (processor.do_resize and processor.do_rescale and processor.do_normalize and shortest and longest):
+        raise InputError(
+            f"{file}: this image processor does not prepare photos as OneFormer does (resized by shortest_edge and "
+            "longest_edge, rescaled, normalised). Its maps would not be the model's."
+        )
+    mean, std = (tuple(float(value) for value in values) for values in (processor.image_mean, processor.image_std))
+    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+        raise ValueError(f"three means and three stds above 0 are needed, not {mean}, {std}")
+    resample = Image.Resampling(processor.resample)
+    return SegmenterInput(int(shortest), int(longest), resample, float(processor.rescale_factor), mean, std)
+
+
+def _model(name: str, config: OneFormerConfig, weights_file: str) -> OneFormerForUniversalSegmentation:
+    """A OneFormer in eval mode with exactly these weights; what only training needs may be missing or left over."""
+    try:
+        # Through transformers, which knows the names that layers had in older releases.
+        with _quiet(), torch.random.fork_rng(devices=[]):
+            model, found = OneFormerForUniversalSegmentation.from_pretrained(
+                None,
+                config=config,
+                state_dict=load_file(weights_file),
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,  # they are told of below
+                output_loading_info=True,
+            )
+    except ImportError as error:
+        raise MissingBackend(f"{name}: {' '.join(str(error).split())}") from None
+    except (SafetensorError, OSError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        detail = " ".join(str(error).split())[:300]
+        raise ArtifactError(f"{weights_file}: cannot be loaded as the segmenter's weights ({detail}).") from None
+    missing = sorted(key for key in found["missing_keys"] if not key.startswith("criterion."))
+    others = sorted(str(key) for key in found["mismatched_keys"])
+    if missing or others:
+        detail = f"missing: {', '.join(missing[:3]) or 'none'}; of another shape: {', '.join(others[:3]) or 'none'}"
+        raise ArtifactError(f"{weights_file}: cannot be loaded as the segmenter's weights ({detail}).")
+    return model.eval().requires_grad_(False)
+
+
+def _semantic_task(length: int) -> torch.Tensor:
+    """Token ids of the semantic task: (1, length) float32, which is how OneFormer takes them."""
+    if length < len(_SEMANTIC_TASK):
+        raise ValueError(f"task_seq_len is {length}; the task takes {len(_SEMANTIC_TASK)} tokens")
+    return torch.tensor([[*_SEMANTIC_TASK, *[0] * (length - len(_SEMANTIC_TASK))]], dtype=torch.float32)
+
+
+class _TaskToken(nn.Module):
+    """The task's token (1, hidden), worked out once in float32, in place of the layers that make it.
+
+    OneFormer feeds token ids as numbers into a linear layer, and of 49,406 bfloat16 keeps eight bits.
+    """
+
+    token: torch.Tensor
+
+    def __init__(self, token: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("token", token, persistent=False)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """The token for each row of `inputs` (B, any), whatever these hold: (B, hidden)."""
+        return self.token.expand(len(inputs), -1)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' progress bar and report: what is wrong becomes an error, and the rest is no news."""
+    verbosity, bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bar:
+            transformers_logging.enable_progress_bar()

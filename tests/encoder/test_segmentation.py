@@ -1,0 +1,253 @@
+"""OneFormer against transformers' own processing before and after the model; what is no OneFormer is refused."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from transformers import OneFormerForUniversalSegmentation
+from transformers.models.oneformer.image_processing_pil_oneformer import OneFormerImageProcessorPil
+
+from encoder.hub import CONFIG_FILE, WEIGHTS_FILE
+from encoder.segmentation import Segmenter, load_segmenter, semantic_maps
+from indexer.errors import ArtifactError, InputError
+from tests.encoder.conftest import natural
+
+# Sizes that are exact, odd, smaller and larger than the model's input, and long enough for its longest edge.
+SIZES = [(100, 80), (64, 64), (33, 47), (65, 64), (201, 90), (90, 201), (300, 20), (5, 400), (640, 480), (1, 1)]
+TASK = [49406, 518, 10549, 533, 29119, 1550, 49407] + [0] * 70
+
+
+def transformers_maps(
+    model: OneFormerForUniversalSegmentation, folder: Path, images: Sequence[Image.Image], sizes: Sequence[object]
+) -> list[np.ndarray]:
+    """The maps as a user of transformers makes them."""
+    processor = OneFormerImageProcessorPil.from_pretrained(folder)
+    inputs = processor(images, ["semantic"] * len(images), return_tensors="pt")
+    task = torch.tensor([TASK] * len(images))
+    with torch.inference_mode():
+        output = model(pixel_values=inputs["pixel_values"], pixel_mask=inputs["pixel_mask"], task_inputs=task)
+    return [classes.numpy() for classes in processor.post_process_semantic_segmentation(output, target_sizes=sizes)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_maps_are_those_of_transformers(
+    segmenter: Segmenter, oneformer: OneFormerForUniversalSegmentation, oneformer_folder: Path, size: tuple[int, int]
+) -> None:
+    image = natural(*size, seed=size[0])
+    for edge in (48, 10_000):
+        (ours,) = segmenter.segment([image], map_edge=edge)
+        (theirs,) = transformers_maps(oneformer, oneformer_folder, [image], [ours.shape])
+        assert ours.dtype == np.uint8
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_post_processing_is_that_of_transformers_bit_for_bit() -> None:
+    processor = OneFormerImageProcessorPil()
+    generator = torch.Generator().manual_seed(0)
+    for classes, queries, height, width in ((7, 10, 16, 20), (150, 30, 7, 5), (1, 1, 1, 1), (255, 3, 33, 2)):
+        output = OneFormerOutput(
+            torch.randn(3, queries, classes + 1, generator=generator) * 3,
+            torch.randn(3, queries, height, width, generator=generator) * 5,
+        )
+        shapes = [(height, width), (4 * height, 4 * width + 3), (37, 53)]
+        ours = semantic_maps(output.class_queries_logits, output.masks_queries_logits, shapes)
+        theirs = processor.post_process_semantic_segmentation(output, target_sizes=shapes)
+        for one, other, shape in zip(ours, theirs, shapes, strict=True):
+            assert one.shape == shape
+            np.testing.assert_array_equal(one, other.numpy())
+
+
+class OneFormerOutput:
+    def __init__(self, class_logits: torch.Tensor, mask_logits: torch.Tensor) -> None:
+        self.class_queries_logits = class_logits
+        self.masks_queries_logits = mask_logits
+
+
+def test_maps_show_several_classes_and_keep_the_photos_shape(segmenter: Segmenter) -> None:
+    (classes,) = segmenter.segment([natural(100, 80)], map_edge=48)
+    assert classes.shape == (48, 60)
+    assert len(np.unique(classes)) >= 3
+    assert classes.max() < segmenter.n_classes == 7
+    assert segmenter.class_names[:3] == ("wall", "sky", "tree")
+    assert segmenter.segment([natural(40, 30)])[0].shape == (30, 40)  # never larger than the photo
+    assert segmenter.segment([natural(4000, 40)])[0].shape == (1, 128)  # nor than what the model saw
+
+
+def test_a_batch_gives_the_maps_of_single_photos_whatever_its_sizes(segmenter: Segmenter) -> None:
+    images = [natural(*size, seed=seed) for seed, size in enumerate([(100, 80), (90, 200), (110, 88), (100, 80)])]
+    together = segmenter.segment([*images, np.asarray(images[1])])
+    for image, classes in zip([*images, images[1]], together, strict=True):
+        np.testing.assert_array_equal(classes, segmenter.segment([image])[0])
+    assert segmenter.segment([]) == []
+
+
+def test_padding_would_change_maps_so_none_is_used(
+    segmenter: Segmenter, oneformer: OneFormerForUniversalSegmentation, oneformer_folder: Path
+) -> None:
+    """The day that this fails, photos of several sizes can share a batch."""
+    images = [natural(100, 80), natural(90, 200)]
+    alone = segmenter.segment(images)
+    padded = transformers_maps(oneformer, oneformer_folder, images, [classes.shape for classes in alone])
+    assert (padded[0] != alone[0]).mean() > 0.05
+
+
+def test_crops_of_an_image_read_by_others_and_arrays_are_the_same(segmenter: Segmenter) -> None:
+    image = natural(100, 80)
+    np.testing.assert_array_equal(segmenter.segment([np.asarray(image)])[0], segmenter.segment([image])[0])
+
+
+def test_loading_keeps_every_weight_and_draws_no_random_number(
+    oneformer: OneFormerForUniversalSegmentation, oneformer_folder: Path
+) -> None:
+    torch.manual_seed(9)
+    before = torch.get_rng_state()
+    loaded = load_segmenter(str(oneformer_folder)).model
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not loaded.training
+    ours, theirs = loaded.state_dict(), oneformer.state_dict()
+    assert {key for key in theirs if not key.startswith("model.task_encoder.")} == set(ours)
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_the_digest_is_that_of_configuration_weights_and_processor(oneformer_folder: Path, tmp_path: Path) -> None:
+    digests = {load_segmenter(str(oneformer_folder)).digest}
+    for file, old, new in (
+        (CONFIG_FILE, '"dropout": 0.1', '"dropout": 0.2'),
+        ("preprocessor_config.json", '"longest_edge": 128', '"longest_edge": 129'),
+    ):
+        changed = shutil.copytree(oneformer_folder, tmp_path / file)
+        (changed / file).write_text((changed / file).read_text().replace(old, new))
+        digests.add(load_segmenter(str(changed)).digest)
+    changed = shutil.copytree(oneformer_folder, tmp_path / "weights")
+    weights = load_file(changed / WEIGHTS_FILE)
+    weights["model.transformer_module.decoder.class_embed.bias"] += 1
+    save_file(weights, changed / WEIGHTS_FILE)
+    digests.add(load_segmenter(str(changed)).digest)
+    assert len(digests) == 4
+    assert load_segmenter(str(shutil.copytree(oneformer_folder, tmp_path / "same"))).digest in digests
+
+
+@pytest.fixture
+def folder(oneformer_folder: Path, tmp_path: Path) -> Path:
+    """A copy to spoil."""
+    return shutil.copytree(oneformer_folder, tmp_path / "model")
+
+
+def change(file: Path, **values: object) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+def test_a_checkpoint_that_was_trained_and_its_processor_of_old_are_read(folder: Path, segmenter: Segmenter) -> None:
+    """As published: the text tower of training is there, and files name a repository of class names."""
+    change(folder / CONFIG_FILE, is_training=True, use_auxiliary_loss=True)
+    weights = load_file(folder / WEIGHTS_FILE)
+    del weights["criterion.empty_weight"]
+    save_file(weights | {"model.text_mapper.prompt_ctx.weight": torch.zeros(3, 3)}, folder / WEIGHTS_FILE)
+    change(
+        folder / "preprocessor_config.json",
+        class_info_file="ade20k_panoptic.json",
+        repo_path="shi-labs/oneformer_demo",
+        metadata={"0": "wall"},
+        size=64,
+        max_size=128,
+    )
+    loaded = load_segmenter(str(folder))
+    assert loaded.input == segmenter.input
+    assert loaded.digest != segmenter.digest
+    image = natural(100, 80)
+    np.testing.assert_array_equal(loaded.segment([image])[0], segmenter.segment([image])[0])
+
+
+def test_a_processor_of_newer_releases_is_read(folder: Path, segmenter: Segmenter) -> None:
+    old = folder / "preprocessor_config.json"
+    (folder / "processor_config.json").write_text(json.dumps({"image_processor": json.loads(old.read_text())}))
+    old.unlink()
+    assert load_segmenter(str(folder)).input == segmenter.input
+
+
+def test_weights_in_half_precision_are_opened_in_float32(folder: Path) -> None:
+    weights = load_file(folder / WEIGHTS_FILE)
+    save_file({name: tensor.half() for name, tensor in weights.items()}, folder / WEIGHTS_FILE)
+    change(folder / CONFIG_FILE, dtype="float16")
+    assert {weight.dtype for weight in load_segmenter(str(folder)).model.model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"model_type": "maskformer"}, "its model type is 'maskformer'; a OneFormer"),
+        ({"hidden_dim": "wide"}, "is not a OneFormer's"),
+        ({"backbone_config": 5}, "is not a OneFormer's"),
+        ({"task_seq_len": 3}, "the task takes 7 tokens"),
+        ({"id2label": {"0": "a", "2": "b"}}, "is not a OneFormer's"),
+        ({"id2label": {str(number): "x" for number in range(256)}}, "256 classes; a class map holds at most 255"),
+        ({"conv_dim": 64}, "must be equal"),
+        ({"enforce_input_proj": True}, "must be equal"),
+        ({"num_queries": 11}, "cannot be loaded as the segmenter's weights"),
+        ({"encoder_layers": 3}, "cannot be loaded as the segmenter's weights .missing: model"),
+        ({"num_attention_heads": 5}, "cannot be loaded as the segmenter's weights"),
+    ],
+)
+def test_configurations_that_cannot_be_used_are_a_clean_error(
+    folder: Path, values: dict[str, object], message: str
+) -> None:
+    change(folder / CONFIG_FILE, **values)
+    with pytest.raises(InputError, match=message):
+        load_segmenter(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"do_normalize": False}, "does not prepare photos as OneFormer does"),
+        ({"size": {"height": 64, "width": 64}}, "does not prepare photos as OneFormer does"),
+        ({"size": {"shortest_edge": 64}}, "does not prepare photos as OneFormer does"),
+        ({"size": "big"}, "is not a OneFormer's"),
+        ({"image_mean": 0.5}, "is not a OneFormer's"),
+        ({"image_std": [1, 1, 0]}, "is not a OneFormer's"),
+        ({"resample": 77}, "is not a OneFormer's"),
+        ({"rescale_factor": None}, "is not a OneFormer's"),
+    ],
+)
+def test_processors_that_cannot_be_used_are_a_clean_error(
+    folder: Path, values: dict[str, object], message: str
+) -> None:
+    change(folder / "preprocessor_config.json", **values)
+    with pytest.raises(InputError, match=message):
+        load_segmenter(str(folder))
+
+
+def test_damaged_weights_and_pickles_are_a_clean_error(folder: Path) -> None:
+    path = folder / WEIGHTS_FILE
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(ArtifactError, match="cannot be loaded as the segmenter's weights"):
+        load_segmenter(str(folder))
+    path.rename(folder / "pytorch_model.bin")
+    with pytest.raises(InputError, match="only as a pickle"):
+        load_segmenter(str(folder))
+
+
+def test_an_unreachable_hub_is_said_with_what_to_do() -> None:
+    with pytest.raises(InputError, match=r"shi-labs/oneformer_ade20k_swin_large: config.json cannot be had .* folder"):
+        load_segmenter("shi-labs/oneformer_ade20k_swin_large")
+
+
+def test_loading_says_nothing(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    change(folder / CONFIG_FILE, num_queries=11)
+    with pytest.raises(ArtifactError):
+        load_segmenter(str(folder))
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_nearly_the_maps_of_the_cpu(oneformer_folder: Path, segmenter: Segmenter) -> None:
+    fast = load_segmenter(str(oneformer_folder), device=torch.device("cuda"))
+    images = [natural(100 + 3 * seed, 80, seed=seed) for seed in range(8)]
+    same = [(a == b).mean() for a, b in zip(fast.segment(images), segmenter.segment(images), strict=True)]
+    assert np.mean(same) > 0.9  # bfloat16
