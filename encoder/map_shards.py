@@ -1,0 +1,202 @@
+"""One shard of class maps: a tar of PNGs that any tool opens, and its index, a Parquet file.
+
+    maps/00000.tar         <SHA-256 of the photo's file>.png, one after another
+    index/00000.parquet    a row for each photo: `sha256`, `status` ('ok' or a reason code), `reason`, `height` and
+                           `width` of its map, `offset`, `size_bytes` and `crc32` of the PNG within the tar
+
+The index is written last: a tar without one is what a killed process left.
+"""
+
+import io
+import json
+import os
+import tarfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+
+from encoder.class_maps import decode_map, encode_map
+from encoder.images import BadImage
+from encoder.map_lookup import KEY, PLACE, Place
+from indexer.artifact import write_file
+from indexer.errors import ArtifactError
+from indexer.features import OK
+
+_METADATA = b"geosurge"
+_COLUMNS = pa.schema(
+    [
+        ("sha256", pa.string()),
+        ("status", pa.string()),
+        ("reason", pa.string()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("offset", pa.int64()),
+        ("size_bytes", pa.int64()),
+        ("crc32", pa.int64()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ShardIndex:
+    """Where the maps of one shard lie."""
+
+    keys: np.ndarray  # (N,) KEY, in the order they were written
+    places: np.ndarray  # (N,) PLACE
+    tar_bytes: int  # size of the shard's tar
+
+
+@dataclass(slots=True, eq=False)
+class ShardDraft:
+    """Maps that are waiting to be written together."""
+
+    rows: dict[str, dict[str, Any]] = field(default_factory=dict)  # digest of the photo -> its row of the index
+    _stream: io.BytesIO = field(default_factory=io.BytesIO)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def add(self, digest: str, classes: np.ndarray) -> None:
+        """Add the map (h, w) uint8 of a photo with this SHA-256, in hex."""
+        png = encode_map(classes)
+        member = tarfile.TarInfo(f"{digest}.png")
+        member.size = len(png)
+        header = member.tobuf(tarfile.USTAR_FORMAT)
+        offset = self._stream.tell() + len(header)
+        self._stream.write(header + png + bytes(-len(png) % tarfile.BLOCKSIZE))
+        height, width = classes.shape
+        self.rows[digest] = {
+            "status": OK,
+            "reason": "",
+            "height": height,
+            "width": width,
+            "offset": offset,
+            "size_bytes": len(png),
+            "crc32": zlib.crc32(png),
+        }
+
+    def fail(self, digest: str, problem: BadImage) -> None:
+        """Add a photo that cannot be segmented."""
+        self.rows[digest] = {"status": problem.code, "reason": problem.reason}
+
+    def check(self, digest: str) -> bool:
+        """Whether a photo is in this draft.
+
+        Raises:
+            BadImage: it is, and cannot be segmented.
+        """
+        row = self.rows.get(digest)
+        if row is not None and row["status"] != OK:
+            raise BadImage(row["status"], row["reason"])
+        return row is not None
+
+    def write(self, folder: Path, number: int) -> ShardIndex:
+        """Write the tar and then its index, each whole or not at all; what a killed process left is replaced.
+
+        Raises:
+            InputError: the folder cannot be written.
+            WorkError: the disk is full.
+        """
+        tar = self._stream.getvalue() + bytes(2 * tarfile.BLOCKSIZE)  # two empty blocks end a tar
+        tar_path(folder, number).unlink(missing_ok=True)
+        write_file(tar_path(folder, number), tar)
+        rows = [{"sha256": digest} | row for digest, row in self.rows.items()]
+        facts = {"rows": len(rows), "tar_bytes": len(tar)}
+        table = pa.Table.from_pylist(rows, _COLUMNS).replace_schema_metadata({_METADATA: json.dumps(facts)})
+        sink = io.BytesIO()
+        pa.parquet.write_table(table, sink, write_page_checksum=True)
+        write_file(index_path(folder, number), sink.getvalue())
+        return _index(table, number)
+
+
+def tar_path(folder: Path, number: int) -> Path:
+    """Where the maps of a shard lie."""
+    return folder / "maps" / f"{number:05d}.tar"
+
+
+def index_path(folder: Path, number: int) -> Path:
+    """Where the index of a shard lies."""
+    return folder / "index" / f"{number:05d}.parquet"
+
+
+def mend(folder: Path, number: int) -> str:
+    """What to do about a damaged shard."""
+    files = f"{tar_path(folder, number)} and {index_path(folder, number)}"
+    return f"Remove {files} and run segment again: it makes the maps that are missing."
+
+
+def read_index(folder: Path, number: int) -> ShardIndex:
+    """Where the maps of a shard lie.
+
+    Raises:
+        ArtifactError: the index is damaged.
+    """
+    with _damage_named(folder, number):
+        return _index(_read_table(folder, number), number)
+
+
+def read_map(folder: Path, place: Place) -> np.ndarray:
+    """The class map (h, w) uint8 at a place.
+
+    Raises:
+        ArtifactError: the shard is damaged, or gone.
+        BadImage: the photo could not be segmented, for the reason recorded.
+    """
+    if not place.size:
+        raise _failure(folder, place)
+    path = tar_path(folder, place.shard)
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            png = os.pread(descriptor, place.size, place.offset)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read ({error.strerror}). {mend(folder, place.shard)}") from None
+    if len(png) != place.size or zlib.crc32(png) != place.crc32:
+        raise ArtifactError(f"{path}: a map in it is not what was written. {mend(folder, place.shard)}")
+    return decode_map(png)
+
+
+def _failure(folder: Path, place: Place) -> BadImage:
+    with _damage_named(folder, place.shard):
+        row = _read_table(folder, place.shard).slice(place.offset, 1).to_pylist()[0]
+        return BadImage(row["status"], row["reason"])
+
+
+def _read_table(folder: Path, number: int) -> pa.Table:
+    # Through a stream: a name would be mapped, and of a file cut short meanwhile a mapping is a crash.
+    with index_path(folder, number).open("rb") as stream:
+        return pa.parquet.ParquetFile(stream, page_checksum_verification=True).read()
+
+
+def _index(table: pa.Table, number: int) -> ShardIndex:
+    facts = json.loads(table.schema.metadata[_METADATA])
+    keys = np.frombuffer(bytes.fromhex("".join(table["sha256"].to_pylist())), KEY)
+    if not table.schema.equals(_COLUMNS) or not len(keys) == table.num_rows == facts["rows"]:
+        raise ValueError("rows or columns are missing")
+    places = np.zeros(len(keys), PLACE)
+    places["shard"] = number
+    ok = np.array(pa.compute.equal(table["status"], OK))
+    for name, column in (("offset", "offset"), ("size", "size_bytes"), ("crc32", "crc32")):
+        places[name][ok] = table[column].filter(ok).to_numpy()
+    places["offset"][~ok] = np.flatnonzero(~ok)
+    return ShardIndex(keys, places, int(facts["tar_bytes"]))
+
+
+@contextmanager
+def _damage_named(folder: Path, number: int) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError, LookupError, TypeError, ValueError) as error:
+        detail = " ".join(str(error).split())[:200]
+        raise ArtifactError(
+            f"{index_path(folder, number)}: cannot be read as an index of class maps ({detail}). {mend(folder, number)}"
+        ) from None

@@ -1,0 +1,308 @@
+"""Class maps of many photos in a folder that grows: each photo is segmented once, whoever asks for it and when.
+
+    manifest.json                           the segmenter's digest, its classes, the size of maps
+    maps/<n>.tar, index/<n>.parquet         shards, never changed (`encoder.map_shards`)
+    lookup.arrow                            where all maps lie (`encoder.map_lookup`); made from the indices, and again
+                                            where it is missing or damaged
+    .lock                                   held by the one process that writes
+
+A photo's key is the SHA-256 of its file, so that copies, other names and other tables find the same map.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import logging
+import re
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from encoder.class_maps import MAX_CLASSES
+from encoder.images import BadImage
+from encoder.map_lookup import Lookup
+from encoder.map_shards import ShardDraft, index_path, mend, read_index, read_map, tar_path
+from indexer.artifact import check_target, explain_unwritable, is_temporary, remove_leftovers, sync, temporary_folder
+from indexer.errors import ArtifactError, BundleMismatch, InputError
+from indexer.manifest import MANIFEST, Manifest, code_version, parse_manifest, write_manifest
+
+log = logging.getLogger(__name__)
+
+KIND = "class_maps"
+SCHEMA_VERSION = 1
+
+_LOOKUP = "lookup.arrow"
+_LOCK = ".lock"
+_SHARD_SECONDS = 300.0  # a shard is written after this long even if it is not full; bounds what a kill costs
+
+
+@dataclass(frozen=True, slots=True)
+class MapOrigin:
+    """What made the maps of a cache. Maps of two segmenters, or of two sizes, never share a folder."""
+
+    segmenter: str  # digest
+    model: str  # its hub id or folder, for people: the digest decides
+    class_names: tuple[str, ...]  # by class number
+    map_edge: int  # pixels of a map's shorter edge, less where the photo is smaller
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SegmentationCache:
+    """Class maps as they were when the folder was opened. May be shared by threads, and pickled (which reopens it)."""
+
+    folder: Path
+    origin: MapOrigin
+    lookup: Lookup
+
+    def __len__(self) -> int:
+        """Photos, those that could not be segmented included."""
+        return len(self.lookup)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open_cache, (self.folder,)
+
+    def get(self, photo: bytes | str) -> np.ndarray | None:
+        """The class map (h, w) uint8 of a photo, None where it was never segmented.
+
+        photo: the bytes of its file, or their SHA-256 in hex.
+
+        Raises:
+            BadImage: it could not be segmented, for the reason recorded.
+            ArtifactError: the shard that holds it is damaged.
+        """
+        digest = photo if isinstance(photo, str) else content_digest(photo)
+        place = self.lookup.find(bytes.fromhex(digest))
+        return None if place is None else read_map(self.folder, place)
+
+
+def content_digest(content: bytes) -> str:
+    """The key of a photo: SHA-256 of its file, in hex."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def open_cache(folder: Path) -> SegmentationCache:
+    """Open a cache for reading, also while another process adds to it; what comes later is not seen.
+
+    Raises:
+        ArtifactError: no such cache, damaged, incomplete, or written by a newer version.
+    """
+    origin = _read_origin(folder)
+    return SegmentationCache(folder, origin, _read_lookup(folder)[0])
+
+
+def check_cache(folder: Path) -> None:
+    """Make sure that maps can be written into a folder; ask before a model is loaded.
+
+    Raises:
+        InputError: it cannot be written, or holds something else.
+        ArtifactError: a cache that is damaged, or written by a newer version.
+    """
+    if (folder / MANIFEST).exists():
+        _read_origin(folder)
+    elif folder.is_dir() and not folder.is_symlink():
+        others = sorted(path.name for path in folder.iterdir() if path.name != _LOCK and not is_temporary(path))
+        if others:
+            raise InputError(f"{folder}: holds other things ({others[0]}). Choose another --out for the class maps.")
+    else:
+        check_target(folder)
+
+
+@dataclass(slots=True, eq=False)
+class CacheWriter:
+    """Adds maps to a cache, and is the only one that does so. `has` may be called from several threads."""
+
+    folder: Path
+    shard_maps: int
+    _lookup: Lookup
+    _next: int  # number of the next shard
+    _sizes: dict[int, int]  # number of a shard -> size of its tar
+    _saved: dict[int, int]  # the same of the shards that the lookup on disk knows
+    _draft: ShardDraft = field(default_factory=ShardDraft)
+    _started: float = 0.0
+
+    def has(self, digest: str) -> bool:
+        """Whether a photo with this SHA-256 was segmented.
+
+        Raises:
+            BadImage: it could not be, for the reason recorded.
+            ArtifactError: the shard that holds the reason is damaged.
+        """
+        if self._draft.check(digest):
+            return True
+        place = self._lookup.find(bytes.fromhex(digest))
+        if place is not None and not place.size:
+            read_map(self.folder, place)
+        return place is not None
+
+    def add(self, digest: str, classes: np.ndarray) -> None:
+        """Keep the class map (h, w) uint8 of a photo.
+
+        Raises:
+            InputError: the folder cannot be written.
+            WorkError: the disk is full.
+        """
+        self._draft.add(digest, classes)
+        self._write_if_due()
+
+    def fail(self, digest: str, problem: BadImage) -> None:
+        """Remember that a photo cannot be segmented; raises as `add`."""
+        self._draft.fail(digest, problem)
+        self._write_if_due()
+
+    def _write_if_due(self) -> None:
+        if len(self._draft) == 1:
+            self._started = time.monotonic()
+        if len(self._draft) >= self.shard_maps or time.monotonic() - self._started > _SHARD_SECONDS:
+            self._write_shard()
+
+    def _write_shard(self) -> None:
+        index = self._draft.write(self.folder, self._next)
+        # In this order, because other threads search meanwhile.
+        self._lookup = self._lookup.added(index.keys, index.places)
+        self._draft = ShardDraft()
+        self._sizes[self._next] = index.tar_bytes
+        self._next += 1
+
+    def _finish(self) -> None:
+        if len(self._draft):
+            self._write_shard()
+        if self._sizes != self._saved:
+            with _placed(self.folder / _LOOKUP) as path:
+                self._lookup.save(path, facts={"shards": self._sizes})
+
+
+@contextlib.contextmanager
+def write_cache(folder: Path, origin: MapOrigin, *, shard_maps: int = 1024) -> Iterator[CacheWriter]:
+    """Add to a cache, or begin one. What was added is kept however the block ends, unless the process is killed.
+
+    A kill costs the maps of the last shard, which was not yet full. What else it leaves is cleared away here.
+
+    Raises:
+        InputError: the folder cannot be written, holds something else or maps of another size, or another process is
+            writing to it.
+        BundleMismatch: its maps were made by another segmenter.
+        ArtifactError: the cache is damaged, or was written by a newer version.
+        WorkError: the disk is full.
+    """
+    check_cache(folder)
+    with explain_unwritable(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        # The kernel frees this lock with its holder, so a killed process never blocks the next one.
+        lock = (folder / _LOCK).open("w")
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"{folder}: another process is writing class maps to it. Wait for its end, or choose another --out."
+            ) from None
+        _begin(folder, origin)
+        lookup, sizes, saved = _read_lookup(folder)
+        if not saved:  # it is of no use; and should a number of a removed shard be given again, it would mislead
+            (folder / _LOOKUP).unlink(missing_ok=True)
+        _remove_leftovers(folder, sizes)
+        writer = CacheWriter(folder, shard_maps, lookup, max(sizes, default=-1) + 1, sizes, saved)
+        try:
+            yield writer
+        finally:
+            writer._finish()
+
+
+def _begin(folder: Path, origin: MapOrigin) -> None:
+    """Write what a new cache begins with; of an old one, make sure that the same segmenter made its maps."""
+    if not (folder / MANIFEST).exists():
+        facts = {"segmenter": origin.segmenter, "model": origin.model, "classes": list(origin.class_names)}
+        config, inputs = {"map_edge": origin.map_edge}, {"segmenter": origin.segmenter}
+        with explain_unwritable(folder), _placed(folder / MANIFEST) as path:
+            write_manifest(path, Manifest(KIND, SCHEMA_VERSION, config, inputs, facts, {}, code_version()))
+    for path in (tar_path(folder, 0), index_path(folder, 0)):
+        path.parent.mkdir(exist_ok=True)
+    found = _read_origin(folder)
+    if found.segmenter != origin.segmenter:
+        raise BundleMismatch(
+            f"{folder}: its maps were made by segmenter {found.segmenter[:12]} ({found.model}), this one is "
+            f"{origin.segmenter[:12]} ({origin.model}). Choose another --out, or give the model that made the others."
+        )
+    if found.map_edge != origin.map_edge:
+        raise InputError(
+            f"{folder}: its maps have a shorter edge of {found.map_edge} pixels, not {origin.map_edge}. "
+            f"Give --map-edge {found.map_edge}, or choose another --out."
+        )
+
+
+def _read_origin(folder: Path) -> MapOrigin:
+    manifest = parse_manifest(folder, kind=KIND, schema_version=SCHEMA_VERSION)
+    facts, edge = manifest.facts, manifest.config.get("map_edge")
+    match facts.get("segmenter"), facts.get("classes"), edge:
+        case str(segmenter), [str(), *_] as names, int(edge) if len(names) <= MAX_CLASSES:
+            return MapOrigin(segmenter, str(facts.get("model")), tuple(str(name) for name in names), edge)
+    raise ArtifactError(
+        f"{folder / MANIFEST}: damaged manifest (segmenter, classes or map_edge). Restore it from a copy."
+    )
+
+
+def _read_lookup(folder: Path) -> tuple[Lookup, dict[int, int], dict[int, int]]:
+    """Places of all maps, from the lookup on disk and from indices that came after it.
+
+    Also the size of each shard's tar by its number, and the same of those that the lookup on disk knows.
+    """
+    lookup, saved = _load_lookup(folder)
+    # Listed after the lookup was read: shards are only ever added, so what it knows is there.
+    numbers = _numbers(folder)
+    if not numbers >= set(saved):  # somebody removed a shard, perhaps a damaged one
+        lookup, saved = Lookup(), {}
+    sizes = dict(saved)
+    for number in sorted(numbers - set(sizes)):
+        index = read_index(folder, number)
+        lookup, sizes[number] = lookup.added(index.keys, index.places), index.tar_bytes
+    for number, size in sizes.items():
+        tar = tar_path(folder, number)
+        found = tar.stat().st_size if tar.is_file() else None
+        if found != size:
+            state = "missing" if found is None else f"{found} bytes instead of {size}"
+            raise ArtifactError(f"{tar}: {state}. {mend(folder, number)}")
+    return lookup, sizes, saved
+
+
+def _load_lookup(folder: Path) -> tuple[Lookup, dict[int, int]]:
+    path = folder / _LOOKUP
+    try:
+        lookup, facts = Lookup.load(path)
+        return lookup, {int(number): int(size) for number, size in facts["shards"].items()}
+    except FileNotFoundError:  # not a cache yet, or its first writer is still at work
+        pass
+    except (OSError, AttributeError, LookupError, TypeError, ValueError) as error:
+        log.warning("%s: damaged (%s); the indices of all shards are read instead", path, error)
+    return Lookup(), {}
+
+
+def _numbers(folder: Path) -> set[int]:
+    found = (re.fullmatch(r"(\d{5,})\.parquet", path.name) for path in (folder / "index").glob("*.parquet"))
+    return {int(name[1]) for name in found if name}
+
+
+def _remove_leftovers(folder: Path, shards: Mapping[int, int]) -> None:
+    """Delete what a killed writer left: temporaries, and tars whose index was never written."""
+    for parent in (folder, tar_path(folder, 0).parent, index_path(folder, 0).parent):
+        for path in parent.iterdir():
+            if is_temporary(path):
+                remove_leftovers(parent, path.name.rpartition(".tmp-")[0])
+    kept = {tar_path(folder, number) for number in shards}
+    for tar in tar_path(folder, 0).parent.glob("*.tar"):
+        if tar not in kept:
+            tar.unlink()
+
+
+@contextlib.contextmanager
+def _placed(target: Path) -> Iterator[Path]:
+    """A name to write a file under, which then takes the place of `target` in one rename."""
+    with temporary_folder(target.parent, target.name) as aside:
+        path = aside / target.name
+        yield path
+        sync(path)
+        path.rename(target)
+        sync(target.parent)
