@@ -71,4 +71,9 @@ def digest_of(*files: Path) -> str:
 
 
 def _hint(choices: tuple[str, ...]) -> str:
-    return " Weights that exist only as a pickle, or in several files, are not read." if WEIGHTS_FILE in choices else ""
+    if WEIGHTS_FILE not in choices:
+        return ""
+    return (
+        " Weights that exist only as a pickle, or in several files, are not read: save them once with transformers' "
+        "save_pretrained, and give that folder."
+    )
