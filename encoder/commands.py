@@ -64,3 +64,64 @@ def embed(
         "photos_per_second": rate,
     }
     return Result(data, text, failed=summary.ok == 0 or (strict and bool(summary.failed)))
+
+
+def segment(
+    *,
+    photos: Path,
+    model: str,
+    out: Path,
+    split: str | None = None,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    batch_size: int = 4,
+    workers: int = 2,
+    map_edge: int = 384,
+    shard_maps: int = 1024,
+    max_pixels: int = 178_000_000,
+    strict: bool = False,
+) -> Result:
+    """Segment photos into class maps, in a folder that is added to: photos it knows are skipped.
+
+    Args:
+        photos: table of photos (.parquet or .csv) or a folder of images.
+        model: a OneFormer; hub id such as shi-labs/oneformer_ade20k_swin_large, or a folder.
+        out: folder of class maps to write or add to.
+        split: use only rows whose column `split` is this.
+        device: where the model runs; cuda where there is none is an error.
+        batch_size: photos in one forward pass.
+        workers: decoding threads.
+        map_edge: shorter edge of a map in pixels; less where the photo is smaller.
+        shard_maps: maps in one tar.
+        max_pixels: photos with more pixels are refused.
+        strict: exit with 1 if any photo could not be used.
+    """
+    from encoder.device import choose_device
+    from encoder.segment import SegmentConfig, segment_table
+    from encoder.segmentation import load_segmenter
+    from encoder.segmentation_cache import check_cache
+    from indexer.photos import read_photos
+    from indexer.progress import track
+
+    check_cache(out)
+    config = SegmentConfig(batch_size, workers, map_edge, shard_maps, max_pixels)
+    table = read_photos(photos, split=split)
+    segmenter = load_segmenter(model, device=choose_device(device))
+    with track("segmenting", len(table)) as advance:
+        summary = segment_table(segmenter, table, out, config=config, advance=advance)
+    rate = summary.new / summary.seconds
+    failures = ", ".join(f"{count} {code}" for code, count in summary.failed.items()) or "none"
+    text = (
+        f"{out}: {summary.rows:,} photos in {summary.seconds:.1f} s, {summary.new:,} segmented ({rate:,.1f}/s), "
+        f"{summary.known:,} already there, failed: {failures}"
+    )
+    data = {
+        "maps": str(out),
+        "segmenter": segmenter.digest,
+        "rows": summary.rows,
+        "new": summary.new,
+        "already_there": summary.known,
+        "failed": dict(summary.failed),
+        "seconds": summary.seconds,
+        "segmented_per_second": rate,
+    }
+    return Result(data, text, failed=not (summary.new or summary.known) or (strict and bool(summary.failed)))

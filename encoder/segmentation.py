@@ -68,6 +68,7 @@ class Segmenter:
     model: OneFormerForUniversalSegmentation  # in eval mode, on its device
     input: SegmenterInput
     class_names: tuple[str, ...]  # by class number
+    name: str  # hub id or folder
     digest: str  # SHA-256 over its configuration, weights and processor settings: what maps are tied to
 
     @property
@@ -181,7 +182,7 @@ def load_segmenter(name: str, *, device: torch.device | None = None) -> Segmente
     model.model.task_encoder = _TaskToken(model.model.task_encoder(task))
     if device is not None:
         model.to(device)
-    return Segmenter(model, settings, names, digest_of(config_file, weights_file, processor_file))
+    return Segmenter(model, settings, names, name, digest_of(config_file, weights_file, processor_file))
 
 
 def _input(values: dict[str, Any], file: str) -> SegmenterInput:

@@ -97,7 +97,7 @@ def test_padding_would_change_maps_so_none_is_used(
     assert (padded[0] != alone[0]).mean() > 0.05
 
 
-def test_crops_of_an_image_read_by_others_and_arrays_are_the_same(segmenter: Segmenter) -> None:
+def test_arrays_are_photos_too(segmenter: Segmenter) -> None:
     image = natural(100, 80)
     np.testing.assert_array_equal(segmenter.segment([np.asarray(image)])[0], segmenter.segment([image])[0])
 

@@ -1,0 +1,212 @@
+"""Photos to class maps in a cache: what it holds is skipped, decoding in threads overlaps the model."""
+
+import io
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+
+from encoder.images import MAX_PIXELS, BadImage, decode
+from encoder.segmentation import MAP_EDGE, PreparedPhoto, Segmenter
+from encoder.segmentation_cache import CacheWriter, MapOrigin, content_digest, write_cache
+from indexer.errors import InputError, WorkError
+from indexer.photos import PhotoTable
+
+log = logging.getLogger(__name__)
+
+_BATCHES_AHEAD = 3  # prepared batches that may wait for the model; bounds the memory
+_BATCHES_OPEN = 4  # and as many, of photos of different shapes, for others of theirs
+# Faults that lie in the file's content, whoever reads it again. A photo that is too large is so for one --max-pixels.
+_LASTING = {"not_an_image", "damaged", "unreadable"}
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentConfig:
+    """How photos go through the segmenter."""
+
+    batch_size: int = 4  # photos in one forward pass, at most: all of them have one shape
+    workers: int = 2  # decoding threads
+    map_edge: int = MAP_EDGE  # pixels of a map's shorter edge, less where the photo is smaller
+    shard_maps: int = 1024  # maps in one tar
+    max_pixels: int = MAX_PIXELS  # larger photos are refused
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if value < 1:
+                raise InputError(f"--{name.replace('_', '-')} must be at least 1, not {value}.")
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentSummary:
+    """What segmenting did. rows = new + known + failed, always."""
+
+    rows: int
+    new: int  # segmented now
+    known: int  # in the cache before, or earlier in the table under another name
+    failed: Mapping[str, int]  # reason code -> photos, those that had failed before included
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Photo:
+    """A photo that was read; `prepared` is None where its map is known."""
+
+    digest: str
+    prepared: PreparedPhoto | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Failure:
+    """A photo that cannot be segmented; `digest` is None where that is known, or says nothing of its content."""
+
+    problem: BadImage
+    digest: str | None = None
+
+
+def segment_table(
+    segmenter: Segmenter,
+    photos: PhotoTable,
+    out: Path,
+    *,
+    config: SegmentConfig,
+    advance: Callable[[int], None] = lambda photos: None,
+) -> SegmentSummary:
+    """Segment the photos of a table that a cache folder lacks.
+
+    advance: called with the number of photos done since the last call.
+
+    Raises:
+        InputError: `out` cannot be written, holds something else, or another process is writing to it.
+        BundleMismatch: `out` holds maps of another segmenter.
+        WorkError: the disk is full, or the device's memory.
+    """
+    started = time.perf_counter()
+    origin = MapOrigin(segmenter.digest, segmenter.name, segmenter.class_names, config.map_edge)
+    with write_cache(out, origin, shard_maps=config.shard_maps) as cache:
+        work = _Work(segmenter, cache, config.batch_size, advance)
+        with closing(_read(photos, segmenter, cache, config)) as results:
+            for row, result in enumerate(results):
+                if isinstance(result, _Failure):
+                    work.fail(result, name=photos.text(row) or f"row {row}")
+                else:
+                    work.take(result)
+        work.finish()
+    assert work.new + work.known + work.failed.total() == len(photos), "rows in are not rows out"
+    return SegmentSummary(len(photos), work.new, work.known, dict(work.failed), time.perf_counter() - started)
+
+
+@dataclass(slots=True, eq=False)
+class _Work:
+    """Photos on their way through the model, and what became of the others."""
+
+    segmenter: Segmenter
+    cache: CacheWriter
+    batch_size: int
+    advance: Callable[[int], None]
+    new: int = 0
+    known: int = 0
+    failed: Counter[str] = field(default_factory=Counter)
+    waiting: dict[str, PreparedPhoto] = field(default_factory=dict)  # by digest, in order
+
+    def fail(self, failure: _Failure, *, name: str) -> None:
+        code, reason = failure.problem.code, failure.problem.reason
+        if code not in self.failed:  # hours later is late to learn of a wrong folder
+            log.warning("%s: %s, %s (more of this kind are only counted)", name, code, reason)
+        self.failed[code] += 1
+        if failure.digest is not None:
+            self.cache.fail(failure.digest, failure.problem)
+        self.advance(1)
+
+    def take(self, photo: _Photo) -> None:
+        # Asked again: a copy of it may have been read at the same time.
+        if photo.prepared is None or photo.digest in self.waiting or self.cache.has(photo.digest):
+            self.known += 1
+            self.advance(1)
+            return
+        self.waiting[photo.digest] = photo.prepared
+        shapes = Counter(prepared.pixels.shape for prepared in self.waiting.values())
+        shape, count = shapes.most_common(1)[0]
+        if count == self.batch_size or len(self.waiting) == _BATCHES_OPEN * self.batch_size:
+            self._segment(shape)
+
+    def finish(self) -> None:
+        while self.waiting:
+            self._segment(next(iter(self.waiting.values())).pixels.shape)
+
+    def _segment(self, shape: tuple[int, ...]) -> None:
+        """Segment all photos of one shape that wait."""
+        batch = {digest: photo for digest, photo in self.waiting.items() if photo.pixels.shape == shape}
+        try:
+            maps = self.segmenter.maps(list(batch.values()))
+        except torch.OutOfMemoryError as error:
+            raise WorkError(
+                f"The device has too little memory for {len(batch)} photos of {shape[1]} x {shape[0]} pixels. "
+                "Run again with a smaller --batch-size; maps that are done are kept."
+            ) from error
+        for digest, classes in zip(batch, maps, strict=True):
+            del self.waiting[digest]
+            self.cache.add(digest, classes)
+        self.new += len(batch)
+        self.advance(len(batch))
+
+
+def _read(
+    photos: PhotoTable, segmenter: Segmenter, cache: CacheWriter, config: SegmentConfig
+) -> Generator[_Photo | _Failure, None, None]:
+    """Each photo of a table in order, ready for the model unless the cache knows it."""
+
+    def prepare(row: int) -> _Photo | _Failure:
+        digest = None
+        try:
+            content = _content(photos, row)
+            digest = content_digest(content)
+            try:
+                if cache.has(digest):
+                    return _Photo(digest)
+            except BadImage as problem:
+                return _Failure(problem)
+            edge = max(segmenter.input.shortest_edge, config.map_edge)
+            image = decode(io.BytesIO(content), shorter_edge=edge, max_pixels=config.max_pixels)
+            return _Photo(digest, segmenter.prepare(image, map_edge=config.map_edge))
+        except BadImage as problem:
+            return _Failure(problem, digest if problem.code in _LASTING else None)
+
+    waiting: deque[Future[_Photo | _Failure]] = deque()
+    with ThreadPoolExecutor(config.workers, thread_name_prefix="decode") as pool:
+        try:
+            for row in range(len(photos)):
+                waiting.append(pool.submit(prepare, row))
+                if len(waiting) > _BATCHES_AHEAD * config.batch_size:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:  # the caller stopped early
+                future.cancel()
+
+
+def _content(photos: PhotoTable, row: int) -> bytes:
+    """The bytes of a row's photo.
+
+    Raises:
+        BadImage: missing, unreadable, empty, not_an_image.
+    """
+    if not photos.photo[row]:
+        raise BadImage("missing", "the table names no photo in this row")
+    try:
+        content = photos.path(row).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise BadImage("missing", "there is no such file") from None
+    except IsADirectoryError:
+        raise BadImage("not_an_image", "this is a folder") from None
+    except (OSError, ValueError) as error:
+        raise BadImage("unreadable", str(error)) from None
+    if not content:
+        raise BadImage("empty", "the file has no bytes")
+    return content
