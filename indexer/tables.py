@@ -1,29 +1,57 @@
-"""Tables as people have them, Parquet or CSV: columns under their standard names, and what is wrong with them."""
+"""Tables as people have them, Parquet or CSV: columns under their standard names, and what is wrong with them.
 
-from collections.abc import Iterator, Sequence
+They may lie at a URI. A Parquet table may hold the photos themselves: a column of bytes, or of Hugging Face's structs
+of bytes and path.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 import pyarrow.csv
-import pyarrow.dataset
+import pyarrow.fs
+import pyarrow.parquet
 
 from indexer.errors import InputError
 from indexer.geo import check_coordinates
+from indexer.uris import MASKS, file_system, is_uri, local_path, masked, path_of, reading
 
 ROW = "row of the table"  # a column that is added: the row's number in its file, whatever is left out
+IMAGES = "bytes of the photo"  # the column that holds the photos themselves, whatever it is called
 # Lower-case names under which each column is found. MP-16's are IMG_ID, LAT and LON.
-_ALIASES = {
+ALIASES: Mapping[str, Sequence[str]] = {
     "photo": ("photo", "img_id", "image", "path"),
     "lat": ("lat", "latitude"),
     "lng": ("lng", "lon", "long", "longitude"),
     "split": ("split",),
+    "map": ("map",),
 }
+# Columns that may hold photos as bytes; img2dataset calls them by format.
+_IMAGES = ("photo", "image", "bytes", "jpg", "jpeg", "png", "webp")
+_ROWS = 1 << 15  # of a batch
+_ROWS_OF_BYTES = 64  # of a batch with photos in it: some 30 MB
+_BUFFER = 1 << 20  # bytes read at once from a column
+
+_Column = tuple[str, ...]  # a column's name; or that, and the name of a field inside it
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """A table that is open: its columns, and a reader of some of them."""
+
+    schema: pa.Schema
+    batches: Callable[[Sequence[_Column], int], Iterable[pa.RecordBatch]]  # columns, most rows of a batch -> batches
+    n_rows: int | None  # None where counting would be reading
 
 
 def read_columns(
-    source: Path, required: Sequence[str], *, optional: Sequence[str] = (), split: str | None = None
+    source: str | Path, required: Sequence[str], *, optional: Sequence[str] = (), split: str | None = None
 ) -> pa.Table:
     """Columns of a Parquet or CSV table under their standard names and ROW, of the rows of one split.
 
@@ -34,50 +62,80 @@ def read_columns(
 
 
 def scan_columns(
-    source: Path, required: Sequence[str], *, optional: Sequence[str] = (), split: str | None = None
+    source: str | Path, required: Sequence[str], *, optional: Sequence[str] = (), split: str | None = None
 ) -> Iterator[pa.Table]:
-    """The same, a batch at a time; the table is never held as a whole.
+    """The same, a batch at a time; the table is never held as a whole, and of photos as bytes only a few at once.
 
     Raises:
         InputError: as `read_columns`; that there is no row is said at the end.
     """
-    data = _open(source)
+    table = _open(source)
     wanted = [*required, *(["split"] if split else [])]
-    found = _found(data.schema.names, [*wanted, *optional])
-    _refuse_missing([column for column in wanted if column not in found], data.schema.names, source, split)
-    columns = {name: pa.dataset.field(column) for name, column in found.items()}
+    found = _wanted(table, wanted, optional, source=source, split=split)
+    named_by_row = "photo" in wanted and _images(table.schema) is not None
+    heavy = any(_holds_bytes(_type(table.schema, column)) for column in found.values())
     count, kept = 0, 0
-    try:
-        for batch in data.to_batches(columns=columns, batch_readahead=2):
-            table = pa.table(batch).append_column(ROW, pa.array(np.arange(count, count + batch.num_rows)))
+    with _readable(source, "as a table"):
+        for batch in table.batches(list(found.values()), _ROWS_OF_BYTES if heavy else _ROWS):
+            columns = {name: _take(batch, column) for name, column in found.items()}
+            part = pa.table(columns | {ROW: pa.array(np.arange(count, count + batch.num_rows))})
             count += batch.num_rows
             if split:
-                table = table.filter(pa.compute.equal(table["split"].cast(pa.string()), split))
-            kept += table.num_rows
-            yield table
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
-        raise InputError(f"{source}: cannot be read as a table ({error}). Mend it, or write it again.") from None
+                part = part.filter(pa.compute.equal(part["split"].cast(pa.string()), split))
+            kept += part.num_rows
+            yield _name_by_row(part) if named_by_row else part
     if not kept:
-        raise InputError(f"{source}: no row{f' of split {split!r}' if split else ''}.")
+        raise InputError(f"{shown(source)}: no row{f' of split {split!r}' if split else ''}.")
+
+
+def check_columns(source: str | Path, required: Sequence[str], *, split: str | None = None) -> int | None:
+    """Make sure that a table can be opened and has its columns; how many rows it has, None where that is not known yet.
+
+    Raises:
+        InputError: no such file, not a table, or a missing column.
+    """
+    table = _open(source)
+    _wanted(table, [*required, *(["split"] if split else [])], (), source=source, split=split)
+    return None if split else table.n_rows
+
+
+def holds_images(source: str | Path) -> bool:
+    """Whether a table's photos are in it, as bytes."""
+    return _images(_open(source).schema) is not None
 
 
 def standard_names(table: pa.Table) -> pa.Table:
     """A table whose columns are called as others call them, renamed."""
-    found = _found(table.column_names, list(_ALIASES))
-    renamed = {old: new for new, old in found.items()}
+    found = _found(table.schema, list(ALIASES))
+    renamed = {old[0]: new for new, old in found.items() if len(old) == 1}
     return table.rename_columns([renamed.get(name, name) for name in table.column_names])
 
 
-def names_of(table: pa.Table, source: Path) -> list[str]:
-    """The `photo` column as text, empty where a row has no name."""
-    try:
-        names: list[str] = table["photo"].cast(pa.string()).fill_null("").to_pylist()
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise InputError(f"{source}: photo must hold names or paths ({error}).") from None
-    return names
+def names_of(table: pa.Table, source: str | Path) -> list[str]:
+    """The `photo` column as text, with credentials masked; empty where a row has no name."""
+    return _text(table, "photo", source, masks=MASKS)
 
 
-def coordinates_of(table: pa.Table, source: Path, *, required: bool = False) -> tuple[np.ndarray, np.ndarray]:
+def locations_of(table: pa.Table, column: str, source: str | Path) -> list[str]:
+    """A column of names as they are, to be read from and never shown; empty where a row has none."""
+    return _text(table, column, source)
+
+
+def bytes_of(table: pa.Table, column: str) -> Iterator[bytes | str | None]:
+    """A column of bytes row by row; from structs that have none the path, None where there is neither."""
+    for value in table[column]:
+        given = value.as_py()
+        if isinstance(given, dict):
+            given = given.get("bytes") or given.get("path")
+        yield given or None
+
+
+def holds_bytes(table: pa.Table, column: str) -> bool:
+    """Whether a column is of bytes, or of structs with bytes in them."""
+    return column in table.column_names and _holds_bytes(table.schema.field(column).type)
+
+
+def coordinates_of(table: pa.Table, source: str | Path, *, required: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """The `lat` and `lng` columns (N,) as float64; NaN where a value or the column is absent.
 
     Raises:
@@ -88,56 +146,172 @@ def coordinates_of(table: pa.Table, source: Path, *, required: bool = False) -> 
     try:
         lat, lng = (np.asarray(column.cast(pa.float64()).to_numpy(zero_copy_only=False)) for column in columns)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
-        raise InputError(f"{source}: lat and lng must be numbers in degrees ({error}).") from None
+        raise InputError(f"{shown(source)}: lat and lng must be numbers in degrees ({error}).") from None
     rows = table[ROW].to_numpy() if ROW in table.column_names else np.arange(table.num_rows)
-    check_coordinates(lat, lng, rows=rows, source=str(source), required=required)
+    check_coordinates(lat, lng, rows=rows, source=shown(source), required=required)
     return lat, lng
 
 
-def _found(names: Sequence[str], wanted: Sequence[str]) -> dict[str, str]:
-    """Which of a table's names stands for each wanted column, where one does."""
-    present = {name.lower(): name for name in reversed(names)}
-    return {
-        column: present[alias.lower()]
-        for column in wanted
-        for alias in reversed(_ALIASES.get(column, (column,)))
-        if alias.lower() in present
-    }
+def shown(source: str | Path) -> str:
+    """A location as messages may name it."""
+    return masked(str(source))
 
 
-def _refuse_missing(missing: Sequence[str], names: Sequence[str], source: Path, split: str | None) -> None:
+def _text(table: pa.Table, column: str, source: str | Path, *, masks: Sequence[tuple[str, str]] = ()) -> list[str]:
+    try:
+        text = table[column].cast(pa.string()).fill_null("")
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise InputError(f"{shown(source)}: {column} must hold names or paths ({error}).") from None
+    if masks and pa.compute.any(pa.compute.match_substring(text, "://")).as_py():
+        for pattern, stars in masks:
+            text = pa.compute.replace_substring_regex(text, pattern, stars)
+    names: list[str] = text.to_pylist()
+    return names
+
+
+def _found(schema: pa.Schema, wanted: Sequence[str]) -> dict[str, _Column]:
+    """Which of a table's columns stands for each wanted one, where one does.
+
+    Names of photos are never bytes: where photos are held as bytes, their names are another column, the paths inside
+    Hugging Face's structs, or nowhere.
+    """
+    present = {field.name.lower(): field for field in reversed(list(schema))}
+    images = _images(schema)
+    found: dict[str, _Column] = {}
+    for column in wanted:
+        aliases = [*ALIASES.get(column, (column,)), *(("key",) if column == "photo" and images is not None else ())]
+        fields = (present[alias.lower()] for alias in aliases if alias.lower() in present)
+        if column == "photo":
+            fields = (field for field in fields if not _holds_bytes(field.type))
+        field = next(fields, None)
+        if field is not None:
+            found[column] = (field.name,)
+    if images is not None:
+        if "photo" in wanted and "photo" not in found and _has_field(images.type, "path"):
+            found["photo"] = (images.name, "path")
+        if IMAGES in wanted:
+            found[IMAGES] = (images.name,)
+    return found
+
+
+def _images(schema: pa.Schema) -> pa.Field | None:
+    present = {field.name.lower(): field for field in reversed(list(schema))}
+    return next((present[name] for name in _IMAGES if name in present and _holds_bytes(present[name].type)), None)
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    if _has_field(kind, "bytes"):
+        kind = kind.field("bytes").type
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+
+
+def _has_field(kind: pa.DataType, name: str) -> bool:
+    return pa.types.is_struct(kind) and kind.get_field_index(name) >= 0
+
+
+def _type(schema: pa.Schema, column: _Column) -> pa.DataType:
+    field = schema.field(schema.get_all_field_indices(column[0])[0])
+    return field.type if len(column) == 1 else field.type.field(column[1]).type
+
+
+def _take(batch: pa.RecordBatch, column: _Column) -> pa.Array:
+    values = batch.column(batch.schema.get_all_field_indices(column[0])[0])
+    return values if len(column) == 1 else pa.compute.struct_field(values, column[1])
+
+
+def _name_by_row(table: pa.Table) -> pa.Table:
+    """A table of photos as bytes, in which the rows without a name are called by their number."""
+    numbers = table[ROW].cast(pa.string())
+    if "photo" not in table.column_names:
+        return table.append_column("photo", numbers)
+    names = table["photo"].cast(pa.string())
+    names = pa.compute.if_else(pa.compute.equal(names, "").fill_null(True), numbers, names)
+    return table.set_column(table.column_names.index("photo"), "photo", names)
+
+
+def _wanted(
+    table: _Table, required: Sequence[str], optional: Sequence[str], *, source: str | Path, split: str | None
+) -> dict[str, _Column]:
+    """The columns to read.
+
+    Raises:
+        InputError: one that is required is not there.
+    """
+    found = _found(table.schema, [*required, *optional])
+    missing = [column for column in required if column not in found]
+    if _images(table.schema) is not None:
+        missing = [column for column in missing if column != "photo"]
     if not missing:
-        return
+        return found
     if missing == ["split"]:
         advice = f"Add one that says {split!r} in the rows to use."
-    elif all(column in _ALIASES for column in missing):
+    elif all(column in ALIASES for column in missing):
         advice = "Rename the columns to photo, lat, lng."
     else:
         advice = "Name the columns as they are in the table."
-    raise InputError(f"{source}: no column {' or '.join(map(repr, missing))}; it has {', '.join(names)}. {advice}")
+    absent, present = " or ".join(map(repr, missing)), ", ".join(table.schema.names)
+    raise InputError(f"{shown(source)}: no column {absent}; it has {present}. {advice}")
 
 
-def _open(source: Path) -> pa.dataset.Dataset:
-    if not source.exists():
-        raise InputError(f"{source}: no such file.")
-    kind = {".parquet": "parquet", ".pq": "parquet", ".csv": "csv"}.get(source.suffix.lower())
+def _open(source: str | Path) -> _Table:
+    location = str(source)
+    path = local_path(location)
+    kind = {".parquet": "parquet", ".pq": "parquet", ".csv": "csv"}.get(Path(path_of(location)).suffix.lower())
+    if path is not None and not Path(path).exists():
+        raise InputError(f"{shown(source)}: no such file.")
     if kind is None:
-        raise InputError(f"{source}: a table must be a .parquet or .csv file.")
-    try:
-        if kind == "csv":
-            return pa.dataset.dataset(source, format=_csv_as_text(source))
-        # Buffering ahead, which is for networks, would hold all of a large file.
-        return pa.dataset.dataset(
-            source, format=pa.dataset.ParquetFileFormat(pre_buffer=False, use_buffered_stream=True)
+        raise InputError(f"{shown(source)}: a table must be a .parquet or .csv file.")
+    with _readable(source, f"as {kind}"):
+        if path is None:
+            system, place = file_system(location)
+            system.info(place)  # Arrow would call a file missing that may not be read
+            open_file = partial(system.open, place)
+        else:
+            system, place = pyarrow.fs.LocalFileSystem(), path
+            open_file = partial(Path(path).open, "rb")
+        return _open_csv(open_file) if kind == "csv" else _open_parquet(system, place)
+
+
+def _open_parquet(system: Any, place: str) -> _Table:
+    def batches(columns: Sequence[_Column], rows: int) -> Iterator[pa.RecordBatch]:
+        # Page by page: Arrow's dataset reads row groups whole, and one of photos can be larger than the memory. Nor is
+        # anything buffered ahead, which would hold all of a large file.
+        with pyarrow.parquet.ParquetFile(
+            place, filesystem=system, pre_buffer=False, buffer_size=_BUFFER, memory_map=False
+        ) as file:
+            yield from file.iter_batches(batch_size=rows, columns=[".".join(column) for column in columns])
+
+    with pyarrow.parquet.ParquetFile(place, filesystem=system) as file:
+        return _Table(file.schema_arrow, batches, file.metadata.num_rows)
+
+
+def _open_csv(open_file: Callable[[], IO[bytes]]) -> _Table:
+    with open_file() as stream, pa.csv.open_csv(stream) as file:
+        names = file.schema.names
+    # Every column as text: guessing types would make 1 of a photo named 0001, by what the first rows look like.
+    text = dict.fromkeys(names, pa.string())
+
+    def batches(columns: Sequence[_Column], rows: int) -> Iterator[pa.RecordBatch]:
+        # Block by block: Arrow's dataset reads ahead of a slow reader, 400 MB when it was tried.
+        wanted = [column[0] for column in columns]
+        options = pa.csv.ConvertOptions(
+            column_types=text, strings_can_be_null=True, null_values=[""], include_columns=wanted or names[:1]
         )
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{source}: cannot be read as {kind} ({error}). Mend it, or write it again.") from None
+        with open_file() as stream, pa.csv.open_csv(stream, convert_options=options) as file:
+            yield from file
+
+    return _Table(pa.schema(text.items()), batches, None)
 
 
-def _csv_as_text(source: Path) -> pa.dataset.CsvFileFormat:
-    """Every column as text: guessing types would make 1 of a photo named 0001, by what the first rows look like."""
-    names = pa.dataset.dataset(source, format="csv").schema.names
-    options = pa.csv.ConvertOptions(
-        column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True, null_values=[""]
-    )
-    return pa.dataset.CsvFileFormat(convert_options=options)
+@contextlib.contextmanager
+def _readable(source: str | Path, kind: str) -> Iterator[None]:
+    remote = is_uri(str(source))
+    with reading(str(source)) if remote else contextlib.nullcontext():
+        try:
+            yield
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+            if remote and not isinstance(error, pa.ArrowException):
+                raise  # the network's fault, not the table's
+            raise InputError(
+                f"{shown(source)}: cannot be read {kind} ({masked(str(error))}). Mend it, or write it again."
+            ) from None

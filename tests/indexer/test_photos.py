@@ -64,7 +64,7 @@ def test_rows_without_a_name_keep_their_place(tmp_path: Path) -> None:
 
 def test_names_that_are_no_names_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="photo must hold names"):
-        read_photos(parquet(tmp_path / "n.parquet", photo=[{"bytes": b"x"}]))
+        read_photos(parquet(tmp_path / "n.parquet", photo=[[1, 2]]))
 
 
 def test_a_missing_split_has_its_own_advice(tmp_path: Path) -> None:

@@ -8,7 +8,21 @@ import pyarrow.parquet
 import pytest
 
 from indexer.errors import InputError
-from indexer.tables import ROW, coordinates_of, names_of, read_columns, scan_columns, standard_names
+from indexer.tables import (
+    IMAGES,
+    ROW,
+    bytes_of,
+    check_columns,
+    coordinates_of,
+    holds_images,
+    locations_of,
+    names_of,
+    read_columns,
+    scan_columns,
+    standard_names,
+)
+from indexer.uris import masked
+from tests.web import served
 
 
 def csv(path: Path, text: str) -> Path:
@@ -63,3 +77,111 @@ def test_columns_that_are_missing_are_named_with_what_is_there(tmp_path: Path) -
     path = csv(tmp_path / "a.csv", "country,lat,lng\nFR,1,2\n")
     with pytest.raises(InputError, match=r"no column 'city'; it has country, lat, lng. Name the columns as they are"):
         read_columns(path, ["country", "city"])
+
+
+PHOTOS = [b"first", None, b"third"]
+LAYOUTS = {
+    "image": {"image": PHOTOS},
+    "bytes": {"bytes": PHOTOS},
+    "jpg": {"jpg": PHOTOS, "key": ["k0", None, ""]},
+    "photo": {"photo": PHOTOS, "path": ["p0", "p1", "p2"]},
+    "struct": {
+        "image": [{"bytes": b"first", "path": "s0"}, {"bytes": None, "path": None}, {"bytes": b"third", "path": ""}]
+    },
+}
+NAMES = {
+    "image": ["0", "1", "2"],
+    "bytes": ["0", "1", "2"],
+    "jpg": ["k0", "1", "2"],
+    "photo": ["p0", "p1", "p2"],
+    "struct": ["s0", "1", "2"],
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_photos_inside_a_table_have_names_of_another_column_or_their_rows(tmp_path: Path, layout: str) -> None:
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pa.table({**LAYOUTS[layout], "split": ["a", "b", "a"]}), path)
+    assert holds_images(path)
+    table = read_columns(path, ["photo"], optional=(IMAGES,))
+    assert names_of(table, path) == NAMES[layout]
+    assert list(bytes_of(table, IMAGES)) == PHOTOS
+    alone = read_columns(path, ["photo"], split="a")
+    assert IMAGES not in alone.column_names
+    assert names_of(alone, path) == [NAMES[layout][0], NAMES[layout][2]]
+
+
+def test_an_image_column_of_names_is_a_column_of_names(tmp_path: Path) -> None:
+    pyarrow.parquet.write_table(pa.table({"image": ["a.jpg"], "key": ["k"]}), tmp_path / "a.parquet")
+    assert not holds_images(tmp_path / "a.parquet")
+    table = read_columns(tmp_path / "a.parquet", ["photo"], optional=(IMAGES,))
+    assert (names_of(table, tmp_path), IMAGES in table.column_names) == (["a.jpg"], False)
+
+
+def test_photos_inside_a_table_are_held_a_few_at_a_time(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    # Numbers of one row group that would all be held at once by Arrow's dataset; pages are of 1 MB.
+    table = pa.table({"image": [{"bytes": rng.bytes(20_000), "path": f"{row}.jpg"} for row in range(6000)]})
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(table, path, row_group_size=6000, use_dictionary=False, write_batch_size=64)
+    size = table.nbytes
+    del table
+    for wanted, share in (((IMAGES,), 0.1), ((), 0.01)):
+        pool = pa.default_memory_pool()
+        before, most = pool.bytes_allocated(), 0
+        for batch in scan_columns(path, ["photo"], optional=wanted):
+            assert not wanted or batch.num_rows <= 64
+            most = max(most, pool.bytes_allocated() - before)
+        assert most < share * size
+
+
+def test_counting_rows_reads_no_column(tmp_path: Path) -> None:
+    pyarrow.parquet.write_table(pa.table({"photo": ["a"] * 5}), tmp_path / "a.parquet")
+    assert check_columns(tmp_path / "a.parquet", ["photo"]) == 5
+    assert check_columns(csv(tmp_path / "a.csv", "photo,split\na,x\n"), ["photo"]) is None
+    for path, count in ((tmp_path / "a.parquet", 5), (tmp_path / "a.csv", 1)):
+        assert sum(table.num_rows for table in scan_columns(path, [])) == count
+    with pytest.raises(InputError, match="no column 'split'"):
+        check_columns(tmp_path / "a.parquet", ["photo"], split="x")
+
+
+def test_columns_whose_names_repeat_or_have_dots_are_read(tmp_path: Path) -> None:
+    twice = pa.table([pa.array(["a"]), pa.array(["b"]), pa.array([{"city": "c"}])], names=["photo", "photo", "geo"])
+    pyarrow.parquet.write_table(twice.append_column("geo.city", pa.array(["d"])), tmp_path / "a.parquet")
+    table = read_columns(tmp_path / "a.parquet", ["photo", "geo.city"])
+    assert (table["photo"].to_pylist(), table["geo.city"].to_pylist()) == (["a"], ["d"])
+
+
+def test_credentials_in_names_are_masked_and_in_locations_kept(tmp_path: Path) -> None:
+    uris = ["https://u:S3CRET@h/a.jpg", "https://h/a?X-Amz-Signature=S3CRET&w=2", "plain.jpg"]
+    table = pa.table({"photo": uris})
+    shown = ["https://***@h/a.jpg", "https://h/a?X-Amz-Signature=***&w=2", "plain.jpg"]
+    assert names_of(table, tmp_path) == shown == [masked(uri) for uri in uris]
+    assert locations_of(table, "photo", tmp_path) == uris
+
+
+def test_tables_at_uris_are_read_like_files_and_named_without_credentials(tmp_path: Path) -> None:
+    table = pa.table({"photo": ["a", "b"], "lat": [1.0, 95.0], "lng": [0.0, 0.0], "split": ["x", "y"]})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    pa.csv.write_csv(table, tmp_path / "a.csv")
+    files = {f"/{name}": (tmp_path / name).read_bytes() for name in ("a.parquet", "a.csv")} | {
+        "/b.csv": b"",
+        "/b.parquet": b"x",
+    }
+    with served(files=files, status={"/c.csv": 403}) as web:
+        for name in ("a.parquet", "a.csv"):
+            uri = f"{web.root}/{name}?token=S3CRET"
+            assert read_columns(uri, ["photo"], split="y")["photo"].to_pylist() == ["b"]
+            with pytest.raises(InputError, match=rf"{name}\?token=\*\*\*: lat is 95\.0 in row 1"):
+                coordinates_of(read_columns(uri, ["lat", "lng"]), uri)
+        for name, message in {
+            "absent.csv": "no such file",
+            "b.csv": "cannot be read as csv",
+            "b.parquet": "cannot be read as parquet",
+            "c.csv": r"cannot be read \(403",
+        }.items():
+            with pytest.raises(InputError, match=message) as caught:
+                read_columns(f"{web.root}/{name}?token=S3CRET", ["photo"])
+            assert "S3CRET" not in str(caught.value)
+    with pytest.raises(InputError, match=r"token=\*\*\*: cannot be read") as caught:
+        read_columns(f"{web.root}/a.csv?token=S3CRET", ["photo"])  # the server is gone
