@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from encoder.images import MAX_PIXELS, BadImage, decode
+from encoder.images import MAX_PIXELS, decode
+from encoder.reading import ReadLimits, read_bytes
 from indexer.errors import InputError
 from indexer.photos import PhotoTable
 
@@ -70,11 +71,8 @@ def read_crop(
     Raises:
         BadImage: there is no usable photo; its code says why.
     """
-    if not photos.photo[row]:
-        raise BadImage("missing", "the table names no photo in this row")
-    return centre_crop(
-        decode(photos.path(row), shorter_edge=preprocessing.resize, max_pixels=max_pixels), preprocessing
-    )
+    data = read_bytes(photos.data(row), ReadLimits())
+    return centre_crop(decode(data, shorter_edge=preprocessing.resize, max_pixels=max_pixels), preprocessing)
 
 
 def normalise(pixels: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:

@@ -69,7 +69,7 @@ def embed_photos(
             part = slice(start, min(start + config.shard_rows, len(photos)))
             results = itertools.islice(decoded, part.stop - part.start)
             vectors, status, reason = _embed(encoder, results, batch_size=config.batch_size, advance=advance)
-            names = [photos.text(row) for row in range(part.start, part.stop)]
+            names = list(photos.photo[part])
             batch = FeatureBatch(names, vectors, status, reason, photos.lat_deg[part], photos.lng_deg[part])
             _warn_once(batch, known, first_row=start)
             yield batch

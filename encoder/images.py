@@ -1,10 +1,9 @@
-"""Decoding photos: an image file becomes an upright RGB image, or a BadImage with a short code and a reason.
+"""Decoding photos: the bytes of an image become an upright RGB image, or a BadImage with a short code and a reason.
 
 Pillow's global settings are left alone: truncated files stay errors, and the limit on pixels is checked here.
 """
 
-from pathlib import Path
-from typing import BinaryIO
+import io
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -35,24 +34,25 @@ class BadImage(Exception):
         self.code = code
         self.reason = reason
 
+    def __reduce__(self) -> tuple[type["BadImage"], tuple[str, str]]:
+        return BadImage, (self.code, self.reason)  # for worker processes: by default there would be one argument
 
-def decode(source: Path | BinaryIO, *, shorter_edge: int | None = None, max_pixels: int = MAX_PIXELS) -> Image.Image:
+
+def decode(data: bytes, *, shorter_edge: int | None = None, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Read a photo as upright RGB. Safe to call from several threads.
 
     Args:
-        source: the file, or a stream of its bytes.
+        data: the file, all of it.
         shorter_edge: JPEGs may be decoded at 1/8, 1/4 or 1/2 of their size where that keeps the shorter edge at least
             twice this long, in pixels; None decodes every pixel.
         max_pixels: photos with more pixels than this are refused before they are decoded.
 
     Raises:
-        BadImage: missing, unreadable, empty, not_an_image, too_large, damaged.
+        BadImage: not_an_image, too_large, damaged, unreadable.
     """
-    if isinstance(source, Path):
-        _check_file(source)
     Image.init()  # makes every format known; nothing happens the second time
     try:
-        with Image.open(source, formats=FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > max_pixels:
                 raise BadImage(
                     "too_large", f"{image.width} x {image.height} pixels; at most {max_pixels:,} are decoded"
@@ -68,23 +68,8 @@ def decode(source: Path | BinaryIO, *, shorter_edge: int | None = None, max_pixe
         raise BadImage("not_an_image", f"none of the formats read here ({', '.join(FORMATS)})") from None
     except Image.DecompressionBombError as error:
         raise BadImage("too_large", str(error)) from None
-    except PermissionError as error:
-        raise BadImage("unreadable", error.strerror or "permission denied") from None
     except Exception as error:  # noqa: BLE001 (damaged files make Pillow raise nearly anything, and one is one row)
         raise BadImage("damaged", str(error) or type(error).__name__) from None
-
-
-def _check_file(path: Path) -> None:
-    try:
-        size = path.stat().st_size
-    except (FileNotFoundError, NotADirectoryError):
-        raise BadImage("missing", "there is no such file") from None
-    except (OSError, ValueError) as error:
-        raise BadImage("unreadable", str(error)) from None
-    if path.is_dir():
-        raise BadImage("not_an_image", "this is a folder")
-    if size == 0:
-        raise BadImage("empty", "the file has no bytes")
 
 
 def _reduce_jpeg(image: Image.Image, shorter_edge: int) -> None:

@@ -1,75 +1,171 @@
-"""Photo tables in: Parquet, CSV or a folder of images; which photos there are and, where known, where they were taken.
+"""Photos in, from wherever they are: which ones there are, where their bytes lie, and where they were taken if known.
 
-Columns are `photo` (a path, relative to the table's own folder unless absolute), `lat` and `lng` in degrees, and
-optionally `split`. The names MP-16 and its neighbours use (IMG_ID, LAT, LON, latitude, longitude) are understood.
+Sources are folders of images, Parquet and CSV tables of paths or URIs, Parquet tables with the photos in them, and tar
+shards in webdataset's layout; on this machine or at a URI. `open_photos` streams any of them. `read_photos` holds all
+names and coordinates of one at once, for work that needs them so.
+
+Table columns are `photo` (a path, relative to the table's own folder unless absolute, or a URI), `lat` and `lng` in
+degrees, `split`, and `map` (a class map, given as the photo is). The names MP-16 and its neighbours use (IMG_ID, LAT,
+LON, latitude, longitude) are understood. Photos in a table are a column of bytes called image, bytes, jpg, jpeg, png,
+webp or photo, or of Hugging Face's structs of bytes and path; their names are then in photo, path or key, or are the
+rows' numbers.
 """
 
-import os
-from collections.abc import Iterator, Sequence
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+import pyarrow as pa
 
 from indexer.errors import InputError
-from indexer.tables import coordinates_of, names_of, read_columns, scan_columns
+from indexer.folders import entries, files_below
+from indexer.manifest import file_digest
+from indexer.photo import IMAGE_SUFFIXES, FileRange, Photo, text_of
+from indexer.shards import COMPRESSED, SUFFIX, is_pattern, read_shards, shards_of
+from indexer.tables import (
+    IMAGES,
+    bytes_of,
+    check_columns,
+    coordinates_of,
+    holds_bytes,
+    holds_images,
+    locations_of,
+    names_of,
+    read_columns,
+    scan_columns,
+)
+from indexer.uris import SCHEMES, check_location, folder_of, is_uri, join, local_path, masked, path_of
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
+__all__ = [
+    "FileRange",
+    "Photo",
+    "PhotoSource",
+    "PhotoTable",
+    "coordinate_batches",
+    "listed_photos",
+    "open_photos",
+    "read_coordinates",
+    "read_photos",
+]
+
+_TABLES = (".parquet", ".pq", ".csv")
+_SINGLE = (SUFFIX, *COMPRESSED, *IMAGE_SUFFIXES)  # at a URI, what is no folder
+
+_Kind = Literal["folder", "table", "shards"]
+_Shards = Callable[[], Iterator[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class PhotoSource:
+    """Photos in an order that is always the same, read as they are asked for; each iteration begins anew."""
+
+    location: str  # as messages may name it
+    n_photos: int | None  # None where it cannot be known without reading everything
+    digest: str | None  # of a table of names on this machine; None for everything else
+    photos: Callable[[], Iterator[Photo]]
+
+    def __iter__(self) -> Iterator[Photo]:
+        return self.photos()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PhotoTable:
-    """Photos in the order of their table."""
+    """Names and coordinates of photos in the order of their source."""
 
-    photo: Sequence[str]  # names as the table writes them, empty where it has none; they may repeat
-    root: Path  # what relative names are relative to
+    photo: Sequence[str]  # as `Photo.name`
+    root: str | Path | None  # what relative names are relative to; None where the table holds the photos themselves
     lat_deg: np.ndarray  # (N,) float64, NaN where unknown
     lng_deg: np.ndarray  # (N,) float64, NaN where unknown
+    places: Sequence[FileRange | bytes | None] | None = None  # where the photos are, when names do not say it
 
     def __len__(self) -> int:
         return len(self.photo)
 
-    def path(self, row: int) -> Path:
-        """Where the photo of a row lies."""
-        return self.root / self.photo[row]
+    def data(self, row: int) -> FileRange | bytes | None:
+        """The photo of a row, or where it lies; None if the row names none.
 
-    def text(self, row: int) -> str:
-        """The name of a row's photo as a table can hold it: bytes that are not UTF-8 are written as escapes."""
-        return os.fsencode(self.photo[row]).decode("utf-8", "backslashreplace")
+        Raises:
+            InputError: the photos are in the table, of which names and coordinates alone were read.
+        """
+        if self.places is not None:
+            return self.places[row]
+        if self.root is None:
+            raise InputError("Photos inside a table can only be read in its order. Give them as files or tar shards.")
+        return _place(str(self.root), self.photo[row])
 
 
-def read_photos(source: Path, *, split: str | None = None, coordinates: bool = False) -> PhotoTable:
-    """Read a photo table, or list the images below a folder (sorted by path).
+def open_photos(
+    source: str | Path, *, split: str | None = None, coordinates: bool = False, schemes: Sequence[str] = SCHEMES
+) -> PhotoSource:
+    """Open a source of photos: see the module.
+
+    What can be known is checked at once: a table on this machine is read through once for its splits and coordinates,
+    a folder is counted, shards must be there. Of sources at a URI only the beginning is looked at. Whether there is a
+    photo behind each name is seen when it is read.
 
     Args:
-        source: a .parquet or .csv file, or a folder of images.
-        split: keep only rows whose `split` column is this; None keeps all.
-        coordinates: True when every row must have `lat` and `lng`; otherwise they are read if present.
+        source: a folder, a .parquet, .csv or .tar file, or a pattern of .tar files with braces or globs
+            (`shards/{0000..0012}.tar`); a path or a URI.
+        split: of a table, keep only rows whose `split` column is this; None keeps all.
+        coordinates: True when every photo must have `lat` and `lng`; otherwise they are read if present.
+        schemes: that the source may have. What it names is checked by who reads it.
 
     Raises:
-        InputError: no such file, a missing column, no row, or a coordinate that is not on Earth.
+        InputError: nothing usable is there; a column, a coordinate or a photo is missing; or a scheme is not allowed.
+            While it is read: the same, for what could not be seen before.
+        MissingBackend: the package that reads this scheme is not installed.
     """
-    if source.is_dir():
-        if coordinates or split:
-            what = "coordinates" if coordinates else "splits"
-            raise InputError(f"{source}: a folder has no {what}. Give a table with photo, lat, lng and split.")
-        names = sorted(
-            p.relative_to(source).as_posix() for p in source.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES
-        )
-        if not names:
-            raise InputError(f"{source}: no image below this folder ({', '.join(IMAGE_SUFFIXES)}).")
-        unknown = np.full(len(names), np.nan)
-        return PhotoTable(names, source, unknown, unknown)
+    location = _located(source, schemes)
+    kind, shards = _kind(location, schemes)
+    if kind == "table":
+        return _open_table(location, split=split, coordinates=coordinates)
+    _refuse_splits(location, kind, split=split, coordinates=coordinates)
+    if kind == "shards":
+        photos = partial(read_shards, location, shards, coordinates=coordinates)
+        return PhotoSource(masked(location), None, None, photos)
+    # Below a URI counting is listing, which costs time and money; on this machine it is soon done.
+    count = None if is_uri(location) else sum(1 for _ in _images_below(location))
+    if count == 0:
+        raise _no_image(location)
+    return PhotoSource(masked(location), count, None, partial(_folder_photos, location))
+
+
+def read_photos(
+    source: str | Path, *, split: str | None = None, coordinates: bool = False, schemes: Sequence[str] = SCHEMES
+) -> PhotoTable:
+    """The names and coordinates of a whole source at once, as `open_photos` gives them one by one.
+
+    Of a table with the photos in it only names and coordinates are read; photos in shards at a URI are held as bytes.
+
+    Raises:
+        InputError: as `open_photos`.
+    """
+    location = _located(source, schemes)
+    if _kind(location, schemes)[0] != "table":
+        opened = open_photos(location, split=split, coordinates=coordinates, schemes=schemes)
+        photos = list(opened)
+        lat, lng = (np.array([getattr(photo, name) for photo in photos]) for name in ("lat_deg", "lng_deg"))
+        return PhotoTable([photo.name for photo in photos], location, lat, lng, [photo.data for photo in photos])
     wanted = ["photo", "lat", "lng"] if coordinates else ["photo"]
-    table = read_columns(source, wanted, optional=("lat", "lng"), split=split)
-    lat, lng = coordinates_of(table, source, required=coordinates)
-    return PhotoTable(names_of(table, source), source.parent, lat, lng)
+    table = read_columns(location, wanted, optional=("lat", "lng"), split=split)
+    lat, lng = coordinates_of(table, location, required=coordinates)
+    names, unmasked = names_of(table, location), locations_of(table, "photo", location)
+    if holds_images(location):
+        return PhotoTable(names, None, lat, lng)
+    root = _root(location)
+    return PhotoTable(names, root, lat, lng, None if names == unmasked else [_place(root, name) for name in unmasked])
 
 
 def listed_photos(paths: Sequence[str]) -> PhotoTable:
     """A table of single files, as a command line names them; whether they are photos is seen when they are read."""
     unknown = np.full(len(paths), np.nan)
-    return PhotoTable(list(paths), Path(), unknown, unknown)
+    names = [masked(text_of(path)) for path in paths]
+    return PhotoTable(names, "", unknown, unknown, [_place("", path) for path in paths])
 
 
 def coordinate_batches(source: Path, *, split: str | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -86,3 +182,119 @@ def read_coordinates(source: Path, *, split: str | None = None) -> tuple[np.ndar
     """All of `coordinate_batches` at once: two (N,) float64."""
     lat, lng = zip(*coordinate_batches(source, split=split), strict=True)
     return np.concatenate(lat), np.concatenate(lng)
+
+
+def _located(source: str | Path, schemes: Sequence[str]) -> str:
+    location = str(source)
+    check_location(location, schemes)
+    return local_path(location) or location
+
+
+def _kind(location: str, schemes: Sequence[str]) -> tuple[_Kind, _Shards]:
+    """What a location is, and its shards if it has some.
+
+    Raises:
+        InputError: there is nothing, or nothing that is understood.
+    """
+    name, remote, pattern = path_of(location).lower(), is_uri(location), is_pattern(location)
+    if remote:
+        single = name.endswith(_TABLES if pattern else (*_TABLES, *_SINGLE))
+    else:
+        single, pattern = Path(location).is_file(), pattern and not Path(location).exists()
+    if pattern and not single:
+        found = partial(shards_of, location, schemes)
+        for _ in itertools.islice(found(), 1 if remote else None):
+            pass  # all of them are there; at a URI, the first one
+        return "shards", found
+    if not single and (remote or Path(location).is_dir()):
+        inside = _shards_in(location)
+        return ("shards", partial(iter, inside)) if inside else ("folder", _no_shards)
+    if name.endswith(COMPRESSED):
+        raise InputError(f"{masked(location)}: a compressed tar is read from its beginning only. Unpack it to a .tar.")
+    if not single and not remote:
+        raise InputError(f"{location}: no such file.")
+    if name.endswith(_TABLES):
+        return "table", _no_shards
+    if not name.endswith(SUFFIX):
+        raise InputError(
+            f"{masked(location)}: a table must be a .parquet or .csv file, and shards .tar files; images are given as "
+            "the folder they are in."
+        )
+    return "shards", partial(iter, [location])
+
+
+def _shards_in(folder: str) -> list[str]:
+    names = [name for name, is_folder in entries(folder) if not is_folder]
+    shards = [name for name in names if name.lower().endswith(SUFFIX)]
+    images = [name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
+    if shards and images:
+        raise InputError(
+            f"{masked(folder)}: holds both images ({images[0]}) and shards ({shards[0]}). Name the shards as '*.tar', "
+            "or move them into a folder of their own."
+        )
+    return [f"{folder.rstrip('/')}/{name}" for name in shards]
+
+
+def _no_shards() -> Iterator[str]:
+    return iter(())
+
+
+def _refuse_splits(location: str, kind: _Kind, *, split: str | None, coordinates: bool) -> None:
+    if kind == "folder" and (coordinates or split):
+        what = "coordinates" if coordinates else "splits"
+        raise InputError(f"{masked(location)}: a folder has no {what}. Give a table with photo, lat, lng and split.")
+    if split:
+        raise InputError(f"{masked(location)}: shards have no splits. Name the shards of one split.")
+
+
+def _images_below(folder: str) -> Iterator[str]:
+    return (name for name in files_below(folder) if name.lower().endswith(IMAGE_SUFFIXES))
+
+
+def _no_image(folder: str) -> InputError:
+    return InputError(f"{masked(folder)}: no image below this folder ({', '.join(IMAGE_SUFFIXES)}).")
+
+
+def _folder_photos(folder: str) -> Iterator[Photo]:
+    root = (folder if is_uri(folder) else str(Path(folder).absolute())).rstrip("/")
+    name = None
+    for name in _images_below(folder):
+        yield Photo(masked(text_of(name)), FileRange(f"{root}/{name}"), math.nan, math.nan)
+    if name is None:
+        raise _no_image(folder)
+
+
+def _open_table(location: str, *, split: str | None, coordinates: bool) -> PhotoSource:
+    places = ["lat", "lng"] if coordinates else []
+    count, digest = check_columns(location, ["photo", *places], split=split), None
+    if not is_uri(location):
+        tables = scan_columns(location, places, optional=("lat", "lng"), split=split)
+        count = sum(len(coordinates_of(table, location, required=coordinates)[0]) for table in tables)
+        digest = None if holds_images(location) else file_digest(Path(location))
+    photos = partial(_table_photos, location, split=split, coordinates=coordinates)
+    return PhotoSource(masked(location), count, digest, photos)
+
+
+def _table_photos(location: str, *, split: str | None, coordinates: bool) -> Iterator[Photo]:
+    wanted = ["photo", "lat", "lng"] if coordinates else ["photo"]
+    for table in scan_columns(location, wanted, optional=("lat", "lng", "map", IMAGES), split=split):
+        lat, lng = coordinates_of(table, location, required=coordinates)
+        data = _data(table, IMAGES if IMAGES in table.column_names else "photo", location)
+        class_map = _data(table, "map", location) if "map" in table.column_names else itertools.repeat(None)
+        rows = zip(names_of(table, location), data, lat.tolist(), lng.tolist(), class_map, strict=False)
+        yield from itertools.starmap(Photo, rows)
+
+
+def _data(table: pa.Table, column: str, location: str) -> Iterator[FileRange | bytes | None]:
+    root = _root(location)
+    given = bytes_of(table, column) if holds_bytes(table, column) else locations_of(table, column, location)
+    for value in given:
+        yield value if isinstance(value, bytes) else _place(root, value)
+
+
+def _root(location: str) -> str:
+    return folder_of(location) if is_uri(location) else str(Path(location).parent.absolute())
+
+
+def _place(root: str, name: str | None) -> FileRange | None:
+    return FileRange(join(root, name)) if name else None

@@ -14,7 +14,7 @@ from benchmarks.world.results import FINEST, ORACLE, OURS, PIXELS, RANDOM, Answe
 from indexer.errors import WorkError
 from indexer.features import read_features
 from indexer.hierarchy import Level
-from indexer.photos import PhotoTable, read_photos
+from indexer.photos import FileRange, PhotoTable, read_photos
 from indexer.places import nearest_cities
 from search.engine import Engine
 
@@ -49,7 +49,7 @@ def compare(photos: Path, *, registry: Path, features: Path, predictions: Path, 
     return Answers(
         lat_deg=test.lat_deg,
         lng_deg=test.lng_deg,
-        tiles=[test.path(row) for row in range(len(test))],
+        tiles=_paths(test),
         true_place=_named(*(names.tolist() for names in nearest_cities(test.lat_deg, test.lng_deg))),
         predictions={
             OURS: ours,
@@ -83,7 +83,12 @@ def _named(cities: list[str], countries: list[str]) -> list[str]:
 def _tiles(photos: PhotoTable) -> np.ndarray:
     """All tiles of a split: (N, P, P, 3) uint8."""
     with ThreadPoolExecutor(_DECODERS) as pool:
-        return np.stack(list(pool.map(_tile, [photos.path(row) for row in range(len(photos))])))
+        return np.stack(list(pool.map(_tile, _paths(photos))))
+
+
+def _paths(photos: PhotoTable) -> list[Path]:
+    places = [photos.data(row) for row in range(len(photos))]
+    return [Path(place.uri) for place in places if isinstance(place, FileRange)]
 
 
 def _tile(path: Path) -> np.ndarray:

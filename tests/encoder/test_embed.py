@@ -12,6 +12,7 @@ import torch
 
 from encoder.checkpoint import LoadedEncoder, load_encoder
 from encoder.embed import EmbedConfig, embed_photos, embed_table
+from encoder.reading import ReadLimits, read_bytes
 from indexer.errors import InputError
 from indexer.features import open_features, read_features
 from indexer.photos import PhotoTable, read_photos
@@ -128,8 +129,8 @@ def test_memory_is_bounded_whatever_the_number_of_photos(
     encoder: LoadedEncoder, photos: PhotoTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun: list[int] = []
-    path = PhotoTable.path
-    monkeypatch.setattr(PhotoTable, "path", lambda table, row: begun.append(row) or path(table, row))
+    data = PhotoTable.data
+    monkeypatch.setattr(PhotoTable, "data", lambda table, row: begun.append(row) or data(table, row))
     many = PhotoTable([photos.photo[0]] * 200, photos.root, np.zeros(200), np.zeros(200))
     batches = embed_photos(encoder, many, config=EmbedConfig(batch_size=4, shard_rows=4))
     next(batches)
@@ -142,7 +143,7 @@ def test_a_name_that_is_no_text_is_embedded_and_written_with_escapes(
 ) -> None:
     name = os.fsdecode(b"caf\xe9.png")
     (tmp_path / "in").mkdir()
-    (tmp_path / "in" / name).write_bytes(photos.path(0).read_bytes())
+    (tmp_path / "in" / name).write_bytes(read_bytes(photos.data(0), ReadLimits()))
     embed_table(encoder, read_photos(tmp_path / "in"), tmp_path / "F", config=EmbedConfig(), inputs={})
     batch = read_features(tmp_path / "F")
     assert (list(batch.photo), list(batch.status)) == (["caf\\xe9.png"], ["ok"])

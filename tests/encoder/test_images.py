@@ -1,5 +1,5 @@
 import contextlib
-import io
+import pickle
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -21,9 +21,13 @@ def saved(path: Path, image: Image.Image, **options: object) -> Path:
     return path
 
 
+def decoded(path: Path, **options: int) -> Image.Image:
+    return decode(path.read_bytes(), **options)
+
+
 def code_of(path: Path, **options: int) -> str:
     with pytest.raises(BadImage) as caught:
-        decode(path, **options)
+        decoded(path, **options)
     assert caught.value.reason
     assert str(caught.value) == f"{caught.value.code}: {caught.value.reason}"
     return caught.value.code
@@ -31,7 +35,7 @@ def code_of(path: Path, **options: int) -> str:
 
 @pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "gif", "webp", "jpg", "mpo"])
 def test_every_format_photos_come_in(tmp_path: Path, suffix: str) -> None:
-    image = decode(saved(tmp_path / f"a.{suffix}", Image.new("RGB", (30, 20), RED)))
+    image = decoded(saved(tmp_path / f"a.{suffix}", Image.new("RGB", (30, 20), RED)))
     assert image.mode == "RGB"
     assert image.size == (30, 20)
     assert np.abs(np.array(image.getpixel((5, 5))) - RED).max() <= 6
@@ -64,7 +68,7 @@ def test_every_format_photos_come_in(tmp_path: Path, suffix: str) -> None:
 def test_every_mode_becomes_rgb(
     tmp_path: Path, mode: str, value: float | tuple[int, ...], suffix: str, want: tuple[int, int, int]
 ) -> None:
-    image = decode(saved(tmp_path / f"a.{suffix}", Image.new(mode, (16, 16), value)))
+    image = decoded(saved(tmp_path / f"a.{suffix}", Image.new(mode, (16, 16), value)))
     assert image.mode == "RGB"
     assert np.abs(np.array(image.getpixel((7, 7))) - want).max() <= 2
 
@@ -72,29 +76,29 @@ def test_every_mode_becomes_rgb(
 def test_palettes_with_and_without_transparency(tmp_path: Path) -> None:
     image = Image.new("RGB", (16, 16), RED).convert("P", palette=Image.Palette.ADAPTIVE)
     index = image.getpixel((0, 0))
-    assert decode(saved(tmp_path / "a.png", image)).getpixel((3, 3)) == RED
-    assert decode(saved(tmp_path / "b.png", image, transparency=index)).getpixel((3, 3)) == (255, 255, 255)
+    assert decoded(saved(tmp_path / "a.png", image)).getpixel((3, 3)) == RED
+    assert decoded(saved(tmp_path / "b.png", image, transparency=index)).getpixel((3, 3)) == (255, 255, 255)
 
 
 @pytest.mark.parametrize(("mode", "value"), [("RGB", (1, 2, 3)), ("L", 77), ("1", 0)])
 def test_a_colour_that_stands_for_nothing_is_white(tmp_path: Path, mode: str, value: int | tuple[int, ...]) -> None:
     path = saved(tmp_path / "a.png", Image.new(mode, (16, 16), value), transparency=value)
-    assert decode(path).getpixel((3, 3)) == (255, 255, 255)
+    assert decoded(path).getpixel((3, 3)) == (255, 255, 255)
 
 
 def test_palettes_with_their_own_alpha_and_with_one_for_each_pixel(tmp_path: Path) -> None:
     image = Image.new("RGB", (16, 16), RED).convert("P", palette=Image.Palette.ADAPTIVE)
-    half = decode(saved(tmp_path / "a.png", image, transparency=bytes([128] * 256))).getpixel((3, 3))
+    half = decoded(saved(tmp_path / "a.png", image, transparency=bytes([128] * 256))).getpixel((3, 3))
     np.testing.assert_allclose(half, (np.array(RED) + 255) / 2, atol=1)
     path = saved(tmp_path / "a.tif", image.convert("PA"))
     with Image.open(path) as stored:
         assert stored.mode == "PA"
-    assert decode(path).getpixel((3, 3)) == RED
+    assert decoded(path).getpixel((3, 3)) == RED
 
 
 def test_grey_of_sixteen_bits_keeps_its_shades(tmp_path: Path) -> None:
     ramp = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
-    values = np.asarray(decode(saved(tmp_path / "a.png", Image.fromarray(ramp))))[..., 0]
+    values = np.asarray(decoded(saved(tmp_path / "a.png", Image.fromarray(ramp))))[..., 0]
     np.testing.assert_array_equal(values.ravel(), np.arange(256))
 
 
@@ -107,12 +111,12 @@ def test_an_animation_gives_its_first_frame(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (20, 20), colour) for colour in (RED, (0, 255, 0), (0, 0, 255))]
     for suffix in ("gif", "webp", "png", "tif"):
         path = saved(tmp_path / f"a.{suffix}", frames[0], save_all=True, append_images=frames[1:], duration=50)
-        assert np.abs(np.array(decode(path).getpixel((5, 5))) - RED).max() <= 6, suffix
+        assert np.abs(np.array(decoded(path).getpixel((5, 5))) - RED).max() <= 6, suffix
 
 
 def test_a_progressive_jpeg_equals_a_plain_one(tmp_path: Path) -> None:
     plain, progressive = (saved(tmp_path / f"{p}.jpg", natural(90, 60), quality=90, progressive=p) for p in (0, 1))
-    np.testing.assert_array_equal(np.asarray(decode(plain)), np.asarray(decode(progressive)))
+    np.testing.assert_array_equal(np.asarray(decoded(plain)), np.asarray(decoded(progressive)))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -128,7 +132,7 @@ def test_every_orientation_comes_out_upright(tmp_path: Path, orientation: int, s
         stored = stored.transpose(Image.Transpose[turns[orientation]])
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
-    image = decode(saved(tmp_path / f"a.{suffix}", stored, exif=exif), shorter_edge=12)
+    image = decoded(saved(tmp_path / f"a.{suffix}", stored, exif=exif), shorter_edge=12)
     assert image.size == (40, 24)
     corners = np.array([image.getpixel(at) for at in ((8, 5), (32, 5), (8, 19), (32, 19))], int)
     assert np.abs(corners - [(255, 0, 0), (0, 255, 0), (0, 0, 255), (0, 0, 0)]).max() < 40
@@ -138,40 +142,28 @@ def test_broken_metadata_does_not_cost_the_photo(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.jpg", natural(40, 30), exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff broken")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        assert decode(path).size == (40, 30)
+        assert decoded(path).size == (40, 30)
 
 
-def test_files_that_are_no_photos_each_have_their_code(tmp_path: Path) -> None:
+def test_bytes_that_are_no_photo_have_their_code(tmp_path: Path) -> None:
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "text.jpg").write_text("a letter\n" * 100)
     (tmp_path / "eps.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n")
-    (tmp_path / "link.jpg").symlink_to(tmp_path / "nowhere")
-    assert code_of(tmp_path / "absent.jpg") == "missing"
-    assert code_of(tmp_path / "text.jpg" / "inside.jpg") == "missing"
-    assert code_of(tmp_path / "link.jpg") == "missing"
-    assert code_of(tmp_path / "empty.jpg") == "empty"
+    assert code_of(tmp_path / "empty.jpg") == "not_an_image"  # who reads it says `empty`
     assert code_of(tmp_path / "text.jpg") == "not_an_image"
     assert code_of(tmp_path / "eps.jpg") == "not_an_image"  # opening it would run Ghostscript
-    assert code_of(tmp_path) == "not_an_image"
-    assert code_of(tmp_path / ("x" * 300)) == "unreadable"
-    assert code_of(tmp_path / "nul\0.jpg") == "unreadable"
 
 
-def test_a_file_we_may_not_read_is_no_damaged_photo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*arguments: object, **options: object) -> None:
-        raise PermissionError(13, "Permission denied")  # root may read anything, so a mode of 000 shows nothing
-
-    path = saved(tmp_path / "a.jpg", natural(40, 30))
-    monkeypatch.setattr(Image, "open", refuse)
-    with pytest.raises(BadImage, match="unreadable: Permission denied"):
-        decode(path)
+def test_a_bad_image_travels_between_processes() -> None:
+    problem = pickle.loads(pickle.dumps(BadImage("damaged", "half of it")))
+    assert (problem.code, problem.reason, str(problem)) == ("damaged", "half of it", "damaged: half of it")
 
 
 def test_a_right_photo_under_a_wrong_name_is_read(tmp_path: Path) -> None:
     natural(40, 30).save(tmp_path / "really_a_png.jpg", format="PNG")
-    assert decode(tmp_path / "really_a_png.jpg").size == (40, 30)
+    assert decoded(tmp_path / "really_a_png.jpg").size == (40, 30)
     natural(40, 30).save(tmp_path / "no_suffix", format="JPEG")
-    assert decode(tmp_path / "no_suffix").size == (40, 30)
+    assert decoded(tmp_path / "no_suffix").size == (40, 30)
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "gif", "bmp", "webp"])
@@ -199,14 +191,14 @@ def test_whatever_is_wrong_with_a_file_it_is_an_image_or_a_bad_image(tmp_path: P
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with contextlib.suppress(BadImage):
-                assert decode(path, max_pixels=1_000_000).mode == "RGB"
+                assert decoded(path, max_pixels=1_000_000).mode == "RGB"
 
 
 def test_the_limit_on_pixels_is_exact_and_checked_before_decoding(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.png", Image.new("RGB", (100, 50)))
-    assert decode(path, max_pixels=5000).size == (100, 50)
+    assert decoded(path, max_pixels=5000).size == (100, 50)
     with pytest.raises(BadImage, match="too_large: 100 x 50 pixels; at most 4,999"):
-        decode(path, max_pixels=4999)
+        decoded(path, max_pixels=4999)
     path.write_bytes(path.read_bytes()[:60])  # nothing but the header
     assert code_of(path, max_pixels=4999) == "too_large"
 
@@ -222,7 +214,7 @@ def test_a_decompression_bomb_is_refused_at_once(tmp_path: Path) -> None:
 )
 def test_a_reduced_jpeg_shows_the_same_crop(tmp_path: Path, shape: tuple[int, int], factor: int) -> None:
     path = saved(tmp_path / "a.jpg", natural(*shape), quality=92)
-    full, reduced = decode(path), decode(path, shorter_edge=48)
+    full, reduced = decoded(path), decoded(path, shorter_edge=48)
     assert full.size == shape
     assert reduced.size == (shape[0] // factor, shape[1] // factor)
     assert min(reduced.size) >= 96
@@ -232,10 +224,10 @@ def test_a_reduced_jpeg_shows_the_same_crop(tmp_path: Path, shape: tuple[int, in
 
 def test_only_jpegs_with_pixels_to_spare_are_reduced(tmp_path: Path) -> None:
     image = natural(1600, 1200)
-    assert decode(saved(tmp_path / "a.png", image), shorter_edge=48).size == (1600, 1200)
-    assert decode(saved(tmp_path / "a.jpg", image), shorter_edge=336).size == (1600, 1200)
-    assert decode(saved(tmp_path / "a.jpg", image), shorter_edge=300).size == (800, 600)
-    assert decode(saved(tmp_path / "a.mpo", image), shorter_edge=300).size == (800, 600)
+    assert decoded(saved(tmp_path / "a.png", image), shorter_edge=48).size == (1600, 1200)
+    assert decoded(saved(tmp_path / "a.jpg", image), shorter_edge=336).size == (1600, 1200)
+    assert decoded(saved(tmp_path / "a.jpg", image), shorter_edge=300).size == (800, 600)
+    assert decoded(saved(tmp_path / "a.mpo", image), shorter_edge=300).size == (800, 600)
 
 
 def test_a_stream_of_its_bytes_is_the_photo_too(tmp_path: Path) -> None:
@@ -248,9 +240,9 @@ def test_a_stream_of_its_bytes_is_the_photo_too(tmp_path: Path) -> None:
 def test_threads_get_the_same_pixels_and_leave_no_settings_behind(tmp_path: Path) -> None:
     paths = [saved(tmp_path / f"{n}.jpg", natural(200, 150, seed=n)) for n in range(12)]
     before = (Image.MAX_IMAGE_PIXELS, list(warnings.filters), threading.active_count())
-    alone = [np.asarray(decode(path)) for path in paths]
+    alone = [np.asarray(decoded(path)) for path in paths]
     with ThreadPoolExecutor(6) as pool:
-        together = list(pool.map(lambda path: np.asarray(decode(path)), paths))
+        together = list(pool.map(lambda path: np.asarray(decoded(path)), paths))
     for one, other in zip(alone, together, strict=True):
         np.testing.assert_array_equal(one, other)
     assert (Image.MAX_IMAGE_PIXELS, list(warnings.filters), threading.active_count()) == before

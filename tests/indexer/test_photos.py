@@ -1,14 +1,24 @@
-"""Photo tables as people have them, and the errors for what is not one."""
+"""Photos from wherever they are: tables, folders and what is neither, streamed and as a whole."""
 
+import math
+import os
+import pickle
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
 from indexer.errors import InputError
-from indexer.photos import read_coordinates, read_photos
+from indexer.manifest import file_digest
+from indexer.photos import FileRange, Photo, listed_photos, open_photos, read_coordinates, read_photos
+from indexer.uris import SCHEMES
+
+ANYWHERE = (*SCHEMES, "memory")
 
 
 def parquet(file: Path, /, **columns: list) -> Path:
@@ -27,7 +37,7 @@ def test_parquet_and_csv_read_alike(tmp_path: Path) -> None:
     for table in (a, b):
         assert list(table.photo) == ["x.jpg", "y.jpg"]
         assert table.lat_deg.tolist() == [1.5, -2.0]
-        assert table.path(1) == tmp_path / "y.jpg"
+        assert table.data(1) == FileRange(str(tmp_path / "y.jpg"))
 
 
 def test_mp16s_own_column_names_are_understood(tmp_path: Path) -> None:
@@ -121,3 +131,173 @@ def test_what_is_no_table_is_named(tmp_path: Path) -> None:
         read_photos(csv(tmp_path / "a.parquet", "this is not parquet"))
     with pytest.raises(InputError, match="no image below"):
         read_photos(tmp_path / "empty")
+
+
+def same(one: list[Photo], other: list[Photo]) -> bool:
+    """Equal, where two unknown coordinates are equal too."""
+    return list(map(repr, one)) == list(map(repr, other))
+
+
+def test_a_table_is_streamed_as_it_is_read_whole(tmp_path: Path) -> None:
+    columns = {"photo": ["a.jpg", None, "../b.jpg", "/c.jpg", "s3://b/d.jpg"], "lat": [1.0, 2.0, 3.0, 4.0, None]}
+    columns |= {"lng": [0.0] * 5, "split": list("xxyxx")}
+    (tmp_path / "t").mkdir()
+    path = parquet(tmp_path / "t" / "a.parquet", **columns)
+    pa.csv.write_csv(pa.table(columns), path.with_suffix(".csv"))
+    for source in (path, path.with_suffix(".csv"), str(path), path.as_uri()):
+        opened, whole = open_photos(source, split="x"), read_photos(source, split="x")
+        photos = list(opened)
+        assert opened.n_photos == len(photos) == len(whole) == 4
+        assert [p.name for p in photos] == list(whole.photo) == ["a.jpg", "", "/c.jpg", "s3://b/d.jpg"]
+        places = [f"{tmp_path}/t/a.jpg", None, "/c.jpg", "s3://b/d.jpg"]
+        assert [p.data for p in photos] == [place and FileRange(place) for place in places]
+        assert [p.data for p in photos] == [whole.data(row) for row in range(4)]
+        np.testing.assert_array_equal([p.lat_deg for p in photos], whole.lat_deg)
+        assert same(photos, list(opened))
+        assert same(photos, list(pickle.loads(pickle.dumps(opened))))
+    assert open_photos(path).digest == file_digest(path)
+    assert next(iter(open_photos(path, split="y"))).data == FileRange(f"{tmp_path}/t/../b.jpg")
+
+
+def test_faults_of_a_table_on_this_machine_are_found_before_the_first_photo(tmp_path: Path) -> None:
+    for text, options, message in [
+        ("photo,lat,lng\na,1,2\nb,95,2\n", {}, "lat is 95.0 in row 1"),
+        ("photo,lat,lng\na,1,2\nb,,\n", {"coordinates": True}, "lat is nan in row 1"),
+        ("photo,lat,lng\na,1,2\n", {"split": "x"}, "no column 'split'"),
+        ("photo,split\na,y\n", {"split": "x"}, "no row of split 'x'"),
+        ("photo\n", {}, "no row"),
+        ("name,lat,lng\na,1,2\n", {}, "no column 'photo'"),
+        ("photo\na\n", {"coordinates": True}, "no column 'lat' or 'lng'"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            open_photos(csv(tmp_path / "a.csv", text), **options)
+
+
+def test_photos_inside_a_table_come_with_their_maps(tmp_path: Path) -> None:
+    path = parquet(
+        tmp_path / "a.parquet",
+        image=[{"bytes": b"one", "path": "1.jpg"}, {"bytes": None, "path": "2.jpg"}, None],
+        map=["1.png", None, "/m/3.png"],
+        lat=[1.0, 2.0, 3.0],
+        lng=[0.0] * 3,
+    )
+    opened = open_photos(path, coordinates=True)
+    assert (opened.n_photos, opened.digest) == (3, None)
+    photos = list(opened)
+    assert [p.name for p in photos] == ["1.jpg", "2.jpg", "2"]
+    assert [p.data for p in photos] == [b"one", FileRange(f"{tmp_path}/2.jpg"), None]
+    assert [p.class_map for p in photos] == [FileRange(f"{tmp_path}/1.png"), None, FileRange("/m/3.png")]
+    whole = read_photos(path)
+    assert (list(whole.photo), whole.lat_deg.tolist()) == (["1.jpg", "2.jpg", "2"], [1.0, 2.0, 3.0])
+    with pytest.raises(InputError, match="only be read in its order"):
+        whole.data(0)
+    maps = parquet(tmp_path / "b.parquet", photo=["a.jpg"], map=[b"png"])
+    assert [(p.data, p.class_map) for p in open_photos(maps)] == [(FileRange(f"{tmp_path}/a.jpg"), b"png")]
+
+
+def test_a_folder_is_streamed_in_the_order_of_its_names(tmp_path: Path) -> None:
+    for name in ("b/2.PNG", "a.jpg", "b.jpg", "b/1.jpeg", "notes.txt", os.fsdecode(b"caf\xe9.jpg")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    opened = open_photos(tmp_path)
+    assert opened.n_photos == 5
+    photos = list(opened)
+    assert [p.name for p in photos] == ["a.jpg", "b.jpg", "b/1.jpeg", "b/2.PNG", "caf\\xe9.jpg"]
+    for photo in photos:
+        assert isinstance(photo.data, FileRange)
+        assert Path(photo.data.uri).is_file()
+        assert math.isnan(photo.lat_deg)
+    whole = read_photos(tmp_path)
+    assert list(whole.photo) == [p.name for p in photos]
+    assert [whole.data(row) for row in range(5)] == [p.data for p in photos]
+    assert "caf" in pickle.loads(pickle.dumps(photos[4])).data.uri
+
+
+def test_paths_are_absolute_wherever_workers_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jpg").touch()
+    csv(tmp_path / "in" / "a.csv", "photo\na.jpg\n")
+    monkeypatch.chdir(tmp_path)
+    for source in ("in", "in/a.csv", "./in/"):
+        assert [p.data for p in open_photos(source)] == [FileRange(str(tmp_path / "in" / "a.jpg"))]
+
+
+@pytest.fixture
+def bucket(tmp_path: Path) -> Iterator[str]:
+    system = fsspec.filesystem("memory")
+    table = parquet(tmp_path / "a.parquet", photo=["p/1.jpg", "../up.jpg", "/etc/passwd"], lat=[1.0] * 3, lng=[2.0] * 3)
+    system.pipe_file("/photos/t/a.parquet", table.read_bytes())
+    system.pipe_file("/photos/t/a.csv", b"photo,split\np/1.jpg,x\n")
+    for name in ("b.jpg", "a/2.png", "a.jpg"):
+        system.pipe_file(f"/photos/in/{name}", name.encode())
+    system.pipe_file("/photos/none/a.txt", b"")
+    yield "memory://photos"
+    system.rm("/photos", recursive=True)
+
+
+def test_tables_and_folders_in_a_bucket(bucket: str) -> None:
+    opened = open_photos(f"{bucket}/t/a.parquet", coordinates=True, schemes=ANYWHERE)
+    assert (opened.location, opened.n_photos, opened.digest) == (f"{bucket}/t/a.parquet", 3, None)
+    assert [p.data for p in opened] == [
+        FileRange(f"{bucket}/{name}") for name in ("t/p/1.jpg", "up.jpg", "etc/passwd")
+    ]  # nothing leads out of the bucket
+    whole = read_photos(f"{bucket}/t/a.parquet", schemes=ANYWHERE)
+    assert [whole.data(row) for row in range(3)] == [p.data for p in opened]
+    assert open_photos(f"{bucket}/t/a.csv", schemes=ANYWHERE).n_photos is None
+    for folder in (f"{bucket}/in", f"{bucket}/in/"):
+        images = open_photos(folder, schemes=ANYWHERE)
+        assert images.n_photos is None
+        assert [(p.name, p.data) for p in images] == [
+            (name, FileRange(f"{bucket}/in/{name}")) for name in ("a.jpg", "a/2.png", "b.jpg")
+        ]
+    with pytest.raises(InputError, match="no image below this folder"):
+        list(open_photos(f"{bucket}/none", schemes=ANYWHERE))
+    with pytest.raises(InputError, match="no such file"):
+        open_photos(f"{bucket}/absent", schemes=ANYWHERE)
+    with pytest.raises(InputError, match="images are given as the folder they are in"):
+        open_photos(f"{bucket}/in/a.jpg", schemes=ANYWHERE)
+
+
+@pytest.mark.parametrize("source", ["http://h/a.csv", "memory://a", "simplecache::s3://b/a.csv", "s3://b::file:///x"])
+def test_sources_that_may_not_be_read_are_refused(source: str) -> None:
+    for read in (open_photos, read_photos):
+        with pytest.raises(InputError, match=r"not allowed|chained"):
+            read(source)
+
+
+def test_credentials_of_a_table_are_used_and_never_shown(tmp_path: Path) -> None:
+    path = csv(tmp_path / "a.csv", "photo\nhttps://u:S3CRET@h/a.jpg\nhttps://h/b.jpg?sig=S3CRET\n")
+    photos, whole = list(open_photos(path)), read_photos(path)
+    assert [p.data.uri for p in photos if isinstance(p.data, FileRange)] == [
+        "https://u:S3CRET@h/a.jpg",
+        "https://h/b.jpg?sig=S3CRET",
+    ]
+    assert [whole.data(row) for row in range(2)] == [p.data for p in photos]
+    assert "S3CRET" not in repr(photos)
+    assert "S3CRET" not in "".join(whole.photo)
+    listed = listed_photos(["https://u:S3CRET@h/a.jpg", "b.jpg", ""])
+    assert list(listed.photo) == ["https://***@h/a.jpg", "b.jpg", ""]
+    assert [listed.data(row) for row in range(3)] == [photos[0].data, FileRange("b.jpg"), None]
+
+
+def test_files_whose_names_look_like_uris_are_files(tmp_path: Path) -> None:
+    assert len(read_photos(csv(tmp_path / "a::b:c.csv", "photo\nx::y:z.jpg\n"))) == 1
+    (photo,) = open_photos(tmp_path / "a::b:c.csv")
+    assert photo.data == FileRange(f"{tmp_path}/x::y:z.jpg")
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_no_more_than_a_part_of_a_long_table_is_held_however_slow_its_reader(tmp_path: Path, suffix: str) -> None:
+    n = 1_000_000
+    names = pa.array([f"some/folder/of/photos/{row:09d}.jpg" for row in range(n)])
+    table = pa.table({"photo": names, "lat": np.zeros(n), "lng": np.zeros(n)})
+    (pa.csv.write_csv if suffix == "csv" else pyarrow.parquet.write_table)(table, tmp_path / f"a.{suffix}")
+    size = table.nbytes
+    del table, names
+    photos, before, most = iter(open_photos(tmp_path / f"a.{suffix}")), pa.total_allocated_bytes(), 0
+    for _ in range(10):
+        for _ in range(10_000):
+            next(photos)
+        time.sleep(0.1)
+        most = max(most, pa.total_allocated_bytes() - before)
+    assert most < 0.4 * size

@@ -1,0 +1,122 @@
+"""Bytes of photos, from wherever they lie: a file or a part of one, here or at a URI; or a BadImage that says why not.
+
+Called in worker processes and threads. fsspec keeps one file system for each process, with its connections.
+"""
+
+import io
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from encoder.images import BadImage
+from indexer.errors import InputError, MissingBackend
+from indexer.photo import FileRange
+from indexer.uris import SCHEMES, explained, file_system, local_path, refusal, scheme_of
+
+
+@dataclass(frozen=True, slots=True)
+class ReadLimits:
+    """What may be read. Nothing about it changes a photo that is."""
+
+    schemes: tuple[str, ...] = SCHEMES  # of URIs; paths without a scheme are of `file`
+    max_bytes: int = 536_870_912  # of one photo; an uncompressed RGB file of the largest size decoded takes 534 million
+
+    def __post_init__(self) -> None:
+        if self.max_bytes < 1:
+            raise InputError(f"--max-bytes must be at least 1, not {self.max_bytes}.")
+
+
+def read_bytes(data: FileRange | bytes | None, limits: ReadLimits) -> bytes:
+    """All bytes of a photo.
+
+    Raises:
+        BadImage: missing, unreadable, empty, too_large, scheme, not_an_image (a folder), damaged (it ends too early).
+        MissingBackend: the package that reads this scheme is not installed.
+    """
+    if data is None:
+        raise BadImage("missing", "the table names no photo in this row")
+    content = data if isinstance(data, bytes) else _read(data, limits)
+    if len(content) > limits.max_bytes:
+        raise BadImage("too_large", f"more than {limits.max_bytes:,} bytes")
+    if not content:
+        raise BadImage("empty", "the file has no bytes")
+    return content
+
+
+def _read(place: FileRange, limits: ReadLimits) -> bytes:
+    reason = refusal(place.uri, limits.schemes)
+    if reason is not None:
+        raise BadImage("scheme", reason)
+    if place.size is not None and place.size > limits.max_bytes:
+        raise _too_large(place.size, limits)
+    path = local_path(place.uri)
+    try:
+        content = _read_remote(place, limits) if path is None else _read_local(path, place, limits)
+    except (BadImage, MissingBackend):
+        raise
+    except (FileNotFoundError, NotADirectoryError):
+        raise BadImage("missing", "there is no such file") from None
+    except IsADirectoryError:
+        raise BadImage("not_an_image", "this is a folder") from None
+    except Exception as error:  # noqa: BLE001 (each driver raises what its own libraries raise, and one is one row)
+        raise BadImage("unreadable", explained(error)) from None
+    if place.size is not None and len(content) != place.size:
+        raise BadImage("damaged", f"{len(content):,} bytes of {place.size:,} are there")
+    return content
+
+
+def _read_local(path: str, place: FileRange, limits: ReadLimits) -> bytes:
+    with io.FileIO(path, opener=_without_waiting) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise BadImage("unreadable", "this is a device or a pipe, not a file")
+        size = status.st_size - place.offset if place.size is None else place.size
+        if size > limits.max_bytes:
+            raise _too_large(size, limits)
+        file.seek(place.offset)
+        return _up_to(size, file.read)
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # a pipe would wait for somebody to write
+
+
+def _read_remote(place: FileRange, limits: ReadLimits) -> bytes:
+    system, path = file_system(place.uri)
+    end = limits.max_bytes + 1 if place.size is None else place.offset + place.size
+    if scheme_of(place.uri) in ("http", "https"):
+        # A web server may ignore what part is asked for and send without end, which only reading step by step notices.
+        if place.size is None:
+            with system.open(path, block_size=0, size=1) as stream:
+                return _up_to(end, stream.read)
+        with system.open(path, block_size=place.size, size=end, cache_type="none") as file:
+            file.seek(place.offset)
+            return bytes(file.read(place.size))
+    try:
+        return bytes(system.cat_file(path, start=place.offset, end=end))
+    except (FileNotFoundError, IsADirectoryError):
+        raise
+    except Exception:
+        # Object stores refuse to give a range of nothing.
+        if _is_empty(system, path):
+            return b""
+        raise
+
+
+def _is_empty(system: Any, path: str) -> bool:
+    return bool(system.size(path) == 0)
+
+
+def _up_to(size: int, read: Callable[[int], bytes | None]) -> bytes:
+    """So many bytes or all there are: raw files and sockets give what they have at hand."""
+    parts, left = [], size
+    while left and (part := read(left)):
+        parts.append(part)
+        left -= len(part)
+    return b"".join(parts)
+
+
+def _too_large(size: int, limits: ReadLimits) -> BadImage:
+    return BadImage("too_large", f"{size:,} bytes; at most {limits.max_bytes:,} are read")

@@ -1,0 +1,35 @@
+"""One photo as a source gives it: its name, where its bytes lie, and where it was taken if that is known."""
+
+from dataclasses import dataclass
+
+from indexer.uris import masked
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
+
+
+@dataclass(frozen=True, slots=True)
+class FileRange:
+    """Where bytes lie: a whole file, or a part of one, such as a member of a tar. Nothing is opened here."""
+
+    uri: str  # a local path, or a URI, with its credentials if it has some
+    offset: int = 0
+    size: int | None = None  # bytes; None: to the end of the file
+
+    def __repr__(self) -> str:
+        return f"FileRange({masked(self.uri)!r}, offset={self.offset}, size={self.size})"
+
+
+@dataclass(frozen=True, slots=True)
+class Photo:
+    """One row of a source."""
+
+    name: str  # text that any table can hold, with credentials masked; empty where the row names none; may repeat
+    data: FileRange | bytes | None  # None: the row has no photo
+    lat_deg: float  # NaN where unknown
+    lng_deg: float
+    class_map: FileRange | bytes | None = None  # a segmentation map that came with the photo
+
+
+def text_of(name: str) -> str:
+    """A name as a table can hold it: bytes that are not UTF-8, which Python keeps as surrogates, become escapes."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

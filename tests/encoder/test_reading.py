@@ -1,0 +1,185 @@
+"""Bytes of photos from files, parts of files and URIs; each reason why there are none."""
+
+import os
+import pickle
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from encoder.images import BadImage
+from encoder.reading import ReadLimits, read_bytes
+from indexer.errors import InputError, MissingBackend
+from indexer.photo import FileRange
+from indexer.uris import SCHEMES
+from tests.web import served
+
+LIMITS = ReadLimits((*SCHEMES, "memory", "http"), max_bytes=1000)
+
+
+def refused(data: FileRange | bytes | None, limits: ReadLimits = LIMITS) -> tuple[str, str]:
+    with pytest.raises(BadImage) as caught:
+        read_bytes(data, limits)
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+    return caught.value.code, caught.value.reason
+
+
+def test_whole_files_and_parts_of_them(tmp_path: Path) -> None:
+    path = tmp_path / "a%20b::c.bin"
+    path.write_bytes(bytes(range(200)))
+    for uri in (str(path), path.as_uri()):
+        assert read_bytes(FileRange(uri), LIMITS) == bytes(range(200))
+        assert read_bytes(FileRange(uri, 10, 5), LIMITS) == bytes(range(10, 15))
+        assert read_bytes(FileRange(uri, 190), LIMITS) == bytes(range(190, 200))
+    assert read_bytes(b"as it is", LIMITS) == b"as it is"
+
+
+def test_what_is_not_there_each_has_its_reason(tmp_path: Path) -> None:
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "text.jpg").write_text("a letter")
+    (tmp_path / "link.jpg").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    for name, code in {
+        "absent.jpg": "missing",
+        "text.jpg/inside.jpg": "missing",
+        "link.jpg": "missing",
+        "empty.jpg": "empty",
+        "": "not_an_image",
+        "x" * 300: "unreadable",
+        "nul\0.jpg": "unreadable",
+        "pipe.jpg": "unreadable",
+    }.items():
+        assert refused(FileRange(f"{tmp_path}/{name}"))[0] == code, name
+    assert refused(FileRange("/dev/zero"))[0] == "unreadable"
+    assert refused(None) == ("missing", "the table names no photo in this row")
+    assert refused(b"") == ("empty", "the file has no bytes")
+    assert refused(FileRange(str(tmp_path / "text.jpg"), 4, 100)) == ("damaged", "4 bytes of 100 are there")
+    assert refused(FileRange(str(tmp_path / "text.jpg"), 100, 4))[0] == "damaged"
+
+
+def test_a_file_we_may_not_read_is_no_damaged_photo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object) -> None:
+        raise PermissionError(13, "Permission denied")  # root may read anything, so a mode of 000 shows nothing
+
+    monkeypatch.setattr("encoder.reading.os.open", refuse)
+    assert refused(FileRange(str(tmp_path / "a.jpg"))) == ("unreadable", "Permission denied")
+
+
+def test_the_limit_on_bytes_is_exact_and_nothing_beyond_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    path.write_bytes(bytes(1000))
+    assert len(read_bytes(FileRange(str(path)), LIMITS)) == 1000
+    os.truncate(path, 1001)
+    assert refused(FileRange(str(path))) == ("too_large", "1,001 bytes; at most 1,000 are read")
+    os.truncate(path, 1 << 40)  # a sparse file: reading it would take the memory
+    assert refused(FileRange(str(path)))[0] == "too_large"
+    assert refused(FileRange(str(path), 0, 1 << 39))[0] == "too_large"
+    assert refused(bytes(1001))[0] == "too_large"
+    with pytest.raises(InputError, match="--max-bytes must be at least 1"):
+        ReadLimits(max_bytes=0)
+
+
+@pytest.fixture
+def bucket() -> Iterator[str]:
+    system = fsspec.filesystem("memory")
+    system.pipe({"/reading/a.jpg": bytes(range(200)), "/reading/empty.jpg": b"", "/reading/large.jpg": bytes(1001)})
+    yield "memory://reading"
+    system.rm("/reading", recursive=True)
+
+
+def test_a_bucket_is_read_as_files_are(bucket: str) -> None:
+    assert read_bytes(FileRange(f"{bucket}/a.jpg"), LIMITS) == bytes(range(200))
+    assert read_bytes(FileRange(f"{bucket}/a.jpg", 10, 5), LIMITS) == bytes(range(10, 15))
+    assert refused(FileRange(f"{bucket}/absent.jpg"))[0] == "missing"
+    assert refused(FileRange(f"{bucket}/empty.jpg"))[0] == "empty"
+    assert refused(FileRange(f"{bucket}/large.jpg"))[0] == "too_large"
+    assert refused(FileRange(f"{bucket}/a.jpg", 190, 20))[0] == "damaged"
+
+
+def test_a_store_that_refuses_ranges_of_nothing_has_empty_photos(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise OSError(22, "The requested range is not satisfiable")
+
+    monkeypatch.setattr("fsspec.implementations.memory.MemoryFileSystem.cat_file", refuse)
+    assert refused(FileRange(f"{bucket}/empty.jpg"))[0] == "empty"
+    assert refused(FileRange(f"{bucket}/a.jpg")) == ("unreadable", "The requested range is not satisfiable")
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_the_web_is_read_once_and_with_limits(ranges: bool) -> None:
+    files = {"/a.jpg": bytes(range(200)), "/empty.jpg": b"", "/large.jpg": bytes(1001), "/b c.jpg": b"space"}
+    status = {"/secret.jpg": 403, "/broken.jpg": 500}
+    with served(
+        files=files, ranges=ranges, status=status, redirects={"/moved.jpg": "/a.jpg"}, endless={"/endless"}
+    ) as web:
+        assert read_bytes(FileRange(f"{web.root}/a.jpg?w=1"), LIMITS) == bytes(range(200))
+        assert [sent for _, _, sent in web.asked] == [200]  # one request
+        assert read_bytes(FileRange(f"{web.root}/moved.jpg"), LIMITS) == bytes(range(200))
+        for name, code in {
+            "absent.jpg": "missing",
+            "empty.jpg": "empty",
+            "large.jpg": "too_large",
+            "endless": "too_large",
+            "broken.jpg": "unreadable",
+        }.items():
+            assert refused(FileRange(f"{web.root}/{name}"))[0] == code, name
+        part = FileRange(f"{web.root}/a.jpg", 10, 5)
+        if ranges:
+            assert read_bytes(part, LIMITS) == bytes(range(10, 15))
+        else:
+            assert refused(part)[0] == "unreadable"
+        with_password = web.root.replace("http://", "http://u:S3CRET@")
+        code, reason = refused(FileRange(f"{with_password}/secret.jpg?token=S3CRET"))
+        assert code == "unreadable"
+        assert "403" in reason
+        assert "S3CRET" not in reason
+    assert refused(FileRange(f"{web.root}/a.jpg"))[0] == "unreadable"  # the server is gone
+
+
+@pytest.mark.parametrize(
+    "uri", ["http://h/a.jpg", "ftp://u:S3CRET@h/a.jpg", "simplecache::s3://b/k", "s3://b/k::file:///x", "file://h/x"]
+)
+def test_uris_outside_the_rules_are_rows_with_a_reason(uri: str) -> None:
+    code, reason = refused(FileRange(uri), ReadLimits())
+    assert code == "scheme"
+    assert "S3CRET" not in reason
+    assert "u:" not in reason
+
+
+def test_local_files_can_be_closed_too(tmp_path: Path) -> None:
+    assert refused(FileRange("/etc/passwd"), ReadLimits(("s3",)))[0] == "scheme"
+
+
+def test_a_missing_driver_ends_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise ImportError("Install s3fs to access S3")
+
+    monkeypatch.setattr("fsspec.core.url_to_fs", fail)
+    with pytest.raises(MissingBackend, match="pip install s3fs"):
+        read_bytes(FileRange("s3://bucket/a.jpg"), ReadLimits())
+
+
+def test_an_address_that_makes_no_sense_is_one_row() -> None:
+    limits = ReadLimits(("nosuchscheme",))
+    assert refused(FileRange("nosuchscheme://x/y"), limits)[0] == "unreadable"
+
+
+def read_here(data: FileRange) -> bytes:
+    return read_bytes(data, LIMITS)
+
+
+def test_threads_and_processes_read_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(bytes(range(250)))
+    with served(files={"/a.bin": path.read_bytes()}) as web:
+        ranges = [FileRange(uri, at, 10) for at in range(0, 200, 10) for uri in (str(path), f"{web.root}/a.bin")]
+        want = [bytes(range(place.offset, place.offset + 10)) for place in ranges]
+        with ThreadPoolExecutor(4) as pool:
+            assert list(pool.map(read_here, ranges)) == want
+        with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+            assert list(pool.map(read_here, ranges)) == want
+    assert pickle.loads(pickle.dumps(ranges)) == ranges
+    assert len(pickle.dumps(ranges[0])) < 300
