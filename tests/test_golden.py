@@ -1,10 +1,14 @@
 """What older releases wrote is read for ever: every golden folder opens, verifies and answers as it did then."""
 
 import json
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from encoder.images import BadImage
+from encoder.segmentation_cache import open_cache
 from indexer.bundle import verify_bundle
 from indexer.cells import KIND, SCHEMA_VERSION, load_hierarchy, load_photo_places
 from indexer.features import open_features, read_features
@@ -13,6 +17,7 @@ from indexer.registry import Registry
 from search.answers import answer_table
 from search.engine import Engine
 from search.evaluate import evaluate, read_predictions
+from tests.golden.make import class_map
 
 FOLDERS = sorted(Path(__file__).parent.glob("golden/v*"))
 
@@ -45,3 +50,17 @@ def test_hierarchies_features_and_predictions_are_read(folder: Path) -> None:
     assert tree.digest == manifest.facts["digest"] == Engine.open(folder / "registry").bundle.hierarchy.digest
     assert load_photo_places(folder / "hierarchy").num_rows == manifest.facts["photos"] == 1300
     assert evaluate(folder / "predictions", folder / "queries" / "part-00000.parquet").accuracy.median_km < 2500
+
+
+@pytest.mark.parametrize("lookup", [True, False], ids=["mapped", "from the indices"])
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_class_maps_are_read(folder: Path, lookup: bool, tmp_path: Path) -> None:
+    shutil.copytree(folder / "class_maps", tmp_path / "S")
+    if not lookup:
+        (tmp_path / "S" / "lookup.arrow").unlink()
+    cache = open_cache(tmp_path / "S")
+    assert (len(cache), cache.origin.class_names, cache.origin.map_edge) == (4, ("wall", "sky", "tree"), 384)
+    for number in range(3):
+        np.testing.assert_array_equal(cache.get(b"%d" % number), class_map(number))
+    with pytest.raises(BadImage, match="damaged: image file is truncated"):
+        cache.get(b"3")

@@ -12,6 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
+from encoder.images import BadImage
+from encoder.segmentation_cache import MapOrigin, content_digest, write_cache
 from indexer.__main__ import COMMANDS as INDEXER
 from indexer.artifact import write_folder
 from indexer.cli import Command, main
@@ -41,9 +43,26 @@ def make(out: Path) -> None:
     places = ["--hierarchy", out / "hierarchy", "--features", out / "features", "--registry", out / "registry"]
     run(INDEXER, "build", *places, "--shrinkage", "0.05")
     run(SEARCH, "run", "--registry", out / "registry", "--features", out / "queries", "--out", out / "predictions")
+    make_class_maps(out / "class_maps")
     answers = pyarrow.parquet.read_table(out / "predictions")
     expected = {"key": answers["key"].to_pylist(), "probability": np.round(answers["probability"], 9).tolist()}
     (out / "expected.json").write_text(json.dumps(expected, indent=1) + "\n")
+
+
+def make_class_maps(out: Path) -> None:
+    """Write a cache of class maps: two shards, of photos whose files are b"0" to b"3"; b"3" is damaged."""
+    with write_cache(out, MapOrigin("e" * 64, "some/model", ("wall", "sky", "tree"), 384), shard_maps=2) as cache:
+        for number in range(3):
+            cache.add(content_digest(b"%d" % number), class_map(number))
+        cache.fail(content_digest(b"3"), BadImage("damaged", "image file is truncated"))
+    (out / ".lock").unlink()
+
+
+def class_map(number: int) -> np.ndarray:
+    """The map of one golden photo: stripes, and a corner without class."""
+    classes = (np.indices((6, 8 + number)).sum(axis=0) % 3).astype(np.uint8)
+    classes[0, 0] = 255
+    return classes
 
 
 def run(commands: dict[str, Command], *arguments: object) -> None:
