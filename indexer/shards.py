@@ -218,7 +218,7 @@ def _place(name: str, data: FileRange | bytes | None, notes: _Notes) -> tuple[fl
 def _degrees(name: str, record: Mapping[str, Any], column: str, bound: float) -> float:
     value = next((record[alias] for alias in ALIASES[column] if record.get(alias) is not None), None)
     try:
-        degrees = math.nan if value is None else float(value)
+        degrees = math.nan if value is None else float("" if isinstance(value, bool) else value)
     except (TypeError, ValueError, OverflowError):
         raise InputError(f"{name}: {column} must be a number in degrees, not {str(value)[:40]!r}.") from None
     if not (abs(degrees) <= bound or math.isnan(degrees)):

@@ -15,6 +15,8 @@ _MAX_EXTENDED = 1 << 20  # bytes of one extended header; a name takes a few hund
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _FILE = (b"0", b"\0", b"7")  # regular files, as POSIX, older tars and contiguous ones write them
 _FOLDER = b"5"
+_GNU = {b"L": "path", b"K": "linkpath"}  # whole members that hold a name of the next one
+_SPARSE = "sparse"
 _WITHOUT_DATA = (b"1", b"2", b"3", b"4", _FOLDER, b"6")  # links, devices, folders, pipes
 
 
@@ -69,12 +71,9 @@ def members(read: Callable[[int, int], bytes], *, length: int, source: str) -> I
             if data + size > length:
                 raise _damaged(source, place, f"a member of {size:,} bytes begins here, and {length - data:,} are left")
             is_folder = kind == _FOLDER or name.endswith(b"/")
-            is_file = kind in _FILE and not is_folder and not any(key.startswith("GNU.sparse") for key in fields)
+            is_file = kind in _FILE and not is_folder and _SPARSE not in fields
             yield Member(name.decode("utf-8", "surrogateescape"), data, size, is_file, is_folder)
         place = data + -(-size // _BLOCK) * _BLOCK
-
-
-_GNU = {b"L": "path", b"K": "linkpath"}
 
 
 def _header(block: bytes, source: str, place: int) -> tuple[bytes, int]:
@@ -87,9 +86,10 @@ def _header(block: bytes, source: str, place: int) -> tuple[bytes, int]:
                     "Unpack it to a plain .tar; images do not shrink."
                 )
     cleared = block[:148] + b" " * 8 + block[156:]
-    signed = sum(cleared) - 256 * sum(byte > 127 for byte in cleared)  # as some old tars added up
     try:
-        right = _number(block[148:156]) in (sum(cleared), signed)
+        over = sum(cleared) - _number(block[148:156])
+        # Some old tars added bytes up as if they had a sign.
+        right = over == 0 or over == 256 * sum(byte > 127 for byte in cleared)
         size = _number(block[124:136])
     except ValueError:
         right, size = False, 0
@@ -120,16 +120,19 @@ def _extended(read: Callable[[int, int], bytes], place: int, size: int, source: 
 
 
 def _pax(text: bytes, source: str, place: int) -> dict[str, bytes]:
-    """Records of a pax header: `<length> <key>=<value>` and a line feed, the length counting all of it."""
-    fields = {}
-    while text:
-        digits, _, rest = text.partition(b" ")
-        length = _decimal(digits, source, place)
-        record, text = text[:length], text[max(length, 1) :]
-        key, equals, value = record[len(digits) + 1 : -1].partition(b"=")
-        if not equals or record[-1:] != b"\n" or not rest:
+    """What matters of the records of a pax header: `<length> <key>=<value>` and a line feed, all of it counted."""
+    fields, at = {}, 0
+    while at < len(text):
+        space = text.find(b" ", at, at + 8)
+        end = at + _decimal(text[at:space], source, place) if space > at else at
+        key, equals, value = text[space + 1 : end - 1].partition(b"=")
+        if not equals or end > len(text) or text[end - 1 : end] != b"\n":
             raise _damaged(source, place, "a broken extended header")
-        fields[key.decode("utf-8", "surrogateescape")] = value
+        if key in (b"path", b"size"):
+            fields[key.decode()] = value
+        elif key.startswith(b"GNU.sparse"):
+            fields[_SPARSE] = b""
+        at = end
     return fields
 
 

@@ -209,6 +209,7 @@ def test_a_key_without_end_is_refused(tmp_path: Path) -> None:
         (b'{"lat": 95, "lng": 0}', r"s\.tar/a\.json: lat is 95\.0. It must be a number from -90 to 90"),
         (b'{"lat": 5, "lng": "east"}', r"s\.tar/a\.json: lng must be a number in degrees, not 'east'"),
         (b'{"lat": [5], "lng": 0}', "lat must be a number"),
+        (b'{"lat": true, "lng": 0}', "lat must be a number"),
         (b'{"lat": 1e999, "lng": 0}', "lat is inf"),
     ],
 )

@@ -1,7 +1,9 @@
 """Headers of tar archives; Python's own tarfile, writing and extracting, is the oracle."""
 
 import io
+import subprocess
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
@@ -174,3 +176,37 @@ def test_what_is_no_tar_is_called_so() -> None:
     with pytest.raises(InputError, match="ends here without its end mark"):
         listed(b"")
     assert listed(bytes(10240)) == []
+
+
+def test_a_header_of_many_records_takes_no_long(tmp_path: Path) -> None:
+    info = tarfile.TarInfo("x")
+    records = b"6 a=b\n" * 170_000
+    info.type, info.size = tarfile.XHDTYPE, len(records)
+    data = info.tobuf(tarfile.GNU_FORMAT) + records + bytes(-len(records) % 512) + archive([("a.jpg", b"x")])
+    started = time.process_time()
+    assert [m.name for m in listed(data)] == ["a.jpg"]
+    assert time.process_time() - started < 5
+
+
+@pytest.mark.parametrize("records", [b"6 a=b", b"x a=b\n", b"0 a=b\n", b"99 a=b\n", b"6 abb\n", b"\n", b" 6 a=b\n"])
+def test_broken_records_are_damage(records: bytes) -> None:
+    info = tarfile.TarInfo("x")
+    info.type, info.size = tarfile.XHDTYPE, len(records)
+    data = info.tobuf(tarfile.GNU_FORMAT) + records + bytes(-len(records) % 512) + archive([("a.jpg", b"x")])
+    with pytest.raises(InputError, match="damaged at byte 512: a broken extended header"):
+        listed(data)
+
+
+def test_sparse_files_of_every_format_are_no_files(tmp_path: Path) -> None:
+    with (tmp_path / "hole.jpg").open("wb") as file:
+        for at in range(40):  # more pieces than one header has room for
+            file.seek(at * 1_000_000)
+            file.write(b"x" * 5000)
+    (tmp_path / "a.jpg").write_bytes(b"plain")
+    for kind in ("gnu", "posix"):
+        command = ["tar", "-C", tmp_path, f"--format={kind}", "-Scf", tmp_path / "s.tar", "hole.jpg", "a.jpg"]
+        subprocess.run(command, check=True)
+        data = (tmp_path / "s.tar").read_bytes()
+        found = listed(data)
+        assert [m.is_file for m in found] == [False, True], kind
+        assert data[found[1].offset : found[1].offset + found[1].size] == b"plain"
