@@ -1,4 +1,4 @@
-"""Encoders on disk: checkpoint folders of this project, and any plain CLIP as `hf:<hub id or folder>`.
+"""Encoders on disk: checkpoint folders, and any plain CLIP or pushed encoder as `hf:<hub id or folder>`.
 
     model.safetensors, config.json     the encoder, in Hugging Face's layout
     geocells/level_<l>.safetensors     the geographic representation (`indexer.geocells`)
@@ -8,7 +8,6 @@ Nothing here reads a pickle.
 """
 
 import copy
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from transformers import CLIPConfig
 from transformers.initialization import no_init_weights
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from encoder.crops import Preprocessing
+from encoder.config import Preprocessing
 from encoder.hub import CONFIG_FILE, PROCESSOR_FILES, WEIGHTS_FILE, digest_of, fetch, read_json
 from encoder.model import GeoEncoder, GeoEncoderConfig
 from indexer.artifact import write_folder
@@ -39,8 +38,9 @@ _BICUBIC = 3  # PIL.Image.Resampling.BICUBIC, as image processors write it
 class LoadedEncoder:
     """An encoder ready to use."""
 
+    name: str  # as it was asked for
     model: GeoEncoder  # in eval mode, on its device
-    digest: str  # SHA-256 over its configuration and weights: what vectors and bundles are tied to
+    digest: str  # SHA-256 over its configuration and weights as stored: what vectors and bundles are tied to
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -51,6 +51,11 @@ class LoadedEncoder:
     def width(self) -> int:
         """D, the number of dimensions of its vectors."""
         return int(self.model.config.projection_dim)
+
+    @property
+    def precision(self) -> str:
+        """What it computes in: float32 or bfloat16."""
+        return str(self.model.dtype).removeprefix("torch.")
 
 
 def save_checkpoint(
@@ -84,24 +89,26 @@ def save_checkpoint(
     return out
 
 
-def load_encoder(checkpoint: str | Path, *, device: torch.device | None = None) -> LoadedEncoder:
-    """Open an encoder: a checkpoint folder, or `hf:<hub id or folder>` for a plain CLIP.
+def load_encoder(
+    checkpoint: str | Path, *, device: torch.device | None = None, dtype: torch.dtype = torch.float32
+) -> LoadedEncoder:
+    """Open an encoder: a checkpoint folder, or `hf:<hub id or folder>` for a plain CLIP or a pushed encoder.
 
-    Torch's random state is left as it was.
+    It computes in `dtype` whatever its weights are stored in. Torch's random state is left as it was.
 
     Raises:
         ArtifactError: not a checkpoint, one without an encoder, or damaged.
-        InputError: the hub cannot be reached, or the model is not a CLIP.
+        InputError: the hub cannot be reached, or the model is neither.
     """
     name = str(checkpoint)
-    loaded = _load_clip(name.removeprefix(_HUB_PREFIX)) if name.startswith(_HUB_PREFIX) else _load_folder(Path(name))
-    loaded.model.eval().requires_grad_(False)
-    if device is not None:
-        loaded.model.to(device)
-    return loaded
+    if name.startswith(_HUB_PREFIX):
+        model, digest = _load_hub(name.removeprefix(_HUB_PREFIX))
+    else:
+        model, digest = _load_folder(Path(name))
+    return LoadedEncoder(name, model.eval().requires_grad_(False).to(device, dtype), digest)
 
 
-def _load_folder(folder: Path) -> LoadedEncoder:
+def _load_folder(folder: Path) -> tuple[GeoEncoder, str]:
     if folder.is_dir() and not (folder / MANIFEST).is_file():
         raise ArtifactError(f"{folder}: not a checkpoint folder (it has no {MANIFEST}). {_advice(folder)}")
     manifest = read_manifest(folder, kind=CHECKPOINT_KIND, schema_version=CHECKPOINT_SCHEMA_VERSION)
@@ -114,8 +121,13 @@ def _load_folder(folder: Path) -> LoadedEncoder:
             f"{folder}: {CONFIG_FILE} or {WEIGHTS_FILE} is not what was written (encoder {digest[:8]}, the manifest "
             f"says {str(manifest.facts.get('encoder'))[:8]}). Restore the folder from a copy."
         )
-    config = GeoEncoderConfig.from_dict(json.loads(config_file.read_text()))
-    return LoadedEncoder(_build(config, _read_weights(weights_file), weights_file), digest)
+    return _load_pushed(config_file, weights_file), digest
+
+
+def _load_pushed(config_file: Path, weights_file: Path) -> GeoEncoder:
+    """An encoder of this project, from the two files that hold it in Hugging Face's layout."""
+    config = GeoEncoderConfig.from_dict(read_json(config_file))
+    return _build(config, _read_weights(weights_file), weights_file)
 
 
 def _advice(folder: Path) -> str:
@@ -124,7 +136,7 @@ def _advice(folder: Path) -> str:
         return f"If it is a plain CLIP, write {_HUB_PREFIX}{folder}."
     pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
     if pickles:
-        return f"{pickles[0]} may hold a pickle, which is never loaded: save the weights as {WEIGHTS_FILE} first."
+        return f"{pickles[0]} may hold a pickle, which is never loaded. Convert it first: python -m encoder convert"
     return "Train one: python -m training fit"
 
 
@@ -153,16 +165,26 @@ def _not_weights(file: Path, error: Exception) -> ArtifactError:
     return ArtifactError(f"{file}: cannot be loaded as the encoder's weights ({detail}).")
 
 
-def _load_clip(name: str) -> LoadedEncoder:
+def _load_hub(name: str) -> tuple[GeoEncoder, str]:
     config_file = fetch(name, CONFIG_FILE, prefix=_HUB_PREFIX)
     raw = read_json(config_file)
+    if raw.get("model_type") == GeoEncoderConfig.model_type:
+        weights_file = fetch(name, WEIGHTS_FILE, prefix=_HUB_PREFIX)
+        return _load_pushed(config_file, weights_file), digest_of(config_file, weights_file)
     if raw.get("model_type") != "clip":
-        raise InputError(f"hf:{name}: its model type is {raw.get('model_type')!r}; a CLIP model ('clip') is needed.")
+        raise InputError(
+            f"hf:{name}: its model type is {raw.get('model_type')!r}; a CLIP ('clip') or an encoder of this project "
+            f"({GeoEncoderConfig.model_type!r}) is needed."
+        )
+    return _load_clip(name, config_file, raw)
+
+
+def _load_clip(name: str, config_file: Path, raw: Mapping[str, Any]) -> tuple[GeoEncoder, str]:
     weights_file = fetch(name, WEIGHTS_FILE, prefix=_HUB_PREFIX)
     processor_file = fetch(name, *PROCESSOR_FILES, prefix=_HUB_PREFIX)
     processor = read_json(processor_file)
     try:
-        clip, preprocessing = CLIPConfig.from_dict(raw), _preprocessing(processor, processor_file)
+        clip, preprocessing = CLIPConfig.from_dict(dict(raw)), _preprocessing(processor, processor_file)
     except (StrictDataclassError, ArithmeticError, AttributeError, TypeError, ValueError) as error:
         # What transformers raises for values of the wrong kind differs from field to field.
         detail = " ".join(str(error).split())
@@ -182,7 +204,7 @@ def _load_clip(name: str) -> LoadedEncoder:
         if key.startswith(old)
     }
     weights.pop("vision.embeddings.position_ids", None)  # older checkpoints carry this range of integers
-    return LoadedEncoder(_build(config, weights, weights_file), digest_of(config_file, weights_file, processor_file))
+    return _build(config, weights, weights_file), digest_of(config_file, weights_file, processor_file)
 
 
 def _preprocessing(values: Mapping[str, Any], file: Path) -> Preprocessing:

@@ -11,10 +11,10 @@ import zlib
 import numpy as np
 from PIL import Image
 
-from encoder.images import MAX_PIXELS, BadImage
+from encoder.config import MAX_PIXELS
+from encoder.images import BadImage
 
 NO_CLASS = 255
-MAX_CLASSES = 255  # numbers 0 to 254
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _HEADER = struct.Struct(">4x4sIIBB")  # the length of a PNG's first chunk, its name, and width, height, depth, colour

@@ -3,51 +3,71 @@
 from pathlib import Path
 from typing import Literal
 
-from indexer.cli import Result
+from encoder.config import MAX_PIXELS
+from indexer.cli import Result, Strings
+from indexer.uris import SCHEMES
+
+PHOTO_SCHEMES = Strings(SCHEMES)
 
 
 def embed(
     *,
-    photos: Path,
+    photos: str,
     checkpoint: str,
     out: Path,
     split: str | None = None,
+    crops: Literal["one", "five", "ten"] = "one",
+    segmentation_cache: Path | None = None,
+    segmenter: str | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
-    batch_size: int = 32,
+    precision: Literal["auto", "float32", "bfloat16"] = "auto",
+    batch_size: int | Literal["auto"] = "auto",
     workers: int = 2,
     shard_rows: int = 8192,
-    max_pixels: int = 178_000_000,
+    max_pixels: int = MAX_PIXELS,
+    schemes: Strings = PHOTO_SCHEMES,
     strict: bool = False,
 ) -> Result:
     """Turn photos into vectors, in a folder of Parquet shards.
 
     Args:
-        photos: table of photos (.parquet or .csv) or a folder of images.
+        photos: table (.parquet, .csv), folder of images, or tar shards; a path or a URI.
         checkpoint: checkpoint folder, or hf:<hub id or folder> for a plain CLIP.
         out: features folder to write.
         split: use only rows whose column `split` is this.
+        crops: of each photo, averaged: the middle; that and four corners; those and their mirror images.
+        segmentation_cache: class maps made by `segment`, for an encoder with semantic fusion.
+        segmenter: folder or hub id of the model that makes the maps the cache lacks.
         device: where the model runs; cuda where there is none is an error.
-        batch_size: photos in one forward pass.
-        workers: decoding threads.
+        precision: bfloat16 where the processor has it, by default.
+        batch_size: crops in one forward pass; auto: as many as help and fit into memory.
+        workers: decoding processes; 0: none but this one.
         shard_rows: photos in one Parquet file.
         max_pixels: photos with more pixels are refused.
+        schemes: of the URIs that photos may be read from.
         strict: exit with 1 if any photo could not be used.
     """
-    from encoder.checkpoint import load_encoder
-    from encoder.device import choose_device
-    from encoder.embed import EmbedConfig, embed_table
+    from encoder.embed import EmbedConfig, embed_source
+    from encoder.encode import PhotoEncoder
+    from encoder.reading import ReadLimits
     from indexer.artifact import check_target
-    from indexer.manifest import file_digest
-    from indexer.photos import read_photos
+    from indexer.photos import open_photos
     from indexer.progress import track
 
     check_target(out)
-    config = EmbedConfig(batch_size, workers, shard_rows, max_pixels)
-    table = read_photos(photos, split=split)
-    encoder = load_encoder(checkpoint, device=choose_device(device))
-    inputs = {"photos": None if photos.is_dir() else file_digest(photos), "encoder": encoder.digest}
-    with track("embedding", len(table)) as advance:
-        summary = embed_table(encoder, table, out, config=config, inputs=inputs, advance=advance)
+    size = None if batch_size == "auto" else batch_size
+    config = EmbedConfig(size, workers, shard_rows, max_pixels, ReadLimits(schemes=schemes))
+    source = open_photos(photos, split=split, schemes=schemes)
+    encode = PhotoEncoder.open(
+        checkpoint,
+        crops=crops,
+        segmentation_cache=segmentation_cache,
+        segmenter=segmenter,
+        device=device,
+        precision=precision,
+    )
+    with track("embedding", source.n_photos) as advance:
+        summary = embed_source(encode, source, out, config=config, advance=advance)
     rate = summary.rows / summary.seconds
     failures = ", ".join(f"{count} {code}" for code, count in summary.failed.items()) or "none"
     text = (
@@ -56,7 +76,7 @@ def embed(
     )
     data = {
         "features": str(out),
-        "encoder": encoder.digest,
+        "encoder": encode.encoder.digest,
         "rows": summary.rows,
         "ok": summary.ok,
         "failed": dict(summary.failed),
@@ -66,9 +86,25 @@ def embed(
     return Result(data, text, failed=summary.ok == 0 or (strict and bool(summary.failed)))
 
 
+def convert(*, model: str, out: Path, weights: str = "pytorch_model.bin") -> Result:
+    """Turn a model whose weights exist only as a pickle into one with safetensors.
+
+    Nothing in the pickle but tensors is loaded. Afterwards the folder is what hf:<folder> or --segmenter <folder> name.
+
+    Args:
+        model: hub id, or folder with the weights and config.json.
+        out: folder to write.
+        weights: the pickle's name in there.
+    """
+    from encoder.convert import convert as convert_weights
+
+    tensors = convert_weights(model, out, weights=weights)
+    return Result({"model": str(out), "tensors": tensors}, f"{out}: {tensors:,} tensors")
+
+
 def segment(
     *,
-    photos: Path,
+    photos: str,
     model: str,
     out: Path,
     split: str | None = None,
@@ -77,13 +113,14 @@ def segment(
     workers: int = 2,
     map_edge: int = 384,
     shard_maps: int = 1024,
-    max_pixels: int = 178_000_000,
+    max_pixels: int = MAX_PIXELS,
+    schemes: Strings = PHOTO_SCHEMES,
     strict: bool = False,
 ) -> Result:
     """Segment photos into class maps, in a folder that is added to: photos it knows are skipped.
 
     Args:
-        photos: table of photos (.parquet or .csv) or a folder of images.
+        photos: table (.parquet, .csv), folder of images, or tar shards; a path or a URI.
         model: a OneFormer; hub id such as shi-labs/oneformer_ade20k_swin_large, or a folder.
         out: folder of class maps to write or add to.
         split: use only rows whose column `split` is this.
@@ -93,21 +130,23 @@ def segment(
         map_edge: shorter edge of a map in pixels; less where the photo is smaller.
         shard_maps: maps in one tar.
         max_pixels: photos with more pixels are refused.
+        schemes: of the URIs that photos may be read from.
         strict: exit with 1 if any photo could not be used.
     """
     from encoder.device import choose_device
-    from encoder.segment import SegmentConfig, segment_table
+    from encoder.reading import ReadLimits
+    from encoder.segment import SegmentConfig, segment_photos
     from encoder.segmentation import load_segmenter
     from encoder.segmentation_cache import check_cache
-    from indexer.photos import read_photos
+    from indexer.photos import open_photos
     from indexer.progress import track
 
     check_cache(out)
-    config = SegmentConfig(batch_size, workers, map_edge, shard_maps, max_pixels)
-    table = read_photos(photos, split=split)
+    config = SegmentConfig(batch_size, workers, map_edge, shard_maps, max_pixels, ReadLimits(schemes=schemes))
+    source = open_photos(photos, split=split, schemes=schemes)
     segmenter = load_segmenter(model, device=choose_device(device))
-    with track("segmenting", len(table)) as advance:
-        summary = segment_table(segmenter, table, out, config=config, advance=advance)
+    with track("segmenting", source.n_photos) as advance:
+        summary = segment_photos(segmenter, source, out, config=config, advance=advance)
     rate = summary.new / summary.seconds
     failures = ", ".join(f"{count} {code}" for code, count in summary.failed.items()) or "none"
     text = (

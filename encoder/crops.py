@@ -1,78 +1,66 @@
-"""From a photo to what the model sees: decode, resize, crop, normalise, as CLIP's own image processor does."""
+"""From decoded photos to what the model sees: resize, cut, mirror, normalise, on tensors and on any device.
 
-from dataclasses import asdict, dataclass
-from typing import Any
+Photos are cut as CLIP's own image processor does, class maps like their photos.
 
-import numpy as np
+    one    the square in the middle
+    five   the four corners and the middle of a picture 8/7 of the square's size
+    ten    those, and their mirror images: the protocol of the paper's tables (section IV, after GeoDecoder)
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
 import torch
-from PIL import Image
+from torch.nn.functional import interpolate
 
-from encoder.images import MAX_PIXELS, decode
-from encoder.reading import ReadLimits, read_bytes
-from indexer.errors import InputError
-from indexer.photos import PhotoTable
+from encoder.config import CropName, Preprocessing
 
-# CLIP's own statistics (Radford et al. 2021; transformers.image_utils.OPENAI_CLIP_MEAN and _STD).
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+N_CROPS: dict[CropName, int] = {"one": 1, "five": 5, "ten": 10}
 
 
-@dataclass(frozen=True, slots=True)
-class Preprocessing:
-    """How pixels become model input; part of the encoder, and of its digest."""
+def resized_shape(height: int, width: int, shorter_edge: int) -> tuple[int, int]:
+    """Height and width of a photo whose shorter edge is resized to a length.
 
-    resize: int = 336  # length of the shorter edge after resizing, in pixels
-    crop: int = 336  # edge of the square centre crop, in pixels; at most `resize`
-    mean: tuple[float, float, float] = CLIP_MEAN  # per channel, of values from 0 to 1
-    std: tuple[float, float, float] = CLIP_STD
-
-    def __post_init__(self) -> None:
-        if not 0 < self.crop <= self.resize:
-            raise InputError(f"Preprocessing: crop ({self.crop}) must be from 1 to resize ({self.resize}) pixels.")
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise InputError(
-                f"Preprocessing: three means and three stds above 0 are needed, not {self.mean}, {self.std}."
-            )
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON writes it."""
-        return asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "Preprocessing":
-        """The inverse of `to_dict`."""
-        return cls(values["resize"], values["crop"], tuple(values["mean"]), tuple(values["std"]))
-
-
-def centre_crop(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
-    """Resize the shorter edge (bicubic) and cut the square in the middle: (3, crop, crop) uint8.
-
-    Only what the square shows is resampled, so that a very long photo costs no more than a square one. Against
-    resizing all of it, rounding changes a few pixels by 1 of 255; a photo that fits already keeps its exact pixels.
+    The longer edge is cut down to whole pixels, as transformers and torchvision do.
     """
-    short, crop = min(image.size), preprocessing.crop
-    # The longer edge is cut down to whole pixels, as transformers and torchvision do.
-    width, height = (int(preprocessing.resize * edge / short) for edge in image.size)
-    left, top = (width - crop) // 2, (height - crop) // 2
-    if short == preprocessing.resize:
-        square = image.crop((left, top, left + crop, top + crop))
-    else:
-        across, down = image.width / width, image.height / height  # pixels of the photo in one of the result
-        box = (left * across, top * down, (left + crop) * across, (top + crop) * down)
-        square = image.resize((crop, crop), Image.Resampling.BICUBIC, box=box)
-    return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
+    short = min(height, width)
+    return int(shorter_edge * height / short), int(shorter_edge * width / short)
 
 
-def read_crop(
-    photos: PhotoTable, row: int, preprocessing: Preprocessing, *, max_pixels: int = MAX_PIXELS
-) -> np.ndarray:
-    """Decode the photo of a row and crop it: (3, crop, crop) uint8. Safe to call from several threads.
+def crop_photos(photos: Sequence[torch.Tensor], preprocessing: Preprocessing, *, crops: CropName) -> torch.Tensor:
+    """Photos (H, W, 3) uint8 of any sizes, on one device, to crops (N, V, 3, S, S) uint8; V crops a photo.
 
-    Raises:
-        BadImage: there is no usable photo; its code says why.
+    A photo that has the right size already keeps its exact pixels.
     """
-    data = read_bytes(photos.data(row), ReadLimits())
-    return centre_crop(decode(data, shorter_edge=preprocessing.resize, max_pixels=max_pixels), preprocessing)
+    edge, square = preprocessing.shorter_edge(crops), preprocessing.crop
+    out = photos[0].new_empty((len(photos), N_CROPS[crops], 3, square, square))
+    for (height, width, _), rows in _by_shape(photos).items():
+        batch = torch.stack([photos[row] for row in rows]).permute(0, 3, 1, 2)
+        out[rows] = _cut(_bicubic(batch, resized_shape(height, width, edge)), square, crops)
+    return out
+
+
+def crop_maps(
+    class_maps: Sequence[torch.Tensor],
+    photo_shapes: Sequence[tuple[int, int]],
+    preprocessing: Preprocessing,
+    *,
+    crops: CropName,
+) -> torch.Tensor:
+    """Class maps (h, w) uint8 of photos with these heights and widths to crops (N, V, S, S) uint8, as the photos are.
+
+    A map may be smaller or larger than its photo; it is resized, by the nearest pixel, to what its photo is resized to.
+    """
+    edge, square = preprocessing.shorter_edge(crops), preprocessing.crop
+    out = class_maps[0].new_empty((len(class_maps), N_CROPS[crops], square, square))
+    targets = [resized_shape(*shape, edge) for shape in photo_shapes]
+    keys = [(*target, *class_map.shape) for target, class_map in zip(targets, class_maps, strict=True)]
+    for key, rows in _groups(keys).items():
+        batch = torch.stack([class_maps[row] for row in rows])[:, None]
+        if key[:2] != key[2:]:
+            batch = interpolate(batch, key[:2], mode="nearest-exact")
+        out[rows] = _cut(batch, square, crops)[:, :, 0]
+    return out
 
 
 def normalise(pixels: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
@@ -82,3 +70,36 @@ def normalise(pixels: torch.Tensor, preprocessing: Preprocessing) -> torch.Tenso
         for values in (preprocessing.mean, preprocessing.std)
     )
     return (pixels.float() / 255 - mean) / std
+
+
+def _bicubic(batch: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
+    """Resize (B, 3, H, W) uint8 with the filter Pillow has, antialiased: same shape of result, uint8."""
+    if tuple(batch.shape[2:]) == shape:
+        return batch
+    if batch.device.type == "cpu":  # whole numbers, several times faster than floats; only CPUs have it
+        return interpolate(batch, shape, mode="bicubic", antialias=True)
+    values = interpolate(batch.float(), shape, mode="bicubic", antialias=True)
+    return values.round_().clamp_(0, 255).to(torch.uint8)
+
+
+def _cut(batch: torch.Tensor, square: int, crops: CropName) -> torch.Tensor:
+    """(B, C, H, W) to its crops (B, V, C, S, S)."""
+    down, right = batch.shape[2] - square, batch.shape[3] - square
+    middle = (down // 2, right // 2)
+    corners = [] if crops == "one" else [(0, 0), (0, right), (down, 0), (down, right)]
+    cuts = [batch[:, :, top : top + square, left : left + square] for top, left in [*corners, middle]]
+    if crops == "ten":
+        cuts += [cut.flip(-1) for cut in cuts]
+    return torch.stack(cuts, dim=1)
+
+
+def _by_shape(tensors: Sequence[torch.Tensor]) -> dict[tuple[int, ...], list[int]]:
+    return _groups([tuple(tensor.shape) for tensor in tensors])
+
+
+def _groups(keys: Sequence[tuple[int, ...]]) -> dict[tuple[int, ...], list[int]]:
+    """The positions of each key."""
+    groups = defaultdict(list)
+    for position, key in enumerate(keys):
+        groups[key].append(position)
+    return dict(groups)

@@ -1,4 +1,7 @@
-"""Choosing where the model runs; asking for a GPU that is not there is an error, never a silent CPU run."""
+"""Choosing where the model runs, and how precisely.
+
+Asking for a GPU that is not there is an error, never a silent CPU run.
+"""
 
 from typing import Literal
 
@@ -7,6 +10,7 @@ import torch
 from indexer.errors import InputError
 
 DeviceName = Literal["auto", "cpu", "cuda"]
+PrecisionName = Literal["auto", "float32", "bfloat16"]
 
 
 def choose_device(name: DeviceName) -> torch.device:
@@ -20,3 +24,18 @@ def choose_device(name: DeviceName) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
+
+
+def choose_precision(name: PrecisionName, device: torch.device) -> torch.dtype:
+    """The precision of a name; `auto` takes bfloat16 where the processor multiplies in it, else float32.
+
+    Elsewhere CPUs emulate bfloat16, which takes several times as long as float32.
+    """
+    if name == "auto":
+        name = "bfloat16" if device.type == "cuda" or _cpu_has_bfloat16() else "float32"
+    return torch.bfloat16 if name == "bfloat16" else torch.float32
+
+
+def _cpu_has_bfloat16() -> bool:
+    features = torch.cpu.get_capabilities()
+    return any(features.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))  # the last one: ARM

@@ -1,45 +1,46 @@
-"""Photos to vectors: decoding in threads overlaps the model; a bad photo is a row with its reason, the rest goes on."""
+"""Photos to vectors: decoding overlaps the model; a bad photo is a row with its reason, the rest goes on."""
 
 import itertools
 import logging
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import numpy as np
-import torch
-
-from encoder.checkpoint import LoadedEncoder
-from encoder.crops import Preprocessing, normalise, read_crop
-from encoder.images import MAX_PIXELS, BadImage
+from encoder.batch_size import fitting_batch_size
+from encoder.config import MAX_PIXELS, check_max_pixels
+from encoder.decoding import decoded_batches
+from encoder.encode import PhotoEncoder
+from encoder.reading import ReadLimits
 from indexer.artifact import write_folder
 from indexer.errors import InputError
-from indexer.features import KIND, OK, SCHEMA_VERSION, FeatureBatch, write_shard
+from indexer.features import KIND, OK, SCHEMA_VERSION, FeatureBatch, joined, write_shard
 from indexer.manifest import ROWS_MANIFEST
-from indexer.photos import PhotoTable
+from indexer.photos import Photo, PhotoSource
 
 log = logging.getLogger(__name__)
-
-_BATCHES_AHEAD = 3  # decoded batches that may wait for the model; bounds the memory
 
 
 @dataclass(frozen=True, slots=True)
 class EmbedConfig:
-    """How photos go through the encoder. None of this changes the vectors beyond rounding."""
+    """How photos go through the encoder. None of this changes what vectors mean."""
 
-    batch_size: int = 32  # photos in one forward pass
-    workers: int = 2  # decoding threads
+    batch_size: int | None = None  # crops in one forward pass; None: as many as help and fit
+    workers: int = 2  # decoding processes; 0: none but this one
     shard_rows: int = 8192  # photos in one Parquet file
     max_pixels: int = MAX_PIXELS  # larger photos are refused
+    limits: ReadLimits = field(default_factory=ReadLimits)
 
     def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if value < 1:
+        check_max_pixels(self.max_pixels)
+        for name in ("batch_size", "shard_rows"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
                 raise InputError(f"--{name.replace('_', '-')} must be at least 1, not {value}.")
+        if self.workers < 0:
+            raise InputError(f"--workers must be at least 0, not {self.workers}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,42 +54,56 @@ class EmbedSummary:
 
 
 def embed_photos(
-    encoder: LoadedEncoder,
-    photos: PhotoTable,
+    encode: PhotoEncoder,
+    photos: Iterable[Photo],
     *,
     config: EmbedConfig,
     advance: Callable[[int], None] = lambda photos: None,
 ) -> Iterator[FeatureBatch]:
-    """Vectors of all photos in table order, one FeatureBatch of at most `shard_rows` photos at a time.
+    """Vectors of all photos in their order, one FeatureBatch of `shard_rows` photos at a time, the last one shorter.
 
     advance: called with the number of photos done since the last call.
+
+    Raises:
+        WorkError: a decoding process died.
     """
+    size = encode.photos_in(config.batch_size or fitting_batch_size(encode.encoder.model))
+    batches = decoded_batches(
+        _batches(photos, size=size, shard_rows=config.shard_rows),
+        encode.reader(max_pixels=config.max_pixels, limits=config.limits),
+        workers=config.workers,
+        pin=encode.device.type == "cuda",
+    )
     known = {OK}
-    with closing(_decoded(photos, encoder.preprocessing, config)) as decoded:
-        for start in range(0, len(photos), config.shard_rows):
-            part = slice(start, min(start + config.shard_rows, len(photos)))
-            results = itertools.islice(decoded, part.stop - part.start)
-            vectors, status, reason = _embed(encoder, results, batch_size=config.batch_size, advance=advance)
-            names = list(photos.photo[part])
-            batch = FeatureBatch(names, vectors, status, reason, photos.lat_deg[part], photos.lng_deg[part])
-            _warn_once(batch, known, first_row=start)
-            yield batch
+    pile: list[FeatureBatch] = []
+    rows = 0
+    with closing(batches):
+        for batch in batches:
+            done = encode(batch)
+            _warn_once(done, known, first_row=rows)
+            rows += len(done)
+            pile.append(done)
+            advance(len(done))
+            if rows % config.shard_rows == 0:
+                yield joined(pile)
+                pile = []
+    if pile:
+        yield joined(pile)
 
 
-def embed_table(
-    encoder: LoadedEncoder,
-    photos: PhotoTable,
+def embed_source(
+    encode: PhotoEncoder,
+    photos: PhotoSource,
     out: Path,
     *,
     config: EmbedConfig,
-    inputs: Mapping[str, str | None],
     advance: Callable[[int], None] = lambda photos: None,
 ) -> EmbedSummary:
-    """Embed a photo table into a features folder, which appears at `out` when all of it is done.
+    """Embed the photos of a source into a features folder, which appears at `out` when all of it is done.
 
     Raises:
-        InputError: `out` exists or cannot be written.
-        WorkError: the disk is full.
+        InputError: `out` exists or cannot be written, or the source cannot be read.
+        WorkError: the disk is full, or a decoding process died.
     """
     started = time.perf_counter()
     counts: Counter[str] = Counter()
@@ -96,69 +111,32 @@ def embed_table(
         out,
         kind=KIND,
         schema_version=SCHEMA_VERSION,
-        config=asdict(config) | {"precision": _precision(encoder)},
-        inputs=inputs,
+        config=asdict(config) | {"crops": encode.crops, "precision": encode.encoder.precision},
+        inputs={"photos": photos.digest, **encode.inputs},
         manifest_name=ROWS_MANIFEST,
     ) as draft:
-        for shard, batch in enumerate(embed_photos(encoder, photos, config=config, advance=advance)):
+        for shard, batch in enumerate(embed_photos(encode, photos, config=config, advance=advance)):
             write_shard(draft, batch, shard=shard)
             counts.update(batch.status)
-        assert counts.total() == len(photos), "rows in are not rows out"
-        ok = counts.pop(OK, 0)
+        rows, ok = counts.total(), counts.pop(OK, 0)
+        if not rows:
+            raise InputError(f"{photos.location}: no photos.")
         draft.facts |= {
-            "encoder": encoder.digest,
-            "width": encoder.width,
-            "rows": len(photos),
+            "encoder": encode.encoder.digest,
+            "width": encode.encoder.width,
+            "rows": rows,
             "ok": ok,
             "failed": dict(counts),
         }
-    return EmbedSummary(len(photos), ok, dict(counts), time.perf_counter() - started)
+    return EmbedSummary(rows, ok, dict(counts), time.perf_counter() - started)
 
 
-def _decoded(
-    photos: PhotoTable, preprocessing: Preprocessing, config: EmbedConfig
-) -> Generator[np.ndarray | BadImage, None, None]:
-    """Pixels (3, crop, crop) uint8 of each photo in order, or why there are none."""
-
-    def prepare(row: int) -> np.ndarray | BadImage:
-        try:
-            return read_crop(photos, row, preprocessing, max_pixels=config.max_pixels)
-        except BadImage as problem:
-            return problem
-
-    waiting: deque[Future[np.ndarray | BadImage]] = deque()
-    with ThreadPoolExecutor(config.workers, thread_name_prefix="decode") as pool:
-        try:
-            for row in range(len(photos)):
-                waiting.append(pool.submit(prepare, row))
-                if len(waiting) > _BATCHES_AHEAD * config.batch_size:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:  # the caller stopped early
-                future.cancel()
-
-
-def _embed(
-    encoder: LoadedEncoder,
-    results: Iterator[np.ndarray | BadImage],
-    *,
-    batch_size: int,
-    advance: Callable[[int], None],
-) -> tuple[np.ndarray, list[str], list[str]]:
-    """Vectors (N, D) float32 of all results, zeros for bad photos; their status and reason."""
-    vectors, status, reason = [], [], []
-    while batch := list(itertools.islice(results, batch_size)):
-        rows = np.zeros((len(batch), encoder.width), np.float32)
-        good = {row: result for row, result in enumerate(batch) if not isinstance(result, BadImage)}
-        if good:
-            rows[list(good)] = _encode(encoder, np.stack(list(good.values())))
-        vectors.append(rows)
-        status += [result.code if isinstance(result, BadImage) else OK for result in batch]
-        reason += [result.reason if isinstance(result, BadImage) else "" for result in batch]
-        advance(len(batch))
-    return np.concatenate(vectors), status, reason
+def _batches(photos: Iterable[Photo], *, size: int, shard_rows: int) -> Iterator[list[Photo]]:
+    """Photos some at a time; no batch reaches over the end of a shard."""
+    source, room = iter(photos), shard_rows
+    while batch := list(itertools.islice(source, min(size, room))):
+        yield batch
+        room = room - len(batch) or shard_rows
 
 
 def _warn_once(batch: FeatureBatch, known: set[str], *, first_row: int) -> None:
@@ -168,16 +146,3 @@ def _warn_once(batch: FeatureBatch, known: set[str], *, first_row: int) -> None:
             known.add(status)
             name = photo or f"row {first_row + row}"
             log.warning("%s: %s, %s (more of this kind are only counted)", name, status, reason)
-
-
-def _precision(encoder: LoadedEncoder) -> str:
-    # bfloat16 where it is fast for certain; on CPUs float32 is the reference.
-    return "bfloat16" if encoder.model.device.type == "cuda" else "float32"
-
-
-def _encode(encoder: LoadedEncoder, pixels: np.ndarray) -> np.ndarray:
-    device = encoder.model.device
-    low = _precision(encoder) == "bfloat16"
-    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=low):
-        batch = normalise(torch.from_numpy(pixels).to(device), encoder.preprocessing)
-        return encoder.model(batch).float().cpu().numpy()

@@ -74,6 +74,6 @@ def _hint(choices: tuple[str, ...]) -> str:
     if WEIGHTS_FILE not in choices:
         return ""
     return (
-        " Weights that exist only as a pickle, or in several files, are not read: save them once with transformers' "
-        "save_pretrained, and give that folder."
+        f" Weights that exist only as a pickle are not read: turn them into {WEIGHTS_FILE} once with python -m encoder "
+        "convert, and give that folder."
     )

@@ -8,8 +8,8 @@ import io
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-# Pillow itself refuses anything above 178,956,970 pixels; at three bytes each this is half a gigabyte.
-MAX_PIXELS = 178_000_000
+from encoder.config import MAX_ASPECT, MAX_PIXELS, PILLOW_MAX_PIXELS
+
 # Formats photos come in (JPEG includes MPO). Others that Pillow knows are left out: some of them start other programs.
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 
@@ -48,7 +48,7 @@ def decode(data: bytes, *, shorter_edge: int | None = None, max_pixels: int = MA
         max_pixels: photos with more pixels than this are refused before they are decoded.
 
     Raises:
-        BadImage: not_an_image, too_large, damaged, unreadable.
+        BadImage: not_an_image, too_large, too_long, damaged, unreadable, no_memory.
     """
     Image.init()  # makes every format known; nothing happens the second time
     try:
@@ -56,6 +56,10 @@ def decode(data: bytes, *, shorter_edge: int | None = None, max_pixels: int = MA
             if image.width * image.height > max_pixels:
                 raise BadImage(
                     "too_large", f"{image.width} x {image.height} pixels; at most {max_pixels:,} are decoded"
+                )
+            if max(image.size) > MAX_ASPECT * min(image.size):
+                raise BadImage(
+                    "too_long", f"{image.width} x {image.height} pixels; at most {MAX_ASPECT} times as long as wide"
                 )
             if shorter_edge is not None:
                 _reduce_jpeg(image, shorter_edge)
@@ -66,8 +70,10 @@ def decode(data: bytes, *, shorter_edge: int | None = None, max_pixels: int = MA
         raise
     except UnidentifiedImageError:
         raise BadImage("not_an_image", f"none of the formats read here ({', '.join(FORMATS)})") from None
-    except Image.DecompressionBombError as error:
-        raise BadImage("too_large", str(error)) from None
+    except Image.DecompressionBombError:
+        raise BadImage("too_large", f"more than {PILLOW_MAX_PIXELS:,} pixels, which Pillow does not open") from None
+    except MemoryError:  # no fault of the file
+        raise BadImage("no_memory", "decoding it took more memory than there was") from None
     except Exception as error:  # noqa: BLE001 (damaged files make Pillow raise nearly anything, and one is one row)
         raise BadImage("damaged", str(error) or type(error).__name__) from None
 

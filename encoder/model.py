@@ -1,9 +1,10 @@
 """The visual encoder: a CLIP vision transformer whose class token becomes one unit vector (paper section III-B).
 
-CLS token -> CLIP's post layer norm -> linear projection -> unit length: for the weights of a published CLIP this is its
-own image embedding.
+CLS token, after the fusion with a class map where there is one -> CLIP's post layer norm -> linear projection -> unit
+length: for the weights of a published CLIP this is its own image embedding.
 """
 
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -12,7 +13,8 @@ from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, PreTrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
 
-from encoder.crops import Preprocessing
+from encoder.config import FusionConfig, Preprocessing
+from encoder.fusion import SemanticFusion
 from indexer.errors import InputError
 
 VIT_LARGE_336 = {
@@ -38,6 +40,7 @@ class GeoEncoderConfig(PreTrainedConfig):
     vision_config: Any = None  # a CLIPVisionConfig or a dict of its fields
     projection_dim: int = 768
     preprocessing: dict[str, Any] | None = None  # a Preprocessing as a dict
+    fusion: dict[str, Any] | None = None  # a FusionConfig as a dict; None: photos alone, no class maps
 
     def __post_init__(self, **kwargs: Any) -> None:
         if not isinstance(self.vision_config, CLIPVisionConfig):
@@ -58,6 +61,8 @@ class GeoEncoderConfig(PreTrainedConfig):
         crop = Preprocessing.from_dict(self.preprocessing).crop
         if crop != size:
             raise InputError(f"The encoder sees {size} x {size} pixels, but photos are cut to {crop} x {crop}.")
+        if self.fusion is not None:
+            FusionConfig(**self.fusion).check(hidden_size=self.vision_config.hidden_size)
         super().__post_init__(**kwargs)
 
 
@@ -71,13 +76,24 @@ class GeoEncoder(PreTrainedModel):
 
     def __init__(self, config: GeoEncoderConfig) -> None:
         super().__init__(config)
-        self.vision = CLIPVisionModel(config.vision_config)
-        self.projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim, bias=False)
+        vision = config.vision_config
+        self.vision = CLIPVisionModel(vision)
+        self.projection = nn.Linear(vision.hidden_size, config.projection_dim, bias=False)
+        self.fusion = None if self.fusion_config is None else _fusion(self.fusion_config, vision)
         self.post_init()
 
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Normalised pixels (B, 3, H, W) to unit vectors (B, D) float32."""
-        pooled = self.vision(pixel_values=pixels).pooler_output
+    def forward(self, pixels: torch.Tensor, class_maps: torch.Tensor | None = None) -> torch.Tensor:
+        """Normalised pixels (B, 3, H, W) and, for an encoder with fusion, maps (B, H, W) uint8 to unit vectors (B, D).
+
+        Vectors are float32. Class ids are below `fusion_config.classes`, or 255 for none; this is not checked here.
+        """
+        if (self.fusion is None) != (class_maps is None):
+            raise ValueError("an encoder with fusion takes class maps, one without takes none")
+        seen = self.vision(pixel_values=pixels)
+        if self.fusion is None:
+            pooled = seen.pooler_output
+        else:
+            pooled = self.vision.post_layernorm(self.fusion(seen.last_hidden_state, class_maps))
         return nn.functional.normalize(self.projection(pooled).float(), dim=-1)
 
     @property
@@ -85,8 +101,46 @@ class GeoEncoder(PreTrainedModel):
         """How photos must be prepared for this model."""
         return Preprocessing.from_dict(self.config.preprocessing)
 
+    @property
+    def fusion_config(self) -> FusionConfig | None:
+        """Sizes of the semantic fusion; None for an encoder that sees photos alone."""
+        return None if self.config.fusion is None else FusionConfig(**self.config.fusion)
+
+    def add_fusion(self, fusion: FusionConfig) -> None:
+        """Put a new fusion in front of the projection. At first it changes nothing.
+
+        Its weights come from torch's global generator.
+        """
+        self.fusion = _fusion(fusion, self.config.vision_config)
+        self.fusion.initialise()
+        self.config.fusion = asdict(fusion)
+
+    def freeze(self, *, trainable_blocks: int) -> None:
+        """Leave only the last blocks of the vision transformer to be learned, with all that comes after them.
+
+        No part of a graph is built for the frozen blocks: nothing below the first learned block asks for a gradient.
+
+        Raises:
+            InputError: there are not so many blocks.
+        """
+        blocks = self.vision.encoder.layers
+        if not 0 <= trainable_blocks <= len(blocks):
+            raise InputError(f"trainable_blocks must be from 0 to {len(blocks)}, not {trainable_blocks}.")
+        frozen = (self.vision.embeddings, self.vision.pre_layrnorm, *blocks[: len(blocks) - trainable_blocks])
+        for module in frozen:
+            module.requires_grad_(False)
+
     def _init_weights(self, module: nn.Module) -> None:
         if module is self.projection:
             nn.init.normal_(module.weight, std=self.config.vision_config.hidden_size**-0.5)
+        elif isinstance(module, SemanticFusion):  # after its parts, which come first
+            module.initialise()
         else:
             super()._init_weights(module)
+
+
+def _fusion(config: FusionConfig, vision: CLIPVisionConfig) -> SemanticFusion:
+    config.check(hidden_size=vision.hidden_size)
+    return SemanticFusion(
+        config, hidden_size=vision.hidden_size, image_size=vision.image_size, patch_size=vision.patch_size
+    )

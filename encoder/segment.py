@@ -1,22 +1,23 @@
 """Photos to class maps in a cache: what it holds is skipped, decoding in threads overlaps the model."""
 
-import io
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
-from encoder.images import MAX_PIXELS, BadImage, decode
+from encoder.config import MAX_PIXELS, check_max_pixels
+from encoder.images import BadImage, decode
+from encoder.reading import ReadLimits, read_bytes
 from encoder.segmentation import MAP_EDGE, PreparedPhoto, Segmenter
 from encoder.segmentation_cache import CacheWriter, MapOrigin, content_digest, write_cache
 from indexer.errors import InputError, WorkError
-from indexer.photos import PhotoTable
+from indexer.photo import Photo
 
 log = logging.getLogger(__name__)
 
@@ -35,9 +36,12 @@ class SegmentConfig:
     map_edge: int = MAP_EDGE  # pixels of a map's shorter edge, less where the photo is smaller
     shard_maps: int = 1024  # maps in one tar
     max_pixels: int = MAX_PIXELS  # larger photos are refused
+    limits: ReadLimits = field(default_factory=ReadLimits)
 
     def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
+        check_max_pixels(self.max_pixels)
+        for name in ("batch_size", "workers", "map_edge", "shard_maps"):
+            value = getattr(self, name)
             if value < 1:
                 raise InputError(f"--{name.replace('_', '-')} must be at least 1, not {value}.")
 
@@ -69,15 +73,15 @@ class _Failure:
     digest: str | None = None
 
 
-def segment_table(
+def segment_photos(
     segmenter: Segmenter,
-    photos: PhotoTable,
+    photos: Iterable[Photo],
     out: Path,
     *,
     config: SegmentConfig,
     advance: Callable[[int], None] = lambda photos: None,
 ) -> SegmentSummary:
-    """Segment the photos of a table that a cache folder lacks.
+    """Segment the photos of a source that a cache folder lacks.
 
     advance: called with the number of photos done since the last call.
 
@@ -91,14 +95,16 @@ def segment_table(
     with write_cache(out, origin, shard_maps=config.shard_maps) as cache:
         work = _Work(segmenter, cache, config.batch_size, advance)
         with closing(_read(photos, segmenter, cache, config)) as results:
-            for row, result in enumerate(results):
+            rows = 0
+            for name, result in results:
                 if isinstance(result, _Failure):
-                    work.fail(result, name=photos.text(row) or f"row {row}")
+                    work.fail(result, name=name or f"row {rows}")
                 else:
                     work.take(result)
+                rows += 1
         work.finish()
-    assert work.new + work.known + work.failed.total() == len(photos), "rows in are not rows out"
-    return SegmentSummary(len(photos), work.new, work.known, dict(work.failed), time.perf_counter() - started)
+    assert work.new + work.known + work.failed.total() == rows, "rows in are not rows out"
+    return SegmentSummary(rows, work.new, work.known, dict(work.failed), time.perf_counter() - started)
 
 
 @dataclass(slots=True, eq=False)
@@ -157,14 +163,14 @@ class _Work:
 
 
 def _read(
-    photos: PhotoTable, segmenter: Segmenter, cache: CacheWriter, config: SegmentConfig
-) -> Generator[_Photo | _Failure, None, None]:
-    """Each photo of a table in order, ready for the model unless the cache knows it."""
+    photos: Iterable[Photo], segmenter: Segmenter, cache: CacheWriter, config: SegmentConfig
+) -> Generator[tuple[str, _Photo | _Failure], None, None]:
+    """The name of each photo, in order, and the photo ready for the model unless the cache knows it."""
 
-    def prepare(row: int) -> _Photo | _Failure:
+    def prepare(photo: Photo) -> _Photo | _Failure:
         digest = None
         try:
-            content = _content(photos, row)
+            content = read_bytes(photo.data, config.limits)
             digest = content_digest(content)
             try:
                 if cache.has(digest):
@@ -172,41 +178,22 @@ def _read(
             except BadImage as problem:
                 return _Failure(problem)
             edge = max(segmenter.input.shortest_edge, config.map_edge)
-            image = decode(io.BytesIO(content), shorter_edge=edge, max_pixels=config.max_pixels)
+            image = decode(content, shorter_edge=edge, max_pixels=config.max_pixels)
             return _Photo(digest, segmenter.prepare(image, map_edge=config.map_edge))
         except BadImage as problem:
             return _Failure(problem, digest if problem.code in _LASTING else None)
 
-    waiting: deque[Future[_Photo | _Failure]] = deque()
+    waiting: deque[tuple[str, Future[_Photo | _Failure]]] = deque()
     with ThreadPoolExecutor(config.workers, thread_name_prefix="decode") as pool:
         try:
-            for row in range(len(photos)):
-                waiting.append(pool.submit(prepare, row))
+            for photo in photos:
+                waiting.append((photo.name, pool.submit(prepare, photo)))
                 if len(waiting) > _BATCHES_AHEAD * config.batch_size:
-                    yield waiting.popleft().result()
+                    name, future = waiting.popleft()
+                    yield name, future.result()
             while waiting:
-                yield waiting.popleft().result()
+                name, future = waiting.popleft()
+                yield name, future.result()
         finally:
-            for future in waiting:  # the caller stopped early
+            for _, future in waiting:  # the caller stopped early
                 future.cancel()
-
-
-def _content(photos: PhotoTable, row: int) -> bytes:
-    """The bytes of a row's photo.
-
-    Raises:
-        BadImage: missing, unreadable, empty, not_an_image.
-    """
-    if not photos.photo[row]:
-        raise BadImage("missing", "the table names no photo in this row")
-    try:
-        content = photos.path(row).read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        raise BadImage("missing", "there is no such file") from None
-    except IsADirectoryError:
-        raise BadImage("not_an_image", "this is a folder") from None
-    except (OSError, ValueError) as error:
-        raise BadImage("unreadable", str(error)) from None
-    if not content:
-        raise BadImage("empty", "the file has no bytes")
-    return content

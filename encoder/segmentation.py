@@ -21,7 +21,8 @@ from transformers.image_transforms import get_size_with_aspect_ratio
 from transformers.models.oneformer.image_processing_pil_oneformer import OneFormerImageProcessorPil
 from transformers.utils import logging as transformers_logging
 
-from encoder.class_maps import MAX_CLASSES, map_shape
+from encoder.class_maps import map_shape
+from encoder.config import MAX_CLASSES
 from encoder.hub import CONFIG_FILE, PROCESSOR_FILES, WEIGHTS_FILE, digest_of, fetch, read_json
 from indexer.errors import ArtifactError, InputError, MissingBackend
 

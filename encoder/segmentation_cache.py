@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from encoder.class_maps import MAX_CLASSES
+from encoder.config import MAX_CLASSES
 from encoder.images import BadImage
 from encoder.map_lookup import Lookup
 from encoder.map_shards import ShardDraft, index_path, mend, read_index, read_map, tar_path

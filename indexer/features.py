@@ -107,7 +107,11 @@ def _from_files(location: Path) -> FeatureSource:
 
 def read_features(location: Path) -> FeatureBatch:
     """All vectors of a source at once, in order. For sources larger than memory iterate over `open_features`."""
-    batches = list(open_features(location))
+    return joined(list(open_features(location)))
+
+
+def joined(batches: Sequence[FeatureBatch]) -> FeatureBatch:
+    """Batches one after another, as one."""
     return FeatureBatch(
         [name for batch in batches for name in batch.photo],
         np.concatenate([batch.embedding for batch in batches]),

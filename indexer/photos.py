@@ -78,25 +78,11 @@ class PhotoTable:
     """Names and coordinates of photos in the order of their source."""
 
     photo: Sequence[str]  # as `Photo.name`
-    root: str | Path | None  # what relative names are relative to; None where the table holds the photos themselves
     lat_deg: np.ndarray  # (N,) float64, NaN where unknown
     lng_deg: np.ndarray  # (N,) float64, NaN where unknown
-    places: Sequence[FileRange | bytes | None] | None = None  # where the photos are, when names do not say it
 
     def __len__(self) -> int:
         return len(self.photo)
-
-    def data(self, row: int) -> FileRange | bytes | None:
-        """The photo of a row, or where it lies; None if the row names none.
-
-        Raises:
-            InputError: the photos are in the table, of which names and coordinates alone were read.
-        """
-        if self.places is not None:
-            return self.places[row]
-        if self.root is None:
-            raise InputError("Photos inside a table can only be read in its order. Give them as files or tar shards.")
-        return _place(str(self.root), self.photo[row])
 
 
 def open_photos(
@@ -140,32 +126,37 @@ def read_photos(
 ) -> PhotoTable:
     """The names and coordinates of a whole source at once, as `open_photos` gives them one by one.
 
-    Of a table with the photos in it only names and coordinates are read; photos in shards at a URI are held as bytes.
+    Of a table nothing else is read.
 
     Raises:
         InputError: as `open_photos`.
     """
     location = _located(source, schemes)
-    if _kind(location, schemes)[0] != "table":
-        opened = open_photos(location, split=split, coordinates=coordinates, schemes=schemes)
-        photos = list(opened)
-        lat, lng = (np.array([getattr(photo, name) for photo in photos]) for name in ("lat_deg", "lng_deg"))
-        return PhotoTable([photo.name for photo in photos], location, lat, lng, [photo.data for photo in photos])
-    wanted = ["photo", "lat", "lng"] if coordinates else ["photo"]
-    table = read_columns(location, wanted, optional=("lat", "lng"), split=split)
-    lat, lng = coordinates_of(table, location, required=coordinates)
-    names, unmasked = names_of(table, location), locations_of(table, "photo", location)
-    if holds_images(location):
-        return PhotoTable(names, None, lat, lng)
-    root = _root(location)
-    return PhotoTable(names, root, lat, lng, None if names == unmasked else [_place(root, name) for name in unmasked])
+    if _kind(location, schemes)[0] == "table":
+        table = read_columns(
+            location, ["photo", "lat", "lng"] if coordinates else ["photo"], optional=("lat", "lng"), split=split
+        )
+        return PhotoTable(names_of(table, location), *coordinates_of(table, location, required=coordinates))
+    photos = list(open_photos(location, split=split, coordinates=coordinates, schemes=schemes))
+    lat, lng = (np.array([getattr(photo, name) for photo in photos]) for name in ("lat_deg", "lng_deg"))
+    return PhotoTable([photo.name for photo in photos], lat, lng)
 
 
-def listed_photos(paths: Sequence[str]) -> PhotoTable:
-    """A table of single files, as a command line names them; whether they are photos is seen when they are read."""
-    unknown = np.full(len(paths), np.nan)
-    names = [masked(text_of(path)) for path in paths]
-    return PhotoTable(names, "", unknown, unknown, [_place("", path) for path in paths])
+def listed_photos(paths: Sequence[str], class_maps: Sequence[str] = ()) -> list[Photo]:
+    """Single files, as a command line names them; whether they are photos is seen when they are read.
+
+    class_maps: one for each photo, or none at all.
+
+    Raises:
+        InputError: there are class maps, but not as many as photos.
+    """
+    if class_maps and len(class_maps) != len(paths):
+        raise InputError(f"{len(class_maps)} class maps for {len(paths)} photos: give one for each, in their order.")
+    maps = [_place("", path) for path in class_maps] or [None] * len(paths)
+    return [
+        Photo(masked(text_of(path)), _place("", path), math.nan, math.nan, class_map)
+        for path, class_map in zip(paths, maps, strict=True)
+    ]
 
 
 def coordinate_batches(source: Path, *, split: str | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:

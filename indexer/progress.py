@@ -14,8 +14,11 @@ _SECONDS_BETWEEN_LINES = 15.0
 
 
 @contextlib.contextmanager
-def track(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show how far work has come. Yields a function to call with the number of items done since the last call."""
+def track(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """Show how far work has come. Yields a function to call with the number of items done since the last call.
+
+    total: of items; None where nobody knows before the end.
+    """
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _lines(what, total)
@@ -40,7 +43,7 @@ def track(what: str, total: int) -> Iterator[Callable[[int], None]]:
         yield advance
 
 
-def _lines(what: str, total: int) -> Callable[[int], None]:
+def _lines(what: str, total: int | None) -> Callable[[int], None]:
     started = shown = time.monotonic()
     count = 0
 
@@ -48,9 +51,12 @@ def _lines(what: str, total: int) -> Callable[[int], None]:
         nonlocal count, shown
         count += done
         now = time.monotonic()
-        if count >= total or now - shown > _SECONDS_BETWEEN_LINES:
+        if count == total or now - shown > _SECONDS_BETWEEN_LINES:
             shown = now
             rate = count / max(now - started, 1e-9)
-            log.info("%s: %d of %d, %.0f/s, %.0f s left", what, count, total, rate, (total - count) / rate)
+            if total is None:
+                log.info("%s: %d, %.0f/s", what, count, rate)
+            else:
+                log.info("%s: %d of %d, %.0f/s, %.0f s left", what, count, total, rate, (total - count) / rate)
 
     return advance

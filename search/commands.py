@@ -5,11 +5,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
+from encoder.config import MAX_PIXELS
 from indexer import paper
-from indexer.cli import Floats, Result
+from indexer.cli import Floats, Result, Strings
 from indexer.errors import InputError
+from indexer.uris import SCHEMES
 
 THRESHOLDS_KM = Floats(paper.THRESHOLDS_KM)
+PHOTO_SCHEMES = Strings(SCHEMES)
+NO_MAPS = Strings()
 
 
 def query(
@@ -19,21 +23,35 @@ def query(
     checkpoint: str,
     top_k: int = 1,
     version: str | None = None,
+    crops: Literal["one", "five", "ten"] = "one",
+    class_maps: Strings = NO_MAPS,
+    segmentation_cache: Path | None = None,
+    segmenter: str | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
+    precision: Literal["auto", "float32", "bfloat16"] = "auto",
+    max_pixels: int = MAX_PIXELS,
+    schemes: Strings = PHOTO_SCHEMES,
 ) -> Result:
     """Say where photos were taken.
 
     Args:
-        photos: image files.
+        photos: image files, paths or URIs.
         registry: registry folder with a published bundle.
         checkpoint: the checkpoint the bundle was built from, or hf:<hub id or folder>.
         top_k: how many places to name for each photo.
         version: a bundle's digest or its beginning; the current one by default.
+        crops: of each photo, averaged: the middle; that and four corners; those and their mirror images.
+        class_maps: of the photos, one for each in their order, for an encoder with semantic fusion.
+        segmentation_cache: class maps made by `python -m encoder segment`, for photos without one of their own.
+        segmenter: folder or hub id of the model that makes the maps the cache lacks.
         device: where the encoder runs.
+        precision: of the encoder; bfloat16 where the processor has it, by default.
+        max_pixels: photos with more pixels are refused.
+        schemes: of the URIs that photos may be read from.
     """
-    from encoder.checkpoint import load_encoder
-    from encoder.device import choose_device
     from encoder.embed import EmbedConfig, embed_photos
+    from encoder.encode import PhotoEncoder
+    from encoder.reading import ReadLimits
     from indexer.features import OK
     from indexer.photos import listed_photos
     from search.answers import answer_table, explain
@@ -41,14 +59,23 @@ def query(
 
     engine = Engine.open(registry, version=version)
     engine.check_k(top_k)
-    encoder = load_encoder(checkpoint, device=choose_device(device))
-    engine.check_encoder(encoder.digest, source=checkpoint)
-    (batch,) = embed_photos(encoder, listed_photos(photos), config=EmbedConfig(shard_rows=len(photos)))
+    encode = PhotoEncoder.open(
+        checkpoint,
+        crops=crops,
+        segmentation_cache=segmentation_cache,
+        segmenter=segmenter,
+        device=device,
+        precision=precision,
+    )
+    engine.check_encoder(encode.encoder.digest, source=checkpoint)
+    # No worker processes: a few photos are decoded before another interpreter has started.
+    config = EmbedConfig(workers=0, shard_rows=len(photos), max_pixels=max_pixels, limits=ReadLimits(schemes=schemes))
+    (batch,) = embed_photos(encode, listed_photos(photos, class_maps), config=config)
     if not batch.ok.any():
         reasons = "; ".join(f"{photo}: {reason}" for photo, reason in zip(batch.photo, batch.reason, strict=True))
         raise InputError(f"No photo to answer. {reasons}. Give paths of image files.")
     rows = explain(engine, batch, answer_table(engine, batch, first_row=0, k=top_k))
-    data = {"bundle": engine.bundle.version, "encoder": encoder.digest, "answers": rows}
+    data = {"bundle": engine.bundle.version, "encoder": encode.encoder.digest, "answers": rows}
     failed = any(row["status"] != OK for row in rows)
     return Result(data, "\n\n".join(_answer_text(row) for row in rows), failed=failed)
 
@@ -58,16 +85,21 @@ def run(
     registry: Path,
     out: Path,
     features: Path | None = None,
-    photos: Path | None = None,
+    photos: str | None = None,
     checkpoint: str | None = None,
     split: str | None = None,
     top_k: int = 1,
     version: str | None = None,
+    crops: Literal["one", "five", "ten"] = "one",
+    segmentation_cache: Path | None = None,
+    segmenter: str | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
-    batch_size: int = 32,
+    precision: Literal["auto", "float32", "bfloat16"] = "auto",
+    batch_size: int | Literal["auto"] = "auto",
     workers: int = 2,
     shard_rows: int = 8192,
-    max_pixels: int = 178_000_000,
+    max_pixels: int = MAX_PIXELS,
+    schemes: Strings = PHOTO_SCHEMES,
     strict: bool = False,
 ) -> Result:
     """Answer many photos at once, from their vectors or from the photos themselves, into a folder of Parquet rows.
@@ -76,16 +108,21 @@ def run(
         registry: registry folder with a published bundle.
         out: predictions folder to write.
         features: photo vectors: a features folder, a .parquet, or a .npy beside a .csv.
-        photos: table of photos or folder of images, with --checkpoint.
+        photos: table (.parquet, .csv), folder of images, or tar shards, with --checkpoint; a path or a URI.
         checkpoint: the checkpoint the bundle was built from, or hf:<hub id or folder>.
         split: use only rows of --photos whose column `split` is this.
         top_k: how many places to keep for each photo.
         version: a bundle's digest or its beginning; the current one by default.
+        crops: of each photo, averaged: the middle; that and four corners; those and their mirror images.
+        segmentation_cache: class maps made by `python -m encoder segment`, for an encoder with semantic fusion.
+        segmenter: folder or hub id of the model that makes the maps the cache lacks.
         device: where the encoder runs, and the search; cuda where there is none is an error.
-        batch_size: photos in one forward pass.
-        workers: decoding threads.
+        precision: of the encoder; bfloat16 where the processor has it, by default.
+        batch_size: crops in one forward pass; auto: as many as help and fit into memory.
+        workers: decoding processes; 0: none but this one.
         shard_rows: photos in one Parquet file, when photos are given.
         max_pixels: photos with more pixels are refused.
+        schemes: of the URIs that photos may be read from.
         strict: exit with 1 if any photo has no answer; otherwise only if none has.
     """
     from indexer.artifact import check_target
@@ -97,6 +134,10 @@ def run(
         raise InputError("Give either --features F, or --photos P together with --checkpoint C.")
     if features is not None and split is not None:
         raise InputError("--split goes with --photos: features have no splits. Embed that split alone.")
+    if features is not None and (crops != "one" or segmentation_cache is not None or segmenter is not None):
+        raise InputError(
+            "--crops, --segmentation-cache and --segmenter go with --photos: features are vectors already."
+        )
     check_target(out)
     engine = Engine.open(registry, version=version, device=device)
     engine.check_k(top_k)
@@ -106,9 +147,22 @@ def run(
         assert photos is not None
         assert checkpoint is not None
         from encoder.embed import EmbedConfig
+        from encoder.encode import PhotoEncoder
+        from encoder.reading import ReadLimits
+        from indexer.photos import open_photos
 
-        config = EmbedConfig(batch_size, workers, shard_rows, max_pixels)
-        source = job.vectors_from_photos(engine, photos, checkpoint, split=split, device=device, config=config)
+        size = None if batch_size == "auto" else batch_size
+        config = EmbedConfig(size, workers, shard_rows, max_pixels, ReadLimits(schemes=schemes))
+        table = open_photos(photos, split=split, schemes=schemes)
+        encode = PhotoEncoder.open(
+            checkpoint,
+            crops=crops,
+            segmentation_cache=segmentation_cache,
+            segmenter=segmenter,
+            device=device,
+            precision=precision,
+        )
+        source = job.vectors_from_photos(engine, table, encode, config=config)
     with track("answering", source.rows) as advance:
         summary = job.run(engine, source, out, k=top_k, advance=advance)
     failures = ", ".join(f"{count} {code}" for code, count in summary.failed.items()) or "none"
@@ -122,25 +176,93 @@ def run(
 
 
 def evaluate(
-    *, predictions: Path, truth: Path, split: str | None = None, thresholds_km: Floats = THRESHOLDS_KM
+    *,
+    truth: Path,
+    predictions: Path | None = None,
+    registry: Path | None = None,
+    checkpoint: str | None = None,
+    out: Path | None = None,
+    benchmark: str | None = None,
+    split: str | None = None,
+    thresholds_km: Floats = THRESHOLDS_KM,
+    version: str | None = None,
+    crops: Literal["one", "five", "ten"] | None = None,
+    segmentation_cache: Path | None = None,
+    segmenter: str | None = None,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    precision: Literal["auto", "float32", "bfloat16"] = "auto",
+    batch_size: int | Literal["auto"] = "auto",
+    workers: int = 2,
+    max_pixels: int = MAX_PIXELS,
+    schemes: Strings = PHOTO_SCHEMES,
 ) -> Result:
-    """Compare answers with where photos were taken.
+    """Compare answers with where photos were taken; the answers of a run, or made here with --registry, --checkpoint.
 
     Args:
-        predictions: predictions folder, or anybody's .parquet or .csv with photo, lat, lng.
         truth: table of photos with lat and lng; every row counts, and no answer is a miss.
+        predictions: predictions folder, or anybody's .parquet or .csv with photo, lat, lng.
+        registry: registry folder with a published bundle, to answer the photos of the truth.
+        checkpoint: the checkpoint the bundle was built from, or hf:<hub id or folder>.
+        out: predictions folder to write; by default answers made here are not kept.
+        benchmark: name of the benchmark the truth is of, for the result; it is then answered with ten crops.
         split: use only rows of the truth whose column `split` is this.
         thresholds_km: distances at which to count answers as right.
+        version: a bundle's digest or its beginning; the current one by default.
+        crops: of each photo, averaged: the middle; that and four corners; those and their mirror images.
+        segmentation_cache: class maps made by `python -m encoder segment`, for an encoder with semantic fusion.
+        segmenter: folder or hub id of the model that makes the maps the cache lacks.
+        device: where the encoder runs, and the search; cuda where there is none is an error.
+        precision: of the encoder; bfloat16 where the processor has it, by default.
+        batch_size: crops in one forward pass; auto: as many as help and fit into memory.
+        workers: decoding processes; 0: none but this one.
+        max_pixels: photos with more pixels are refused.
+        schemes: of the URIs that photos may be read from.
     """
+    import tempfile
+
     from search.evaluate import evaluate as evaluate_predictions
 
-    result = evaluate_predictions(predictions, truth, split=split, thresholds_km=thresholds_km)
+    if (predictions is None) == (registry is None) or (registry is None) != (checkpoint is None):
+        raise InputError("Give either --predictions O, or --registry R together with --checkpoint C.")
+    if predictions is not None and any(option is not None for option in (out, crops, segmentation_cache, segmenter)):
+        raise InputError("--out, --crops, --segmentation-cache and --segmenter go with --registry: O has its answers.")
+    failed = False
+    protocol = crops or ("one" if benchmark is None else "ten")
+    with tempfile.TemporaryDirectory(prefix="evaluate-") as scratch:
+        if registry is not None:
+            predictions = out or Path(scratch) / "predictions"
+            failed = run(
+                registry=registry,
+                out=predictions,
+                photos=str(truth),
+                checkpoint=checkpoint,
+                split=split,
+                version=version,
+                crops=protocol,
+                segmentation_cache=segmentation_cache,
+                segmenter=segmenter,
+                device=device,
+                precision=precision,
+                batch_size=batch_size,
+                workers=workers,
+                max_pixels=max_pixels,
+                schemes=schemes,
+            ).failed
+        assert predictions is not None
+        result = evaluate_predictions(predictions, truth, split=split, thresholds_km=thresholds_km)
     answered = None if result.answered is None else asdict(result.answered)
     data = {**asdict(result.accuracy), "answered": answered}
-    lines = [_accuracy_text("all photos", asdict(result.accuracy))]
+    if benchmark is not None:
+        data["benchmark"] = benchmark
+    if registry is not None:
+        data["crops"] = protocol
+    what = (
+        "all photos" if registry is None else f"{benchmark or 'all photos'}, {protocol} crop{'s' * (protocol != 'one')}"
+    )
+    lines = [_accuracy_text(what, asdict(result.accuracy))]
     if answered is not None and answered["n"] < result.accuracy.n:
         lines.append(_accuracy_text("answered", answered))
-    return Result(data, "\n".join(lines))
+    return Result(data, "\n".join(lines), failed=failed)
 
 
 def _answer_text(row: Mapping[str, Any]) -> str:

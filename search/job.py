@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pyarrow.parquet
 
-from encoder.checkpoint import load_encoder
-from encoder.device import DeviceName, choose_device
 from encoder.embed import EmbedConfig, embed_photos
+from encoder.encode import PhotoEncoder
 from indexer.artifact import write_folder
 from indexer.features import OK, FeatureBatch, open_features
-from indexer.manifest import ROWS_MANIFEST, file_digest
-from indexer.photos import read_photos
+from indexer.manifest import ROWS_MANIFEST
+from indexer.photos import PhotoSource
 from search.answers import answer_table
 from search.engine import Engine
 
@@ -27,8 +26,9 @@ class VectorSource:
     """Vectors to answer, shard by shard, and what they come from."""
 
     shards: Iterable[FeatureBatch]
-    rows: int
+    rows: int | None  # None where nobody knows before the end
     inputs: Mapping[str, str | None]  # name -> digest
+    protocol: Mapping[str, str]  # how photos became vectors, where that happens here: crops, precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,23 +51,21 @@ def vectors_from_features(engine: Engine, location: Path) -> VectorSource:
     """
     features = open_features(location)
     engine.check_encoder(features.encoder, source=str(location))
-    return VectorSource(features, features.rows, {"features": features.digest, "encoder": features.encoder})
+    return VectorSource(features, features.rows, {"features": features.digest, "encoder": features.encoder}, {})
 
 
 def vectors_from_photos(
-    engine: Engine, photos: Path, checkpoint: str, *, split: str | None, device: DeviceName, config: EmbedConfig
+    engine: Engine, photos: PhotoSource, encode: PhotoEncoder, *, config: EmbedConfig
 ) -> VectorSource:
-    """Vectors made on the way from a photo table or a folder of images.
+    """Vectors made on the way from photos.
 
     Raises:
-        InputError: the photos or the checkpoint cannot be used.
-        BundleMismatch: the checkpoint is not the encoder the bundle was built for.
+        BundleMismatch: this is not the encoder the bundle was built for.
     """
-    table = read_photos(photos, split=split)
-    encoder = load_encoder(checkpoint, device=choose_device(device))
-    engine.check_encoder(encoder.digest, source=checkpoint)
-    inputs = {"photos": None if photos.is_dir() else file_digest(photos), "encoder": encoder.digest}
-    return VectorSource(embed_photos(encoder, table, config=config), len(table), inputs)
+    engine.check_encoder(encode.encoder.digest, source=encode.encoder.name)
+    inputs = {"photos": photos.digest, **encode.inputs}
+    protocol = {"crops": encode.crops, "precision": encode.encoder.precision}
+    return VectorSource(embed_photos(encode, photos, config=config), photos.n_photos, inputs, protocol)
 
 
 def run(
@@ -92,7 +90,7 @@ def run(
         out,
         kind=KIND,
         schema_version=SCHEMA_VERSION,
-        config={"top_k": k},
+        config={"top_k": k, **source.protocol},
         inputs=source.inputs,
         manifest_name=ROWS_MANIFEST,
     ) as draft:

@@ -6,10 +6,13 @@ from torch.nn.functional import affine_grid, grid_sample
 from training.config import Augmentation
 
 
-def augment(pixels: torch.Tensor, augmentation: Augmentation, generator: torch.Generator) -> torch.Tensor:
-    """Change each photo of a batch by itself.
+def augment(
+    pixels: torch.Tensor, class_maps: torch.Tensor | None, augmentation: Augmentation, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Change each photo of a batch by itself; its class map moves with it and keeps its classes.
 
-    pixels: (B, 3, H, W) float, 0 to 255. Returns the same shape, clamped to the same range.
+    pixels: (B, 3, H, W) float, 0 to 255. class_maps: (B, H, W) uint8 or None. Returns both in the same shapes, pixels
+    clamped to the same range.
     """
     n = len(pixels)
 
@@ -24,5 +27,9 @@ def augment(pixels: torch.Tensor, augmentation: Augmentation, generator: torch.G
         rows = torch.stack([cosine, -sine, offset[:, 0], sine, cosine, offset[:, 1]], dim=1)
         grid = affine_grid(rows.view(n, 2, 3), list(pixels.shape), align_corners=False)
         pixels = grid_sample(pixels, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+        if class_maps is not None:
+            ids = class_maps[:, None].to(pixels.dtype)
+            moved = grid_sample(ids, grid, mode="nearest", padding_mode="reflection", align_corners=False)
+            class_maps = moved[:, 0].to(torch.uint8)
     bright = pixels * (1 + augmentation.brightness * draw(n, 1, 1, 1))
-    return (bright + augmentation.colour * draw(n, 3, 1, 1)).clamp(0, 255)
+    return (bright + augmentation.colour * draw(n, 3, 1, 1)).clamp(0, 255), class_maps

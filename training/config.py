@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from encoder.config import CLIP_MEAN, CLIP_STD, FusionConfig
 from indexer.errors import InputError
 
 Negatives = Literal["batch", "batch_distinct", "all"]  # training.losses says what each one means
@@ -57,6 +58,8 @@ class DataConfig:
         workers: decoding threads.
         memory_limit_gb: decoded photos are kept in memory; more than this is refused.
         augmentation: how photos are changed while they are learned from.
+        segmentation_cache: class maps of the photos, for a model with fusion; those in the table's own column `map`
+            are used before these.
     """
 
     photos: Path
@@ -66,6 +69,7 @@ class DataConfig:
     workers: int = 2
     memory_limit_gb: float = 8.0
     augmentation: Augmentation = field(default_factory=Augmentation)
+    segmentation_cache: Path | None = None
 
     def __post_init__(self) -> None:
         _check("data", {"batch_size": self.batch_size}, low=2)  # a photo alone has nothing to be told from
@@ -89,6 +93,9 @@ class ModelConfig:
         activation: between its linear maps; CLIP's own by default.
         mean: of the photos' channels, from 0 to 1; CLIP's own by default.
         std: standard deviation of the channels, likewise.
+        fusion: of class maps with the photos; null: photos alone. What start_from has already is kept.
+        trainable_blocks: of the vision transformer, counted from its end; the others stay as they are, with the
+            embeddings. all: nothing stays. By default 1 of what start_from names, and all of a new one.
     """
 
     start_from: str | None = None
@@ -100,13 +107,17 @@ class ModelConfig:
     mlp_size: int = 4096
     width: int = 768
     activation: str = "quick_gelu"
-    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
-    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+    mean: tuple[float, float, float] = CLIP_MEAN
+    std: tuple[float, float, float] = CLIP_STD
+    fusion: FusionConfig | None = None
+    trainable_blocks: int | Literal["all"] | None = None
 
     def __post_init__(self) -> None:
         sizes = ("image_size", "patch_size", "hidden_size", "layers", "heads", "mlp_size", "width")
         _check("model", {name: getattr(self, name) for name in sizes}, low=1)
         _check("model", {"patch_size": self.patch_size}, low=1, high=self.image_size)
+        if self.fusion is not None and self.start_from is None:  # else the size is not known yet
+            self.fusion.check(hidden_size=self.hidden_size)
         _check("model", {f"std[{channel}]": value for channel, value in enumerate(self.std)}, low=1e-3)
 
 

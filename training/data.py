@@ -2,22 +2,27 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from encoder.crops import Preprocessing, read_crop
-from encoder.images import BadImage
+from encoder.crops import crop_maps, crop_photos
+from encoder.decoding import DecodedBatch, decoded_batches
+from encoder.encode import reader_of
+from encoder.model import GeoEncoder
+from encoder.segmentation_cache import open_cache
 from indexer.errors import InputError
+from indexer.features import OK
 from indexer.hierarchy import Hierarchy
-from indexer.photos import PhotoTable, read_photos
+from indexer.photos import Photo, open_photos
 from indexer.progress import track
 from training.config import DataConfig
 
 log = logging.getLogger(__name__)
+
+_DECODED_AT_ONCE = 64  # photos
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,12 +30,16 @@ class PhotoSet:
     """Decoded photos with the cells they were taken in."""
 
     pixels: torch.Tensor  # (N, 3, H, W) uint8
+    class_maps: torch.Tensor | None  # (N, H, W) uint8; None for an encoder without fusion
     targets: torch.Tensor  # (N, L) int64, the cell of each level or -1
     lat_deg: np.ndarray  # (N,) float64
     lng_deg: np.ndarray  # (N,) float64
 
     def __len__(self) -> int:
         return len(self.pixels)
+
+
+Batch = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]  # pixels, class maps, targets of some photos
 
 
 @dataclass(slots=True)
@@ -45,61 +54,68 @@ class Batches:
         whole, rest = divmod(len(self.photos), self.batch_size)
         return whole + bool(rest and (self.generator is None or whole == 0))
 
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def __iter__(self) -> Iterator[Batch]:
         n = len(self.photos)
         order = torch.arange(n) if self.generator is None else torch.randperm(n, generator=self.generator)
         for number in range(len(self)):
             rows = order[number * self.batch_size : (number + 1) * self.batch_size]
-            yield self.photos.pixels[rows], self.photos.targets[rows]
+            maps = self.photos.class_maps
+            yield self.photos.pixels[rows], None if maps is None else maps[rows], self.photos.targets[rows]
 
 
-def load_photos(config: DataConfig, split: str, *, hierarchy: Hierarchy, preprocessing: Preprocessing) -> PhotoSet:
+def load_photos(config: DataConfig, split: str, *, hierarchy: Hierarchy, encoder: GeoEncoder) -> PhotoSet:
     """Decode the photos of one split and find their cells. Photos that cannot be decoded are left out and counted.
 
     Raises:
         InputError: the table is unusable, too large for memory, or none of its photos can be read.
     """
-    table = read_photos(config.photos, split=split, coordinates=True)
-    size_gb = len(table) * 3 * preprocessing.crop**2 / 1e9
+    photos = list(open_photos(config.photos, split=split, coordinates=True))
+    edge, channels = encoder.preprocessing.crop, 3 if encoder.fusion is None else 4
+    size_gb = len(photos) * channels * edge**2 / 1e9
     if size_gb > config.memory_limit_gb:
         raise InputError(
             f"{config.photos}: split {split!r} takes {size_gb:.1f} GB decoded, more than data.memory_limit_gb = "
             f"{config.memory_limit_gb:g}. Raise that limit, or give fewer photos."
         )
-    with track(f"decoding {split}", len(table)) as advance:
-        pixels, problems = _decode_all(table, preprocessing, config.workers, advance)
-    kept = np.array([row for row in range(len(table)) if row not in problems], np.int64)
-    if problems:
-        counts = ", ".join(f"{n} {code}" for code, n in Counter(p.code for p in problems.values()).items())
-        row, problem = next(iter(problems.items()))
-        log.warning(
-            "%s: %d photos left out (%s), first %s: %s", split, len(problems), counts, table.photo[row], problem
-        )
-        if not kept.size:
-            raise InputError(f"{config.photos}: no photo of split {split!r} can be read. The first: {problem}.")
-        for row, old in enumerate(kept):  # in place: a second array could be more than the memory holds
-            pixels[row] = pixels[old]
-    lat, lng = table.lat_deg[kept], table.lng_deg[kept]
-    return PhotoSet(pixels[: len(kept)], torch.from_numpy(hierarchy.locate(lat, lng)), lat, lng)
+    pixels = torch.zeros((len(photos), 3, edge, edge), dtype=torch.uint8)
+    class_maps = None if encoder.fusion is None else torch.zeros((len(photos), edge, edge), dtype=torch.uint8)
+    kept: list[int] = []
+    failed: list[tuple[str, str]] = []  # code, and what to say of it
+    row = 0
+    for batch in _decoded(photos, config, split, encoder):
+        good = slice(len(kept), len(kept) + len(batch.rows))
+        if batch.rows:
+            pixels[good] = crop_photos(batch.pixels(), encoder.preprocessing, crops="one")[:, 0]
+            if class_maps is not None:
+                class_maps[good] = _maps(batch, encoder)
+        kept += [row + position for position in batch.rows]
+        told = zip(batch.name, batch.status, batch.reason, strict=True)
+        failed += [(status, f"{name}: {status}: {reason}") for name, status, reason in told if status != OK]
+        row += len(batch)
+    if failed and not kept:
+        raise InputError(f"{config.photos}: no photo of split {split!r} can be read. The first: {failed[0][1]}.")
+    if failed:
+        counts = ", ".join(f"{n} {code}" for code, n in Counter(code for code, _ in failed).items())
+        log.warning("%s: %d photos left out (%s), first %s", split, len(failed), counts, failed[0][1])
+    lat, lng = (np.array([getattr(photos[row], name) for row in kept]) for name in ("lat_deg", "lng_deg"))
+    targets = torch.from_numpy(hierarchy.locate(lat, lng))
+    return PhotoSet(pixels[: len(kept)], None if class_maps is None else class_maps[: len(kept)], targets, lat, lng)
 
 
-def _decode_all(
-    table: PhotoTable, preprocessing: Preprocessing, workers: int, advance: Callable[[int], None]
-) -> tuple[torch.Tensor, dict[int, BadImage]]:
-    pixels = torch.zeros((len(table), 3, preprocessing.crop, preprocessing.crop), dtype=torch.uint8)
-    rows = pixels.numpy()  # the same memory
+def _decoded(photos: list[Photo], config: DataConfig, split: str, encoder: GeoEncoder) -> Iterator[DecodedBatch]:
+    """Batches of the photos in order, with progress."""
+    cache = None
+    if config.segmentation_cache is not None and encoder.fusion is not None:
+        cache = open_cache(config.segmentation_cache)
+    read = reader_of(encoder, crops="one", cache=cache)
+    batches = (photos[first : first + _DECODED_AT_ONCE] for first in range(0, len(photos), _DECODED_AT_ONCE))
+    with track(f"decoding {split}", len(photos)) as advance:
+        for batch in decoded_batches(batches, read, workers=config.workers):
+            yield batch
+            advance(len(batch))
 
-    def load(row: int) -> BadImage | None:
-        try:
-            rows[row] = read_crop(table, row, preprocessing)
-        except BadImage as problem:
-            return problem
-        return None
 
-    problems = {}
-    with ThreadPoolExecutor(workers) as pool:
-        for row, problem in enumerate(pool.map(load, range(len(table)))):
-            if problem is not None:
-                problems[row] = problem
-            advance(1)
-    return pixels, problems
+def _maps(batch: DecodedBatch, encoder: GeoEncoder) -> torch.Tensor:
+    """Centre crops (N, S, S) of the class maps of a batch's photos, all of which have one."""
+    maps = [class_map for class_map in batch.class_maps() if class_map is not None]
+    return crop_maps(maps, batch.shapes, encoder.preprocessing, crops="one")[:, 0]

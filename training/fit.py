@@ -8,7 +8,7 @@ import signal
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ import lightning
 import torch
 
 from encoder.checkpoint import load_encoder, save_checkpoint
-from encoder.crops import Preprocessing
+from encoder.config import Preprocessing
+from encoder.encode import MapSource, check_maps
 from encoder.model import GeoEncoder, GeoEncoderConfig
+from encoder.segmentation_cache import open_cache
 from indexer.artifact import check_target
 from indexer.cells import load_hierarchy
 from indexer.errors import InputError
@@ -25,7 +27,7 @@ from indexer.hierarchy import Hierarchy
 from indexer.manifest import file_digest, manifest_digest
 from indexer.progress import track
 from training.config import DataConfig, ModelConfig, OptimisationConfig
-from training.data import Batches, load_photos
+from training.data import Batches, PhotoSet, load_photos
 from training.module import Epoch, GeoModule
 
 log = logging.getLogger(__name__)
@@ -67,34 +69,25 @@ def fit(
     tree = load_hierarchy(hierarchy)
     _check_levels(tree)
     torch.manual_seed(seed)
-    encoder = build_encoder(model)
-    validation, train = (  # the small one first: what is wrong with the table shows at once
-        load_photos(data, split, hierarchy=tree, preprocessing=encoder.preprocessing)
-        for split in (data.validation_split, data.train_split)
+    encoder = build_encoder(_with_segmenter(model, data))
+    cache = None if data.segmentation_cache is None else open_cache(data.segmentation_cache)
+    check_maps(encoder, MapSource(cache))
+    validation, learnt = (  # the small one first: what is wrong with the table shows at once
+        load_photos(data, split, hierarchy=tree, encoder=encoder) for split in (data.validation_split, data.train_split)
     )
     # Before training: what the files say hours later is not what was learned from.
-    inputs = {"photos": file_digest(data.photos), "hierarchy": manifest_digest(hierarchy)}
-    if not (train.targets >= 0).any():
+    inputs = {
+        "photos": file_digest(data.photos),
+        "hierarchy": manifest_digest(hierarchy),
+        "maps": None if cache is None else cache.origin.segmenter,
+        "start_from": None if model.start_from is None else load_encoder(model.start_from).digest,
+    }
+    if not (learnt.targets >= 0).any():
         raise InputError(
             f"{data.photos}: no training photo lies in a cell of {hierarchy}. Was it made from other photos?"
         )
-    generator = torch.Generator().manual_seed(seed)
-    module = GeoModule(
-        encoder,
-        tree,
-        optimisation=optimisation,
-        augmentation=data.augmentation,
-        validation=validation,
-        generator=generator,
-    )
-    batches = Batches(train, data.batch_size, generator=torch.Generator().manual_seed(seed + 1))
     began = time.perf_counter()
-    with track("training", optimisation.epochs * len(batches)) as advance:
-        trainer = _trainer(optimisation, device, _Reporter(advance, optimisation.epochs))
-        with _interruptible(), warnings.catch_warnings():
-            # Lightning 2.6 with torch 2.13: its own call of a torch function that is going away.
-            warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)`", FutureWarning)
-            trainer.fit(module, batches, Batches(validation, data.batch_size))
+    module = train(encoder, tree, learnt, validation, data=data, optimisation=optimisation, seed=seed, device=device)
     train_seconds = time.perf_counter() - began
     save_checkpoint(
         out,
@@ -112,14 +105,69 @@ def fit(
         time.perf_counter() - started,
         module.epochs,
         module.temperatures.tolist(),
-        len(train),
+        len(learnt),
     )
+
+
+def train(
+    encoder: GeoEncoder,
+    hierarchy: Hierarchy,
+    photos: PhotoSet,
+    validation: PhotoSet,
+    *,
+    data: DataConfig,
+    optimisation: OptimisationConfig,
+    seed: int,
+    device: str,
+) -> GeoModule:
+    """The training itself: changes the weights of `encoder` in place and returns them with the geocells.
+
+    Raises:
+        WorkError: the loss stopped being a number.
+    """
+    module = GeoModule(
+        encoder,
+        hierarchy,
+        optimisation=optimisation,
+        augmentation=data.augmentation,
+        validation=validation,
+        generator=torch.Generator().manual_seed(seed),
+    )
+    batches = Batches(photos, data.batch_size, generator=torch.Generator().manual_seed(seed + 1))
+    with track("training", optimisation.epochs * len(batches)) as advance:
+        trainer = _trainer(optimisation, device, _Reporter(advance, optimisation.epochs))
+        with _interruptible(), warnings.catch_warnings():
+            # Lightning 2.6 with torch 2.13: its own call of a torch function that is going away.
+            warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)`", FutureWarning)
+            trainer.fit(module, batches, Batches(validation, data.batch_size))
+    return module
 
 
 def build_encoder(config: ModelConfig) -> GeoEncoder:
     """The encoder training begins with; random weights come from torch's global generator."""
-    if config.start_from is not None:
-        return load_encoder(config.start_from).model.requires_grad_(True).train()
+    if config.start_from is None:
+        encoder, trainable = _new_encoder(config), config.trainable_blocks
+    else:
+        encoder = load_encoder(config.start_from).model.requires_grad_(True).train()
+        trainable = 1 if config.trainable_blocks is None else config.trainable_blocks
+    if config.fusion is not None:
+        if encoder.fusion is not None:
+            raise InputError(f"{config.start_from} has a fusion already. Leave out model.fusion.")
+        encoder.add_fusion(config.fusion)
+    if isinstance(trainable, int):
+        encoder.freeze(trainable_blocks=trainable)
+    return encoder
+
+
+def _with_segmenter(model: ModelConfig, data: DataConfig) -> ModelConfig:
+    """With what made the maps that a new fusion learns from on record, so that no other maps are taken for them."""
+    if model.fusion is None or model.fusion.segmenter is not None or data.segmentation_cache is None:
+        return model
+    made_by = open_cache(data.segmentation_cache).origin.segmenter
+    return replace(model, fusion=replace(model.fusion, segmenter=made_by))
+
+
+def _new_encoder(config: ModelConfig) -> GeoEncoder:
     vision = {
         "image_size": config.image_size,
         "patch_size": config.patch_size,

@@ -20,7 +20,7 @@ from indexer.geocells import Geocells
 from indexer.hierarchy import Hierarchy
 from training.augment import augment
 from training.config import Augmentation, OptimisationConfig
-from training.data import PhotoSet
+from training.data import Batch, PhotoSet
 from training.losses import hierarchy_loss
 
 # CLIP's own limits (Radford et al. 2021, section 2.5): 0.07 to begin with, and never a scale above 100.
@@ -80,11 +80,11 @@ class GeoModule(lightning.LightningModule):
         """(L,) positive, no smaller than 0.01 after any training step."""
         return self.log_temperatures.exp()
 
-    def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_index: int) -> torch.Tensor:
-        """Loss of one batch of pixels (B, 3, H, W) uint8 and targets (B, L)."""
-        pixels, targets = batch
-        changed = augment(pixels.float(), self.augmentation, self.generator)
-        vectors = self.encoder(normalise(changed, self.encoder.preprocessing))
+    def training_step(self, batch: Batch, batch_index: int) -> torch.Tensor:
+        """Loss of one batch of pixels (B, 3, H, W) uint8, class maps (B, H, W) uint8 or None, and targets (B, L)."""
+        pixels, class_maps, targets = batch
+        changed, moved = augment(pixels.float(), class_maps, self.augmentation, self.generator)
+        vectors = self.encoder(normalise(changed, self.encoder.preprocessing), moved)
         loss = self._loss(vectors, targets)
         if not torch.isfinite(loss):
             raise self._diverged(f"The loss is {loss.item()}", f"batch {batch_index + 1}")
@@ -100,10 +100,10 @@ class GeoModule(lightning.LightningModule):
         """Start the clock of the epochs."""
         self._started = time.perf_counter()
 
-    def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_index: int) -> None:
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Vectors of one batch of validation photos."""
-        pixels, targets = batch
-        vectors = self.encoder(normalise(pixels, self.encoder.preprocessing))
+        pixels, class_maps, targets = batch
+        vectors = self.encoder(normalise(pixels, self.encoder.preprocessing), class_maps)
         self._vectors.append(vectors)
         self._validation_losses.append(self._loss(vectors, targets) * len(targets))
 

@@ -12,7 +12,7 @@ from transformers.models.oneformer.image_processing_pil_oneformer import OneForm
 from transformers.utils import logging
 
 from encoder.checkpoint import LoadedEncoder, load_encoder, save_checkpoint
-from encoder.crops import Preprocessing
+from encoder.config import Preprocessing
 from encoder.model import GeoEncoder, GeoEncoderConfig
 from encoder.segmentation import Segmenter, load_segmenter
 from indexer.hierarchy import Hierarchy

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPModel
 
 from encoder.checkpoint import LoadedEncoder, load_encoder, save_checkpoint
-from encoder.crops import Preprocessing
+from encoder.config import Preprocessing
 from encoder.hub import CONFIG_FILE, WEIGHTS_FILE
 from indexer.artifact import write_folder
 from indexer.errors import ArtifactError, InputError
@@ -87,7 +87,7 @@ def test_a_clip_has_a_digest_of_its_own_weights(clip_folder: Path, tmp_path: Pat
 def test_pickled_weights_are_not_read(clip_folder: Path, tmp_path: Path) -> None:
     shutil.copytree(clip_folder, tmp_path / "pickle")
     (tmp_path / "pickle" / WEIGHTS_FILE).rename(tmp_path / "pickle" / "pytorch_model.bin")
-    with pytest.raises(InputError, match="only as a pickle, or in several files"):
+    with pytest.raises(InputError, match="only as a pickle are not read"):
         load_encoder(f"hf:{tmp_path / 'pickle'}")
 
 

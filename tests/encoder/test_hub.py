@@ -18,7 +18,7 @@ def test_the_first_file_that_a_folder_has_is_taken(tmp_path: Path) -> None:
 def test_what_is_not_there_is_said_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^hf:.*: the folder has no a.json or b.json\.$"):
         fetch(str(tmp_path), "a.json", "b.json", prefix="hf:")
-    with pytest.raises(InputError, match=r"only as a pickle.*save_pretrained"):
+    with pytest.raises(InputError, match=r"only as a pickle.*python -m encoder convert"):
         fetch(str(tmp_path), WEIGHTS_FILE)
     for name in ("nobody/no-such-model", "no such folder", "/no/such/folder"):
         with pytest.raises(InputError, match=rf"^{name}: a.json cannot be had .*give a local folder: <folder>\.$"):

@@ -6,8 +6,9 @@ from transformers import CLIPModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from encoder.checkpoint import LoadedEncoder, load_encoder
-from encoder.crops import Preprocessing
+from encoder.config import Preprocessing
 from encoder.embed import EmbedConfig, embed_photos
+from encoder.encode import PhotoEncoder
 from encoder.model import GeoEncoder, GeoEncoderConfig
 from indexer.errors import InputError
 from indexer.photos import listed_photos
@@ -69,7 +70,8 @@ def test_a_plain_clip_gives_its_own_image_embedding(clip: CLIPModel, clip_folder
         image.save(tmp_path / f"{seed}.png")
         with torch.no_grad():
             theirs = clip.get_image_features(processor(image, return_tensors="pt")["pixel_values"]).pooler_output[0]
-        (batch,) = embed_photos(encoder, listed_photos([str(tmp_path / f"{seed}.png")]), config=EmbedConfig())
+        photo = listed_photos([str(tmp_path / f"{seed}.png")])
+        (batch,) = embed_photos(PhotoEncoder(encoder), photo, config=EmbedConfig())
         assert batch.embedding[0] @ (theirs / theirs.norm()).numpy() >= 0.9999
 
 
@@ -78,6 +80,17 @@ def test_weights_of_a_plain_clip_give_its_vectors_to_the_last_digits(clip: CLIPM
     with torch.no_grad():
         theirs = torch.nn.functional.normalize(clip.get_image_features(pixels).pooler_output, dim=-1)
         torch.testing.assert_close(load_encoder(f"hf:{clip_folder}").model(pixels), theirs)
+
+
+def test_half_the_bits_keep_the_direction(clip: CLIPModel, clip_folder: Path) -> None:
+    pixels = torch.randn(8, 3, EDGE, EDGE)
+    half = load_encoder(f"hf:{clip_folder}", dtype=torch.bfloat16)
+    assert half.precision == "bfloat16"
+    with torch.no_grad():
+        theirs = torch.nn.functional.normalize(clip.get_image_features(pixels).pooler_output, dim=-1)
+        ours = half.model(pixels.bfloat16())
+    assert ours.dtype == torch.float32
+    assert (ours * theirs).sum(dim=1).min() >= 0.999
 
 
 def test_attention_is_the_fused_one() -> None:

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +17,12 @@ import torch
 from encoder.__main__ import COMMANDS
 from encoder.class_maps import check_fit
 from encoder.images import BadImage, decode
-from encoder.segment import SegmentConfig, SegmentSummary, segment_table
+from encoder.segment import SegmentConfig, SegmentSummary, segment_photos
 from encoder.segmentation import Segmenter
 from encoder.segmentation_cache import open_cache
 from indexer.cli import main
 from indexer.errors import InputError, WorkError
-from indexer.photos import PhotoTable, read_photos
+from indexer.photos import listed_photos, open_photos
 from tests.encoder.conftest import natural
 
 SIZES = [(100, 80), (90, 120), (100, 80), (64, 64), (300, 60)]
@@ -44,7 +43,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def run(segmenter: Segmenter, folder: Path, out: Path, **options: int) -> SegmentSummary:
-    return segment_table(segmenter, read_photos(folder / "photos.csv"), out, config=SegmentConfig(**options))
+    return segment_photos(segmenter, open_photos(folder / "photos.csv"), out, config=SegmentConfig(**options))
 
 
 def check(segmenter: Segmenter, folder: Path, out: Path, *, edge: int = 384) -> None:
@@ -53,7 +52,7 @@ def check(segmenter: Segmenter, folder: Path, out: Path, *, edge: int = 384) -> 
     assert cache.origin.class_names == segmenter.class_names
     for row in range(14):
         path = folder / f"{row:02d}.jpg"
-        image = decode(path)
+        image = decode(path.read_bytes())
         classes = cache.get(path.read_bytes())
         assert classes is not None
         check_fit(classes.shape, image.size)
@@ -77,23 +76,23 @@ def test_a_rerun_does_only_what_is_missing(
     segmenter: Segmenter, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "S"
-    first = read_photos(folder / "photos.csv", split="a")
-    summary = segment_table(segmenter, first, out, config=SegmentConfig())
+    first = open_photos(folder / "photos.csv", split="a")
+    summary = segment_photos(segmenter, first, out, config=SegmentConfig())
     assert (summary.rows, summary.new, summary.known) == (9, 7, 0)
     decoded: list[int] = []
     monkeypatch.setattr(
         "encoder.segment.decode", lambda stream, **options: decoded.append(1) or decode(stream, **options)
     )
     seen: list[int] = []
-    table = read_photos(folder / "photos.csv")
-    summary = segment_table(segmenter, table, out, config=SegmentConfig(), advance=seen.append)
+    table = open_photos(folder / "photos.csv")
+    summary = segment_photos(segmenter, table, out, config=SegmentConfig(), advance=seen.append)
     assert (summary.rows, summary.new, summary.known) == (17, 6, 8)
     assert dict(summary.failed) == {"not_an_image": 1, "damaged": 1, "missing": 1}
     assert len(decoded) == 7  # six photos, and one that is damaged; what is not an image is known
     assert sum(seen) == 17
     shutil.copytree(folder, tmp_path / "renamed")
     (tmp_path / "renamed" / "00.jpg").rename(tmp_path / "renamed" / "new name.jpg")
-    summary = segment_table(segmenter, read_photos(tmp_path / "renamed"), out, config=SegmentConfig())
+    summary = segment_photos(segmenter, open_photos(tmp_path / "renamed"), out, config=SegmentConfig())
     assert (summary.rows, summary.new, summary.known, len(decoded)) == (16, 0, 14, 7)
     check(segmenter, folder, out)
 
@@ -111,9 +110,8 @@ def test_rows_without_photos_are_counted(segmenter: Segmenter, folder: Path, tmp
     (folder / "folder.jpg").mkdir()
     (folder / "empty.jpg").touch()
     names = ["", "folder.jpg", "empty.jpg", "00.jpg/x.jpg", "a\0b", "00.jpg"]
-    unknown = np.full(len(names), np.nan)
-    table = PhotoTable(names, folder, unknown, unknown)
-    summary = segment_table(segmenter, table, tmp_path / "S", config=SegmentConfig())
+    table = listed_photos([f"{folder}/{name}" if name else "" for name in names])
+    summary = segment_photos(segmenter, table, tmp_path / "S", config=SegmentConfig())
     assert (summary.new, summary.known) == (1, 0)
     assert dict(summary.failed) == {"missing": 2, "not_an_image": 1, "empty": 1, "unreadable": 1}
     assert len(open_cache(tmp_path / "S")) == 1
@@ -152,9 +150,8 @@ def test_memory_is_bounded_whatever_the_number_of_photos(
 
     begun: list[int] = []
     monkeypatch.setattr(Segmenter, "prepare", prepared)
-    unknown = np.full(60, np.nan)
-    table = PhotoTable([f"{row:02d}.jpg" for row in range(60)], folder, unknown, unknown)
-    summary = segment_table(segmenter, table, tmp_path / "S", config=SegmentConfig(batch_size=2), advance=advance)
+    table = listed_photos([f"{folder}/{row:02d}.jpg" for row in range(60)])
+    summary = segment_photos(segmenter, table, tmp_path / "S", config=SegmentConfig(batch_size=2), advance=advance)
     assert (summary.new, done) == (60, 60)
     assert most <= 2 * (3 + 4) + 1 + 1  # ahead of the model, waiting for others of their shape, and one in hand
 
@@ -175,7 +172,7 @@ def test_too_little_memory_on_the_device_says_what_to_do_and_keeps_what_is_done(
     assert len(open_cache(tmp_path / "S")) == 4
 
 
-@pytest.mark.parametrize("name", ["batch_size", "workers", "map_edge", "shard_maps", "max_pixels"])
+@pytest.mark.parametrize("name", ["batch_size", "workers", "map_edge", "shard_maps"])
 def test_sizes_below_one_are_refused(name: str) -> None:
     with pytest.raises(InputError, match=f"--{name.replace('_', '-')} must be at least 1"):
         SegmentConfig(**{name: 0})
@@ -262,10 +259,9 @@ def test_a_killed_run_is_taken_up_where_it_was(
 def test_the_segmenter_sees_jpegs_in_enough_detail(segmenter: Segmenter, folder: Path, tmp_path: Path) -> None:
     """Large JPEGs are decoded at a fraction of their size, and their maps are cut for the whole photo."""
     natural(1600, 1200, seed=1).save(folder / "large.jpg", quality=95)
-    names = ["large.jpg"]
-    table = replace(read_photos(folder / "photos.csv"), photo=names, lat_deg=np.zeros(1), lng_deg=np.zeros(1))
-    segment_table(segmenter, table, tmp_path / "S", config=SegmentConfig(map_edge=96))
+    table = listed_photos([f"{folder}/large.jpg"])
+    segment_photos(segmenter, table, tmp_path / "S", config=SegmentConfig(map_edge=96))
     classes = open_cache(tmp_path / "S").get((folder / "large.jpg").read_bytes())
     assert classes is not None
     assert classes.shape == (96, 128)
-    assert (classes == segmenter.segment([decode(folder / "large.jpg")], map_edge=96)[0]).mean() > 0.9
+    assert (classes == segmenter.segment([decode((folder / "large.jpg").read_bytes())], map_edge=96)[0]).mean() > 0.9

@@ -37,7 +37,6 @@ def test_parquet_and_csv_read_alike(tmp_path: Path) -> None:
     for table in (a, b):
         assert list(table.photo) == ["x.jpg", "y.jpg"]
         assert table.lat_deg.tolist() == [1.5, -2.0]
-        assert table.data(1) == FileRange(str(tmp_path / "y.jpg"))
 
 
 def test_mp16s_own_column_names_are_understood(tmp_path: Path) -> None:
@@ -151,7 +150,6 @@ def test_a_table_is_streamed_as_it_is_read_whole(tmp_path: Path) -> None:
         assert [p.name for p in photos] == list(whole.photo) == ["a.jpg", "", "/c.jpg", "s3://b/d.jpg"]
         places = [f"{tmp_path}/t/a.jpg", None, "/c.jpg", "s3://b/d.jpg"]
         assert [p.data for p in photos] == [place and FileRange(place) for place in places]
-        assert [p.data for p in photos] == [whole.data(row) for row in range(4)]
         np.testing.assert_array_equal([p.lat_deg for p in photos], whole.lat_deg)
         assert same(photos, list(opened))
         assert same(photos, list(pickle.loads(pickle.dumps(opened))))
@@ -189,8 +187,6 @@ def test_photos_inside_a_table_come_with_their_maps(tmp_path: Path) -> None:
     assert [p.class_map for p in photos] == [FileRange(f"{tmp_path}/1.png"), None, FileRange("/m/3.png")]
     whole = read_photos(path)
     assert (list(whole.photo), whole.lat_deg.tolist()) == (["1.jpg", "2.jpg", "2"], [1.0, 2.0, 3.0])
-    with pytest.raises(InputError, match="only be read in its order"):
-        whole.data(0)
     maps = parquet(tmp_path / "b.parquet", photo=["a.jpg"], map=[b"png"])
     assert [(p.data, p.class_map) for p in open_photos(maps)] == [(FileRange(f"{tmp_path}/a.jpg"), b"png")]
 
@@ -209,7 +205,6 @@ def test_a_folder_is_streamed_in_the_order_of_its_names(tmp_path: Path) -> None:
         assert math.isnan(photo.lat_deg)
     whole = read_photos(tmp_path)
     assert list(whole.photo) == [p.name for p in photos]
-    assert [whole.data(row) for row in range(5)] == [p.data for p in photos]
     assert "caf" in pickle.loads(pickle.dumps(photos[4])).data.uri
 
 
@@ -242,7 +237,7 @@ def test_tables_and_folders_in_a_bucket(bucket: str) -> None:
         FileRange(f"{bucket}/{name}") for name in ("t/p/1.jpg", "up.jpg", "etc/passwd")
     ]  # nothing leads out of the bucket
     whole = read_photos(f"{bucket}/t/a.parquet", schemes=ANYWHERE)
-    assert [whole.data(row) for row in range(3)] == [p.data for p in opened]
+    assert list(whole.photo) == [p.name for p in opened]
     assert open_photos(f"{bucket}/t/a.csv", schemes=ANYWHERE).n_photos is None
     for folder in (f"{bucket}/in", f"{bucket}/in/"):
         images = open_photos(folder, schemes=ANYWHERE)
@@ -272,12 +267,11 @@ def test_credentials_of_a_table_are_used_and_never_shown(tmp_path: Path) -> None
         "https://u:S3CRET@h/a.jpg",
         "https://h/b.jpg?sig=S3CRET",
     ]
-    assert [whole.data(row) for row in range(2)] == [p.data for p in photos]
     assert "S3CRET" not in repr(photos)
     assert "S3CRET" not in "".join(whole.photo)
     listed = listed_photos(["https://u:S3CRET@h/a.jpg", "b.jpg", ""])
-    assert list(listed.photo) == ["https://***@h/a.jpg", "b.jpg", ""]
-    assert [listed.data(row) for row in range(3)] == [photos[0].data, FileRange("b.jpg"), None]
+    assert [p.name for p in listed] == ["https://***@h/a.jpg", "b.jpg", ""]
+    assert [p.data for p in listed] == [photos[0].data, FileRange("b.jpg"), None]
 
 
 def test_files_whose_names_look_like_uris_are_files(tmp_path: Path) -> None:
@@ -301,3 +295,12 @@ def test_no_more_than_a_part_of_a_long_table_is_held_however_slow_its_reader(tmp
         time.sleep(0.1)
         most = max(most, pa.total_allocated_bytes() - before)
     assert most < 0.4 * size
+
+
+def test_listed_photos_have_a_map_each_or_none() -> None:
+    assert [p.class_map for p in listed_photos(["a.jpg", "b.jpg"], ["a.png", "b.png"])] == [
+        FileRange("a.png"),
+        FileRange("b.png"),
+    ]
+    with pytest.raises(InputError, match="1 class maps for 2 photos"):
+        listed_photos(["a.jpg", "b.jpg"], ["a.png"])

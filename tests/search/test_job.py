@@ -121,5 +121,5 @@ def test_a_run_that_fails_leaves_nothing(engine: Engine, tmp_path: Path) -> None
     good = FeatureBatch(["a"] * 3, unit_rows(3, WIDTH, 0), ["ok"] * 3, [""] * 3, unknown, unknown)
     bad = FeatureBatch(["b"] * 3, wide, ["ok"] * 3, [""] * 3, unknown, unknown)
     with pytest.raises(InputError, match="another encoder"):
-        job.run(engine, job.VectorSource([good, bad], 6, {}), tmp_path / "O", k=1)
+        job.run(engine, job.VectorSource([good, bad], 6, {}, {}), tmp_path / "O", k=1)
     assert list(tmp_path.iterdir()) == []

@@ -1,5 +1,6 @@
 """A toy world that can be learnt in seconds: six places, each with its own colour."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,17 @@ def write_toy(folder: Path, n_train: int = 90, n_validation: int = 30) -> Path:
         pa.table({"photo": names, "lat": lat, "lng": lng, "split": split}), folder / "photos.parquet"
     )
     return folder / "photos.parquet"
+
+
+def with_maps(toy: Path, folder: Path) -> Path:
+    """The toy world with a class map for each photo, all of one class: its row's number, modulo seven."""
+    shutil.copytree(toy, folder)
+    table = pyarrow.parquet.read_table(folder / "photos.parquet")
+    names = [f"map{row}.png" for row in range(table.num_rows)]
+    for row, name in enumerate(names):
+        Image.new("L", (SIZE, SIZE), row % 7).save(folder / name)
+    pyarrow.parquet.write_table(table.append_column("map", pa.array(names)), folder / "photos.parquet")
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ def pictures(n: int = 8) -> torch.Tensor:
 
 
 def changed(augmentation: Augmentation, seed: int = 0) -> torch.Tensor:
-    return augment(pictures(), augmentation, torch.Generator().manual_seed(seed))
+    return augment(pictures(), None, augmentation, torch.Generator().manual_seed(seed))[0]
 
 
 def test_nothing_asked_for_changes_nothing() -> None:
@@ -47,7 +47,8 @@ def spots(augmentation: Augmentation, n: int = 200) -> tuple[torch.Tensor, torch
     for x, y in ((12.0, 0.0), (0.0, -12.0)):
         axis = torch.arange(64) - 31.5
         spot = 200 * torch.exp(-((axis[None, :] - x) ** 2 + (axis[:, None] - y) ** 2) / 8)
-        after = augment(spot.expand(n, 3, 64, 64), augmentation, torch.Generator().manual_seed(0))[:, 0]
+        generator = torch.Generator().manual_seed(0)
+        after = augment(spot.expand(n, 3, 64, 64), None, augmentation, generator)[0][:, 0]
         mass = after.sum(dim=(1, 2))
         column, row = (after.sum(dim=1) * axis).sum(dim=1) / mass, (after.sum(dim=2) * axis).sum(dim=1) / mass
         places.append(torch.stack([column, row], dim=1))
@@ -93,3 +94,18 @@ def test_brightness_multiplies_all_channels_and_colour_shifts_each() -> None:
     assert (shift - shift[..., :1, :1]).abs().max() < 1e-4
     assert (shift[:, 0] - shift[:, 1]).abs().max() > 1
     assert shift.abs().max() <= 9
+
+
+def test_a_class_map_moves_with_its_photo_and_keeps_its_classes() -> None:
+    maps = torch.zeros((200, 64, 64), dtype=torch.uint8)
+    maps[:, 20:30, 36:50] = 255
+    photos = maps[:, None].expand(-1, 3, -1, -1).float()
+    augmentation = Augmentation(shift=0.1, zoom=0.2, rotation_deg=15)
+    pixels, moved = augment(photos, maps, augmentation, torch.Generator().manual_seed(0))
+    assert moved is not None
+    assert (moved.dtype, moved.shape) == (torch.uint8, maps.shape)
+    assert set(moved.unique().tolist()) == {0, 255}
+    inside, outside = pixels[:, 0] > 254, pixels[:, 0] < 1  # away from the edges, which are blurred in the photo
+    assert (moved[inside] == 255).all()
+    assert (moved[outside] == 0).all()
+    assert not torch.equal(moved, maps)

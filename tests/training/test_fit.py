@@ -3,6 +3,7 @@
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import lightning
 import numpy as np
@@ -14,18 +15,20 @@ from transformers import CLIPConfig, CLIPModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from encoder.checkpoint import load_encoder
+from encoder.config import FusionConfig
 from encoder.embed import EmbedConfig, embed_photos
+from encoder.encode import PhotoEncoder
 from indexer.cells import load_hierarchy
 from indexer.errors import InputError, WorkError
 from indexer.geo import haversine_km
 from indexer.geocells import load_geocells
-from indexer.photos import read_photos
+from indexer.photos import open_photos
 from indexer.rule import PartitionRule
 from indexer.scoring import ScoringModel, log_product
 from tests.conftest import save_s2_hierarchy
-from tests.training.conftest import SIZE
+from tests.training.conftest import SIZE, with_maps
 from training.config import Augmentation, DataConfig, ModelConfig, OptimisationConfig
-from training.fit import FitSummary, fit
+from training.fit import FitSummary, build_encoder, fit
 from training.module import one_cycle
 
 MODEL = ModelConfig(image_size=SIZE, patch_size=8, hidden_size=32, layers=2, heads=2, mlp_size=64, width=16)
@@ -70,11 +73,11 @@ def test_the_checkpoint_answers_as_training_said(trained: FitSummary, toy: Path)
     encoder, geocells = load_encoder(str(trained.checkpoint)), load_geocells(trained.checkpoint)
     assert geocells.encoder == encoder.digest
     tree = load_hierarchy(toy / "H")
-    photos = read_photos(toy / "photos.parquet", split="validation")
-    (batch,) = embed_photos(encoder, photos, config=EmbedConfig())
+    photos = open_photos(toy / "photos.parquet", split="validation")
+    (batch,) = embed_photos(PhotoEncoder(encoder), photos, config=EmbedConfig())
     best = log_product(ScoringModel(geocells, tree.ancestors), batch.embedding).argmax(axis=1)
     leaves = tree.leaves
-    distance = haversine_km(photos.lat_deg, photos.lng_deg, leaves.lat_deg[best], leaves.lng_deg[best])
+    distance = haversine_km(batch.lat_deg, batch.lng_deg, leaves.lat_deg[best], leaves.lng_deg[best])
     assert np.median(distance) == pytest.approx(trained.epochs[-1].validation.median_km, rel=1e-6)
 
 
@@ -120,14 +123,22 @@ def test_the_rates_of_every_step_are_those_of_the_schedule(
     np.testing.assert_allclose(rates, np.outer(shares, full), rtol=1e-9)
 
 
-@pytest.mark.parametrize("kind", ["checkpoint", "plain CLIP"])
-def test_training_goes_on_from_an_encoder(trained: FitSummary, toy: Path, tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize(("kind", "trainable"), [("checkpoint", "all"), ("plain CLIP", None), ("plain CLIP", 0)])
+def test_training_goes_on_from_an_encoder(
+    trained: FitSummary, toy: Path, tmp_path: Path, kind: str, trainable: int | Literal["all"] | None
+) -> None:
+    """All blocks learn where it is asked for; of a published model one by default, as in the paper."""
     start = str(trained.checkpoint)
     if kind == "plain CLIP":
         start = f"hf:{plain_clip(tmp_path / 'clip')}"
     still = replace(LEARN, epochs=1, learning_rate=0.0)
     config = DataConfig(photos=toy / "photos.parquet", batch_size=15)
-    options = {"hierarchy": toy / "H", "data": config, "model": ModelConfig(start_from=start), "device": "cpu"}
+    options = {
+        "hierarchy": toy / "H",
+        "data": config,
+        "model": ModelConfig(start_from=start, trainable_blocks=trainable),
+        "device": "cpu",
+    }
     fit(out=tmp_path / "same", optimisation=still, seed=1, **options)
     fit(out=tmp_path / "other", optimisation=replace(still, learning_rate=1e-3), seed=1, **options)
     begun = load_encoder(start)
@@ -136,7 +147,9 @@ def test_training_goes_on_from_an_encoder(trained: FitSummary, toy: Path, tmp_pa
     for name, weight in begun.model.state_dict().items():
         assert torch.equal(weight, same.model.state_dict()[name]), name
         if not name.endswith("k_proj.bias"):  # adds the same to every logit of a softmax, so nothing pulls at it
-            assert not torch.equal(weight, other.model.state_dict()[name]), f"{name} was not trained"
+            learnt = kind == "checkpoint" or name.startswith(("vision.post_", "projection."))
+            learnt |= trainable is None and name.startswith("vision.encoder.layers.1.")
+            assert torch.equal(weight, other.model.state_dict()[name]) != learnt, name
 
 
 def plain_clip(folder: Path) -> Path:
@@ -224,3 +237,24 @@ def test_photos_elsewhere_than_the_hierarchy_are_refused(toy: Path, tmp_path: Pa
 def test_photos_that_do_not_fit_in_memory_are_refused(toy: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="memory_limit_gb"):
         train(toy, tmp_path / "C", memory_limit_gb=1e-6)
+
+
+def test_a_fused_encoder_learns_from_photos_and_maps(toy: Path, tmp_path: Path) -> None:
+    folder = with_maps(toy, tmp_path / "toy")
+    fusion = FusionConfig(classes=7, width=8, latent=4, heads=2, blocks=1, mlp_size=8)
+    summary = fit(
+        hierarchy=folder / "H",
+        out=tmp_path / "C",
+        data=DataConfig(photos=folder / "photos.parquet", batch_size=15),
+        model=replace(MODEL, fusion=fusion),
+        optimisation=replace(LEARN, epochs=2),
+        seed=0,
+        device="cpu",
+    )
+    assert summary.epochs[1].loss < summary.epochs[0].loss
+    model = load_encoder(summary.checkpoint).model
+    assert model.fusion_config == fusion
+    assert model.fusion is not None
+    assert model.fusion.blocks[0].attention.out.weight.any()  # zero before it learnt
+    with pytest.raises(InputError, match="has a fusion already"):
+        build_encoder(ModelConfig(start_from=str(summary.checkpoint), fusion=fusion))

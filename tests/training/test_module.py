@@ -40,7 +40,7 @@ def module(hierarchy: Hierarchy) -> GeoModule:
         hierarchy,
         optimisation=OptimisationConfig(weight_decay=0.5),
         augmentation=Augmentation(),
-        validation=PhotoSet(pixels, torch.from_numpy(hierarchy.locate(lat, lng)), lat, lng),
+        validation=PhotoSet(pixels, None, torch.from_numpy(hierarchy.locate(lat, lng)), lat, lng),
         generator=generator,
     )
     with torch.no_grad():  # levels that weigh differently, as after training
@@ -109,7 +109,7 @@ def test_validation_is_the_reference_accuracy_and_the_mean_loss(module: GeoModul
     vectors = []
     with torch.no_grad():
         for number, rows in enumerate(torch.arange(N).split(batch_size)):
-            module.validation_step((photos.pixels[rows], photos.targets[rows]), number)
+            module.validation_step((photos.pixels[rows], None, photos.targets[rows]), number)
             vectors.append(module._vectors[-1])
         module.on_validation_epoch_end()
         loss = hierarchy_loss(

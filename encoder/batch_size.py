@@ -1,0 +1,60 @@
+"""How many crops go through the model at once: as many as help, and as memory holds."""
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from encoder.model import GeoEncoder
+
+# On a CPU 8 crops were as fast a piece as 1 or 4 (ViT-L/14-336); small models gain up to a few dozen. A GPU needs more
+# to be busy.
+_ENOUGH = {"cpu": 32, "cuda": 256}
+_SHARE = 0.5  # of the free memory
+# Copies of a token's hidden state that are alive at once inside a block: its input, its norm, queries, keys, values,
+# what attention gave, and what is added.
+_HIDDEN_COPIES = 8
+_MEMINFO, _CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
+
+
+def fitting_batch_size(model: GeoEncoder) -> int:
+    """The largest power of two that helps and fits, of crops in one forward pass without gradients."""
+    need = _bytes_per_crop(model)
+    size = _ENOUGH["cuda" if model.device.type == "cuda" else "cpu"]
+    free = _SHARE * _free_bytes(model.device)
+    while size > 1 and size * need > free:
+        size //= 2
+    return size
+
+
+def _bytes_per_crop(model: GeoEncoder) -> int:
+    vision, fusion = model.config.vision_config, model.fusion_config
+    tokens = 1 + (vision.image_size // vision.patch_size) ** 2
+    widest = _HIDDEN_COPIES * vision.hidden_size + 2 * vision.intermediate_size
+    pixels = 3 * vision.image_size**2 * 5  # as bytes and as float32
+    gathered = 0 if fusion is None else 4 * vision.image_size**2 * 2  # row numbers, and what they come from
+    return int(tokens * widest * model.dtype.itemsize + pixels + gathered)
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return min(_available(_MEMINFO), _left_to_container(_CGROUP))
+
+
+def _available(meminfo: Path) -> int:
+    """What Linux can give: free pages, and those that only hold copies of files."""
+    try:
+        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, LookupError, ValueError):  # no Linux
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+
+
+def _left_to_container(cgroup: Path) -> int:
+    """What a container may still take; everything where there is no limit."""
+    try:
+        return int((cgroup / "memory.max").read_text()) - int((cgroup / "memory.current").read_text())
+    except (OSError, ValueError):  # no container, or "max"
+        return sys.maxsize

@@ -1,0 +1,97 @@
+"""What an encoder is told about its input: how photos are prepared, how class maps are fused in. Nothing heavy here."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from indexer.errors import InputError
+
+# CLIP's own statistics (Radford et al. 2021; transformers.image_utils.OPENAI_CLIP_MEAN and _STD).
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+# Pillow itself refuses anything above 178,956,970 pixels; at three bytes each this is half a gigabyte.
+MAX_PIXELS = 178_000_000
+PILLOW_MAX_PIXELS = 178_956_970
+MAX_ASPECT = 32  # photos longer than this times their width are refused: strips of which no square shows anything
+
+MAX_CLASSES = 255  # of class maps, numbered from 0: encoder.class_maps says what 255 itself stands for
+
+CropName = Literal["one", "five", "ten"]
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """How pixels become model input; part of the encoder, and of its digest."""
+
+    resize: int = 336  # length of the shorter edge after resizing, in pixels
+    crop: int = 336  # edge of the square centre crop, in pixels; at most `resize`
+    mean: tuple[float, float, float] = CLIP_MEAN  # per channel, of values from 0 to 1
+    std: tuple[float, float, float] = CLIP_STD
+
+    def __post_init__(self) -> None:
+        if not 0 < self.crop <= self.resize:
+            raise InputError(f"Preprocessing: crop ({self.crop}) must be from 1 to resize ({self.resize}) pixels.")
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise InputError(
+                f"Preprocessing: three means and three stds above 0 are needed, not {self.mean}, {self.std}."
+            )
+
+    def shorter_edge(self, crops: CropName) -> int:
+        """Length of a photo's shorter edge before it is cut, in pixels.
+
+        Several crops come from a picture 8/7 of their size: 384 for 336, as in GeoDecoder's protocol (256 for 224).
+        """
+        return self.resize if crops == "one" else round(self.crop * 8 / 7)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON writes it."""
+        return asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Preprocessing":
+        """The inverse of `to_dict`."""
+        return cls(values["resize"], values["crop"], tuple(values["mean"]), tuple(values["std"]))
+
+
+@dataclass(frozen=True)  # no slots: jsonargparse reads defaults through `vars`
+class FusionConfig:
+    """Sizes of the semantic fusion (paper section III-B); the defaults are the paper's.
+
+    Args:
+        classes: of the class maps; 150 for ADE20K.
+        width: of a segmentation token.
+        latent: what keys and values are squeezed through.
+        heads: of each block's attention; together they are as wide as the vision transformer.
+        blocks: one upon the other.
+        mlp_size: width of a block's inner layer.
+        segmenter: digest of the model that made the maps learned from; None where nobody recorded it.
+    """
+
+    classes: int = 150
+    width: int = 128
+    latent: int = 64
+    heads: int = 16
+    blocks: int = 3
+    mlp_size: int = 1024
+    segmenter: str | None = None
+
+    def check(self, *, hidden_size: int) -> None:
+        """Raise InputError where no fusion can have these sizes, in a transformer of `hidden_size`.
+
+        Not when it is made: jsonargparse, which makes it from a command line, would show a traceback.
+        """
+        for name in ("classes", "width", "latent", "heads", "blocks", "mlp_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"fusion.{name} must be at least 1, not {getattr(self, name)}.")
+        if self.classes > MAX_CLASSES:
+            raise InputError(f"fusion.classes must be at most {MAX_CLASSES} (maps are 8-bit), not {self.classes}.")
+        if hidden_size % self.heads:
+            raise InputError(f"fusion.heads: {self.heads} heads cannot share {hidden_size} dimensions evenly.")
+
+
+def check_max_pixels(max_pixels: int) -> None:
+    """Raise InputError for a limit on pixels that cannot be kept."""
+    if not 1 <= max_pixels <= PILLOW_MAX_PIXELS:
+        raise InputError(
+            f"--max-pixels must be from 1 to {PILLOW_MAX_PIXELS:,}, which is Pillow's own, not {max_pixels:,}."
+        )

@@ -1,0 +1,62 @@
+"""Weights that exist only as a pickle, turned into safetensors once: the only place where a foreign pickle is read.
+
+`torch.load(weights_only=True)` refuses everything in it but tensors and plain containers.
+"""
+
+import pickle
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from encoder.hub import CONFIG_FILE, PROCESSOR_FILES, WEIGHTS_FILE, fetch
+from indexer.artifact import write_folder
+from indexer.errors import InputError
+from indexer.manifest import file_digest
+
+KIND = "converted weights"
+SCHEMA_VERSION = 1
+DEFAULT_WEIGHTS = "pytorch_model.bin"  # as transformers wrote them before safetensors
+
+
+def convert(model: str, out: Path, *, weights: str = DEFAULT_WEIGHTS) -> int:
+    """Write a model folder with its pickled weights as safetensors, its settings as they are; how many tensors it has.
+
+    Args:
+        model: hub id or local folder, with config.json and perhaps an image processor's settings.
+        out: folder to write; afterwards it is what `hf:<folder>` or `--model <folder>` name.
+        weights: the pickle's name in there.
+
+    Raises:
+        InputError: there is no such file, it holds more than tensors, or `out` exists.
+    """
+    source = fetch(model, weights)
+    tensors = _tensors(source)
+    with write_folder(out, kind=KIND, schema_version=SCHEMA_VERSION, inputs={weights: file_digest(source)}) as draft:
+        save_file(tensors, draft.path / WEIGHTS_FILE, metadata={"format": "pt"})
+        shutil.copyfile(fetch(model, CONFIG_FILE), draft.path / CONFIG_FILE)
+        for name in PROCESSOR_FILES:
+            try:
+                shutil.copyfile(fetch(model, name), draft.path / name)
+            except InputError:
+                continue  # older models have one of the two, and some have none
+    return len(tensors)
+
+
+def _tensors(file: Path) -> dict[str, torch.Tensor]:
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:  # whose text would advise to load it all the same
+        raise InputError(
+            f"{file}: holds more than weights, which could be harmful, and is not loaded. Ask its makers for "
+            "safetensors, or for the weights alone."
+        ) from None
+    except Exception as error:  # noqa: BLE001 (a damaged file makes torch raise nearly anything)
+        detail = " ".join(str(error).split())[:200]
+        raise InputError(f"{file}: cannot be read as weights ({detail}). Download it again.") from None
+    named = content.get("state_dict", content) if isinstance(content, dict) else {}
+    if not named or not all(isinstance(value, torch.Tensor) for value in named.values()):
+        raise InputError(f"{file}: no table of named tensors. Give the file that holds the model's weights alone.")
+    # Tensors that share memory would be refused: each becomes one of its own.
+    return {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in named.items()}

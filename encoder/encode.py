@@ -1,0 +1,166 @@
+"""The model's own stage: a batch of decoded photos becomes vectors, with class maps and several crops where asked."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from encoder.checkpoint import LoadedEncoder, load_encoder
+from encoder.config import CropName
+from encoder.crops import N_CROPS, crop_maps, crop_photos, normalise
+from encoder.decoding import DecodedBatch, PhotoReader
+from encoder.device import DeviceName, PrecisionName, choose_device, choose_precision
+from encoder.model import GeoEncoder
+from encoder.reading import ReadLimits
+from encoder.segmentation import MAP_EDGE, Segmenter, load_segmenter
+from encoder.segmentation_cache import SegmentationCache, open_cache
+from indexer.errors import InputError
+from indexer.features import FeatureBatch
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MapSource:
+    """Where class maps come from that did not come with their photos. With neither, every photo must bring its own."""
+
+    cache: SegmentationCache | None = None
+    segmenter: Segmenter | None = None  # makes the maps that the cache lacks
+
+    @property
+    def digest(self) -> str | None:
+        """Of the model that makes the maps."""
+        cached = None if self.cache is None else self.cache.origin.segmenter
+        made = None if self.segmenter is None else self.segmenter.digest
+        if cached is not None and made is not None and cached != made:
+            raise InputError(
+                f"The cache holds maps of the segmentation model {cached[:8]}; --segmenter is {made[:8]}. Give the "
+                "model the cache was made with, or leave one of them out."
+            )
+        return made if cached is None else cached
+
+    @property
+    def n_classes(self) -> int | None:
+        """Of the maps; None where there is neither cache nor segmenter."""
+        if self.cache is not None:
+            return len(self.cache.origin.class_names)
+        return None if self.segmenter is None else self.segmenter.n_classes
+
+
+class PhotoEncoder:
+    """An encoder with what it is to do to each photo."""
+
+    def __init__(self, encoder: LoadedEncoder, *, crops: CropName = "one", maps: MapSource | None = None) -> None:
+        """Raises InputError where the maps are not of the kind the encoder learned from."""
+        self.encoder = encoder
+        self.crops = crops
+        self.maps = maps or MapSource()
+        self.device = encoder.model.device
+        check_maps(encoder.model, self.maps)
+
+    @classmethod
+    def open(
+        cls,
+        checkpoint: str,
+        *,
+        crops: CropName,
+        segmentation_cache: Path | None,
+        segmenter: str | None,
+        device: DeviceName,
+        precision: PrecisionName,
+    ) -> "PhotoEncoder":
+        """What a command line names.
+
+        Raises:
+            InputError: a model cannot be had, there is no such device, or maps and encoder do not go together.
+            ArtifactError: a checkpoint or a cache that is none, or damaged.
+        """
+        where = choose_device(device)
+        encoder = load_encoder(checkpoint, device=where, dtype=choose_precision(precision, where))
+        maps = MapSource(
+            None if segmentation_cache is None else open_cache(segmentation_cache),
+            None if segmenter is None else load_segmenter(segmenter, device=where),
+        )
+        return cls(encoder, crops=crops, maps=maps)
+
+    @property
+    def inputs(self) -> dict[str, str | None]:
+        """Digests of what decides its vectors, for manifests."""
+        return {"encoder": self.encoder.digest, "maps": self.maps.digest}
+
+    def photos_in(self, batch_size: int) -> int:
+        """How many photos make a batch of so many crops."""
+        return max(1, batch_size // N_CROPS[self.crops])
+
+    def reader(self, *, max_pixels: int, limits: ReadLimits) -> PhotoReader:
+        """What must be done to photos before they come here."""
+        read = reader_of(self.encoder.model, crops=self.crops, cache=self.maps.cache)
+        segmenter = self.maps.segmenter
+        if segmenter is None:
+            return replace(read, max_pixels=max_pixels, limits=limits)
+        edge = max(read.shorter_edge, segmenter.input.shortest_edge)  # who segments photos must see enough of them
+        return replace(read, shorter_edge=edge, max_pixels=max_pixels, limits=limits, map_needed=False)
+
+    def __call__(self, batch: DecodedBatch) -> FeatureBatch:
+        """Vectors of the photos of a batch; of several crops the mean of their unit vectors, which is shorter than 1.
+
+        The mean is what averaging the logits of the crops, level by level, comes to (ARCHITECTURE: the score is linear
+        in the vector).
+        """
+        vectors = np.zeros((len(batch), self.encoder.width), np.float32)
+        if batch.rows:
+            vectors[batch.rows] = self._vectors(batch.to(self.device)).cpu().numpy()
+        return FeatureBatch(batch.name, vectors, batch.status, batch.reason, batch.lat_deg, batch.lng_deg)
+
+    @torch.inference_mode()
+    def _vectors(self, batch: DecodedBatch) -> torch.Tensor:
+        preprocessing = self.encoder.preprocessing
+        pixels = batch.pixels()
+        crops = crop_photos(pixels, preprocessing, crops=self.crops).flatten(0, 1)
+        maps = None
+        if self.encoder.model.fusion is not None:
+            class_maps = self._class_maps(batch, pixels)
+            maps = crop_maps(class_maps, batch.shapes, preprocessing, crops=self.crops).flatten(0, 1)
+        model = self.encoder.model
+        vectors = model(normalise(crops, preprocessing).to(model.dtype), maps)
+        return vectors.unflatten(0, (len(pixels), -1)).mean(dim=1)
+
+    def _class_maps(self, batch: DecodedBatch, pixels: list[torch.Tensor]) -> list[torch.Tensor]:
+        class_maps = batch.class_maps()
+        missing = [row for row, class_map in enumerate(class_maps) if class_map is None]
+        if missing:
+            assert self.maps.segmenter is not None, "photos without a map are refused where they are read"
+            images = [pixels[row].cpu().numpy() for row in missing]
+            edge = MAP_EDGE if self.maps.cache is None else self.maps.cache.origin.map_edge
+            made = self.maps.segmenter.segment(images, map_edge=edge)
+            for row, class_map in zip(missing, made, strict=True):
+                class_maps[row] = torch.from_numpy(class_map).to(self.device)
+        return [class_map for class_map in class_maps if class_map is not None]
+
+
+def reader_of(model: GeoEncoder, *, crops: CropName, cache: SegmentationCache | None) -> PhotoReader:
+    """What must be done to photos before a model can see them."""
+    fusion = model.fusion_config
+    return PhotoReader(
+        shorter_edge=model.preprocessing.shorter_edge(crops),
+        classes=None if fusion is None else fusion.classes,
+        cache=cache,
+    )
+
+
+def check_maps(model: GeoEncoder, maps: MapSource) -> None:
+    """Raise InputError where a source's maps are not of the kind a model takes, or has learned from."""
+    fusion, made_by, classes = model.fusion_config, maps.digest, maps.n_classes
+    if classes is None:
+        return
+    if fusion is None:
+        raise InputError("This encoder has no semantic fusion: leave out the segmentation cache and the segmenter.")
+    if classes != fusion.classes:
+        raise InputError(
+            f"Class maps of {classes} classes for an encoder that knows {fusion.classes}: they cannot mean the same. "
+            "Give the segmentation model, or its cache, that the encoder learned from."
+        )
+    if made_by is not None and fusion.segmenter is not None and made_by != fusion.segmenter:
+        raise InputError(
+            f"The encoder learned from maps of the segmentation model {fusion.segmenter[:8]}; these are of "
+            f"{made_by[:8]}. Make maps with the same model: python -m encoder segment"
+        )

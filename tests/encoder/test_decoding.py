@@ -1,0 +1,215 @@
+"""Photos ahead of the model: the same in any process, every row once, a dead worker is an error and not a wait."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from encoder.config import MAX_ASPECT
+from encoder.decoding import DecodedBatch, PhotoReader, decoded_batches
+from encoder.images import BadImage
+from indexer.errors import MissingBackend, WorkError
+from indexer.photo import FileRange, Photo
+from tests.encoder.conftest import natural
+
+
+def photo(path: Path, class_map: Path | None = None) -> Photo:
+    return Photo(path.name, FileRange(str(path)), 1.0, 2.0, None if class_map is None else FileRange(str(class_map)))
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> list[Photo]:
+    found = []
+    for row in range(14):
+        natural(30 + row, 40 - row, seed=row).save(tmp_path / f"{row}.png")
+        found.append(photo(tmp_path / f"{row}.png"))
+    (tmp_path / "5.png").write_bytes(b"")
+    return found
+
+
+def in_twos(photos: list[Photo]) -> Iterator[list[Photo]]:
+    return (photos[row : row + 2] for row in range(0, len(photos), 2))
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_every_photo_comes_once_in_order_wherever_it_is_decoded(photos: list[Photo], workers: int) -> None:
+    batches = list(decoded_batches(in_twos(photos), PhotoReader(16), workers=workers))
+    assert [name for batch in batches for name in batch.name] == [each.name for each in photos]
+    assert [status for batch in batches for status in batch.status] == ["ok"] * 5 + ["empty"] + ["ok"] * 8
+    pixels = [each for batch in batches for each in batch.pixels()]
+    good = [row for row in range(14) if row != 5]
+    for row, have in zip(good, pixels, strict=True):
+        np.testing.assert_array_equal(have.numpy(), np.asarray(natural(30 + row, 40 - row, seed=row)))
+    assert not multiprocessing.active_children()
+
+
+def test_a_photo_travels_with_its_map(tmp_path: Path) -> None:
+    class_map = np.arange(30 * 40, dtype=np.uint32).reshape(30, 40).astype(np.uint8) % 150
+    Image.fromarray(class_map).save(tmp_path / "map.png")
+    natural(40, 30).save(tmp_path / "a.png")
+    good, bad = photo(tmp_path / "a.png", tmp_path / "map.png"), photo(tmp_path / "absent.png", tmp_path / "map.png")
+    (batch,) = decoded_batches([[bad, good, good]], PhotoReader(16, classes=150), workers=0)
+    assert batch.rows == [1, 2]
+    for each in batch.class_maps():
+        assert each is not None
+        np.testing.assert_array_equal(each.numpy(), class_map)
+    np.testing.assert_array_equal(batch.pixels()[1].numpy(), np.asarray(natural(40, 30)))
+
+
+def reason(read: PhotoReader, each: Photo) -> BadImage:
+    result = read(each)
+    assert isinstance(result, BadImage)
+    return result
+
+
+def test_what_is_wrong_with_a_map_is_the_photos_own_reason(tmp_path: Path) -> None:
+    natural(40, 30).save(tmp_path / "a.png")
+    for name, size, value in (("fits", (20, 15), 3), ("turned", (30, 40), 3), ("strange", (40, 30), 200)):
+        Image.new("L", size, value).save(tmp_path / f"{name}.png")
+    natural(40, 30).save(tmp_path / "colours.png")
+    read = PhotoReader(16, classes=150)
+    image = tmp_path / "a.png"
+    assert not isinstance(read(photo(image, tmp_path / "fits.png")), BadImage)
+    assert reason(read, photo(image, tmp_path / "turned.png")).code == "map_size"
+    assert reason(read, photo(image, tmp_path / "strange.png")).code == "bad_map"
+    assert "class 200" in reason(read, photo(image, tmp_path / "strange.png")).reason
+    assert reason(read, photo(image, tmp_path / "colours.png")).code == "bad_map"
+    assert reason(read, photo(image)).code == "no_map"
+    assert reason(read, photo(image, tmp_path / "absent.png")).reason.startswith("its class map, missing")
+
+
+def test_maps_are_not_even_read_where_nobody_uses_them(tmp_path: Path) -> None:
+    natural(40, 30).save(tmp_path / "a.png")
+    assert not isinstance(PhotoReader(16)(photo(tmp_path / "a.png", tmp_path / "absent.png")), BadImage)
+
+
+def test_what_waits_for_the_model_is_bounded(tmp_path: Path) -> None:
+    Image.new("RGB", (2001, 3001)).save(tmp_path / "large.png")
+    result = PhotoReader(336)(photo(tmp_path / "large.png"))
+    assert not isinstance(result, BadImage)
+    assert result.pixels.shape == (503, 336, 3)
+
+
+def test_a_strip_is_refused(tmp_path: Path) -> None:
+    Image.new("RGB", (10, 10 * MAX_ASPECT)).save(tmp_path / "long.png")
+    Image.new("RGB", (10, 10 * MAX_ASPECT + 1)).save(tmp_path / "strip.png")
+    assert not isinstance(PhotoReader(16)(photo(tmp_path / "long.png")), BadImage)
+    assert reason(PhotoReader(16), photo(tmp_path / "strip.png")).code == "too_long"
+
+
+def test_a_dead_worker_is_an_error_and_not_a_wait(photos: list[Photo]) -> None:
+    batches = decoded_batches(in_twos(photos * 20), PhotoReader(16), workers=1)
+    next(batches)
+    for child in multiprocessing.active_children():
+        os.kill(child.pid or 0, signal.SIGKILL)
+    with pytest.raises(WorkError, match="A decoding process died"):
+        list(batches)
+
+
+def test_what_ends_the_work_in_a_worker_is_the_same_error_as_here(photos: list[Photo]) -> None:
+    unknown = [Photo("a", FileRange("gs://bucket/a.jpg"), 0.0, 0.0)] * 20
+    errors = []
+    for workers in (0, 1):
+        with pytest.raises(MissingBackend, match="pip install gcsfs") as caught:
+            list(decoded_batches(in_twos(unknown), PhotoReader(16), workers=workers))
+        errors.append(str(caught.value))
+    assert errors[0] == errors[1]
+
+
+def run_python(code: str, *arguments: object, **options: object) -> subprocess.Popen[str]:
+    """A process of its own, in a process group of its own, as a terminal starts it."""
+    return subprocess.Popen(
+        [sys.executable, "-c", PRELUDE + code, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        **options,  # type: ignore[call-overload]
+    )
+
+
+PRELUDE = """
+import itertools, multiprocessing, os, resource, sys, time
+from encoder.decoding import PhotoReader, decoded_batches
+from indexer.errors import MissingBackend, WorkError
+from indexer.photo import FileRange, Photo
+photo = Photo("a", FileRange(sys.argv[1]), 0.0, 0.0)
+batches = decoded_batches(([photo] * 8 for _ in itertools.count()), PhotoReader(16), workers=1)
+"""
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    natural(300, 200).save(tmp_path / "a.jpg")
+    return tmp_path / "a.jpg"
+
+
+def test_too_little_shared_memory_is_an_error_and_not_a_wait(image: Path) -> None:
+    """A limit on the size of files is one on shared memory, too."""
+    code = """
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+try:
+    for batch in batches: pass
+except WorkError as error:
+    print(error)
+"""
+    process = run_python(code, image)
+    output, _ = process.communicate(timeout=60)
+    assert "too little shared memory" in output
+    assert "--workers 0" in output
+
+
+def test_workers_end_with_a_main_process_that_is_killed(image: Path) -> None:
+    code = """
+next(batches)
+print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+time.sleep(60)
+"""
+    with run_python(code, image) as process:
+        assert process.stdout is not None
+        workers = [int(pid) for pid in process.stdout.readline().split()]
+        assert len(workers) == 1
+        process.kill()
+    for _ in range(100):
+        if not any(Path(f"/proc/{pid}").exists() for pid in workers):
+            return
+        time.sleep(0.1)
+    pytest.fail("a worker is still there")
+
+
+def test_ctrl_c_leaves_neither_processes_nor_tracebacks_of_theirs(image: Path) -> None:
+    code = """
+print("ready", flush=True)
+try:
+    for batch in batches: pass
+except KeyboardInterrupt:
+    batches.close()
+    print(len(multiprocessing.active_children()), "left")
+"""
+    process = run_python(code, image)
+    assert process.stdout is not None
+    process.stdout.readline()
+    time.sleep(3)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process of the group
+    output, errors = process.communicate(timeout=60)
+    assert output == "0 left\n"
+    assert errors == ""
+
+
+@pytest.mark.gpu
+def test_pinned_pixels_arrive_on_the_gpu(photos: list[Photo]) -> None:
+    for batch in decoded_batches(in_twos(photos), PhotoReader(16), workers=1, pin=True):
+        assert isinstance(batch, DecodedBatch)
+        assert batch.buffer.is_pinned()
+        there = batch.to(torch.device("cuda"))
+        for one, other in zip(batch.pixels(), there.pixels(), strict=True):
+            assert torch.equal(one, other.cpu())

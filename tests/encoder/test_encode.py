@@ -1,0 +1,154 @@
+"""An encoder with semantic fusion from photo files to vectors: maps of their own, from a cache, or made on the way."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from encoder.checkpoint import LoadedEncoder, load_encoder, save_checkpoint
+from encoder.config import CropName, FusionConfig
+from encoder.crops import crop_maps, crop_photos, normalise
+from encoder.embed import EmbedConfig, embed_photos
+from encoder.encode import MapSource, PhotoEncoder
+from encoder.segment import SegmentConfig, segment_photos
+from encoder.segmentation import Segmenter
+from encoder.segmentation_cache import SegmentationCache, open_cache
+from indexer.errors import InputError
+from indexer.features import FeatureBatch
+from indexer.photos import PhotoSource, open_photos
+from tests.encoder.conftest import EDGE, natural, tiny_encoder
+
+SIZES = [(90, 60), (64, 64), (50, 70), (120, 80)]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> PhotoSource:
+    folder = tmp_path_factory.mktemp("photos")
+    for row, size in enumerate(SIZES):
+        natural(*size, seed=row).save(folder / f"{row}.png")
+    return open_photos(folder)
+
+
+@pytest.fixture(scope="module")
+def cache(photos: PhotoSource, segmenter: Segmenter, tmp_path_factory: pytest.TempPathFactory) -> SegmentationCache:
+    out = tmp_path_factory.mktemp("maps") / "S"
+    segment_photos(segmenter, photos, out, config=SegmentConfig())
+    return open_cache(out)
+
+
+@pytest.fixture(scope="module")
+def fused(segmenter: Segmenter, tmp_path_factory: pytest.TempPathFactory) -> LoadedEncoder:
+    """An encoder whose fusion says something: its output projections are no longer zero."""
+    model = tiny_encoder()
+    sizes = FusionConfig(classes=segmenter.n_classes, width=12, latent=6, heads=4, blocks=2, mlp_size=24)
+    model.add_fusion(replace(sizes, segmenter=segmenter.digest))
+    assert model.fusion is not None
+    for weight in model.fusion.parameters():
+        weight.data += 0.1 * torch.randn_like(weight)
+    folder = tmp_path_factory.mktemp("fused") / "C"
+    save_checkpoint(folder, encoder=model, geocells=None, config={}, inputs={})
+    return load_encoder(folder)
+
+
+def embedded(
+    encoder: LoadedEncoder, photos: PhotoSource, maps: MapSource | None = None, crops: CropName = "one"
+) -> FeatureBatch:
+    (batch,) = embed_photos(PhotoEncoder(encoder, crops=crops, maps=maps), photos, config=EmbedConfig(workers=0))
+    return batch
+
+
+@pytest.mark.parametrize("crops", ["one", "ten"])
+def test_vectors_are_those_of_photo_and_map_cut_alike(
+    fused: LoadedEncoder, photos: PhotoSource, cache: SegmentationCache, crops: CropName
+) -> None:
+    have = embedded(fused, photos, MapSource(cache), crops).embedding
+    for row, size in enumerate(SIZES):
+        image = natural(*size, seed=row)
+        pixels = crop_photos([torch.from_numpy(np.array(image))], fused.preprocessing, crops=crops)[0]
+        class_map = cache.get(Path(photos.location, f"{row}.png").read_bytes())
+        assert class_map is not None
+        shapes = [(image.height, image.width)]
+        maps = crop_maps([torch.from_numpy(class_map)], shapes, fused.preprocessing, crops=crops)[0]
+        with torch.inference_mode():
+            want = fused.model(normalise(pixels, fused.preprocessing), maps).mean(dim=0)
+            blind = fused.model(normalise(pixels, fused.preprocessing), torch.zeros_like(maps)).mean(dim=0)
+        np.testing.assert_allclose(have[row], want.numpy(), atol=1e-5)
+        assert not np.allclose(have[row], blind.numpy(), atol=1e-4)
+
+
+def test_maps_made_on_the_way_are_those_of_the_cache(
+    fused: LoadedEncoder, photos: PhotoSource, cache: SegmentationCache, segmenter: Segmenter
+) -> None:
+    cached, made, both = (
+        embedded(fused, photos, maps).embedding
+        for maps in (MapSource(cache), MapSource(segmenter=segmenter), MapSource(cache, segmenter))
+    )
+    np.testing.assert_allclose(made, cached, atol=1e-5)
+    np.testing.assert_array_equal(both, cached)
+
+
+def test_a_photo_without_a_map_is_a_row_that_says_so(
+    fused: LoadedEncoder, photos: PhotoSource, cache: SegmentationCache, tmp_path: Path
+) -> None:
+    natural(80, 80, seed=9).save(tmp_path / "new.png")
+    new = open_photos(tmp_path)
+    batch = embedded(fused, new, MapSource(cache))
+    assert (list(batch.status), batch.embedding.any()) == (["no_map"], False)
+    assert "python -m encoder segment" in batch.reason[0]
+    assert list(embedded(fused, photos).status) == ["no_map"] * 4
+
+
+def test_maps_that_came_with_the_photos_are_used_first(
+    fused: LoadedEncoder, photos: PhotoSource, cache: SegmentationCache, tmp_path: Path
+) -> None:
+    """In the table's column `map`: here one class all over, which no segmenter said."""
+    lines = ["photo,map"]
+    for row, (width, height) in enumerate(SIZES):
+        Image.new("L", (width // 2, height // 2), 3).save(tmp_path / f"map{row}.png")
+        lines.append(f"{photos.location}/{row}.png,map{row}.png")
+    (tmp_path / "photos.csv").write_text("\n".join(lines))
+    own = embedded(fused, open_photos(tmp_path / "photos.csv"), MapSource(cache))
+    assert list(own.status) == ["ok"] * 4
+    image = natural(*SIZES[0], seed=0)
+    pixels = crop_photos([torch.from_numpy(np.array(image))], fused.preprocessing, crops="one")[0]
+    with torch.inference_mode():
+        maps = torch.full((1, EDGE, EDGE), 3, dtype=torch.uint8)
+        want = fused.model(normalise(pixels, fused.preprocessing), maps)[0]
+    np.testing.assert_allclose(own.embedding[0], want.numpy(), atol=1e-5)
+
+
+def test_maps_of_another_model_are_refused(
+    fused: LoadedEncoder, cache: SegmentationCache, segmenter: Segmenter, encoder: LoadedEncoder
+) -> None:
+    other = replace(segmenter, digest="f" * 64)
+    with pytest.raises(InputError, match="The cache holds maps of the segmentation model"):
+        PhotoEncoder(fused, maps=MapSource(cache, other))
+    with pytest.raises(InputError, match="The encoder learned from maps of the segmentation model"):
+        PhotoEncoder(fused, maps=MapSource(segmenter=other))
+    model = tiny_encoder()
+    model.add_fusion(FusionConfig(classes=3, width=12, latent=6, heads=4, blocks=1, mlp_size=8))
+    for maps in (MapSource(cache), MapSource(segmenter=segmenter)):
+        with pytest.raises(InputError, match=f"of {segmenter.n_classes} classes for an encoder that knows 3"):
+            PhotoEncoder(replace(fused, model=model), maps=maps)
+    with pytest.raises(InputError, match="no semantic fusion: leave out"):
+        PhotoEncoder(encoder, maps=MapSource(cache))
+
+
+def test_half_the_bits_keep_the_direction(fused: LoadedEncoder, photos: PhotoSource, cache: SegmentationCache) -> None:
+    folder = fused.name
+    half = load_encoder(folder, dtype=torch.bfloat16)
+    one, other = (embedded(each, photos, MapSource(cache)).embedding for each in (fused, half))
+    assert (one * other).sum(axis=1).min() >= 0.999
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("crops", ["one", "ten"])
+def test_a_gpu_gives_the_vectors_of_the_cpu(
+    fused: LoadedEncoder, photos: PhotoSource, cache: SegmentationCache, crops: CropName
+) -> None:
+    there = load_encoder(fused.name, device=torch.device("cuda"), dtype=torch.bfloat16)
+    one, other = (embedded(each, photos, MapSource(cache), crops).embedding for each in (fused, there))
+    assert (one * other).sum(axis=1).min() > 0.99 * (one * one).sum(axis=1).min()
