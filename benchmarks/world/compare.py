@@ -1,5 +1,6 @@
 """The answers of a finished run beside those of the baselines, read from the folders its commands wrote."""
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from benchmarks.world.results import FINEST, ORACLE, OURS, PIXELS, RANDOM, Answe
 from indexer.errors import WorkError
 from indexer.features import read_features
 from indexer.hierarchy import Level
-from indexer.photos import FileRange, PhotoTable, read_photos
+from indexer.photos import PhotoTable, read_photos
 from indexer.places import nearest_cities
 from search.engine import Engine
 
@@ -43,13 +44,13 @@ def compare(photos: Path, *, registry: Path, features: Path, predictions: Path, 
             f"{features}: {len(failed)} test photos have no vector, the first {batch.photo[failed[0]]} "
             f"({batch.reason[failed[0]]}). Remove the world and make it again."
         )
-    pixels = pixel_nearest(_tiles(train), _tiles(test))
+    pixels = pixel_nearest(_tiles(_paths(photos, train)), _tiles(_paths(photos, test)))
     ours = Places(answered["lat"].to_numpy(), answered["lng"].to_numpy())
     cities, countries = answered["city"].to_pylist(), answered["country"].to_pylist()
     return Answers(
         lat_deg=test.lat_deg,
         lng_deg=test.lng_deg,
-        tiles=_paths(test),
+        tiles=_paths(photos, test),
         true_place=_named(*(names.tolist() for names in nearest_cities(test.lat_deg, test.lng_deg))),
         predictions={
             OURS: ours,
@@ -80,15 +81,14 @@ def _named(cities: list[str], countries: list[str]) -> list[str]:
     return [f"{city}, {country}" for city, country in zip(cities, countries, strict=True)]
 
 
-def _tiles(photos: PhotoTable) -> np.ndarray:
+def _tiles(paths: Sequence[Path]) -> np.ndarray:
     """All tiles of a split: (N, P, P, 3) uint8."""
     with ThreadPoolExecutor(_DECODERS) as pool:
-        return np.stack(list(pool.map(_tile, _paths(photos))))
+        return np.stack(list(pool.map(_tile, paths)))
 
 
-def _paths(photos: PhotoTable) -> list[Path]:
-    places = [photos.data(row) for row in range(len(photos))]
-    return [Path(place.uri) for place in places if isinstance(place, FileRange)]
+def _paths(table: Path, photos: PhotoTable) -> list[Path]:
+    return [table.parent / name for name in photos.photo]
 
 
 def _tile(path: Path) -> np.ndarray:

@@ -219,7 +219,9 @@ def _run_product(demo: Demo) -> float:
     demo.command("search", "run", "--registry", registry, "--features", features, "--out", predictions)
     demo.command("search", "evaluate", "--predictions", predictions, "--truth", photos, "--split", "test")
     photo = out / _WORLD / "tiles" / "test" / "00000.jpg"
-    demo.command("search", "query", "--registry", registry, "--checkpoint", checkpoint, photo)
+    class_map = out / _WORLD / "maps" / "test" / "00000.png"
+    asked = ("--registry", registry, "--checkpoint", checkpoint, "--class-maps", class_map, photo)
+    demo.command("search", "query", *asked)
     return float(fit["train_seconds"])
 
 

