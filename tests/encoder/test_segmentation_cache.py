@@ -253,7 +253,8 @@ def test_only_one_process_writes(folder: Path) -> None:
 
 # Kills itself at the n-th change to the file system while it fills a cache; for every n, until it ends alive.
 KILLS = """
-import itertools, os, signal, sys
+import itertools, os, signal, sys, traceback
+import pandas  # pyarrow would, in each child
 from pathlib import Path
 from indexer.errors import ArtifactError
 from encoder.segmentation_cache import open_cache
@@ -273,21 +274,35 @@ def die_after(steps):
             os.kill(os.getpid(), signal.SIGKILL)
     sys.addaudithook(count)
 
-for steps in itertools.count(0, 3):
-    folder = Path(sys.argv[1]) / str(steps)
+# Only children use libraries that start threads: none of those survives a fork, or is alive when a process ends.
+def ending(work, *arguments):
     child = os.fork()
-    if child == 0:
-        fill(folder, photos[:1], shard_maps=1)
-        die_after(steps)
-        fill(folder, photos[1:], shard_maps=1)
-        os._exit(0)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    assert status in (0, -signal.SIGKILL), status
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    try:
+        work(*arguments)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
+
+def killed(folder, steps):
+    fill(folder, photos[:1], shard_maps=1)
+    die_after(steps)
+    fill(folder, photos[1:], shard_maps=1)
+
+def mended(folder):
     kept = len(open_cache(folder))
     check(folder, photos[:kept])
     fill(folder, photos[kept:], shard_maps=1)
     check(folder, photos)
     assert not [path for path in folder.rglob("*") if ".tmp-" in path.name]
+
+for steps in itertools.count(0, 3):
+    folder = Path(sys.argv[1]) / str(steps)
+    status = ending(killed, folder, steps)
+    assert status in (0, -signal.SIGKILL), status
+    assert ending(mended, folder) == 0, steps
     if status == 0:
         break
 print(steps)
