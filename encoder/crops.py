@@ -34,7 +34,7 @@ def crop_photos(photos: Sequence[torch.Tensor], preprocessing: Preprocessing, *,
     """
     edge, square = preprocessing.shorter_edge(crops), preprocessing.crop
     out = photos[0].new_empty((len(photos), N_CROPS[crops], 3, square, square))
-    for (height, width, _), rows in _by_shape(photos).items():
+    for (height, width, _), rows in _groups([tuple(photo.shape) for photo in photos]).items():
         batch = torch.stack([photos[row] for row in rows]).permute(0, 3, 1, 2)
         out[rows] = _cut(_bicubic(batch, resized_shape(height, width, edge)), square, crops)
     return out
@@ -91,10 +91,6 @@ def _cut(batch: torch.Tensor, square: int, crops: CropName) -> torch.Tensor:
     if crops == "ten":
         cuts += [cut.flip(-1) for cut in cuts]
     return torch.stack(cuts, dim=1)
-
-
-def _by_shape(tensors: Sequence[torch.Tensor]) -> dict[tuple[int, ...], list[int]]:
-    return _groups([tuple(tensor.shape) for tensor in tensors])
 
 
 def _groups(keys: Sequence[tuple[int, ...]]) -> dict[tuple[int, ...], list[int]]:

@@ -152,7 +152,7 @@ def decoded_batches(
     Args:
         batches: asked for only as far ahead as there is room.
         read: what is done with each photo.
-        workers: processes that decode; 0, and where there are only a few batches: this one.
+        workers: processes that decode; 0, and where there are only a few photos: this one.
         pin: put pixels where a GPU can fetch them fast.
 
     Raises:
@@ -254,7 +254,8 @@ def _send(results: Sequence[tuple[Photo, "DecodedPhoto | BadImage | GeoError"]])
         decoded.append((photo, result))
     batch = _pack(decoded)
     try:
-        torch.Tensor.share_memory_(batch.buffer)  # type: ignore[no-untyped-call]  # here: in the thread that sends it, an error would be heard by nobody
+        # Here: in the thread that sends it, an error would be heard by nobody.
+        torch.Tensor.share_memory_(batch.buffer)  # type: ignore[no-untyped-call]
     except (RuntimeError, OSError) as error:
         detail = " ".join(str(error).split())[:200]
         return WorkError(

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from encoder.crops import crop_maps, crop_photos
-from encoder.decoding import DecodedBatch, decoded_batches
+from encoder.decoding import DecodedBatch, PhotoReader, decoded_batches
 from encoder.encode import reader_of
 from encoder.model import GeoEncoder
-from encoder.segmentation_cache import open_cache
+from encoder.segmentation_cache import SegmentationCache
 from indexer.errors import InputError
 from indexer.features import OK
 from indexer.hierarchy import Hierarchy
@@ -63,8 +63,17 @@ class Batches:
             yield self.photos.pixels[rows], None if maps is None else maps[rows], self.photos.targets[rows]
 
 
-def load_photos(config: DataConfig, split: str, *, hierarchy: Hierarchy, encoder: GeoEncoder) -> PhotoSet:
+def load_photos(
+    config: DataConfig,
+    split: str,
+    *,
+    hierarchy: Hierarchy,
+    encoder: GeoEncoder,
+    cache: SegmentationCache | None = None,
+) -> PhotoSet:
     """Decode the photos of one split and find their cells. Photos that cannot be decoded are left out and counted.
+
+    cache: class maps of the photos that bring none of their own.
 
     Raises:
         InputError: the table is unusable, too large for memory, or none of its photos can be read.
@@ -82,7 +91,8 @@ def load_photos(config: DataConfig, split: str, *, hierarchy: Hierarchy, encoder
     kept: list[int] = []
     failed: list[tuple[str, str]] = []  # code, and what to say of it
     row = 0
-    for batch in _decoded(photos, config, split, encoder):
+    read = reader_of(encoder, crops="one", cache=cache)
+    for batch in _decoded(photos, read, f"decoding {split}", workers=config.workers):
         good = slice(len(kept), len(kept) + len(batch.rows))
         if batch.rows:
             pixels[good] = crop_photos(batch.pixels(), encoder.preprocessing, crops="one")[:, 0]
@@ -102,15 +112,11 @@ def load_photos(config: DataConfig, split: str, *, hierarchy: Hierarchy, encoder
     return PhotoSet(pixels[: len(kept)], None if class_maps is None else class_maps[: len(kept)], targets, lat, lng)
 
 
-def _decoded(photos: list[Photo], config: DataConfig, split: str, encoder: GeoEncoder) -> Iterator[DecodedBatch]:
+def _decoded(photos: list[Photo], read: PhotoReader, what: str, *, workers: int) -> Iterator[DecodedBatch]:
     """Batches of the photos in order, with progress."""
-    cache = None
-    if config.segmentation_cache is not None and encoder.fusion is not None:
-        cache = open_cache(config.segmentation_cache)
-    read = reader_of(encoder, crops="one", cache=cache)
     batches = (photos[first : first + _DECODED_AT_ONCE] for first in range(0, len(photos), _DECODED_AT_ONCE))
-    with track(f"decoding {split}", len(photos)) as advance:
-        for batch in decoded_batches(batches, read, workers=config.workers):
+    with track(what, len(photos)) as advance:
+        for batch in decoded_batches(batches, read, workers=workers):
             yield batch
             advance(len(batch))
 

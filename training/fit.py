@@ -15,11 +15,11 @@ from typing import Any
 import lightning
 import torch
 
-from encoder.checkpoint import load_encoder, save_checkpoint
+from encoder.checkpoint import LoadedEncoder, load_encoder, save_checkpoint
 from encoder.config import Preprocessing
 from encoder.encode import MapSource, check_maps
 from encoder.model import GeoEncoder, GeoEncoderConfig
-from encoder.segmentation_cache import open_cache
+from encoder.segmentation_cache import MapOrigin, open_cache
 from indexer.artifact import check_target
 from indexer.cells import load_hierarchy
 from indexer.errors import InputError
@@ -69,18 +69,20 @@ def fit(
     tree = load_hierarchy(hierarchy)
     _check_levels(tree)
     torch.manual_seed(seed)
-    encoder = build_encoder(_with_segmenter(model, data))
     cache = None if data.segmentation_cache is None else open_cache(data.segmentation_cache)
+    start = None if model.start_from is None else load_encoder(model.start_from)
+    encoder = build_encoder(model if cache is None else _learning_from(cache.origin, model), start)
     check_maps(encoder, MapSource(cache))
     validation, learnt = (  # the small one first: what is wrong with the table shows at once
-        load_photos(data, split, hierarchy=tree, encoder=encoder) for split in (data.validation_split, data.train_split)
+        load_photos(data, split, hierarchy=tree, encoder=encoder, cache=cache)
+        for split in (data.validation_split, data.train_split)
     )
     # Before training: what the files say hours later is not what was learned from.
     inputs = {
         "photos": file_digest(data.photos),
         "hierarchy": manifest_digest(hierarchy),
         "maps": None if cache is None else cache.origin.segmenter,
-        "start_from": None if model.start_from is None else load_encoder(model.start_from).digest,
+        "start_from": None if start is None else start.digest,
     }
     if not (learnt.targets >= 0).any():
         raise InputError(
@@ -143,12 +145,15 @@ def train(
     return module
 
 
-def build_encoder(config: ModelConfig) -> GeoEncoder:
-    """The encoder training begins with; random weights come from torch's global generator."""
-    if config.start_from is None:
+def build_encoder(config: ModelConfig, start: LoadedEncoder | None = None) -> GeoEncoder:
+    """The encoder training begins with; random weights come from torch's global generator.
+
+    start: what `config.start_from` names, which is changed; None where it names nothing.
+    """
+    if start is None:
         encoder, trainable = _new_encoder(config), config.trainable_blocks
     else:
-        encoder = load_encoder(config.start_from).model.requires_grad_(True).train()
+        encoder = start.model.requires_grad_(True).train()
         trainable = 1 if config.trainable_blocks is None else config.trainable_blocks
     if config.fusion is not None:
         if encoder.fusion is not None:
@@ -159,12 +164,11 @@ def build_encoder(config: ModelConfig) -> GeoEncoder:
     return encoder
 
 
-def _with_segmenter(model: ModelConfig, data: DataConfig) -> ModelConfig:
+def _learning_from(maps: MapOrigin, model: ModelConfig) -> ModelConfig:
     """With what made the maps that a new fusion learns from on record, so that no other maps are taken for them."""
-    if model.fusion is None or model.fusion.segmenter is not None or data.segmentation_cache is None:
+    if model.fusion is None or model.fusion.segmenter is not None:
         return model
-    made_by = open_cache(data.segmentation_cache).origin.segmenter
-    return replace(model, fusion=replace(model.fusion, segmenter=made_by))
+    return replace(model, fusion=replace(model.fusion, segmenter=maps.segmenter))
 
 
 def _new_encoder(config: ModelConfig) -> GeoEncoder:

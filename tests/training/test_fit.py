@@ -257,4 +257,4 @@ def test_a_fused_encoder_learns_from_photos_and_maps(toy: Path, tmp_path: Path) 
     assert model.fusion is not None
     assert model.fusion.blocks[0].attention.out.weight.any()  # zero before it learnt
     with pytest.raises(InputError, match="has a fusion already"):
-        build_encoder(ModelConfig(start_from=str(summary.checkpoint), fusion=fusion))
+        build_encoder(ModelConfig(start_from=str(summary.checkpoint), fusion=fusion), load_encoder(summary.checkpoint))
