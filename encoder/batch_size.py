@@ -8,9 +8,9 @@ import torch
 
 from encoder.model import GeoEncoder
 
-# On a CPU 8 crops were as fast a piece as 1 or 4 (ViT-L/14-336); small models gain up to a few dozen. A GPU needs more
-# to be busy.
-_ENOUGH = {"cpu": 32, "cuda": 256}
+# On a CPU 4 and 8 crops are the fastest a piece (TinyCLIP ViT-8M/16 on two cores: 30 ms, and 42 ms with 16 or 32, whose
+# buffers the allocator asks the kernel for anew each time); ViT-L/14-336 does not mind. A GPU needs more to be busy.
+_ENOUGH = {"cpu": 8, "cuda": 256}
 _SHARE = 0.5  # of the free memory
 # Copies of a token's hidden state that are alive at once inside a block: its input, its norm, queries, keys, values,
 # what attention gave, and what is added.

@@ -20,7 +20,7 @@ def with_memory(monkeypatch: pytest.MonkeyPatch, free: float) -> None:
 
 def test_a_small_model_gets_all_that_helps(monkeypatch: pytest.MonkeyPatch) -> None:
     with_memory(monkeypatch, 8e9)
-    assert fitting_batch_size(tiny_encoder()) == 32
+    assert fitting_batch_size(tiny_encoder()) == 8
 
 
 def test_less_memory_gives_smaller_batches_and_never_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,7 +30,7 @@ def test_less_memory_gives_smaller_batches_and_never_none(monkeypatch: pytest.Mo
         with_memory(monkeypatch, free)
         sizes.append(fitting_batch_size(model))
     assert sizes == sorted(sizes, reverse=True)
-    assert sizes[0] == 32
+    assert sizes[0] == 8
     assert sizes[-1] == 1
     assert len(set(sizes)) >= 3
 
