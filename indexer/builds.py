@@ -20,7 +20,6 @@ from indexer.manifest import file_digest, manifest_digest
 from indexer.prototypes import Placement, prototypes
 from indexer.recipe import S2Recipe
 from indexer.rule import PartitionRule
-from indexer.whitening import Transform
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,7 +30,6 @@ class Build:
     geocells: Geocells
     config: Mapping[str, Any]
     inputs: Mapping[str, str | None]  # digests
-    transform: Transform | None = None
     photos: np.ndarray | None = None  # (Q, D) float32, transformed vectors to measure the leaf index with
     facts: Mapping[str, Any] = field(default_factory=dict)  # what a program wants to know of how it was made
     text: str = ""  # the same for a person
@@ -52,7 +50,6 @@ class Build:
             inputs=self.inputs,
             index=index,
             photos=self.photos,
-            transform=self.transform,
         )
 
 
@@ -97,7 +94,7 @@ def from_features(
         f"{made.photos:,} of {made.rows:,} photos have a vector and a cell; {made.inherited:,} cells have no photo of "
         "their own and the vector of the cell above"
     )
-    return Build(hierarchy, made.geocells, config, inputs, made.transform, made.queries, facts, text)
+    return Build(hierarchy, made.geocells, config, inputs, made.queries, facts, text)
 
 
 def from_version(hierarchy: Path, version: Path) -> Build:
@@ -117,7 +114,6 @@ def from_version(hierarchy: Path, version: Path) -> Build:
         geocells,
         {"geocells": "inherited"},
         inputs,
-        old.transform,
         facts={"lineage": dict(counts)},
         text="cells: " + ", ".join(f"{n:,} {relation}" for relation, n in counts.items()),
     )

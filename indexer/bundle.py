@@ -5,7 +5,8 @@
     leaves.faiss      the leaf vectors (row i = leaf i): one inner-product search over them is the whole hierarchical
                       inference (`indexer.scoring` says why)
     transform.safetensors   what photo vectors pass first, where geocells were made of whitened vectors
-    manifest.json     temperatures, level weights, calibration, digests of the encoder, the hierarchy and every file
+    manifest.json     temperatures, level weights, prior exponent, calibration, digests of the encoder, the hierarchy
+                      and every file
 
 In: a hierarchy folder and geocells. Out: a folder named by the SHA-256 of its manifest.
 """
@@ -22,7 +23,7 @@ from indexer import cells
 from indexer.artifact import write_folder
 from indexer.errors import ArtifactError, BundleMismatch
 from indexer.faiss_index import Index, flat_index, is_exact, read_index, rows_of, write_index
-from indexer.geocells import Geocells
+from indexer.geocells import Geocells, score_facts
 from indexer.hierarchy import Hierarchy
 from indexer.leaf_index import IndexChoice, build_leaf_index
 from indexer.manifest import MANIFEST, Manifest, check_sizes, manifest_digest, parse_manifest, verify_folder
@@ -45,7 +46,6 @@ class Bundle:
     hierarchy: Hierarchy
     model: ScoringModel
     leaf_index: Index
-    transform: Transform | None  # what photo vectors pass before they are compared; None: nothing
 
     @property
     def version(self) -> str:
@@ -59,7 +59,7 @@ class Bundle:
 
     @property
     def leaf_vectors(self) -> np.ndarray:
-        """(leaves, D) float32: the rows of the leaf index, or made anew where it keeps them in fewer bits."""
+        """(leaves, leaf_width) float32: the rows of the leaf index, or made anew where it keeps them in fewer bits."""
         return rows_of(self.leaf_index) if is_exact(self.leaf_index) else leaf_vectors(self.model)
 
     @property
@@ -78,7 +78,6 @@ def build_bundle(
     inputs: Mapping[str, str | None],
     index: IndexChoice = DEFAULT_INDEX,
     photos: np.ndarray | None = None,
-    transform: Transform | None = None,
 ) -> Path:
     """Write a bundle into `versions/<digest>` and return that folder; nothing is published.
 
@@ -90,7 +89,6 @@ def build_bundle(
         inputs: digests of what they were made from.
         index: the kind of the leaf index.
         photos: (Q, D) float32 photo vectors, transformed, to measure that index with, where there are any.
-        transform: what photo vectors must pass before they are compared.
 
     Raises:
         BundleMismatch: the geocells are not those of the hierarchy's cells.
@@ -105,12 +103,13 @@ def build_bundle(
             write_index(flat_index(vectors), draft.path / level_file(number))
         leaf_index, facts = build_leaf_index(model, index, photos=photos)
         write_index(leaf_index, draft.path / LEAVES_FILE)
-        if transform is not None:
-            transform.save(draft.path / TRANSFORM_FILE)
+        if geocells.transform is not None:
+            geocells.transform.save(draft.path / TRANSFORM_FILE)
         draft.facts |= {
             "leaf_index": facts,
             "temperatures": geocells.temperatures.tolist(),
             "level_weights": geocells.level_weights.tolist(),
+            "prior_exponent": geocells.prior_exponent,
             "calibration": None,
             "encoder": geocells.encoder,
             "hierarchy": hierarchy.digest,
@@ -130,25 +129,19 @@ def open_bundle(folder: Path) -> Bundle:
     manifest = bundle_manifest(folder)
     hierarchy = cells.read_cells(folder / cells.CELLS_FILE)
     indices = [_read_level(folder / level_file(number)) for number in range(len(hierarchy.levels))]
+    transform = Transform.load(folder / TRANSFORM_FILE) if TRANSFORM_FILE in manifest.files else None
     try:
-        geocells = Geocells(
-            [rows_of(index) for index in indices],
-            np.array(manifest.facts["temperatures"], np.float64),
-            np.array(manifest.facts["level_weights"], np.float64),
-            manifest.facts["hierarchy"],
-            manifest.facts["encoder"],
-        )
+        geocells = Geocells([rows_of(index) for index in indices], **score_facts(manifest.facts), transform=transform)
     except KeyError as error:
         raise ArtifactError(f"{folder}: its manifest says nothing about {error}. Rebuild the bundle.") from None
     model = _scoring_model(hierarchy, geocells)
     leaf_index = read_index(folder / LEAVES_FILE)
-    if (leaf_index.ntotal, leaf_index.d) != (model.n_leaves, geocells.width):
+    if (leaf_index.ntotal, leaf_index.d) != (model.n_leaves, model.leaf_width):
         raise ArtifactError(
             f"{folder / LEAVES_FILE}: {leaf_index.ntotal} rows of {leaf_index.d}, where {model.n_leaves} of "
-            f"{geocells.width} are expected. Rebuild the bundle."
+            f"{model.leaf_width} are expected. Rebuild the bundle."
         )
-    transform = Transform.load(folder / TRANSFORM_FILE) if TRANSFORM_FILE in manifest.files else None
-    return Bundle(folder, manifest, hierarchy, model, leaf_index, transform)
+    return Bundle(folder, manifest, hierarchy, model, leaf_index)
 
 
 def _read_level(path: Path) -> Index:
@@ -214,4 +207,4 @@ def _scoring_model(hierarchy: Hierarchy, geocells: Geocells) -> ScoringModel:
         raise ArtifactError(
             f"Geocell vectors for {have} cells per level; the hierarchy has {want}. Train or refit again."
         )
-    return ScoringModel(geocells, hierarchy.ancestors)
+    return ScoringModel(geocells, hierarchy.ancestors, hierarchy.leaves.n_photos)

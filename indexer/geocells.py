@@ -1,12 +1,14 @@
 """Geocell vectors on disk: one learned unit vector per cell of each level, in the hierarchy's cell order.
 
-In: `geocells/level_<l>.safetensors` of a checkpoint, and the facts its manifest gives about them (temperatures, level
-weights, the hierarchy's digest). No torch is needed to read them.
+In: `geocells/level_<l>.safetensors` of a checkpoint, the transform beside them where there is one, and the facts its
+manifest gives about them (temperatures, level weights, prior exponent, the hierarchy's digest). No torch is needed to
+read them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
@@ -14,10 +16,12 @@ from safetensors.numpy import load_file, save_file
 
 from indexer.artifact import Draft
 from indexer.errors import ArtifactError, BundleMismatch
-from indexer.manifest import file_digest, read_manifest
+from indexer.manifest import Manifest, file_digest, read_manifest
+from indexer.whitening import Transform
 
 CHECKPOINT_KIND = "checkpoint"
 CHECKPOINT_SCHEMA_VERSION = 1
+_TRANSFORM_FILE = "geocells/transform.safetensors"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,6 +33,8 @@ class Geocells:
     level_weights: np.ndarray  # (L,) float64, the exponents lambda_l of the product of similarities
     hierarchy: str  # digest of the hierarchy whose cells these are
     encoder: str | None  # digest of the encoder whose space they live in; None where unknown
+    transform: Transform | None = None  # what photo vectors pass before they meet these; None: nothing
+    prior_exponent: float = 0.0  # of the share of photos that a finest cell holds, as a factor of its product
 
     def __post_init__(self) -> None:
         widths = {level.shape[1] for level in self.vectors}
@@ -48,6 +54,12 @@ class Geocells:
                 )
         if not (np.isfinite(self.temperatures) & (self.temperatures > 0)).all():
             raise ArtifactError(f"Temperatures must be positive, these are {self.temperatures.tolist()}.")
+        if not (np.isfinite(self.level_weights).all() and np.isfinite(self.prior_exponent)):
+            raise ArtifactError("Level weights and the prior exponent must be finite numbers. Fit them again.")
+        if self.transform is not None and self.transform.width != self.width:
+            raise ArtifactError(
+                f"Geocells of {self.width} dimensions with a transform of {self.transform.width}. Refit them."
+            )
 
     @property
     def width(self) -> int:
@@ -73,9 +85,12 @@ def save_geocells(draft: Draft, geocells: Geocells) -> None:
     folder.mkdir()
     for number, vectors in enumerate(geocells.vectors):
         save_file({"vectors": np.ascontiguousarray(vectors, np.float32)}, folder / f"level_{number}.safetensors")
+    if geocells.transform is not None:
+        geocells.transform.save(draft.path / _TRANSFORM_FILE)
     draft.facts |= {
         "temperatures": geocells.temperatures.tolist(),
         "level_weights": geocells.level_weights.tolist(),
+        "prior_exponent": geocells.prior_exponent,
         "hierarchy": geocells.hierarchy,
         "encoder": geocells.encoder,
     }
@@ -95,19 +110,36 @@ def load_geocells(checkpoint: Path, *, hierarchy: str | None = None) -> Geocells
     if hierarchy is not None and facts["hierarchy"] != hierarchy:
         raise BundleMismatch(
             f"{checkpoint}: its geocells belong to hierarchy {facts['hierarchy'][:8]}, this one is {hierarchy[:8]}. "
-            "Give the hierarchy it was trained on, or train on this one: python -m training fit --hierarchy H ..."
+            "Give the hierarchy it was trained on, or fit its geocells to this one: python -m training refit ..."
         )
     try:
         names = [f"geocells/level_{number}.safetensors" for number in range(len(facts["temperatures"]))]
-        for name in names:
-            if file_digest(checkpoint / name) != manifest.files[name]["sha256"]:
-                raise ArtifactError(f"{checkpoint / name}: content differs from its manifest. Restore it from a copy.")
-        return Geocells(
-            [load_file(checkpoint / name)["vectors"] for name in names],
-            np.array(facts["temperatures"], np.float64),
-            np.array(facts["level_weights"], np.float64),
-            facts["hierarchy"],
-            facts["encoder"],
-        )
+        vectors = [load_file(_checked(checkpoint, name, manifest))["vectors"] for name in names]
+        transform = None
+        if _TRANSFORM_FILE in manifest.files:
+            transform = Transform.load(_checked(checkpoint, _TRANSFORM_FILE, manifest))
+        return Geocells(vectors, **score_facts(facts), transform=transform)
     except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
         raise ArtifactError(f"{checkpoint}: its geocells cannot be read ({error}). Restore it from a copy.") from None
+
+
+def score_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What manifests of checkpoints and bundles say of their geocells, as `Geocells` takes it.
+
+    Raises:
+        KeyError: they do not say it.
+    """
+    return {
+        "temperatures": np.array(facts["temperatures"], np.float64),
+        "level_weights": np.array(facts["level_weights"], np.float64),
+        "hierarchy": facts["hierarchy"],
+        "encoder": facts["encoder"],
+        "prior_exponent": float(facts.get("prior_exponent", 0.0)),  # the first bundles had none
+    }
+
+
+def _checked(checkpoint: Path, name: str, manifest: Manifest) -> Path:
+    path = checkpoint / name
+    if file_digest(path) != manifest.files[name]["sha256"]:
+        raise ArtifactError(f"{path}: content differs from its manifest. Restore it from a copy.")
+    return path

@@ -90,14 +90,19 @@ def build_leaf_index(
 def tree_lists(model: ScoringModel, level: int) -> tuple[np.ndarray, np.ndarray]:
     """Lists that follow the tree: one for each cell of a level that has leaves.
 
-    Returns the list of each leaf (leaves,) int64, and the heads (M, D) float32: for each list the sum of
-    lambda_l E_l / tau_l over the levels down to its cell.
+    Returns the list of each leaf (leaves,) int64, and the heads (M, leaf_width) float32: for each list the sum of
+    lambda_l E_l / tau_l over the levels down to its cell, and the largest bias among its leaves, without which a leaf
+    that only its prior makes the best would lie in a list that is never visited.
     """
     _, leaf, lists = np.unique(model.ancestors[:, level], return_index=True, return_inverse=True)
     heads = np.zeros((len(leaf), model.geocells.width))
     for above in range(level + 1):
         rows = model.geocells.vectors[above][model.ancestors[leaf, above]]
         heads += model.scales[above] * rows.astype(np.float64)
+    if model.bias is not None:
+        largest = np.full(len(leaf), -np.inf)
+        np.maximum.at(largest, lists, model.bias)
+        heads = np.concatenate([heads, largest[:, None]], axis=1)
     return lists.astype(np.int64), heads.astype(np.float32)
 
 
@@ -125,7 +130,7 @@ def rescored(model: ScoringModel, queries: np.ndarray, leaves: np.ndarray) -> tu
 
 def _answers(index: Index, model: ScoringModel, queries: np.ndarray, *, probes: int | None = None) -> np.ndarray:
     """The ten best leaves that an index finds: (Q, 10) int64."""
-    _, found = search_index(index, queries, min(10 + SPARE, model.n_leaves), probes=probes)
+    _, found = search_index(index, model.extended(queries), min(10 + SPARE, model.n_leaves), probes=probes)
     return rescored(model, queries, found)[0][:, :10]
 
 

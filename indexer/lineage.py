@@ -11,6 +11,7 @@ to do with each other, level by level:
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -72,7 +73,7 @@ def carry_over(geocells: Geocells, old: Hierarchy, new: Hierarchy) -> Geocells:
         sums.add(weight[:, None] * geocells.vectors[number][old_cell], cell)
         parents = vectors[-1][new.parents(number)] if number else _nearest(geocells.vectors[0], old.levels[0], level)
         vectors.append(inherit(sums.sums, parents))
-    return Geocells(vectors, geocells.temperatures, geocells.level_weights, new.digest, geocells.encoder)
+    return replace(geocells, vectors=vectors, hierarchy=new.digest)
 
 
 def _level(number: int, old: Level, new: Level) -> pa.Table:

@@ -90,7 +90,9 @@ class CellMeans:
             InputError: as `vectors` does.
         """
         levels = len(self._parents)
-        return Geocells(self.vectors(), np.full(levels, TEMPERATURE), np.ones(levels), hierarchy, encoder)
+        return Geocells(
+            self.vectors(), np.full(levels, TEMPERATURE), np.ones(levels), hierarchy, encoder, self._transform
+        )
 
     def _level_sums(self) -> list[np.ndarray]:
         """Per level (N_l, D) float64: sums over a cell's own photos and those of all cells inside it."""

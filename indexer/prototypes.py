@@ -1,7 +1,7 @@
 """Geocells without training: from photo vectors of any encoder to the vectors of a hierarchy's cells.
 
 In: a hierarchy, features, and where their photos were taken. Out: geocells that are mean directions of whitened photo
-vectors (`indexer.whitening` says why), and the transform that queries must pass too. Features are streamed, twice.
+vectors (`indexer.whitening` says why), with the transform that queries must pass too. Features are streamed, twice.
 """
 
 import logging
@@ -35,7 +35,6 @@ class Prototypes:
     """Geocells made from photo vectors, and what belongs to them."""
 
     geocells: Geocells
-    transform: Transform | None  # None: vectors are taken as they are
     photos: int  # that have a vector and a cell
     rows: int  # photos of the features, of which some have no vector or no cell
     inherited: int  # cells without a photo of their own, which have the vector of the cell above
@@ -145,7 +144,7 @@ def prototypes(
             *(features.location, n_photos, features.rows, inherited, sum(map(len, filled))),
         )
     kept = np.concatenate(queries)[:_QUERIES]
-    return Prototypes(geocells, fitted, n_photos, features.rows, inherited, kept, {"kind": transform, **facts})
+    return Prototypes(geocells, n_photos, features.rows, inherited, kept, {"kind": transform, **facts})
 
 
 def _fit(

@@ -1,12 +1,14 @@
 """What a score means: the product over levels of the softmax probability of the cell that contains a finest cell.
 
     p_l(c | v) = softmax over all cells c of level l of (v . E_l[c] / tau_l)
-    score(r | v) = product over l of p_l(anc_l(r) | v) ** lambda_l
+    score(r | v) = product over l of p_l(anc_l(r) | v) ** lambda_l  *  (n_r / n) ** beta
 
-(paper section III-D; softmax probabilities, not raw cosines: two negative cosines multiply to a large score). A level's
-normaliser does not depend on r, so ranking by the product is ranking by v . G_r with the leaf vector
-G_r = sum over l of lambda_l * E_l[anc_l(r)] / tau_l. Everything here is worked in logs and float64: it is the reference
-that every faster way of searching is tested against.
+(paper section III-D; softmax probabilities, not raw cosines: two negative cosines multiply to a large score). n_r of
+all n photos lie in leaf r; the prior exponent beta is 0 unless it was fitted. A level's normaliser does not depend on
+r, so ranking by the product is ranking by v . G_r + b_r, where the leaf vector G_r is the sum over l of
+lambda_l * E_l[anc_l(r)] / tau_l, and the bias b_r is beta * log(n_r / n). A bias is one more dimension of G_r, where
+queries hold a 1. Everything here is worked in logs and float64: it is the reference that every faster way of searching
+is tested against.
 """
 
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ class ScoringModel:
 
     geocells: Geocells
     ancestors: np.ndarray  # (leaves, L) int64
+    n_photos: np.ndarray  # (leaves,) int64, positive
 
     @property
     def n_leaves(self) -> int:
@@ -33,12 +36,35 @@ class ScoringModel:
         """lambda_l / tau_l of each level: (L,) float64."""
         return np.asarray(self.geocells.level_weights / self.geocells.temperatures)
 
+    @property
+    def bias(self) -> np.ndarray | None:
+        """b_r of each leaf: (leaves,) float64; None where there is no prior."""
+        if not self.geocells.prior_exponent:
+            return None
+        return np.asarray(self.geocells.prior_exponent * np.log(self.n_photos / self.n_photos.sum()))
+
+    @property
+    def leaf_width(self) -> int:
+        """Dimensions of a leaf vector, the bias included."""
+        return self.geocells.width + bool(self.geocells.prior_exponent)
+
+    def extended(self, queries: np.ndarray) -> np.ndarray:
+        """Queries (Q, D) as they meet leaf vectors: with a 1 where there is a bias, (Q, leaf_width) float32."""
+        if not self.geocells.prior_exponent:
+            return queries
+        return np.concatenate([queries, np.ones((len(queries), 1), np.float32)], axis=1)
+
 
 def leaf_vectors(model: ScoringModel) -> np.ndarray:
-    """G: (leaves, D) float32, so that v . G_r is the log of the product up to a constant of v."""
+    """G, with the bias as its last column where there is one: (leaves, leaf_width) float32.
+
+    The inner product with an extended query is the log of the product up to a constant of the query.
+    """
     result = np.zeros((model.n_leaves, model.geocells.width))
     for level, vectors in enumerate(model.geocells.vectors):
         result += model.scales[level] * vectors[model.ancestors[:, level]].astype(np.float64)
+    if model.bias is not None:
+        result = np.concatenate([result, model.bias[:, None]], axis=1)
     return result.astype(np.float32)
 
 
@@ -57,11 +83,11 @@ def log_product(model: ScoringModel, queries: np.ndarray) -> np.ndarray:
     for level, weight in enumerate(model.geocells.level_weights):
         probabilities = level_log_probabilities(model, queries, level=level)
         result += weight * probabilities[:, model.ancestors[:, level]]
-    return result
+    return result if model.bias is None else result + model.bias
 
 
 def scores_of(model: ScoringModel, queries: np.ndarray, leaves: np.ndarray) -> np.ndarray:
-    """Scores v . G_r in float64 for chosen leaves of each query.
+    """Scores v . G_r + b_r in float64 for chosen leaves of each query.
 
     queries: (Q, D). leaves: (Q, K) int64. Returns (Q, K) float64.
     """
@@ -70,7 +96,7 @@ def scores_of(model: ScoringModel, queries: np.ndarray, leaves: np.ndarray) -> n
     for level, vectors in enumerate(model.geocells.vectors):
         chosen = vectors[model.ancestors[leaves, level]]
         result += model.scales[level] * np.einsum("qd,qkd->qk", wide, chosen, optimize=True)
-    return result
+    return result if model.bias is None else result + model.bias[leaves]
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:

@@ -18,8 +18,8 @@ def approximate_search(
 
     queries: (Q, D) float32, finite. candidates: finds leaves; the spare ones, scored again, mend what few bits put in
     the wrong order. n_lists: the number of its lists, 0 if it has none. k: at most the number of leaves.
-    Returns leaves (Q, k) int64 and scores v . G_r (Q, k) float64, descending; the scores are right, and a leaf with a
-    higher one may be missing.
+    Returns leaves (Q, k) int64 and scores v . G_r + b_r (Q, k) float64, descending; the scores are right, and a leaf
+    with a higher one may be missing.
     """
     n_candidates = min(k + SPARE, model.n_leaves)
     _, leaf = candidates(queries, n_candidates)

@@ -26,7 +26,7 @@ class Hits:
     """Answers to Q queries, the best first."""
 
     leaf: np.ndarray  # (Q, K) int64, finest cells
-    score: np.ndarray  # (Q, K) float64, v . G_r, descending
+    score: np.ndarray  # (Q, K) float64, v . G_r + b_r, descending
     probability: np.ndarray  # (Q, K) float64, softmax of the score over all leaves
     mode: str  # how they were found: 'exact', or the kind of the index that found them
 
@@ -138,7 +138,7 @@ class Engine:
     def _candidates(self, queries: np.ndarray, n: int, *, probes: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         # More than a GPU can compute is left to the CPU.
         index = self._on_device if max(n, probes or 0) <= GPU_LIMIT else self.bundle.leaf_index
-        return search_index(index, queries, n, probes=probes)
+        return search_index(index, self.bundle.model.extended(queries), n, probes=probes)
 
     def _log_sum_of_others(self, queries: np.ndarray, best: np.ndarray) -> np.ndarray:
         """Log of the sum of exp(score / temperature) over all leaves but the best one: (Q,) float64.
@@ -147,6 +147,7 @@ class Engine:
         round to more than 1 and a probability near 1 is right in what it lacks.
         """
         rows = self._leaf_vectors
+        queries = self.bundle.model.extended(queries)
         step = max(1, _BLOCK_SCORES // len(rows))
         result = np.empty(len(queries))
         for start in range(0, len(queries), step):
@@ -171,4 +172,5 @@ class Engine:
         if wrong.size:
             raise InputError(f"{wrong.size} vectors hold values that are not finite, the first in row {wrong[0]}.")
         queries = np.ascontiguousarray(vectors, np.float32)
-        return queries if self.bundle.transform is None else self.bundle.transform.apply(queries)
+        transform = model.geocells.transform
+        return queries if transform is None else transform.apply(queries)

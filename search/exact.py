@@ -28,12 +28,12 @@ def exact_search(
     """The k best leaves of each query.
 
     queries: (Q, D) float32, finite, norm at most 1. candidates: finds the best n leaves of queries among
-    all leaves, in float32. leaf_vectors: (leaves, D) float32, what it compares. k: at most their number.
-    Returns leaves (Q, k) int64 and scores v . G_r (Q, k) float64, descending.
+    all leaves, in float32. leaf_vectors: (leaves, leaf_width) float32, what it compares. k: at most their number.
+    Returns leaves (Q, k) int64 and scores v . G_r + b_r (Q, k) float64, descending.
     """
     leaves = np.empty((len(queries), k), np.int64)
     scores = np.empty((len(queries), k))
-    bound = rounding_bound(queries, leaf_vectors)
+    bound = rounding_bound(model.extended(queries), leaf_vectors)
     undecided = np.arange(len(queries))
     n_candidates = min(k + SPARE, model.n_leaves)
     while undecided.size:

@@ -32,7 +32,7 @@ def model() -> ScoringModel:
     coarse = np.array([[1.0, 0.0], [-1.0, 0.0]], np.float32)
     fine = np.array([[0.6, 0.8], [0.0, 1.0], [0.8, 0.6], [0.0, 1.0]], np.float32)
     geocells = Geocells([coarse, fine], np.array([0.1, 0.1]), np.ones(2), "h", None)
-    return ScoringModel(geocells, np.array([[0, 0], [0, 1], [1, 2], [1, 3]]))
+    return ScoringModel(geocells, np.array([[0, 0], [0, 1], [1, 2], [1, 3]]), np.ones(4, np.int64))
 
 
 def test_the_order_is_that_of_the_product(model: ScoringModel) -> None:

@@ -1,5 +1,6 @@
 """The leaf index: which kind is made, that its lists follow the tree, and that recall is measured and not promised."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ WIDTH = 12
 
 @pytest.fixture(scope="module")
 def model(hierarchy: Hierarchy) -> ScoringModel:
-    return ScoringModel(random_geocells(hierarchy, WIDTH, seed=0), hierarchy.ancestors)
+    return ScoringModel(random_geocells(hierarchy, WIDTH, seed=0), hierarchy.ancestors, hierarchy.leaves.n_photos)
 
 
 def test_few_leaves_are_scanned_and_many_are_in_lists(model: ScoringModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,6 +42,16 @@ def test_lists_hold_the_leaves_below_a_cell_and_heads_are_its_part_of_the_score(
         )
         np.testing.assert_allclose(heads[lists], prefix, rtol=1e-5)
     np.testing.assert_allclose(tree_lists(model, 2)[1], leaf_vectors(model), rtol=1e-5)
+
+
+def test_a_list_is_worth_as_much_as_the_most_photographed_leaf_in_it(model: ScoringModel) -> None:
+    favoured = replace(model, geocells=replace(model.geocells, prior_exponent=2.0))
+    assert favoured.bias is not None
+    for level in range(3):
+        lists, heads = tree_lists(favoured, level)
+        np.testing.assert_array_equal(heads[:, :-1], tree_lists(model, level)[1])
+        for number, bias in enumerate(heads[:, -1]):
+            assert bias == np.float32(favoured.bias[lists == number].max())
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])

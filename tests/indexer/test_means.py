@@ -185,7 +185,7 @@ def world_geocells(world: World, transform: Transform | None) -> Geocells:
 
 def median_km(world: World, transform: Transform | None) -> float:
     """Median error on the unseen photos, answered with the point of the leaf of the highest score."""
-    model = ScoringModel(world_geocells(world, transform), world.hierarchy.ancestors)
+    model = ScoringModel(world_geocells(world, transform), world.hierarchy.ancestors, world.hierarchy.leaves.n_photos)
     unseen = slice(world.n_known, None)
     queries = world.vectors[unseen] if transform is None else transform.apply(world.vectors[unseen])
     best = (queries @ leaf_vectors(model).T).argmax(axis=1)

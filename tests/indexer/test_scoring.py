@@ -17,7 +17,7 @@ WIDTH = 16
 
 @pytest.fixture(scope="module")
 def model(hierarchy: Hierarchy) -> ScoringModel:
-    return ScoringModel(random_geocells(hierarchy, WIDTH, seed=0), hierarchy.ancestors)
+    return ScoringModel(random_geocells(hierarchy, WIDTH, seed=0), hierarchy.ancestors, hierarchy.leaves.n_photos)
 
 
 def product_by_definition(model: ScoringModel, query: np.ndarray, leaf: int) -> float:
@@ -61,7 +61,7 @@ def test_two_negative_cosines_cannot_win() -> None:
     """Leaf 0 lies opposite to the photo at both levels, leaf 1 at a right angle: raw cosines multiply to +1 and 0."""
     level = np.array([[-1.0, 0.0], [0.0, 1.0]], np.float32)
     geocells = Geocells([level, level], np.full(2, 0.07), np.ones(2), "h", None)
-    model = ScoringModel(geocells, np.array([[0, 0], [1, 1]]))
+    model = ScoringModel(geocells, np.array([[0, 0], [1, 1]]), np.ones(2, np.int64))
     query = np.array([[1.0, 0.0]], np.float32)
     assert np.prod([level @ query[0]] * 2, axis=0).argmax() == 0
     assert log_product(model, query)[0].argmax() == 1
@@ -80,9 +80,26 @@ def test_mean_of_crops_is_the_mean_of_logits(model: ScoringModel) -> None:
 
 def test_level_weights_are_exponents(model: ScoringModel) -> None:
     queries = unit_rows(4, WIDTH, seed=6)
-    finest = ScoringModel(replace(model.geocells, level_weights=np.array([0.0, 0.0, 1.0])), model.ancestors)
+    finest = replace(model, geocells=replace(model.geocells, level_weights=np.array([0.0, 0.0, 1.0])))
     expected = level_log_probabilities(model, queries, level=2)
     np.testing.assert_allclose(log_product(finest, queries), expected)
+
+
+@given(exponent=st.floats(-2, 2).filter(lambda value: value == 0 or abs(value) > 1e-6), seed=st.integers(0, 20))
+@settings(max_examples=25)
+def test_a_prior_is_a_power_of_the_share_of_photos(model: ScoringModel, exponent: float, seed: int) -> None:
+    queries = unit_rows(5, WIDTH, seed)
+    favoured = replace(model, geocells=replace(model.geocells, prior_exponent=exponent))
+    share = model.n_photos / model.n_photos.sum()
+    expected = log_product(model, queries) + exponent * np.log(share)
+    np.testing.assert_allclose(log_product(favoured, queries), expected, atol=1e-9)
+    # As one more dimension it ranks as the product does.
+    by_vectors = favoured.extended(queries).astype(np.float64) @ leaf_vectors(favoured).astype(np.float64).T
+    constant = by_vectors - expected
+    np.testing.assert_allclose(constant, constant[:, :1].repeat(model.n_leaves, axis=1), atol=1e-4)
+    every = np.tile(np.arange(model.n_leaves), (len(queries), 1))
+    np.testing.assert_allclose(scores_of(favoured, queries, every), by_vectors, atol=1e-4)
+    assert leaf_vectors(favoured).shape[1] == favoured.leaf_width == WIDTH + bool(exponent)
 
 
 @settings(max_examples=25)
@@ -97,6 +114,7 @@ def test_order_of_levels_does_not_change_scores(model: ScoringModel, order: list
             level_weights=geocells.level_weights[order],
         ),
         model.ancestors[:, order],
+        model.n_photos,
     )
     queries = unit_rows(3, WIDTH, seed=7)
     np.testing.assert_allclose(log_product(shuffled, queries), log_product(model, queries), atol=1e-9)

@@ -1,5 +1,6 @@
 """Bundles with every kind of leaf index: right scores, few misses, and modes that do not claim too much."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,19 +15,26 @@ from search.engine import Engine
 from tests.conftest import random_geocells, unit_rows
 from tests.search.conftest import WIDTH
 
-KINDS = [("flat", "fp16"), ("flat", "int8"), ("ivf", "fp32"), ("ivf", "fp16"), ("ivf", "int8")]
+KINDS = [
+    IndexChoice("flat", "fp16"),
+    IndexChoice("flat", "int8"),
+    IndexChoice("ivf", "fp32"),
+    IndexChoice("ivf", "fp16"),
+    IndexChoice("ivf", "int8"),
+]
+CASES = [(choice, prior) for prior in (0.0, 1.5) for choice in KINDS]
 
 
-@pytest.fixture(scope="module", params=KINDS, ids="-".join)
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: f"{case[0].kind}-{case[0].precision}-{case[1]:g}")
 def engine(
     request: pytest.FixtureRequest,
     hierarchy: Hierarchy,
     hierarchy_folder: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Engine:
-    choice = IndexChoice(*request.param)
+    choice, prior = request.param
     versions = tmp_path_factory.mktemp("versions")
-    geocells = random_geocells(hierarchy, WIDTH, seed=0)
+    geocells = replace(random_geocells(hierarchy, WIDTH, seed=0), prior_exponent=prior)
     return Engine(open_bundle(build_bundle(hierarchy_folder, geocells, versions, config={}, inputs={}, index=choice)))
 
 

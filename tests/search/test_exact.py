@@ -1,6 +1,6 @@
 """Exact search against brute force in float64: the same leaves, the same order, ties by leaf."""
 
-from functools import partial
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -24,7 +24,11 @@ def brute_force(model: ScoringModel, queries: np.ndarray) -> np.ndarray:
 
 def search(model: ScoringModel, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     rows = leaf_vectors(model)
-    candidates = partial(search_index, flat_index(rows))
+    index = flat_index(rows)
+
+    def candidates(vectors: np.ndarray, n: int, *, probes: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        return search_index(index, model.extended(vectors), n, probes=probes)
+
     return exact_search(queries, candidates=candidates, leaf_vectors=rows, model=model, k=k)
 
 
@@ -44,6 +48,17 @@ def test_the_best_leaves_are_the_best_of_brute_force(engine: Engine, k: int) -> 
     np.testing.assert_array_equal(leaves, brute_force(model, queries)[:, :k])
 
 
+@pytest.mark.parametrize("exponent", [-1.0, 0.3, 20.0])
+def test_a_prior_changes_the_order_and_the_answers_follow(engine: Engine, exponent: float) -> None:
+    plain = engine.bundle.model
+    model = replace(plain, geocells=replace(plain.geocells, prior_exponent=exponent))
+    queries = unit_rows(100, WIDTH, seed=8)
+    leaves, scores = search(model, queries, 5)
+    np.testing.assert_array_equal(leaves, brute_force(model, queries)[:, :5])
+    assert (leaves[:, 0] != brute_force(plain, queries)[:, 0]).any()
+    assert (np.diff(scores) <= 0).all()
+
+
 def test_a_mean_of_crops_is_a_query_like_any_other(engine: Engine) -> None:
     queries = unit_rows(50 * 10, WIDTH, seed=3).reshape(50, 10, WIDTH).mean(axis=1)
     leaves, _ = search(engine.bundle.model, queries, 5)
@@ -58,7 +73,8 @@ def tied_model(n_leaves: int, seed: int, spread: float) -> ScoringModel:
     fine += spread * rng.normal(size=fine.shape)
     fine = (fine / np.linalg.norm(fine, axis=1, keepdims=True)).astype(np.float32)
     geocells = Geocells([coarse, fine], np.array([0.02, 0.01]), np.ones(2), "h", None)
-    return ScoringModel(geocells, np.stack([np.sort(rng.integers(0, 3, n_leaves)), np.arange(n_leaves)], axis=1))
+    ancestors = np.stack([np.sort(rng.integers(0, 3, n_leaves)), np.arange(n_leaves)], axis=1)
+    return ScoringModel(geocells, ancestors, np.ones(n_leaves, np.int64))
 
 
 @settings(max_examples=40)

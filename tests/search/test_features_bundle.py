@@ -88,7 +88,7 @@ def test_whitened_vectors_answer_unseen_photos_and_raw_ones_do_not(
 def test_queries_pass_the_bundles_transform(world: World, folder: Path, tmp_path: Path) -> None:
     build(folder, tmp_path / "R", *TAUS, "--shrinkage", "0.01")
     engine = Engine.open(tmp_path / "R")
-    transform, model = engine.bundle.transform, engine.bundle.model
+    transform, model = engine.bundle.model.geocells.transform, engine.bundle.model
     assert transform is not None
     assert transform.shrinkage == 0.01
     queries = world.vectors[-50:]
@@ -126,7 +126,7 @@ def test_an_older_bundle_is_carried_over_to_a_new_partition(
         engine.bundle.hierarchy.leaves.keys.tolist()
         != open_bundle(Registry(tmp_path / "R").resolve(version)).hierarchy.leaves.keys.tolist()
     )
-    assert engine.bundle.transform is not None
+    assert engine.bundle.model.geocells.transform is not None
     assert median_km(engine, world) < 2 * before
 
 

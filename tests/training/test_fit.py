@@ -75,7 +75,7 @@ def test_the_checkpoint_answers_as_training_said(trained: FitSummary, toy: Path)
     tree = load_hierarchy(toy / "H")
     photos = open_photos(toy / "photos.parquet", split="validation")
     (batch,) = embed_photos(PhotoEncoder(encoder), photos, config=EmbedConfig())
-    best = log_product(ScoringModel(geocells, tree.ancestors), batch.embedding).argmax(axis=1)
+    best = log_product(ScoringModel(geocells, tree.ancestors, tree.leaves.n_photos), batch.embedding).argmax(axis=1)
     leaves = tree.leaves
     distance = haversine_km(batch.lat_deg, batch.lng_deg, leaves.lat_deg[best], leaves.lng_deg[best])
     assert np.median(distance) == pytest.approx(trained.epochs[-1].validation.median_km, rel=1e-6)

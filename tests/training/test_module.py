@@ -49,7 +49,7 @@ def module(hierarchy: Hierarchy) -> GeoModule:
 
 
 def scoring(module: GeoModule) -> ScoringModel:
-    return ScoringModel(module.geocell_vectors(), module.hierarchy.ancestors)
+    return ScoringModel(module.geocell_vectors(), module.hierarchy.ancestors, module.hierarchy.leaves.n_photos)
 
 
 def test_ranking_is_that_of_the_product_of_similarities(module: GeoModule) -> None:
