@@ -8,7 +8,8 @@ Nothing here reads a pickle.
 """
 
 import copy
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from encoder.config import Preprocessing
 from encoder.hub import CONFIG_FILE, PROCESSOR_FILES, WEIGHTS_FILE, digest_of, fetch, read_json
 from encoder.model import GeoEncoder, GeoEncoderConfig
-from indexer.artifact import write_folder
+from indexer.artifact import Draft, write_folder
 from indexer.errors import ArtifactError, InputError
 from indexer.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION, Geocells, save_geocells
 from indexer.manifest import MANIFEST, read_manifest
@@ -56,6 +57,31 @@ class LoadedEncoder:
     def precision(self) -> str:
         """What it computes in: float32 or bfloat16."""
         return str(self.model.dtype).removeprefix("torch.")
+
+
+def save_geocells_checkpoint(
+    out: Path,
+    *,
+    geocells: Geocells,
+    encoder: Path | None,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, str | None],
+    finish: Callable[[Draft], None] = lambda draft: None,
+) -> Path:
+    """Write a checkpoint folder of new geocells, whole or not at all, and return it.
+
+    encoder: checkpoint folder whose encoder is copied as it is, so that its digest stays; None: the checkpoint holds
+    geocells alone. finish: writes what else belongs into the folder.
+    """
+    with write_folder(
+        out, kind=CHECKPOINT_KIND, schema_version=CHECKPOINT_SCHEMA_VERSION, config=config, inputs=inputs
+    ) as draft:
+        if encoder is not None:
+            for name in (CONFIG_FILE, WEIGHTS_FILE):
+                shutil.copyfile(encoder / name, draft.path / name)
+        save_geocells(draft, geocells)
+        finish(draft)
+    return out
 
 
 def save_checkpoint(
@@ -109,6 +135,16 @@ def load_encoder(
 
 
 def _load_folder(folder: Path) -> tuple[GeoEncoder, str]:
+    digest = encoder_digest(folder)
+    return _load_pushed(folder / CONFIG_FILE, folder / WEIGHTS_FILE), digest
+
+
+def encoder_digest(folder: Path) -> str:
+    """Digest of the encoder in a checkpoint folder, after a look at every byte of it.
+
+    Raises:
+        ArtifactError: it is no checkpoint, holds no encoder, or is damaged.
+    """
     if folder.is_dir() and not (folder / MANIFEST).is_file():
         raise ArtifactError(f"{folder}: not a checkpoint folder (it has no {MANIFEST}). {_advice(folder)}")
     manifest = read_manifest(folder, kind=CHECKPOINT_KIND, schema_version=CHECKPOINT_SCHEMA_VERSION)
@@ -121,7 +157,7 @@ def _load_folder(folder: Path) -> tuple[GeoEncoder, str]:
             f"{folder}: {CONFIG_FILE} or {WEIGHTS_FILE} is not what was written (encoder {digest[:8]}, the manifest "
             f"says {str(manifest.facts.get('encoder'))[:8]}). Restore the folder from a copy."
         )
-    return _load_pushed(config_file, weights_file), digest
+    return digest
 
 
 def _load_pushed(config_file: Path, weights_file: Path) -> GeoEncoder:

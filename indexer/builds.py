@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 
 from indexer.artifact import explain_unwritable, remove_leftovers, temporary_folder
 from indexer.bundle import build_bundle, open_bundle
@@ -19,6 +20,7 @@ from indexer.lineage import carry_over, lineage
 from indexer.manifest import file_digest, manifest_digest
 from indexer.prototypes import Placement, prototypes
 from indexer.recipe import S2Recipe
+from indexer.references import load_references
 from indexer.rule import PartitionRule
 
 
@@ -30,6 +32,7 @@ class Build:
     geocells: Geocells
     config: Mapping[str, Any]
     inputs: Mapping[str, str | None]  # digests
+    references: pa.Table | None = None  # `indexer.references`
     photos: np.ndarray | None = None  # (Q, D) float32, transformed vectors to measure the leaf index with
     facts: Mapping[str, Any] = field(default_factory=dict)  # what a program wants to know of how it was made
     text: str = ""  # the same for a person
@@ -50,19 +53,22 @@ class Build:
             inputs=self.inputs,
             index=index,
             photos=self.photos,
+            references=self.references,
         )
 
 
 def from_checkpoint(hierarchy: Path, checkpoint: Path) -> Build:
-    """Geocells that were learned together with the encoder.
+    """Geocells that were learned together with the encoder, or fitted to its vectors.
 
     Raises:
         ArtifactError: one of the two cannot be read.
-        BundleMismatch: the checkpoint was trained on another hierarchy.
+        BundleMismatch: the checkpoint was trained on, or fitted to, another hierarchy.
     """
     geocells = load_geocells(checkpoint, hierarchy=hierarchy_manifest(hierarchy).facts["digest"])
     inputs = {"hierarchy": manifest_digest(hierarchy), "checkpoint": manifest_digest(checkpoint)}
-    return Build(hierarchy, geocells, {"geocells": "checkpoint"}, inputs)
+    n_leaves = len(geocells.vectors[-1])
+    references = load_references(checkpoint, n_leaves=n_leaves, width=geocells.width)
+    return Build(hierarchy, geocells, {"geocells": "checkpoint"}, inputs, references)
 
 
 def from_features(
@@ -94,7 +100,7 @@ def from_features(
         f"{made.photos:,} of {made.rows:,} photos have a vector and a cell; {made.inherited:,} cells have no photo of "
         "their own and the vector of the cell above"
     )
-    return Build(hierarchy, made.geocells, config, inputs, made.queries, facts, text)
+    return Build(hierarchy, made.geocells, config, inputs, None, made.queries, facts, text)
 
 
 def from_version(hierarchy: Path, version: Path) -> Build:

@@ -5,6 +5,7 @@
     leaves.faiss      the leaf vectors (row i = leaf i): one inner-product search over them is the whole hierarchical
                       inference (`indexer.scoring` says why)
     transform.safetensors   what photo vectors pass first, where geocells were made of whitened vectors
+    references.parquet      the most typical photos of each leaf, where they were kept
     manifest.json     temperatures, level weights, prior exponent, calibration, digests of the encoder, the hierarchy
                       and every file
 
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from indexer import cells
 from indexer.artifact import write_folder
@@ -27,6 +29,7 @@ from indexer.geocells import Geocells, score_facts
 from indexer.hierarchy import Hierarchy
 from indexer.leaf_index import IndexChoice, build_leaf_index
 from indexer.manifest import MANIFEST, Manifest, check_sizes, manifest_digest, parse_manifest, verify_folder
+from indexer.references import load_references, save_references
 from indexer.scoring import ScoringModel, leaf_vectors
 from indexer.whitening import Transform
 
@@ -46,6 +49,7 @@ class Bundle:
     hierarchy: Hierarchy
     model: ScoringModel
     leaf_index: Index
+    references: pa.Table | None  # `indexer.references`
 
     @property
     def version(self) -> str:
@@ -78,6 +82,7 @@ def build_bundle(
     inputs: Mapping[str, str | None],
     index: IndexChoice = DEFAULT_INDEX,
     photos: np.ndarray | None = None,
+    references: pa.Table | None = None,
 ) -> Path:
     """Write a bundle into `versions/<digest>` and return that folder; nothing is published.
 
@@ -89,6 +94,7 @@ def build_bundle(
         inputs: digests of what they were made from.
         index: the kind of the leaf index.
         photos: (Q, D) float32 photo vectors, transformed, to measure that index with, where there are any.
+        references: reference photos of its leaves (`indexer.references`), where there are any.
 
     Raises:
         BundleMismatch: the geocells are not those of the hierarchy's cells.
@@ -105,6 +111,8 @@ def build_bundle(
         write_index(leaf_index, draft.path / LEAVES_FILE)
         if geocells.transform is not None:
             geocells.transform.save(draft.path / TRANSFORM_FILE)
+        if references is not None:
+            save_references(references, draft.path)
         draft.facts |= {
             "leaf_index": facts,
             "temperatures": geocells.temperatures.tolist(),
@@ -141,7 +149,8 @@ def open_bundle(folder: Path) -> Bundle:
             f"{folder / LEAVES_FILE}: {leaf_index.ntotal} rows of {leaf_index.d}, where {model.n_leaves} of "
             f"{model.leaf_width} are expected. Rebuild the bundle."
         )
-    return Bundle(folder, manifest, hierarchy, model, leaf_index)
+    references = load_references(folder, n_leaves=model.n_leaves, width=geocells.width)
+    return Bundle(folder, manifest, hierarchy, model, leaf_index, references)
 
 
 def _read_level(path: Path) -> Index:

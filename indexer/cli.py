@@ -88,11 +88,12 @@ class _Parser(ArgumentParser):
     """jsonargparse with `--dashed-names`, and the nearest valid name in the error for an unknown one."""
 
     def speak_like_a_command_line(self) -> None:
-        """Offer `--tau-max` (shown) beside `--tau_max` (accepted); let a switch such as `--strict` stand alone."""
+        """Offer `--tau-max` (shown) beside `--tau_max` (accepted), and let a switch such as `--strict` stand alone."""
         for action in self._actions:
             if getattr(action, "_typehint", None) is bool:
                 action.nargs, action.const = "?", True
-            dashed = [option.replace("_", "-") for option in action.option_strings]
+            # A parameter cannot be called `from`: `from_` is offered as `--from`.
+            dashed = [option.rstrip("_").replace("_", "-") for option in action.option_strings]
             if dashed != action.option_strings:
                 self._option_string_actions.update(dict.fromkeys(dashed, action))
                 action.option_strings = dashed

@@ -5,7 +5,7 @@ vectors (`indexer.whitening` says why), with the transform that queries must pas
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -50,19 +50,40 @@ class Placed:
     cells: np.ndarray  # (N, L) int64, the cell of each level or -1
     lat_deg: np.ndarray  # (N,) float64
     lng_deg: np.ndarray  # (N,) float64
+    photo: np.ndarray  # (N,) str, their names
     row: np.ndarray  # (N,) int64, of the table that places them; empty where they place themselves
 
     def take(self, rows: np.ndarray) -> "Placed":
         """Some of them, by their number."""
         row = self.row[rows] if self.row.size else self.row
-        return Placed(self.vectors[rows], self.cells[rows], self.lat_deg[rows], self.lng_deg[rows], row)
+        return Placed(
+            self.vectors[rows], self.cells[rows], self.lat_deg[rows], self.lng_deg[rows], self.photo[rows], row
+        )
 
 
 class Placement:
-    """Which cells the photos of features lie in: by their own coordinates, or by those (or the labels) of a table."""
+    """Which cells the photos of features lie in: by their own coordinates, or by those (or the labels) of a table.
 
-    def __init__(self, hierarchy: Hierarchy, photos: Path | None = None, *, split: str | None = None) -> None:
+    Args:
+        hierarchy: whose cells.
+        photos: table with photo, lat, lng (and the labels of a tree of labels); None: features place themselves.
+        split: of that table; None takes all of it.
+        chosen: says of names (N,) which photos are wanted: (N,) bool; None wants all.
+
+    Raises:
+        InputError: the table cannot be used, or there is none where one is needed.
+    """
+
+    def __init__(
+        self,
+        hierarchy: Hierarchy,
+        photos: Path | None = None,
+        *,
+        split: str | None = None,
+        chosen: Callable[[Sequence[str]], np.ndarray] | None = None,
+    ) -> None:
         self.hierarchy = hierarchy
+        self._chosen = chosen
         self._names: pa.Array | None = None
         self.n_rows = 0  # of the table
         labels = label_columns(hierarchy)
@@ -83,18 +104,19 @@ class Placement:
 
     def place(self, batch: FeatureBatch) -> Placed:
         """The photos of a batch that have a vector and a cell."""
+        ok = batch.ok if self._chosen is None else batch.ok & self._chosen(batch.photo)
         if self._names is None:
-            rows = np.flatnonzero(batch.ok & ~np.isnan(batch.lat_deg) & ~np.isnan(batch.lng_deg))
+            rows = np.flatnonzero(ok & ~np.isnan(batch.lat_deg) & ~np.isnan(batch.lng_deg))
             lat, lng = batch.lat_deg[rows], batch.lng_deg[rows]
             cells = self.hierarchy.locate(lat, lng)
             row = np.empty(0, np.int64)
         else:
             known = pc.index_in(pa.array(batch.photo), value_set=self._names).fill_null(-1).to_numpy()
-            rows = np.flatnonzero(batch.ok & (known >= 0))
+            rows = np.flatnonzero(ok & (known >= 0))
             row = known[rows].astype(np.int64)
             lat, lng, cells = (column[row] for column in (self._lat_deg, self._lng_deg, self._cells))
-        inside = cells[:, 0] >= 0
-        return Placed(batch.embedding[rows[inside]], cells[inside], lat[inside], lng[inside], row)
+        names = np.array(batch.photo, object)[rows]
+        return Placed(batch.embedding[rows], cells, lat, lng, names, row).take(np.flatnonzero(cells[:, 0] >= 0))
 
 
 def prototypes(
@@ -125,7 +147,7 @@ def prototypes(
     queries: list[np.ndarray] = []
     n_photos = 0
     filled = [np.zeros(len(level), bool) for level in hierarchy.levels]
-    for placed in _placed(features, placement, "averaging"):
+    for placed in placed_batches(features, placement, "averaging"):
         means = means or CellMeans(hierarchy.parents_by_level(), placed.vectors.shape[1], transform=fitted)
         means.add(placed.vectors, placed.cells)
         n_photos += len(placed.vectors)
@@ -154,16 +176,11 @@ def _fit(
     sampled = _sampled_cells(leaves.n_photos, seed)
     moments: Moments | None = None
     sample: list[Placed] = []
-    for placed in _placed(features, placement, "whitening"):
+    for placed in placed_batches(features, placement, "whitening"):
         moments = moments or Moments.zeros(len(leaves), placed.vectors.shape[1])
         moments.add(placed.vectors, placed.cells[:, -1])
         if shrinkage is None:
-            rows = np.flatnonzero(sampled[placed.cells[:, -1]] & (placed.cells[:, -1] >= 0))
-            sample.append(
-                Placed(
-                    placed.vectors[rows], placed.cells[rows], placed.lat_deg[rows], placed.lng_deg[rows], placed.row[:0]
-                )
-            )
+            sample.append(placed.take(np.flatnonzero(sampled[placed.cells[:, -1]] & (placed.cells[:, -1] >= 0))))
     if moments is None:
         raise _nothing(features)
     if shrinkage is not None:
@@ -196,8 +213,12 @@ def _sampled_cells(n_photos: np.ndarray, seed: int) -> np.ndarray:
     return sampled
 
 
-def _placed(features: FeatureSource, placement: Placement, what: str) -> Iterator[Placed]:
-    """The photos of each shard that can be used, with their progress shown as `what`."""
+def placed_batches(features: FeatureSource, placement: Placement, what: str) -> Iterator[Placed]:
+    """The photos of each shard that can be used, with their progress shown as `what`.
+
+    Raises:
+        InputError: a photo of the table that places them has several vectors.
+    """
     times = np.zeros(placement.n_rows, np.int64)
     with track(what, features.rows) as advance:
         for batch in features:

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Literal
 
 from indexer.cli import Result
-from training.config import DataConfig, ModelConfig, OptimisationConfig
+from indexer.errors import InputError
+from training.config import DataConfig, ModelConfig, OptimisationConfig, RefitConfig
 
 
 def fit(
@@ -57,3 +58,102 @@ def fit(
         f"validation median {last.validation.median_km:.0f} km, within 200 km {last.validation.within['200']:.1f} %"
     )
     return Result(result, text)
+
+
+def refit(
+    *,
+    features: Path,
+    hierarchy: Path,
+    out: Path,
+    from_: Path | None = None,
+    old_hierarchy: Path | None = None,
+    photos: Path | None = None,
+    split: str | None = None,
+    validation_split: str | None = None,
+    held_out: float = RefitConfig.held_out,
+    transform: Literal["whiten", "none"] = "whiten",
+    shrinkage: float | None = None,
+    level_weights: Literal["ones", "fit"] = "ones",
+    references: int = 0,
+    epochs: int = RefitConfig.epochs,
+    patience: int = RefitConfig.patience,
+    batch_size: int = RefitConfig.batch_size,
+    learning_rate: float = RefitConfig.learning_rate,
+    decay: float = RefitConfig.decay,
+    seed: int = 0,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+) -> Result:
+    """Fit the geocells of a new hierarchy to photo vectors, the encoder untouched.
+
+    Args:
+        features: vectors of photos (python -m encoder embed), with places, or with --photos that has them.
+        hierarchy: hierarchy folder the new geocells are for.
+        out: checkpoint folder to write.
+        from_: checkpoint folder whose encoder made the features; it is copied into the new one. Without it the new
+            checkpoint holds geocells alone.
+        old_hierarchy: of that checkpoint's geocells: begin with these, by lineage, in place of means of photo vectors.
+        photos: table that says where the photos of the features are; a tree of labels needs it for the labels.
+        split: of that table, photos to fit to.
+        validation_split: of that table, photos to hold out.
+        held_out: share of the photos to hold out, where no --validation-split says which.
+        transform: what vectors pass first; whiten removes what does not tell places apart. Not by lineage.
+        shrinkage: of the whitening, from 0 to 1; by default the best in cross-validation.
+        level_weights: fit: also how much each level counts, and the number of photos in a cell.
+        references: most typical photos to keep of each finest cell, to explain answers with.
+        epochs: passes over the photos, at most; 0 fits temperatures alone.
+        patience: epochs without gain on the held-out photos after which a level stops.
+        batch_size: photos in one step.
+        learning_rate: of the cells' vectors.
+        decay: what the learning rate is multiplied with after each epoch.
+        seed: of every random draw.
+        device: where to fit; cuda where there is none is an error.
+    """
+    from encoder.device import choose_device
+    from training.refit import RefitSources
+    from training.refit import refit as refit_checkpoint
+
+    if old_hierarchy is not None and (transform, shrinkage) != ("whiten", None):
+        raise InputError("--transform and --shrinkage go with means of photo vectors, not with --old-hierarchy.")
+    if transform == "none" and shrinkage is not None:
+        raise InputError("--shrinkage goes with --transform whiten.")
+    summary = refit_checkpoint(
+        RefitSources(features, hierarchy, photos, split, validation_split, from_, old_hierarchy),
+        out,
+        transform=transform,
+        shrinkage=shrinkage,
+        level_weights=level_weights,
+        references=references,
+        config=RefitConfig(epochs, patience, batch_size, learning_rate, decay, held_out),
+        seed=seed,
+        device=choose_device(device),
+    )
+    data = {
+        "checkpoint": str(out),
+        "photos": summary.photos,
+        "held_out": summary.held_out,
+        "kept": summary.kept,
+        "candidates": {name: asdict(score) for name, score in summary.candidates.items()},
+        "levels": [asdict(level) for level in summary.levels],
+        "temperatures": summary.geocells.temperatures.tolist(),
+        "level_weights": summary.geocells.level_weights.tolist(),
+        "prior_exponent": summary.geocells.prior_exponent,
+        "references": summary.references,
+        "seconds": summary.seconds,
+        "stage_seconds": dict(summary.stage_seconds),
+    }
+    rows = [
+        f"  {name:<9} median {score.median_km:.1f} km; "
+        + ", ".join(f"{share:.1f} % within {limit} km" for limit, share in score.within.items())
+        for name, score in summary.candidates.items()
+    ]
+    weights = ""
+    if summary.kept == "weighted":
+        shown = ", ".join(f"{weight:.2f}" for weight in summary.geocells.level_weights)
+        weights = f"; level weights {shown}; prior exponent {summary.geocells.prior_exponent:.2f}"
+    lines = [
+        f"{out}: {summary.kept} geocells, from {summary.photos:,} photos in {summary.seconds:.0f} s; "
+        f"temperatures {', '.join(f'{tau:.3f}' for tau in summary.geocells.temperatures)}{weights}",
+        f"On {summary.held_out:,} held-out photos:",
+        *rows,
+    ]
+    return Result(data, "\n".join(lines))

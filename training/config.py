@@ -154,6 +154,35 @@ class OptimisationConfig:
         _check("optimisation", {name: getattr(self, name) for name in rest}, low=0)
 
 
+@dataclass(frozen=True)
+class RefitConfig:
+    """How geocells are fitted to photo vectors that stay as they are.
+
+    Args:
+        epochs: passes over the photos, at most.
+        patience: epochs without gain on the held-out photos after which a level stops.
+        batch_size: photos in one step.
+        learning_rate: of the cells' vectors.
+        decay: what the learning rate is multiplied with after each epoch.
+        held_out: share of the photos that nothing is learned from, where no split of a table says which.
+        held_out_photos: of them, this many at most are used.
+    """
+
+    epochs: int = 20
+    patience: int = 3
+    batch_size: int = 1024
+    learning_rate: float = 3e-3
+    decay: float = 0.85
+    held_out: float = 0.05
+    held_out_photos: int = 10_000
+
+    def __post_init__(self) -> None:
+        _check("refit", {name: getattr(self, name) for name in ("epochs", "learning_rate")}, low=0)
+        _check("refit", {name: getattr(self, name) for name in ("patience", "batch_size", "held_out_photos")}, low=1)
+        _check("refit", {"decay": self.decay}, low=0, high=1)
+        _check("refit", {"held_out": self.held_out}, low=0.001, high=0.5)
+
+
 def _check(section: str, values: Mapping[str, float], *, low: float, high: float = math.inf) -> None:
     bound = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
     for name, value in values.items():

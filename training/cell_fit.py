@@ -1,0 +1,194 @@
+"""Geocells fitted to photo vectors that stay as they are: what training learns of the cells, without the encoder.
+
+In: vectors of photos with their cells, those of held-out photos, geocells to begin with. Out: geocells. The objective
+is the full softmax over each level's cells (`training.losses`), and as the vectors are fixed, levels do not touch one
+another: each is a softmax regression of its own, on the sphere.
+
+What descends on the training photos are the cells' vectors alone. A level's temperature is the one that makes the
+held-out photos likeliest: on photos the vectors were fitted to, ever smaller temperatures would look better. A level
+stops when it has not become likelier for some epochs, and the best it had been is kept, the start included.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy, normalize
+
+from indexer.errors import InputError, WorkError
+from indexer.geocells import Geocells
+from training.config import RefitConfig
+from training.losses import level_loss
+from training.vector_file import VectorFile
+
+_BLOCK = 1024  # held-out photos whose similarities are held at once: 90 MB against 21,673 cells
+_NEWTON_STEPS = 20
+_COLDEST, _WARMEST = 0.005, 1.0  # temperatures that can come out
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeldOut:
+    """Photos that nothing is fitted to but a temperature for each level, and weights if asked."""
+
+    vectors: np.ndarray  # (H, D) float32, transformed
+    cells: np.ndarray  # (H, L) int64, the cell of each level or -1
+    lat_deg: np.ndarray  # (H,) float64
+    lng_deg: np.ndarray  # (H,) float64
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+
+@dataclass(frozen=True, slots=True)
+class LevelFit:
+    """What became of one level."""
+
+    start_loss: float  # of the held-out photos at the start's vectors, at the best temperature for them
+    loss: float  # of what was kept
+    epoch: int  # that it comes from; 0 is the start
+
+
+def fit_cells(
+    start: Geocells,
+    photos: VectorFile,
+    held_out: HeldOut,
+    *,
+    config: RefitConfig,
+    device: torch.device,
+    seed: int,
+    advance: Callable[[int], None] = lambda steps: None,
+) -> tuple[Geocells, list[LevelFit]]:
+    """Fit the vectors and the temperatures of every level.
+
+    advance: called after each step with 1; an epoch has `steps_per_epoch`.
+
+    Raises:
+        WorkError: the loss stopped being a number.
+        InputError: no held-out photo lies in a cell of some level.
+    """
+    truth = torch.from_numpy(held_out.cells).to(device)
+    seen = torch.from_numpy(held_out.vectors).to(device)
+    levels = [
+        _Level(number, vectors, seen, truth[:, number], config, device) for number, vectors in enumerate(start.vectors)
+    ]
+    generator = np.random.default_rng(seed)
+    for epoch in range(1, config.epochs + 1):
+        going = [level for level in levels if level.epochs_without_gain < config.patience]
+        if not going:
+            advance((config.epochs + 1 - epoch) * steps_per_epoch(photos, config))
+            break
+        order = generator.permutation(len(photos))
+        for step in range(steps_per_epoch(photos, config)):
+            rows = np.sort(order[step * config.batch_size : (step + 1) * config.batch_size])
+            vectors = torch.from_numpy(photos.rows(rows)).to(device)
+            targets = torch.from_numpy(photos.cells[rows].astype(np.int64)).to(device)
+            for level in going:
+                level.step(vectors, targets[:, level.number], where=f"epoch {epoch}, step {step + 1}")
+            advance(1)
+        for level in going:
+            level.look(epoch)
+    geocells = replace(
+        start,
+        vectors=[level.kept.cpu().numpy() for level in levels],
+        temperatures=np.array([level.kept_temperature for level in levels]),
+    )
+    return geocells, [level.fit for level in levels]
+
+
+def steps_per_epoch(photos: VectorFile, config: RefitConfig) -> int:
+    """Batches of an epoch; the last one may be short."""
+    return -(-len(photos) // config.batch_size)
+
+
+class _Level:
+    """One level under way."""
+
+    def __init__(
+        self,
+        number: int,
+        vectors: np.ndarray,
+        seen: torch.Tensor,
+        truth: torch.Tensor,
+        config: RefitConfig,
+        device: torch.device,
+    ) -> None:
+        self.number = number
+        here = truth >= 0
+        if not here.any():
+            raise InputError(f"No held-out photo lies in a cell of level {number}. Hold out more: --held-out.")
+        self._seen, self._truth = seen[here], truth[here]
+        self._cells = torch.nn.Parameter(torch.from_numpy(vectors.copy()).to(device))
+        self._optimizer = torch.optim.AdamW([self._cells], lr=config.learning_rate, weight_decay=0.0)
+        self._halving = torch.optim.lr_scheduler.StepLR(self._optimizer, step_size=1, gamma=config.decay)
+        self.kept = self._unit_rows()
+        self.kept_temperature, loss = fitted_temperature(self._seen, self._truth, self.kept)
+        self._temperature = torch.tensor(self.kept_temperature, device=device)
+        self.fit = LevelFit(loss, loss, 0)
+        self.epochs_without_gain = 0
+
+    def step(self, vectors: torch.Tensor, targets: torch.Tensor, *, where: str) -> None:
+        loss = level_loss(vectors, self._cells, self._temperature, targets, negatives="all")
+        if not torch.isfinite(loss):
+            raise WorkError(f"The loss of level {self.number} is {loss.item()} in {where}. Lower --learning-rate.")
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._optimizer.step()
+
+    def look(self, epoch: int) -> None:
+        """Measure on the held-out photos, and keep what is best."""
+        cells = self._unit_rows()
+        temperature, loss = fitted_temperature(self._seen, self._truth, cells)
+        self._temperature.fill_(temperature)
+        self._halving.step()
+        self.epochs_without_gain += 1
+        if loss < self.fit.loss:
+            self.kept, self.kept_temperature, self.epochs_without_gain = cells, temperature, 0
+            self.fit = replace(self.fit, loss=loss, epoch=epoch)
+
+    def _unit_rows(self) -> torch.Tensor:
+        # In float64, so that the rows that are stored have length 1 to the last bit of float32.
+        return normalize(self._cells.detach().double(), dim=-1).float()
+
+
+def fitted_temperature(vectors: torch.Tensor, targets: torch.Tensor, cells: torch.Tensor) -> tuple[float, float]:
+    """The temperature that makes photos likeliest, and their mean loss at it.
+
+    vectors: (H, D). targets: (H,) int64, a cell each. cells: (N, D) unit rows. The loss is convex in 1 / temperature;
+    its derivatives are the mean and the variance of the similarities under the softmax (as in the temperature scaling
+    of Guo et al. 2017), so Newton's method finds it in a few steps.
+    """
+    scale = 1 / 0.07
+    for _ in range(_NEWTON_STEPS):
+        gradient, curvature = _slopes(vectors, targets, cells, scale)
+        step = gradient / max(curvature, 1e-12)
+        # Newton can overshoot where the softmax is flat: never past a third or thrice in one step.
+        new = float(np.clip(np.clip(scale - step, scale / 3, 3 * scale), 1 / _WARMEST, 1 / _COLDEST))
+        settled = abs(new - scale) <= 1e-4 * scale
+        scale = new
+        if settled:
+            break
+    return 1 / scale, _mean_loss(vectors, targets, cells, scale)
+
+
+def _slopes(vectors: torch.Tensor, targets: torch.Tensor, cells: torch.Tensor, scale: float) -> tuple[float, float]:
+    """First and second derivative of the mean loss by 1 / temperature."""
+    first = second = 0.0
+    for part, own in _blocks(vectors, targets):
+        similarity = part @ cells.T
+        share = (scale * similarity).softmax(dim=1)
+        mean = (share * similarity).sum(dim=1)
+        first += float((mean - similarity.gather(1, own[:, None])[:, 0]).double().sum())
+        second += float(((share * similarity**2).sum(dim=1) - mean**2).double().sum())
+    return first / len(vectors), second / len(vectors)
+
+
+def _mean_loss(vectors: torch.Tensor, targets: torch.Tensor, cells: torch.Tensor, scale: float) -> float:
+    parts = _blocks(vectors, targets)
+    return sum(float(cross_entropy(scale * (part @ cells.T), own, reduction="sum")) for part, own in parts) / len(
+        vectors
+    )
+
+
+def _blocks(vectors: torch.Tensor, targets: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    return zip(torch.split(vectors, _BLOCK), torch.split(targets, _BLOCK), strict=True)

@@ -1,0 +1,85 @@
+"""How much each level counts, and how much the number of photos in a cell: fitted to held-out photos.
+
+In: geocells, and photos that they were not fitted to. Out: the exponents lambda_l of the product and beta of the prior
+(`indexer.scoring`) that make the photos' own leaves likeliest under
+
+    p(r | v) = softmax over leaves of  sum over l of lambda_l * v . E_l[anc_l(r)] / tau_l  +  beta * log(n_r / n)
+
+This is a conditional logit model (McFadden 1974) with one feature for each level and one for the prior, so its loss is
+convex. The levels say much the same, and with a weight of 1 each the product is too sure of itself; weights below 1
+say by how much.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from scipy.optimize import minimize
+
+from indexer.errors import InputError
+from indexer.geocells import Geocells
+from indexer.hierarchy import Hierarchy
+from indexer.scoring import log_softmax
+from training.cell_fit import HeldOut
+
+_BLOCK_SCORES = 1 << 22  # leaves times photos whose scores are held at once
+_FEWEST = 50  # photos for each number that is fitted
+
+
+def fit_level_weights(geocells: Geocells, hierarchy: Hierarchy, held_out: HeldOut) -> Geocells:
+    """The same geocells with fitted level weights, none of them below 0, and a fitted prior exponent.
+
+    Raises:
+        InputError: too few held-out photos lie in a leaf.
+    """
+    inside = held_out.cells[:, -1] >= 0
+    n_numbers = len(geocells.vectors) + 1
+    if inside.sum() < _FEWEST * n_numbers:
+        raise InputError(
+            f"{inside.sum()} held-out photos lie in a finest cell; {n_numbers} weights need {_FEWEST * n_numbers}. "
+            "Hold out more (--held-out), or leave out --level-weights fit."
+        )
+    vectors, truth = held_out.vectors[inside], held_out.cells[inside, -1]
+    log_share = np.log(hierarchy.leaves.n_photos / hierarchy.leaves.n_photos.sum())
+    rows = max(1, _BLOCK_SCORES // len(log_share))
+    blocks = [slice(first, first + rows) for first in range(0, len(vectors), rows)]
+
+    def loss_and_slope(weights: np.ndarray) -> tuple[float, np.ndarray]:
+        loss, slope = 0.0, np.zeros(n_numbers)
+        for block in blocks:
+            features = _features(geocells, hierarchy.ancestors, log_share, vectors[block])
+            part, part_slope = _conditional_logit(features, truth[block], weights)
+            loss += part
+            slope += part_slope
+        return loss / len(vectors), slope / len(vectors)
+
+    begin = np.append(geocells.level_weights, geocells.prior_exponent)
+    bounds = [(0, None)] * (n_numbers - 1) + [(None, None)]
+    found = minimize(loss_and_slope, begin, jac=True, method="L-BFGS-B", bounds=bounds).x
+    return replace(geocells, level_weights=found[:-1], prior_exponent=float(found[-1]))
+
+
+def _features(
+    geocells: Geocells, ancestors: np.ndarray, log_share: np.ndarray, vectors: np.ndarray
+) -> list[np.ndarray]:
+    """What each weight multiplies: (H, leaves) for each level, (1, leaves) for the prior."""
+    logits = [
+        (vectors @ cells.T / np.float32(tau))[:, ancestors[:, level]]
+        for level, (cells, tau) in enumerate(zip(geocells.vectors, geocells.temperatures, strict=True))
+    ]
+    return [*logits, log_share[None].astype(np.float32)]
+
+
+def _conditional_logit(
+    features: Sequence[np.ndarray], truth: np.ndarray, weights: np.ndarray
+) -> tuple[float, np.ndarray]:
+    """Sum of the losses of some photos, and its derivative by the weights."""
+    scores = np.zeros(features[0].shape)
+    for weight, feature in zip(weights, features, strict=True):
+        scores += weight * feature
+    logs = log_softmax(scores)
+    every = np.arange(len(truth))
+    share = np.exp(logs)
+    own = [np.broadcast_to(feature, scores.shape)[every, truth].sum() for feature in features]
+    expected = [float((share * feature).sum()) for feature in features]
+    return float(-logs[every, truth].sum()), np.array(expected) - np.array(own)

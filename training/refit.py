@@ -1,0 +1,292 @@
+"""New geocells for an encoder that stays as it is: the stage behind `python -m training refit`.
+
+In: features (photo vectors, made once), a hierarchy, and where to begin. Out: a checkpoint folder whose geocells belong
+to that hierarchy; with `start_from` it holds that checkpoint's encoder too.
+
+Photos are divided by name into those that are fitted to and those held out, or as the splits of a table say. Three sets
+of geocells compete on the held-out photos: the start, the fitted ones (`training.cell_fit`), and where asked those with
+fitted level weights (`training.level_weights`). A later one is taken only where its mean log error is smaller than the
+start's by more than the standard error of that difference, so that a refit is no worse than its start but for chance.
+"""
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from encoder.checkpoint import encoder_digest, save_geocells_checkpoint
+from indexer.artifact import Draft, check_target
+from indexer.cells import load_hierarchy
+from indexer.errors import BundleMismatch, InputError
+from indexer.features import FeatureSource, open_features
+from indexer.geo import Accuracy, accuracy, haversine_km
+from indexer.geocells import Geocells, load_geocells
+from indexer.hierarchy import Hierarchy
+from indexer.lineage import carry_over
+from indexer.manifest import file_digest, manifest_digest
+from indexer.progress import track
+from indexer.prototypes import Placed, Placement, placed_batches, prototypes
+from indexer.references import save_references
+from indexer.scoring import ScoringModel, leaf_vectors
+from training.cell_fit import HeldOut, LevelFit, fit_cells, steps_per_epoch
+from training.config import RefitConfig
+from training.level_weights import fit_level_weights
+from training.references import TypicalPhotos
+from training.vector_file import VectorFile, name_keys
+
+log = logging.getLogger(__name__)
+
+_FEWEST_HELD_OUT = 20  # below this nothing can be said of a fit
+_BLOCK = 1024  # held-out photos answered at a time
+
+START, FITTED, WEIGHTED = "start", "fitted", "weighted"
+
+
+@dataclass(frozen=True, slots=True)
+class RefitSources:
+    """What a refit is made from.
+
+    features, hierarchy: required. photos: table that says where the photos of the features are, with `split` and
+    `validation_split` of it where wanted. checkpoint: whose encoder made the features, copied along. old_hierarchy: of
+    that checkpoint's geocells, to begin with these by lineage.
+    """
+
+    features: Path
+    hierarchy: Path
+    photos: Path | None = None
+    split: str | None = None
+    validation_split: str | None = None
+    checkpoint: Path | None = None
+    old_hierarchy: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.photos is None and (self.split or self.validation_split):
+            raise InputError("--split and --validation-split go with --photos: features have no splits.")
+        if self.validation_split is not None and self.validation_split == self.split:
+            raise InputError(f"--split and --validation-split are both {self.split!r}: hold out other photos.")
+        if self.validation_split is not None and self.split is None:
+            raise InputError("--validation-split needs --split: say which photos are fitted to.")
+        if self.old_hierarchy is not None and self.checkpoint is None:
+            raise InputError("--old-hierarchy needs --from: the checkpoint whose geocells belong to it.")
+
+    def digests(self, features: FeatureSource) -> dict[str, str | None]:
+        """Of everything, for manifests."""
+        return {
+            "hierarchy": manifest_digest(self.hierarchy),
+            "features": features.digest,
+            "photos": None if self.photos is None else file_digest(self.photos),
+            "checkpoint": None if self.checkpoint is None else manifest_digest(self.checkpoint),
+            "old_hierarchy": None if self.old_hierarchy is None else manifest_digest(self.old_hierarchy),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class RefitSummary:
+    """What a refit came to."""
+
+    checkpoint: Path
+    photos: int  # that were fitted to
+    held_out: int
+    kept: str  # which of the candidates: 'start', 'fitted' or 'weighted'
+    candidates: Mapping[str, Accuracy]  # on the held-out photos
+    levels: list[LevelFit]
+    geocells: Geocells
+    references: int  # rows of the table
+    seconds: float
+    stage_seconds: Mapping[str, float]
+
+
+def refit(
+    sources: RefitSources,
+    out: Path,
+    *,
+    transform: Literal["whiten", "none"] = "whiten",
+    shrinkage: float | None = None,
+    level_weights: Literal["ones", "fit"] = "ones",
+    references: int = 0,
+    config: RefitConfig,
+    seed: int = 0,
+    device: torch.device,
+) -> RefitSummary:
+    """Fit geocells to features and write a checkpoint.
+
+    Args:
+        sources: what it is made from.
+        out: checkpoint folder to write.
+        transform: what vectors pass first, where geocells do not begin by lineage.
+        shrinkage: of the whitening; None chooses it by cross-validation.
+        level_weights: fit: also the exponents of the levels and of the prior.
+        references: most typical photos to keep of each finest cell.
+        config: how the fit goes.
+        seed: of every random draw.
+        device: where the fit runs.
+
+    Raises:
+        InputError: `out` exists, no photo has a vector and a cell, or too few are held out.
+        BundleMismatch: the features are not of the checkpoint's encoder, or its geocells not of `old_hierarchy`.
+        WorkError: the loss stopped being a number, or the disk is full.
+    """
+    began = time.perf_counter()
+    check_target(out)
+    if references < 0:
+        raise InputError(f"--references must be at least 0, not {references}.")
+    features, tree = open_features(sources.features), load_hierarchy(sources.hierarchy)
+    encoder = _encoder_of(sources, features)
+    inputs = sources.digests(features)
+    learnt, others = _placements(sources, tree, config.held_out)
+    start = _start(sources, features, learnt, tree, transform=transform, shrinkage=shrinkage, seed=seed)
+    start = replace(start, encoder=encoder)
+    held_out = _held_out(features, others, start, limit=config.held_out_photos)
+    prepared = time.perf_counter()
+    photos = _vector_file(features, learnt, start, beside=out)
+    with track("refitting", max(1, config.epochs * steps_per_epoch(photos, config))) as advance:
+        fitted, levels = fit_cells(start, photos, held_out, config=config, device=device, seed=seed, advance=advance)
+    candidates = {START: start, FITTED: fitted}
+    if level_weights == "fit":
+        candidates[WEIGHTED] = fit_level_weights(fitted, tree, held_out)
+    errors = {name: _errors_km(geocells, tree, held_out) for name, geocells in candidates.items()}
+    kept = _choose(errors)
+    fit_ended = time.perf_counter()
+    table = None
+    if references:
+        typical = TypicalPhotos(candidates[kept], k=references)
+        for placed in placed_batches(features, learnt, "choosing references"):
+            typical.add(placed)
+        table = typical.table()
+
+    def finish(draft: Draft) -> None:
+        if table is not None:
+            save_references(table, draft.path)
+
+    scores = {name: accuracy(km) for name, km in errors.items()}
+    save_geocells_checkpoint(
+        out,
+        geocells=candidates[kept],
+        encoder=sources.checkpoint,
+        config={
+            "refit": asdict(config),
+            "transform": transform,
+            "shrinkage": shrinkage,
+            "level_weights": level_weights,
+            "references": references,
+            "split": sources.split,
+            "validation_split": sources.validation_split,
+            "seed": seed,
+            "kept": kept,
+            "held_out": {name: asdict(score) for name, score in scores.items()},
+        },
+        inputs=inputs,
+        finish=finish,
+    )
+    ended = time.perf_counter()
+    return RefitSummary(
+        out,
+        len(photos),
+        len(held_out),
+        kept,
+        scores,
+        levels,
+        candidates[kept],
+        0 if table is None else table.num_rows,
+        ended - began,
+        {"start": prepared - began, "fit": fit_ended - prepared, "write": ended - fit_ended},
+    )
+
+
+def _encoder_of(sources: RefitSources, features: FeatureSource) -> str | None:
+    """Digest of the encoder the new geocells are for."""
+    if sources.checkpoint is None:
+        return features.encoder
+    digest = encoder_digest(sources.checkpoint)
+    if features.encoder is not None and features.encoder != digest:
+        raise BundleMismatch(
+            f"{features.location}: vectors of encoder {features.encoder[:8]}; {sources.checkpoint} holds "
+            f"{digest[:8]}. Make features with that checkpoint: python -m encoder embed"
+        )
+    return digest
+
+
+def _placements(sources: RefitSources, tree: Hierarchy, share: float) -> tuple[Placement, Placement]:
+    """Where the photos that are fitted to lie, and where the held-out ones lie."""
+    if sources.validation_split is not None:
+        learnt, others = (
+            Placement(tree, sources.photos, split=split) for split in (sources.split, sources.validation_split)
+        )
+        return learnt, others
+    # By name: the same photos are held out whatever their order, and whichever others there are.
+    limit = np.uint64(share * 2**64)
+    return (
+        Placement(tree, sources.photos, split=sources.split, chosen=lambda names: name_keys(names) >= limit),
+        Placement(tree, sources.photos, split=sources.split, chosen=lambda names: name_keys(names) < limit),
+    )
+
+
+def _start(
+    sources: RefitSources,
+    features: FeatureSource,
+    placement: Placement,
+    tree: Hierarchy,
+    *,
+    transform: Literal["whiten", "none"],
+    shrinkage: float | None,
+    seed: int,
+) -> Geocells:
+    if sources.old_hierarchy is None:
+        return prototypes(features, placement, transform=transform, shrinkage=shrinkage, seed=seed).geocells
+    assert sources.checkpoint is not None, "RefitSources checks it"
+    old = load_hierarchy(sources.old_hierarchy)
+    return carry_over(load_geocells(sources.checkpoint, hierarchy=old.digest), old, tree)
+
+
+def _held_out(features: FeatureSource, placement: Placement, start: Geocells, *, limit: int) -> HeldOut:
+    parts = list(placed_batches(features, placement, "holding out"))
+    n_photos = sum(len(part.cells) for part in parts)
+    if n_photos < _FEWEST_HELD_OUT:
+        raise InputError(
+            f"{features.location}: {n_photos} held-out photos have a vector and a cell; {_FEWEST_HELD_OUT} are needed "
+            "to see what a fit is worth. Raise --held-out, or name a --validation-split of --photos."
+        )
+    cells, lat, lng, names = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("cells", "lat_deg", "lng_deg", "photo")
+    )
+    vectors = np.concatenate([_as_compared(part, start) for part in parts])
+    chosen = np.argsort(name_keys(names.tolist()), kind="stable")[:limit]
+    return HeldOut(vectors[chosen], cells[chosen], lat[chosen], lng[chosen])
+
+
+def _as_compared(placed: Placed, geocells: Geocells) -> np.ndarray:
+    return placed.vectors if geocells.transform is None else geocells.transform.apply(placed.vectors)
+
+
+def _vector_file(features: FeatureSource, placement: Placement, start: Geocells, *, beside: Path) -> VectorFile:
+    photos = VectorFile(start.width, transform=start.transform, beside=beside)
+    for placed in placed_batches(features, placement, "transforming"):
+        photos.add(placed)
+    photos.finish()
+    return photos
+
+
+def _errors_km(geocells: Geocells, tree: Hierarchy, held_out: HeldOut) -> np.ndarray:
+    """Great-circle errors of the held-out photos' best leaves: (H,) float64."""
+    model = ScoringModel(geocells, tree.ancestors, tree.leaves.n_photos)
+    rows, queries = leaf_vectors(model), model.extended(held_out.vectors)
+    best = np.concatenate(
+        [(queries[first : first + _BLOCK] @ rows.T).argmax(axis=1) for first in range(0, len(queries), _BLOCK)]
+    )
+    return haversine_km(held_out.lat_deg, held_out.lng_deg, tree.leaves.lat_deg[best], tree.leaves.lng_deg[best])
+
+
+def _choose(errors_km: Mapping[str, np.ndarray]) -> str:
+    """The candidate to keep: the start, unless another is better by more than chance."""
+    kept, gain_so_far = START, 0.0
+    for name, km in errors_km.items():
+        gain = np.log1p(errors_km[START]) - np.log1p(km)
+        mean, chance = float(gain.mean()), float(gain.std(ddof=1) / np.sqrt(len(gain)))
+        if mean > chance and mean > gain_so_far:
+            kept, gain_so_far = name, mean
+    return kept
