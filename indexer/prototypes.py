@@ -6,7 +6,7 @@ vectors (`indexer.whitening` says why), with the transform that queries must pas
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,6 +59,11 @@ class Placed:
         return Placed(
             self.vectors[rows], self.cells[rows], self.lat_deg[rows], self.lng_deg[rows], self.photo[rows], row
         )
+
+
+def joined_placed(parts: Sequence[Placed]) -> Placed:
+    """Photos of several batches, as one."""
+    return Placed(*(np.concatenate([getattr(part, column.name) for part in parts]) for column in fields(Placed)))
 
 
 class Placement:
@@ -185,18 +190,21 @@ def _fit(
         raise _nothing(features)
     if shrinkage is not None:
         return whiten(moments, shrinkage), {"shrinkage": shrinkage, "chosen_by": "the user"}
+    together = joined_placed(sample)
+    # By name: folds are drawn by position, and shards may come in any order.
+    together = together.take(np.argsort(together.photo.astype(str), kind="stable"))
     choice = choose_shrinkage(
-        np.concatenate([part.vectors for part in sample]),
-        np.concatenate([part.cells[:, -1] for part in sample]),
-        np.concatenate([part.lat_deg for part in sample]),
-        np.concatenate([part.lng_deg for part in sample]),
+        together.vectors,
+        together.cells[:, -1],
+        together.lat_deg,
+        together.lng_deg,
         leaves.lat_deg,
         leaves.lng_deg,
         seed=seed,
     )
     facts = {
         "shrinkage": choice.shrinkage,
-        "chosen_by": f"cross-validation on {sum(len(part.cells) for part in sample)} photos",
+        "chosen_by": f"cross-validation on {len(together.cells)} photos",
         "median_km": {f"{value:g}": figures.median_km for value, figures in choice.scores.items()},
     }
     return whiten(moments, choice.shrinkage), facts

@@ -30,7 +30,7 @@ from indexer.hierarchy import Hierarchy
 from indexer.lineage import carry_over
 from indexer.manifest import file_digest, manifest_digest
 from indexer.progress import track
-from indexer.prototypes import Placed, Placement, placed_batches, prototypes
+from indexer.prototypes import Placed, Placement, joined_placed, placed_batches, prototypes
 from indexer.references import save_references
 from indexer.scoring import ScoringModel, leaf_vectors
 from training.cell_fit import HeldOut, LevelFit, fit_cells, steps_per_epoch
@@ -143,9 +143,15 @@ def refit(
     start = replace(start, encoder=encoder)
     held_out = _held_out(features, others, start, limit=config.held_out_photos)
     prepared = time.perf_counter()
-    photos = _vector_file(features, learnt, start, beside=out)
-    with track("refitting", max(1, config.epochs * steps_per_epoch(photos, config))) as advance:
-        fitted, levels = fit_cells(start, photos, held_out, config=config, device=device, seed=seed, advance=advance)
+    with VectorFile(start.width, transform=start.transform, beside=out) as photos:
+        for placed in placed_batches(features, learnt, "transforming"):
+            photos.add(placed)
+        photos.finish()
+        n_photos, n_steps = len(photos), max(1, config.epochs * steps_per_epoch(photos, config))
+        with track("refitting", n_steps) as advance:
+            fitted, levels = fit_cells(
+                start, photos, held_out, config=config, device=device, seed=seed, advance=advance
+            )
     candidates = {START: start, FITTED: fitted}
     if level_weights == "fit":
         candidates[WEIGHTED] = fit_level_weights(fitted, tree, held_out)
@@ -186,7 +192,7 @@ def refit(
     ended = time.perf_counter()
     return RefitSummary(
         out,
-        len(photos),
+        n_photos,
         len(held_out),
         kept,
         scores,
@@ -251,24 +257,13 @@ def _held_out(features: FeatureSource, placement: Placement, start: Geocells, *,
             f"{features.location}: {n_photos} held-out photos have a vector and a cell; {_FEWEST_HELD_OUT} are needed "
             "to see what a fit is worth. Raise --held-out, or name a --validation-split of --photos."
         )
-    cells, lat, lng, names = (
-        np.concatenate([getattr(part, name) for part in parts]) for name in ("cells", "lat_deg", "lng_deg", "photo")
-    )
-    vectors = np.concatenate([_as_compared(part, start) for part in parts])
-    chosen = np.argsort(name_keys(names.tolist()), kind="stable")[:limit]
-    return HeldOut(vectors[chosen], cells[chosen], lat[chosen], lng[chosen])
+    placed = joined_placed(parts)
+    placed = placed.take(np.argsort(name_keys(placed.photo.tolist()), kind="stable")[:limit])
+    return HeldOut(_as_compared(placed, start), placed.cells, placed.lat_deg, placed.lng_deg)
 
 
 def _as_compared(placed: Placed, geocells: Geocells) -> np.ndarray:
     return placed.vectors if geocells.transform is None else geocells.transform.apply(placed.vectors)
-
-
-def _vector_file(features: FeatureSource, placement: Placement, start: Geocells, *, beside: Path) -> VectorFile:
-    photos = VectorFile(start.width, transform=start.transform, beside=beside)
-    for placed in placed_batches(features, placement, "transforming"):
-        photos.add(placed)
-    photos.finish()
-    return photos
 
 
 def _errors_km(geocells: Geocells, tree: Hierarchy, held_out: HeldOut) -> np.ndarray:

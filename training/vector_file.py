@@ -8,6 +8,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -21,8 +22,8 @@ _STORED = np.dtype(np.float16)  # a cosine of unit vectors rounded to it errs by
 class VectorFile:
     """Vectors of photos as geocells meet them (transformed), and the cells the photos lie in.
 
-    The file has no name, so that it is gone when the process is, however that ends. Rows are numbered in the order of
-    a digest of their photos' names: the same photos in other shards have the same numbers.
+    A context manager. The file has no name, so that it is gone when the process is, however that ends. Rows are
+    numbered in the order of a digest of their photos' names: the same photos in other shards have the same numbers.
 
     Args:
         width: D.
@@ -43,6 +44,12 @@ class VectorFile:
 
     def __len__(self) -> int:
         return len(self.cells)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
 
     def add(self, placed: Placed) -> None:
         """Append photos. `finish` comes before rows are asked for."""
@@ -73,4 +80,4 @@ class VectorFile:
 def name_keys(names: Sequence[str]) -> np.ndarray:
     """A 64-bit digest of each name: (N,) uint64, spread evenly, the same on every machine."""
     digests = (hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest() for name in names)
-    return np.frombuffer(b"".join(digests), np.uint64)
+    return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64, copy=False)

@@ -1,0 +1,122 @@
+"""Fitting cells to fixed vectors: temperatures against scipy, gains that are real, levels that stop by themselves."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import minimize_scalar
+
+from indexer.errors import InputError, WorkError
+from indexer.geocells import Geocells
+from indexer.prototypes import Placed
+from tests.conftest import unit_rows
+from training.cell_fit import HeldOut, fit_cells, fitted_temperature, steps_per_epoch
+from training.config import RefitConfig
+from training.vector_file import VectorFile
+
+WIDTH, CELLS = 16, (4, 12)
+CPU = torch.device("cpu")
+
+Toy = tuple[Geocells, VectorFile, HeldOut, np.ndarray]
+
+
+@given(seed=st.integers(0, 1000), noise=st.floats(0.05, 3))
+@settings(max_examples=30, deadline=None)
+def test_the_temperature_is_the_likeliest(seed: int, noise: float) -> None:
+    cells = unit_rows(9, WIDTH, seed)
+    targets = np.random.default_rng(seed).integers(0, 9, 120)
+    rows = cells[targets] + noise * unit_rows(120, WIDTH, seed + 1)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+
+    def loss(log_scale: float) -> float:
+        scores = np.exp(log_scale) * (rows.astype(float) @ cells.T.astype(float))
+        return float((np.logaddexp.reduce(scores, axis=1) - scores[np.arange(120), targets]).mean())
+
+    best = minimize_scalar(loss, bounds=(np.log(1.0), np.log(200.0)), method="bounded", options={"xatol": 1e-6})
+    tau, at_tau = fitted_temperature(torch.from_numpy(rows), torch.from_numpy(targets), torch.from_numpy(cells))
+    assert at_tau == pytest.approx(best.fun, abs=2e-4)
+    assert 0.005 <= tau <= 1.0
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Iterator[Toy]:
+    """Photos around true directions, and geocells that start somewhere near these."""
+    n, seed = 600, 0
+    rng = np.random.default_rng(seed)
+    fine = rng.integers(0, CELLS[1], 2 * n)
+    cells = np.stack([fine % CELLS[0], fine], axis=1)
+    cells[::40, 1] = -1  # photos without a finest cell
+    truth = unit_rows(CELLS[1], WIDTH, seed + 1)
+    vectors = truth[fine] + 0.5 * unit_rows(2 * n, WIDTH, seed + 2)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    names = np.array([f"{row}" for row in range(2 * n)], object)
+    photos = Placed(vectors.astype(np.float32), cells, rng.random(2 * n), rng.random(2 * n), names, np.empty(0, int))
+    seen = photos.take(np.arange(n, 2 * n))
+    start = [unit_rows(count, WIDTH, seed + 3 + level) for level, count in enumerate(CELLS)]
+    geocells = Geocells(start, np.full(2, 0.07), np.ones(2), "h", None)
+    with VectorFile(WIDTH, transform=None, beside=tmp_path / "C") as file:
+        file.add(photos.take(np.arange(n)))
+        file.finish()
+        yield geocells, file, HeldOut(seen.vectors, seen.cells, seen.lat_deg, seen.lng_deg), truth
+
+
+def test_cells_come_to_point_where_their_photos_are(toy: Toy) -> None:
+    start, file, held_out, truth = toy
+    config = RefitConfig(epochs=60, patience=60, batch_size=100, learning_rate=0.05, decay=0.97)
+    steps: list[int] = []
+    fitted, levels = fit_cells(start, file, held_out, config=config, device=CPU, seed=0, advance=steps.append)
+    assert sum(steps) == 60 * steps_per_epoch(file, config) == 60 * 6
+    cosine = (fitted.vectors[1] * truth).sum(axis=1)
+    assert cosine.min() > 0.6
+    for level in levels:
+        assert level.loss < level.start_loss - 0.5
+        assert level.epoch > 0
+    # The loss that is told is the one of what is kept, on the photos that were held out.
+    here = held_out.cells[:, 1] >= 0
+    logits = held_out.vectors[here] @ fitted.vectors[1].T / fitted.temperatures[1]
+    told = torch.nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(held_out.cells[here, 1]))
+    assert levels[1].loss == pytest.approx(float(told), abs=1e-4)
+
+
+def _mean_rows(photos: HeldOut, level: int) -> np.ndarray:
+    rows = np.stack([photos.vectors[photos.cells[:, level] == cell].sum(axis=0) for cell in range(CELLS[level])])
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def test_a_level_that_gains_nothing_keeps_its_start_and_stops(toy: Toy) -> None:
+    start, file, held_out, _ = toy
+    good = replace(start, vectors=[_mean_rows(held_out, level) for level in range(2)])
+    steps: list[int] = []
+    config = RefitConfig(epochs=50, patience=2, batch_size=100, learning_rate=10.0)  # steps that lead anywhere
+    fitted, levels = fit_cells(good, file, held_out, config=config, device=CPU, seed=0, advance=steps.append)
+    assert [level.epoch for level in levels] == [0, 0]
+    for before, after in zip(good.vectors, fitted.vectors, strict=True):
+        np.testing.assert_allclose(after, before, atol=1e-6)
+    assert sum(steps) == 50 * 6  # the bar ends full
+    assert len(steps) < 4 * 6  # though few were made
+
+
+def test_no_epochs_fit_temperatures_alone(toy: Toy) -> None:
+    start, file, held_out, _ = toy
+    fitted, _ = fit_cells(start, file, held_out, config=RefitConfig(epochs=0), device=CPU, seed=0)
+    np.testing.assert_allclose(fitted.vectors[1], start.vectors[1], atol=1e-6)
+    assert (fitted.temperatures != 0.07).all()
+
+
+def test_a_level_nobody_was_held_out_from_is_named(toy: Toy) -> None:
+    start, file, held_out, _ = toy
+    held_out.cells[:, 1] = -1
+    with pytest.raises(InputError, match="in a cell of level 1"):
+        fit_cells(start, file, held_out, config=RefitConfig(), device=CPU, seed=0)
+
+
+def test_a_loss_that_is_no_number_stops_the_fit(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    start, file, held_out, _ = toy
+    monkeypatch.setattr("training.cell_fit.level_loss", lambda *_, **__: torch.tensor(float("nan")))
+    with pytest.raises(WorkError, match=r"loss of level 0 is nan in epoch 1, step 1\. Lower --learning-rate"):
+        fit_cells(start, file, held_out, config=RefitConfig(), device=CPU, seed=0)

@@ -1,0 +1,63 @@
+"""Level weights and the prior against torch's derivatives, and against what made the photos."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from indexer.errors import InputError
+from indexer.geocells import Geocells
+from indexer.hierarchy import Hierarchy
+from indexer.scoring import ScoringModel, log_product, log_softmax
+from tests.conftest import random_geocells, unit_rows
+from training.cell_fit import HeldOut
+from training.level_weights import _conditional_logit, fit_level_weights
+
+WIDTH = 12
+
+
+def test_derivatives_are_those_of_autograd() -> None:
+    rng = np.random.default_rng(0)
+    features = [rng.normal(size=(7, 20)), rng.normal(size=(7, 20)), rng.normal(size=(1, 20))]
+    truth, weights = rng.integers(0, 20, 7), rng.normal(size=3)
+    loss, slope = _conditional_logit(features, truth, weights)
+    free = torch.tensor(weights, requires_grad=True)
+    scores = sum(weight * torch.from_numpy(feature) for weight, feature in zip(free, features, strict=True))
+    expected = torch.nn.functional.cross_entropy(scores, torch.from_numpy(truth), reduction="sum")  # type: ignore[arg-type]
+    expected.backward()  # type: ignore[no-untyped-call]
+    assert loss == pytest.approx(expected.item())
+    assert free.grad is not None
+    np.testing.assert_allclose(slope, free.grad.numpy())
+
+
+def drawn(hierarchy: Hierarchy, geocells: Geocells, n: int) -> HeldOut:
+    """Photos whose leaves are drawn from what the geocells' own posterior says."""
+    vectors = unit_rows(n, WIDTH, seed=1)
+    model = ScoringModel(geocells, hierarchy.ancestors, hierarchy.leaves.n_photos)
+    share = np.exp(log_softmax(log_product(model, vectors)))
+    rng = np.random.default_rng(2)
+    leaf = np.array([rng.choice(model.n_leaves, p=row) for row in share])
+    return HeldOut(vectors, hierarchy.ancestors[leaf], np.zeros(n), np.zeros(n))
+
+
+def test_the_weights_that_made_the_photos_are_found(hierarchy: Hierarchy) -> None:
+    plain = random_geocells(hierarchy, WIDTH, seed=0)
+    made = replace(plain, level_weights=np.array([0.2, 0.7, 0.4]), prior_exponent=0.6)
+    fitted = fit_level_weights(plain, hierarchy, drawn(hierarchy, made, 3000))
+    np.testing.assert_allclose(fitted.level_weights, made.level_weights, atol=0.12)
+    assert fitted.prior_exponent == pytest.approx(0.6, abs=0.12)
+    assert (plain.level_weights == 1).all()  # the geocells that were given stay as they are
+
+
+def test_no_level_counts_against_itself(hierarchy: Hierarchy) -> None:
+    plain = random_geocells(hierarchy, WIDTH, seed=0)
+    made = replace(plain, level_weights=np.array([-0.5, 1.0, 1.0]))
+    fitted = fit_level_weights(plain, hierarchy, drawn(hierarchy, made, 1500))
+    assert fitted.level_weights[0] == 0
+
+
+def test_too_few_photos_are_refused(hierarchy: Hierarchy) -> None:
+    plain = random_geocells(hierarchy, WIDTH, seed=0)
+    with pytest.raises(InputError, match="100 held-out photos lie in a finest cell; 4 weights need 200"):
+        fit_level_weights(plain, hierarchy, drawn(hierarchy, plain, 100))

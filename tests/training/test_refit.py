@@ -1,0 +1,259 @@
+"""`python -m training refit` from features to answers: gains on unseen photos, labels, lineage, refusals."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+import torch
+
+import indexer.__main__
+import training.__main__
+from encoder.checkpoint import load_encoder, save_checkpoint
+from indexer import geo
+from indexer.bundle import open_bundle
+from indexer.cells import load_hierarchy, save_hierarchy
+from indexer.cli import main
+from indexer.errors import ArtifactError, BundleMismatch, InputError
+from indexer.features import open_features
+from indexer.geocells import Geocells, load_geocells
+from indexer.prototypes import Placement, prototypes
+from indexer.recipe import LabelRecipe
+from indexer.references import load_references
+from indexer.registry import Registry
+from indexer.rule import PartitionRule
+from indexer.scoring import ScoringModel, leaf_vectors
+from tests.conftest import random_geocells, save_s2_hierarchy
+from tests.indexer.anisotropic import World, anisotropic_world
+from training.config import RefitConfig
+from training.refit import RefitSources, refit
+
+CONFIG = RefitConfig(epochs=4, patience=1, batch_size=256)
+CPU = torch.device("cpu")
+WIDTH = 48
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return anisotropic_world(n_known=4000, n_unseen=2000, width=WIDTH, seed=0)
+
+
+@pytest.fixture(scope="module")
+def folder(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """F (features of the known photos, with places), photos.parquet (with splits and labels), and hierarchy H."""
+    out = tmp_path_factory.mktemp("refit")
+    n = world.n_known
+    write_features(world, [np.arange(n)], out / "F")
+    lng = world.lng_deg[:n]
+    table = {
+        "photo": names(n),
+        "lat": world.lat_deg[:n],
+        "lng": lng,
+        "split": ["validation" if row % 10 == 0 else "train" for row in range(n)],
+        "east": ["east" if value > 0 else "west" for value in lng],
+        "zone": [f"z{int((value + 180) // 20):02d}" for value in lng],
+    }
+    pyarrow.parquet.write_table(pa.table(table), out / "photos.parquet")
+    rule = PartitionRule(tau_max=(300, 100, 30), tau_min=5)
+    save_s2_hierarchy(world.lat_deg[:n], lng, rule=rule, out=out / "H")
+    return out
+
+
+def names(n: int) -> list[str]:
+    return [f"{row:05d}.jpg" for row in range(n)]
+
+
+def places(world: World) -> tuple[np.ndarray, np.ndarray]:
+    return world.lat_deg[: world.n_known], world.lng_deg[: world.n_known]
+
+
+def write_features(world: World, shards: list[np.ndarray], out: Path) -> None:
+    out.mkdir()
+    every = np.array(names(world.n_known))
+    for number, rows in enumerate(shards):
+        columns = {
+            "photo": every[rows],
+            "embedding": world.vectors[rows].tolist(),
+            "lat": world.lat_deg[rows],
+            "lng": world.lng_deg[rows],
+        }
+        pyarrow.parquet.write_table(pa.table(columns), out / f"part-{number:02d}.parquet")
+
+
+def errors_km(geocells: Geocells, hierarchy: Path, world: World) -> np.ndarray:
+    """Of the photos that nothing was fitted to."""
+    tree, unseen = load_hierarchy(hierarchy), slice(world.n_known, None)
+    model = ScoringModel(geocells, tree.ancestors, tree.leaves.n_photos)
+    queries = world.vectors[unseen]
+    queries = queries if geocells.transform is None else geocells.transform.apply(queries)
+    best = (model.extended(queries) @ leaf_vectors(model).T).argmax(axis=1)
+    points = tree.leaves
+    return geo.haversine_km(world.lat_deg[unseen], world.lng_deg[unseen], points.lat_deg[best], points.lng_deg[best])
+
+
+def command(*arguments: object) -> int:
+    try:
+        return main("training", "test", training.__main__.COMMANDS, argv=["refit", *map(str, arguments)])
+    except SystemExit as end:
+        return int(end.code or 0)
+
+
+def test_a_refit_is_better_than_its_start_on_photos_nobody_has_seen(
+    folder: Path, world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ("--features", folder / "F", "--hierarchy", folder / "H", "--level-weights", "fit", "--references", 2)
+    assert command(*asked, "--out", tmp_path / "C", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    inside = int((load_hierarchy(folder / "H").locate(*places(world))[:, 0] >= 0).sum())
+    assert told["photos"] + told["held_out"] == inside
+    assert told["held_out"] == pytest.approx(200, abs=60)
+    assert set(told["candidates"]) == {"start", "fitted", "weighted"}
+    assert told["kept"] != "start"
+    geocells = load_geocells(tmp_path / "C", hierarchy=load_hierarchy(folder / "H").digest)
+    means = prototypes(open_features(folder / "F"), Placement(load_hierarchy(folder / "H"))).geocells
+    ours, theirs = (np.log1p(errors_km(which, folder / "H", world)) for which in (geocells, means))
+    assert ours.mean() < theirs.mean()
+    assert geocells.transform is not None
+    # The bundle takes everything over.
+    built = ("--hierarchy", folder / "H", "--checkpoint", tmp_path / "C", "--registry", tmp_path / "R")
+    assert main("indexer", "test", indexer.__main__.COMMANDS, argv=["build", *map(str, built)]) == 0
+    home = Registry(tmp_path / "R")
+    bundle = open_bundle(home.resolve(None))
+    assert bundle.model.geocells.prior_exponent == geocells.prior_exponent
+    np.testing.assert_array_equal(bundle.model.geocells.level_weights, geocells.level_weights)
+    np.testing.assert_array_equal(bundle.model.geocells.transform.matrix, geocells.transform.matrix)  # type: ignore[union-attr]
+    assert bundle.references is not None
+    assert bundle.references.num_rows == told["references"] > len(geocells.vectors[-1])
+    assert home.faults() == []
+
+
+def test_shards_in_another_order_change_nothing_but_rounding(folder: Path, world: World, tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).permutation(world.n_known)
+    write_features(world, np.array_split(rows, 5), tmp_path / "F")
+    made = []
+    for number, features in enumerate((folder / "F", tmp_path / "F")):
+        out = tmp_path / f"C{number}"
+        refit(RefitSources(features, folder / "H"), out, config=CONFIG, device=CPU)
+        made.append(load_geocells(out))
+    one, other = made
+    assert one.transform is not None
+    assert other.transform is not None
+    assert one.transform.shrinkage == other.transform.shrinkage
+    for a, b in zip(one.vectors, other.vectors, strict=True):
+        assert (a * b).sum(axis=1).min() > 0.9999
+    np.testing.assert_allclose(one.temperatures, other.temperatures, rtol=1e-3)
+
+
+def test_splits_of_a_table_say_what_is_held_out(folder: Path, tmp_path: Path) -> None:
+    sources = RefitSources(folder / "F", folder / "H", folder / "photos.parquet", "train", "validation")
+    summary = refit(sources, tmp_path / "C", config=CONFIG, device=CPU)
+    inside = load_hierarchy(folder / "H").locate(*places(world))[:, 0] >= 0
+    assert (summary.photos, summary.held_out) == (inside.sum() - inside[::10].sum(), inside[::10].sum())
+
+
+def test_cells_that_are_labels_are_fitted_too(folder: Path, tmp_path: Path) -> None:
+    recipe = LabelRecipe(("east", "zone"))
+    places = recipe.read(folder / "photos.parquet", split=None)
+    save_hierarchy(recipe.build(places), places, tmp_path / "L", config={"recipe": recipe.to_config()}, inputs={})
+    sources = RefitSources(folder / "F", tmp_path / "L", folder / "photos.parquet")
+    summary = refit(sources, tmp_path / "C", config=CONFIG, references=1, device=CPU)
+    assert [len(level) for level in summary.geocells.vectors] == [2, 18]
+    assert summary.references == 18
+    with pytest.raises(InputError, match="cells of this hierarchy are labels: give the table"):
+        refit(RefitSources(folder / "F", tmp_path / "L"), tmp_path / "C2", config=CONFIG, device=CPU)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An encoder whose vectors F might be, with geocells of the hierarchy H."""
+    from tests.encoder.conftest import tiny_encoder
+
+    out = tmp_path_factory.mktemp("checkpoint") / "C"
+    geocells = random_geocells(load_hierarchy(folder / "H"), WIDTH, seed=0)
+    return save_checkpoint(out, encoder=tiny_encoder(), geocells=geocells, config={}, inputs={})
+
+
+def test_the_encoder_comes_along_untouched(folder: Path, checkpoint: Path, tmp_path: Path) -> None:
+    sources = RefitSources(folder / "F", folder / "H", checkpoint=checkpoint)
+    refit(sources, tmp_path / "C", config=CONFIG, device=CPU)
+    old, new = load_encoder(str(checkpoint)), load_encoder(str(tmp_path / "C"))
+    assert new.digest == old.digest == load_geocells(tmp_path / "C").encoder
+    for name, weight in old.model.state_dict().items():
+        torch.testing.assert_close(new.model.state_dict()[name], weight, rtol=0, atol=0)
+
+
+def test_without_an_encoder_geocells_stand_alone(folder: Path, tmp_path: Path) -> None:
+    refit(RefitSources(folder / "F", folder / "H"), tmp_path / "C", config=CONFIG, device=CPU)
+    with pytest.raises(ArtifactError, match="holds geocells alone"):
+        load_encoder(str(tmp_path / "C"))
+
+
+def test_old_geocells_are_carried_over_by_lineage(folder: Path, checkpoint: Path, world: World, tmp_path: Path) -> None:
+    rule = PartitionRule(tau_max=(250, 80, 25), tau_min=5)
+    n = world.n_known
+    save_s2_hierarchy(world.lat_deg[:n], world.lng_deg[:n], rule=rule, out=tmp_path / "H2")
+    sources = RefitSources(folder / "F", tmp_path / "H2", checkpoint=checkpoint, old_hierarchy=folder / "H")
+    summary = refit(sources, tmp_path / "C", config=replace(CONFIG, epochs=0), device=CPU)
+    assert summary.geocells.transform is None
+    old, new = load_hierarchy(folder / "H"), load_hierarchy(tmp_path / "H2")
+    same = np.flatnonzero(np.isin(new.leaves.keys, old.leaves.keys))
+    where = {key: cell for cell, key in enumerate(old.leaves.keys.tolist())}
+    before = load_geocells(checkpoint).vectors[-1][[where[key] for key in new.leaves.keys[same].tolist()]]
+    assert len(same) > 20
+    np.testing.assert_allclose(summary.geocells.vectors[-1][same], before, atol=1e-6)
+    other = replace(sources, old_hierarchy=tmp_path / "H2")
+    with pytest.raises(BundleMismatch, match="belong to hierarchy"):
+        refit(other, tmp_path / "C2", config=CONFIG, device=CPU)
+
+
+def test_features_of_another_encoder_are_refused(folder: Path, checkpoint: Path, tmp_path: Path) -> None:
+    from indexer.artifact import write_folder
+    from indexer.features import KIND, SCHEMA_VERSION
+    from indexer.manifest import ROWS_MANIFEST
+
+    with write_folder(tmp_path / "F", kind=KIND, schema_version=SCHEMA_VERSION, manifest_name=ROWS_MANIFEST) as draft:
+        shutil.copy(folder / "F" / "part-00.parquet", draft.path)
+        draft.facts["encoder"] = "f" * 64
+    sources = RefitSources(tmp_path / "F", folder / "H", checkpoint=checkpoint)
+    with pytest.raises(BundleMismatch, match="vectors of encoder ffffffff"):
+        refit(sources, tmp_path / "C", config=CONFIG, device=CPU)
+    assert not (tmp_path / "C").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--split", "train"), "go with --photos"),
+        (("--photos", "{photos}", "--validation-split", "validation"), "needs --split"),
+        (("--photos", "{photos}", "--split", "train", "--validation-split", "train"), "hold out other photos"),
+        (("--old-hierarchy", "{H}"), "needs --from"),
+        (("--held-out", "0"), "refit.held_out must be from 0.001 to 0.5"),
+        (("--held-out", "0.001"), "held-out photos have a vector and a cell; 20 are needed"),
+        (("--references", "-1"), "--references must be at least 0"),
+        (("--shrinkage", "0.5", "--transform", "none"), "goes with --transform whiten"),
+        (("--from", "{H}"), "this is a hierarchy folder; a checkpoint folder is needed"),
+    ],
+)
+def test_what_does_not_go_together_is_said(
+    folder: Path, tmp_path: Path, more: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [value.format(photos=folder / "photos.parquet", H=folder / "H") for value in more]
+    assert command("--features", folder / "F", "--hierarchy", folder / "H", "--out", tmp_path / "C", *given) == 2
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_references_of_other_leaves_are_refused(folder: Path, tmp_path: Path) -> None:
+    refit(RefitSources(folder / "F", folder / "H"), tmp_path / "C", references=1, config=CONFIG, device=CPU)
+    n_leaves = len(load_hierarchy(folder / "H").leaves)
+    assert load_references(tmp_path / "C", n_leaves=n_leaves, width=WIDTH) is not None
+    for leaves, width in ((n_leaves // 2, WIDTH), (n_leaves, WIDTH + 1)):
+        with pytest.raises(ArtifactError, match="Refit the checkpoint"):
+            load_references(tmp_path / "C", n_leaves=leaves, width=width)
+    (tmp_path / "C" / "references.parquet").write_bytes(b"no table")
+    with pytest.raises(ArtifactError, match="cannot be read as reference photos"):
+        load_references(tmp_path / "C", n_leaves=n_leaves, width=WIDTH)
