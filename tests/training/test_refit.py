@@ -148,7 +148,7 @@ def test_shards_in_another_order_change_nothing_but_rounding(folder: Path, world
     np.testing.assert_allclose(one.temperatures, other.temperatures, rtol=1e-3)
 
 
-def test_splits_of_a_table_say_what_is_held_out(folder: Path, tmp_path: Path) -> None:
+def test_splits_of_a_table_say_what_is_held_out(folder: Path, world: World, tmp_path: Path) -> None:
     sources = RefitSources(folder / "F", folder / "H", folder / "photos.parquet", "train", "validation")
     summary = refit(sources, tmp_path / "C", config=CONFIG, device=CPU)
     inside = load_hierarchy(folder / "H").locate(*places(world))[:, 0] >= 0
