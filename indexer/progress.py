@@ -53,7 +53,7 @@ def _lines(what: str, total: int | None) -> Callable[[int], None]:
         now = time.monotonic()
         if count == total or now - shown > _SECONDS_BETWEEN_LINES:
             shown = now
-            rate = count / max(now - started, 1e-9)
+            rate = max(count, 1e-9) / max(now - started, 1e-9)
             if total is None:
                 log.info("%s: %d, %.0f/s", what, count, rate)
             else:

@@ -1,35 +1,51 @@
 """Random changes to training photos, drawn anew each time. Never mirrored: writing and driving sides are geography."""
 
+from dataclasses import dataclass
+
 import torch
 from torch.nn.functional import affine_grid, grid_sample
 
 from training.config import Augmentation
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Changes:
+    """What happens to each photo of a batch. They are drawn for a whole batch, whoever works on which part of it."""
+
+    draws: torch.Tensor  # (B, 8) uniform from -1 to 1
+
+    @classmethod
+    def draw(cls, n: int, generator: torch.Generator) -> "Changes":
+        """For n photos."""
+        return cls(2 * torch.rand((n, 8), generator=generator) - 1)
+
+    def of(self, part: slice) -> "Changes":
+        """Those of some photos of the batch."""
+        return Changes(self.draws[part])
+
+
 def augment(
-    pixels: torch.Tensor, class_maps: torch.Tensor | None, augmentation: Augmentation, generator: torch.Generator
+    pixels: torch.Tensor, class_maps: torch.Tensor | None, augmentation: Augmentation, changes: Changes
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Change each photo of a batch by itself; its class map moves with it and keeps its classes.
 
     pixels: (B, 3, H, W) float, 0 to 255. class_maps: (B, H, W) uint8 or None. Returns both in the same shapes, pixels
     clamped to the same range.
     """
-    n = len(pixels)
-
-    def draw(*shape: int) -> torch.Tensor:  # uniform from -1 to 1
-        return 2 * torch.rand(shape, generator=generator).to(pixels.device) - 1
-
+    turn, zoom, right, down, light, *colours = changes.draws.to(pixels.device).T
     if augmentation.moves_pixels:
-        angle = torch.deg2rad(augmentation.rotation_deg * draw(n))
-        scale = 1 + augmentation.zoom * draw(n)
-        offset = 2 * augmentation.shift * draw(n, 2)  # the picture spans -1 to 1
+        angle = torch.deg2rad(augmentation.rotation_deg * turn)
+        scale = 1 + augmentation.zoom * zoom
+        # The picture spans -1 to 1.
+        across, along = 2 * augmentation.shift * right, 2 * augmentation.shift * down
         cosine, sine = scale * angle.cos(), scale * angle.sin()
-        rows = torch.stack([cosine, -sine, offset[:, 0], sine, cosine, offset[:, 1]], dim=1)
-        grid = affine_grid(rows.view(n, 2, 3), list(pixels.shape), align_corners=False)
+        rows = torch.stack([cosine, -sine, across, sine, cosine, along], dim=1)
+        grid = affine_grid(rows.view(-1, 2, 3), list(pixels.shape), align_corners=False)
         pixels = grid_sample(pixels, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
         if class_maps is not None:
             ids = class_maps[:, None].to(pixels.dtype)
             moved = grid_sample(ids, grid, mode="nearest", padding_mode="reflection", align_corners=False)
             class_maps = moved[:, 0].to(torch.uint8)
-    bright = pixels * (1 + augmentation.brightness * draw(n, 1, 1, 1))
-    return (bright + augmentation.colour * draw(n, 3, 1, 1)).clamp(0, 255), class_maps
+    bright = pixels * (1 + augmentation.brightness * light[:, None, None, None])
+    colour = augmentation.colour * torch.stack(colours, dim=1)[:, :, None, None]
+    return (bright + colour).clamp(0, 255), class_maps

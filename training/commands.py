@@ -6,7 +6,16 @@ from typing import Literal
 
 from indexer.cli import Result
 from indexer.errors import InputError
-from training.config import DataConfig, ModelConfig, OptimisationConfig, RefitConfig
+from training.config import (
+    DataConfig,
+    FitConfig,
+    LossConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RefitConfig,
+    SchedulerConfig,
+    TrainerConfig,
+)
 
 
 def fit(
@@ -15,33 +24,31 @@ def fit(
     out: Path,
     data: DataConfig,
     model: ModelConfig,
-    optimisation: OptimisationConfig,
-    seed: int = 0,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
+    loss: LossConfig,
+    optimizer: OptimizerConfig,
+    lr_scheduler: SchedulerConfig,
+    trainer: TrainerConfig,
+    seed_everything: int = 0,
 ) -> Result:
-    """Train an encoder and the geocells of a hierarchy together.
+    """Train an encoder and the geocells of a hierarchy together. A run that was cut short goes on where it ended.
 
     Args:
         hierarchy: hierarchy folder, made from the training photos.
-        out: checkpoint folder to write.
+        out: folder of the run: its options, its logs, and at the end its `checkpoint`.
         data: which photos to learn from.
         model: the encoder to begin with.
-        optimisation: how the weights are fitted.
-        seed: of every random draw; the same seed on the same machine gives the same weights.
-        device: where to train; cuda where there is none is an error.
+        loss: what a photo's cells are told from.
+        optimizer: how fast weights change.
+        lr_scheduler: how that changes as training goes.
+        trainer: how the run goes.
+        seed_everything: of every random draw; the same seed on the same machine gives the same weights.
     """
-    from encoder.device import choose_device
-    from training.fit import fit as fit_checkpoint
+    from training.fit import fit as fit_run
 
-    summary = fit_checkpoint(
-        hierarchy=hierarchy,
-        out=out,
-        data=data,
-        model=model,
-        optimisation=optimisation,
-        seed=seed,
-        device=choose_device(device).type,
-    )
+    config = FitConfig(data, model, loss, optimizer, lr_scheduler, trainer, seed_everything)
+    summary = fit_run(hierarchy=hierarchy, out=out, config=config)
+    if summary is None:  # another process of the run reports
+        raise SystemExit(0)
     last = summary.epochs[-1]
     result = {
         "checkpoint": str(summary.checkpoint),
@@ -54,8 +61,9 @@ def fit(
         "validation": asdict(last.validation),
     }
     text = (
-        f"{out}: {len(summary.epochs)} epochs over {summary.train_photos:,} photos in {summary.train_seconds:.0f} s; "
-        f"validation median {last.validation.median_km:.0f} km, within 200 km {last.validation.within['200']:.1f} %"
+        f"{summary.checkpoint}: {len(summary.epochs)} epochs over {summary.train_photos:,} photos in "
+        f"{summary.train_seconds:.0f} s; validation median {last.validation.median_km:.0f} km, within 200 km "
+        f"{last.validation.within['200']:.1f} %"
     )
     return Result(result, text)
 

@@ -1,5 +1,6 @@
 """Everything about a training run that can be chosen: one frozen dataclass for each section of the YAML file.
 
+Sections and keys have the names that Lightning's own command line (LightningCLI) gives them, where it has them.
 Nothing heavy is imported here, so that `python -m training fit --help` answers at once, with the docstrings below. No
 slots: jsonargparse reads defaults through `vars`.
 """
@@ -54,8 +55,8 @@ class DataConfig:
         photos: table with photo, lat, lng and split.
         train_split: value of the column `split` in the photos to learn from.
         validation_split: value of the column `split` in the photos to measure with after each epoch.
-        batch_size: photos in one step.
-        workers: decoding threads.
+        batch_size: photos in one step, of all processes together.
+        workers: processes that decode, beside each that trains.
         memory_limit_gb: decoded photos are kept in memory; more than this is refused.
         augmentation: how photos are changed while they are learned from.
         segmentation_cache: class maps of the photos, for a model with fusion; those in the table's own column `map`
@@ -122,36 +123,111 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class OptimisationConfig:
-    """How the weights are fitted.
+class LossConfig:
+    """What a photo's cells are told from.
 
     Args:
-        epochs: passes over the training photos.
-        negatives: which cells compete with a photo's own: those of the batch, the different ones of the batch, or all.
-        learning_rate: of the encoder.
-        geocell_learning_rate: of geocells and temperatures, which start from nothing.
-        weight_decay: of the encoder's matrices; directions and temperatures have none.
-        schedule: of the learning rates; halving multiplies by 0.5 after each epoch, as the paper does.
-        warm_up: share of all steps in which one_cycle rises.
-        precision: 32-true is float32; bf16-mixed multiplies in bfloat16, which is fast on GPUs alone.
-        gradient_clip: largest norm of the gradient; 0 does not clip.
+        negatives: the cells of the batch, as often as they occur in it (batch, the paper's), the different ones of the
+            batch (batch_distinct), or all cells of the level (all). training.losses has the mathematics.
     """
 
-    epochs: int = 8
     negatives: Negatives = "all"
-    learning_rate: float = 1e-4
-    geocell_learning_rate: float = 1e-3
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW.
+
+    Args:
+        lr: learning rate of the encoder.
+        geocell_lr: of geocells and temperatures, which start from nothing.
+        weight_decay: of the encoder's matrices; directions and temperatures have none.
+    """
+
+    lr: float = 1e-4
+    geocell_lr: float = 1e-3
     weight_decay: float = 1e-4
-    schedule: Literal["one_cycle", "halving"] = "halving"
-    warm_up: float = 0.1
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    gradient_clip: float = 0.0
 
     def __post_init__(self) -> None:
-        _check("optimisation", {"epochs": self.epochs}, low=1)
-        _check("optimisation", {"warm_up": self.warm_up}, low=0, high=1)
-        rest = ("learning_rate", "geocell_learning_rate", "weight_decay", "gradient_clip")
-        _check("optimisation", {name: getattr(self, name) for name in rest}, low=0)
+        _check("optimizer", vars(self), low=0)
+
+
+@dataclass(frozen=True)
+class SchedulerConfig:
+    """How the learning rates change.
+
+    Args:
+        name: halving multiplies them by 0.5 after each epoch, as the paper does; one_cycle lets them rise and fall.
+        warm_up: share of all steps in which one_cycle rises.
+    """
+
+    name: Literal["one_cycle", "halving"] = "halving"
+    warm_up: float = 0.1
+
+    def __post_init__(self) -> None:
+        _check("lr_scheduler", {"warm_up": self.warm_up}, low=0, high=1)
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """How the run goes; the names are those of Lightning's Trainer, which does the work.
+
+    Args:
+        max_epochs: passes over the training photos.
+        patience: epochs without a smaller validation loss after which the run ends, with the weights of the best epoch;
+            null: all epochs are made, and the last one's weights are kept.
+        accelerator: where to train; gpu where there is none is an error.
+        devices: of one machine, one process each.
+        num_nodes: machines.
+        accumulate_grad_batches: parts that a process works its share of a batch in, one after another, where all of it
+            is too much for the device's memory.
+        precision: 32-true is float32; bf16-mixed multiplies in bfloat16, which is fast on GPUs alone.
+        gradient_clip_val: largest norm of the gradient; 0 does not clip.
+        log_every_n_steps: steps between two lines of the logs.
+        checkpoint_every_n_steps: steps after which the run can be taken up again, beside the end of each epoch.
+    """
+
+    max_epochs: int = 8
+    patience: int | None = None
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    devices: int = 1
+    num_nodes: int = 1
+    accumulate_grad_batches: int = 1
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    gradient_clip_val: float = 0.0
+    log_every_n_steps: int = 20
+    checkpoint_every_n_steps: int = 500
+
+    def __post_init__(self) -> None:
+        counts = ("max_epochs", "devices", "num_nodes", "accumulate_grad_batches")
+        steps = ("log_every_n_steps", "checkpoint_every_n_steps")
+        _check("trainer", {name: getattr(self, name) for name in (*counts, *steps)}, low=1)
+        _check("trainer", {"gradient_clip_val": self.gradient_clip_val}, low=0)
+        if self.patience is not None:
+            _check("trainer", {"patience": self.patience}, low=1)
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """A whole run, but for the hierarchy it learns and the folder it writes."""
+
+    data: DataConfig
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    lr_scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**63:
+            raise InputError(f"seed_everything must be from 0 to 2**63 - 1, not {self.seed}.")
+        parts = self.trainer.devices * self.trainer.num_nodes * self.trainer.accumulate_grad_batches
+        if self.data.batch_size % parts or self.data.batch_size < 2 * parts:
+            raise InputError(
+                f"data.batch_size {self.data.batch_size} is that of all processes and parts together: it must be a "
+                f"multiple of {parts} (devices x num_nodes x accumulate_grad_batches), and two of them at least."
+            )
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Training photos in memory: decoded once, kept as one uint8 array, served in batches by index."""
+"""Training photos in memory: decoded once, kept as one uint8 array, taken from it by row."""
 
 import logging
 from collections import Counter
@@ -18,6 +18,7 @@ from indexer.features import OK
 from indexer.hierarchy import Hierarchy
 from indexer.photos import Photo, open_photos
 from indexer.progress import track
+from training.batches import Part, Share, ValidationPart, n_batches, order_of
 from training.config import DataConfig
 
 log = logging.getLogger(__name__)
@@ -38,29 +39,27 @@ class PhotoSet:
     def __len__(self) -> int:
         return len(self.pixels)
 
+    def parts(self, batch_size: int, share: Share, *, epoch: int, seed: int, skip: int) -> Iterator[Part]:
+        """As `training.batches.Photos` says."""
+        order = torch.from_numpy(order_of(len(self), epoch=epoch, seed=seed))
+        batch_size = min(batch_size, len(self))
+        slices = share.slices(batch_size)
+        for number in range(skip, n_batches(len(self), batch_size)):
+            batch = order[number * batch_size : (number + 1) * batch_size]
+            everyone = self.targets[batch]
+            for part in slices:
+                rows = batch[part]
+                maps = None if self.class_maps is None else self.class_maps[rows]
+                yield Part(
+                    self.pixels[rows], maps, self.targets[rows], everyone, part.start, ends_batch=part is slices[-1]
+                )
 
-Batch = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]  # pixels, class maps, targets of some photos
-
-
-@dataclass(slots=True)
-class Batches:
-    """Batches of a photo set; with a generator, every pass shuffles anew and drops the last, incomplete one."""
-
-    photos: PhotoSet
-    batch_size: int
-    generator: torch.Generator | None = None
-
-    def __len__(self) -> int:
-        whole, rest = divmod(len(self.photos), self.batch_size)
-        return whole + bool(rest and (self.generator is None or whole == 0))
-
-    def __iter__(self) -> Iterator[Batch]:
-        n = len(self.photos)
-        order = torch.arange(n) if self.generator is None else torch.randperm(n, generator=self.generator)
-        for number in range(len(self)):
-            rows = order[number * self.batch_size : (number + 1) * self.batch_size]
-            maps = self.photos.class_maps
-            yield self.photos.pixels[rows], None if maps is None else maps[rows], self.photos.targets[rows]
+    def validation_parts(self, batch_size: int, share: Share) -> Iterator[ValidationPart]:
+        """As `training.batches.Photos` says."""
+        for rows in torch.split(torch.arange(share.rank, len(self), share.processes), batch_size):
+            maps = None if self.class_maps is None else self.class_maps[rows]
+            lat, lng = (torch.from_numpy(column)[rows] for column in (self.lat_deg, self.lng_deg))
+            yield ValidationPart(self.pixels[rows], maps, self.targets[rows], lat, lng)
 
 
 def load_photos(

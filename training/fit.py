@@ -8,27 +8,32 @@ import signal
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from encoder.checkpoint import LoadedEncoder, load_encoder, save_checkpoint
 from encoder.config import Preprocessing
+from encoder.device import choose_device
 from encoder.encode import MapSource, check_maps
 from encoder.model import GeoEncoder, GeoEncoderConfig
 from encoder.segmentation_cache import MapOrigin, open_cache
-from indexer.artifact import check_target
 from indexer.cells import load_hierarchy
 from indexer.errors import InputError
 from indexer.hierarchy import Hierarchy
 from indexer.manifest import file_digest, manifest_digest
 from indexer.progress import track
-from training.config import DataConfig, ModelConfig, OptimisationConfig
-from training.data import Batches, PhotoSet, load_photos
-from training.module import Epoch, GeoModule
+from training.batches import Photos, Position, Share, TrainingLoader, ValidationLoader, n_batches
+from training.config import FitConfig, ModelConfig, TrainerConfig
+from training.data import load_photos
+from training.module import VALIDATION_LOSS, Epoch, GeoModule
+from training.run_folder import RunFolder, options_of, plain
 
 log = logging.getLogger(__name__)
 
@@ -45,30 +50,27 @@ class FitSummary:
     train_photos: int
 
 
-def fit(
-    *,
-    hierarchy: Path,
-    out: Path,
-    data: DataConfig,
-    model: ModelConfig,
-    optimisation: OptimisationConfig,
-    seed: int,
-    device: str,
-) -> FitSummary:
-    """Train and write a checkpoint folder with the weights of the last epoch.
+def fit(*, hierarchy: Path, out: Path, config: FitConfig) -> FitSummary | None:
+    """Train, or go on with a run that was cut short, and write its checkpoint.
+
+    Returns None in every process of a run but the first, which alone reports and writes.
 
     Raises:
-        InputError: `out` exists or could not be written, the hierarchy or the photos cannot be used, or a level has
-            a single cell, or a seed no generator takes.
+        InputError: `out` holds a finished run, another one or other things, or could not be written; the hierarchy or
+            the photos cannot be used; or a level has a single cell.
         WorkError: the loss stopped being a number.
     """
     started = time.perf_counter()
-    if not 0 <= seed < 2**63:
-        raise InputError(f"seed must be from 0 to 2**63 - 1, not {seed}.")
-    check_target(out)
+    run, options = RunFolder(out), config.trainer
+    device = choose_device({"auto": "auto", "cpu": "cpu", "gpu": "cuda"}[options.accelerator])  # type: ignore[arg-type]
+    if rank_zero_only.rank == 0:
+        run.check()
+    else:
+        logging.disable(logging.INFO)  # the first process tells
     tree = load_hierarchy(hierarchy)
     _check_levels(tree)
-    torch.manual_seed(seed)
+    torch.manual_seed(config.seed)
+    data, model = config.data, config.model
     cache = None if data.segmentation_cache is None else open_cache(data.segmentation_cache)
     start = None if model.start_from is None else load_encoder(model.start_from)
     encoder = build_encoder(model if cache is None else _learning_from(cache.origin, model), start)
@@ -88,21 +90,24 @@ def fit(
         raise InputError(
             f"{data.photos}: no training photo lies in a cell of {hierarchy}. Was it made from other photos?"
         )
+    if rank_zero_only.rank == 0:
+        run.begin(hierarchy, config, inputs)
     began = time.perf_counter()
-    module = train(encoder, tree, learnt, validation, data=data, optimisation=optimisation, seed=seed, device=device)
+    module = train(encoder, tree, learnt, validation, config=config, device=device.type, run=run)
     train_seconds = time.perf_counter() - began
+    if rank_zero_only.rank:
+        return None
     save_checkpoint(
-        out,
+        run.checkpoint,
         encoder=encoder,
         geocells=module.geocell_vectors(),
-        config=_plain(
-            {"data": asdict(data), "model": asdict(model), "optimisation": asdict(optimisation), "seed": seed}
-        ),
+        config=plain(options_of(hierarchy, out, config)),
         inputs=inputs,
         extra={"training_log.csv": _as_csv(module.epochs)},
     )
+    run.end()
     return FitSummary(
-        out,
+        run.checkpoint,
         train_seconds,
         time.perf_counter() - started,
         module.epochs,
@@ -114,34 +119,68 @@ def fit(
 def train(
     encoder: GeoEncoder,
     hierarchy: Hierarchy,
-    photos: PhotoSet,
-    validation: PhotoSet,
+    photos: Photos,
+    validation: Photos,
     *,
-    data: DataConfig,
-    optimisation: OptimisationConfig,
-    seed: int,
+    config: FitConfig,
     device: str,
+    run: RunFolder | None = None,
 ) -> GeoModule:
     """The training itself: changes the weights of `encoder` in place and returns them with the geocells.
 
+    run: where logs go and where an unfinished run is found; None writes nothing.
+
     Raises:
         WorkError: the loss stopped being a number.
+        InputError: there are fewer photos than a batch that is to be shared.
     """
-    module = GeoModule(
-        encoder,
-        hierarchy,
-        optimisation=optimisation,
-        augmentation=data.augmentation,
-        validation=validation,
-        generator=torch.Generator().manual_seed(seed),
-    )
-    batches = Batches(photos, data.batch_size, generator=torch.Generator().manual_seed(seed + 1))
-    with track("training", optimisation.epochs * len(batches)) as advance:
-        trainer = _trainer(optimisation, device, _Reporter(advance, optimisation.epochs))
+    options, data = config.trainer, config.data
+    processes = options.devices * options.num_nodes
+    if processes * options.accumulate_grad_batches > 1 and len(photos) < data.batch_size:
+        raise InputError(
+            f"{len(photos)} training photos; data.batch_size {data.batch_size} cannot be shared. Lower it."
+        )
+    reporter = _Reporter(options)
+    callbacks: list[lightning.Callback] = [reporter]
+    if run is not None:
+        callbacks.append(_Resumable(run.resume, every=options.checkpoint_every_n_steps))
+        if options.patience is not None:
+            callbacks.append(
+                ModelCheckpoint(
+                    dirpath=run.path,
+                    filename=run.best.stem,
+                    monitor=VALIDATION_LOSS,
+                    save_weights_only=True,
+                    enable_version_counter=False,
+                )
+            )
+    if options.patience is not None:
+        # min_delta: any gain counts.
+        callbacks.append(EarlyStopping(VALIDATION_LOSS, patience=options.patience, min_delta=0.0, check_finite=False))
+    steps = n_batches(len(photos), data.batch_size)
+    trainer = _trainer(config, device, callbacks, run, log_every=min(options.log_every_n_steps, steps))
+    share = Share(trainer.global_rank, processes, options.accumulate_grad_batches)
+    position = Position()
+    module = GeoModule(encoder, hierarchy, config=config, share=share, position=position)
+    loader = TrainingLoader(photos, data.batch_size, share, seed=config.seed, position=position)
+    resume = run.resume if run is not None and run.resume.is_file() else None
+    if resume is not None and trainer.global_rank == 0:
+        log.info("going on with the run in %s", resume.parent)
+    with track("training", options.max_epochs * len(loader)) as reporter.advance:
         with _interruptible(), warnings.catch_warnings():
             # Lightning 2.6 with torch 2.13: its own call of a torch function that is going away.
             warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)`", FutureWarning)
-            trainer.fit(module, batches, Batches(validation, data.batch_size))
+            warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty", UserWarning)
+            trainer.fit(
+                module,
+                loader,
+                ValidationLoader(validation, data.batch_size, share),
+                ckpt_path=resume,
+                weights_only=True,
+            )
+    if run is not None and options.patience is not None and run.best.is_file():
+        best = torch.load(run.best, map_location="cpu", weights_only=True)
+        module.load_state_dict(best["state_dict"], strict=True)
     return module
 
 
@@ -186,16 +225,24 @@ def _new_encoder(config: ModelConfig) -> GeoEncoder:
 
 
 class _Reporter(lightning.Callback):
-    """Moves the progress bar with each batch and says how each epoch went."""
+    """Moves the progress bar with each part of a batch and says how each epoch went."""
 
-    def __init__(self, advance: Callable[[int], None], epochs: int) -> None:
-        self.advance = advance
-        self.n_epochs = epochs
+    def __init__(self, options: TrainerConfig) -> None:
+        self.advance: Callable[[int], None] = lambda parts: None
+        self.n_epochs = options.max_epochs
+
+    def on_train_start(self, trainer: lightning.Trainer, module: GeoModule) -> None:
+        position = module.position
+        done = position.epoch * int(trainer.num_training_batches) + position.batches * module.share.parts
+        if done:  # of a run that goes on
+            self.advance(done)
 
     def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
         self.advance(1)
 
     def on_validation_end(self, trainer: lightning.Trainer, module: GeoModule) -> None:
+        if trainer.global_rank:
+            return
         epoch = module.epochs[-1]
         within = epoch.validation.within
         log.info(
@@ -214,22 +261,49 @@ class _Reporter(lightning.Callback):
         )
 
 
-def _trainer(optimisation: OptimisationConfig, device: str, reporter: _Reporter) -> lightning.Trainer:
+class _Resumable(lightning.Callback):
+    """Writes where a killed run goes on: every so many steps, and at the end of each epoch."""
+
+    def __init__(self, file: Path, *, every: int) -> None:
+        self._file, self._every = file, every
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, module: GeoModule, *args: Any) -> None:
+        between_batches = module._changes is None
+        if between_batches and module.position.batches % self._every == 0 and not trainer.is_last_batch:
+            trainer.save_checkpoint(self._file)
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, module: GeoModule) -> None:
+        trainer.save_checkpoint(self._file)
+
+
+def _trainer(
+    config: FitConfig, device: str, callbacks: list[lightning.Callback], run: RunFolder | None, *, log_every: int
+) -> lightning.Trainer:
     # Its information lines (accelerators found, tips) would stand between ours.
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    options = config.trainer
+    logs: list[Logger] = []
+    if run is not None:
+        folder = {"save_dir": run.path, "name": "logs", "version": run.next_log()}
+        logs = [CSVLogger(**folder), TensorBoardLogger(**folder)]
     return lightning.Trainer(
-        max_epochs=optimisation.epochs,
+        max_epochs=options.max_epochs,
         accelerator="gpu" if device == "cuda" else "cpu",
-        devices=1,
-        precision=optimisation.precision,
-        gradient_clip_val=optimisation.gradient_clip or None,
+        devices=options.devices,
+        num_nodes=options.num_nodes,
+        strategy="ddp" if options.devices * options.num_nodes > 1 else "auto",
+        use_distributed_sampler=False,
+        accumulate_grad_batches=options.accumulate_grad_batches,
+        precision=options.precision,
+        gradient_clip_val=options.gradient_clip_val or None,
+        log_every_n_steps=log_every,
         num_sanity_val_steps=0,
-        logger=False,
-        enable_checkpointing=False,
+        logger=logs,
+        enable_checkpointing=any(isinstance(each, ModelCheckpoint) for each in callbacks),
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[reporter],
+        callbacks=callbacks,
     )
 
 
@@ -253,12 +327,6 @@ def _check_levels(hierarchy: Hierarchy) -> None:
                 f"Level {number} (tau_max {level.tau_max}) has a single cell, which teaches nothing. "
                 "Leave that tau out: python -m indexer partition --tau-max ..."
             )
-
-
-def _plain(values: Any) -> Any:
-    if isinstance(values, dict):
-        return {key: _plain(value) for key, value in values.items()}
-    return str(values) if isinstance(values, Path) else values
 
 
 def _as_csv(epochs: Sequence[Epoch]) -> str:

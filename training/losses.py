@@ -13,6 +13,11 @@ The named option `negatives` says which cells C_i holds:
 
 A level's loss is the mean over its photos; the objective is the sum over levels. A photo without a cell at a level
 (target -1) has no part in that level's loss and trains the others.
+
+A batch may be worked in parts, by several processes or one after another: a part has some of the batch's photos, and
+`everyone` holds the cells of all of them. A part's loss is its share of the batch's: the losses of the parts add up to
+the loss of the batch, and so do their gradients. Only cell numbers need to be known of the other parts, because a
+geocell is a parameter that every process has.
 """
 
 import torch
@@ -28,24 +33,33 @@ def level_loss(
     targets: torch.Tensor,
     *,
     negatives: Negatives,
+    everyone: torch.Tensor | None = None,
+    first: int = 0,
 ) -> torch.Tensor:
-    """Loss of one level: a scalar, 0 when no photo of the batch has a cell.
+    """Loss of one level: a scalar, 0 when no photo has a cell.
 
-    vectors: (B, D) unit rows. geocells: (N, D), any length; they are normalised here. temperature: scalar, positive.
-    targets: (B,) int64, the cell of each photo or -1.
+    vectors: (b, D) unit rows. geocells: (N, D), any length; they are normalised here. temperature: scalar, positive.
+    targets: (b,) int64, the cell of each photo or -1. everyone: (B,) int64, the cells of the whole batch, where these
+    photos are those from `first` on; None: these are all.
     """
+    everyone = targets if everyone is None else everyone
     present = targets >= 0
     if not present.any():
-        return vectors.sum() * 0.0  # a zero that still belongs to the graph
+        # A zero that still belongs to the graph: each process must have a gradient for each parameter.
+        return vectors.sum() * 0.0 + geocells.sum() * 0.0 + temperature * 0.0
+    in_batch = (everyone >= 0).nonzero()[:, 0]
     vectors, targets = vectors[present], targets[present]
     if negatives == "all":
-        return cross_entropy(vectors @ normalize(geocells, dim=-1).T / temperature, targets)
-    logits = vectors @ normalize(geocells[targets], dim=-1).T / temperature
-    own = torch.arange(len(targets), device=targets.device)
+        logits = vectors @ normalize(geocells, dim=-1).T / temperature
+        return cross_entropy(logits, targets, reduction="sum") / len(in_batch)
+    rivals = everyone[in_batch]
+    logits = vectors @ normalize(geocells[rivals], dim=-1).T / temperature
+    own = torch.searchsorted(in_batch, first + present.nonzero()[:, 0])
     if negatives == "batch_distinct":
-        shared = targets[:, None] == targets[None, :]
-        logits = logits.masked_fill(shared & (own[:, None] != own[None, :]), float("-inf"))
-    return cross_entropy(logits, own)
+        shared = targets[:, None] == rivals[None, :]
+        itself = own[:, None] == torch.arange(len(rivals), device=own.device)[None, :]
+        logits = logits.masked_fill(shared & ~itself, float("-inf"))
+    return cross_entropy(logits, own, reduction="sum") / len(in_batch)
 
 
 def hierarchy_loss(
@@ -55,13 +69,25 @@ def hierarchy_loss(
     targets: torch.Tensor,
     *,
     negatives: Negatives,
+    everyone: torch.Tensor | None = None,
+    first: int = 0,
 ) -> torch.Tensor:
     """The complete objective: the sum of the levels' losses.
 
-    vectors: (B, D) unit rows. geocells: per level (N_l, D). temperatures: (L,). targets: (B, L) int64, -1 for no cell.
+    vectors: (b, D) unit rows. geocells: per level (N_l, D). temperatures: (L,). targets: (b, L) int64, -1 for no cell.
+    everyone: (B, L) int64, those of the whole batch, where these photos are those from `first` on; None: these are all.
     """
+    everyone = targets if everyone is None else everyone
     losses = [
-        level_loss(vectors, cells, temperatures[level], targets[:, level], negatives=negatives)
+        level_loss(
+            vectors,
+            cells,
+            temperatures[level],
+            targets[:, level],
+            negatives=negatives,
+            everyone=everyone[:, level],
+            first=first,
+        )
         for level, cells in enumerate(geocells)
     ]
     return torch.stack(losses).sum()

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import lightning
@@ -18,14 +18,16 @@ from indexer.errors import WorkError
 from indexer.geo import Accuracy, accuracy, haversine_km
 from indexer.geocells import Geocells
 from indexer.hierarchy import Hierarchy
-from training.augment import augment
-from training.config import Augmentation, OptimisationConfig
-from training.data import Batch, PhotoSet
+from training.augment import Changes, augment
+from training.batches import Part, Position, Share, ValidationPart
+from training.config import FitConfig
 from training.losses import hierarchy_loss
 
 # CLIP's own limits (Radford et al. 2021, section 2.5): 0.07 to begin with, and never a scale above 100.
 INITIAL_TEMPERATURE = 0.07
 SMALLEST_TEMPERATURE = 0.01
+
+VALIDATION_LOSS = "validation_loss"  # as the logs call it
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +36,18 @@ class Epoch:
 
     epoch: int
     loss: float  # mean over the epoch's batches
-    seconds: float  # since training began
+    seconds: float  # since training began, without the time between a kill and the next start
     temperatures: Sequence[float]  # one per level
     validation_loss: float  # mean over the validation photos, in batches of the same size
     validation: Accuracy
+
+
+@dataclass(slots=True)
+class _Validation:
+    """Sums over the validation photos of one process so far."""
+
+    distance_km: list[np.ndarray]
+    loss: float = 0.0
 
 
 class GeoModule(lightning.LightningModule):
@@ -48,19 +58,18 @@ class GeoModule(lightning.LightningModule):
         encoder: GeoEncoder,
         hierarchy: Hierarchy,
         *,
-        optimisation: OptimisationConfig,
-        augmentation: Augmentation,
-        validation: PhotoSet,
-        generator: torch.Generator,
+        config: FitConfig,
+        share: Share | None = None,
+        position: Position | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
         self.hierarchy = hierarchy
-        self.optimisation = optimisation
-        self.augmentation = augmentation
-        self.validation = validation
-        self.generator = generator
+        self.config = config
+        self.share = share or Share()
+        self.position = position or Position()
         width = encoder.config.projection_dim
+        generator = torch.Generator().manual_seed(config.seed)
         # Of length 1: an optimiser's step turns a longer vector less, and only its direction counts.
         self.geocells = nn.ParameterList(
             nn.Parameter(normalize(torch.randn(len(level), width, generator=generator), dim=-1))
@@ -70,9 +79,10 @@ class GeoModule(lightning.LightningModule):
         self.log_temperatures = nn.Parameter(torch.full((levels,), np.log(INITIAL_TEMPERATURE), dtype=torch.float32))
         self.register_buffer("ancestors", torch.from_numpy(hierarchy.ancestors), persistent=False)
         self.epochs: list[Epoch] = []
-        self._losses: list[torch.Tensor] = []
-        self._vectors: list[torch.Tensor] = []
-        self._validation_losses: list[torch.Tensor] = []  # each times its number of photos
+        self._loss_sum = 0.0  # over the epoch's batches so far
+        self._changes: Changes | None = None  # of the batch under way
+        self._validation = _Validation([])
+        self._leaf_vectors: torch.Tensor | None = None  # during validation
         self._started = time.perf_counter()
 
     @property
@@ -80,16 +90,29 @@ class GeoModule(lightning.LightningModule):
         """(L,) positive, no smaller than 0.01 after any training step."""
         return self.log_temperatures.exp()
 
-    def training_step(self, batch: Batch, batch_index: int) -> torch.Tensor:
-        """Loss of one batch of pixels (B, 3, H, W) uint8, class maps (B, H, W) uint8 or None, and targets (B, L)."""
-        pixels, class_maps, targets = batch
-        changed, moved = augment(pixels.float(), class_maps, self.augmentation, self.generator)
+    def training_step(self, part: Part, number: int) -> torch.Tensor:
+        """Loss of a part of a batch, so scaled that what Lightning makes of all parts is the loss of the batch.
+
+        It averages gradients over processes and divides losses by the number of parts; ours are shares of a sum.
+        """
+        position = self.position
+        if self._changes is None:
+            seed = np.random.SeedSequence([self.config.seed, 1, position.epoch, position.batches])
+            generator = torch.Generator().manual_seed(int(seed.generate_state(1, np.uint64)[0] >> np.uint64(1)))
+            self._changes = Changes.draw(len(part.everyone), generator)
+        mine = self._changes.of(slice(part.first, part.first + len(part.targets)))
+        changed, moved = augment(part.pixels.float(), part.class_maps, self.config.data.augmentation, mine)
         vectors = self.encoder(normalise(changed, self.encoder.preprocessing), moved)
-        loss = self._loss(vectors, targets)
+        loss = self._loss(vectors, part.targets, everyone=part.everyone, first=part.first)
         if not torch.isfinite(loss):
-            raise self._diverged(f"The loss is {loss.item()}", f"batch {batch_index + 1}")
-        self._losses.append(loss.detach())
-        return loss
+            raise self._diverged(f"The loss is {loss.item()}", f"batch {position.batches + 1}")
+        self._loss_sum += float(loss.detach())
+        scaled = loss * self.share.processes * self.share.parts
+        self.log("train_loss", scaled.detach(), on_step=True, on_epoch=False)
+        if part.ends_batch:
+            self._changes = None
+            position.batches += 1
+        return scaled
 
     def on_train_batch_end(self, *args: Any) -> None:
         """Keep temperatures from falling too far. The parameter itself is bounded, so that it can rise again."""
@@ -97,36 +120,68 @@ class GeoModule(lightning.LightningModule):
             self.log_temperatures.clamp_(min=math.log(SMALLEST_TEMPERATURE))
 
     def on_train_start(self) -> None:
-        """Start the clock of the epochs."""
-        self._started = time.perf_counter()
+        """Start the clock of the epochs, where it stood."""
+        self._started = time.perf_counter() - (self.epochs[-1].seconds if self.epochs else 0.0)
 
-    def validation_step(self, batch: Batch, batch_index: int) -> None:
-        """Vectors of one batch of validation photos."""
-        pixels, class_maps, targets = batch
-        vectors = self.encoder(normalise(pixels, self.encoder.preprocessing), class_maps)
-        self._vectors.append(vectors)
-        self._validation_losses.append(self._loss(vectors, targets) * len(targets))
+    def on_validation_epoch_start(self) -> None:
+        """What the photos are compared with, once for all of them."""
+        self._leaf_vectors = self.leaf_vectors()
+        self._validation = _Validation([])
 
-    def on_validation_epoch_end(self) -> None:
-        """How far the answers to the validation photos are from the truth."""
-        vectors = torch.cat(self._vectors)
+    def validation_step(self, part: ValidationPart, number: int) -> None:
+        """Errors and loss of some validation photos."""
+        assert self._leaf_vectors is not None, "set when validation begins"
+        vectors = self.encoder(normalise(part.pixels, self.encoder.preprocessing), part.class_maps)
         if not torch.isfinite(vectors).all():  # the last step of an epoch is followed by no loss that would tell
             raise self._diverged("The encoder's vectors are no numbers", "after its last batch")
-        leaves = best_leaves(vectors, self.leaf_vectors()).cpu().numpy()
-        points, truth = self.hierarchy.leaves, self.validation
-        distance = haversine_km(truth.lat_deg, truth.lng_deg, points.lat_deg[leaves], points.lng_deg[leaves])
-        self.epochs.append(
-            Epoch(
-                self.current_epoch,
-                float(torch.stack(self._losses).mean()),
-                time.perf_counter() - self._started,
-                self.temperatures.tolist(),
-                float(torch.stack(self._validation_losses).sum()) / len(truth),
-                accuracy(distance),
-            )
+        leaves, points = best_leaves(vectors, self._leaf_vectors).cpu().numpy(), self.hierarchy.leaves
+        lat, lng = part.lat_deg.cpu().numpy(), part.lng_deg.cpu().numpy()
+        self._validation.distance_km.append(haversine_km(lat, lng, points.lat_deg[leaves], points.lng_deg[leaves]))
+        self._validation.loss += float(self._loss(vectors, part.targets)) * len(part.targets)
+
+    def on_validation_epoch_end(self) -> None:
+        """How far the answers to the validation photos are from the truth, over all processes."""
+        self._leaf_vectors = None
+        distance = np.concatenate([np.empty(0), *self._validation.distance_km])
+        everyone = self._everyones((distance, self._validation.loss, self._loss_sum))
+        distance = np.concatenate([part[0] for part in everyone])
+        validation_loss = sum(part[1] for part in everyone) / len(distance)
+        epoch = Epoch(
+            self.position.epoch,
+            sum(part[2] for part in everyone) / max(1, self.position.batches),
+            time.perf_counter() - self._started,
+            self.temperatures.tolist(),
+            validation_loss,
+            accuracy(distance),
         )
-        for pile in (self._losses, self._vectors, self._validation_losses):
-            pile.clear()
+        self.epochs.append(epoch)
+        self.log_dict(
+            {
+                "epoch_loss": epoch.loss,
+                VALIDATION_LOSS: validation_loss,
+                "validation_median_km": epoch.validation.median_km,
+                **{f"validation_within_{limit}_km": share for limit, share in epoch.validation.within.items()},
+                **{f"temperature_{level}": tau for level, tau in enumerate(epoch.temperatures)},
+            }
+        )
+        self._loss_sum = 0.0
+        self.position.epoch += 1
+        self.position.batches = 0
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """What a run needs to go on that is no weight: plain values, so that nothing but these need be loaded."""
+        checkpoint["geosurge"] = {
+            "position": asdict(self.position),
+            "epochs": [asdict(epoch) for epoch in self.epochs],
+            "loss_sum": self._loss_sum,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The inverse. The position is shared with the loader, so it is changed and not replaced."""
+        kept = checkpoint["geosurge"]
+        self.position.epoch, self.position.batches = kept["position"]["epoch"], kept["position"]["batches"]
+        self.epochs = [Epoch(**epoch | {"validation": Accuracy(**epoch["validation"])}) for epoch in kept["epochs"]]
+        self._loss_sum = kept["loss_sum"]
 
     def leaf_vectors(self) -> torch.Tensor:
         """G of `indexer.scoring` for the weights as they are: (leaves, D) float32."""
@@ -147,35 +202,51 @@ class GeoModule(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW; matrices of the encoder decay, everything that is a direction, a scale or an offset does not."""
-        options = self.optimisation
+        options, schedule = self.config.optimizer, self.config.lr_scheduler
         decaying = [weight for weight in self.encoder.parameters() if weight.requires_grad and weight.ndim > 1]
         steady = [weight for weight in self.encoder.parameters() if weight.requires_grad and weight.ndim <= 1]
         groups: Sequence[dict[str, Any]] = [
-            {"params": decaying, "lr": options.learning_rate, "weight_decay": options.weight_decay},
-            {"params": steady, "lr": options.learning_rate, "weight_decay": 0.0},
+            {"params": decaying, "lr": options.lr, "weight_decay": options.weight_decay},
+            {"params": steady, "lr": options.lr, "weight_decay": 0.0},
             {
                 "params": [*self.geocells, self.log_temperatures],
-                "lr": options.geocell_learning_rate,
+                "lr": options.geocell_lr,
                 "weight_decay": 0.0,
             },
         ]
         optimizer = torch.optim.AdamW(groups)
-        if options.schedule == "halving":
+        if schedule.name == "halving":
             halving = torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.5)
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": halving, "interval": "epoch"}}
         total = int(self.trainer.estimated_stepping_batches)
-        cycle = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: one_cycle(step, total, options.warm_up))
+        cycle = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: one_cycle(step, total, schedule.warm_up))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
 
-    def _loss(self, vectors: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def _loss(
+        self, vectors: torch.Tensor, targets: torch.Tensor, *, everyone: torch.Tensor | None = None, first: int = 0
+    ) -> torch.Tensor:
         with torch.autocast(vectors.device.type, enabled=False):  # small differences of large logits: float32
-            negatives = self.optimisation.negatives
-            return hierarchy_loss(vectors, list(self.geocells), self.temperatures, targets, negatives=negatives)
+            return hierarchy_loss(
+                vectors,
+                list(self.geocells),
+                self.temperatures,
+                targets,
+                negatives=self.config.loss.negatives,
+                everyone=everyone,
+                first=first,
+            )
+
+    def _everyones(self, mine: tuple[np.ndarray, float, float]) -> list[tuple[np.ndarray, float, float]]:
+        """The same of every process, in the order of their ranks."""
+        if self.share.processes == 1:
+            return [mine]
+        gathered: list[Any] = [None] * self.share.processes
+        torch.distributed.all_gather_object(gathered, mine)
+        return gathered
 
     def _diverged(self, what: str, where: str) -> WorkError:
         return WorkError(
-            f"{what} in epoch {self.current_epoch + 1}, {where}. "
-            "Lower optimisation.learning_rate, or set optimisation.gradient_clip."
+            f"{what} in epoch {self.position.epoch + 1}, {where}. Lower optimizer.lr, or set trainer.gradient_clip_val."
         )
 
 

@@ -41,7 +41,7 @@ FULL_OUT, QUICK_OUT = Path("out/demo"), Path("out/demo-quick")
 _CONFIG = Path("configs/demo.yaml")  # its paths are those of FULL_OUT
 _WORLD = "world"
 # What a demo leaves in its folder beside the world, and removes before it begins again.
-_RESULTS = ("hierarchy", "checkpoint", "registry", "features", "predictions", "report.html", "report.json")
+_RESULTS = ("hierarchy", "run", "registry", "features", "predictions", "report.html", "report.json")
 _STEPS = 9
 
 
@@ -61,7 +61,7 @@ QUICK = Preset(
     WorldConfig(n_train=600, n_validation=100, n_test=100),
     "100,40,15",
     2,
-    training=("--optimisation.epochs", "1", "--data.batch_size", "64"),  # so that an epoch has more than three steps
+    training=("--trainer.max_epochs", "1", "--data.batch_size", "64"),  # so that an epoch has more than three steps
     judged=False,
 )
 
@@ -205,12 +205,13 @@ def _make_world(demo: Demo) -> bool:
 def _run_product(demo: Demo) -> float:
     """The commands of the product, in order; returns the seconds spent training."""
     preset, out, photos = demo.preset, demo.out, demo.photos
-    hierarchy, checkpoint, registry = out / "hierarchy", out / "checkpoint", out / "registry"
+    hierarchy, run, registry = out / "hierarchy", out / "run", out / "registry"
+    checkpoint = run / "checkpoint"
     features, predictions = out / "features", out / "predictions"
     taus = ("--tau-max", preset.tau_max, "--tau-min", str(preset.tau_min))
     demo.command("indexer", "partition", "--photos", photos, "--split", "train", *taus, "--out", hierarchy)
     # The file says the same for the usual folder.
-    elsewhere = ("--hierarchy", hierarchy, "--out", checkpoint, "--data.photos", photos) if out != FULL_OUT else ()
+    elsewhere = ("--hierarchy", hierarchy, "--out", run, "--data.photos", photos) if out != FULL_OUT else ()
     fit = demo.command_json("training", "fit", "--config", _CONFIG, *elsewhere, *preset.training)
     demo.command("indexer", "build", "--hierarchy", hierarchy, "--checkpoint", checkpoint, "--registry", registry)
     demo.command(

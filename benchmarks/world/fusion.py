@@ -38,10 +38,12 @@ from indexer.geo import Accuracy, accuracy, haversine_km
 from indexer.hierarchy import Hierarchy, build_hierarchy, sorted_ids
 from indexer.photos import read_coordinates
 from indexer.rule import PartitionRule
-from training.config import DataConfig, ModelConfig, OptimisationConfig
+from training.commands import fit as fit_command
+from training.config import FitConfig, ModelConfig
 from training.data import PhotoSet, load_photos
 from training.fit import build_encoder, train
 from training.module import GeoModule, best_leaves
+from training.run_folder import plain
 
 CONFIG = Path("configs/demo.yaml")
 SEEDS = (0, 1, 2)
@@ -154,35 +156,23 @@ def compare_arms(preset: Preset, out: Path, *, seeds: Sequence[int] = SEEDS, arm
     return report_runs(runs, preset, settings.model)
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What `configs/demo.yaml` says, for photos elsewhere."""
-
-    data: DataConfig
-    model: ModelConfig
-    optimisation: OptimisationConfig
-
-
-def demo_settings(photos: Path) -> Settings:
-    """The demo's own, so that the comparison is of what the demo trains."""
+def demo_settings(photos: Path) -> FitConfig:
+    """What `configs/demo.yaml` says, for photos elsewhere: the comparison is of what the demo trains."""
     parser = ArgumentParser()
-    for name in ("hierarchy", "out"):
-        parser.add_argument(f"--{name}", type=Path)
-    parser.add_argument("--seed", type=int)
-    parser.add_class_arguments(DataConfig, "data")
-    parser.add_class_arguments(ModelConfig, "model")
-    parser.add_class_arguments(OptimisationConfig, "optimisation")
+    parser.add_function_arguments(fit_command, as_group=False)
     read = parser.instantiate(parser.parse_path(CONFIG))
-    return Settings(replace(read.data, photos=photos), read.model, read.optimisation)
+    data = replace(read.data, photos=photos)
+    return FitConfig(data, read.model, read.loss, read.optimizer, read.lr_scheduler, read.trainer)
 
 
-def _digest(preset: Preset, settings: Settings) -> str:
+def _digest(preset: Preset, settings: FitConfig) -> str:
     """Of all that a run depends on beside its arm and seed, so that no other run is taken for it."""
-    said = [asdict(part) for part in (preset, settings.data.augmentation, settings.model, settings.optimisation)]
+    learning = replace(settings, data=replace(settings.data, photos=Path("photos")))
+    said = [plain(asdict(part)) for part in (preset, learning)]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:8]
 
 
-def load_sets(settings: Settings, hierarchy: Hierarchy) -> dict[str, PhotoSet]:
+def load_sets(settings: FitConfig, hierarchy: Hierarchy) -> dict[str, PhotoSet]:
     """The world's photos with their maps, split by split."""
     encoder = fused(settings.model)
     return {
@@ -192,7 +182,7 @@ def load_sets(settings: Settings, hierarchy: Hierarchy) -> dict[str, PhotoSet]:
 
 
 def train_arm(
-    arm: str, seed: int, sets: dict[str, PhotoSet], hierarchy: Hierarchy, settings: Settings, *, epochs: int
+    arm: str, seed: int, sets: dict[str, PhotoSet], hierarchy: Hierarchy, settings: FitConfig, *, epochs: int
 ) -> Run:
     """Train one encoder and judge it by the test photos."""
     if arm == ALONE:
@@ -202,16 +192,8 @@ def train_arm(
     torch.manual_seed(seed)
     encoder = ARMS[arm](settings.model)
     started = time.perf_counter()
-    module = train(
-        encoder,
-        hierarchy,
-        sets["train"],
-        sets["validation"],
-        data=settings.data,
-        optimisation=replace(settings.optimisation, epochs=epochs),
-        seed=seed,
-        device="cpu",
-    )
+    config = replace(settings, seed=seed, trainer=replace(settings.trainer, max_epochs=epochs))
+    module = train(encoder, hierarchy, sets["train"], sets["validation"], config=config, device="cpu")
     seconds = time.perf_counter() - started
     return Run(arm, seed, seconds, accuracy(errors_km(module, sets["test"], hierarchy)))
 

@@ -27,6 +27,7 @@ from benchmarks.world.demo import FULL, QUICK, Preset
 from benchmarks.world.generator import generate
 from indexer.geo import accuracy
 from search.evaluate import evaluate
+from training.run_folder import CHECKPOINT
 
 OTHER_TAUS = {FULL: "800,300,120,50,20,10", QUICK: "80,30,12"}
 THRESHOLDS = ("25", "200", "750")
@@ -59,10 +60,10 @@ def compare_ways(preset: Preset, out: Path) -> int:
     for taus, hierarchy in ((preset.tau_max, a), (OTHER_TAUS[preset], b)):
         divided = ("--tau-max", taus, "--tau-min", str(preset.tau_min), "--out", hierarchy)
         run_command("indexer", "partition", "--photos", photos, "--split", "train", *divided)
-    fitted = {name: _fit(preset, photos, tree, out / f"checkpoint-{name}") for name, tree in (("A", a), ("B", b))}
+    fitted = {name: _fit(preset, photos, tree, out / f"run-{name}") for name, tree in (("A", a), ("B", b))}
     trained = {name: child.seconds for name, child in fitted.items()}
     features = out / "features-A"
-    encoder = out / "checkpoint-A"
+    encoder, scratch = (out / f"run-{name}" / CHECKPOINT for name in "AB")
     embedding = run_command("encoder", "embed", "--photos", photos, "--checkpoint", encoder, "--out", features)
     judge = _judge(photos, out)
     vectors = ("--features", features, "--hierarchy", b, "--photos", photos, "--split", "train")
@@ -70,13 +71,13 @@ def compare_ways(preset: Preset, out: Path) -> int:
     for name, more in ((REFIT, ()), (LINEAGE, ("--old-hierarchy", a))):
         ways[name] = _refit(vectors, encoder, out / name.replace(", ", "-"), judge, b, more)
     registry = out / "registry-scratch"
-    run_command("indexer", "build", "--hierarchy", b, "--checkpoint", out / "checkpoint-B", "--registry", registry)
-    ways[SCRATCH] = Way(trained["B"], judge(registry, out / "checkpoint-B", None))
+    run_command("indexer", "build", "--hierarchy", b, "--checkpoint", scratch, "--registry", registry)
+    ways[SCRATCH] = Way(trained["B"], judge(registry, scratch, None))
     return _report(ways, preset, trained_a=trained["A"], embedding=embedding.seconds)
 
 
-def _fit(preset: Preset, photos: Path, hierarchy: Path, checkpoint: Path) -> Child:
-    paths = ("--hierarchy", hierarchy, "--out", checkpoint, "--data.photos", photos)
+def _fit(preset: Preset, photos: Path, hierarchy: Path, run: Path) -> Child:
+    paths = ("--hierarchy", hierarchy, "--out", run, "--data.photos", photos)
     return run_command("training", "fit", "--config", "configs/demo.yaml", *paths, *preset.training)
 
 

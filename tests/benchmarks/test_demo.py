@@ -67,7 +67,7 @@ def test_each_command_is_shown_so_that_it_can_be_repeated(
 
 
 def test_earlier_results_go_and_the_world_stays(tmp_path: Path) -> None:
-    for name in ("world", "checkpoint", "world.tmp-17"):
+    for name in ("world", "run", "world.tmp-17"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").touch()
     (tmp_path / "report.html").touch()

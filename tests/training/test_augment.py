@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from training.augment import augment
+from training.augment import Changes, augment
 from training.config import Augmentation
 
 EVERYTHING = Augmentation(shift=0.1, zoom=0.2, rotation_deg=15, brightness=0.2, colour=20)
@@ -15,8 +15,12 @@ def pictures(n: int = 8) -> torch.Tensor:
     return ramp.expand(n, 3, 24, 24).contiguous()
 
 
+def drawn(n: int, seed: int = 0) -> Changes:
+    return Changes.draw(n, torch.Generator().manual_seed(seed))
+
+
 def changed(augmentation: Augmentation, seed: int = 0) -> torch.Tensor:
-    return augment(pictures(), None, augmentation, torch.Generator().manual_seed(seed))[0]
+    return augment(pictures(), None, augmentation, drawn(8, seed))[0]
 
 
 def test_nothing_asked_for_changes_nothing() -> None:
@@ -26,6 +30,12 @@ def test_nothing_asked_for_changes_nothing() -> None:
 def test_the_generator_decides() -> None:
     assert torch.equal(changed(EVERYTHING, 1), changed(EVERYTHING, 1))
     assert not torch.equal(changed(EVERYTHING, 1), changed(EVERYTHING, 2))
+
+
+def test_a_part_of_a_batch_is_changed_as_in_the_whole() -> None:
+    whole = changed(EVERYTHING)
+    part = augment(pictures()[3:6], None, EVERYTHING, drawn(8).of(slice(3, 6)))[0]
+    assert torch.equal(part, whole[3:6])
 
 
 def test_values_stay_those_of_a_picture() -> None:
@@ -47,8 +57,7 @@ def spots(augmentation: Augmentation, n: int = 200) -> tuple[torch.Tensor, torch
     for x, y in ((12.0, 0.0), (0.0, -12.0)):
         axis = torch.arange(64) - 31.5
         spot = 200 * torch.exp(-((axis[None, :] - x) ** 2 + (axis[:, None] - y) ** 2) / 8)
-        generator = torch.Generator().manual_seed(0)
-        after = augment(spot.expand(n, 3, 64, 64), None, augmentation, generator)[0][:, 0]
+        after = augment(spot.expand(n, 3, 64, 64), None, augmentation, drawn(n))[0][:, 0]
         mass = after.sum(dim=(1, 2))
         column, row = (after.sum(dim=1) * axis).sum(dim=1) / mass, (after.sum(dim=2) * axis).sum(dim=1) / mass
         places.append(torch.stack([column, row], dim=1))
@@ -101,7 +110,7 @@ def test_a_class_map_moves_with_its_photo_and_keeps_its_classes() -> None:
     maps[:, 20:30, 36:50] = 255
     photos = maps[:, None].expand(-1, 3, -1, -1).float()
     augmentation = Augmentation(shift=0.1, zoom=0.2, rotation_deg=15)
-    pixels, moved = augment(photos, maps, augmentation, torch.Generator().manual_seed(0))
+    pixels, moved = augment(photos, maps, augmentation, drawn(200))
     assert moved is not None
     assert (moved.dtype, moved.shape) == (torch.uint8, maps.shape)
     assert set(moved.unique().tolist()) == {0, 255}

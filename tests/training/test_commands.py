@@ -26,31 +26,31 @@ def config(toy: Path, tmp_path: Path) -> Path:
         f"hierarchy: {toy / 'H'}\nout: {tmp_path / 'C'}\n"
         f"data: {{photos: {toy / 'photos.parquet'}, batch_size: 30, augmentation: {{brightness: 0.1}}}}\n"
         f"model: {{image_size: {SIZE}, patch_size: 8, hidden_size: 32, layers: 1, heads: 2, mlp_size: 32, width: 8}}\n"
-        "optimisation: {epochs: 3, learning_rate: 1.0e-3, schedule: one_cycle}\n"
+        "optimizer: {lr: 1.0e-3}\nlr_scheduler: {name: one_cycle}\ntrainer: {max_epochs: 3}\n"
     )
     return path
 
 
 def test_a_file_and_a_flag_make_a_checkpoint(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert fit("--config", config, "--optimisation.epochs", 2, "--json") == 0
+    assert fit("--config", config, "--trainer.max_epochs", 2, "--json") == 0
     data = json.loads(capsys.readouterr().out)
     assert (data["epochs"], data["train_photos"]) == (2, 90)
     assert data["train_seconds"] > 0
     assert set(data["validation"]["within"]) == {"1", "25", "200", "750", "2500"}
-    manifest = json.loads((tmp_path / "C" / "manifest.json").read_text())
-    assert manifest["config"]["optimisation"]["epochs"] == 2
+    manifest = json.loads((tmp_path / "C" / "checkpoint" / "manifest.json").read_text())
+    assert manifest["config"]["trainer"]["max_epochs"] == 2
     assert manifest["config"]["data"]["augmentation"]["brightness"] == 0.1
 
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("epochs: 3", "epoch: 3", "epoch"),
-        ("epochs: 3", "epochs: many", "epochs"),
+        ("max_epochs: 3", "max_epoch: 3", "max_epoch"),
+        ("max_epochs: 3", "max_epochs: many", "max_epochs"),
         ("batch_size: 30", "batchsize: 30", "batchsize"),
-        ("schedule: one_cycle", "schedule: two_cycle", "schedule"),
+        ("name: one_cycle", "name: two_cycle", "lr_scheduler"),
         ("hierarchy:", "hierarchi:", "hierarchi"),
-        ("epochs: 3", "epochs: 0", "optimisation.epochs must be at least 1"),
+        ("max_epochs: 3", "max_epochs: 0", "trainer.max_epochs must be at least 1"),
         ("batch_size: 30", "batch_size: 1", "data.batch_size must be at least 2"),
         ("brightness: 0.1", "zoom: 1.5", "data.augmentation.zoom must be from 0 to 0.99"),
         ("patch_size: 8", "patch_size: 17", "model.patch_size must be from 1 to 16"),
@@ -72,7 +72,7 @@ def test_help_answers_without_loading_torch() -> None:
         "print(sorted({'torch', 'lightning', 'numpy'} & set(sys.modules)), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "--optimisation.epochs" in done.stdout
+    assert "--trainer.max-epochs" in done.stdout
     assert done.stderr == "[]\n"
 
 

@@ -6,23 +6,45 @@ from pathlib import Path
 import pytest
 
 from indexer.errors import InputError
-from training.config import Augmentation, DataConfig, ModelConfig, OptimisationConfig
+from training.config import (
+    Augmentation,
+    DataConfig,
+    FitConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RefitConfig,
+    SchedulerConfig,
+    TrainerConfig,
+)
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
+    ("section", "name", "value"),
     [
-        ("epochs", -1),  # Lightning would train for ever
-        ("learning_rate", -1e-3),
-        ("geocell_learning_rate", math.nan),
-        ("weight_decay", -0.1),
-        ("warm_up", 1.01),
-        ("gradient_clip", math.inf),
+        (TrainerConfig, "max_epochs", -1),  # Lightning would train for ever
+        (TrainerConfig, "gradient_clip_val", math.inf),
+        (TrainerConfig, "patience", 0),
+        (TrainerConfig, "devices", 0),
+        (OptimizerConfig, "lr", -1e-3),
+        (OptimizerConfig, "geocell_lr", math.nan),
+        (OptimizerConfig, "weight_decay", -0.1),
+        (SchedulerConfig, "warm_up", 1.01),
+        (RefitConfig, "patience", 0),
+        (RefitConfig, "held_out", 0.6),
+        (RefitConfig, "decay", 1.5),
     ],
 )
-def test_wrong_optimisation(name: str, value: float) -> None:
-    with pytest.raises(InputError, match=f"optimisation.{name} must be"):
-        OptimisationConfig(**{name: value})  # type: ignore[arg-type]
+def test_wrong_values_of_a_section(section: type, name: str, value: float) -> None:
+    with pytest.raises(InputError, match=rf"\w+\.{name} must be"):
+        section(**{name: value})
+
+
+@pytest.mark.parametrize(("batch_size", "parts"), [(10, 3), (6, 6), (16, 32)])
+def test_a_batch_that_cannot_be_shared_evenly(batch_size: int, parts: int) -> None:
+    data = DataConfig(Path("photos.parquet"), batch_size=batch_size)
+    FitConfig(data, trainer=TrainerConfig(accumulate_grad_batches=1))
+    with pytest.raises(InputError, match=f"data.batch_size {batch_size} is that of all processes"):
+        FitConfig(data, trainer=TrainerConfig(accumulate_grad_batches=parts))
 
 
 @pytest.mark.parametrize(("name", "value"), [("batch_size", 1), ("workers", 0), ("memory_limit_gb", -1.0)])
@@ -49,6 +71,8 @@ def test_wrong_augmentation(name: str) -> None:
 
 
 def test_the_limits_themselves_are_allowed() -> None:
-    OptimisationConfig(epochs=1, warm_up=1.0, learning_rate=0.0, gradient_clip=0.0)
+    TrainerConfig(max_epochs=1, gradient_clip_val=0.0)
+    OptimizerConfig(lr=0.0)
+    SchedulerConfig(warm_up=1.0)
     ModelConfig(patch_size=336)
     Augmentation(shift=0.99, rotation_deg=180, colour=255)

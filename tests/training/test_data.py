@@ -1,6 +1,7 @@
 """Photos in memory: the right cells, no bad ones, every photo once."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ from encoder.model import GeoEncoder, GeoEncoderConfig
 from indexer.cells import load_hierarchy
 from indexer.errors import InputError
 from tests.training.conftest import SIZE, with_maps
+from training.batches import Part, Position, Share, TrainingLoader
 from training.config import DataConfig
-from training.data import Batches, PhotoSet, load_photos
+from training.data import PhotoSet, load_photos
 
 
 def small_encoder() -> GeoEncoder:
@@ -54,40 +56,86 @@ def test_no_readable_photo_is_an_error(toy: Path, tmp_path: Path) -> None:
         load(tmp_path)
 
 
-def test_plain_batches_hold_every_photo_in_order(toy: Path) -> None:
-    photos = load(toy)
-    batches = list(Batches(photos, 20))
-    assert [len(pixels) for pixels, _, _ in batches] == [20, 20, 20, 20, 10]
-    assert torch.equal(torch.cat([targets for _, _, targets in batches]), photos.targets)
+ALONE = Share()
 
 
-def test_shuffled_batches_are_whole_new_each_pass_and_repeatable(toy: Path) -> None:
-    photos = load(toy)
-    batches = Batches(photos, 20, torch.Generator().manual_seed(0))
-    first, second = ([pixels for pixels, _, _ in batches] for _ in range(2))
-    assert [len(pixels) for pixels in first] == [20] * 4 == [len(batches) * 5] * 4
-    assert not torch.equal(torch.cat(first), torch.cat(second))
-    again = [pixels for pixels, _, _ in Batches(photos, 20, torch.Generator().manual_seed(0))]
-    assert torch.equal(torch.cat(first), torch.cat(again))
+def epoch(photos: PhotoSet, batch_size: int, share: Share = ALONE, **options: int) -> list[Part]:
+    return list(photos.parts(batch_size, share, **{"epoch": 0, "seed": 0, "skip": 0} | options))
 
 
-@pytest.mark.parametrize("shuffled", [False, True])
-def test_a_pass_holds_every_photo_once_beside_its_own_cells(toy: Path, shuffled: bool) -> None:
-    photos = load(toy)
+def marked(photos: PhotoSet) -> PhotoSet:
+    """The same, with the number of each photo in place of its pixels and cells."""
     rows = torch.arange(len(photos))
-    marked = PhotoSet(rows.view(-1, 1, 1, 1), None, torch.stack([rows, -rows], dim=1), photos.lat_deg, photos.lng_deg)
-    for _ in range(2):
-        batches = list(Batches(marked, 15, torch.Generator().manual_seed(0) if shuffled else None))
-        pixels, _, targets = zip(*batches, strict=True)
-        pixels, targets = torch.cat(pixels), torch.cat(targets)
-        assert torch.equal(pixels.flatten().sort().values, rows)
-        assert torch.equal(targets, torch.stack([pixels.flatten(), -pixels.flatten()], dim=1))
+    return replace(photos, pixels=rows.view(-1, 1, 1, 1), targets=torch.stack([rows, -rows], dim=1))
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+def test_validation_sees_every_photo_once(toy: Path, processes: int) -> None:
+    photos = marked(load(toy))
+    parts = [list(photos.validation_parts(20, Share(rank, processes))) for rank in range(processes)]
+    if processes == 1:
+        assert [len(part.pixels) for part in parts[0]] == [20, 20, 20, 20, 10]
+    seen = torch.cat([part.pixels.flatten() for mine in parts for part in mine])
+    assert seen.sort().values.tolist() == list(range(90))
+    for part in parts[-1]:
+        rows = part.pixels.flatten()
+        np.testing.assert_array_equal(part.lat_deg, photos.lat_deg[rows])
+        assert torch.equal(part.targets[:, 0], rows)
+
+
+def test_epochs_are_whole_new_each_time_and_repeatable(toy: Path) -> None:
+    photos = load(toy)
+    first, second, again = ([part.pixels for part in epoch(photos, 20, epoch=number)] for number in (0, 1, 0))
+    assert [len(pixels) for pixels in first] == [20] * 4
+    assert not torch.equal(torch.cat(first), torch.cat(second))
+    assert torch.equal(torch.cat(first), torch.cat(again))
+    other = [part.pixels for part in epoch(photos, 20, seed=1)]
+    assert not torch.equal(torch.cat(first), torch.cat(other))
+
+
+def test_an_epoch_holds_every_photo_once_beside_its_own_cells(toy: Path) -> None:
+    photos = marked(load(toy))
+    parts = epoch(photos, 15)
+    pixels, targets = (torch.cat([getattr(part, name) for part in parts]) for name in ("pixels", "targets"))
+    assert torch.equal(pixels.flatten().sort().values, torch.arange(90))
+    assert torch.equal(targets, torch.stack([pixels.flatten(), -pixels.flatten()], dim=1))
+    assert all(part.ends_batch and torch.equal(part.targets, part.everyone) for part in parts)
+
+
+@pytest.mark.parametrize(("processes", "parts"), [(2, 1), (1, 3), (2, 3), (3, 2)])
+def test_shares_make_up_the_batches_of_one_process(toy: Path, processes: int, parts: int) -> None:
+    photos = marked(load(toy))
+    whole = epoch(photos, 18)
+    shares = [epoch(photos, 18, Share(rank, processes, parts)) for rank in range(processes)]
+    for number, batch in enumerate(whole):
+        mine = [part for share in shares for part in share[number * parts : (number + 1) * parts]]
+        assert torch.equal(torch.cat([part.pixels for part in mine]), batch.pixels)
+        for part in mine:
+            assert torch.equal(part.everyone, batch.targets)
+            assert torch.equal(part.everyone[part.first : part.first + len(part.targets)], part.targets)
+        assert sum(part.ends_batch for part in mine) == processes
+
+
+def test_an_epoch_is_gone_on_with_where_it_was_left(toy: Path) -> None:
+    photos = marked(load(toy))
+    whole, rest = epoch(photos, 20), epoch(photos, 20, skip=3)
+    assert [part.pixels.tolist() for part in rest] == [part.pixels.tolist() for part in whole[3:]]
+
+
+def test_the_loader_follows_the_position(toy: Path) -> None:
+    photos, position = marked(load(toy)), Position()
+    loader = TrainingLoader(photos, 20, ALONE, seed=0, position=position)
+    assert len(loader) == 4
+    early = iter(loader)  # Lightning prepares before a run's state is read
+    position.epoch, position.batches = 2, 1
+    expected = epoch(photos, 20, epoch=2, skip=1)
+    assert [part.pixels.tolist() for part in early] == [part.pixels.tolist() for part in expected]
 
 
 def test_fewer_photos_than_a_batch_make_one_batch(toy: Path) -> None:
-    batches = Batches(load(toy, "validation"), 256, torch.Generator().manual_seed(0))
-    assert len(batches) == 1
-    assert [len(pixels) for pixels, _, _ in batches] == [30]
+    photos = load(toy, "validation")
+    assert [len(part.pixels) for part in epoch(photos, 256)] == [30]
+    assert len(TrainingLoader(photos, 256, ALONE, seed=0, position=Position())) == 1
 
 
 def test_every_photo_keeps_its_own_map(toy: Path, tmp_path: Path) -> None:
@@ -100,10 +148,9 @@ def test_every_photo_keeps_its_own_map(toy: Path, tmp_path: Path) -> None:
     assert photos.class_maps.shape == (89, SIZE, SIZE)
     rows = [row for row in range(90) if row != 3]
     assert photos.class_maps[:, 5, 5].tolist() == [row % 7 for row in rows]
-    batches = Batches(photos, 20, torch.Generator().manual_seed(0))
-    for pixels, class_maps, _ in batches:
-        assert class_maps is not None
-        for one, class_map in zip(pixels, class_maps, strict=True):
+    for part in epoch(photos, 20):
+        assert part.class_maps is not None
+        for one, class_map in zip(part.pixels, part.class_maps, strict=True):
             (row,) = [row for row in range(89) if torch.equal(photos.pixels[row], one)]
             assert torch.equal(photos.class_maps[row], class_map)
 

@@ -1,6 +1,11 @@
 """Training end to end on a toy that can be learnt: it is learnt, repeatable, and refuses what cannot work."""
 
+import csv
+import json
+import shutil
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -11,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import torch
+import yaml
 from transformers import CLIPConfig, CLIPModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
@@ -22,34 +28,45 @@ from indexer.cells import load_hierarchy
 from indexer.errors import InputError, WorkError
 from indexer.geo import haversine_km
 from indexer.geocells import load_geocells
+from indexer.manifest import file_digest
 from indexer.photos import open_photos
 from indexer.rule import PartitionRule
 from indexer.scoring import ScoringModel, log_product
 from tests.conftest import save_s2_hierarchy
 from tests.training.conftest import SIZE, with_maps
-from training.config import Augmentation, DataConfig, ModelConfig, OptimisationConfig
+from training.config import (
+    Augmentation,
+    DataConfig,
+    FitConfig,
+    ModelConfig,
+    OptimizerConfig,
+    SchedulerConfig,
+    TrainerConfig,
+)
 from training.fit import FitSummary, build_encoder, fit
 from training.module import one_cycle
+from training.run_folder import RunFolder
 
 MODEL = ModelConfig(image_size=SIZE, patch_size=8, hidden_size=32, layers=2, heads=2, mlp_size=64, width=16)
-LEARN = OptimisationConfig(
-    epochs=6, learning_rate=3e-3, geocell_learning_rate=3e-2, schedule="one_cycle", negatives="all"
+LEARN = FitConfig(
+    DataConfig(Path("photos.parquet"), batch_size=15, augmentation=Augmentation(brightness=0.05)),
+    MODEL,
+    optimizer=OptimizerConfig(lr=3e-3, geocell_lr=3e-2),
+    lr_scheduler=SchedulerConfig("one_cycle"),
+    trainer=TrainerConfig(max_epochs=6, accelerator="cpu"),
 )
 
 
-def train(
-    toy: Path, out: Path, *, optimisation: OptimisationConfig = LEARN, seed: int = 0, **data: object
-) -> FitSummary:
-    options = {"batch_size": 15, "augmentation": Augmentation(brightness=0.05)} | data
-    return fit(
-        hierarchy=toy / "H",
-        out=out,
-        data=DataConfig(photos=toy / "photos.parquet", **options),
-        model=MODEL,
-        optimisation=optimisation,
-        seed=seed,
-        device="cpu",
-    )
+def changed(config: FitConfig = LEARN, **sections: dict[str, object]) -> FitConfig:
+    """A configuration with other values in some sections: `changed(trainer={"max_epochs": 1})`."""
+    return replace(config, **{name: replace(getattr(config, name), **values) for name, values in sections.items()})
+
+
+def train(toy: Path, out: Path, config: FitConfig = LEARN) -> FitSummary:
+    data = replace(config.data, photos=toy / "photos.parquet")
+    summary = fit(hierarchy=toy / "H", out=out, config=replace(config, data=data))
+    assert summary is not None
+    return summary
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +81,7 @@ def test_what_can_be_learnt_is_learnt(trained: FitSummary) -> None:
 
 @pytest.mark.parametrize("negatives", ["batch", "batch_distinct"])
 def test_in_batch_negatives_learn_it_too(toy: Path, tmp_path: Path, negatives: str) -> None:
-    summary = train(toy, tmp_path / "C", optimisation=replace(LEARN, negatives=negatives))
+    summary = train(toy, tmp_path / "C", changed(loss={"negatives": negatives}))
     assert summary.epochs[-1].validation.within["25"] > 90
 
 
@@ -83,16 +100,16 @@ def test_the_checkpoint_answers_as_training_said(trained: FitSummary, toy: Path)
 
 def test_temperatures_are_learnt_and_bounded(trained: FitSummary, toy: Path, tmp_path: Path) -> None:
     assert all(0.01 <= tau != pytest.approx(0.07, abs=1e-6) for tau in trained.temperatures)
-    still = train(toy, tmp_path / "C", optimisation=replace(LEARN, epochs=1, geocell_learning_rate=0.0))
+    still = train(toy, tmp_path / "C", changed(trainer={"max_epochs": 1}, optimizer={"geocell_lr": 0.0}))
     assert still.temperatures == pytest.approx([0.07, 0.07])
 
 
 def test_the_same_seed_gives_the_same_weights(trained: FitSummary, toy: Path, tmp_path: Path) -> None:
-    short = replace(LEARN, epochs=1)
+    short = changed(trainer={"max_epochs": 1})
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
         torch.rand(5)  # whatever happened before must not matter
-        train(toy, tmp_path / name, optimisation=short, seed=seed)
-    first, second, other = ((tmp_path / name / "model.safetensors").read_bytes() for name in "abc")
+        train(toy, tmp_path / name, replace(short, seed=seed))
+    first, second, other = ((tmp_path / name / "checkpoint" / "model.safetensors").read_bytes() for name in "abc")
     assert first == second
     assert first != other
 
@@ -117,7 +134,7 @@ def test_the_rates_of_every_step_are_those_of_the_schedule(
         rates.append([group["lr"] for group in trainer.optimizers[0].param_groups])
 
     monkeypatch.setattr("training.fit._Reporter.on_train_batch_start", record, raising=False)
-    train(toy, tmp_path / "C", optimisation=replace(LEARN, epochs=3, schedule=schedule, warm_up=0.25))
+    train(toy, tmp_path / "C", changed(trainer={"max_epochs": 3}, lr_scheduler={"name": schedule, "warm_up": 0.25}))
     steps, full = 18, [3e-3, 3e-3, 3e-2]  # six batches an epoch; encoder (decaying or not), geocells
     shares = [0.5 ** (step // 6) if schedule == "halving" else one_cycle(step, steps, 0.25) for step in range(steps)]
     np.testing.assert_allclose(rates, np.outer(shares, full), rtol=1e-9)
@@ -131,18 +148,12 @@ def test_training_goes_on_from_an_encoder(
     start = str(trained.checkpoint)
     if kind == "plain CLIP":
         start = f"hf:{plain_clip(tmp_path / 'clip')}"
-    still = replace(LEARN, epochs=1, learning_rate=0.0)
-    config = DataConfig(photos=toy / "photos.parquet", batch_size=15)
-    options = {
-        "hierarchy": toy / "H",
-        "data": config,
-        "model": ModelConfig(start_from=start, trainable_blocks=trainable),
-        "device": "cpu",
-    }
-    fit(out=tmp_path / "same", optimisation=still, seed=1, **options)
-    fit(out=tmp_path / "other", optimisation=replace(still, learning_rate=1e-3), seed=1, **options)
+    still = changed(trainer={"max_epochs": 1}, optimizer={"lr": 0.0})
+    still = replace(still, model=ModelConfig(start_from=start, trainable_blocks=trainable), seed=1)
+    train(toy, tmp_path / "same", still)
+    train(toy, tmp_path / "other", changed(still, optimizer={"lr": 1e-3}))
     begun = load_encoder(start)
-    same, other = (load_encoder(tmp_path / name) for name in ("same", "other"))
+    same, other = (load_encoder(tmp_path / name / "checkpoint") for name in ("same", "other"))
     assert same.preprocessing == begun.preprocessing
     for name, weight in begun.model.state_dict().items():
         assert torch.equal(weight, same.model.state_dict()[name]), name
@@ -168,7 +179,7 @@ def plain_clip(folder: Path) -> Path:
 def test_nothing_strays_into_the_working_folder(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "cwd").mkdir()
     monkeypatch.chdir(tmp_path / "cwd")
-    train(toy, tmp_path / "C", optimisation=replace(LEARN, epochs=1, schedule="halving"))
+    train(toy, tmp_path / "C", changed(trainer={"max_epochs": 1}, lr_scheduler={"name": "halving"}))
     assert list((tmp_path / "cwd").iterdir()) == []
 
 
@@ -194,34 +205,181 @@ def test_a_level_with_one_cell_is_refused(toy: Path, tmp_path: Path) -> None:
 
 def test_a_loss_that_is_no_number_stops_with_the_batch_named(toy: Path, tmp_path: Path) -> None:
     with pytest.raises(WorkError, match=r"epoch \d+, batch \d+"):
-        train(toy, tmp_path / "C", optimisation=replace(LEARN, learning_rate=1e30))
-    assert not (tmp_path / "C").exists()
+        train(toy, tmp_path / "C", changed(optimizer={"lr": 1e30}))
+    assert not (tmp_path / "C" / "checkpoint").exists()
 
 
 def test_a_last_step_that_ruins_the_weights_is_noticed(toy: Path, tmp_path: Path) -> None:
     """One epoch of one batch: its loss is fine, and no later one would tell."""
+    one = changed(trainer={"max_epochs": 1}, optimizer={"lr": 1e30}, data={"batch_size": 90})
     with pytest.raises(WorkError, match="no numbers in epoch 1"):
-        train(toy, tmp_path / "C", optimisation=replace(LEARN, epochs=1, learning_rate=1e30), batch_size=90)
-    assert not (tmp_path / "C").exists()
+        train(toy, tmp_path / "C", one)
+    assert not (tmp_path / "C" / "checkpoint").exists()
 
 
 @pytest.mark.parametrize("warm_up", [0.0, 0.1, 1.0])
 def test_few_steps_are_enough_for_every_warm_up(toy: Path, tmp_path: Path, warm_up: float) -> None:
-    train(toy, tmp_path / "C", optimisation=replace(LEARN, epochs=1, warm_up=warm_up), batch_size=9)  # ten steps
+    ten_steps = changed(trainer={"max_epochs": 1}, lr_scheduler={"warm_up": warm_up}, data={"batch_size": 9})
+    train(toy, tmp_path / "C", ten_steps)
 
 
-def test_an_interrupt_goes_through_and_leaves_nothing(
+def test_an_interrupt_goes_through_and_the_run_can_go_on(
     toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(*arguments: object) -> torch.Tensor:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("training.module.augment", interrupt)
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
-        train(toy, tmp_path / "out" / "C")
+    with monkeypatch.context() as patch:
+        patch.setattr("training.module.augment", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train(toy, tmp_path / "out" / "C", changed(trainer={"max_epochs": 1}))
     assert signal.getsignal(signal.SIGINT) == before
-    assert list(tmp_path.iterdir()) == []
+    assert not (tmp_path / "out" / "C" / "checkpoint").exists()
+    assert train(toy, tmp_path / "out" / "C", changed(trainer={"max_epochs": 1})).checkpoint.is_dir()
+
+
+def losses(run: Path) -> dict[int, str]:
+    """The logged loss of each step, over all starts of a run; what two starts both logged is equal."""
+    found: dict[int, str] = {}
+    for file in sorted((run / "logs").glob("*/metrics.csv")):
+        for row in csv.DictReader(file.read_text().splitlines()):
+            if row["train_loss"]:
+                assert found.setdefault(int(row["step"]), row["train_loss"]) == row["train_loss"]
+    return found
+
+
+EVERY_STEP = changed(trainer={"max_epochs": 3, "log_every_n_steps": 1, "checkpoint_every_n_steps": 2})
+
+
+@pytest.fixture(scope="module")
+def undisturbed(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("undisturbed") / "C"
+    train(toy, run, EVERY_STEP)
+    return run
+
+
+# 18 steps: before anything was kept, within an epoch, at its end, and after the last step.
+@pytest.mark.parametrize("step", [1, 3, 6, 7, 11, 18])
+@pytest.mark.parametrize("parts", [1, 3])
+def test_a_killed_run_goes_on_to_the_same_losses_and_weights(
+    toy: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, parts: int
+) -> None:
+    class KilledError(BaseException):
+        pass
+
+    def kill(reporter: object, trainer: lightning.Trainer, *rest: object) -> None:
+        if trainer.global_step >= step:
+            raise KilledError
+
+    config = changed(EVERY_STEP, trainer={"accumulate_grad_batches": parts})
+    with monkeypatch.context() as patch:
+        patch.setattr("training.fit._Reporter.on_train_batch_end", kill)
+        with pytest.raises(KilledError):
+            train(toy, tmp_path / "C", config)
+    assert not (tmp_path / "C" / "checkpoint").exists()
+    again = train(toy, tmp_path / "C", config)
+    assert [epoch.epoch for epoch in again.epochs] == [0, 1, 2]
+    assert not list((tmp_path / "C").glob("*.ckpt"))
+    ours, expected = losses(tmp_path / "C"), losses(undisturbed)
+    assert set(ours) == set(expected) == set(range(18))
+    if parts == 1:
+        assert ours == expected
+        one, other = ((run / "checkpoint" / "model.safetensors").read_bytes() for run in (tmp_path / "C", undisturbed))
+        assert one == other
+    else:  # each logs the loss of its last part; the weights come out the same but for rounding
+        check_alike(tmp_path / "C", undisturbed)
+
+
+def check_alike(run: Path, other: Path) -> None:
+    """The same weights but for rounding."""
+    ours, theirs = (load_encoder(folder / "checkpoint").model.state_dict() for folder in (run, other))
+    for name, weight in ours.items():
+        if not name.endswith("k_proj.bias"):  # nothing pulls at it, so it follows rounding alone
+            torch.testing.assert_close(weight, theirs[name], atol=1e-4, rtol=1e-3)
+    for a, b in zip(*(load_geocells(folder / "checkpoint").vectors for folder in (run, other)), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def test_a_run_folder_says_what_made_it(undisturbed: Path, toy: Path) -> None:
+    told = json.loads((undisturbed / "run.json").read_text())
+    assert told["options"]["trainer"]["max_epochs"] == 3
+    assert told["inputs"]["photos"] == file_digest(toy / "photos.parquet")
+    assert told["made_by"]
+    assert list((undisturbed / "logs" / "0").glob("events.out.tfevents.*"))
+    rows = list(csv.DictReader((undisturbed / "logs" / "0" / "metrics.csv").read_text().splitlines()))
+    assert len([row for row in rows if row["validation_loss"]]) == 3
+    # The options are a configuration that makes the same run again.
+    repeated = yaml.safe_load((undisturbed / "config.yaml").read_text())
+    assert repeated == told["options"]
+
+
+def test_a_finished_run_and_one_of_other_options_are_refused(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("training.fit.save_checkpoint", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train(toy, tmp_path / "C", changed(trainer={"max_epochs": 1}))
+    for name, config in (
+        ("optimizer.lr 0.003, this one has 0.002", changed(trainer={"max_epochs": 1}, optimizer={"lr": 2e-3})),
+        ("trainer.max_epochs 1, this one has 2", changed(trainer={"max_epochs": 2})),
+        ("data.augmentation.shift 0.0, this one has 0.1", changed(data={"augmentation": Augmentation(shift=0.1)})),
+    ):
+        with pytest.raises(InputError, match=f"began with {name}"):
+            train(toy, tmp_path / "C", config)
+    # Where it runs and how many processes decode changes nothing.
+    train(toy, tmp_path / "C", changed(trainer={"max_epochs": 1, "accelerator": "auto"}, data={"workers": 1}))
+    with pytest.raises(InputError, match="this run has ended; its result is"):
+        train(toy, tmp_path / "C", changed(trainer={"max_epochs": 1}))
+
+
+def test_photos_that_changed_under_a_run_are_refused(toy: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(toy, tmp_path / "toy"))
+    run = RunFolder(tmp_path / "C")
+    run.begin(folder / "H", LEARN, {"photos": "a" * 64})
+    with pytest.raises(InputError, match=r"its run began with photos aaaa.*this one has bbbb"):
+        run.begin(folder / "H", LEARN, {"photos": "b" * 64})
+
+
+def test_a_folder_of_other_things_is_left_alone(toy: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "diary.txt").write_text("x")
+    with pytest.raises(InputError, match="exists already"):
+        train(toy, tmp_path / "mine")
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["diary.txt"]
+
+
+def test_patience_ends_a_run_and_keeps_the_best_epoch(toy: Path, tmp_path: Path) -> None:
+    """A rate that rises until it ruins the weights: the checkpoint is that of an earlier epoch."""
+    ruin = changed(
+        trainer={"max_epochs": 12, "patience": 2},
+        optimizer={"lr": 1.0},
+        lr_scheduler={"name": "one_cycle", "warm_up": 1.0},
+    )
+    summary = train(toy, tmp_path / "C", ruin)
+    best = min(summary.epochs, key=lambda epoch: epoch.validation_loss)
+    assert len(summary.epochs) < 12
+    assert len(summary.epochs) == best.epoch + 3
+    assert summary.temperatures == pytest.approx(best.temperatures)
+
+
+def test_two_processes_with_two_parts_each_come_to_what_one_comes_to(toy: Path, tmp_path: Path) -> None:
+    """As a command, because Lightning starts the second process by repeating the first one's command line."""
+    config = changed(trainer={"max_epochs": 2}, data={"batch_size": 16, "photos": toy / "photos.parquet"})
+    train(toy, tmp_path / "one", config)
+    shared = changed(config, trainer={"devices": 2, "accumulate_grad_batches": 2})
+    RunFolder(tmp_path / "options").begin(toy / "H", shared, {})
+    asked = ("fit", "--config", tmp_path / "options" / "config.yaml", "--out", tmp_path / "two", "--json")
+    command = [sys.executable, "-m", "training", *map(str, asked)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["epochs"] == 2  # one result, however many processes
+    check_alike(tmp_path / "two", tmp_path / "one")
+    logs = [(tmp_path / name / "checkpoint" / "training_log.csv").read_text() for name in ("one", "two")]
+    for a, b in zip(*(csv.DictReader(text.splitlines()) for text in logs), strict=True):
+        for column in set(a) - {"seconds"}:
+            assert float(a[column]) == pytest.approx(float(b[column]), rel=1e-3), column
 
 
 def test_photos_elsewhere_than_the_hierarchy_are_refused(toy: Path, tmp_path: Path) -> None:
@@ -236,21 +394,13 @@ def test_photos_elsewhere_than_the_hierarchy_are_refused(toy: Path, tmp_path: Pa
 
 def test_photos_that_do_not_fit_in_memory_are_refused(toy: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="memory_limit_gb"):
-        train(toy, tmp_path / "C", memory_limit_gb=1e-6)
+        train(toy, tmp_path / "C", changed(data={"memory_limit_gb": 1e-6}))
 
 
 def test_a_fused_encoder_learns_from_photos_and_maps(toy: Path, tmp_path: Path) -> None:
     folder = with_maps(toy, tmp_path / "toy")
     fusion = FusionConfig(classes=7, width=8, latent=4, heads=2, blocks=1, mlp_size=8)
-    summary = fit(
-        hierarchy=folder / "H",
-        out=tmp_path / "C",
-        data=DataConfig(photos=folder / "photos.parquet", batch_size=15),
-        model=replace(MODEL, fusion=fusion),
-        optimisation=replace(LEARN, epochs=2),
-        seed=0,
-        device="cpu",
-    )
+    summary = train(folder, tmp_path / "C", changed(trainer={"max_epochs": 2}, model={"fusion": fusion}))
     assert summary.epochs[1].loss < summary.epochs[0].loss
     model = load_encoder(summary.checkpoint).model
     assert model.fusion_config == fusion

@@ -104,3 +104,35 @@ def test_the_objective_is_the_sum_over_levels() -> None:
         for cells, tau in zip([coarse, fine], taus, strict=True)
     ]
     torch.testing.assert_close(whole, sum(parts))
+
+
+@pytest.mark.parametrize("negatives", NEGATIVES)
+@pytest.mark.parametrize("n_parts", [2, 3, 6])
+def test_losses_and_gradients_of_the_parts_add_up_to_those_of_the_batch(negatives: Negatives, n_parts: int) -> None:
+    """As by several processes, or one after another: with the cells of everyone known, nothing else is needed."""
+    vectors, coarse, targets = sample(12, 4, 5, seed=8)
+    fine = sample(12, 9, 5, seed=9)[1]
+    both = torch.stack([targets, torch.arange(12) % 9], dim=1)
+    both[[0, 1, 7], 1] = -1  # a part may have photos without a cell only
+    taus = torch.tensor([0.07, 0.1], dtype=torch.float64)
+    inputs = [tensor.requires_grad_() for tensor in (vectors, coarse, fine, taus)]
+
+    def gradients(loss: torch.Tensor) -> list[torch.Tensor]:
+        return list(torch.autograd.grad(loss, inputs))
+
+    whole = hierarchy_loss(vectors, [coarse, fine], taus, both, negatives=negatives)
+    parts = [
+        hierarchy_loss(
+            vectors[first : first + 12 // n_parts],
+            [coarse, fine],
+            taus,
+            both[first : first + 12 // n_parts],
+            negatives=negatives,
+            everyone=both,
+            first=first,
+        )
+        for first in range(0, 12, 12 // n_parts)
+    ]
+    torch.testing.assert_close(sum(parts), whole)
+    for one, other in zip(gradients(sum(parts)), gradients(whole), strict=True):  # type: ignore[arg-type]
+        torch.testing.assert_close(one, other)

@@ -1,20 +1,24 @@
 """The module under training: its ranking, temperatures, groups of weights and rates, against plain references."""
 
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from encoder.crops import normalise
 from encoder.model import GeoEncoder, GeoEncoderConfig
 from indexer.geo import accuracy, haversine_km
 from indexer.hierarchy import Hierarchy
 from indexer.scoring import ScoringModel, leaf_vectors, log_product
 from tests.conftest import unit_rows
-from training.config import Augmentation, OptimisationConfig
+from training.batches import Position, Share
+from training.config import Augmentation, DataConfig, FitConfig, LossConfig, Negatives, OptimizerConfig
 from training.data import PhotoSet
 from training.losses import hierarchy_loss
-from training.module import GeoModule, best_leaves, one_cycle
+from training.module import Epoch, GeoModule, best_leaves, one_cycle
 
 WIDTH = 24
 N = 50
@@ -28,21 +32,23 @@ VISION = {
 }
 
 
+CONFIG = FitConfig(DataConfig(Path("photos.parquet")), optimizer=OptimizerConfig(weight_decay=0.5))
+
+
+@pytest.fixture
+def photos(hierarchy: Hierarchy) -> PhotoSet:
+    rng = np.random.default_rng(0)
+    lat, lng = np.degrees(np.arcsin(rng.uniform(-1, 1, N))), rng.uniform(-180, 180, N)
+    pixels = torch.randint(0, 256, (N, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return PhotoSet(pixels, None, torch.from_numpy(hierarchy.locate(lat, lng)), lat, lng)
+
+
 @pytest.fixture
 def module(hierarchy: Hierarchy) -> GeoModule:
     torch.manual_seed(0)
-    generator = torch.Generator().manual_seed(0)
-    rng = np.random.default_rng(0)
-    lat, lng = np.degrees(np.arcsin(rng.uniform(-1, 1, N))), rng.uniform(-180, 180, N)
-    pixels = torch.randint(0, 256, (N, 3, 16, 16), dtype=torch.uint8, generator=generator)
-    result = GeoModule(
-        GeoEncoder(GeoEncoderConfig(vision_config=VISION, projection_dim=WIDTH)),
-        hierarchy,
-        optimisation=OptimisationConfig(weight_decay=0.5),
-        augmentation=Augmentation(),
-        validation=PhotoSet(pixels, None, torch.from_numpy(hierarchy.locate(lat, lng)), lat, lng),
-        generator=generator,
-    )
+    encoder = GeoEncoder(GeoEncoderConfig(vision_config=VISION, projection_dim=WIDTH))
+    result = GeoModule(encoder, hierarchy, config=CONFIG)
+    result.log = lambda *_, **__: None  # type: ignore[method-assign]  # there is no trainer to log to
     with torch.no_grad():  # levels that weigh differently, as after training
         result.log_temperatures.copy_(torch.linspace(0.03, 0.12, len(hierarchy.levels)).log())
     return result
@@ -78,14 +84,7 @@ def test_stored_vectors_are_unit_rows_in_cell_order(module: GeoModule) -> None:
 
 
 def test_temperatures_begin_as_in_the_paper(hierarchy: Hierarchy, module: GeoModule) -> None:
-    fresh = GeoModule(
-        module.encoder,
-        hierarchy,
-        optimisation=OptimisationConfig(),
-        augmentation=Augmentation(),
-        validation=module.validation,
-        generator=torch.Generator(),
-    )
+    fresh = GeoModule(module.encoder, hierarchy, config=CONFIG)
     assert fresh.temperatures.tolist() == pytest.approx([0.07] * len(hierarchy.levels))
 
 
@@ -103,20 +102,20 @@ def test_a_temperature_that_fell_too_far_is_stopped_and_can_rise_again(module: G
 
 
 @pytest.mark.parametrize("batch_size", [N, 16])
-def test_validation_is_the_reference_accuracy_and_the_mean_loss(module: GeoModule, batch_size: int) -> None:
-    photos = module.validation
-    module._losses.append(torch.tensor(2.0))
-    vectors = []
+def test_validation_is_the_reference_accuracy_and_the_mean_loss(
+    module: GeoModule, photos: PhotoSet, batch_size: int
+) -> None:
+    module._loss_sum, module.position.batches = 6.0, 3
+    pixels = normalise(photos.pixels, module.encoder.preprocessing)
     with torch.no_grad():
-        for number, rows in enumerate(torch.arange(N).split(batch_size)):
-            module.validation_step((photos.pixels[rows], None, photos.targets[rows]), number)
-            vectors.append(module._vectors[-1])
+        module.on_validation_epoch_start()
+        for number, part in enumerate(photos.validation_parts(batch_size, Share())):
+            module.validation_step(part, number)
         module.on_validation_epoch_end()
-        loss = hierarchy_loss(
-            torch.cat(vectors), list(module.geocells), module.temperatures, photos.targets, negatives="all"
-        )
+        vectors = module.encoder(pixels)
+        loss = hierarchy_loss(vectors, list(module.geocells), module.temperatures, photos.targets, negatives="all")
     (epoch,) = module.epochs
-    best = log_product(scoring(module), torch.cat(vectors).numpy()).argmax(axis=1)
+    best = log_product(scoring(module), vectors.numpy()).argmax(axis=1)
     points = module.hierarchy.leaves
     expected = haversine_km(photos.lat_deg, photos.lng_deg, points.lat_deg[best], points.lng_deg[best])
     assert epoch.validation == accuracy(expected)
@@ -124,6 +123,45 @@ def test_validation_is_the_reference_accuracy_and_the_mean_loss(module: GeoModul
     if batch_size == N:  # each level's mean is over its own photos, so batches of a part weigh slightly differently
         assert epoch.validation_loss == pytest.approx(float(loss), rel=1e-6)
     assert epoch.validation_loss == pytest.approx(float(loss), rel=0.2)
+    assert module.position == Position(1, 0)
+
+
+@pytest.mark.parametrize("negatives", ["batch", "batch_distinct", "all"])
+@pytest.mark.parametrize(("processes", "parts"), [(1, 4), (2, 1), (2, 2)])
+def test_gradients_of_all_shares_are_those_of_one_process(
+    module: GeoModule, photos: PhotoSet, negatives: Negatives, processes: int, parts: int
+) -> None:
+    """Averaged over processes, summed over parts divided by their number: what Lightning does with them."""
+    changed = Augmentation(shift=0.1, brightness=0.2)
+    data = replace(CONFIG.data, augmentation=changed)
+    module.config = replace(CONFIG, data=data, loss=LossConfig(negatives))
+
+    def gradients(share: Share) -> list[torch.Tensor]:
+        module.zero_grad()
+        module.share, module.position = share, Position(3, 1)
+        batch = list(photos.parts(16, share, epoch=3, seed=0, skip=1))[: share.parts]
+        for number, part in enumerate(batch):
+            (module.training_step(part, number) / share.parts).backward()  # type: ignore[no-untyped-call]
+        assert module.position == Position(3, 2)
+        return [weight.grad.clone() for weight in module.parameters() if weight.grad is not None]
+
+    alone = gradients(Share())
+    shared = [gradients(Share(rank, processes, parts)) for rank in range(processes)]
+    for one, *others in zip(alone, *shared, strict=True):
+        torch.testing.assert_close(torch.stack(others).mean(dim=0), one, atol=1e-5, rtol=1e-4)
+
+
+def test_what_a_run_needs_to_go_on_survives_a_file_without_code(module: GeoModule, tmp_path: Path) -> None:
+    module.epochs = [Epoch(0, 2.5, 10.0, [0.07, 0.05], 2.0, accuracy(np.array([1.0, 30.0, 800.0])))]
+    module.position.epoch, module.position.batches, module._loss_sum = 1, 17, 3.25
+    kept: dict[str, object] = {}
+    module.on_save_checkpoint(kept)
+    torch.save(kept, tmp_path / "run.ckpt")
+    fresh = GeoModule(module.encoder, module.hierarchy, config=CONFIG)
+    before = fresh.position
+    fresh.on_load_checkpoint(torch.load(tmp_path / "run.ckpt", weights_only=True))
+    assert fresh.position is before  # the loader looks at it
+    assert (fresh.position, fresh.epochs, fresh._loss_sum) == (module.position, module.epochs, 3.25)
 
 
 def test_only_matrices_of_the_encoder_decay(module: GeoModule) -> None:

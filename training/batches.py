@@ -1,0 +1,121 @@
+"""Batches, and how several processes and parts share one.
+
+A batch is what one step of the optimiser sees. Its photos are divided into equal shares, one for each process, and each
+share into equal parts that are worked one after another. Everybody draws the same photos from the seed, knows the cells
+of all of them, and decodes only its own, so nothing has to be sent around but gradients.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+
+
+class Part(NamedTuple):
+    """Some photos of a batch, ready for the model. A tuple, because Lightning moves the tensors of tuples."""
+
+    pixels: torch.Tensor  # (b, 3, H, W) uint8
+    class_maps: torch.Tensor | None  # (b, H, W) uint8; None for an encoder without fusion
+    targets: torch.Tensor  # (b, L) int64, the cell of each level or -1
+    everyone: torch.Tensor  # (B, L) int64, the same of the whole batch
+    first: int  # where in the batch these photos begin
+    ends_batch: bool  # the last part that this process has of the batch
+
+
+class ValidationPart(NamedTuple):
+    """Some validation photos."""
+
+    pixels: torch.Tensor
+    class_maps: torch.Tensor | None
+    targets: torch.Tensor
+    lat_deg: torch.Tensor  # (b,) float64
+    lng_deg: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Which photos of every batch a process works on, and in how many parts."""
+
+    rank: int = 0
+    processes: int = 1
+    parts: int = 1
+
+    def slices(self, batch_size: int) -> list[slice]:
+        """Its parts of a batch; `batch_size` is a multiple of processes x parts."""
+        size = batch_size // (self.processes * self.parts)
+        first = self.rank * self.parts * size
+        return [slice(first + part * size, first + (part + 1) * size) for part in range(self.parts)]
+
+
+class Photos(Protocol):
+    """Photos to learn from, however they are kept."""
+
+    def __len__(self) -> int: ...
+
+    def parts(self, batch_size: int, share: Share, *, epoch: int, seed: int, skip: int) -> Iterator[Part]:
+        """A share of every batch of an epoch, in an order drawn from seed and epoch.
+
+        Without the first `skip` batches, and without an incomplete last one unless it is the only one.
+        """
+
+    def validation_parts(self, batch_size: int, share: Share) -> Iterator[ValidationPart]:
+        """Every photo once over all processes, in order."""
+
+
+@dataclass(slots=True)
+class Position:
+    """How far a run has come: with it, and the seed, what comes next is known."""
+
+    epoch: int = 0
+    batches: int = 0  # of this epoch that are done
+
+
+class TrainingLoader:
+    """The parts of an epoch from wherever the run stands: what Lightning iterates over, once for each epoch."""
+
+    def __init__(self, photos: Photos, batch_size: int, share: Share, *, seed: int, position: Position) -> None:
+        self._photos, self._batch_size, self._share, self._seed = photos, batch_size, share, seed
+        self._position = position
+
+    def __len__(self) -> int:
+        return n_batches(len(self._photos), self._batch_size) * self._share.parts
+
+    def __iter__(self) -> Iterator[Part]:
+        # A generator: the position is looked at when the first part is asked for, not when Lightning prepares.
+        yield from self._photos.parts(
+            self._batch_size,
+            self._share,
+            epoch=self._position.epoch,
+            seed=self._seed,
+            skip=self._position.batches,
+        )
+
+    # Lightning takes a loader with these for one that goes on in the middle of an epoch. The position does it here.
+    def state_dict(self) -> dict[str, int]:
+        """Nothing of its own."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Nothing of its own."""
+
+
+class ValidationLoader:
+    """A share of the validation photos, anew for each validation."""
+
+    def __init__(self, photos: Photos, batch_size: int, share: Share) -> None:
+        self._parts: Callable[[], Iterator[ValidationPart]] = lambda: photos.validation_parts(batch_size, share)
+
+    def __iter__(self) -> Iterator[ValidationPart]:
+        return self._parts()
+
+
+def n_batches(n_photos: int, batch_size: int) -> int:
+    """Of an epoch: whole ones, or a single one of all photos where they are fewer."""
+    return n_photos // batch_size or 1
+
+
+def order_of(n_photos: int, *, epoch: int, seed: int) -> np.ndarray:
+    """The order of an epoch: (N,) int64, all numbers below N."""
+    return np.random.default_rng([seed, 0, epoch]).permutation(n_photos)

@@ -1,0 +1,130 @@
+"""The folder of a training run: what made it, how far it has come, and at the end the checkpoint.
+
+    config.yaml     every option, ready for `python -m training fit --config`
+    run.json        versions, digests of what is learned from, the seed
+    logs/<n>/       `metrics.csv` and TensorBoard's events of the n-th start of this run
+    resume.ckpt     where a killed run goes on; gone when it has ended
+    best.ckpt       weights of the best epoch so far, with `trainer.patience`; gone likewise
+    checkpoint/     the result, whole or not there
+
+A second start with the same options and inputs goes on where the first one ended, another is refused by name.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+
+from indexer.artifact import check_target, write_file
+from indexer.errors import ArtifactError, InputError
+from indexer.manifest import code_version
+from training.config import FitConfig
+
+CHECKPOINT = "checkpoint"
+_CONFIG, _RUN = "config.yaml", "run.json"
+# What may differ between two starts of one run, because it changes no result.
+_FREE = frozenset({"data.workers", "data.memory_limit_gb", "trainer.accelerator", "trainer.log_every_n_steps"})
+
+
+class RunFolder:
+    """A run's folder, new or to be gone on with."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def checkpoint(self) -> Path:
+        """The result."""
+        return self.path / CHECKPOINT
+
+    @property
+    def resume(self) -> Path:
+        """Lightning's own file of an unfinished run: a pickle that this machine wrote and nobody else reads."""
+        return self.path / "resume.ckpt"
+
+    @property
+    def best(self) -> Path:
+        """Weights of the best epoch so far."""
+        return self.path / "best.ckpt"
+
+    def check(self) -> None:
+        """Before anything is read: whether a run can be made, or gone on with, here.
+
+        Raises:
+            InputError: the run has ended, the folder holds other things, or it cannot be written.
+        """
+        if self.checkpoint.exists():
+            raise InputError(f"{self.path}: this run has ended; its result is {self.checkpoint}. Choose another --out.")
+        # An unfinished run is gone on with; anything else in the way is refused.
+        check_target(self.checkpoint if (self.path / _RUN).is_file() else self.path)
+
+    def begin(self, hierarchy: Path, config: FitConfig, inputs: Mapping[str, str | None]) -> None:
+        """Write what this run is, or make sure that it is the same one.
+
+        Raises:
+            InputError: the folder holds a run of other options or inputs.
+            ArtifactError: what says so is damaged.
+        """
+        options = plain(options_of(hierarchy, self.path, config))
+        now = {"options": options, "inputs": dict(inputs), "made_by": dict(code_version())}
+        known = self.path / _RUN
+        if known.is_file():
+            _check_same(self.path, _read(known), now)
+        else:
+            write_file(known, json.dumps(now, indent=2).encode())
+        if not (self.path / _CONFIG).is_file():
+            write_file(self.path / _CONFIG, yaml.safe_dump(options, sort_keys=False).encode())
+
+    def next_log(self) -> str:
+        """Name of the folder below `logs` for this start."""
+        logs = self.path / "logs"
+        return str(sum(1 for _ in logs.iterdir()) if logs.is_dir() else 0)
+
+    def end(self) -> None:
+        """Remove what only an unfinished run needs."""
+        for file in (self.resume, self.best):
+            file.unlink(missing_ok=True)
+
+
+def options_of(hierarchy: Path, out: Path, config: FitConfig) -> dict[str, Any]:
+    """As a configuration file has them."""
+    options = asdict(config)
+    return {"hierarchy": hierarchy, "out": out, "seed_everything": options.pop("seed"), **options}
+
+
+def plain(values: Any) -> Any:
+    """Values as YAML and JSON can hold them."""
+    if isinstance(values, Mapping):
+        return {key: plain(value) for key, value in values.items()}
+    if isinstance(values, tuple):
+        return [plain(value) for value in values]
+    return str(values) if isinstance(values, Path) else values
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text())
+        return {"options": dict(found["options"]), "inputs": dict(found["inputs"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{file}: cannot be read ({error}). Remove the folder, or choose another --out.") from None
+
+
+def _check_same(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    for part, advice in (("options", "Give the same option"), ("inputs", "Bring the same input back")):
+        old, new = _flat(before[part]), _flat(now[part])
+        for name in old | new:
+            if name not in _FREE | {"out"} and old.get(name) != new.get(name):
+                raise InputError(
+                    f"{folder}: its run began with {name} {old.get(name)}, this one has {new.get(name)}. {advice}, or "
+                    "choose another --out."
+                )
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        result |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return result
