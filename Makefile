@@ -1,6 +1,6 @@
 # Two commands: `make demo` runs the main job, `make test` passes the tests. Both set up .venv first.
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow check format clean bench-bundle bench-embed bench-fusion bench-partition
+.PHONY: help venv demo test test-slow check format clean bench-bundle bench-embed bench-fusion bench-partition bench-refit
 
 PYTHON ?= python3
 FAISS ?= cpu# cpu or gpu: which of the two FAISS packages to install
@@ -47,6 +47,9 @@ bench-fusion: venv  ## Semantic fusion on the embedded world, beside none, shuff
 
 bench-partition: venv  ## Time and memory of dividing up to 47 million photos, beside s2sphere
 	$(BIN)/python -m benchmarks.partition
+
+bench-refit: venv  ## A new partition by refit, beside training from scratch on it: a quarter of an hour
+	$(BIN)/python -m benchmarks.world.refit
 
 format: venv  ## Rewrite the code in the project's format
 	$(BIN)/ruff format .

@@ -178,6 +178,6 @@ def main(package: str, description: str, commands: Mapping[str, Command], *, arg
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return WorkError.exit_code
     except KeyboardInterrupt:
-        print("interrupted: nothing unfinished was kept", file=sys.stderr)  # noqa: T201
+        print("interrupted: what was finished is kept, and nothing half-written", file=sys.stderr)  # noqa: T201
         return 130  # the shell's convention for Ctrl-C
     return 1 if result.failed else 0
