@@ -1,0 +1,265 @@
+"""Whether a test set can be trusted: photos whose files hold the answer, and photos that are among the references.
+
+In: photos, and reference photos or vectors of both. Out: a folder of `leaks.parquet` (a row for everything found in a
+file), `duplicates.parquet` (a row for each photo with a near-duplicate), `unreadable.parquet` and `manifest.json`.
+`evaluate --exclude` reads it.
+"""
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+
+from encoder.config import MAX_PIXELS
+from encoder.images import BadImage, decode
+from encoder.reading import ReadLimits, read_bytes
+from indexer.artifact import write_folder
+from indexer.errors import InputError
+from indexer.features import FeatureSource, joined
+from indexer.geo import haversine_km
+from indexer.photo import Photo
+from indexer.photos import PhotoSource
+from search.duplicates import (
+    Nearest,
+    References,
+    check_encoders,
+    nearest_by_embedding,
+    nearest_by_hash,
+    perceptual_hash,
+)
+from search.metadata import Finding, findings_in, in_name
+
+KIND = "audit"
+SCHEMA_VERSION = 1
+LEAKS, DUPLICATES, UNREADABLE = "leaks.parquet", "duplicates.parquet", "unreadable.parquet"
+FINDINGS = (LEAKS, DUPLICATES)  # photos named there are not evidence
+
+_BATCH = 512  # photos read at once
+_HASHED_EDGE = 128  # pixels: JPEGs are decoded at a fraction of their size, down to twice this
+_LEAKS_SCHEMA = pa.schema(
+    [
+        ("photo", pa.string()),
+        ("where", pa.string()),
+        ("text", pa.string()),
+        ("lat", pa.float64()),  # that it spells out; null where it names a place
+        ("lng", pa.float64()),
+        ("error_km", pa.float64()),  # from the photo's known place, where it has one
+    ]
+)
+_DUPLICATES_SCHEMA = pa.schema(
+    [
+        ("photo", pa.string()),
+        ("by", pa.string()),  # 'hash' or 'embedding'
+        ("reference", pa.string()),  # the nearest one
+        ("n_references", pa.int64()),  # within the limit
+        ("bits", pa.int64()),  # that differ, of 64
+        ("cosine", pa.float64()),
+        ("distance_km", pa.float64()),  # between the two photos' known places
+    ]
+)
+_UNREADABLE_SCHEMA = pa.schema([("photo", pa.string()), ("status", pa.string()), ("reason", pa.string())])
+
+
+@dataclass(frozen=True, slots=True)
+class AuditConfig:
+    """What counts as a near-duplicate, and how photos are read."""
+
+    max_bits: int = 6  # of 64 that may differ between two hashes
+    min_cosine: float = 0.95  # between two embeddings
+    workers: int = 2  # threads that read and decode
+    max_pixels: int = MAX_PIXELS
+    limits: ReadLimits = field(default_factory=ReadLimits)
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise InputError(f"--workers must be at least 1, not {self.workers}.")
+
+
+@dataclass(frozen=True, slots=True)
+class AuditSummary:
+    """Counts of photos. A photo counts once under each kind of finding."""
+
+    photos: int
+    unreadable: Mapping[str, int]  # reason code -> photos
+    leaking: int  # photos with any finding in their file or name
+    leaks: Mapping[str, int]  # where -> photos
+    references: int | None  # photos compared by hash; None where there were none to compare
+    unreadable_references: int
+    too_plain: int  # test photos without a hash: nothing to compare
+    duplicates: Mapping[str, int]  # 'hash', 'embedding' -> photos with a near-duplicate
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Look:
+    """What was seen of one photo."""
+
+    findings: list[Finding]
+    hash: np.ndarray | None  # (8,) uint8
+    problem: BadImage | None
+
+
+def audit(
+    photos: PhotoSource,
+    out: Path,
+    *,
+    references: PhotoSource | None = None,
+    features: tuple[FeatureSource, FeatureSource] | None = None,
+    config: AuditConfig | None = None,
+    advance: Callable[[int], None] = lambda photos: None,
+) -> AuditSummary:
+    """Write the folder `out`, whole or not at all.
+
+    Args:
+        photos: the test set.
+        out: folder to write.
+        references: photos that answers come from or training saw.
+        features: vectors of photos and of references, by one encoder.
+        config: limits.
+        advance: told how many photos, of both kinds, were read since the last call.
+
+    Raises:
+        InputError: `out` cannot be written, vectors do not fit each other, or nothing usable is there.
+        WorkError: the disk is full.
+    """
+    config = config or AuditConfig()
+    if features is not None:
+        check_encoders(*features)
+    names: list[str] = []
+    places: list[tuple[float, float]] = []
+    hashes: list[np.ndarray | None] = []
+    leaks: list[dict[str, object]] = []
+    unreadable: list[dict[str, str]] = []
+    hashed = references is not None
+    inputs = {"photos": photos.digest, "references": None if references is None else references.digest}
+    if features is not None:
+        inputs |= {"features": features[0].digest, "reference_features": features[1].digest}
+    limits = {"max_bits": config.max_bits, "min_cosine": config.min_cosine}
+    with write_folder(out, kind=KIND, schema_version=SCHEMA_VERSION, config=limits, inputs=inputs) as draft:
+        for photo, seen in _looks(photos, config, hashed=hashed, metadata=True, advance=advance):
+            names.append(photo.name)
+            places.append((photo.lat_deg, photo.lng_deg))
+            hashes.append(seen.hash)
+            leaks += [_leak(photo, finding) for finding in seen.findings]
+            if seen.problem is not None:
+                unreadable.append({"photo": photo.name, "status": seen.problem.code, "reason": seen.problem.reason})
+        lat, lng = np.array(places, np.float64).reshape(-1, 2).T
+        duplicates: list[dict[str, object]] = []
+        counts = {"hash": 0, "embedding": 0}
+        compared, lost = None, 0
+        if references is not None:
+            blocks = _HashedBlocks(references, config, advance)
+            ok = [row for row, value in enumerate(hashes) if value is not None]
+            nearest = nearest_by_hash(
+                np.array([hashes[row] for row in ok], np.uint8).reshape(-1, 8), blocks, max_bits=config.max_bits
+            )
+            duplicates += _duplicates("hash", nearest, [names[row] for row in ok], lat[ok], lng[ok])
+            counts["hash"], compared, lost = int(nearest.found.sum()), blocks.read, blocks.unreadable
+        if features is not None:
+            batch = joined(list(features[0]))
+            nearest = nearest_by_embedding(batch, features[1], min_cosine=config.min_cosine)
+            duplicates += _duplicates("embedding", nearest, batch.photo, batch.lat_deg, batch.lng_deg)
+            counts["embedding"] = int(nearest.found.sum())
+        for name, rows, schema in (
+            (LEAKS, leaks, _LEAKS_SCHEMA),
+            (DUPLICATES, duplicates, _DUPLICATES_SCHEMA),
+            (UNREADABLE, unreadable, _UNREADABLE_SCHEMA),
+        ):
+            pa.parquet.write_table(pa.Table.from_pylist(rows, schema=schema), draft.path / name)
+        where = Counter(kind for _, kind in {(leak["photo"], str(leak["where"])) for leak in leaks})
+        summary = AuditSummary(
+            photos=len(names),
+            unreadable=dict(Counter(row["status"] for row in unreadable)),
+            leaking=len({leak["photo"] for leak in leaks}),
+            leaks=dict(where.most_common()),
+            references=compared,
+            unreadable_references=lost,
+            too_plain=sum(value is None for value in hashes) - len(unreadable) if hashed else 0,
+            duplicates=counts,
+        )
+        draft.facts |= {"photos": summary.photos, "leaking": summary.leaking, "duplicates": counts}
+    return summary
+
+
+class _HashedBlocks:
+    """References as blocks of hashes, read as they are asked for; counts what it read."""
+
+    def __init__(self, references: PhotoSource, config: AuditConfig, advance: Callable[[int], None]) -> None:
+        self._looks = partial(_looks, references, config, hashed=True, metadata=False, advance=advance)
+        self.read = self.unreadable = 0
+
+    def __iter__(self) -> Iterator[References]:
+        looks = self._looks()
+        while part := list(itertools.islice(looks, _BATCH)):
+            self.read += len(part)
+            self.unreadable += sum(seen.problem is not None for _, seen in part)
+            known = [(photo, seen.hash) for photo, seen in part if seen.hash is not None]
+            yield References(
+                [photo.name for photo, _ in known],
+                np.array([photo.lat_deg for photo, _ in known], np.float64),
+                np.array([photo.lng_deg for photo, _ in known], np.float64),
+                np.array([value for _, value in known], np.uint8).reshape(-1, 8),
+            )
+
+
+def _looks(
+    photos: Iterable[Photo], config: AuditConfig, *, hashed: bool, metadata: bool, advance: Callable[[int], None]
+) -> Iterator[tuple[Photo, _Look]]:
+    """Look at photos in their order, a few at a time in threads: Pillow decodes outside Python's lock."""
+    look = partial(_look, config=config, hashed=hashed, metadata=metadata)
+    source = iter(photos)
+    with ThreadPoolExecutor(config.workers) as pool:
+        while batch := list(itertools.islice(source, 4 * config.workers)):
+            yield from zip(batch, pool.map(look, batch), strict=True)
+            advance(len(batch))
+
+
+def _look(photo: Photo, *, config: AuditConfig, hashed: bool, metadata: bool) -> _Look:
+    try:
+        data = read_bytes(photo.data, config.limits)
+        findings = findings_in(photo.name, data, max_pixels=config.max_pixels) if metadata else []
+        image = decode(data, shorter_edge=_HASHED_EDGE, max_pixels=config.max_pixels) if hashed else None
+        return _Look(findings, None if image is None else perceptual_hash(image), None)
+    except BadImage as problem:
+        return _Look(in_name(photo.name) if metadata else [], None, problem)
+
+
+def _leak(photo: Photo, finding: Finding) -> dict[str, object]:
+    error = haversine_km(*(np.array(v) for v in (photo.lat_deg, photo.lng_deg, finding.lat_deg, finding.lng_deg)))
+    return {
+        "photo": photo.name,
+        "where": finding.where,
+        "text": finding.text,
+        "lat": _null(finding.lat_deg),
+        "lng": _null(finding.lng_deg),
+        "error_km": _null(float(error)),
+    }
+
+
+def _duplicates(
+    by: str, nearest: Nearest, names: Iterable[str], lat_deg: np.ndarray, lng_deg: np.ndarray
+) -> list[dict[str, object]]:
+    apart = haversine_km(lat_deg, lng_deg, nearest.lat_deg, nearest.lng_deg)
+    photos = list(names)
+    return [
+        {
+            "photo": photos[row],
+            "by": by,
+            "reference": nearest.reference[row],
+            "n_references": int(nearest.n_references[row]),
+            "bits": int(nearest.distance[row]) if by == "hash" else None,
+            "cosine": 1.0 - float(nearest.distance[row]) if by == "embedding" else None,
+            "distance_km": _null(float(apart[row])),
+        }
+        for row in np.flatnonzero(nearest.found).tolist()
+    ]
+
+
+def _null(value: float) -> float | None:
+    return None if np.isnan(value) else value
