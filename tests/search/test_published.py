@@ -1,0 +1,32 @@
+"""The paper's tables: its own claims about them must hold for what is written here."""
+
+from typing import get_args
+
+import pytest
+
+from search.published import PUBLISHED_KM, TABLES, BenchmarkName, PublishedTable
+
+
+@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
+def test_rows_are_percent_and_rise_with_distance(table: PublishedTable) -> None:
+    assert len({row.method for row in table.rows}) == len(table.rows)
+    for row in table.rows:
+        assert len(row.within) == len(PUBLISHED_KM)
+        shares = [share for share in row.within if share is not None]
+        assert shares == sorted(shares)
+        assert all(0 < share < 100 for share in shares)
+    assert table.rows[-1].method == "GeoSURGE (Ours)"
+
+
+def test_it_is_best_in_22_of_25_figures_as_the_abstract_says() -> None:
+    best = 0
+    for table in TABLES.values():
+        for column in range(len(PUBLISHED_KM)):
+            shares = [row.within[column] for row in table.rows if row.within[column] is not None]
+            best += table.rows[-1].within[column] == max(share for share in shares if share is not None)
+    assert best == 22
+
+
+def test_tables_are_numbered_as_in_the_paper() -> None:
+    assert [table.number for table in TABLES.values()] == ["I", "II", "III", "IV", "V"]
+    assert set(TABLES) < set(get_args(BenchmarkName))
