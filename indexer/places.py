@@ -52,5 +52,6 @@ def countries() -> dict[str, tuple[str, str]]:
 def countries_of(lat_deg: np.ndarray, lng_deg: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Name and continent of the country whose city is nearest to each point: two (N,) arrays of str."""
     codes, which = np.unique(nearest_cities(lat_deg, lng_deg)[1], return_inverse=True)
-    names = [countries().get(code, (code, "unknown")) for code in codes.tolist()]
-    return tuple(np.array(column)[which] for column in zip(*names, strict=True))  # type: ignore[return-value]
+    known = [countries().get(code, (code, "unknown")) for code in codes.tolist()]
+    names, continents = (np.array([pair[part] for pair in known], np.str_)[which] for part in (0, 1))
+    return names, continents
