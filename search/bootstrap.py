@@ -7,7 +7,7 @@ often each photo is in it, and every mean is one matrix product.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -52,8 +52,21 @@ class Intervals:
 
 
 def intervals(distance_km: np.ndarray, thresholds_km: Sequence[float], resampling: Resampling) -> Intervals:
-    """Intervals of the figures of errors (N,) in km, NaN where there is no answer. Same seed, same bits."""
-    return _ends(_resampled([distance_km], thresholds_km, resampling)[0], thresholds_km, resampling.level)
+    """Intervals of the figures of errors (N,) in km, NaN where there is no answer. Same seed, same bits.
+
+    Where all photos or none are within a distance, every draw says the same and the bootstrap has no width. The ends are
+    then the exact binomial ones (Clopper and Pearson 1934): none of 7 photos is 0 to 41 %, not 0 to 0.
+    """
+    ends = _ends(_resampled([distance_km], thresholds_km, resampling)[0], thresholds_km, resampling.level)
+    far = 100 * (1 - ((1 - resampling.level) / 2) ** (1 / len(distance_km)))
+    within = dict(ends.within)
+    for limit in thresholds_km:
+        inside = distance_km <= limit
+        if not inside.any():
+            within[f"{limit:g}"] = Interval(0.0, far)
+        elif inside.all():
+            within[f"{limit:g}"] = Interval(100.0 - far, 100.0)
+    return replace(ends, within=within)
 
 
 def paired_intervals(

@@ -179,7 +179,7 @@ def _against(data: Mapping[str, Any]) -> str:
         ("median, km", difference["median_km"]),
         ("mean, km", difference["mean_km"]),
         ("GeoScore", difference["geoscore"]),
-        *((f"within {limit} km, % points", entry) for limit, entry in difference["within"].items()),
+        *((f"within {limit} km, percent points", entry) for limit, entry in difference["within"].items()),
     ]
     rows = [
         _row(

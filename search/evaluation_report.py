@@ -211,7 +211,9 @@ def _against(data: Mapping[str, Any]) -> str:
         ("geoscore", "GeoScore", ",.0f"),
     ):
         rows.append((label, *_differs(difference[name], style)))
-    rows += [(f"within {limit} km, % points", *_differs(entry, ".1f")) for limit, entry in difference["within"].items()]
+    rows += [
+        (f"within {limit} km, percent points", *_differs(entry, ".1f")) for limit, entry in difference["within"].items()
+    ]
     table = _aligned(rows)
     return f"Against {data['predictions']}, on the same photos (paired bootstrap, {data['draws']:,} draws):\n{table}"
 

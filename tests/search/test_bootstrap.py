@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
 from indexer.errors import InputError
 from search import bootstrap
@@ -54,6 +55,14 @@ def test_the_interval_of_a_share_is_the_binomials() -> None:
     half = 1.96 * math.sqrt(share * (1 - share) / n)
     assert ends.low == pytest.approx(100 * (share - half), abs=0.6)
     assert ends.high == pytest.approx(100 * (share + half), abs=0.6)
+
+
+def test_none_or_all_of_a_few_photos_is_not_certain() -> None:
+    ends = intervals(np.full(7, 100.0), (25.0, 750.0), Resampling(100)).within
+    assert (ends["25"].low, ends["750"].high) == (0, 100)
+    exact = binomtest(0, 7).proportion_ci(0.95, method="exact")
+    assert ends["25"].high == pytest.approx(100 * exact.high)
+    assert ends["750"].low == pytest.approx(100 - 100 * exact.high)
 
 
 def test_a_system_is_not_distinguishable_from_itself() -> None:
