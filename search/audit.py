@@ -34,37 +34,20 @@ from search.duplicates import (
     nearest_by_hash,
     perceptual_hash,
 )
+from search.findings import (
+    DUPLICATES,
+    DUPLICATES_SCHEMA,
+    LEAKS,
+    LEAKS_SCHEMA,
+    UNREADABLE,
+    UNREADABLE_SCHEMA,
+)
 from search.metadata import Finding, findings_in, in_name
 
 KIND = "audit"
 SCHEMA_VERSION = 1
-LEAKS, DUPLICATES, UNREADABLE = "leaks.parquet", "duplicates.parquet", "unreadable.parquet"
-FINDINGS = (LEAKS, DUPLICATES)  # photos named there are not evidence
-
 _BATCH = 512  # photos read at once
 _HASHED_EDGE = 128  # pixels: JPEGs are decoded at a fraction of their size, down to twice this
-_LEAKS_SCHEMA = pa.schema(
-    [
-        ("photo", pa.string()),
-        ("where", pa.string()),
-        ("text", pa.string()),
-        ("lat", pa.float64()),  # that it spells out; null where it names a place
-        ("lng", pa.float64()),
-        ("error_km", pa.float64()),  # from the photo's known place, where it has one
-    ]
-)
-_DUPLICATES_SCHEMA = pa.schema(
-    [
-        ("photo", pa.string()),
-        ("by", pa.string()),  # 'hash' or 'embedding'
-        ("reference", pa.string()),  # the nearest one
-        ("n_references", pa.int64()),  # within the limit
-        ("bits", pa.int64()),  # that differ, of 64
-        ("cosine", pa.float64()),
-        ("distance_km", pa.float64()),  # between the two photos' known places
-    ]
-)
-_UNREADABLE_SCHEMA = pa.schema([("photo", pa.string()), ("status", pa.string()), ("reason", pa.string())])
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,60 +114,89 @@ def audit(
     config = config or AuditConfig()
     if features is not None:
         check_encoders(*features)
-    names: list[str] = []
-    places: list[tuple[float, float]] = []
-    hashes: list[np.ndarray | None] = []
-    leaks: list[dict[str, object]] = []
-    unreadable: list[dict[str, str]] = []
-    hashed = references is not None
     inputs = {"photos": photos.digest, "references": None if references is None else references.digest}
     if features is not None:
         inputs |= {"features": features[0].digest, "reference_features": features[1].digest}
     limits = {"max_bits": config.max_bits, "min_cosine": config.min_cosine}
     with write_folder(out, kind=KIND, schema_version=SCHEMA_VERSION, config=limits, inputs=inputs) as draft:
-        for photo, seen in _looks(photos, config, hashed=hashed, metadata=True, advance=advance):
-            names.append(photo.name)
-            places.append((photo.lat_deg, photo.lng_deg))
-            hashes.append(seen.hash)
-            leaks += [_leak(photo, finding) for finding in seen.findings]
-            if seen.problem is not None:
-                unreadable.append({"photo": photo.name, "status": seen.problem.code, "reason": seen.problem.reason})
-        lat, lng = np.array(places, np.float64).reshape(-1, 2).T
+        test = _read_test_set(photos, config, hashed=references is not None, advance=advance)
         duplicates: list[dict[str, object]] = []
         counts = {"hash": 0, "embedding": 0}
-        compared, lost = None, 0
+        blocks = None
         if references is not None:
             blocks = _HashedBlocks(references, config, advance)
-            ok = [row for row, value in enumerate(hashes) if value is not None]
-            nearest = nearest_by_hash(
-                np.array([hashes[row] for row in ok], np.uint8).reshape(-1, 8), blocks, max_bits=config.max_bits
-            )
-            duplicates += _duplicates("hash", nearest, [names[row] for row in ok], lat[ok], lng[ok])
-            counts["hash"], compared, lost = int(nearest.found.sum()), blocks.read, blocks.unreadable
+            found = _duplicates_by_hash(test, blocks, config)
+            counts["hash"], duplicates = len(found), found
         if features is not None:
-            batch = joined(list(features[0]))
-            nearest = nearest_by_embedding(batch, features[1], min_cosine=config.min_cosine)
-            duplicates += _duplicates("embedding", nearest, batch.photo, batch.lat_deg, batch.lng_deg)
-            counts["embedding"] = int(nearest.found.sum())
+            found = _duplicates_by_embedding(*features, config)
+            counts["embedding"], duplicates = len(found), duplicates + found
         for name, rows, schema in (
-            (LEAKS, leaks, _LEAKS_SCHEMA),
-            (DUPLICATES, duplicates, _DUPLICATES_SCHEMA),
-            (UNREADABLE, unreadable, _UNREADABLE_SCHEMA),
+            (LEAKS, test.leaks, LEAKS_SCHEMA),
+            (DUPLICATES, duplicates, DUPLICATES_SCHEMA),
+            (UNREADABLE, test.unreadable, UNREADABLE_SCHEMA),
         ):
             pa.parquet.write_table(pa.Table.from_pylist(rows, schema=schema), draft.path / name)
-        where = Counter(kind for _, kind in {(leak["photo"], str(leak["where"])) for leak in leaks})
-        summary = AuditSummary(
-            photos=len(names),
-            unreadable=dict(Counter(row["status"] for row in unreadable)),
-            leaking=len({leak["photo"] for leak in leaks}),
-            leaks=dict(where.most_common()),
-            references=compared,
-            unreadable_references=lost,
-            too_plain=sum(value is None for value in hashes) - len(unreadable) if hashed else 0,
-            duplicates=counts,
-        )
+        summary = _summary(test, blocks, counts)
         draft.facts |= {"photos": summary.photos, "leaking": summary.leaking, "duplicates": counts}
     return summary
+
+
+@dataclass(slots=True, eq=False)
+class _TestSet:
+    """What was seen of all photos; of pixels only their hashes are kept."""
+
+    photo: list[str] = field(default_factory=list)
+    places: list[tuple[float, float]] = field(default_factory=list)  # latitude and longitude, NaN where unknown
+    hashes: list[np.ndarray | None] = field(default_factory=list)
+    leaks: list[dict[str, object]] = field(default_factory=list)  # rows of the tables
+    unreadable: list[dict[str, object]] = field(default_factory=list)
+    hashed: bool = False
+
+
+def _read_test_set(
+    photos: PhotoSource, config: AuditConfig, *, hashed: bool, advance: Callable[[int], None]
+) -> _TestSet:
+    test = _TestSet(hashed=hashed)
+    for photo, seen in _looks(photos, config, hashed=hashed, metadata=True, advance=advance):
+        test.photo.append(photo.name)
+        test.places.append((photo.lat_deg, photo.lng_deg))
+        test.hashes.append(seen.hash)
+        test.leaks += [_leak(photo, finding) for finding in seen.findings]
+        if seen.problem is not None:
+            row: dict[str, object] = {"photo": photo.name, "status": seen.problem.code, "reason": seen.problem.reason}
+            test.unreadable.append(row)
+    return test
+
+
+def _duplicates_by_hash(test: _TestSet, blocks: Iterable[References], config: AuditConfig) -> list[dict[str, object]]:
+    rows = [row for row, value in enumerate(test.hashes) if value is not None]
+    hashes = np.array([test.hashes[row] for row in rows], np.uint8).reshape(-1, 8)
+    nearest = nearest_by_hash(hashes, blocks, max_bits=config.max_bits)
+    lat, lng = np.array([test.places[row] for row in rows], np.float64).reshape(-1, 2).T
+    return _duplicates("hash", nearest, [test.photo[row] for row in rows], lat, lng)
+
+
+def _duplicates_by_embedding(
+    photos: FeatureSource, references: FeatureSource, config: AuditConfig
+) -> list[dict[str, object]]:
+    batch = joined(list(photos))
+    nearest = nearest_by_embedding(batch, references, min_cosine=config.min_cosine)
+    return _duplicates("embedding", nearest, batch.photo, batch.lat_deg, batch.lng_deg)
+
+
+def _summary(test: _TestSet, blocks: "_HashedBlocks | None", counts: Mapping[str, int]) -> AuditSummary:
+    where = Counter(kind for _, kind in {(leak["photo"], str(leak["where"])) for leak in test.leaks})
+    no_hash = sum(value is None for value in test.hashes)
+    return AuditSummary(
+        photos=len(test.photo),
+        unreadable=dict(Counter(str(row["status"]) for row in test.unreadable)),
+        leaking=len({leak["photo"] for leak in test.leaks}),
+        leaks=dict(sorted(where.items(), key=lambda item: (-item[1], item[0]))),
+        references=None if blocks is None else blocks.read,
+        unreadable_references=0 if blocks is None else blocks.unreadable,
+        too_plain=no_hash - len(test.unreadable) if test.hashed else 0,
+        duplicates=dict(counts),
+    )
 
 
 class _HashedBlocks:

@@ -54,8 +54,8 @@ class Intervals:
 def intervals(distance_km: np.ndarray, thresholds_km: Sequence[float], resampling: Resampling) -> Intervals:
     """Intervals of the figures of errors (N,) in km, NaN where there is no answer. Same seed, same bits.
 
-    Where all photos or none are within a distance, every draw says the same and the bootstrap has no width. The ends are
-    then the exact binomial ones (Clopper and Pearson 1934): none of 7 photos is 0 to 41 %, not 0 to 0.
+    Where all photos or none are within a distance, every draw says the same, and the bootstrap has no width. The ends
+    are then the exact binomial ones (Clopper and Pearson 1934): none of 7 photos is 0 to 41 %, not 0 to 0.
     """
     ends = _ends(_resampled([distance_km], thresholds_km, resampling)[0], thresholds_km, resampling.level)
     far = 100 * (1 - ((1 - resampling.level) / 2) ** (1 / len(distance_km)))

@@ -10,16 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet
+import pyarrow.compute
 
-from indexer.errors import InputError
 from indexer.geo import haversine_km
 from indexer.paper import THRESHOLDS_KM
 from indexer.photos import PhotoTable
 from indexer.places import countries_of
-from indexer.tables import names_of, read_columns
-from search.audit import FINDINGS
 from search.bootstrap import Intervals, Resampling, intervals, paired_intervals
+from search.findings import listed_photos
 from search.ground_truth import read_truth
 from search.metrics import Figures, cells_area_km2, disc_area_km2, figures, figures_by_group, recall_by_area
 from search.photo_names import match_names
@@ -165,28 +163,13 @@ def leave_out(evaluation: Evaluation, lists: Sequence[Path]) -> LeftOut:
     """
     left_out = np.zeros(len(evaluation.photos), bool)
     for source in lists:
-        names = [name for table in _lists_in(source) for name in _names_in(table)]
-        if names:
-            listed = list(dict.fromkeys(names))
+        listed = listed_photos(source)
+        if listed:
             left_out |= match_names(listed, evaluation.photos.photo, source=str(source), wanted_by="the truth").found
     return LeftOut([str(source) for source in lists], int(left_out.sum()), evaluation.without(left_out))
 
 
-def _lists_in(source: Path) -> list[Path]:
-    if not source.is_dir():
-        return [source]
-    found = [source / name for name in FINDINGS if (source / name).is_file()]
-    if not found:
-        raise InputError(f"{source}: no {' or '.join(FINDINGS)} in it. Give a folder of `audit` or a table.")
-    return found
-
-
-def _names_in(table: Path) -> list[str]:
-    if table.suffix.lower() != ".csv" and table.is_file() and not pyarrow.parquet.read_metadata(table).num_rows:
-        return []  # nothing was found, which is no fault of the table
-    return [name for name in names_of(read_columns(table, ["photo"]), table) if name]
-
-
 def _empty_for_null(cells: pa.ListArray) -> pa.ListArray:
-    rows = cells.to_pylist()
-    return pa.array([row or [] for row in rows], pa.list_(pa.uint64()))
+    lengths = pa.compute.list_value_length(cells).fill_null(0).to_numpy()
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), cells.flatten())
