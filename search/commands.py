@@ -10,7 +10,7 @@ from indexer import paper
 from indexer.cli import Floats, Result, Strings
 from indexer.errors import InputError
 from indexer.uris import SCHEMES
-from search.published import BenchmarkName
+from search.published import benchmark_named
 
 THRESHOLDS_KM = Floats(paper.THRESHOLDS_KM)
 PHOTO_SCHEMES = Strings(SCHEMES)
@@ -188,7 +188,7 @@ def evaluate(
     registry: Path | None = None,
     checkpoint: str | None = None,
     out: Path | None = None,
-    benchmark: BenchmarkName | None = None,
+    benchmark: str | None = None,
     split: str | None = None,
     thresholds_km: Floats = THRESHOLDS_KM,
     resamples: int = 1000,
@@ -216,8 +216,8 @@ def evaluate(
         registry: registry folder with a published bundle, to answer the photos of the truth.
         checkpoint: the checkpoint the bundle was built from, or hf:<hub id or folder>.
         out: predictions folder to write; by default answers made here are not kept.
-        benchmark: which set the truth is: its files are understood, it is answered with ten crops, and the paper's
-            figures stand beside.
+        benchmark: which set the truth is, of im2gps, im2gps3k, yfcc4k, yfcc26k, gws15k and osv5m: its files are
+            understood, it is answered with ten crops, and the paper's figures stand beside.
         split: use only rows of the truth whose column `split` is this.
         thresholds_km: distances at which to count answers as right.
         resamples: draws of photos for the 95 % intervals; 0: no intervals.
@@ -250,13 +250,14 @@ def evaluate(
         raise InputError("--against compares by drawing photos: leave --resamples 0 out.")
     if report is not None:
         check_target(report)
-    photos = read_truth(truth, benchmark=benchmark, split=split)
+    known = None if benchmark is None else benchmark_named(benchmark)
+    photos = read_truth(truth, benchmark=known, split=split)
     failed, source = False, str(truth)
-    protocol = crops or ("one" if benchmark is None else "ten")
+    protocol = crops or ("one" if known is None else "ten")
     with tempfile.TemporaryDirectory(prefix="evaluate-") as scratch:
         if registry is not None:
             predictions = out or Path(scratch) / "predictions"
-            if benchmark is not None:  # `run` knows nothing of their layouts
+            if known is not None:  # `run` knows nothing of their layouts
                 photos = beside_truth(photos, truth)
                 source, split = str(write_photos(photos, Path(scratch) / "photos.parquet")), None
             failed = run(
@@ -283,15 +284,15 @@ def evaluate(
         theirs = evaluate_photos(against, photos, truth_source=str(truth), thresholds_km=thresholds_km)
         other = Against(str(against), theirs, compare(result, theirs, resampling))
     rest = leave_out(result, [Path(name) for name in exclude]) if exclude else None
-    data = evaluation_data(result, resampling=resampling, benchmark=benchmark, against=other, left_out=rest)
+    data = evaluation_data(result, resampling=resampling, benchmark=known, against=other, left_out=rest)
     if registry is not None:
         data["crops"] = protocol
-    what = ", ".join(part for part in (benchmark, None if registry is None else _CROPS[protocol]) if part is not None)
+    what = ", ".join(part for part in (known, None if registry is None else _CROPS[protocol]) if part is not None)
     text = evaluation_text(data, what=what)
     if report is not None:
         from search.evaluation_page import write_evaluation
 
-        title = f"{registry if registry is not None else predictions} on {benchmark or truth}"
+        title = f"{registry if registry is not None else predictions} on {known or truth}"
         write_evaluation(result, data, report, title=title, against=other)
         text += f"\n\nReport: {report / 'report.html'}"
     return Result(data, text, failed=failed)

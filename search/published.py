@@ -7,7 +7,9 @@ papers of the methods; its own is `GeoSURGE (Ours)`. OSV-5M is not among its ben
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
+
+from indexer.errors import InputError
 
 BenchmarkName = Literal["im2gps", "im2gps3k", "yfcc4k", "yfcc26k", "gws15k", "osv5m"]
 
@@ -30,6 +32,22 @@ class PublishedTable:
     number: str
     title: str
     rows: Sequence[PublishedRow]
+
+
+def benchmark_named(name: str) -> BenchmarkName:
+    """The benchmark of a name, in any case and with or without dashes, underscores and spaces: `IM2GPS-3k`.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    plain = name.lower().translate({ord(sign): None for sign in "-_ "})
+    names: tuple[BenchmarkName, ...] = get_args(BenchmarkName)
+    for known in names:
+        if plain == known:
+            return known
+    raise InputError(
+        f"--benchmark {name!r}: there are {', '.join(names)}. Leave it out for any other table with photo, lat, lng."
+    )
 
 
 _NONE = (None,) * 5

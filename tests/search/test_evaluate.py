@@ -150,3 +150,16 @@ def test_a_comparison_takes_the_same_photos_of_both(tmp_path: Path) -> None:
     assert result.other.answered == 2
     assert result.difference.within["1"].low >= 0
     assert result.difference.geoscore.high > 0
+
+
+def test_errors_are_those_of_a_published_result_table(tmp_path: Path) -> None:
+    """Rows of TIBHannover/GeoEstimation, results/im2gps/base_M-m.csv, which is truth, answer and error in one."""
+    table = csv(
+        tmp_path / "base_M-m.csv",
+        "img_id,gt_lat,predicted_lat,gt_long,predicted_long,great_circle_distance\n"
+        "1095548455.jpg,31.893581,30.600370,-85.141124,-89.321708,422.60\n"
+        "247766999.jpg,36.403107,-33.897864,-93.736736,151.172862,14221.73\n"
+        "254755691.jpg,39.94133,39.916296,116.383666,116.390115,2.84\n",
+    )
+    result = evaluate(table, table, benchmark="im2gps")
+    np.testing.assert_allclose(result.distance_km, [422.60, 14221.73, 2.84], atol=0.005)

@@ -4,7 +4,8 @@ from typing import get_args
 
 import pytest
 
-from search.published import PUBLISHED_KM, TABLES, BenchmarkName, PublishedTable
+from indexer.errors import InputError
+from search.published import PUBLISHED_KM, TABLES, BenchmarkName, PublishedTable, benchmark_named
 
 
 @pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
@@ -30,3 +31,12 @@ def test_it_is_best_in_22_of_25_figures_as_the_abstract_says() -> None:
 def test_tables_are_numbered_as_in_the_paper() -> None:
     assert [table.number for table in TABLES.values()] == ["I", "II", "III", "IV", "V"]
     assert set(TABLES) < set(get_args(BenchmarkName))
+
+
+def test_names_are_a_closed_list_in_any_spelling() -> None:
+    for name in get_args(BenchmarkName):
+        assert benchmark_named(name) == benchmark_named(name.upper()) == name
+    assert benchmark_named("IM2GPS-3k") == "im2gps3k"
+    assert benchmark_named("osv_5m") == "osv5m"
+    with pytest.raises(InputError, match="there are im2gps, im2gps3k"):
+        benchmark_named("im2gps4k")
