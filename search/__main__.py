@@ -1,13 +1,14 @@
 """`python -m search`: photos to places."""
 
 from indexer.cli import Command, main
-from search.commands import evaluate, query, run
+from search.commands import audit, evaluate, query, run
 
 DESCRIPTION = "Say where photos were taken: a few at once, or millions offline; and measure how right the answers are."
 COMMANDS = {
     "query": Command(query, positional={"photos": "image files"}),
     "run": Command(run),
     "evaluate": Command(evaluate),
+    "audit": Command(audit),
 }
 
 if __name__ == "__main__":

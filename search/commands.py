@@ -10,10 +10,13 @@ from indexer import paper
 from indexer.cli import Floats, Result, Strings
 from indexer.errors import InputError
 from indexer.uris import SCHEMES
+from search.published import benchmark_named
 
 THRESHOLDS_KM = Floats(paper.THRESHOLDS_KM)
 PHOTO_SCHEMES = Strings(SCHEMES)
 NO_MAPS = Strings()
+NO_LISTS = Strings()
+_CROPS = {"one": "one crop", "five": "five crops", "ten": "ten crops"}
 
 
 def query(
@@ -179,12 +182,17 @@ def evaluate(
     *,
     truth: Path,
     predictions: Path | None = None,
+    against: Path | None = None,
+    exclude: Strings = NO_LISTS,
+    report: Path | None = None,
     registry: Path | None = None,
     checkpoint: str | None = None,
     out: Path | None = None,
     benchmark: str | None = None,
     split: str | None = None,
     thresholds_km: Floats = THRESHOLDS_KM,
+    resamples: int = 1000,
+    seed: int = 0,
     version: str | None = None,
     crops: Literal["one", "five", "ten"] | None = None,
     segmentation_cache: Path | None = None,
@@ -199,14 +207,21 @@ def evaluate(
     """Compare answers with where photos were taken; the answers of a run, or made here with --registry, --checkpoint.
 
     Args:
-        truth: table of photos with lat and lng; every row counts, and no answer is a miss.
+        truth: table of photos with lat and lng; every row counts, and no answer is a miss. With --benchmark also the
+            set's own files, or the folder they are in.
         predictions: predictions folder, or anybody's .parquet or .csv with photo, lat, lng.
+        against: predictions of another system, to compare on the same photos.
+        exclude: tables with a column photo, or folders of `audit`; figures are also given without these photos.
+        report: folder to write: a page with pictures, and the error of every photo.
         registry: registry folder with a published bundle, to answer the photos of the truth.
         checkpoint: the checkpoint the bundle was built from, or hf:<hub id or folder>.
         out: predictions folder to write; by default answers made here are not kept.
-        benchmark: name of the benchmark the truth is of, for the result; it is then answered with ten crops.
+        benchmark: which set the truth is, of im2gps, im2gps3k, yfcc4k, yfcc26k, gws15k and osv5m: its files are
+            understood, it is answered with ten crops, and the paper's figures stand beside.
         split: use only rows of the truth whose column `split` is this.
         thresholds_km: distances at which to count answers as right.
+        resamples: draws of photos for the 95 % intervals; 0: no intervals.
+        seed: of those draws.
         version: a bundle's digest or its beginning; the current one by default.
         crops: of each photo, averaged: the middle; that and four corners; those and their mirror images.
         segmentation_cache: class maps made by `python -m encoder segment`, for an encoder with semantic fusion.
@@ -220,21 +235,35 @@ def evaluate(
     """
     import tempfile
 
-    from search.evaluate import evaluate as evaluate_predictions
+    from indexer.artifact import check_target
+    from search.bootstrap import Resampling
+    from search.evaluate import compare, evaluate_photos, leave_out
+    from search.evaluation_report import Against, evaluation_data, evaluation_text
+    from search.ground_truth import beside_truth, read_truth, write_photos
 
     if (predictions is None) == (registry is None) or (registry is None) != (checkpoint is None):
         raise InputError("Give either --predictions O, or --registry R together with --checkpoint C.")
     if predictions is not None and any(option is not None for option in (out, crops, segmentation_cache, segmenter)):
         raise InputError("--out, --crops, --segmentation-cache and --segmenter go with --registry: O has its answers.")
-    failed = False
-    protocol = crops or ("one" if benchmark is None else "ten")
+    resampling = Resampling(resamples, seed)
+    if against is not None and not resamples:
+        raise InputError("--against compares by drawing photos: leave --resamples 0 out.")
+    if report is not None:
+        check_target(report)
+    known = None if benchmark is None else benchmark_named(benchmark)
+    photos = read_truth(truth, benchmark=known, split=split)
+    failed, source = False, str(truth)
+    protocol = crops or ("one" if known is None else "ten")
     with tempfile.TemporaryDirectory(prefix="evaluate-") as scratch:
         if registry is not None:
             predictions = out or Path(scratch) / "predictions"
+            if known is not None:  # `run` knows nothing of their layouts
+                photos = beside_truth(photos, truth)
+                source, split = str(write_photos(photos, Path(scratch) / "photos.parquet")), None
             failed = run(
                 registry=registry,
                 out=predictions,
-                photos=str(truth),
+                photos=source,
                 checkpoint=checkpoint,
                 split=split,
                 version=version,
@@ -249,20 +278,81 @@ def evaluate(
                 schemes=schemes,
             ).failed
         assert predictions is not None
-        result = evaluate_predictions(predictions, truth, split=split, thresholds_km=thresholds_km)
-    answered = None if result.answered is None else asdict(result.answered)
-    data = {**asdict(result.accuracy), "answered": answered}
-    if benchmark is not None:
-        data["benchmark"] = benchmark
+        result = evaluate_photos(predictions, photos, truth_source=str(truth), thresholds_km=thresholds_km)
+    other = None
+    if against is not None:
+        theirs = evaluate_photos(against, photos, truth_source=str(truth), thresholds_km=thresholds_km)
+        other = Against(str(against), theirs, compare(result, theirs, resampling))
+    rest = leave_out(result, [Path(name) for name in exclude]) if exclude else None
+    data = evaluation_data(result, resampling=resampling, benchmark=known, against=other, left_out=rest)
     if registry is not None:
         data["crops"] = protocol
-    what = (
-        "all photos" if registry is None else f"{benchmark or 'all photos'}, {protocol} crop{'s' * (protocol != 'one')}"
-    )
-    lines = [_accuracy_text(what, asdict(result.accuracy))]
-    if answered is not None and answered["n"] < result.accuracy.n:
-        lines.append(_accuracy_text("answered", answered))
-    return Result(data, "\n".join(lines), failed=failed)
+    what = ", ".join(part for part in (known, None if registry is None else _CROPS[protocol]) if part is not None)
+    text = evaluation_text(data, what=what)
+    if report is not None:
+        from search.evaluation_page import write_evaluation
+
+        title = f"{registry if registry is not None else predictions} on {known or truth}"
+        write_evaluation(result, data, report, title=title, against=other)
+        text += f"\n\nReport: {report / 'report.html'}"
+    return Result(data, text, failed=failed)
+
+
+def audit(
+    *,
+    photos: str,
+    out: Path,
+    references: str | None = None,
+    features: Path | None = None,
+    reference_features: Path | None = None,
+    split: str | None = None,
+    reference_split: str | None = None,
+    max_bits: int = 6,
+    min_cosine: float = 0.95,
+    workers: int = 2,
+    max_pixels: int = MAX_PIXELS,
+    schemes: Strings = PHOTO_SCHEMES,
+) -> Result:
+    """List photos of a test set that are no evidence: the answer is in their file, or they are among the references.
+
+    Args:
+        photos: the test set: table (.parquet, .csv), folder of images, or tar shards; a path or a URI.
+        out: folder to write: leaks.parquet, duplicates.parquet, unreadable.parquet.
+        references: photos that training saw or answers come from, to compare by perceptual hash.
+        features: vectors of the test set, to compare by embedding as well.
+        reference_features: vectors of the references, by the same encoder.
+        split: use only rows of --photos whose column `split` is this.
+        reference_split: the same for --references.
+        max_bits: of 64 that two perceptual hashes may differ in.
+        min_cosine: of two embeddings that count as near-duplicates.
+        workers: threads that read and decode photos.
+        max_pixels: photos with more pixels are not read.
+        schemes: of the URIs that photos may be read from.
+    """
+    from encoder.reading import ReadLimits
+    from indexer.artifact import check_target
+    from indexer.features import open_features
+    from indexer.photos import open_photos
+    from indexer.progress import track
+    from search.audit import AuditConfig
+    from search.audit import audit as audit_photos
+
+    if (features is None) != (reference_features is None):
+        raise InputError("Give --features and --reference-features together: embeddings are compared with each other.")
+    if references is None and reference_split is not None:
+        raise InputError("--reference-split goes with --references.")
+    check_target(out)
+    config = AuditConfig(max_bits, min_cosine, workers, max_pixels, ReadLimits(schemes=schemes))
+    source = open_photos(photos, split=split, schemes=schemes)
+    known = None if references is None else open_photos(references, split=reference_split, schemes=schemes)
+    counts = [each.n_photos for each in (source, known) if each is not None]
+    vectors = None
+    if features is not None and reference_features is not None:
+        vectors = open_features(features), open_features(reference_features)
+    with track("reading photos", None if None in counts else sum(count or 0 for count in counts)) as advance:
+        summary = audit_photos(source, out, references=known, features=vectors, config=config, advance=advance)
+    data = {"audit": str(out), "features": vectors is not None, **asdict(summary)}
+    return Result(data, _audit_text(data), failed=summary.photos == sum(summary.unreadable.values()))
 
 
 def _answer_text(row: Mapping[str, Any]) -> str:
@@ -287,9 +377,30 @@ def _answer_text(row: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _accuracy_text(what: str, figures: Mapping[str, Any]) -> str:
-    shares = ", ".join(f"{limit} km {share:.1f} %" for limit, share in figures["within"].items())
-    return (
-        f"{what}: {figures['n']:,} photos, median {figures['median_km']:.1f} km, mean {figures['mean_km']:.1f} km; "
-        f"within {shares}"
+def _audit_text(data: Mapping[str, Any]) -> str:
+    def listed(counts: Mapping[str, int]) -> str:
+        return ", ".join(f"{count:,} {name}" for name, count in counts.items())
+
+    lines = [f"{data['photos']:,} photos; {data['leaking']:,} with their place in the file or its name"]
+    if data["leaks"]:
+        lines.append(f"  found in: {listed(data['leaks'])}")
+    if data["unreadable"]:
+        lines.append(f"  not readable: {listed(data['unreadable'])}")
+    if data["references"] is not None:
+        lines.append(
+            f"{data['duplicates']['hash']:,} are near-duplicates of one of {data['references']:,} references, by hash"
+        )
+        if data["too_plain"] or data["unreadable_references"]:
+            lines.append(
+                f"  not compared: {data['too_plain']:,} too plain to have a hash, "
+                f"{data['unreadable_references']:,} references not readable"
+            )
+    if data["features"]:
+        lines.append(f"{data['duplicates']['embedding']:,} are near-duplicates of references, by embedding")
+    if data["references"] is None and not data["features"]:
+        lines.append("no references were given, so near-duplicates were not looked for")
+    lines.append(
+        f"{data['audit']}: leaks.parquet, duplicates.parquet, unreadable.parquet; leave them out with: "
+        f"python -m search evaluate ... --exclude {data['audit']}"
     )
+    return "\n".join(lines)

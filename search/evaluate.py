@@ -1,92 +1,175 @@
-"""How right answers are: predictions joined with the truth, great-circle errors, accuracy at distances.
+"""How right answers are: predictions joined with the truth, great-circle errors, and what follows from them.
 
 Every photo of the truth counts. A photo without an answer is a miss; accuracy among answered photos is a figure apart.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset
+import pyarrow.compute
 
-from indexer.errors import InputError
-from indexer.geo import Accuracy, accuracy, haversine_km
+from indexer.geo import haversine_km
 from indexer.paper import THRESHOLDS_KM
-from indexer.photos import read_photos
-from indexer.tables import coordinates_of, names_of, read_columns
+from indexer.photos import PhotoTable
+from indexer.places import countries_of
+from search.bootstrap import Intervals, Resampling, intervals, paired_intervals
+from search.findings import listed_photos
+from search.ground_truth import read_truth
+from search.metrics import Figures, cells_area_km2, disc_area_km2, figures, figures_by_group, recall_by_area
+from search.photo_names import match_names
+from search.predictions import read_predictions
+from search.published import BenchmarkName
+
+
+@dataclass(frozen=True, eq=False)  # no slots: cached_property needs a __dict__
+class Evaluation:
+    """Answers beside the truth, row by row in the truth's order."""
+
+    photos: PhotoTable  # the truth
+    lat_deg: np.ndarray  # (N,) float64 of the answers, NaN where there is none
+    lng_deg: np.ndarray  # (N,) float64
+    thresholds_km: tuple[float, ...]
+    compared_by: str  # how the names of answers and truth were compared
+    cells: pa.ListArray | None = None  # (N,) lists of uint64 S2 ids, the likeliest first
+
+    @cached_property
+    def distance_km(self) -> np.ndarray:
+        """Errors (N,) float64, NaN where there is no answer."""
+        return haversine_km(self.photos.lat_deg, self.photos.lng_deg, self.lat_deg, self.lng_deg)
+
+    @cached_property
+    def accuracy(self) -> Figures:
+        """Figures over all photos."""
+        return figures(self.distance_km, self.thresholds_km)
+
+    @cached_property
+    def answered(self) -> Figures | None:
+        """Figures over photos with an answer; None where there is none."""
+        answered = self.distance_km[~np.isnan(self.distance_km)]
+        return figures(answered, self.thresholds_km) if answered.size else None
+
+    def intervals(self, resampling: Resampling) -> Intervals:
+        """How sure the figures over all photos are."""
+        return intervals(self.distance_km, self.thresholds_km, resampling)
+
+    def by_country(self) -> dict[str, Figures]:
+        """Figures by the country of the true place: that of the nearest city, which may lie across a border."""
+        return figures_by_group(self._countries[0], self.distance_km, self.thresholds_km)
+
+    def by_continent(self) -> dict[str, Figures]:
+        """Figures by the continent of that country, as GeoNames has it: all of Russia counts as Europe."""
+        return figures_by_group(self._countries[1], self.distance_km, self.thresholds_km)
+
+    @cached_property
+    def _countries(self) -> tuple[np.ndarray, np.ndarray]:
+        return countries_of(self.photos.lat_deg, self.photos.lng_deg)
+
+    def recall_by_area(self, areas_km2: Sequence[float]) -> dict[str, np.ndarray]:
+        """Percent of photos found within each area: `discs` around the points, `cells` where answers list them."""
+        curves = {"discs": recall_by_area(disc_area_km2(self.distance_km), areas_km2)}
+        if self.cells is not None:
+            needed = cells_area_km2(self.cells, self.photos.lat_deg, self.photos.lng_deg)
+            curves["cells"] = recall_by_area(needed, areas_km2)
+        return curves
+
+    def without(self, left_out: np.ndarray) -> "Evaluation | None":
+        """The same over the photos that are not left out, (N,) bool; None where none remains."""
+        kept = np.flatnonzero(~left_out)
+        if not kept.size:
+            return None
+        names = [self.photos.photo[row] for row in kept.tolist()]
+        return Evaluation(
+            PhotoTable(names, self.photos.lat_deg[kept], self.photos.lng_deg[kept]),
+            self.lat_deg[kept],
+            self.lng_deg[kept],
+            self.thresholds_km,
+            self.compared_by,
+            None if self.cells is None else self.cells.take(pa.array(kept)),
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Evaluation:
-    """Errors of a set of predictions."""
+class Comparison:
+    """Two systems on the same photos: figures of the other, and intervals of ours minus theirs."""
 
-    distance_km: np.ndarray  # (N,) float64 in the order of the truth, NaN where there is no answer
-    accuracy: Accuracy  # over all photos
-    answered: Accuracy | None  # over photos with an answer; None where there is none
+    other: Figures
+    difference: Intervals
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LeftOut:
+    """What remains when some photos are left out."""
+
+    lists: Sequence[str]  # that name them
+    n_left_out: int
+    evaluation: Evaluation | None  # None where no photo remains
 
 
 def evaluate(
-    predictions: Path, truth: Path, *, split: str | None = None, thresholds_km: Sequence[float] = THRESHOLDS_KM
+    predictions: Path,
+    truth: Path,
+    *,
+    benchmark: BenchmarkName | None = None,
+    split: str | None = None,
+    thresholds_km: Sequence[float] = THRESHOLDS_KM,
 ) -> Evaluation:
     """Compare predictions with the truth.
 
-    predictions: a folder written by `run`, or anybody's .parquet or .csv with photo, lat, lng. truth: a photo table.
+    predictions: a folder written by `run`, or anybody's .parquet or .csv with photo, lat, lng. truth: a photo table,
+    or with a benchmark whatever `ground_truth` reads. Names are compared as `photo_names` says.
 
     Raises:
         InputError: unreadable tables, a prediction off the Earth, or names that do not identify a photo.
     """
-    photos = read_photos(truth, split=split, coordinates=True)
-    names, lat, lng = read_predictions(predictions)
-    row = _rows_by_name(names, photos.photo, predictions, truth)
-    found = row >= 0
-    if not found.any():
-        raise InputError(
-            f"None of the {len(names)} photos of {predictions} is in {truth}. "
-            f"Names must be equal; the first are {names[0]!r} and {photos.photo[0]!r}."
-        )
-    distance = np.full(len(photos), np.nan)
-    distance[found] = haversine_km(photos.lat_deg[found], photos.lng_deg[found], lat[row[found]], lng[row[found]])
-    answered = distance[~np.isnan(distance)]
-    return Evaluation(
-        distance, accuracy(distance, thresholds_km), accuracy(answered, thresholds_km) if answered.size else None
+    return evaluate_photos(
+        predictions,
+        read_truth(truth, benchmark=benchmark, split=split),
+        truth_source=str(truth),
+        thresholds_km=thresholds_km,
     )
 
 
-def read_predictions(source: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Names, latitudes and longitudes (N,) of predictions; NaN where a photo has no answer."""
-    table = _read_folder(source) if source.is_dir() else read_columns(source, ["photo", "lat", "lng"])
-    lat, lng = coordinates_of(table, source)
-    wrong = np.flatnonzero(np.isnan(lat) != np.isnan(lng))
-    if wrong.size:
-        raise InputError(
-            f"{source}: row {wrong[0]} answers with lat {lat[wrong[0]]}, lng {lng[wrong[0]]}, which is half a place. "
-            "Leave both empty where there is no answer."
-        )
-    return names_of(table, source), lat, lng
+def evaluate_photos(
+    predictions: Path, photos: PhotoTable, *, truth_source: str, thresholds_km: Sequence[float] = THRESHOLDS_KM
+) -> Evaluation:
+    """The same with a truth that was read before; `truth_source` is what messages call it."""
+    answers = read_predictions(predictions)
+    matches = match_names(answers.photo, photos.photo, source=str(predictions), wanted_by=truth_source)
+    take = pa.array(matches.row, mask=~matches.found)
+    lat, lng = (np.where(matches.found, values[matches.row], np.nan) for values in (answers.lat_deg, answers.lng_deg))
+    cells = None if answers.cells is None else _empty_for_null(answers.cells.take(take))
+    return Evaluation(photos, lat, lng, tuple(thresholds_km), matches.rule, cells)
 
 
-def _read_folder(folder: Path) -> pa.Table:
-    try:
-        table = pa.dataset.dataset(folder, format="parquet").to_table(columns=["row", "photo", "lat", "lng"])
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{folder}: cannot be read as predictions ({error}).") from None
-    if not table.num_rows:
-        raise InputError(f"{folder}: no predictions in it.")
-    return table.sort_by("row")
+def compare(one: Evaluation, other: Evaluation, resampling: Resampling) -> Comparison:
+    """Compare two systems that answered the same photos."""
+    assert list(one.photos.photo) == list(other.photos.photo), "two truths"
+    return Comparison(
+        other.accuracy, paired_intervals(one.distance_km, other.distance_km, one.thresholds_km, resampling)
+    )
 
 
-def _rows_by_name(names: Sequence[str], wanted: Sequence[str], predictions: Path, truth: Path) -> np.ndarray:
-    if list(names) == list(wanted):
-        return np.arange(len(names))  # the same table on both sides: names may repeat
-    for source, given in ((predictions, names), (truth, wanted)):
-        name, times = Counter(given).most_common(1)[0]
-        if times > 1:
-            raise InputError(
-                f"{source}: the name {name!r} stands {times} times, so answers cannot be told apart. "
-                "Evaluate against the very table the run was given, or make names unique."
-            )
-    where = {name: row for row, name in enumerate(names)}
-    return np.array([where.get(name, -1) for name in wanted], np.int64)
+def leave_out(evaluation: Evaluation, lists: Sequence[Path]) -> LeftOut:
+    """Evaluate without the photos that lists name; a photo may be named several times.
+
+    lists: tables with a column photo, or folders that `audit` wrote, of which all findings count.
+
+    Raises:
+        InputError: a list cannot be read, or names photos but none of the truth: it is of other photos.
+    """
+    left_out = np.zeros(len(evaluation.photos), bool)
+    for source in lists:
+        listed = listed_photos(source)
+        if listed:
+            left_out |= match_names(listed, evaluation.photos.photo, source=str(source), wanted_by="the truth").found
+    return LeftOut([str(source) for source in lists], int(left_out.sum()), evaluation.without(left_out))
+
+
+def _empty_for_null(cells: pa.ListArray) -> pa.ListArray:
+    lengths = pa.compute.list_value_length(cells).fill_null(0).to_numpy()
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), cells.flatten())

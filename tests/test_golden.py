@@ -16,7 +16,8 @@ from indexer.manifest import read_manifest, verify_folder
 from indexer.registry import Registry
 from search.answers import answer_table
 from search.engine import Engine
-from search.evaluate import evaluate, read_predictions
+from search.evaluate import evaluate
+from search.predictions import read_predictions
 from tests.golden.make import class_map
 
 FOLDERS = sorted(Path(__file__).parent.glob("golden/v*"))
@@ -38,8 +39,7 @@ def test_registries_answer_as_they_did(folder: Path) -> None:
     expected = json.loads((folder / "expected.json").read_text())
     assert table["key"].to_pylist() == expected["key"]
     assert table["probability"].to_pylist() == pytest.approx(expected["probability"], rel=1e-4)
-    keys, _, _ = read_predictions(folder / "predictions")
-    assert keys == list(batch.photo)
+    assert read_predictions(folder / "predictions").photo == list(batch.photo)
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)

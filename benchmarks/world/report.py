@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.world.pictures import ERROR_COLOURS, accuracy_curve, world_map
+from benchmarks.world.pictures import ERROR_COLOURS, world_map
 from benchmarks.world.results import (
     COMPETING,
     METHODS,
@@ -27,8 +27,10 @@ from benchmarks.world.results import (
     goals,
 )
 from indexer.geo import Accuracy
+from search.pictures import accuracy_curve
 
 _MAP_SAMPLE = 350  # lines on the map: more hide each other
+_CURVE_FROM_KM = 10.0  # nearer than any cell of the demo is small
 _STRIP = 6  # tiles in each row of examples
 
 _STYLE = """
@@ -184,7 +186,8 @@ def _figures(text: str) -> str:
 
 
 def _curve_section(results: WorldResults) -> str:
-    curve = accuracy_curve({METHODS[method]: errors for method, errors in errors_km(results).items()})
+    errors = {METHODS[method]: errors for method, errors in errors_km(results).items()}
+    curve = accuracy_curve(errors, from_km=_CURVE_FROM_KM, kind="svg")
     table = accuracies(results)
     shares = "; ".join(f"{METHODS[method]} {figures.within['200']:.1f} %" for method, figures in table.items())
     return f"""<h2>Accuracy by distance</h2>

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from indexer import s2
+from indexer.geo import EARTH_RADIUS_KM
 from tests.conftest import EDGE_POINTS
 
 latitudes = st.floats(-90, 90)
@@ -110,3 +111,19 @@ def test_locate_finds_the_containing_cell_or_none(
 def test_valid_tells_cells_from_other_numbers(leaves: np.ndarray) -> None:
     assert s2.valid(s2.parents(leaves, 9)).all()
     assert not s2.valid(np.array([0, 2, 0xFFFFFFFFFFFFFFFF, 6 << 61 | 1], np.uint64)).any()
+
+
+def test_areas_equal_s2spheres_and_sum_to_the_earth() -> None:
+    for level in (0, 3):
+        assert s2.areas_km2(s2.cells_of_level(level)).sum() == pytest.approx(4 * np.pi * EARTH_RADIUS_KM**2)
+    ids = np.concatenate([s2.parents(s2.leaf_ids(*EDGE_POINTS.T), level) for level in (1, 6, 12)])
+    for cell, area in zip(ids.tolist(), s2.areas_km2(ids), strict=True):
+        corners = [s2sphere.Cell(s2sphere.CellId(cell)).get_vertex(k) for k in range(4)]
+        expected = s2sphere.area(*corners[:3]) + s2sphere.area(corners[0], *corners[2:])
+        assert area == pytest.approx(expected * EARTH_RADIUS_KM**2, rel=1e-5)
+
+
+def test_areas_of_the_smallest_cells_do_not_vanish() -> None:
+    small = s2.leaf_ids(np.array([10.0, 89.0]), np.array([20.0, -170.0]))
+    parents = s2.parents(small, 20)
+    np.testing.assert_allclose(s2.areas_km2(s2.parents(small, 24)) * 4**4, s2.areas_km2(parents), rtol=1e-3)

@@ -7,9 +7,11 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+from indexer import s2
 from indexer.errors import InputError
 from indexer.geo import haversine_km
-from search.evaluate import evaluate
+from search.bootstrap import Resampling
+from search.evaluate import compare, evaluate, leave_out
 
 
 def csv(path: Path, text: str) -> Path:
@@ -85,3 +87,79 @@ def test_folders_that_hold_no_predictions(tmp_path: Path) -> None:
         evaluate(tmp_path / "O", truth)
     with pytest.raises(InputError, match="no such file"):
         evaluate(tmp_path / "absent", truth)
+
+
+def test_names_may_differ_by_folder_and_suffix(tmp_path: Path) -> None:
+    truth = csv(tmp_path / "t.csv", "photo,lat,lng\nx/a.jpg,0,0\nx/b.jpg,10,10\n")
+    result = evaluate(csv(tmp_path / "p.csv", "photo,lat,lng\nb,10,10\na,0,0\n"), truth)
+    assert result.distance_km.tolist() == [0, 0]
+    assert result.compared_by == "file name without suffix"
+
+
+def test_parts_of_the_world_hold_every_photo(tmp_path: Path) -> None:
+    truth = csv(tmp_path / "t.csv", "photo,lat,lng\na,48.86,2.35\nb,48.7,2.2\nc,-33.87,151.2\nd,40.7,-74\n")
+    result = evaluate(csv(tmp_path / "p.csv", "photo,lat,lng\na,48.86,2.35\nc,-33.87,151.2\n"), truth)
+    countries, continents = result.by_country(), result.by_continent()
+    assert list(countries) == ["France", "Australia", "United States"]
+    assert (countries["France"].n, countries["France"].answered, countries["France"].within["1"]) == (2, 1, 50)
+    assert sum(figures.n for figures in continents.values()) == 4
+    assert continents["Oceania"].geoscore == 5000
+
+
+def test_left_out_photos_leave_the_rest_as_it_was(tmp_path: Path) -> None:
+    truth = csv(tmp_path / "t.csv", TRUTH)
+    result = evaluate(csv(tmp_path / "p.csv", "photo,lat,lng\na,0,0\nb,11,10\nc,0,179.9\n"), truth)
+    rest = leave_out(result, [csv(tmp_path / "l.csv", "photo,why\nx/b.jpg,copy\nx/b.jpg,exif\n")])
+    assert rest.n_left_out == 1
+    assert rest.evaluation is not None
+    assert rest.evaluation.distance_km.tolist() == result.distance_km[[0, 2]].tolist()
+    everything = leave_out(result, [csv(tmp_path / "all.csv", "photo\na\nb\nc\n")])
+    assert (everything.n_left_out, everything.evaluation) == (3, None)
+
+
+def test_lists_that_cannot_be_meant_are_refused(tmp_path: Path) -> None:
+    result = evaluate(csv(tmp_path / "p.csv", TRUTH), csv(tmp_path / "t.csv", TRUTH))
+    with pytest.raises(InputError, match="None of the 1 photos"):
+        leave_out(result, [csv(tmp_path / "l.csv", "photo\nelsewhere\n")])
+    (tmp_path / "A").mkdir()
+    with pytest.raises(InputError, match=r"no leaks\.parquet or duplicates\.parquet in it"):
+        leave_out(result, [tmp_path / "A"])
+    # An audit that found nothing is a good one.
+    pyarrow.parquet.write_table(pa.table({"photo": pa.array([], pa.string())}), tmp_path / "A" / "leaks.parquet")
+    assert leave_out(result, [tmp_path / "A"]).n_left_out == 0
+
+
+def test_recall_by_area_of_cells_and_discs(tmp_path: Path) -> None:
+    lat, lng = np.array([10.0, 20.0, 30.0]), np.array([10.0, 20.0, 30.0])
+    own = s2.parents(s2.leaf_ids(lat, lng), 5)
+    (tmp_path / "O").mkdir()
+    columns = {"row": [0, 1, 2], "photo": ["a", "b", "c"], "lat": [10.0, 20, None], "lng": [10.0, 20, None]}
+    cells = pa.array([[own[0]], [own[0]], None], pa.list_(pa.uint64()))
+    pyarrow.parquet.write_table(pa.table({**columns, "top_s2_id": cells}), tmp_path / "O" / "part-0.parquet")
+    truth = csv(tmp_path / "t.csv", "photo,lat,lng\nc,30,30\na,10,10\nb,20,20\n")  # another order
+    curves = evaluate(tmp_path / "O", truth).recall_by_area([1e-6, float(s2.areas_km2(own[:1])[0]) * 1.01])
+    np.testing.assert_allclose(curves["discs"], [200 / 3, 200 / 3])
+    np.testing.assert_allclose(curves["cells"], [0, 100 / 3])
+
+
+def test_a_comparison_takes_the_same_photos_of_both(tmp_path: Path) -> None:
+    truth = csv(tmp_path / "t.csv", TRUTH)
+    one = evaluate(csv(tmp_path / "p.csv", TRUTH), truth)
+    other = evaluate(csv(tmp_path / "q.csv", "photo,lat,lng\nc,0,179.9\na,0,0\n"), truth)
+    result = compare(one, other, Resampling(200))
+    assert result.other.answered == 2
+    assert result.difference.within["1"].low >= 0
+    assert result.difference.geoscore.high > 0
+
+
+def test_errors_are_those_of_a_published_result_table(tmp_path: Path) -> None:
+    """Rows of TIBHannover/GeoEstimation, results/im2gps/base_M-m.csv, which is truth, answer and error in one."""
+    table = csv(
+        tmp_path / "base_M-m.csv",
+        "img_id,gt_lat,predicted_lat,gt_long,predicted_long,great_circle_distance\n"
+        "1095548455.jpg,31.893581,30.600370,-85.141124,-89.321708,422.60\n"
+        "247766999.jpg,36.403107,-33.897864,-93.736736,151.172862,14221.73\n"
+        "254755691.jpg,39.94133,39.916296,116.383666,116.390115,2.84\n",
+    )
+    result = evaluate(table, table, benchmark="im2gps")
+    np.testing.assert_allclose(result.distance_km, [422.60, 14221.73, 2.84], atol=0.005)

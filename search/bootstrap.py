@@ -1,0 +1,126 @@
+"""How sure figures are: percentile bootstrap over photos, of one system or of the difference between two.
+
+Photos are drawn with replacement, as many as there are, again and again; the figures of every draw are computed, and
+the middle 95 % of them are the interval (Efron 1979). For two systems each draw takes the same photos of both, so what
+is hard about a photo cancels out (a paired bootstrap). Nothing loops over photos or draws in Python: a draw is how
+often each photo is in it, and every mean is one matrix product.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from indexer.errors import InputError
+from indexer.geo import FARTHEST_KM
+from search.metrics import geoscore
+
+_BLOCK = 1 << 21  # draws held at once: 16 MB an array
+
+
+@dataclass(frozen=True, slots=True)
+class Resampling:
+    """How photos are drawn."""
+
+    draws: int = 1000  # 0: no intervals
+    seed: int = 0
+    level: float = 0.95
+
+    def __post_init__(self) -> None:
+        if self.draws < 0 or 0 < self.draws < 100:
+            raise InputError(f"--resamples must be 0 (no intervals) or at least 100, not {self.draws}.")
+        if not 0 < self.level < 1:
+            raise InputError(f"An interval's level lies between 0 and 1, not at {self.level}.")
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """Two ends, both inside."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Intervals:
+    """An interval for each figure; `within` by threshold, as in `Figures`."""
+
+    median_km: Interval
+    mean_km: Interval
+    geoscore: Interval
+    within: Mapping[str, Interval]
+
+
+def intervals(distance_km: np.ndarray, thresholds_km: Sequence[float], resampling: Resampling) -> Intervals:
+    """Intervals of the figures of errors (N,) in km, NaN where there is no answer. Same seed, same bits.
+
+    Where all photos or none are within a distance, every draw says the same, and the bootstrap has no width. The ends
+    are then the exact binomial ones (Clopper and Pearson 1934): none of 7 photos is 0 to 41 %, not 0 to 0.
+    """
+    ends = _ends(_resampled([distance_km], thresholds_km, resampling)[0], thresholds_km, resampling.level)
+    far = 100 * (1 - ((1 - resampling.level) / 2) ** (1 / len(distance_km)))
+    within = dict(ends.within)
+    for limit in thresholds_km:
+        inside = distance_km <= limit
+        if not inside.any():
+            within[f"{limit:g}"] = Interval(0.0, far)
+        elif inside.all():
+            within[f"{limit:g}"] = Interval(100.0 - far, 100.0)
+    return replace(ends, within=within)
+
+
+def paired_intervals(
+    distance_km: np.ndarray, other_km: np.ndarray, thresholds_km: Sequence[float], resampling: Resampling
+) -> Intervals:
+    """Intervals of the differences, one system's figures minus another's.
+
+    distance_km, other_km: (N,) errors of the same photos in the same order, NaN where there is no answer.
+    """
+    one, other = _resampled([distance_km, other_km], thresholds_km, resampling)
+    return _ends(one - other, thresholds_km, resampling.level)
+
+
+def _resampled(systems: Sequence[np.ndarray], thresholds_km: Sequence[float], resampling: Resampling) -> np.ndarray:
+    """Figures of every draw: (systems, draws, figures) float64; median, mean, GeoScore, then percent within each."""
+    n = len(systems[0])
+    assert all(len(errors) == n for errors in systems), "systems answered different photos"
+    ready = []
+    for errors in systems:
+        km = np.where(np.isnan(errors), FARTHEST_KM, errors)
+        within = [100.0 * (errors <= limit) for limit in thresholds_km]  # NaN is within nothing
+        ready.append((np.stack([km, geoscore(errors), *within], axis=1), np.argsort(km, kind="stable"), np.sort(km)))
+    result = np.empty((len(systems), resampling.draws, 3 + len(thresholds_km)))
+    done = 0
+    for times in _draws(n, resampling):
+        part = slice(done, done + len(times))
+        for system, (values, order, in_order) in enumerate(ready):
+            result[system, part, 0] = _medians(times[:, order], in_order)
+            result[system, part, 1:] = times @ values / n
+        done += len(times)
+    return result
+
+
+def _draws(n: int, resampling: Resampling) -> Iterator[np.ndarray]:
+    """How often each photo is in each draw, a block of draws at a time: (B, n) float64."""
+    rng = np.random.default_rng(resampling.seed)
+    rows = max(1, _BLOCK // n)
+    for first in range(0, resampling.draws, rows):
+        block = min(rows, resampling.draws - first)
+        drawn = rng.integers(0, n, (block, n)) + n * np.arange(block)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=block * n).reshape(block, n).astype(np.float64)
+
+
+def _medians(times: np.ndarray, in_order: np.ndarray) -> np.ndarray:
+    """Median of each draw, from how often each value, in rising order, is in it."""
+    n = len(in_order)
+    below = np.cumsum(times, axis=1)
+    lower, upper = ((below > rank).argmax(axis=1) for rank in ((n - 1) // 2, n // 2))
+    return (in_order[lower] + in_order[upper]) / 2
+
+
+def _ends(values: np.ndarray, thresholds_km: Sequence[float], level: float) -> Intervals:
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2], axis=0).tolist()
+    median, mean, points, *within = (Interval(*ends) for ends in zip(low, high, strict=True))
+    return Intervals(
+        median, mean, points, {f"{limit:g}": ends for limit, ends in zip(thresholds_km, within, strict=True)}
+    )

@@ -1,0 +1,148 @@
+"""Near-duplicates between photos that are asked about and reference photos: by perceptual hash, and by embedding.
+
+A test photo that is also a reference is remembered, not recognised. Both searches are exhaustive. References stream
+past in blocks, so memory holds the test set and one block, whatever their number; of each test photo the nearest
+reference is kept and the others are counted.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import faiss
+import imagehash
+import numpy as np
+from PIL import Image
+
+from indexer.errors import BundleMismatch, InputError
+from indexer.features import FeatureBatch, FeatureSource
+
+HASH_BITS = 64
+_HASH_EDGE = 8  # imagehash's default: 8 x 8 low frequencies of a 32 x 32 picture
+_PLAIN = 2.0  # standard deviation of grey values below which a picture has nothing to compare: a wall, a black frame
+_BLOCK = 4096  # rows of either side compared at once: 64 MB of cosines
+
+
+@dataclass(slots=True, eq=False)
+class Nearest:
+    """Of each test photo the nearest reference within the limit, and how many there are."""
+
+    n_references: np.ndarray  # (N,) int64
+    distance: np.ndarray  # (N,) float64: differing bits, or 1 - cosine; inf where there is none
+    reference: list[str | None]
+    lat_deg: np.ndarray = field(init=False)  # (N,) float64 of that reference, NaN where unknown
+    lng_deg: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.lat_deg, self.lng_deg = (np.full(len(self.reference), np.nan) for _ in range(2))
+
+    @classmethod
+    def of(cls, n: int) -> "Nearest":
+        """Nothing found yet, for so many test photos."""
+        return cls(np.zeros(n, np.int64), np.full(n, np.inf), [None] * n)
+
+    @property
+    def found(self) -> np.ndarray:
+        """Which test photos have a near-duplicate: (N,) bool."""
+        return self.n_references > 0
+
+    def add(self, row: int, distances: np.ndarray, references: np.ndarray, block: "References") -> None:
+        """Take in what one block has for a test photo. distances, references: (K,), rows of the block."""
+        self.n_references[row] += len(distances)
+        best = int(np.argmin(distances))
+        if distances[best] < self.distance[row]:
+            self.distance[row] = distances[best]
+            self.reference[row] = block.photo[references[best]]
+            self.lat_deg[row] = block.lat_deg[references[best]]
+            self.lng_deg[row] = block.lng_deg[references[best]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class References:
+    """A block of reference photos."""
+
+    photo: Sequence[str]
+    lat_deg: np.ndarray  # (B,) float64, NaN where unknown
+    lng_deg: np.ndarray  # (B,) float64
+    values: np.ndarray  # (B, 8) uint8 hashes, or (B, D) float32 unit rows
+
+
+def perceptual_hash(image: Image.Image) -> np.ndarray | None:
+    """The 64-bit DCT hash of `imagehash.phash` as (8,) uint8; None where a picture is too plain to have one.
+
+    Changes of size, quality and brightness leave most bits as they are; a mirror image or a large crop does not.
+    """
+    small = image.convert("L").resize((4 * _HASH_EDGE, 4 * _HASH_EDGE), Image.Resampling.LANCZOS)
+    if np.asarray(small, np.float64).std() < _PLAIN:
+        return None
+    return np.packbits(imagehash.phash(image, hash_size=_HASH_EDGE).hash)
+
+
+def nearest_by_hash(hashes: np.ndarray, blocks: Iterable[References], *, max_bits: int) -> Nearest:
+    """References whose hash differs in at most so many bits. hashes: (N, 8) uint8; photos without one: see `rows`.
+
+    Raises:
+        InputError: a limit that is no number of bits.
+    """
+    if not 0 <= max_bits < HASH_BITS // 2:
+        raise InputError(
+            f"--max-bits must be 0 to {HASH_BITS // 2 - 1}, not {max_bits}: unrelated hashes differ in 32."
+        )
+    nearest = Nearest.of(len(hashes))
+    for block in blocks:
+        if not len(block.values) or not len(hashes):
+            continue
+        index = faiss.IndexBinaryFlat(HASH_BITS)
+        index.add(np.ascontiguousarray(block.values))
+        begin, bits, rows = index.range_search(np.ascontiguousarray(hashes), max_bits + 1)  # strictly below
+        for row in np.flatnonzero(np.diff(begin.astype(np.int64))).tolist():
+            part = slice(int(begin[row]), int(begin[row + 1]))
+            nearest.add(row, np.asarray(bits[part], np.float64), rows[part], block)
+    return nearest
+
+
+def nearest_by_embedding(photos: FeatureBatch, references: FeatureSource, *, min_cosine: float) -> Nearest:
+    """References whose embedding has at least this cosine with a photo's. Photos without a vector have none.
+
+    Raises:
+        InputError: vectors of another width, or a limit that is no cosine.
+    """
+    if not 0 < min_cosine <= 1:
+        raise InputError(f"--min-cosine must lie above 0 and be at most 1, not {min_cosine}.")
+    nearest, rows = Nearest.of(len(photos)), np.flatnonzero(photos.ok)
+    vectors = _unit(photos.embedding[rows])
+    for block in _blocks(references):
+        if vectors.shape[1] != block.values.shape[1]:
+            raise InputError(
+                f"{references.location}: embeddings of {block.values.shape[1]} values; the photos' have "
+                f"{vectors.shape[1]}. Compare vectors of one encoder."
+            )
+        for first in range(0, len(rows), _BLOCK):
+            cosine = vectors[first : first + _BLOCK] @ block.values.T
+            hit, reference = np.nonzero(cosine >= min_cosine - 1e-6)  # float32's rounding must not lose an exact copy
+            for row in np.unique(hit).tolist():
+                mine = reference[hit == row]
+                nearest.add(int(rows[first + row]), 1.0 - cosine[row, mine].astype(np.float64), mine, block)
+    return nearest
+
+
+def check_encoders(photos: FeatureSource, references: FeatureSource) -> None:
+    """Raise BundleMismatch where two sets of vectors are known to be of two encoders."""
+    if None not in (photos.encoder, references.encoder) and photos.encoder != references.encoder:
+        raise BundleMismatch(
+            f"{photos.location} and {references.location} were made by two encoders ({str(photos.encoder)[:8]}, "
+            f"{str(references.encoder)[:8]}), whose vectors cannot be compared. Embed both with one."
+        )
+
+
+def _blocks(features: FeatureSource) -> Iterator[References]:
+    for batch in features:
+        rows = np.flatnonzero(batch.ok)
+        for first in range(0, len(rows), _BLOCK):
+            part = rows[first : first + _BLOCK]
+            names = [batch.photo[row] for row in part]
+            yield References(names, batch.lat_deg[part], batch.lng_deg[part], _unit(batch.embedding[part]))
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    """Rows scaled to norm 1: means of several crops are shorter, which says nothing of what they show."""
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)

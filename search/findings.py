@@ -1,0 +1,62 @@
+"""The tables of an audit, `leaks.parquet`, `duplicates.parquet` and `unreadable.parquet`, and the photos they name."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet
+
+from indexer.errors import InputError
+from indexer.tables import names_of, read_columns
+
+LEAKS, DUPLICATES, UNREADABLE = "leaks.parquet", "duplicates.parquet", "unreadable.parquet"
+LEAKS_SCHEMA = pa.schema(
+    [
+        ("photo", pa.string()),
+        ("where", pa.string()),
+        ("text", pa.string()),
+        ("lat", pa.float64()),  # that it spells out; null where it names a place
+        ("lng", pa.float64()),
+        ("error_km", pa.float64()),  # from the photo's known place, where it has one
+    ]
+)
+DUPLICATES_SCHEMA = pa.schema(
+    [
+        ("photo", pa.string()),
+        ("by", pa.string()),  # 'hash' or 'embedding'
+        ("reference", pa.string()),  # the nearest one
+        ("n_references", pa.int64()),  # within the limit
+        ("bits", pa.int64()),  # that differ, of 64
+        ("cosine", pa.float64()),
+        ("distance_km", pa.float64()),  # between the two photos' known places
+    ]
+)
+UNREADABLE_SCHEMA = pa.schema([("photo", pa.string()), ("status", pa.string()), ("reason", pa.string())])
+
+
+def listed_photos(source: Path) -> list[str]:
+    """Photos that are no evidence, each once: those of any table with a column photo, or of an audit's findings.
+
+    Photos that could not be read are not among an audit's: nothing is known against them.
+
+    Raises:
+        InputError: no such table, no column photo, or a folder that no audit wrote.
+    """
+    tables = [source]
+    if source.is_dir():
+        tables = [source / name for name in (LEAKS, DUPLICATES) if (source / name).is_file()]
+        if not tables:
+            raise InputError(f"{source}: no {LEAKS} or {DUPLICATES} in it. Give a folder of `audit`, or a table.")
+    return list(dict.fromkeys(name for table in tables for name in _names_in(table) if name))
+
+
+def _names_in(table: Path) -> list[str]:
+    if table.suffix.lower() == ".parquet" and table.is_file() and _rows_of(table) == 0:
+        return []  # nothing was found, which is no fault of the table
+    return names_of(read_columns(table, ["photo"]), table)
+
+
+def _rows_of(table: Path) -> int | None:
+    try:
+        return int(pa.parquet.read_metadata(table).num_rows)
+    except (pa.ArrowInvalid, OSError):
+        return None  # no Parquet: explained by who reads it

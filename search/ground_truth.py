@@ -1,0 +1,269 @@
+"""Where photos of a benchmark were taken, from the files people have of it.
+
+In: a table, or the folder a benchmark was unpacked into. Out: the names and coordinates of its photos. What is read,
+and where each layout comes from (public repositories, by owner/name and path):
+
+- GeoEstimation's tables, `<set>_places365.csv` with IMG_ID, AUTHOR, LAT, LON and scene labels, for IM2GPS and IM2GPS3k
+  (TIBHannover/GeoEstimation, meta/), for YFCC26k as yfcc25600_places365.csv (AHKerrigan/GeoGuessNet's loader takes it)
+  and for YFCC4k as yfcc4k_places365.csv (Applied-Machine-Learning-Lab/G3). The first of them have the header LON,LAT
+  over latitudes, longitudes (im2gps_places365.csv at 7006c4d and im2gps3k_places365.csv at 3487c53).
+- PIGEON's `<set>_aug.csv` with image, lat, lng, for these four and GWS15k (LukasHaas/PIGEON, data/benchmarks/).
+- GeoCLIP's IMG_FILE, LAT, LON (VicenteVivan/geo-clip, geoclip/train/dataloader.py).
+- The files that OSV-5M's code reads (gastruc/osv5m, data/data.py): for IM2GPS and IM2GPS3k info.json, which holds the
+  lines of each photo's JPEG comment; for YFCC4k info.txt, lines of YFCC100M with tabs between; for OSV-5M itself
+  test.csv with id, latitude, longitude, where id.jpg is the photo.
+- Result tables of GeoEstimation, which repeat the truth as gt_lat and gt_long (its results/ folder).
+- meta.jsonl with ID, LAT, LON, in which GWS15k goes around; ID.jpg is the photo. The set itself was never published.
+
+Any table with photo, lat, lng will do as well.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute
+import pyarrow.parquet
+
+from indexer.errors import InputError
+from indexer.photos import PhotoTable, read_photos
+from indexer.tables import check_columns, coordinates_of, names_of, read_columns
+from search.published import BenchmarkName
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Benchmark:
+    files: Sequence[str]  # what its truth is called, in the folder it was unpacked into
+    n_photos: int | None = None  # of the whole set, where that is known
+
+
+# How many: 237 and 2,997 rows have GeoEstimation's tables (3,000 photos of IM2GPS3k were given out), 4,536 YFCC4k's
+# list in spite of its name, 25,600 YFCC26k's.
+_BENCHMARKS: dict[BenchmarkName, _Benchmark] = {
+    "im2gps": _Benchmark(("im2gps_places365.csv", "im2gps_aug.csv", "info.json"), 237),
+    "im2gps3k": _Benchmark(("im2gps3k_places365.csv", "im2gps3k_aug.csv", "info.json"), 2997),
+    "yfcc4k": _Benchmark(("yfcc4k_places365.csv", "yfcc4k_aug.csv", "info.txt"), 4536),
+    "yfcc26k": _Benchmark(("yfcc25600_places365.csv", "yfcc26k_places365.csv", "yfcc26k_aug.csv"), 25600),
+    "gws15k": _Benchmark(("gws15k.csv", "gws15k_aug_2.csv", "gws15k_aug.csv", "meta.jsonl")),
+    "osv5m": _Benchmark(("test.csv", "test/test.csv")),
+}
+# Names of the columns of photo, latitude and longitude; the standard ones and their aliases come after these.
+_COLUMNS = (
+    ("img_file", "lat", "lon"),
+    ("img_id", "gt_lat", "gt_long"),
+    ("id", "latitude", "longitude"),
+    ("id", "lat", "lng"),
+    ("id", "lat", "lon"),
+)
+_STANDARD = ("photo", "lat", "lng")
+# Below the folder of the truth: beside it, and where OSV-5M's code, PIGEON's, and GeoEstimation's users have them.
+_FOLDERS = ("", "images", "jpgs", "img")
+_YFCC = (1, 12, 13)  # columns of YFCC100M's lines: identifier, longitude, latitude
+_MOST_LAT, _MOST_LNG = 90.0, 180.0
+
+
+def read_truth(source: Path, *, benchmark: BenchmarkName | None = None, split: str | None = None) -> PhotoTable:
+    """Names and coordinates of all photos whose place is known.
+
+    Without a benchmark: a table with photo, lat, lng, as everywhere. With one: that, or any of the layouts of this
+    module, or a folder with one of them in it. If some latitude of a benchmark's table is beyond the poles, and all
+    its rows are possible with the two columns swapped, they are swapped, and a warning says so.
+
+    Raises:
+        InputError: nothing usable is there, or a coordinate is missing or not on Earth.
+    """
+    if benchmark is None:
+        return read_photos(source, split=split, coordinates=True)
+    known = _BENCHMARKS[benchmark]
+    file = _file_in(source, benchmark, known.files) if source.is_dir() else source
+    read = _READERS.get(file.suffix.lower())
+    if read is None or not file.is_file():
+        table = _read_table(file, split)
+    elif split is not None:
+        raise InputError(f"{file}: has no column split. Leave --split out.")
+    else:
+        table = read(file)
+    table = _upright(table, file)
+    photos = PhotoTable(names_of(table, file), *coordinates_of(table, file, required=True))
+    if known.n_photos is not None and len(photos) != known.n_photos:
+        log.warning(
+            "%s: %d photos; the published set of %s has %d. Figures over other photos are not comparable.",
+            *(file, len(photos), benchmark, known.n_photos),
+        )
+    return photos
+
+
+def beside_truth(photos: PhotoTable, source: Path) -> PhotoTable:
+    """The photos by absolute paths: below the folder of their truth, or one of the folders the sets are unpacked into.
+
+    The first photo that is there decides for all.
+
+    Raises:
+        InputError: none of them is anywhere there.
+    """
+    folder = (source if source.is_dir() else source.parent).absolute()
+    for below in _FOLDERS:
+        if any((folder / below / name).is_file() for name in photos.photo):
+            return replace(photos, photo=[str(folder / below / name) for name in photos.photo])
+    places = ", ".join(str(folder / below) for below in _FOLDERS)
+    raise InputError(f"{source}: none of its {len(photos)} photos is in {places}. Unpack them into one of these.")
+
+
+def write_photos(photos: PhotoTable, out: Path) -> Path:
+    """Write photos as a table that every command reads."""
+    table = pa.table({"photo": pa.array(photos.photo, pa.string()), "lat": photos.lat_deg, "lng": photos.lng_deg})
+    pyarrow.parquet.write_table(table, out)
+    return out
+
+
+def _file_in(folder: Path, benchmark: BenchmarkName, names: Sequence[str]) -> Path:
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    raise InputError(
+        f"{folder}: no truth of {benchmark} in it; looked for {', '.join(names)}. Give the file itself, or a table "
+        "with photo, lat, lng."
+    )
+
+
+def _read_table(file: Path, split: str | None) -> pa.Table:
+    for columns in _COLUMNS:
+        if file.is_file() and _has(file, columns):
+            table = read_columns(file, columns, split=split)
+            photo = _with_suffix(table[columns[0]]) if columns[0] == "id" else table[columns[0]]
+            return _standard(photo, table[columns[1]], table[columns[2]])
+    table = read_columns(file, list(_STANDARD), split=split)
+    return _standard(*(table[name] for name in _STANDARD))
+
+
+def _has(file: Path, columns: Sequence[str]) -> bool:
+    try:
+        check_columns(file, columns)
+    except InputError:  # whatever is wrong with it is said when it is read
+        return False
+    return True
+
+
+def _with_suffix(ids: pa.ChunkedArray) -> pa.ChunkedArray:
+    text = ids.cast(pa.string())
+    return pa.compute.if_else(
+        pa.compute.match_substring(text, "."), text, pa.compute.binary_join_element_wise(text, "jpg", ".")
+    )
+
+
+def _read_comments(file: Path) -> pa.Table:
+    """info.json: {photo: [lines of its JPEG comment]}; photos with an empty list were taken nobody knows where."""
+    content = _json(file, file.read_bytes())
+    if not isinstance(content, dict):
+        raise InputError(f"{file}: must hold one object, photo -> lines of its comment; it holds {_kind(content)}.")
+    rows = [
+        (photo, _labelled(file, photo, lines, "latitude"), _labelled(file, photo, lines, "longitude"))
+        for photo, lines in content.items()
+        if lines
+    ]
+    return _from_rows(file, rows)
+
+
+def _labelled(file: Path, photo: str, lines: Any, label: str) -> float:
+    texts = [line for line in lines if isinstance(line, str)] if isinstance(lines, list) else []
+    for line in texts:
+        name, colon, value = line.partition(":")
+        if colon and name.strip().lower() == label:
+            return _number(file, photo, value)
+    raise InputError(f"{file}: the comment of {photo!r} has no line '{label}: number'. Remove that photo, or mend it.")
+
+
+def _read_yfcc(file: Path) -> pa.Table:
+    """info.txt: lines of YFCC100M, columns with tabs between."""
+    rows = []
+    for number, line in enumerate(_text(file).splitlines()):
+        cells = line.split("\t")
+        if len(cells) <= max(_YFCC):
+            raise InputError(
+                f"{file}: line {number} (counted from 0) has {len(cells)} columns with tabs between; YFCC100M's lines "
+                f"have at least {max(_YFCC) + 1}. Give the list as it was published, or a table with photo, lat, lng."
+            )
+        photo, lng, lat = (cells[column] for column in _YFCC)
+        rows.append((f"{photo}.jpg", _number(file, photo, lat), _number(file, photo, lng)))
+    return _from_rows(file, rows)
+
+
+def _read_lines(file: Path) -> pa.Table:
+    """meta.jsonl: one object a line with ID, LAT, LON, in any case."""
+    rows = []
+    for number, line in enumerate(_text(file).splitlines()):
+        content = _json(file, line.encode()) if line.strip() else None
+        if content is None:
+            continue
+        fields = {name.lower(): value for name, value in content.items()} if isinstance(content, dict) else {}
+        if not {"id", "lat", "lon"} <= fields.keys():
+            raise InputError(f"{file}: line {number} (counted from 0) is no object with ID, LAT and LON.")
+        photo = str(fields["id"])
+        rows.append((photo, _number(file, photo, fields["lat"]), _number(file, photo, fields["lon"])))
+    table = _from_rows(file, rows)
+    return _standard(_with_suffix(table["photo"]), table["lat"], table["lng"])
+
+
+_READERS: dict[str, Callable[[Path], pa.Table]] = {
+    ".json": _read_comments,
+    ".txt": _read_yfcc,
+    ".jsonl": _read_lines,
+}
+
+
+def _upright(table: pa.Table, file: Path) -> pa.Table:
+    """The table, its coordinates swapped where they are possible in no other way."""
+    try:
+        lat, lng = (table[name].cast(pa.float64()).to_numpy(zero_copy_only=False) for name in ("lat", "lng"))
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError):
+        return table  # no numbers: explained by who reads them
+    beyond = int((abs(lat) > _MOST_LAT).sum())
+    if not beyond or not ((abs(lat) <= _MOST_LNG) & (abs(lng) <= _MOST_LAT)).all():
+        return table
+    log.warning(
+        "%s: %d of %d latitudes are beyond the poles, and every row is possible with latitude and longitude swapped: "
+        "the header names them the wrong way round, as the early im2gps tables do. They were swapped.",
+        *(file, beyond, len(lat)),
+    )
+    return _standard(table["photo"], table["lng"], table["lat"])
+
+
+def _standard(photo: pa.ChunkedArray, lat: pa.ChunkedArray, lng: pa.ChunkedArray) -> pa.Table:
+    return pa.table(dict(zip(_STANDARD, (photo, lat, lng), strict=True)))
+
+
+def _from_rows(file: Path, rows: Sequence[tuple[str, float, float]]) -> pa.Table:
+    if not rows:
+        raise InputError(f"{file}: no photo in it.")
+    return _standard(*(pa.chunked_array([column]) for column in zip(*rows, strict=True)))
+
+
+def _number(file: Path, photo: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise InputError(f"{file}: {value!r} is no coordinate of {photo!r}. Mend that row, or remove it.") from None
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file}: is not UTF-8 text ({error}). Save it as UTF-8.") from None
+
+
+def _json(file: Path, content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except ValueError as error:
+        raise InputError(f"{file}: is not JSON ({error}). Mend it, or give a table with photo, lat, lng.") from None
+
+
+def _kind(content: Any) -> str:
+    return "a list" if isinstance(content, list) else f"a {type(content).__name__}"

@@ -1,0 +1,149 @@
+"""Pictures of errors: accuracy by distance, recall by area, and a map of where answers went.
+
+In: errors in km, areas in km2 and coordinates in degrees. Out: bytes of a picture, the same bytes for the same figures.
+Colours are chosen so that people with any common colour blindness can tell them apart (Okabe and Ito's, and their
+order on the map is also one of brightness); curves differ by dash as well, and long errors are long lines.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+
+from indexer.geo import FARTHEST_KM, lat_lng
+from indexer.places import gazetteer
+from search.metrics import EARTH_AREA_KM2
+
+# An upper limit of the error in km, how a legend says it, and the colour.
+ERROR_COLOURS: tuple[tuple[float, str, str], ...] = (
+    (25.0, "up to 25 km", "#004d80"),
+    (200.0, "25 to 200 km", "#2297d9"),
+    (750.0, "200 to 750 km", "#009e73"),
+    (2500.0, "750 to 2,500 km", "#e69f00"),
+    (float("inf"), "more", "#d1457b"),
+)
+
+_STYLES = (("#0072b2", "-"), ("#d55e00", "--"), ("#009e73", "-."), ("#595959", ":"), ("#cc79a7", (0, (6, 2))))
+_POINTS = 200  # finer than a line on paper, and an SVG stays small
+_MARKED_KM = (1.0, 25.0, 200.0, 750.0, 2500.0)
+_MAP_LINES = 1500  # lines on the map: more hide each other
+_TEXT = {"font.family": "DejaVu Sans", "font.size": 10, "svg.hashsalt": "geosurge"}  # the font matplotlib brings
+
+
+def accuracy_curve(
+    errors_km: Mapping[str, np.ndarray], *, from_km: float = 1.0, kind: Literal["png", "svg"] = "png"
+) -> bytes:
+    """The percentage of photos (y) whose error is at most a distance (x, logarithmic), one line a method.
+
+    errors_km: label -> (N,), at most five labels; NaN is a photo without an answer, which is never within.
+    """
+    limits = np.geomspace(from_km, FARTHEST_KM, _POINTS)
+    curves = {}
+    for label, errors in errors_km.items():
+        answered = np.sort(errors[~np.isnan(errors)])
+        curves[label] = 100 * np.searchsorted(answered, limits, side="right") / len(errors)
+    with rc_context(_TEXT):
+        figure, axes = _curves(limits, curves)
+        marked = [km for km in _MARKED_KM if km >= from_km]
+        axes.set_xticks(marked, [f"{km:,.0f}" for km in marked])
+        axes.set_xticks([], minor=True)
+        axes.set_xlabel("distance from the true place, km")
+        axes.set_ylabel("photos within that distance, %")
+        return _picture(figure, kind)
+
+
+def recall_curve(percent: Mapping[str, np.ndarray], areas_km2: Sequence[float]) -> bytes:
+    """PNG of the percentage of photos (y) whose true place lies in the first so many km2 of their answer (x).
+
+    percent: label -> (A,), at most five labels. areas_km2: (A,), rising.
+    """
+    with rc_context(_TEXT):
+        figure, axes = _curves(np.asarray(areas_km2), percent)
+        axes.set_xlabel("area searched, km2 (the Earth: 5.1e8)")
+        axes.set_ylabel("photos found in that area, %")
+        axes.set_xlim(min(areas_km2), EARTH_AREA_KM2)
+        return _picture(figure, "png")
+
+
+def error_map(true_deg: np.ndarray, predicted_deg: np.ndarray, errors_km: np.ndarray) -> bytes:
+    """PNG of a world map with a dot at each true place and a line from it to the answer; grey dots are cities.
+
+    Where there are more photos than can be told apart, evenly spaced rows are drawn.
+
+    true_deg, predicted_deg: (N, 2) latitude and longitude in degrees. errors_km: (N,), NaN where there is no answer.
+    """
+    answered = np.flatnonzero(~np.isnan(errors_km))
+    rows = answered[np.linspace(0, len(answered) - 1, min(_MAP_LINES, len(answered))).astype(np.intp)]
+    with rc_context(_TEXT):
+        figure = Figure(figsize=(10.0, 5.6), layout="constrained")
+        axes = figure.subplots()
+        city_lat, city_lng = lat_lng(gazetteer().tree.data)
+        axes.plot(city_lng, city_lat, ",", color="#c9c9c9", zorder=0)
+        lower, alpha = 0.0, 0.75 if len(rows) < _MAP_LINES // 5 else 0.35
+        for limit, label, colour in ERROR_COLOURS:
+            part = rows[(errors_km[rows] >= lower) & (errors_km[rows] < limit)]
+            lines = map_lines(true_deg[part], predicted_deg[part])
+            axes.add_collection(LineCollection(lines, colors=colour, linewidths=0.8, alpha=alpha), autolim=False)
+            axes.plot(
+                true_deg[part, 1], true_deg[part, 0], "o", color=colour, markersize=3.0, markeredgewidth=0, label=label
+            )
+            lower = limit
+        axes.set_xlim(-180, 180)
+        axes.set_ylim(-90, 90)
+        axes.set_aspect("equal")
+        axes.set_xticks(range(-180, 181, 60))
+        axes.set_yticks(range(-90, 91, 30))
+        axes.grid(color="#ececec", linewidth=0.6, zorder=0)
+        axes.set_axisbelow(True)
+        axes.tick_params(labelsize=8, length=0)
+        figure.legend(loc="outside upper left", ncols=5, frameon=False, fontsize=9, title="error", alignment="left")
+        return _picture(figure, "png")
+
+
+def map_lines(true_deg: np.ndarray, predicted_deg: np.ndarray) -> list[np.ndarray]:
+    """Lines on an equirectangular map, the short way round: one for each pair, two where it passes 180 degrees.
+
+    true_deg, predicted_deg: (N, 2) latitude and longitude. Each line is (2, 2) with rows (longitude, latitude).
+    """
+    lines: list[np.ndarray] = []
+    for (lat_a, lng_a), (lat_b, lng_b) in zip(true_deg.tolist(), predicted_deg.tolist(), strict=True):
+        east = (lng_b - lng_a + 180.0) % 360.0 - 180.0  # from -180 to 180: positive when b lies to the east
+        if abs(lng_b - lng_a) <= 180.0:
+            lines.append(np.array([(lng_a, lat_a), (lng_b, lat_b)]))
+            continue
+        edge = 180.0 if east > 0 else -180.0
+        lat_edge = lat_a + (lat_b - lat_a) * ((edge - lng_a) / east if east else 0.0)
+        lines.append(np.array([(lng_a, lat_a), (edge, lat_edge)]))
+        lines.append(np.array([(-edge, lat_edge), (lng_b, lat_b)]))
+    return lines
+
+
+def _curves(x: np.ndarray, curves: Mapping[str, np.ndarray]) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(6.0, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for (label, percent), (colour, dash) in zip(curves.items(), _STYLES, strict=False):
+        # matplotlib reads a dollar as the start of a formula, and leaves out what begins with an underscore.
+        axes.plot(x, percent, color=colour, linestyle=dash, linewidth=1.8, label=f"\u200b{label}".replace("$", r"\$"))
+    axes.set_xscale("log")
+    axes.set_xlim(x[0], x[-1])
+    axes.set_ylim(0, 100)
+    axes.grid(color="#d9d9d9", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=9)
+    return figure, axes
+
+
+def _picture(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
+    stream = io.BytesIO()
+    if kind == "svg":
+        FigureCanvasSVG(figure).print_svg(stream, metadata={"Date": None})  # no date: the same figures, the same bytes
+    else:
+        FigureCanvasAgg(figure).print_png(stream, metadata={"Software": None})
+    return stream.getvalue()

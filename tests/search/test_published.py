@@ -1,0 +1,42 @@
+"""The paper's tables: its own claims about them must hold for what is written here."""
+
+from typing import get_args
+
+import pytest
+
+from indexer.errors import InputError
+from search.published import PUBLISHED_KM, TABLES, BenchmarkName, PublishedTable, benchmark_named
+
+
+@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
+def test_rows_are_percent_and_rise_with_distance(table: PublishedTable) -> None:
+    assert len({row.method for row in table.rows}) == len(table.rows)
+    for row in table.rows:
+        assert len(row.within) == len(PUBLISHED_KM)
+        shares = [share for share in row.within if share is not None]
+        assert shares == sorted(shares)
+        assert all(0 < share < 100 for share in shares)
+    assert table.rows[-1].method == "GeoSURGE (Ours)"
+
+
+def test_it_is_best_in_22_of_25_figures_as_the_abstract_says() -> None:
+    best = 0
+    for table in TABLES.values():
+        for column in range(len(PUBLISHED_KM)):
+            shares = [row.within[column] for row in table.rows if row.within[column] is not None]
+            best += table.rows[-1].within[column] == max(share for share in shares if share is not None)
+    assert best == 22
+
+
+def test_tables_are_numbered_as_in_the_paper() -> None:
+    assert [table.number for table in TABLES.values()] == ["I", "II", "III", "IV", "V"]
+    assert set(TABLES) < set(get_args(BenchmarkName))
+
+
+def test_names_are_a_closed_list_in_any_spelling() -> None:
+    for name in get_args(BenchmarkName):
+        assert benchmark_named(name) == benchmark_named(name.upper()) == name
+    assert benchmark_named("IM2GPS-3k") == "im2gps3k"
+    assert benchmark_named("osv_5m") == "osv5m"
+    with pytest.raises(InputError, match="there are im2gps, im2gps3k"):
+        benchmark_named("im2gps4k")
