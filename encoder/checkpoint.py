@@ -147,7 +147,12 @@ def encoder_digest(folder: Path) -> str:
     """
     if folder.is_dir() and not (folder / MANIFEST).is_file():
         raise ArtifactError(f"{folder}: not a checkpoint folder (it has no {MANIFEST}). {_advice(folder)}")
-    manifest = read_manifest(folder, kind=CHECKPOINT_KIND, schema_version=CHECKPOINT_SCHEMA_VERSION)
+    try:
+        manifest = read_manifest(folder, kind=CHECKPOINT_KIND, schema_version=CHECKPOINT_SCHEMA_VERSION)
+    except ArtifactError as error:
+        if (folder / WEIGHTS_FILE).is_file() and (folder / CONFIG_FILE).is_file():  # such as convert makes
+            raise ArtifactError(f"{error} {_advice(folder)}") from None
+        raise
     config_file, weights_file = folder / CONFIG_FILE, folder / WEIGHTS_FILE
     if WEIGHTS_FILE not in manifest.files:
         raise ArtifactError(f"{folder}: this checkpoint holds geocells alone, no encoder. Give the one it came from.")
@@ -207,10 +212,12 @@ def _load_hub(name: str) -> tuple[GeoEncoder, str]:
     if raw.get("model_type") == GeoEncoderConfig.model_type:
         weights_file = fetch(name, WEIGHTS_FILE, prefix=_HUB_PREFIX)
         return _load_pushed(config_file, weights_file), digest_of(config_file, weights_file)
-    if raw.get("model_type") != "clip":
+    if raw.get("model_type") == "clip_vision_model":  # the visual half alone, as CLIPVisionModelWithProjection saves it
+        raw = {"vision_config": raw, "projection_dim": raw.get("projection_dim", 512)}
+    elif raw.get("model_type") != "clip":
         raise InputError(
-            f"hf:{name}: its model type is {raw.get('model_type')!r}; a CLIP ('clip') or an encoder of this project "
-            f"({GeoEncoderConfig.model_type!r}) is needed."
+            f"hf:{name}: its model type is {raw.get('model_type')!r}; a CLIP ('clip', 'clip_vision_model') or an "
+            f"encoder of this project ({GeoEncoderConfig.model_type!r}) is needed."
         )
     return _load_clip(name, config_file, raw)
 
@@ -239,6 +246,11 @@ def _load_clip(name: str, config_file: Path, raw: Mapping[str, Any]) -> tuple[Ge
         for old, new in renamed.items()
         if key.startswith(old)
     }
+    if "projection.weight" not in weights:
+        raise ArtifactError(
+            f"hf:{name}: {weights_file.name} cannot be loaded as the encoder's weights: it has no visual_projection. "
+            "Save it with CLIPModel or CLIPVisionModelWithProjection of transformers."
+        )
     weights.pop("vision.embeddings.position_ids", None)  # older checkpoints carry this range of integers
     return _build(config, weights, weights_file), digest_of(config_file, weights_file, processor_file)
 

@@ -52,7 +52,7 @@ def embed(
     from encoder.reading import ReadLimits
     from indexer.artifact import check_target
     from indexer.photos import open_photos
-    from indexer.progress import track
+    from indexer.progress import per_second, track
 
     check_target(out)
     size = None if batch_size == "auto" else batch_size
@@ -71,7 +71,7 @@ def embed(
     rate = summary.rows / summary.seconds
     failures = ", ".join(f"{count} {code}" for code, count in summary.failed.items()) or "none"
     text = (
-        f"{out}: {summary.rows:,} photos in {summary.seconds:.1f} s ({rate:,.0f}/s), "
+        f"{out}: {summary.rows:,} photos in {summary.seconds:.1f} s ({per_second(rate)}), "
         f"{summary.ok:,} ok, failed: {failures}"
     )
     data = {
@@ -139,7 +139,7 @@ def segment(
     from encoder.segmentation import load_segmenter
     from encoder.segmentation_cache import check_cache
     from indexer.photos import open_photos
-    from indexer.progress import track
+    from indexer.progress import per_second, track
 
     check_cache(out)
     config = SegmentConfig(batch_size, workers, map_edge, shard_maps, max_pixels, ReadLimits(schemes=schemes))
@@ -150,7 +150,7 @@ def segment(
     rate = summary.new / summary.seconds
     failures = ", ".join(f"{count} {code}" for code, count in summary.failed.items()) or "none"
     text = (
-        f"{out}: {summary.rows:,} photos in {summary.seconds:.1f} s, {summary.new:,} segmented ({rate:,.1f}/s), "
+        f"{out}: {summary.rows:,} photos in {summary.seconds:.1f} s, {summary.new:,} segmented ({per_second(rate)}), "
         f"{summary.known:,} already there, failed: {failures}"
     )
     data = {

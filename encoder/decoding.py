@@ -5,6 +5,7 @@ are none. Nothing is resized here but photos far larger than anybody needs.
 """
 
 import itertools
+import math
 import multiprocessing
 import os
 import signal
@@ -14,6 +15,7 @@ import warnings
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from multiprocessing import forkserver, resource_tracker
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,7 @@ from encoder.crops import resized_shape
 from encoder.images import BadImage, decode
 from encoder.reading import ReadLimits, read_bytes
 from encoder.segmentation_cache import SegmentationCache
+from encoder.segmenter_input import MAP_EDGE, PreparedPhoto, SegmenterInput
 from indexer.errors import GeoError, WorkError
 from indexer.features import OK
 from indexer.photo import FileRange, Photo
@@ -48,7 +51,8 @@ class PhotoReader:
     limits: ReadLimits = field(default_factory=ReadLimits)
     classes: int | None = None  # of the class maps; None: no maps are read
     cache: SegmentationCache | None = None  # where maps are looked up that did not come with their photos
-    map_needed: bool = True  # False: a photo without a map is left to who segments it
+    segmenter: SegmenterInput | None = None  # prepares photos without a map for who makes it; None: they need one
+    map_edge: int = MAP_EDGE  # of the maps to be made
 
     def __call__(self, photo: Photo) -> "DecodedPhoto | BadImage":
         """Read one photo; what is wrong with it is returned, not raised."""
@@ -62,10 +66,14 @@ class PhotoReader:
         image = decode(content, shorter_edge=self.shorter_edge, max_pixels=self.max_pixels)
         width, height = image.size
         class_map = self._class_map(photo, content, image.size)
+        to_segment = None
+        if class_map is None and self.classes is not None and self.segmenter is not None:
+            # Decoded once more: what the segmenter sees must not depend on what the encoder needs.
+            to_segment = self.segmenter.read(content, map_edge=self.map_edge, max_pixels=self.max_pixels)
         target = resized_shape(height, width, self.shorter_edge)
         if height * width > max(_LARGEST_SENT, target[0] * target[1]):
             image = image.resize(target[::-1], Image.Resampling.BICUBIC)
-        return DecodedPhoto(np.asarray(image), class_map)
+        return DecodedPhoto(np.asarray(image), class_map, to_segment)
 
     def _class_map(self, photo: Photo, content: bytes, photo_size: tuple[int, int]) -> np.ndarray | None:
         if self.classes is None:
@@ -76,8 +84,12 @@ class PhotoReader:
         elif self.cache is not None:
             class_map = self.cache.get(content)
         if class_map is None:
-            if self.map_needed:
-                raise BadImage("no_map", "no class map of this photo: python -m encoder segment makes them")
+            if self.segmenter is None:
+                raise BadImage(
+                    "no_map",
+                    "no class map of this photo: give --segmentation-cache with one (python -m encoder segment makes "
+                    "them), or --segmenter",
+                )
             return None
         height, width = class_map.shape
         check_fit((height, width), photo_size)
@@ -90,7 +102,8 @@ class PhotoReader:
         try:
             return decode_map(read_bytes(data, self.limits))
         except BadImage as problem:
-            raise BadImage("bad_map", f"its class map, {problem.code}: {problem.reason}") from None
+            code = "" if problem.code == "bad_map" else f", {problem.code}"
+            raise BadImage("bad_map", f"its class map{code}: {problem.reason}") from None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,6 +112,7 @@ class DecodedPhoto:
 
     pixels: np.ndarray  # (H, W, 3) uint8, upright
     class_map: np.ndarray | None  # (h, w) uint8
+    to_segment: PreparedPhoto | None = None  # what its map is made from, where that has to be done
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -110,9 +124,12 @@ class DecodedBatch:
     lng_deg: np.ndarray  # (N,) float64
     status: Sequence[str]  # 'ok' or a short reason code
     reason: Sequence[str]  # a sentence where status is not 'ok', else empty
-    buffer: torch.Tensor  # (bytes,) uint8: pixels of every photo whose status is 'ok', then their maps
+    # (bytes,) uint8: pixels of every photo whose status is 'ok', then their maps, then what maps are made from
+    buffer: torch.Tensor
     shapes: Sequence[tuple[int, int]]  # height and width of each of those photos
     map_shapes: Sequence[tuple[int, int] | None]  # and of their maps
+    # Of what maps are made from: height and width, and those of the map.
+    segment_shapes: Sequence[tuple[tuple[int, int], tuple[int, int]] | None]
 
     def __len__(self) -> int:
         return len(self.name)
@@ -132,16 +149,32 @@ class DecodedBatch:
 
     def pixels(self) -> list[torch.Tensor]:
         """(H, W, 3) uint8 for each of `rows`, views of the buffer."""
-        sizes = [3 * height * width for height, width in self.shapes]
-        parts = torch.split(self.buffer[: sum(sizes)], sizes)
-        return [part.view(*shape, 3) for part, shape in zip(parts, self.shapes, strict=True)]
+        return [part for part in self._pieces()[0] if part is not None]
 
     def class_maps(self) -> list[torch.Tensor | None]:
         """(h, w) uint8 for each of `rows`, None where there is none."""
-        shapes = [(0, 0) if shape is None else shape for shape in self.map_shapes]
-        sizes = [height * width for height, width in shapes]
-        parts = torch.split(self.buffer[len(self.buffer) - sum(sizes) :], sizes)
-        return [None if shape is None else part.view(shape) for part, shape in zip(parts, self.map_shapes, strict=True)]
+        return self._pieces()[1]
+
+    def to_segment(self) -> list[PreparedPhoto | None]:
+        """What the maps of `rows` are made from, None where there is nothing to be made."""
+        return [
+            None if pixels is None or shapes is None else PreparedPhoto(pixels, shapes[1])
+            for pixels, shapes in zip(self._pieces()[2], self.segment_shapes, strict=True)
+        ]
+
+    def _pieces(self) -> tuple[list[torch.Tensor | None], ...]:
+        """Photos, maps and what maps are made from: views of the buffer."""
+        kinds: list[list[tuple[int, ...] | None]] = [
+            [(*shape, 3) for shape in self.shapes],
+            list(self.map_shapes),
+            [None if shapes is None else (*shapes[0], 3) for shapes in self.segment_shapes],
+        ]
+        sizes = [0 if shape is None else math.prod(shape) for shapes in kinds for shape in shapes]
+        parts = iter(torch.split(self.buffer, sizes))
+        return tuple(
+            [None if shape is None else part.view(shape) for shape, part in zip(shapes, parts, strict=False)]
+            for shapes in kinds
+        )
 
 
 def decoded_batches(
@@ -188,6 +221,14 @@ def _start_workers(batches: Iterable[list[Photo]], read: PhotoReader, *, workers
     # imports once what every worker needs.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
+    # Ctrl-C reaches every process of a terminal, and until the server has imported everything it would die of it with a
+    # traceback. It inherits what is blocked here; this process hears what came meanwhile afterwards.
+    resource_tracker.ensure_running()  # the server starts it otherwise, and it unblocks Ctrl-C when it has
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)  # more workers than cores
         return iter(
@@ -268,8 +309,9 @@ def _send(results: Sequence[tuple[Photo, "DecodedPhoto | BadImage | GeoError"]])
 def _pack(results: Sequence[tuple[Photo, DecodedPhoto | BadImage]]) -> DecodedBatch:
     good = [result for _, result in results if isinstance(result, DecodedPhoto)]
     problems = [result if isinstance(result, BadImage) else None for _, result in results]
-    maps = [photo.class_map for photo in good]
-    pieces = [photo.pixels.reshape(-1) for photo in good] + [each.reshape(-1) for each in maps if each is not None]
+    to_segment = [None if photo.to_segment is None else np.asarray(photo.to_segment.pixels) for photo in good]
+    arrays = [*(photo.pixels for photo in good), *(photo.class_map for photo in good), *to_segment]
+    pieces = [each.reshape(-1) for each in arrays if each is not None]
     return DecodedBatch(
         [photo.name for photo, _ in results],
         np.array([photo.lat_deg for photo, _ in results]),
@@ -278,5 +320,9 @@ def _pack(results: Sequence[tuple[Photo, DecodedPhoto | BadImage]]) -> DecodedBa
         ["" if problem is None else problem.reason for problem in problems],
         torch.from_numpy(np.concatenate([*pieces, np.empty(0, np.uint8)])),
         [photo.pixels.shape[:2] for photo in good],
-        [None if each is None else each.shape for each in maps],
+        [None if photo.class_map is None else photo.class_map.shape for photo in good],
+        [
+            None if pixels is None or photo.to_segment is None else (pixels.shape[:2], photo.to_segment.map_shape)
+            for photo, pixels in zip(good, to_segment, strict=True)
+        ],
     )

@@ -106,6 +106,7 @@ def embed_source(
         WorkError: the disk is full, or a decoding process died.
     """
     started = time.perf_counter()
+    encode.check_source(photos)
     counts: Counter[str] = Counter()
     with write_folder(
         out,

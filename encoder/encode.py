@@ -13,10 +13,12 @@ from encoder.decoding import DecodedBatch, PhotoReader
 from encoder.device import DeviceName, PrecisionName, choose_device, choose_precision
 from encoder.model import GeoEncoder
 from encoder.reading import ReadLimits
-from encoder.segmentation import MAP_EDGE, Segmenter, load_segmenter
+from encoder.segmentation import Segmenter, load_segmenter
 from encoder.segmentation_cache import SegmentationCache, open_cache
-from indexer.errors import InputError
+from encoder.segmenter_input import MAP_EDGE
+from indexer.errors import InputError, WorkError
 from indexer.features import FeatureBatch
+from indexer.photos import PhotoSource
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,6 +89,18 @@ class PhotoEncoder:
         """Digests of what decides its vectors, for manifests."""
         return {"encoder": self.encoder.digest, "maps": self.maps.digest}
 
+    def check_source(self, photos: PhotoSource) -> None:
+        """Refuse photos that cannot have the class maps this encoder needs, before the first of them is read.
+
+        Raises:
+            InputError: there is a fusion, and no map comes with the photos, from a cache or from a segmenter.
+        """
+        if self.encoder.model.fusion is not None and self.maps.digest is None and not photos.may_have_maps:
+            raise InputError(
+                f"{photos.location}: this encoder sees each photo with its class map, and none come with these. Give "
+                "--segmentation-cache (python -m encoder segment makes one), or --segmenter."
+            )
+
     def photos_in(self, batch_size: int) -> int:
         """How many photos make a batch of so many crops."""
         return max(1, batch_size // N_CROPS[self.crops])
@@ -94,11 +108,9 @@ class PhotoEncoder:
     def reader(self, *, max_pixels: int, limits: ReadLimits) -> PhotoReader:
         """What must be done to photos before they come here."""
         read = reader_of(self.encoder.model, crops=self.crops, cache=self.maps.cache)
-        segmenter = self.maps.segmenter
-        if segmenter is None:
-            return replace(read, max_pixels=max_pixels, limits=limits)
-        edge = max(read.shorter_edge, segmenter.input.shortest_edge)  # who segments photos must see enough of them
-        return replace(read, shorter_edge=edge, max_pixels=max_pixels, limits=limits, map_needed=False)
+        segmenter = None if self.maps.segmenter is None else self.maps.segmenter.input
+        map_edge = MAP_EDGE if self.maps.cache is None else self.maps.cache.origin.map_edge
+        return replace(read, max_pixels=max_pixels, limits=limits, segmenter=segmenter, map_edge=map_edge)
 
     def __call__(self, batch: DecodedBatch) -> FeatureBatch:
         """Vectors of the photos of a batch; of several crops the mean of their unit vectors, which is shorter than 1.
@@ -108,7 +120,13 @@ class PhotoEncoder:
         """
         vectors = np.zeros((len(batch), self.encoder.width), np.float32)
         if batch.rows:
-            vectors[batch.rows] = self._vectors(batch.to(self.device)).cpu().numpy()
+            try:
+                vectors[batch.rows] = self._vectors(batch.to(self.device)).cpu().numpy()
+            except torch.OutOfMemoryError as error:
+                raise WorkError(
+                    f"The device has too little memory for {len(batch.rows)} photos at once. Run again with a smaller "
+                    "--batch-size, or segment the photos first: python -m encoder segment"
+                ) from error
         return FeatureBatch(batch.name, vectors, batch.status, batch.reason, batch.lat_deg, batch.lng_deg)
 
     @torch.inference_mode()
@@ -118,20 +136,18 @@ class PhotoEncoder:
         crops = crop_photos(pixels, preprocessing, crops=self.crops).flatten(0, 1)
         maps = None
         if self.encoder.model.fusion is not None:
-            class_maps = self._class_maps(batch, pixels)
+            class_maps = self._class_maps(batch)
             maps = crop_maps(class_maps, batch.shapes, preprocessing, crops=self.crops).flatten(0, 1)
         model = self.encoder.model
         vectors = model(normalise(crops, preprocessing).to(model.dtype), maps)
         return vectors.unflatten(0, (len(pixels), -1)).mean(dim=1)
 
-    def _class_maps(self, batch: DecodedBatch, pixels: list[torch.Tensor]) -> list[torch.Tensor]:
-        class_maps = batch.class_maps()
-        missing = [row for row, class_map in enumerate(class_maps) if class_map is None]
+    def _class_maps(self, batch: DecodedBatch) -> list[torch.Tensor]:
+        class_maps, to_segment = batch.class_maps(), batch.to_segment()
+        missing = [row for row, photo in enumerate(to_segment) if photo is not None]
         if missing:
             assert self.maps.segmenter is not None, "photos without a map are refused where they are read"
-            images = [pixels[row].cpu().numpy() for row in missing]
-            edge = MAP_EDGE if self.maps.cache is None else self.maps.cache.origin.map_edge
-            made = self.maps.segmenter.segment(images, map_edge=edge)
+            made = self.maps.segmenter.segment([photo for photo in to_segment if photo is not None])
             for row, class_map in zip(missing, made, strict=True):
                 class_maps[row] = torch.from_numpy(class_map).to(self.device)
         return [class_map for class_map in class_maps if class_map is not None]

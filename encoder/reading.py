@@ -25,7 +25,7 @@ class ReadLimits:
 
     def __post_init__(self) -> None:
         if self.max_bytes < 1:
-            raise InputError(f"--max-bytes must be at least 1, not {self.max_bytes}.")
+            raise InputError(f"max_bytes must be at least 1, not {self.max_bytes}.")
 
 
 def read_bytes(data: FileRange | bytes | None, limits: ReadLimits) -> bytes:

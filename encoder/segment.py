@@ -12,10 +12,11 @@ from pathlib import Path
 import torch
 
 from encoder.config import MAX_PIXELS, check_max_pixels
-from encoder.images import BadImage, decode
+from encoder.images import BadImage
 from encoder.reading import ReadLimits, read_bytes
-from encoder.segmentation import MAP_EDGE, PreparedPhoto, Segmenter
+from encoder.segmentation import Segmenter
 from encoder.segmentation_cache import CacheWriter, MapOrigin, content_digest, write_cache
+from encoder.segmenter_input import MAP_EDGE, PreparedPhoto
 from indexer.errors import InputError, WorkError
 from indexer.photo import Photo
 
@@ -177,9 +178,8 @@ def _read(
                     return _Photo(digest)
             except BadImage as problem:
                 return _Failure(problem)
-            edge = max(segmenter.input.shortest_edge, config.map_edge)
-            image = decode(content, shorter_edge=edge, max_pixels=config.max_pixels)
-            return _Photo(digest, segmenter.prepare(image, map_edge=config.map_edge))
+            prepared = segmenter.input.read(content, map_edge=config.map_edge, max_pixels=config.max_pixels)
+            return _Photo(digest, prepared)
         except BadImage as problem:
             return _Failure(problem, digest if problem.code in _LASTING else None)
 

@@ -17,49 +17,21 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 from transformers import OneFormerConfig, OneFormerForUniversalSegmentation
-from transformers.image_transforms import get_size_with_aspect_ratio
 from transformers.models.oneformer.image_processing_pil_oneformer import OneFormerImageProcessorPil
 from transformers.utils import logging as transformers_logging
 
-from encoder.class_maps import map_shape
 from encoder.config import MAX_CLASSES
 from encoder.hub import CONFIG_FILE, PROCESSOR_FILES, WEIGHTS_FILE, digest_of, fetch, read_json
+from encoder.segmenter_input import PreparedPhoto, SegmenterInput
 from indexer.errors import ArtifactError, InputError, MissingBackend
 
-MAP_EDGE = 384  # pixels of a map's shorter edge: what ten crops of 336 need
+_AT_ONCE = 4  # photos in one pass, where nobody says how many: a pass takes a few GB of a GPU's memory
 
 # "the task is semantic" as CLIP's tokenizer writes it, start and end included; zeros fill it up, because OneFormer's
 # processor multiplies token ids by their mask.
 _SEMANTIC_TASK = (49406, 518, 10549, 533, 29119, 1550, 49407)
 # What an image processor's file may hold beyond its settings: it would fetch the classes' names for training texts.
 _METADATA = ("class_info_file", "repo_path", "metadata")
-
-
-@dataclass(frozen=True, slots=True)
-class SegmenterInput:
-    """How photos become model input, as the model's own image processor has it."""
-
-    shortest_edge: int  # of the resized photo, in pixels
-    longest_edge: int  # above which the photo is made smaller still
-    resample: int  # a PIL.Image.Resampling
-    rescale_factor: float  # of values from 0 to 255
-    mean: tuple[float, ...]  # per channel, of rescaled values
-    std: tuple[float, ...]
-
-    def resized(self, photo_size: tuple[int, int]) -> tuple[int, int]:
-        """Width and height of what the model sees of a photo of (width, height), in pixels."""
-        width, height = photo_size
-        # At least 1: transformers rounds the shorter edge of extremely long photos down to nothing.
-        new_height, new_width = get_size_with_aspect_ratio((height, width), self.shortest_edge, self.longest_edge)
-        return max(1, new_width), max(1, new_height)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class PreparedPhoto:
-    """A photo in the size the model sees it in."""
-
-    pixels: np.ndarray  # (H, W, 3) uint8
-    map_shape: tuple[int, int]  # height and width its class map will have
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,24 +54,12 @@ class Segmenter:
         """Where the model runs."""
         return torch.device(self.model.device)
 
-    def prepare(self, image: Image.Image | np.ndarray, *, map_edge: int = MAP_EDGE) -> PreparedPhoto:
-        """Resize an upright RGB photo (or an array (h, w, 3) uint8) for the model. Safe to call from several threads.
-
-        map_edge: pixels of the shorter edge of its map, less where the photo is smaller.
-        """
-        photo = Image.fromarray(image) if isinstance(image, np.ndarray) else image
-        size = self.input.resized(photo.size)
-        resized = photo if size == photo.size else photo.resize(size, Image.Resampling(self.input.resample))
-        # A map finer than what the model saw would show nothing more.
-        shape = map_shape(photo.size, edge=map_edge, longest=self.input.longest_edge)
-        return PreparedPhoto(np.array(resized), shape)
-
     def maps(self, photos: Sequence[PreparedPhoto]) -> list[np.ndarray]:
         """Class maps (h, w) uint8 of photos that were prepared to one size, in one pass through the model.
 
         One size only: OneFormer takes no notice of the mask over padding, and a padded photo gets another map.
         """
-        pixels = torch.from_numpy(np.stack([photo.pixels for photo in photos])).to(self.device)
+        pixels = torch.stack([torch.as_tensor(photo.pixels) for photo in photos]).to(self.device)
         low = self.device.type == "cuda"  # bfloat16 where it is fast for certain; on CPUs float32 is the reference
         with torch.inference_mode():
             batch = self._normalised(pixels)
@@ -109,14 +69,15 @@ class Segmenter:
                 output.class_queries_logits, output.masks_queries_logits, [photo.map_shape for photo in photos]
             )
 
-    def segment(self, images: Sequence[Image.Image | np.ndarray], *, map_edge: int = MAP_EDGE) -> list[np.ndarray]:
-        """Class maps (h, w) uint8 of upright RGB photos of any sizes, those of one input size in one pass."""
-        prepared = [self.prepare(image, map_edge=map_edge) for image in images]
+    def segment(self, photos: Sequence[PreparedPhoto]) -> list[np.ndarray]:
+        """Class maps (h, w) uint8 of prepared photos of any sizes, a few of one size in one pass."""
         maps: dict[int, np.ndarray] = {}
-        for shape in dict.fromkeys(photo.pixels.shape for photo in prepared):
-            rows = [row for row, photo in enumerate(prepared) if photo.pixels.shape == shape]
-            maps |= zip(rows, self.maps([prepared[row] for row in rows]), strict=True)
-        return [maps[row] for row in range(len(prepared))]
+        for shape in dict.fromkeys(tuple(photo.pixels.shape) for photo in photos):
+            rows = [row for row, photo in enumerate(photos) if tuple(photo.pixels.shape) == shape]
+            for first in range(0, len(rows), _AT_ONCE):
+                some = rows[first : first + _AT_ONCE]
+                maps |= zip(some, self.maps([photos[row] for row in some]), strict=True)
+        return [maps[row] for row in range(len(photos))]
 
     def _normalised(self, pixels: torch.Tensor) -> torch.Tensor:
         """(B, H, W, 3) uint8 to model input (B, 3, H, W) float32."""

@@ -12,7 +12,9 @@ rows' numbers.
 """
 
 import itertools
+import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -33,6 +35,7 @@ from indexer.tables import (
     check_columns,
     coordinates_of,
     holds_bytes,
+    holds_column,
     holds_images,
     locations_of,
     names_of,
@@ -53,6 +56,8 @@ __all__ = [
     "read_photos",
 ]
 
+log = logging.getLogger(__name__)
+
 _TABLES = (".parquet", ".pq", ".csv")
 _SINGLE = (SUFFIX, *COMPRESSED, *IMAGE_SUFFIXES)  # at a URI, what is no folder
 
@@ -68,6 +73,7 @@ class PhotoSource:
     n_photos: int | None  # None where it cannot be known without reading everything
     digest: str | None  # of a table of names on this machine; None for everything else
     photos: Callable[[], Iterator[Photo]]
+    may_have_maps: bool = True  # False: no photo can bring a class map
 
     def __iter__(self) -> Iterator[Photo]:
         return self.photos()
@@ -115,10 +121,10 @@ def open_photos(
         photos = partial(read_shards, location, shards, coordinates=coordinates)
         return PhotoSource(masked(location), None, None, photos)
     # Below a URI counting is listing, which costs time and money; on this machine it is soon done.
-    count = None if is_uri(location) else sum(1 for _ in _images_below(location))
+    count = None if is_uri(location) else _count_images(location)
     if count == 0:
         raise _no_image(location)
-    return PhotoSource(masked(location), count, None, partial(_folder_photos, location))
+    return PhotoSource(masked(location), count, None, partial(_folder_photos, location), may_have_maps=False)
 
 
 def read_photos(
@@ -242,6 +248,20 @@ def _images_below(folder: str) -> Iterator[str]:
     return (name for name in files_below(folder) if name.lower().endswith(IMAGE_SUFFIXES))
 
 
+def _count_images(folder: str) -> int:
+    """How many there are; what else lies there is told, because somebody may take it for photos."""
+    count, others = 0, Counter[str]()
+    for name in files_below(folder):
+        if name.lower().endswith(IMAGE_SUFFIXES):
+            count += 1
+        else:
+            others[Path(name).suffix.lower() or "without a suffix"] += 1
+    if count and others:
+        kinds = ", ".join(f"{n:,} {suffix}" for suffix, n in others.most_common(5))
+        log.warning("%s: left out, because their names are not those of images: %s", folder, kinds)
+    return count
+
+
 def _no_image(folder: str) -> InputError:
     return InputError(f"{masked(folder)}: no image below this folder ({', '.join(IMAGE_SUFFIXES)}).")
 
@@ -263,7 +283,7 @@ def _open_table(location: str, *, split: str | None, coordinates: bool) -> Photo
         count = sum(len(coordinates_of(table, location, required=coordinates)[0]) for table in tables)
         digest = None if holds_images(location) else file_digest(Path(location))
     photos = partial(_table_photos, location, split=split, coordinates=coordinates)
-    return PhotoSource(masked(location), count, digest, photos)
+    return PhotoSource(masked(location), count, digest, photos, may_have_maps=holds_column(location, "map"))
 
 
 def _table_photos(location: str, *, split: str | None, coordinates: bool) -> Iterator[Photo]:

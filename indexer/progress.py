@@ -38,9 +38,14 @@ def track(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
         def advance(done: int) -> None:
             progress.advance(task, done)
             speed = progress.tasks[0].speed
-            progress.update(task, rate=f"{speed:,.0f}/s" if speed else "")
+            progress.update(task, rate=per_second(speed) if speed else "")
 
         yield advance
+
+
+def per_second(rate: float) -> str:
+    """A rate as people read it: slow ones with their decimals, which are what counts there."""
+    return f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.2g}/s"
 
 
 def _lines(what: str, total: int | None) -> Callable[[int], None]:
@@ -55,8 +60,8 @@ def _lines(what: str, total: int | None) -> Callable[[int], None]:
             shown = now
             rate = max(count, 1e-9) / max(now - started, 1e-9)
             if total is None:
-                log.info("%s: %d, %.0f/s", what, count, rate)
+                log.info("%s: %d, %s", what, count, per_second(rate))
             else:
-                log.info("%s: %d of %d, %.0f/s, %.0f s left", what, count, total, rate, (total - count) / rate)
+                log.info("%s: %d of %d, %s, %.0f s left", what, count, total, per_second(rate), (total - count) / rate)
 
     return advance

@@ -104,6 +104,11 @@ def holds_images(source: str | Path) -> bool:
     return _images(_open(source).schema) is not None
 
 
+def holds_column(source: str | Path, name: str) -> bool:
+    """Whether a table has a column, under any of its names."""
+    return name in _found(_open(source).schema, [name])
+
+
 def standard_names(table: pa.Table) -> pa.Table:
     """A table whose columns are called as others call them, renamed."""
     found = _found(table.schema, list(ALIASES))

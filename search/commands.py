@@ -129,7 +129,7 @@ def run(
         strict: exit with 1 if any photo has no answer; otherwise only if none has.
     """
     from indexer.artifact import check_target
-    from indexer.progress import track
+    from indexer.progress import per_second, track
     from search import job
     from search.engine import Engine
 
@@ -171,7 +171,7 @@ def run(
     failures = ", ".join(f"{count} {code}" for code, count in summary.failed.items()) or "none"
     text = (
         f"{out}: {summary.rows:,} photos in {summary.seconds:.1f} s, of which searching and writing "
-        f"{summary.search_seconds:.1f} s ({summary.rows / max(summary.search_seconds, 1e-9):,.0f}/s); "
+        f"{summary.search_seconds:.1f} s ({per_second(summary.rows / max(summary.search_seconds, 1e-9))}); "
         f"{summary.ok:,} answered, failed: {failures}"
     )
     data = {"predictions": str(out), "bundle": engine.bundle.version, **asdict(summary)}

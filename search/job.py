@@ -63,6 +63,7 @@ def vectors_from_photos(
         BundleMismatch: this is not the encoder the bundle was built for.
     """
     engine.check_encoder(encode.encoder.digest, source=encode.encoder.name)
+    encode.check_source(photos)
     inputs = {"photos": photos.digest, **encode.inputs}
     protocol = {"crops": encode.crops, "precision": encode.encoder.precision}
     return VectorSource(embed_photos(encode, photos, config=config), photos.n_photos, inputs, protocol)

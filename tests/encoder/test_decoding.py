@@ -188,19 +188,19 @@ time.sleep(60)
 
 def test_ctrl_c_leaves_neither_processes_nor_tracebacks_of_theirs(image: Path) -> None:
     code = """
-print("ready", flush=True)
+next(batches)
 try:
+    print("ready", flush=True)
     for batch in batches: pass
 except KeyboardInterrupt:
     batches.close()
     print(len(multiprocessing.active_children()), "left")
 """
-    process = run_python(code, image)
-    assert process.stdout is not None
-    process.stdout.readline()
-    time.sleep(3)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process of the group
-    output, errors = process.communicate(timeout=60)
+    with run_python(code, image) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process of the group
+        output, errors = process.communicate(timeout=60)
     assert output == "0 left\n"
     assert errors == ""
 

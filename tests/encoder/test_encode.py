@@ -9,16 +9,18 @@ import torch
 from PIL import Image
 
 from encoder.checkpoint import LoadedEncoder, load_encoder, save_checkpoint
-from encoder.config import CropName, FusionConfig
+from encoder.config import MAX_PIXELS, CropName, FusionConfig
 from encoder.crops import crop_maps, crop_photos, normalise
-from encoder.embed import EmbedConfig, embed_photos
+from encoder.decoding import DecodedPhoto
+from encoder.embed import EmbedConfig, embed_photos, embed_source
 from encoder.encode import MapSource, PhotoEncoder
+from encoder.reading import ReadLimits
 from encoder.segment import SegmentConfig, segment_photos
 from encoder.segmentation import Segmenter
 from encoder.segmentation_cache import SegmentationCache, open_cache
-from indexer.errors import InputError
+from indexer.errors import InputError, WorkError
 from indexer.features import FeatureBatch
-from indexer.photos import PhotoSource, open_photos
+from indexer.photos import FileRange, PhotoSource, open_photos
 from tests.encoder.conftest import EDGE, natural, tiny_encoder
 
 SIZES = [(90, 60), (64, 64), (50, 70), (120, 80)]
@@ -90,6 +92,52 @@ def test_maps_made_on_the_way_are_those_of_the_cache(
     np.testing.assert_array_equal(both, cached)
 
 
+def test_maps_of_large_photos_are_the_same_wherever_they_are_made(
+    fused: LoadedEncoder, segmenter: Segmenter, tmp_path: Path
+) -> None:
+    """JPEGs that are decoded at a fraction of their size, and photos resized before they are sent; with odd edges."""
+    (tmp_path / "photos").mkdir()
+    for number, (size, suffix) in enumerate([((2000, 1600), "jpg"), ((1801, 1301), "jpg"), ((1801, 1301), "png")]):
+        natural(*size, seed=number).save(tmp_path / "photos" / f"{number}.{suffix}")
+    photos = open_photos(tmp_path / "photos")
+    segment_photos(segmenter, photos, tmp_path / "S", config=SegmentConfig(map_edge=96))
+    cache = open_cache(tmp_path / "S")
+    reader = PhotoEncoder(fused, maps=MapSource(cache, segmenter)).reader(max_pixels=MAX_PIXELS, limits=ReadLimits())
+    for photo in photos:
+        assert isinstance(photo.data, FileRange)
+        known = cache.get(Path(photo.data.uri).read_bytes())
+        read = replace(reader, cache=None)(photo)
+        assert isinstance(read, DecodedPhoto)
+        assert read.to_segment is not None
+        np.testing.assert_array_equal(segmenter.segment([read.to_segment])[0], known)
+    cached, both = (embedded(fused, photos, maps).embedding for maps in (MapSource(cache), MapSource(cache, segmenter)))
+    np.testing.assert_array_equal(both, cached)
+
+
+def test_few_photos_go_through_the_segmenter_at_once_whatever_the_batch(
+    fused: LoadedEncoder, segmenter: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(11):
+        natural(90, 70, seed=number).save(tmp_path / f"{number:02d}.png")
+    sizes: list[int] = []
+    maps = Segmenter.maps
+    monkeypatch.setattr(Segmenter, "maps", lambda self, some: sizes.append(len(some)) or maps(self, some))
+    made = embedded(fused, open_photos(tmp_path), MapSource(segmenter=segmenter))
+    assert list(made.status) == ["ok"] * 11
+    assert sizes == [4, 4, 3]
+
+
+def test_too_little_memory_on_the_device_says_what_to_do(
+    fused: LoadedEncoder, photos: PhotoSource, segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Segmenter, "maps", full)
+    with pytest.raises(WorkError, match=r"too little memory for 4 photos at once.*--batch-size"):
+        embedded(fused, photos, MapSource(segmenter=segmenter))
+
+
 def test_a_photo_without_a_map_is_a_row_that_says_so(
     fused: LoadedEncoder, photos: PhotoSource, cache: SegmentationCache, tmp_path: Path
 ) -> None:
@@ -99,6 +147,17 @@ def test_a_photo_without_a_map_is_a_row_that_says_so(
     assert (list(batch.status), batch.embedding.any()) == (["no_map"], False)
     assert "python -m encoder segment" in batch.reason[0]
     assert list(embedded(fused, photos).status) == ["no_map"] * 4
+
+
+def test_photos_that_cannot_bring_maps_are_refused_before_any_is_read(
+    fused: LoadedEncoder, photos: PhotoSource, cache: SegmentationCache, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=r"none come with these. Give --segmentation-cache .* or --segmenter"):
+        embed_source(PhotoEncoder(fused), photos, tmp_path / "F", config=EmbedConfig())
+    PhotoEncoder(fused, maps=MapSource(cache)).check_source(photos)
+    for column, refused in (("map", False), ("caption", True)):
+        (tmp_path / "photos.csv").write_text(f"photo,{column}\n0.png,x\n")
+        assert open_photos(tmp_path / "photos.csv").may_have_maps != refused
 
 
 def test_maps_that_came_with_the_photos_are_used_first(

@@ -1,8 +1,9 @@
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import CLIPModel
+from transformers import CLIPModel, CLIPVisionModel, CLIPVisionModelWithProjection
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from encoder.checkpoint import LoadedEncoder, load_encoder
@@ -10,7 +11,7 @@ from encoder.config import Preprocessing
 from encoder.embed import EmbedConfig, embed_photos
 from encoder.encode import PhotoEncoder
 from encoder.model import GeoEncoder, GeoEncoderConfig
-from indexer.errors import InputError
+from indexer.errors import ArtifactError, InputError
 from indexer.photos import listed_photos
 from tests.encoder.conftest import EDGE, VISION, WIDTH, natural, tiny_encoder
 
@@ -131,3 +132,30 @@ def test_values_that_fail_only_when_the_model_is_built_are_refused_before(
 def test_vectors_without_dimensions_are_refused() -> None:
     with pytest.raises(InputError, match="0 dimensions"):
         GeoEncoderConfig(vision_config=VISION, projection_dim=0)
+
+
+def test_the_visual_half_of_a_clip_alone_will_do(clip: CLIPModel, clip_folder: Path, tmp_path: Path) -> None:
+    """As CLIPVisionModelWithProjection saves it; without the projection it is no CLIP."""
+    config = clip.config.vision_config
+    config.projection_dim = clip.config.projection_dim
+    half = CLIPVisionModelWithProjection(config)
+    half.vision_model.load_state_dict(clip.vision_model.state_dict())
+    half.visual_projection.load_state_dict(clip.visual_projection.state_dict())
+    shutil.copytree(clip_folder, tmp_path / "half")
+    half.save_pretrained(tmp_path / "half")
+    whole, alone = (load_encoder(f"hf:{folder}").model for folder in (clip_folder, tmp_path / "half"))
+    for name, weight in whole.state_dict().items():
+        assert torch.equal(alone.state_dict()[name], weight), name
+    CLIPVisionModel(config).save_pretrained(tmp_path / "half")
+    with pytest.raises(ArtifactError, match="it has no visual_projection"):
+        load_encoder(f"hf:{tmp_path / 'half'}")
+
+
+def test_weights_in_several_files_and_folders_that_are_not_there_are_named(clip_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(clip_folder, tmp_path / "parts")
+    (tmp_path / "parts" / "model.safetensors").rename(tmp_path / "parts" / "model-00001-of-00001.safetensors")
+    (tmp_path / "parts" / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(InputError, match="its weights are in several files"):
+        load_encoder(f"hf:{tmp_path / 'parts'}")
+    with pytest.raises(InputError, match=r"absent: no such folder\."):
+        load_encoder(f"hf:{tmp_path / 'absent'}")

@@ -20,6 +20,7 @@ from encoder.images import BadImage, decode
 from encoder.segment import SegmentConfig, SegmentSummary, segment_photos
 from encoder.segmentation import Segmenter
 from encoder.segmentation_cache import open_cache
+from encoder.segmenter_input import SegmenterInput
 from indexer.cli import main
 from indexer.errors import InputError, WorkError
 from indexer.photos import listed_photos, open_photos
@@ -56,7 +57,7 @@ def check(segmenter: Segmenter, folder: Path, out: Path, *, edge: int = 384) -> 
         classes = cache.get(path.read_bytes())
         assert classes is not None
         check_fit(classes.shape, image.size)
-        np.testing.assert_array_equal(classes, segmenter.segment([image], map_edge=edge)[0])
+        np.testing.assert_array_equal(classes, segmenter.segment([segmenter.input.prepare(image, map_edge=edge)])[0])
     for name, code in (("14.jpg", "not_an_image"), ("15.jpg", "damaged")):
         with pytest.raises(BadImage, match=code):
             cache.get((folder / name).read_bytes())
@@ -81,7 +82,7 @@ def test_a_rerun_does_only_what_is_missing(
     assert (summary.rows, summary.new, summary.known) == (9, 7, 0)
     decoded: list[int] = []
     monkeypatch.setattr(
-        "encoder.segment.decode", lambda stream, **options: decoded.append(1) or decode(stream, **options)
+        "encoder.segmenter_input.decode", lambda stream, **options: decoded.append(1) or decode(stream, **options)
     )
     seen: list[int] = []
     table = open_photos(folder / "photos.csv")
@@ -136,7 +137,7 @@ def test_memory_is_bounded_whatever_the_number_of_photos(
     for row in range(60):
         natural(64 + row, 64, seed=row).save(folder / f"{row:02d}.jpg")
     done, most = 0, 0
-    prepare = Segmenter.prepare
+    prepare = SegmenterInput.prepare
 
     def prepared(*arguments: object, **options: object) -> object:
         nonlocal most
@@ -149,7 +150,7 @@ def test_memory_is_bounded_whatever_the_number_of_photos(
         done += photos
 
     begun: list[int] = []
-    monkeypatch.setattr(Segmenter, "prepare", prepared)
+    monkeypatch.setattr(SegmenterInput, "prepare", prepared)
     table = listed_photos([f"{folder}/{row:02d}.jpg" for row in range(60)])
     summary = segment_photos(segmenter, table, tmp_path / "S", config=SegmentConfig(batch_size=2), advance=advance)
     assert (summary.new, done) == (60, 60)
@@ -264,4 +265,5 @@ def test_the_segmenter_sees_jpegs_in_enough_detail(segmenter: Segmenter, folder:
     classes = open_cache(tmp_path / "S").get((folder / "large.jpg").read_bytes())
     assert classes is not None
     assert classes.shape == (96, 128)
-    assert (classes == segmenter.segment([decode((folder / "large.jpg").read_bytes())], map_edge=96)[0]).mean() > 0.9
+    whole = segmenter.input.prepare(decode((folder / "large.jpg").read_bytes()), map_edge=96)
+    assert (classes == segmenter.segment([whole])[0]).mean() > 0.9

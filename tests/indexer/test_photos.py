@@ -191,6 +191,13 @@ def test_photos_inside_a_table_come_with_their_maps(tmp_path: Path) -> None:
     assert [(p.data, p.class_map) for p in open_photos(maps)] == [(FileRange(f"{tmp_path}/a.jpg"), b"png")]
 
 
+def test_what_is_left_out_of_a_folder_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("a.JPG", "b.jfif", "c.mpo", "d.heic", "e.heic", "f", "g.xmp"):
+        (tmp_path / name).touch()
+    assert [photo.name for photo in open_photos(tmp_path)] == ["a.JPG", "b.jfif", "c.mpo"]
+    assert "left out, because their names are not those of images: 2 .heic, 1 without a suffix, 1 .xmp" in caplog.text
+
+
 def test_a_folder_is_streamed_in_the_order_of_its_names(tmp_path: Path) -> None:
     for name in ("b/2.PNG", "a.jpg", "b.jpg", "b/1.jpeg", "notes.txt", os.fsdecode(b"caf\xe9.jpg")):
         (tmp_path / name).parent.mkdir(exist_ok=True)
