@@ -197,7 +197,10 @@ def decoded_in_memory(encode: PhotoEncoder, photos: list[Photo], *, batch_size: 
 
 
 def memory(report: Report, folder: Path) -> None:
-    """Peak memory of `encoder embed` over 10,000 photos and over 100,000."""
+    """Peak memory of `encoder embed` over 10,000 photos and over 100,000.
+
+    Decoded by the very process that is measured: what others take is not in its peak, and it is there that photos are.
+    """
     vision = {**TINYCLIP, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "image_size": 32}
     clip = save_clip(folder / "clip", vision | {"num_attention_heads": 2}, width=64)
     make_photos(folder / "photos", n=20, size=(160, 120), seed=2)
@@ -207,12 +210,14 @@ def memory(report: Report, folder: Path) -> None:
         table = folder / "photos" / f"{n}.csv"
         table.write_text("\n".join(["photo", *(names[row % len(names)] for row in range(n))]) + "\n")
         out = folder / f"F{n}"
-        child = run_command("encoder", "embed", "--photos", table, "--checkpoint", f"hf:{clip}", "--out", out)
+        child = run_command(
+            "encoder", "embed", "--photos", table, "--checkpoint", f"hf:{clip}", "--workers", "0", "--out", out
+        )
         peaks[n] = child.peak_bytes
         shutil.rmtree(out)
         report.row(
             f"embedding {n:,} photos, a backbone of one layer",
-            f"peak {child.peak_bytes / 1e6:.0f} MB in the main process, {n / child.seconds:.0f} photos/s",
+            f"peak {child.peak_bytes / 1e6:.0f} MB, one process, {n / child.seconds:.0f} photos/s",
             seconds=child.seconds,
             peak_bytes=child.peak_bytes,
         )

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from encoder.config import MAX_PIXELS
+from encoder.config import MAX_PIXELS, CropName, DeviceName, PrecisionName
 from indexer.cli import Result, Strings
 from indexer.uris import SCHEMES
 
@@ -16,11 +16,11 @@ def embed(
     checkpoint: str,
     out: Path,
     split: str | None = None,
-    crops: Literal["one", "five", "ten"] = "one",
+    crops: CropName = "one",
     segmentation_cache: Path | None = None,
     segmenter: str | None = None,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
-    precision: Literal["auto", "float32", "bfloat16"] = "auto",
+    device: DeviceName = "auto",
+    precision: PrecisionName = "auto",
     batch_size: int | Literal["auto"] = "auto",
     workers: int = 2,
     shard_rows: int = 8192,
@@ -108,7 +108,7 @@ def segment(
     model: str,
     out: Path,
     split: str | None = None,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
+    device: DeviceName = "auto",
     batch_size: int = 4,
     workers: int = 2,
     map_edge: int = 384,

@@ -17,6 +17,8 @@ MAX_ASPECT = 32  # photos longer than this times their width are refused: strips
 MAX_CLASSES = 255  # of class maps, numbered from 0: encoder.class_maps says what 255 itself stands for
 
 CropName = Literal["one", "five", "ten"]
+DeviceName = Literal["auto", "cpu", "cuda"]
+PrecisionName = Literal["auto", "float32", "bfloat16"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,14 +3,10 @@
 Asking for a GPU that is not there is an error, never a silent CPU run.
 """
 
-from typing import Literal
-
 import torch
 
+from encoder.config import DeviceName, PrecisionName
 from indexer.errors import InputError
-
-DeviceName = Literal["auto", "cpu", "cuda"]
-PrecisionName = Literal["auto", "float32", "bfloat16"]
 
 
 def choose_device(name: DeviceName) -> torch.device:

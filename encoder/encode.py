@@ -7,10 +7,10 @@ import numpy as np
 import torch
 
 from encoder.checkpoint import LoadedEncoder, load_encoder
-from encoder.config import CropName
+from encoder.config import CropName, DeviceName, PrecisionName
 from encoder.crops import N_CROPS, crop_maps, crop_photos, normalise
 from encoder.decoding import DecodedBatch, PhotoReader
-from encoder.device import DeviceName, PrecisionName, choose_device, choose_precision
+from encoder.device import choose_device, choose_precision
 from encoder.model import GeoEncoder
 from encoder.reading import ReadLimits
 from encoder.segmentation import Segmenter, load_segmenter

@@ -44,7 +44,9 @@ def decode(data: bytes, *, shorter_edge: int | None = None, max_pixels: int = MA
     Args:
         data: the file, all of it.
         shorter_edge: JPEGs may be decoded at 1/8, 1/4 or 1/2 of their size where that keeps the shorter edge at least
-            twice this long, in pixels; None decodes every pixel.
+            twice this long, in pixels; None decodes every pixel. Crops of 336 then differ from those of a full decode
+            by 0.3 to 0.4 of 255 on average, and by more than 2 in 0.5 to 2 % of the values, at the sharpest edges
+            (four JPEGs cut from NASA's Blue Marble).
         max_pixels: photos with more pixels than this are refused before they are decoded.
 
     Raises:

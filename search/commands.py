@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from encoder.config import MAX_PIXELS
+from encoder.config import MAX_PIXELS, CropName, DeviceName, PrecisionName
 from indexer import paper
 from indexer.cli import Floats, Result, Strings
 from indexer.errors import InputError
@@ -26,12 +26,12 @@ def query(
     checkpoint: str,
     top_k: int = 1,
     version: str | None = None,
-    crops: Literal["one", "five", "ten"] = "one",
+    crops: CropName = "one",
     class_maps: Strings = NO_MAPS,
     segmentation_cache: Path | None = None,
     segmenter: str | None = None,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
-    precision: Literal["auto", "float32", "bfloat16"] = "auto",
+    device: DeviceName = "auto",
+    precision: PrecisionName = "auto",
     max_pixels: int = MAX_PIXELS,
     schemes: Strings = PHOTO_SCHEMES,
 ) -> Result:
@@ -93,11 +93,11 @@ def run(
     split: str | None = None,
     top_k: int = 1,
     version: str | None = None,
-    crops: Literal["one", "five", "ten"] = "one",
+    crops: CropName = "one",
     segmentation_cache: Path | None = None,
     segmenter: str | None = None,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
-    precision: Literal["auto", "float32", "bfloat16"] = "auto",
+    device: DeviceName = "auto",
+    precision: PrecisionName = "auto",
     batch_size: int | Literal["auto"] = "auto",
     workers: int = 2,
     shard_rows: int = 8192,
@@ -194,11 +194,11 @@ def evaluate(
     resamples: int = 1000,
     seed: int = 0,
     version: str | None = None,
-    crops: Literal["one", "five", "ten"] | None = None,
+    crops: CropName | None = None,
     segmentation_cache: Path | None = None,
     segmenter: str | None = None,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
-    precision: Literal["auto", "float32", "bfloat16"] = "auto",
+    device: DeviceName = "auto",
+    precision: PrecisionName = "auto",
     batch_size: int | Literal["auto"] = "auto",
     workers: int = 2,
     max_pixels: int = MAX_PIXELS,

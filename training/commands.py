@@ -4,6 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
+from encoder.config import DeviceName
 from indexer.cli import Result
 from indexer.errors import InputError
 from training.config import (
@@ -89,7 +90,7 @@ def refit(
     learning_rate: float = RefitConfig.learning_rate,
     decay: float = RefitConfig.decay,
     seed: int = 0,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
+    device: DeviceName = "auto",
 ) -> Result:
     """Fit the geocells of a new hierarchy to photo vectors, the encoder untouched.
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import ExifTags, Image, ImageFile
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from encoder.config import Preprocessing
 from encoder.crops import crop_photos
@@ -225,6 +226,22 @@ def test_a_reduced_jpeg_shows_the_same_crop(tmp_path: Path, shape: tuple[int, in
         for image in (full, reduced)
     )
     assert (one - other).abs().float().mean() < 2.5
+
+
+@pytest.mark.parametrize(("shape", "factor"), [((1400, 1344), 2), ((3200, 2704), 4)])
+def test_a_reduced_jpeg_is_close_to_what_clips_own_processor_makes_of_all_of_it(
+    tmp_path: Path, shape: tuple[int, int], factor: int
+) -> None:
+    path = saved(tmp_path / "a.jpg", natural(*shape), quality=92)
+    reduced = decoded(path, shorter_edge=336)
+    assert reduced.size == (shape[0] // factor, shape[1] // factor)
+    ours = crop_photos([torch.from_numpy(np.array(reduced))], Preprocessing(), crops="one")[0, 0].int()
+    processor = CLIPImageProcessorPil(size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336})
+    with Image.open(path) as image:
+        theirs = processor(image, return_tensors="pt", do_rescale=False, do_normalize=False)["pixel_values"][0].int()
+    difference = (ours - theirs).abs().float()
+    assert difference.mean() < 1.0  # 0.86: these have more grain than photos
+    assert (difference > 2).float().mean() < 0.06
 
 
 def test_only_jpegs_with_pixels_to_spare_are_reduced(tmp_path: Path) -> None:
