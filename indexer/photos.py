@@ -74,9 +74,16 @@ class PhotoSource:
     digest: str | None  # of a table of names on this machine; None for everything else
     photos: Callable[[], Iterator[Photo]]
     may_have_maps: bool = True  # False: no photo can bring a class map
+    shards: Callable[[Callable[[list[str]], list[str]]], Iterator[Photo]] | None = None  # of shards, in an order given
 
     def __iter__(self) -> Iterator[Photo]:
         return self.photos()
+
+    def shuffled_shards(self, rng: np.random.Generator) -> Iterator[Photo]:
+        """The same photos, shard after shard in a random order; in their own order where they are not in shards."""
+        if self.shards is None:
+            return self.photos()
+        return self.shards(lambda names: [names[number] for number in rng.permutation(len(names))])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -119,7 +126,11 @@ def open_photos(
     _refuse_splits(location, kind, split=split, coordinates=coordinates)
     if kind == "shards":
         photos = partial(read_shards, location, shards, coordinates=coordinates)
-        return PhotoSource(masked(location), None, None, photos)
+
+        def reordered(order: Callable[[list[str]], list[str]]) -> Iterator[Photo]:
+            return read_shards(location, lambda: iter(order(list(shards()))), coordinates=coordinates)
+
+        return PhotoSource(masked(location), None, None, photos, shards=reordered)
     # Below a URI counting is listing, which costs time and money; on this machine it is soon done.
     count = None if is_uri(location) else _count_images(location)
     if count == 0:

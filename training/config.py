@@ -52,7 +52,7 @@ class DataConfig:
     """Which photos to learn from.
 
     Args:
-        photos: table with photo, lat, lng and split.
+        photos: table with photo, lat, lng and split; with validation_share also shards, or a table without split.
         train_split: value of the column `split` in the photos to learn from.
         validation_split: value of the column `split` in the photos to measure with after each epoch.
         batch_size: photos in one step, of all processes together.
@@ -61,9 +61,13 @@ class DataConfig:
         augmentation: how photos are changed while they are learned from.
         segmentation_cache: class maps of the photos, for a model with fusion; those in the table's own column `map`
             are used before these.
+        validation_share: share of the photos to measure with, chosen by their names, where there is no column `split`.
+        stream: read and decode photos anew in every epoch, in place of keeping them in memory.
+        shuffle_photos: of a stream, photos among which the next one is drawn at random; shards come in random order.
+        shuffle_mb: at most, of photos that lie in the table or the shards and so must be held while they wait.
     """
 
-    photos: Path
+    photos: str
     train_split: str = "train"
     validation_split: str = "validation"
     batch_size: int = 256
@@ -71,8 +75,16 @@ class DataConfig:
     memory_limit_gb: float = 8.0
     augmentation: Augmentation = field(default_factory=Augmentation)
     segmentation_cache: Path | None = None
+    validation_share: float | None = None
+    stream: bool = False
+    shuffle_photos: int = 100_000
+    shuffle_mb: int = 1024
 
     def __post_init__(self) -> None:
+        if self.validation_share is not None:
+            _check("data", {"validation_share": self.validation_share}, low=0.0001, high=0.5)
+        counts = {"shuffle_photos": self.shuffle_photos, "shuffle_mb": self.shuffle_mb}
+        _check("data", counts, low=1)
         _check("data", {"batch_size": self.batch_size}, low=2)  # a photo alone has nothing to be told from
         _check("data", {"workers": self.workers}, low=1)
         _check("data", {"memory_limit_gb": self.memory_limit_gb}, low=0)

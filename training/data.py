@@ -16,10 +16,11 @@ from encoder.segmentation_cache import SegmentationCache
 from indexer.errors import InputError
 from indexer.features import OK
 from indexer.hierarchy import Hierarchy
-from indexer.photos import Photo, open_photos
+from indexer.photos import Photo, PhotoSource, open_photos
 from indexer.progress import track
 from training.batches import Part, Share, ValidationPart, n_batches, order_of
 from training.config import DataConfig
+from training.holding_out import Choice
 
 log = logging.getLogger(__name__)
 
@@ -64,26 +65,37 @@ class PhotoSet:
 
 def load_photos(
     config: DataConfig,
-    split: str,
+    split: str | None,
     *,
     hierarchy: Hierarchy,
     encoder: GeoEncoder,
     cache: SegmentationCache | None = None,
+    chosen: Choice | None = None,
+    needs_cell: bool = False,
 ) -> PhotoSet:
     """Decode the photos of one split and find their cells. Photos that cannot be decoded are left out and counted.
 
-    cache: class maps of the photos that bring none of their own.
+    split: None takes all. cache: class maps of the photos that bring none of their own. chosen: says of names which
+    photos are wanted; None wants all. needs_cell: photos without a cell are left out.
 
     Raises:
         InputError: the table is unusable, too large for memory, or none of its photos can be read.
     """
-    photos = list(open_photos(config.photos, split=split, coordinates=True))
+    source = open_photos(config.photos, split=split, coordinates=True)
+    photos = _wanted(source, hierarchy, chosen, needs_cell=needs_cell)
+    what = f"split {split!r}" if split else "the photos wanted"
+    if not photos:
+        if needs_cell:
+            raise InputError(
+                f"{config.photos}: no training photo lies in a cell of the hierarchy. Was it made from other photos?"
+            )
+        raise InputError(f"{config.photos}: there is no photo among {what}.")
     edge, channels = encoder.preprocessing.crop, 3 if encoder.fusion is None else 4
     size_gb = len(photos) * channels * edge**2 / 1e9
     if size_gb > config.memory_limit_gb:
         raise InputError(
-            f"{config.photos}: split {split!r} takes {size_gb:.1f} GB decoded, more than data.memory_limit_gb = "
-            f"{config.memory_limit_gb:g}. Raise that limit, or give fewer photos."
+            f"{config.photos}: {what}: {size_gb:.1f} GB decoded, more than data.memory_limit_gb = "
+            f"{config.memory_limit_gb:g}. Raise that limit, or set data.stream to read them anew in every epoch."
         )
     pixels = torch.zeros((len(photos), 3, edge, edge), dtype=torch.uint8)
     class_maps = None if encoder.fusion is None else torch.zeros((len(photos), edge, edge), dtype=torch.uint8)
@@ -91,7 +103,7 @@ def load_photos(
     failed: list[tuple[str, str]] = []  # code, and what to say of it
     row = 0
     read = reader_of(encoder, crops="one", cache=cache)
-    for batch in _decoded(photos, read, f"decoding {split}", workers=config.workers):
+    for batch in _decoded(photos, read, f"decoding {split or 'photos'}", workers=config.workers):
         good = slice(len(kept), len(kept) + len(batch.rows))
         if batch.rows:
             pixels[good] = crop_photos(batch.pixels(), encoder.preprocessing, crops="one")[:, 0]
@@ -102,13 +114,24 @@ def load_photos(
         failed += [(status, f"{name}: {status}: {reason}") for name, status, reason in told if status != OK]
         row += len(batch)
     if failed and not kept:
-        raise InputError(f"{config.photos}: no photo of split {split!r} can be read. The first: {failed[0][1]}.")
+        raise InputError(f"{config.photos}: no photo of {what} can be read. The first: {failed[0][1]}.")
     if failed:
         counts = ", ".join(f"{n} {code}" for code, n in Counter(code for code, _ in failed).items())
-        log.warning("%s: %d photos left out (%s), first %s", split, len(failed), counts, failed[0][1])
+        log.warning("%s: %d photos left out (%s), first %s", what, len(failed), counts, failed[0][1])
     lat, lng = (np.array([getattr(photos[row], name) for row in kept]) for name in ("lat_deg", "lng_deg"))
     targets = torch.from_numpy(hierarchy.locate(lat, lng))
     return PhotoSet(pixels[: len(kept)], None if class_maps is None else class_maps[: len(kept)], targets, lat, lng)
+
+
+def _wanted(photos: PhotoSource, hierarchy: Hierarchy, chosen: Choice | None, *, needs_cell: bool) -> list[Photo]:
+    found = list(photos)
+    wanted = np.ones(len(found), bool)
+    if chosen is not None:
+        wanted &= chosen([photo.name for photo in found])
+    if needs_cell:
+        lat, lng = (np.array([getattr(photo, name) for photo in found]) for name in ("lat_deg", "lng_deg"))
+        wanted &= (hierarchy.locate(lat, lng) >= 0).any(axis=1)
+    return [found[row] for row in np.flatnonzero(wanted)]
 
 
 def _decoded(photos: list[Photo], read: PhotoReader, what: str, *, workers: int) -> Iterator[DecodedBatch]:

@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,13 @@ from encoder.segmentation_cache import MapOrigin, open_cache
 from indexer.cells import load_hierarchy
 from indexer.errors import InputError
 from indexer.hierarchy import Hierarchy
-from indexer.manifest import file_digest, manifest_digest
+from indexer.manifest import manifest_digest
+from indexer.photos import open_photos
 from indexer.progress import track
 from training.batches import Photos, Position, Share, TrainingLoader, ValidationLoader, n_batches
 from training.config import FitConfig, ModelConfig, TrainerConfig
-from training.data import load_photos
 from training.module import VALIDATION_LOSS, Epoch, GeoModule
+from training.photos import open_part
 from training.run_folder import RunFolder, options_of, plain
 
 log = logging.getLogger(__name__)
@@ -75,20 +77,18 @@ def fit(*, hierarchy: Path, out: Path, config: FitConfig) -> FitSummary | None:
     start = None if model.start_from is None else load_encoder(model.start_from)
     encoder = build_encoder(model if cache is None else _learning_from(cache.origin, model), start)
     check_maps(encoder, MapSource(cache))
-    validation, learnt = (  # the small one first: what is wrong with the table shows at once
-        load_photos(data, split, hierarchy=tree, encoder=encoder, cache=cache)
-        for split in (data.validation_split, data.train_split)
-    )
+    open_ = partial(open_part, data, hierarchy=tree, encoder=encoder, cache=cache, device=device)
+    validation, learnt = open_("validation"), open_("train")  # what is wrong with the table shows at the small one
     # Before training: what the files say hours later is not what was learned from.
     inputs = {
-        "photos": file_digest(data.photos),
+        "photos": open_photos(data.photos).digest,
         "hierarchy": manifest_digest(hierarchy),
         "maps": None if cache is None else cache.origin.segmenter,
         "start_from": None if start is None else start.digest,
     }
-    if not (learnt.targets >= 0).any():
+    if not len(learnt):
         raise InputError(
-            f"{data.photos}: no training photo lies in a cell of {hierarchy}. Was it made from other photos?"
+            f"{data.photos}: no training photo lies in a cell of the hierarchy. Was it made from other photos?"
         )
     if rank_zero_only.rank == 0:
         run.begin(hierarchy, config, inputs)

@@ -35,9 +35,10 @@ from indexer.references import save_references
 from indexer.scoring import ScoringModel, leaf_vectors
 from training.cell_fit import HeldOut, LevelFit, fit_cells, steps_per_epoch
 from training.config import RefitConfig
+from training.holding_out import by_name, name_keys
 from training.level_weights import fit_level_weights
 from training.references import TypicalPhotos
-from training.vector_file import VectorFile, name_keys
+from training.vector_file import VectorFile
 
 log = logging.getLogger(__name__)
 
@@ -224,12 +225,8 @@ def _placements(sources: RefitSources, tree: Hierarchy, share: float) -> tuple[P
             Placement(tree, sources.photos, split=split) for split in (sources.split, sources.validation_split)
         )
         return learnt, others
-    # By name: the same photos are held out whatever their order, and whichever others there are.
-    limit = np.uint64(share * 2**64)
-    return (
-        Placement(tree, sources.photos, split=sources.split, chosen=lambda names: name_keys(names) >= limit),
-        Placement(tree, sources.photos, split=sources.split, chosen=lambda names: name_keys(names) < limit),
-    )
+    learnt, others = (Placement(tree, sources.photos, split=sources.split, chosen=chosen) for chosen in by_name(share))
+    return learnt, others
 
 
 def _start(

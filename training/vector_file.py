@@ -3,10 +3,8 @@
 In: placed photos, a shard at a time. Out: any rows of them, in an order that depends on the photos' names alone.
 """
 
-import hashlib
 import os
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -15,6 +13,7 @@ import numpy as np
 from indexer.artifact import explain_unwritable
 from indexer.prototypes import Placed
 from indexer.whitening import Transform
+from training.holding_out import name_keys
 
 _STORED = np.dtype(np.float16)  # a cosine of unit vectors rounded to it errs by some 1e-5
 
@@ -75,9 +74,3 @@ class VectorFile:
         # Read, not mapped: the pages of a mapping count as this process's memory.
         parts = [os.pread(self._file.fileno(), size, number * size) for number in self._order[numbers].tolist()]
         return np.frombuffer(b"".join(parts), _STORED).reshape(len(numbers), self._width).astype(np.float32)
-
-
-def name_keys(names: Sequence[str]) -> np.ndarray:
-    """A 64-bit digest of each name: (N,) uint64, spread evenly, the same on every machine."""
-    digests = (hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest() for name in names)
-    return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64, copy=False)

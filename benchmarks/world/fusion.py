@@ -161,13 +161,13 @@ def demo_settings(photos: Path) -> FitConfig:
     parser = ArgumentParser()
     parser.add_function_arguments(fit_command, as_group=False)
     read = parser.instantiate(parser.parse_path(CONFIG))
-    data = replace(read.data, photos=photos)
+    data = replace(read.data, photos=str(photos))
     return FitConfig(data, read.model, read.loss, read.optimizer, read.lr_scheduler, read.trainer)
 
 
 def _digest(preset: Preset, settings: FitConfig) -> str:
     """Of all that a run depends on beside its arm and seed, so that no other run is taken for it."""
-    learning = replace(settings, data=replace(settings.data, photos=Path("photos")))
+    learning = replace(settings, data=replace(settings.data, photos="photos"))
     said = [plain(asdict(part)) for part in (preset, learning)]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:8]
 

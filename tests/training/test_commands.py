@@ -76,6 +76,13 @@ def test_help_answers_without_loading_torch() -> None:
     assert done.stderr == "[]\n"
 
 
+def test_the_papers_configuration_is_valid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paper = Path(__file__).parents[2] / "configs" / "mp16.yaml"
+    here = ("--hierarchy", tmp_path / "absent", "--out", tmp_path / "C", "--trainer.accelerator", "cpu")
+    assert fit("--config", paper, *here) == 2
+    assert "not a hierarchy folder" in capsys.readouterr().err
+
+
 def test_the_demos_configuration_is_valid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     demo = Path(__file__).parents[2] / "configs" / "demo.yaml"
     assert fit("--config", demo, "--hierarchy", tmp_path / "absent", "--out", tmp_path / "C") == 2

@@ -1,7 +1,6 @@
 """Values that cannot work are refused by name before anything is read."""
 
 import math
-from pathlib import Path
 
 import pytest
 
@@ -41,7 +40,7 @@ def test_wrong_values_of_a_section(section: type, name: str, value: float) -> No
 
 @pytest.mark.parametrize(("batch_size", "parts"), [(10, 3), (6, 6), (16, 32)])
 def test_a_batch_that_cannot_be_shared_evenly(batch_size: int, parts: int) -> None:
-    data = DataConfig(Path("photos.parquet"), batch_size=batch_size)
+    data = DataConfig("photos.parquet", batch_size=batch_size)
     FitConfig(data, trainer=TrainerConfig(accumulate_grad_batches=1))
     with pytest.raises(InputError, match=f"data.batch_size {batch_size} is that of all processes"):
         FitConfig(data, trainer=TrainerConfig(accumulate_grad_batches=parts))
@@ -50,7 +49,7 @@ def test_a_batch_that_cannot_be_shared_evenly(batch_size: int, parts: int) -> No
 @pytest.mark.parametrize(("name", "value"), [("batch_size", 1), ("workers", 0), ("memory_limit_gb", -1.0)])
 def test_wrong_data(name: str, value: float) -> None:
     with pytest.raises(InputError, match=f"data.{name} must be"):
-        DataConfig(Path("photos.parquet"), **{name: value})  # type: ignore[arg-type]
+        DataConfig("photos.parquet", **{name: value})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("name", "value"), [("layers", 0), ("width", 0), ("patch_size", 337)])

@@ -25,7 +25,7 @@ def small_encoder() -> GeoEncoder:
 
 
 def load(folder: Path, split: str = "train", encoder: GeoEncoder | None = None) -> PhotoSet:
-    config = DataConfig(photos=folder / "photos.parquet")
+    config = DataConfig(photos=str(folder / "photos.parquet"))
     tree = load_hierarchy(folder / "H")
     return load_photos(config, split, hierarchy=tree, encoder=encoder or small_encoder())
 
@@ -158,5 +158,5 @@ def test_every_photo_keeps_its_own_map(toy: Path, tmp_path: Path) -> None:
 def test_photos_without_the_map_they_need_are_an_error_that_says_so(toy: Path) -> None:
     encoder = small_encoder()
     encoder.add_fusion(FusionConfig(classes=7, width=4, latent=4, heads=1, blocks=1, mlp_size=4))
-    with pytest.raises(InputError, match="no_map: no class map of this photo: python -m encoder segment"):
+    with pytest.raises(InputError, match="no_map: no class map of this photo: give --segmentation-cache with one"):
         load(toy, encoder=encoder)

@@ -44,12 +44,13 @@ from training.config import (
     TrainerConfig,
 )
 from training.fit import FitSummary, build_encoder, fit
+from training.holding_out import by_name
 from training.module import one_cycle
 from training.run_folder import RunFolder
 
 MODEL = ModelConfig(image_size=SIZE, patch_size=8, hidden_size=32, layers=2, heads=2, mlp_size=64, width=16)
 LEARN = FitConfig(
-    DataConfig(Path("photos.parquet"), batch_size=15, augmentation=Augmentation(brightness=0.05)),
+    DataConfig("photos.parquet", batch_size=15, augmentation=Augmentation(brightness=0.05)),
     MODEL,
     optimizer=OptimizerConfig(lr=3e-3, geocell_lr=3e-2),
     lr_scheduler=SchedulerConfig("one_cycle"),
@@ -63,7 +64,7 @@ def changed(config: FitConfig = LEARN, **sections: dict[str, object]) -> FitConf
 
 
 def train(toy: Path, out: Path, config: FitConfig = LEARN) -> FitSummary:
-    data = replace(config.data, photos=toy / "photos.parquet")
+    data = replace(config.data, photos=str(toy / "photos.parquet"))
     summary = fit(hierarchy=toy / "H", out=out, config=replace(config, data=data))
     assert summary is not None
     return summary
@@ -252,6 +253,45 @@ def losses(run: Path) -> dict[int, str]:
 EVERY_STEP = changed(trainer={"max_epochs": 3, "log_every_n_steps": 1, "checkpoint_every_n_steps": 2})
 
 
+def test_a_stream_learns_what_memory_learns(toy: Path, trained: FitSummary, tmp_path: Path) -> None:
+    summary = train(toy, tmp_path / "C", changed(data={"stream": True, "shuffle_photos": 40}))
+    assert summary.epochs[-1].validation.within["25"] > 90
+    assert summary.train_photos == trained.train_photos
+
+
+def test_a_streamed_run_goes_on_to_the_same_losses(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class KilledError(BaseException):
+        pass
+
+    def kill(reporter: object, trainer: lightning.Trainer, *rest: object) -> None:
+        if trainer.global_step >= 10:
+            raise KilledError
+
+    config = changed(EVERY_STEP, data={"stream": True, "shuffle_photos": 40})
+    train(toy, tmp_path / "whole", config)
+    with monkeypatch.context() as patch:
+        patch.setattr("training.fit._Reporter.on_train_batch_end", kill)
+        with pytest.raises(KilledError):
+            train(toy, tmp_path / "C", config)
+    train(toy, tmp_path / "C", config)
+    assert losses(tmp_path / "C") == losses(tmp_path / "whole")
+    check_alike(tmp_path / "C", tmp_path / "whole")
+
+
+def test_photos_to_validate_with_can_be_chosen_by_name(toy: Path, tmp_path: Path) -> None:
+    """A table without the column `split`."""
+    table = pyarrow.parquet.read_table(toy / "photos.parquet").drop_columns(["split"])
+    names = pa.array([str(toy / name) for name in table["photo"].to_pylist()])
+    pyarrow.parquet.write_table(table.set_column(0, "photo", names), tmp_path / "photos.parquet")
+    shutil.copytree(toy / "H", tmp_path / "H")
+    held_out = int(by_name(0.2)[1](names.to_pylist()).sum())
+    for stream in (False, True):
+        share = changed(trainer={"max_epochs": 1}, data={"validation_share": 0.2, "stream": stream})
+        summary = train(tmp_path, tmp_path / f"C{stream}", share)
+        assert summary.epochs[0].validation.n == held_out
+        assert summary.train_photos == 120 - held_out
+
+
 @pytest.fixture(scope="module")
 def undisturbed(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("undisturbed") / "C"
@@ -366,7 +406,7 @@ def test_patience_ends_a_run_and_keeps_the_best_epoch(toy: Path, tmp_path: Path)
 
 def test_two_processes_with_two_parts_each_come_to_what_one_comes_to(toy: Path, tmp_path: Path) -> None:
     """As a command, because Lightning starts the second process by repeating the first one's command line."""
-    config = changed(trainer={"max_epochs": 2}, data={"batch_size": 16, "photos": toy / "photos.parquet"})
+    config = changed(trainer={"max_epochs": 2}, data={"batch_size": 16, "photos": str(toy / "photos.parquet")})
     train(toy, tmp_path / "one", config)
     shared = changed(config, trainer={"devices": 2, "accumulate_grad_batches": 2})
     RunFolder(tmp_path / "options").begin(toy / "H", shared, {})

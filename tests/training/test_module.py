@@ -32,7 +32,7 @@ VISION = {
 }
 
 
-CONFIG = FitConfig(DataConfig(Path("photos.parquet")), optimizer=OptimizerConfig(weight_decay=0.5))
+CONFIG = FitConfig(DataConfig("photos.parquet"), optimizer=OptimizerConfig(weight_decay=0.5))
 
 
 @pytest.fixture

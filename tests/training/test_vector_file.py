@@ -5,12 +5,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from indexer.prototypes import Placed
 from indexer.whitening import Transform
 from tests.conftest import unit_rows
-from training.vector_file import VectorFile, name_keys
+from training.holding_out import name_keys
+from training.vector_file import VectorFile
 
 WIDTH = 24
 
@@ -58,11 +58,3 @@ def test_nothing_is_left_on_disk(tmp_path: Path) -> None:
     with filled(placed(10), [np.arange(10)], tmp_path) as file:
         assert list(tmp_path.iterdir()) == []
         assert file.rows(np.arange(3)).shape == (3, WIDTH)
-
-
-def test_keys_are_the_same_everywhere_and_spread_evenly() -> None:
-    keys = name_keys([f"{number}.jpg" for number in range(10_000)])
-    assert keys[0] == 0x3221DB6759B4F74B
-    share = [(keys < np.uint64(limit * 2**64)).mean() for limit in (0.05, 0.5, 0.9)]
-    assert share == pytest.approx([0.05, 0.5, 0.9], abs=0.015)
-    assert len(np.unique(keys)) == 10_000

@@ -1,0 +1,20 @@
+"""Which photos are held out: decided by their names alone, so the same in every order and on every machine."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+Choice = Callable[[Sequence[str]], np.ndarray]  # of names: (N,) bool, which of them are wanted
+
+
+def name_keys(names: Sequence[str]) -> np.ndarray:
+    """A 64-bit digest of each name: (N,) uint64, spread evenly, the same on every machine."""
+    digests = (hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest() for name in names)
+    return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64, copy=False)
+
+
+def by_name(share: float) -> tuple[Choice, Choice]:
+    """Those to learn from, and those to hold out: about a `share` of all names, from 0 to 1."""
+    limit = np.uint64(share * 2**64)
+    return lambda names: name_keys(names) >= limit, lambda names: name_keys(names) < limit

@@ -1,0 +1,198 @@
+"""Training photos read as they are needed: shuffled, decoded ahead by other processes, never held for long.
+
+In: a source of photos. Out: the parts of batches that a process works on. Every process goes through the names of all
+photos, in the same order, and decodes its own: so all know the cells of a whole batch, and a run can be shared and gone
+on with anywhere (`training.batches`).
+
+Photos are shuffled as webdataset's users know it: shards in a random order, and the next photo drawn from a buffer of
+those that follow. A table whose neighbours are alike, sorted by place or by owner, should be shuffled once beforehand.
+"""
+
+import itertools
+import logging
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from encoder.config import Preprocessing
+from encoder.crops import crop_maps, crop_photos
+from encoder.decoding import DecodedBatch, PhotoReader, decoded_batches
+from indexer.features import OK
+from indexer.hierarchy import Hierarchy
+from indexer.photo import Photo
+from indexer.photos import PhotoSource
+from indexer.progress import track
+from training.batches import Part, Share, ValidationPart, n_batches
+from training.holding_out import Choice
+
+log = logging.getLogger(__name__)
+
+_LOOKED_AT = 4096  # photos whose cells are found in one go
+
+_Placed = tuple[Photo, np.ndarray]  # a photo and its cells (L,) int64
+
+
+@dataclass(frozen=True, slots=True)
+class StreamOptions:
+    """How photos are read."""
+
+    workers: int
+    shuffle_photos: int
+    shuffle_bytes: int
+    device: torch.device  # where photos are cut
+
+
+class PhotoStream:
+    """Photos of a source; `training.batches.Photos`.
+
+    Args:
+        source: with coordinates.
+        hierarchy: whose cells.
+        read: what is done to each photo.
+        preprocessing: how it is cut.
+        chosen: says of names which photos are wanted; None wants all.
+        needs_cell: photos without a cell are left out; to count the others, all names are gone through once.
+        options: how it goes.
+    """
+
+    def __init__(
+        self,
+        source: PhotoSource,
+        hierarchy: Hierarchy,
+        read: PhotoReader,
+        preprocessing: Preprocessing,
+        *,
+        chosen: Choice | None,
+        needs_cell: bool,
+        options: StreamOptions,
+    ) -> None:
+        self._source, self._hierarchy, self._read, self._preprocessing = source, hierarchy, read, preprocessing
+        self._chosen, self._needs_cell, self._options = chosen, needs_cell, options
+        self._failed: Counter[str] = Counter()
+        self._n_photos: int | None = None
+
+    def __len__(self) -> int:
+        if self._n_photos is None:
+            with track("looking through the photos", self._source.n_photos) as advance:
+                self._n_photos = sum(len(found) for found in self._found(iter(self._source), advance))
+        return self._n_photos
+
+    def parts(self, batch_size: int, share: Share, *, epoch: int, seed: int, skip: int) -> Iterator[Part]:
+        """As `training.batches.Photos` says. A photo that cannot be decoded has no cell, and counts all the same."""
+        rng = np.random.default_rng([seed, 0, epoch])
+        batch_size = min(batch_size, len(self))
+        placed = itertools.chain.from_iterable(self._found(self._source.shuffled_shards(rng)))
+        shuffled = shuffle(placed, rng, photos=self._options.shuffle_photos, n_bytes=self._options.shuffle_bytes)
+        slices = share.slices(batch_size)
+        coming: deque[tuple[torch.Tensor, slice]] = deque()  # the cells of each part's batch, and where it lies in it
+
+        def photos() -> Iterator[list[Photo]]:
+            for number in range(n_batches(len(self), batch_size)):
+                batch = list(itertools.islice(shuffled, batch_size))
+                if number < skip:
+                    continue
+                everyone = torch.from_numpy(np.stack([cells for _, cells in batch]))
+                for part in slices:
+                    coming.append((everyone, part))
+                    yield [photo for photo, _ in batch[part]]
+
+        for decoded in self._decoded(photos()):
+            everyone, part = coming.popleft()
+            pixels, maps = self._cut(decoded)
+            targets = torch.full_like(everyone[part], -1)
+            targets[decoded.rows] = everyone[part][decoded.rows]
+            yield Part(pixels, maps, targets, everyone, part.start, ends_batch=part is slices[-1])
+
+    def validation_parts(self, batch_size: int, share: Share) -> Iterator[ValidationPart]:
+        """As `training.batches.Photos` says, without photos that cannot be decoded."""
+        placed = itertools.chain.from_iterable(self._found(iter(self._source)))
+        mine = itertools.islice(placed, share.rank, None, share.processes)
+        coming: deque[np.ndarray] = deque()
+
+        def photos() -> Iterator[list[Photo]]:
+            while batch := list(itertools.islice(mine, batch_size)):
+                coming.append(np.stack([cells for _, cells in batch]))
+                yield [photo for photo, _ in batch]
+
+        for decoded in self._decoded(photos()):
+            rows, cells = decoded.rows, coming.popleft()
+            if rows:
+                pixels, maps = self._cut(decoded)
+                places = (torch.from_numpy(column[rows]) for column in (decoded.lat_deg, decoded.lng_deg))
+                yield ValidationPart(
+                    pixels[rows], None if maps is None else maps[rows], torch.from_numpy(cells[rows]), *places
+                )
+
+    def _found(self, photos: Iterator[Photo], advance: Callable[[int], None] | None = None) -> Iterator[list[_Placed]]:
+        """Those that are wanted, with their cells, some at a time."""
+        while some := list(itertools.islice(photos, _LOOKED_AT)):
+            lat, lng = (np.array([getattr(photo, name) for photo in some]) for name in ("lat_deg", "lng_deg"))
+            cells = self._hierarchy.locate(lat, lng)
+            wanted = (cells >= 0).any(axis=1) if self._needs_cell else np.ones(len(some), bool)
+            if self._chosen is not None:
+                wanted &= self._chosen([photo.name for photo in some])
+            yield [(some[row], cells[row]) for row in np.flatnonzero(wanted)]
+            if advance is not None:
+                advance(len(some))
+
+    def _decoded(self, photos: Iterable[list[Photo]]) -> Iterator[DecodedBatch]:
+        on_gpu = self._options.device.type == "cuda"
+        batches = decoded_batches(photos, self._read, workers=self._options.workers, pin=on_gpu)
+        with closing(batches):
+            for batch in batches:
+                self._tell(batch)
+                yield batch.to(self._options.device) if on_gpu else batch
+
+    def _cut(self, batch: DecodedBatch) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Centre crops (b, 3, S, S) and maps (b, S, S) of all photos of a batch; zeros where there is no photo."""
+        edge, rows = self._preprocessing.crop, batch.rows
+        pixels = batch.buffer.new_zeros((len(batch), 3, edge, edge))
+        maps = None if self._read.classes is None else batch.buffer.new_zeros((len(batch), edge, edge))
+        if rows:
+            pixels[rows] = crop_photos(batch.pixels(), self._preprocessing, crops="one")[:, 0]
+            if maps is not None:
+                found = [class_map for class_map in batch.class_maps() if class_map is not None]
+                maps[rows] = crop_maps(found, batch.shapes, self._preprocessing, crops="one")[:, 0]
+        return pixels, maps
+
+    def _tell(self, batch: DecodedBatch) -> None:
+        """Show the first photo of each kind of failure."""
+        for name, status, reason in zip(batch.name, batch.status, batch.reason, strict=True):
+            if status != OK:
+                if status not in self._failed:
+                    log.warning("%s: %s, %s (left out; more of this kind are not shown)", name, status, reason)
+                self._failed[status] += 1
+
+
+def shuffle(placed: Iterator[_Placed], rng: np.random.Generator, *, photos: int, n_bytes: int) -> Iterator[_Placed]:
+    """Each photo once, the next one drawn from a buffer of those that follow.
+
+    photos: in the buffer, at most. n_bytes: of photos that came as bytes, in the buffer, at most (but for one).
+    """
+    buffer: list[_Placed] = []
+    held = 0
+
+    def draw() -> _Placed:
+        nonlocal held
+        row = int(rng.integers(len(buffer)))
+        buffer[row], buffer[-1] = buffer[-1], buffer[row]
+        drawn = buffer.pop()
+        held -= _size(drawn)
+        return drawn
+
+    for each in placed:
+        buffer.append(each)
+        held += _size(each)
+        while len(buffer) > photos or held > n_bytes:
+            yield draw()
+    while buffer:
+        yield draw()
+
+
+def _size(placed: _Placed) -> int:
+    photo = placed[0]
+    return sum(len(data) for data in (photo.data, photo.class_map) if isinstance(data, bytes))
