@@ -78,7 +78,7 @@ def test_the_limit_on_bytes_is_exact_and_nothing_beyond_it_is_read(tmp_path: Pat
     assert refused(FileRange(str(path)))[0] == "too_large"
     assert refused(FileRange(str(path), 0, 1 << 39))[0] == "too_large"
     assert refused(bytes(1001))[0] == "too_large"
-    with pytest.raises(InputError, match="--max-bytes must be at least 1"):
+    with pytest.raises(InputError, match="max_bytes must be at least 1"):
         ReadLimits(max_bytes=0)
 
 
