@@ -93,7 +93,7 @@ class Registry:
             which = f"{len(matches)} versions" if matches else "no version"
             raise InputError(
                 f"{self.path}: {which} of digest {version!r}{'' if matches else self._retired(version)}. "
-                f"It has: {', '.join(name[:12] for name in self.versions)}"
+                f"It has: {', '.join(name[:12] for name in self.versions) or 'none'}."
             )
         return self.versions_folder / matches[0]
 

@@ -90,22 +90,24 @@ def fit(*, hierarchy: Path, out: Path, config: FitConfig) -> FitSummary | None:
         raise InputError(
             f"{data.photos}: no training photo lies in a cell of the hierarchy. Was it made from other photos?"
         )
-    if rank_zero_only.rank == 0:
+    first = rank_zero_only.rank == 0
+    if first:
         run.begin(hierarchy, config, inputs)
-    began = time.perf_counter()
-    module = train(encoder, tree, learnt, validation, config=config, device=device.type, run=run)
-    train_seconds = time.perf_counter() - began
-    if rank_zero_only.rank:
-        return None
-    save_checkpoint(
-        run.checkpoint,
-        encoder=encoder,
-        geocells=module.geocell_vectors(),
-        config=plain(options_of(hierarchy, out, config)),
-        inputs=inputs,
-        extra={"training_log.csv": _as_csv(module.epochs)},
-    )
-    run.end()
+    with run.locked() if first else contextlib.nullcontext():
+        began = time.perf_counter()
+        module = train(encoder, tree, learnt, validation, config=config, device=device.type, run=run)
+        train_seconds = time.perf_counter() - began
+        if not first:
+            return None
+        save_checkpoint(
+            run.checkpoint,
+            encoder=encoder,
+            geocells=module.geocell_vectors(),
+            config=plain(options_of(hierarchy, out, config)),
+            inputs=inputs,
+            extra={"training_log.csv": _as_csv(module.epochs)},
+        )
+        run.end()
     return FitSummary(
         run.checkpoint,
         train_seconds,
@@ -286,7 +288,8 @@ def _trainer(
     logs: list[Logger] = []
     if run is not None:
         folder = {"save_dir": run.path, "name": "logs", "version": run.next_log()}
-        logs = [CSVLogger(**folder), TensorBoardLogger(**folder)]
+        # Written at once: what a kill takes with it would be missing from the curve for good.
+        logs = [CSVLogger(**folder, flush_logs_every_n_steps=1), TensorBoardLogger(**folder, flush_secs=5)]
     return lightning.Trainer(
         max_epochs=options.max_epochs,
         accelerator="gpu" if device == "cuda" else "cpu",

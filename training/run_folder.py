@@ -6,12 +6,15 @@
     resume.ckpt     where a killed run goes on; gone when it has ended
     best.ckpt       weights of the best epoch so far, with `trainer.patience`; gone likewise
     checkpoint/     the result, whole or not there
+    .lock           held by the one process that trains
 
 A second start with the same options and inputs goes on where the first one ended, another is refused by name.
 """
 
+import contextlib
+import fcntl
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -77,6 +80,20 @@ class RunFolder:
             write_file(known, json.dumps(now, indent=2).encode())
         if not (self.path / _CONFIG).is_file():
             write_file(self.path / _CONFIG, yaml.safe_dump(options, sort_keys=False).encode())
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from training here for as long as this one does; its death frees the folder.
+
+        Raises:
+            InputError: another process trains here.
+        """
+        with (self.path / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(f"{self.path}: another process is training in this folder. Wait for it.") from None
+            yield
 
     def next_log(self) -> str:
         """Name of the folder below `logs` for this start."""

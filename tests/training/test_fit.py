@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -28,7 +29,7 @@ from indexer.cells import load_hierarchy
 from indexer.errors import InputError, WorkError
 from indexer.geo import haversine_km
 from indexer.geocells import load_geocells
-from indexer.manifest import file_digest
+from indexer.manifest import file_digest, manifest_digest
 from indexer.photos import open_photos
 from indexer.rule import PartitionRule
 from indexer.scoring import ScoringModel, log_product
@@ -380,6 +381,42 @@ def test_photos_that_changed_under_a_run_are_refused(toy: Path, tmp_path: Path) 
     run.begin(folder / "H", LEARN, {"photos": "a" * 64})
     with pytest.raises(InputError, match=r"its run began with photos aaaa.*this one has bbbb"):
         run.begin(folder / "H", LEARN, {"photos": "b" * 64})
+
+
+def test_one_process_trains_in_a_folder(toy: Path, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "C")
+    config = changed(trainer={"max_epochs": 1}, data={"photos": str(toy / "photos.parquet")})
+    inputs = {"photos": file_digest(toy / "photos.parquet"), "hierarchy": manifest_digest(toy / "H")}
+    run.begin(toy / "H", config, inputs | {"maps": None, "start_from": None})
+    with run.locked(), pytest.raises(InputError, match="another process is training in this folder"):
+        train(toy, tmp_path / "C", config)
+    assert train(toy, tmp_path / "C", config).checkpoint.is_dir()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(toy: Path, tmp_path: Path) -> None:
+    """SIGKILL at moments nobody chose, over a run of 180 steps that keeps every seventh."""
+    config = changed(EVERY_STEP, trainer={"max_epochs": 30, "checkpoint_every_n_steps": 7})
+    config = changed(config, data={"photos": str(toy / "photos.parquet")})
+    train(toy, tmp_path / "whole", config)
+    RunFolder(tmp_path / "options").begin(toy / "H", config, {})
+    asked = ("fit", "--config", tmp_path / "options" / "config.yaml", "--out", tmp_path / "C")
+    command = [sys.executable, "-m", "training", *map(str, asked)]
+    rng, kills = np.random.default_rng(0), 0
+    while not (tmp_path / "C" / "checkpoint").exists():
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, cwd=Path(__file__).parents[2])
+        begun = len(list((tmp_path / "C" / "logs").glob("*"))) if (tmp_path / "C" / "logs").exists() else 0
+        while process.poll() is None and len(list((tmp_path / "C").glob(f"logs/{begun}/metrics.csv"))) == 0:
+            time.sleep(0.05)
+        if kills < 5:
+            time.sleep(rng.uniform(0, 0.8))
+            process.kill()
+            kills += 1
+        process.wait()
+    assert kills == 5
+    assert losses(tmp_path / "C") == losses(tmp_path / "whole")
+    check_alike(tmp_path / "C", tmp_path / "whole")
 
 
 def test_a_folder_of_other_things_is_left_alone(toy: Path, tmp_path: Path) -> None:
