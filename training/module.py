@@ -162,7 +162,8 @@ class GeoModule(lightning.LightningModule):
                 "validation_median_km": epoch.validation.median_km,
                 **{f"validation_within_{limit}_km": share for limit, share in epoch.validation.within.items()},
                 **{f"temperature_{level}": tau for level, tau in enumerate(epoch.temperatures)},
-            }
+            },
+            sync_dist=self.share.processes > 1,  # all have the same; Lightning would ask
         )
         self._loss_sum = 0.0
         self.position.epoch += 1
