@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -403,9 +404,10 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(toy: Pa
     RunFolder(tmp_path / "options").begin(toy / "H", config, {})
     asked = ("fit", "--config", tmp_path / "options" / "config.yaml", "--out", tmp_path / "C")
     command = [sys.executable, "-m", "training", *map(str, asked)]
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}  # as here: sums of other parts round otherwise
     rng, kills = np.random.default_rng(0), 0
     while not (tmp_path / "C" / "checkpoint").exists():
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, cwd=Path(__file__).parents[2])
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, cwd=Path(__file__).parents[2], env=one_thread)
         begun = len(list((tmp_path / "C" / "logs").glob("*"))) if (tmp_path / "C" / "logs").exists() else 0
         while process.poll() is None and len(list((tmp_path / "C").glob(f"logs/{begun}/metrics.csv"))) == 0:
             time.sleep(0.05)
