@@ -66,6 +66,10 @@ class Geocells:
         """D, the number of dimensions of a geocell vector."""
         return int(self.vectors[0].shape[1])
 
+    def compared(self, vectors: np.ndarray) -> np.ndarray:
+        """Photo vectors (N, D) float32 as they meet the geocells: transformed where these are."""
+        return vectors if self.transform is None else self.transform.apply(vectors)
+
 
 def inherit(sums: np.ndarray, parents: np.ndarray) -> np.ndarray:
     """Directions of cells, each of which takes its parent's where it has none of its own.

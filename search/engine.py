@@ -171,6 +171,4 @@ class Engine:
         wrong = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
         if wrong.size:
             raise InputError(f"{wrong.size} vectors hold values that are not finite, the first in row {wrong[0]}.")
-        queries = np.ascontiguousarray(vectors, np.float32)
-        transform = model.geocells.transform
-        return queries if transform is None else transform.apply(queries)
+        return model.geocells.compared(np.ascontiguousarray(vectors, np.float32))

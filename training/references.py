@@ -32,8 +32,7 @@ class TypicalPhotos:
         inside = placed.take(np.flatnonzero(placed.cells[:, -1] >= 0))
         if not len(inside.cells):
             return
-        transform = self._geocells.transform
-        vectors = inside.vectors if transform is None else transform.apply(inside.vectors)
+        vectors = self._geocells.compared(inside.vectors)
         leaf = inside.cells[:, -1]
         new = {
             "leaf": leaf,

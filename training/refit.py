@@ -30,7 +30,7 @@ from indexer.hierarchy import Hierarchy
 from indexer.lineage import carry_over
 from indexer.manifest import file_digest, manifest_digest
 from indexer.progress import track
-from indexer.prototypes import Placed, Placement, joined_placed, placed_batches, prototypes
+from indexer.prototypes import Placement, joined_placed, placed_batches, prototypes
 from indexer.references import save_references
 from indexer.scoring import ScoringModel, leaf_vectors
 from training.cell_fit import HeldOut, LevelFit, fit_cells, steps_per_epoch
@@ -256,11 +256,7 @@ def _held_out(features: FeatureSource, placement: Placement, start: Geocells, *,
         )
     placed = joined_placed(parts)
     placed = placed.take(np.argsort(name_keys(placed.photo.tolist()), kind="stable")[:limit])
-    return HeldOut(_as_compared(placed, start), placed.cells, placed.lat_deg, placed.lng_deg)
-
-
-def _as_compared(placed: Placed, geocells: Geocells) -> np.ndarray:
-    return placed.vectors if geocells.transform is None else geocells.transform.apply(placed.vectors)
+    return HeldOut(start.compared(placed.vectors), placed.cells, placed.lat_deg, placed.lng_deg)
 
 
 def _errors_km(geocells: Geocells, tree: Hierarchy, held_out: HeldOut) -> np.ndarray:
