@@ -1,6 +1,6 @@
 # Two commands: `make demo` runs the main job, `make test` passes the tests. Both set up .venv first.
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow check format clean bench-bundle bench-embed bench-fusion bench-partition bench-refit
+.PHONY: help venv demo test test-slow check format clean bench-bundle bench-embed bench-fusion bench-gpu bench-partition bench-refit
 
 PYTHON ?= python3
 FAISS ?= cpu# cpu or gpu: which of the two FAISS packages to install
@@ -39,11 +39,14 @@ check: venv  ## Format, lint, types
 bench-bundle: venv  ## Building, opening and searching a bundle, beside the plain ways
 	$(BIN)/python -m benchmarks.bundle
 
-bench-embed: venv  ## From JPEG files to vectors, beside the model alone and a plain loop; a GPU's rates where there is one
+bench-embed: venv  ## From JPEG files to vectors, beside the model alone and a plain loop
 	$(BIN)/python -m benchmarks.embed
 
 bench-fusion: venv  ## Semantic fusion on the embedded world, beside none, shuffled maps and concatenation: half an hour
 	$(BIN)/python -m benchmarks.world.fusion
+
+bench-gpu: venv  ## What only a machine with a GPU can show: rates, shares of its peak, agreement with the CPU
+	$(BIN)/python -m benchmarks.gpu
 
 bench-partition: venv  ## Time and memory of dividing up to 47 million photos, beside s2sphere
 	$(BIN)/python -m benchmarks.partition

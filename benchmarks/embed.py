@@ -8,8 +8,7 @@ with the allocator it was started with; what ours decodes, it decodes in others.
     TinyCLIP ViT-8M/16     8 million weights, 224 pixels: so small that decoding matters
     CLIP ViT-L/14-336      the paper's, 304 million
 
-On a machine with a GPU: photos a second and the share of the card's bfloat16 peak, with and without fusion, one crop
-and ten.
+What a GPU makes of it: `benchmarks.gpu`.
 """
 
 import logging
@@ -17,7 +16,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib.resources import files
 from itertools import islice
 from pathlib import Path
@@ -30,12 +29,12 @@ from transformers import CLIPConfig, CLIPVisionConfig, CLIPVisionModelWithProjec
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from benchmarks.harness import Report, run_command
-from encoder.checkpoint import LoadedEncoder, load_encoder, save_checkpoint
-from encoder.config import MAX_PIXELS, CropName, FusionConfig
+from encoder.checkpoint import load_encoder
+from encoder.config import MAX_PIXELS
 from encoder.decoding import DecodedBatch, decoded_batches
 from encoder.embed import EmbedConfig, embed_photos
 from encoder.encode import PhotoEncoder
-from encoder.model import VIT_LARGE_336, GeoEncoder, GeoEncoderConfig
+from encoder.model import VIT_LARGE_336
 from encoder.reading import ReadLimits
 from indexer.photos import Photo, open_photos
 
@@ -46,7 +45,6 @@ MIN_RATIO_TO_PLAIN = 2.5  # where decoding is most of a plain loop's work: on a 
 MIN_SHARE_OF_MODEL = 0.90
 MIN_COSINE = 0.99  # of vectors of the same photo: JPEGs are decoded at a fraction of their size
 MAX_GROWTH = 1.1  # of the peak memory from 10,000 photos to 100,000
-MIN_SHARE_OF_PEAK = 0.60  # of a GPU's bfloat16 peak, as measured here
 
 # wkcn/TinyCLIP-ViT-8M-16-Text-3M-YFCC15M
 TINYCLIP = {
@@ -85,7 +83,7 @@ def save_clip(folder: Path, vision: dict[str, int], *, width: int) -> Path:
     """A CLIP with random weights as the hub has them."""
     torch.manual_seed(0)
     CLIPVisionModelWithProjection(CLIPVisionConfig(**vision, projection_dim=width)).save_pretrained(folder)
-    CLIPConfig(vision_config=vision, projection_dim=width).save_pretrained(folder)
+    CLIPConfig(vision_config=vision | {"projection_dim": width}, projection_dim=width).save_pretrained(folder)
     edge = vision["image_size"]
     processor = CLIPImageProcessorPil(size={"shortest_edge": edge}, crop_size={"height": edge, "width": edge})
     processor.save_pretrained(folder)
@@ -230,96 +228,6 @@ def memory(report: Report, folder: Path) -> None:
     )
 
 
-def gpu(report: Report, folder: Path) -> None:
-    """The paper's encoder on a GPU, from photos in memory."""
-    device = torch.device("cuda")
-    peak = peak_flops(device)
-    report.row("bfloat16 peak, as measured", f"{peak / 1e12:.0f} TFLOP/s", flops=peak)
-    make_photos(folder / "gpu", n=32, size=(1024, 768), seed=3)
-    photos = list(open_photos(folder / "gpu"))
-    for fused in (False, True):
-        encoder = paper_encoder(folder / f"paper-{fused}", fused=fused)
-        crops: tuple[CropName, ...] = ("one", "ten")
-        for which in crops:
-            gpu_rate(report, encoder, photos, crops=which, peak=peak)
-
-
-def paper_encoder(folder: Path, *, fused: bool) -> LoadedEncoder:
-    """ViT-L/14-336 with random weights, with the paper's fusion or without."""
-    torch.manual_seed(0)
-    model = GeoEncoder(GeoEncoderConfig(vision_config=VIT_LARGE_336))
-    if fused:
-        model.add_fusion(FusionConfig())
-    save_checkpoint(folder, encoder=model, geocells=None, config={}, inputs={})
-    return load_encoder(folder, device=torch.device("cuda"), dtype=torch.bfloat16)
-
-
-def gpu_rate(report: Report, encoder: LoadedEncoder, photos: Sequence[Photo], *, crops: CropName, peak: float) -> None:
-    """Photos a second from decoded photos in memory, resizing and cutting included."""
-    encode = PhotoEncoder(encoder, crops=crops)
-    fusion = encoder.model.fusion_config
-    n = encode.photos_in(256)
-    repeated = [photos[row % len(photos)] for row in range(n)]
-    if fusion is not None:
-        png = _png_of_noise(classes=fusion.classes)
-        repeated = [Photo(photo.name, photo.data, photo.lat_deg, photo.lng_deg, png) for photo in repeated]
-    (batch,) = decoded_in_memory(encode, repeated, batch_size=n)
-    for _ in range(3):
-        encode(batch)
-    runs = []
-    for _ in range(10):
-        torch.cuda.synchronize()
-        runs.append(_seconds(lambda: encode(batch)))
-    rate = n / statistics.median(runs)
-    flops = flops_per_photo(encoder, crops)
-    share = rate * flops / peak
-    report.row(
-        f"CLIP ViT-L/14-336 {'with fusion' if fusion else 'without fusion'}, {crops} crop(s), bfloat16",
-        f"{rate:.0f} photos/s, {share:.0%} of the measured peak, floor {MIN_SHARE_OF_PEAK:.0%}",
-        holds=share >= MIN_SHARE_OF_PEAK,
-        photos_per_second=rate,
-        share_of_peak=share,
-        flops_per_photo=flops,
-    )
-
-
-def flops_per_photo(encoder: LoadedEncoder, crops: CropName) -> float:
-    """Multiplications and additions of the matrices alone, counted by torch on one crop."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    from encoder.crops import N_CROPS
-
-    model = encoder.model
-    edge = encoder.preprocessing.crop
-    pixels = torch.zeros((1, 3, edge, edge), device=model.device, dtype=model.dtype)
-    maps = torch.zeros((1, edge, edge), device=model.device, dtype=torch.uint8) if model.fusion else None
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(pixels, maps)
-    return float(counter.get_total_flops() * N_CROPS[crops])
-
-
-def peak_flops(device: torch.device, *, n: int = 8192) -> float:
-    """The best of ten products of two large bfloat16 matrices."""
-    a, b = (torch.randn((n, n), device=device, dtype=torch.bfloat16) for _ in range(2))
-    best = float("inf")
-    for _ in range(13):
-        torch.cuda.synchronize()
-        started = time.perf_counter()
-        a @ b
-        torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - started)
-    return 2 * n**3 / best
-
-
-def _png_of_noise(*, classes: int) -> bytes:
-    import io
-
-    stream = io.BytesIO()
-    ids = np.random.default_rng(0).integers(0, classes, (12, 16), dtype=np.uint8)
-    Image.fromarray(ids).resize((512, 384), Image.Resampling.NEAREST).save(stream, "PNG")
-    return stream.getvalue()
-
-
 def _seconds(work: Callable[[], object]) -> float:
     started = time.perf_counter()
     work()
@@ -342,8 +250,6 @@ def main() -> int:
         share_of_model(report, folder / "12MP", f"hf:{tiny}", name="TinyCLIP ViT-8M/16", n=16, repeats=6)
         share_of_model(report, folder / "12MP", f"hf:{large}", name="CLIP ViT-L/14-336", n=16, repeats=1)
         memory(report, folder / "memory")
-        if torch.cuda.is_available():
-            gpu(report, folder)
         return report.finish(photos=options.photos)
 
 

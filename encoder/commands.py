@@ -1,13 +1,10 @@
 """The commands of `python -m encoder`. Each one is arguments -> one library call -> one result; imports wait for it."""
 
 from pathlib import Path
-from typing import Literal
 
-from encoder.config import MAX_PIXELS, CropName, DeviceName, PrecisionName
-from indexer.cli import Result, Strings
-from indexer.uris import SCHEMES
-
-PHOTO_SCHEMES = Strings(SCHEMES)
+from encoder.config import MAP_EDGE, SHARD_MAPS, SHARD_ROWS, CropName, DeviceName
+from encoder.options import EncoderOptions, FeedOptions, ReadOptions
+from indexer.cli import Result
 
 
 def embed(
@@ -17,16 +14,10 @@ def embed(
     out: Path,
     split: str | None = None,
     crops: CropName = "one",
-    segmentation_cache: Path | None = None,
-    segmenter: str | None = None,
-    device: DeviceName = "auto",
-    precision: PrecisionName = "auto",
-    batch_size: int | Literal["auto"] = "auto",
-    workers: int = 2,
-    shard_rows: int = 8192,
-    max_pixels: int = MAX_PIXELS,
-    schemes: Strings = PHOTO_SCHEMES,
+    shard_rows: int = SHARD_ROWS,
     strict: bool = False,
+    encoder: EncoderOptions,
+    feed: FeedOptions,
 ) -> Result:
     """Turn photos into vectors, in a folder of Parquet shards.
 
@@ -36,36 +27,20 @@ def embed(
         out: features folder to write.
         split: use only rows whose column `split` is this.
         crops: of each photo, averaged: the middle; that and four corners; those and their mirror images.
-        segmentation_cache: class maps made by `segment`, for an encoder with semantic fusion.
-        segmenter: folder or hub id of the model that makes the maps the cache lacks.
-        device: where the model runs; cuda where there is none is an error.
-        precision: bfloat16 where the processor has it, by default.
-        batch_size: crops in one forward pass; auto: as many as help and fit into memory.
-        workers: decoding processes; 0: none but this one.
         shard_rows: photos in one Parquet file.
-        max_pixels: photos with more pixels are refused.
-        schemes: of the URIs that photos may be read from.
         strict: exit with 1 if any photo could not be used.
+        encoder: which maps it sees, and where it runs.
+        feed: how photos reach it.
     """
-    from encoder.embed import EmbedConfig, embed_source
-    from encoder.encode import PhotoEncoder
-    from encoder.reading import ReadLimits
+    from encoder.embed import embed_source
     from indexer.artifact import check_target
     from indexer.photos import open_photos
     from indexer.progress import per_second, track
 
     check_target(out)
-    size = None if batch_size == "auto" else batch_size
-    config = EmbedConfig(size, workers, shard_rows, max_pixels, ReadLimits(schemes=schemes))
-    source = open_photos(photos, split=split, schemes=schemes)
-    encode = PhotoEncoder.open(
-        checkpoint,
-        crops=crops,
-        segmentation_cache=segmentation_cache,
-        segmenter=segmenter,
-        device=device,
-        precision=precision,
-    )
+    config = feed.embedding(shard_rows=shard_rows)
+    source = open_photos(photos, split=split, schemes=feed.schemes)
+    encode = encoder.open(checkpoint, crops=crops)
     with track("embedding", source.n_photos) as advance:
         summary = embed_source(encode, source, out, config=config, advance=advance)
     rate = summary.rows / summary.seconds
@@ -111,11 +86,10 @@ def segment(
     device: DeviceName = "auto",
     batch_size: int = 4,
     workers: int = 2,
-    map_edge: int = 384,
-    shard_maps: int = 1024,
-    max_pixels: int = MAX_PIXELS,
-    schemes: Strings = PHOTO_SCHEMES,
+    map_edge: int = MAP_EDGE,
+    shard_maps: int = SHARD_MAPS,
     strict: bool = False,
+    read: ReadOptions,
 ) -> Result:
     """Segment photos into class maps, in a folder that is added to: photos it knows are skipped.
 
@@ -129,12 +103,10 @@ def segment(
         workers: decoding threads.
         map_edge: shorter edge of a map in pixels; less where the photo is smaller.
         shard_maps: maps in one tar.
-        max_pixels: photos with more pixels are refused.
-        schemes: of the URIs that photos may be read from.
         strict: exit with 1 if any photo could not be used.
+        read: which photos are read.
     """
     from encoder.device import choose_device
-    from encoder.reading import ReadLimits
     from encoder.segment import SegmentConfig, segment_photos
     from encoder.segmentation import load_segmenter
     from encoder.segmentation_cache import check_cache
@@ -142,8 +114,8 @@ def segment(
     from indexer.progress import per_second, track
 
     check_cache(out)
-    config = SegmentConfig(batch_size, workers, map_edge, shard_maps, max_pixels, ReadLimits(schemes=schemes))
-    source = open_photos(photos, split=split, schemes=schemes)
+    config = SegmentConfig(batch_size, workers, map_edge, shard_maps, read.max_pixels, read.limits)
+    source = open_photos(photos, split=split, schemes=read.schemes)
     segmenter = load_segmenter(model, device=choose_device(device))
     with track("segmenting", source.n_photos) as advance:
         summary = segment_photos(segmenter, source, out, config=config, advance=advance)

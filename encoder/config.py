@@ -14,6 +14,10 @@ MAX_PIXELS = 178_000_000
 PILLOW_MAX_PIXELS = 178_956_970
 MAX_ASPECT = 32  # photos longer than this times their width are refused: strips of which no square shows anything
 
+MAP_EDGE = 384  # pixels of a class map's shorter edge: what ten crops of 336 need
+SHARD_ROWS = 8192  # photos in one Parquet file
+SHARD_MAPS = 1024  # class maps in one tar
+
 MAX_CLASSES = 255  # of class maps, numbered from 0: encoder.class_maps says what 255 itself stands for
 
 CropName = Literal["one", "five", "ten"]

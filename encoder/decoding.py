@@ -24,12 +24,12 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from encoder.class_maps import NO_CLASS, check_fit, decode_map
-from encoder.config import MAX_PIXELS
+from encoder.config import MAP_EDGE, MAX_PIXELS
 from encoder.crops import resized_shape
 from encoder.images import BadImage, decode
 from encoder.reading import ReadLimits, read_bytes
 from encoder.segmentation_cache import SegmentationCache
-from encoder.segmenter_input import MAP_EDGE, PreparedPhoto, SegmenterInput
+from encoder.segmenter_input import PreparedPhoto, SegmenterInput
 from indexer.errors import GeoError, WorkError
 from indexer.features import OK
 from indexer.photo import FileRange, Photo

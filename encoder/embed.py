@@ -1,7 +1,6 @@
 """Photos to vectors: decoding overlaps the model; a bad photo is a row with its reason, the rest goes on."""
 
 import itertools
-import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -9,18 +8,19 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from encoder.batch_size import fitting_batch_size
-from encoder.config import MAX_PIXELS, check_max_pixels
+from encoder.config import MAX_PIXELS, SHARD_ROWS, check_max_pixels
 from encoder.decoding import decoded_batches
 from encoder.encode import PhotoEncoder
+from encoder.failures import Failures
 from encoder.reading import ReadLimits
 from indexer.artifact import write_folder
 from indexer.errors import InputError
 from indexer.features import KIND, OK, SCHEMA_VERSION, FeatureBatch, joined, write_shard
 from indexer.manifest import ROWS_MANIFEST
 from indexer.photos import Photo, PhotoSource
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class EmbedConfig:
 
     batch_size: int | None = None  # crops in one forward pass; None: as many as help and fit
     workers: int = 2  # decoding processes; 0: none but this one
-    shard_rows: int = 8192  # photos in one Parquet file
+    shard_rows: int = SHARD_ROWS  # photos in one Parquet file
     max_pixels: int = MAX_PIXELS  # larger photos are refused
     limits: ReadLimits = field(default_factory=ReadLimits)
 
@@ -74,13 +74,14 @@ def embed_photos(
         workers=config.workers,
         pin=encode.device.type == "cuda",
     )
-    known = {OK}
+    failed = Failures()
     pile: list[FeatureBatch] = []
     rows = 0
     with closing(batches):
         for batch in batches:
             done = encode(batch)
-            _warn_once(done, known, first_row=rows)
+            for row in np.flatnonzero(~done.ok).tolist():
+                failed.add(done.photo[row] or f"row {rows + row}", done.status[row], done.reason[row])
             rows += len(done)
             pile.append(done)
             advance(len(done))
@@ -138,12 +139,3 @@ def _batches(photos: Iterable[Photo], *, size: int, shard_rows: int) -> Iterator
     while batch := list(itertools.islice(source, min(size, room))):
         yield batch
         room = room - len(batch) or shard_rows
-
-
-def _warn_once(batch: FeatureBatch, known: set[str], *, first_row: int) -> None:
-    """Show the first photo of each kind of failure at once: hours later is late to learn of a wrong folder."""
-    for row, (photo, status, reason) in enumerate(zip(batch.photo, batch.status, batch.reason, strict=True)):
-        if status not in known:
-            known.add(status)
-            name = photo or f"row {first_row + row}"
-            log.warning("%s: %s, %s (more of this kind are only counted)", name, status, reason)

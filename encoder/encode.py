@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from encoder.checkpoint import LoadedEncoder, load_encoder
-from encoder.config import CropName, DeviceName, PrecisionName
+from encoder.config import MAP_EDGE, CropName, DeviceName, PrecisionName
 from encoder.crops import N_CROPS, crop_maps, crop_photos, normalise
 from encoder.decoding import DecodedBatch, PhotoReader
 from encoder.device import choose_device, choose_precision
@@ -15,7 +15,6 @@ from encoder.model import GeoEncoder
 from encoder.reading import ReadLimits
 from encoder.segmentation import Segmenter, load_segmenter
 from encoder.segmentation_cache import SegmentationCache, open_cache
-from encoder.segmenter_input import MAP_EDGE
 from indexer.errors import InputError, WorkError
 from indexer.features import FeatureBatch
 from indexer.photos import PhotoSource

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
-from transformers import CLIPVisionConfig, CLIPVisionModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, CLIPVisionConfig, CLIPVisionModel, PreTrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
 
 from encoder.config import FusionConfig, Preprocessing
@@ -144,3 +144,8 @@ def _fusion(config: FusionConfig, vision: CLIPVisionConfig) -> SemanticFusion:
     return SemanticFusion(
         config, hidden_size=vision.hidden_size, image_size=vision.image_size, patch_size=vision.patch_size
     )
+
+
+# So that transformers' own `AutoModel.from_pretrained` opens a checkpoint folder wherever this module was imported.
+AutoConfig.register(GeoEncoderConfig.model_type, GeoEncoderConfig)
+AutoModel.register(GeoEncoderConfig, GeoEncoder)

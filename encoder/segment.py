@@ -1,6 +1,5 @@
 """Photos to class maps in a cache: what it holds is skipped, decoding in threads overlaps the model."""
 
-import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Mapping
@@ -11,16 +10,15 @@ from pathlib import Path
 
 import torch
 
-from encoder.config import MAX_PIXELS, check_max_pixels
+from encoder.config import MAP_EDGE, MAX_PIXELS, SHARD_MAPS, check_max_pixels
+from encoder.failures import Failures
 from encoder.images import BadImage
 from encoder.reading import ReadLimits, read_bytes
 from encoder.segmentation import Segmenter
 from encoder.segmentation_cache import CacheWriter, MapOrigin, content_digest, write_cache
-from encoder.segmenter_input import MAP_EDGE, PreparedPhoto
+from encoder.segmenter_input import PreparedPhoto
 from indexer.errors import InputError, WorkError
 from indexer.photo import Photo
-
-log = logging.getLogger(__name__)
 
 _BATCHES_AHEAD = 3  # prepared batches that may wait for the model; bounds the memory
 _BATCHES_OPEN = 4  # and as many, of photos of different shapes, for others of theirs
@@ -35,7 +33,7 @@ class SegmentConfig:
     batch_size: int = 4  # photos in one forward pass, at most: all of them have one shape
     workers: int = 2  # decoding threads
     map_edge: int = MAP_EDGE  # pixels of a map's shorter edge, less where the photo is smaller
-    shard_maps: int = 1024  # maps in one tar
+    shard_maps: int = SHARD_MAPS  # maps in one tar
     max_pixels: int = MAX_PIXELS  # larger photos are refused
     limits: ReadLimits = field(default_factory=ReadLimits)
 
@@ -118,14 +116,11 @@ class _Work:
     advance: Callable[[int], None]
     new: int = 0
     known: int = 0
-    failed: Counter[str] = field(default_factory=Counter)
+    failed: Failures = field(default_factory=Failures)
     waiting: dict[str, PreparedPhoto] = field(default_factory=dict)  # by digest, in order
 
     def fail(self, failure: _Failure, *, name: str) -> None:
-        code, reason = failure.problem.code, failure.problem.reason
-        if code not in self.failed:  # hours later is late to learn of a wrong folder
-            log.warning("%s: %s, %s (more of this kind are only counted)", name, code, reason)
-        self.failed[code] += 1
+        self.failed.add(name, failure.problem.code, failure.problem.reason)
         if failure.digest is not None:
             self.cache.fail(failure.digest, failure.problem)
         self.advance(1)

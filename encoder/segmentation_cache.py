@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from encoder.config import MAX_CLASSES
+from encoder.config import MAX_CLASSES, SHARD_MAPS
 from encoder.images import BadImage
 from encoder.map_lookup import Lookup
 from encoder.map_shards import ShardDraft, index_path, mend, read_index, read_map, tar_path
@@ -176,7 +176,7 @@ class CacheWriter:
 
 
 @contextlib.contextmanager
-def write_cache(folder: Path, origin: MapOrigin, *, shard_maps: int = 1024) -> Iterator[CacheWriter]:
+def write_cache(folder: Path, origin: MapOrigin, *, shard_maps: int = SHARD_MAPS) -> Iterator[CacheWriter]:
     """Add to a cache, or begin one. What was added is kept however the block ends, unless the process is killed.
 
     A kill costs the maps of the last shard, which was not yet full. What else it leaves is cleared away here.

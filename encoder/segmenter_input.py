@@ -12,9 +12,8 @@ from PIL import Image
 from transformers.image_transforms import get_size_with_aspect_ratio
 
 from encoder.class_maps import map_shape
+from encoder.config import MAP_EDGE
 from encoder.images import decode
-
-MAP_EDGE = 384  # pixels of a map's shorter edge: what ten crops of 336 need
 
 
 @dataclass(frozen=True, slots=True, eq=False)

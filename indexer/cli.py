@@ -14,8 +14,8 @@ import sys
 import warnings
 from argparse import HelpFormatter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NoReturn, TextIO
+from dataclasses import dataclass, field, fields
+from typing import Any, NoReturn, TextIO, get_type_hints
 
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import register_type
@@ -46,6 +46,14 @@ class Ints(tuple[int, ...]):
 
 class Floats(tuple[float, ...]):
     """Numbers, written `1,25,200` on a command line and as a list in YAML."""
+
+
+class Options:
+    """Base of dataclasses of options that several commands share.
+
+    A command's parameter of such a type is offered as the options of its fields, each by its own name; the Args of the
+    dataclass's docstring are their help.
+    """
 
 
 class _StandardError(logging.StreamHandler[TextIO]):
@@ -145,10 +153,33 @@ def _parser(package: str, description: str, commands: Mapping[str, Command]) -> 
         sub.add_argument("--json", action="store_true", help="Print a machine-readable result on standard output.")
         for parameter, text in command.positional.items():
             sub.add_argument(parameter, nargs="+", type=str, help=text)
-        sub.add_function_arguments(command.function, as_group=False, skip=set(command.positional))
+        shared = _shared_options(command.function)
+        sub.add_function_arguments(command.function, as_group=False, skip={*command.positional, *shared})
+        for options in shared.values():
+            sub.add_class_arguments(options, None, as_group=False)
         sub.speak_like_a_command_line()
         table.add_subcommand(name, sub, help=doc.strip().splitlines()[0])
     return parser
+
+
+def _shared_options(function: Callable[..., Result]) -> dict[str, type[Any]]:
+    """A command's parameters that stand for several options."""
+    hints = get_type_hints(function)
+    return {name: kind for name, kind in hints.items() if inspect.isclass(kind) and issubclass(kind, Options)}
+
+
+def _arguments(function: Callable[..., Result], given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a command is called with.
+
+    One by one: jsonargparse's namespace renames what it has a method for, such as `values`, but finds it.
+    """
+    shared = _shared_options(function)
+    return {
+        name: shared[name](**{each.name: given[each.name] for each in fields(shared[name])})
+        if name in shared
+        else given[name]
+        for name in inspect.signature(function).parameters
+    }
 
 
 def main(package: str, description: str, commands: Mapping[str, Command], *, argv: Sequence[str] | None = None) -> int:
@@ -162,8 +193,7 @@ def main(package: str, description: str, commands: Mapping[str, Command], *, arg
         parser = _parser(package, description, commands)
         parsed = parser.instantiate(parser.parse_args(argv))
         given, function = parsed[parsed.command], commands[parsed.command].function
-        # One by one: jsonargparse's namespace renames what it has a method for, such as `values`, but finds it.
-        result = function(**{name: given[name] for name in inspect.signature(function).parameters})
+        result = function(**_arguments(function, given))
         print(json.dumps(result.data, allow_nan=False) if given["json"] else result.text, flush=True)  # noqa: T201
     except GeoError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201

@@ -126,6 +126,13 @@ def size_bytes(index: Index) -> int:
     return len(faiss.serialize_index(index))
 
 
+def gpu_count() -> int:
+    """How many GPUs FAISS can use; 0 for a FAISS that was built without."""
+    # The only test that can be trusted: without a GPU faiss-gpu makes GPU resources all the same, and then computes
+    # on the CPU.
+    return int(faiss.get_num_gpus()) if hasattr(faiss, "StandardGpuResources") else 0
+
+
 def on_device(index: Index, device: Device) -> Index:
     """The index itself, or its copy in the memory of the first GPU.
 
@@ -134,9 +141,7 @@ def on_device(index: Index, device: Device) -> Index:
     Raises:
         InputError: `cuda`, and there is no GPU that FAISS can use.
     """
-    # The only test that can be trusted: without a GPU faiss-gpu makes GPU resources all the same, and then computes
-    # on the CPU.
-    n_gpus = faiss.get_num_gpus() if hasattr(faiss, "StandardGpuResources") else 0
+    n_gpus = gpu_count()
     if device == "cuda" and not n_gpus:
         raise InputError(
             "--device cuda: FAISS finds no GPU here. It takes an NVIDIA GPU and the package faiss-gpu: "

@@ -3,17 +3,16 @@
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from encoder.config import MAX_PIXELS, CropName, DeviceName, PrecisionName
+from encoder.config import SHARD_ROWS, CropName
+from encoder.options import EncoderOptions, FeedOptions, ReadOptions
 from indexer import paper
 from indexer.cli import Floats, Result, Strings
 from indexer.errors import InputError
-from indexer.uris import SCHEMES
 from search.published import benchmark_named
 
 THRESHOLDS_KM = Floats(paper.THRESHOLDS_KM)
-PHOTO_SCHEMES = Strings(SCHEMES)
 NO_MAPS = Strings()
 NO_LISTS = Strings()
 _CROPS = {"one": "one crop", "five": "five crops", "ten": "ten crops"}
@@ -28,12 +27,8 @@ def query(
     version: str | None = None,
     crops: CropName = "one",
     class_maps: Strings = NO_MAPS,
-    segmentation_cache: Path | None = None,
-    segmenter: str | None = None,
-    device: DeviceName = "auto",
-    precision: PrecisionName = "auto",
-    max_pixels: int = MAX_PIXELS,
-    schemes: Strings = PHOTO_SCHEMES,
+    encoder: EncoderOptions,
+    read: ReadOptions,
 ) -> Result:
     """Say where photos were taken.
 
@@ -45,16 +40,10 @@ def query(
         version: a bundle's digest or its beginning; the current one by default.
         crops: of each photo, averaged: the middle; that and four corners; those and their mirror images.
         class_maps: of the photos, one for each in their order, for an encoder with semantic fusion.
-        segmentation_cache: class maps made by `python -m encoder segment`, for photos without one of their own.
-        segmenter: folder or hub id of the model that makes the maps the cache lacks.
-        device: where the encoder runs.
-        precision: of the encoder; bfloat16 where the processor has it, by default.
-        max_pixels: photos with more pixels are refused.
-        schemes: of the URIs that photos may be read from.
+        encoder: which other maps it sees, and where it runs.
+        read: which photos are read.
     """
     from encoder.embed import EmbedConfig, embed_photos
-    from encoder.encode import PhotoEncoder
-    from encoder.reading import ReadLimits
     from indexer.features import OK
     from indexer.photos import listed_photos
     from search.answers import answer_table, explain
@@ -62,17 +51,10 @@ def query(
 
     engine = Engine.open(registry, version=version)
     engine.check_k(top_k)
-    encode = PhotoEncoder.open(
-        checkpoint,
-        crops=crops,
-        segmentation_cache=segmentation_cache,
-        segmenter=segmenter,
-        device=device,
-        precision=precision,
-    )
+    encode = encoder.open(checkpoint, crops=crops)
     engine.check_encoder(encode.encoder.digest, source=checkpoint)
     # No worker processes: a few photos are decoded before another interpreter has started.
-    config = EmbedConfig(workers=0, shard_rows=len(photos), max_pixels=max_pixels, limits=ReadLimits(schemes=schemes))
+    config = EmbedConfig(workers=0, shard_rows=len(photos), max_pixels=read.max_pixels, limits=read.limits)
     (batch,) = embed_photos(encode, listed_photos(photos, class_maps), config=config)
     if not batch.ok.any():
         reasons = "; ".join(f"{photo}: {reason}" for photo, reason in zip(batch.photo, batch.reason, strict=True))
@@ -94,16 +76,10 @@ def run(
     top_k: int = 1,
     version: str | None = None,
     crops: CropName = "one",
-    segmentation_cache: Path | None = None,
-    segmenter: str | None = None,
-    device: DeviceName = "auto",
-    precision: PrecisionName = "auto",
-    batch_size: int | Literal["auto"] = "auto",
-    workers: int = 2,
-    shard_rows: int = 8192,
-    max_pixels: int = MAX_PIXELS,
-    schemes: Strings = PHOTO_SCHEMES,
+    shard_rows: int = SHARD_ROWS,
     strict: bool = False,
+    encoder: EncoderOptions,
+    feed: FeedOptions,
 ) -> Result:
     """Answer many photos at once, from their vectors or from the photos themselves, into a folder of Parquet rows.
 
@@ -117,16 +93,10 @@ def run(
         top_k: how many places to keep for each photo.
         version: a bundle's digest or its beginning; the current one by default.
         crops: of each photo, averaged: the middle; that and four corners; those and their mirror images.
-        segmentation_cache: class maps made by `python -m encoder segment`, for an encoder with semantic fusion.
-        segmenter: folder or hub id of the model that makes the maps the cache lacks.
-        device: where the encoder runs, and the search; cuda where there is none is an error.
-        precision: of the encoder; bfloat16 where the processor has it, by default.
-        batch_size: crops in one forward pass; auto: as many as help and fit into memory.
-        workers: decoding processes; 0: none but this one.
         shard_rows: photos in one Parquet file, when photos are given.
-        max_pixels: photos with more pixels are refused.
-        schemes: of the URIs that photos may be read from.
         strict: exit with 1 if any photo has no answer; otherwise only if none has.
+        encoder: which maps it sees, and where it runs.
+        feed: how photos reach it.
     """
     from indexer.artifact import check_target
     from indexer.progress import per_second, track
@@ -137,34 +107,23 @@ def run(
         raise InputError("Give either --features F, or --photos P together with --checkpoint C.")
     if features is not None and split is not None:
         raise InputError("--split goes with --photos: features have no splits. Embed that split alone.")
-    if features is not None and (crops != "one" or segmentation_cache is not None or segmenter is not None):
+    if features is not None and (crops != "one" or encoder.says_how_maps_come):
         raise InputError(
             "--crops, --segmentation-cache and --segmenter go with --photos: features are vectors already."
         )
     check_target(out)
-    engine = Engine.open(registry, version=version, device=device)
+    engine = Engine.open(registry, version=version, device=encoder.device)
     engine.check_k(top_k)
     if features is not None:
         source = job.vectors_from_features(engine, features)
     else:
         assert photos is not None
         assert checkpoint is not None
-        from encoder.embed import EmbedConfig
-        from encoder.encode import PhotoEncoder
-        from encoder.reading import ReadLimits
         from indexer.photos import open_photos
 
-        size = None if batch_size == "auto" else batch_size
-        config = EmbedConfig(size, workers, shard_rows, max_pixels, ReadLimits(schemes=schemes))
-        table = open_photos(photos, split=split, schemes=schemes)
-        encode = PhotoEncoder.open(
-            checkpoint,
-            crops=crops,
-            segmentation_cache=segmentation_cache,
-            segmenter=segmenter,
-            device=device,
-            precision=precision,
-        )
+        config = feed.embedding(shard_rows=shard_rows)
+        table = open_photos(photos, split=split, schemes=feed.schemes)
+        encode = encoder.open(checkpoint, crops=crops)
         source = job.vectors_from_photos(engine, table, encode, config=config)
     with track("answering", source.rows) as advance:
         summary = job.run(engine, source, out, k=top_k, advance=advance)
@@ -195,14 +154,8 @@ def evaluate(
     seed: int = 0,
     version: str | None = None,
     crops: CropName | None = None,
-    segmentation_cache: Path | None = None,
-    segmenter: str | None = None,
-    device: DeviceName = "auto",
-    precision: PrecisionName = "auto",
-    batch_size: int | Literal["auto"] = "auto",
-    workers: int = 2,
-    max_pixels: int = MAX_PIXELS,
-    schemes: Strings = PHOTO_SCHEMES,
+    encoder: EncoderOptions,
+    feed: FeedOptions,
 ) -> Result:
     """Compare answers with where photos were taken; the answers of a run, or made here with --registry, --checkpoint.
 
@@ -224,14 +177,8 @@ def evaluate(
         seed: of those draws.
         version: a bundle's digest or its beginning; the current one by default.
         crops: of each photo, averaged: the middle; that and four corners; those and their mirror images.
-        segmentation_cache: class maps made by `python -m encoder segment`, for an encoder with semantic fusion.
-        segmenter: folder or hub id of the model that makes the maps the cache lacks.
-        device: where the encoder runs, and the search; cuda where there is none is an error.
-        precision: of the encoder; bfloat16 where the processor has it, by default.
-        batch_size: crops in one forward pass; auto: as many as help and fit into memory.
-        workers: decoding processes; 0: none but this one.
-        max_pixels: photos with more pixels are refused.
-        schemes: of the URIs that photos may be read from.
+        encoder: which maps it sees, and where it runs.
+        feed: how photos reach it.
     """
     import tempfile
 
@@ -243,7 +190,7 @@ def evaluate(
 
     if (predictions is None) == (registry is None) or (registry is None) != (checkpoint is None):
         raise InputError("Give either --predictions O, or --registry R together with --checkpoint C.")
-    if predictions is not None and any(option is not None for option in (out, crops, segmentation_cache, segmenter)):
+    if predictions is not None and (out is not None or crops is not None or encoder.says_how_maps_come):
         raise InputError("--out, --crops, --segmentation-cache and --segmenter go with --registry: O has its answers.")
     resampling = Resampling(resamples, seed)
     if against is not None and not resamples:
@@ -268,14 +215,8 @@ def evaluate(
                 split=split,
                 version=version,
                 crops=protocol,
-                segmentation_cache=segmentation_cache,
-                segmenter=segmenter,
-                device=device,
-                precision=precision,
-                batch_size=batch_size,
-                workers=workers,
-                max_pixels=max_pixels,
-                schemes=schemes,
+                encoder=encoder,
+                feed=feed,
             ).failed
         assert predictions is not None
         result = evaluate_photos(predictions, photos, truth_source=str(truth), thresholds_km=thresholds_km)
@@ -310,8 +251,7 @@ def audit(
     max_bits: int = 6,
     min_cosine: float = 0.95,
     workers: int = 2,
-    max_pixels: int = MAX_PIXELS,
-    schemes: Strings = PHOTO_SCHEMES,
+    read: ReadOptions,
 ) -> Result:
     """List photos of a test set that are no evidence: the answer is in their file, or they are among the references.
 
@@ -326,10 +266,8 @@ def audit(
         max_bits: of 64 that two perceptual hashes may differ in.
         min_cosine: of two embeddings that count as near-duplicates.
         workers: threads that read and decode photos.
-        max_pixels: photos with more pixels are not read.
-        schemes: of the URIs that photos may be read from.
+        read: which photos are read.
     """
-    from encoder.reading import ReadLimits
     from indexer.artifact import check_target
     from indexer.features import open_features
     from indexer.photos import open_photos
@@ -342,9 +280,9 @@ def audit(
     if references is None and reference_split is not None:
         raise InputError("--reference-split goes with --references.")
     check_target(out)
-    config = AuditConfig(max_bits, min_cosine, workers, max_pixels, ReadLimits(schemes=schemes))
-    source = open_photos(photos, split=split, schemes=schemes)
-    known = None if references is None else open_photos(references, split=reference_split, schemes=schemes)
+    config = AuditConfig(max_bits, min_cosine, workers, read.max_pixels, read.limits)
+    source = open_photos(photos, split=split, schemes=read.schemes)
+    known = None if references is None else open_photos(references, split=reference_split, schemes=read.schemes)
     counts = [each.n_photos for each in (source, known) if each is not None]
     vectors = None
     if features is not None and reference_features is not None:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import CLIPModel, CLIPVisionModel, CLIPVisionModelWithProjection
+from transformers import AutoModel, CLIPModel, CLIPVisionModel, CLIPVisionModelWithProjection
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from encoder.checkpoint import LoadedEncoder, load_encoder
@@ -58,9 +58,10 @@ def test_save_pretrained_and_from_pretrained_are_the_identity(tmp_path: Path) ->
 
 
 def test_hugging_face_can_open_a_checkpoint_folder(checkpoint: Path, encoder: LoadedEncoder) -> None:
-    theirs = GeoEncoder.from_pretrained(checkpoint).eval()
     pixels = torch.randn(2, 3, EDGE, EDGE)
-    assert torch.equal(theirs(pixels), encoder.model(pixels))
+    for opener in (GeoEncoder, AutoModel):
+        theirs = opener.from_pretrained(checkpoint).eval()
+        assert torch.equal(theirs(pixels), encoder.model(pixels))
 
 
 def test_a_plain_clip_gives_its_own_image_embedding(clip: CLIPModel, clip_folder: Path, tmp_path: Path) -> None:

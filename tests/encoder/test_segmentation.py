@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from transformers import OneFormerForUniversalSegmentation
 from transformers.models.oneformer.image_processing_pil_oneformer import OneFormerImageProcessorPil
 
+from encoder.config import MAP_EDGE
 from encoder.hub import CONFIG_FILE, WEIGHTS_FILE
 from encoder.segmentation import Segmenter, load_segmenter, semantic_maps
-from encoder.segmenter_input import MAP_EDGE
 from indexer.errors import ArtifactError, InputError
 from tests.encoder.conftest import natural
 

@@ -1,0 +1,62 @@
+"""The embedding benchmark measures what it says: both sides embed the same photos, and a missed floor is a failure."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import embed
+from benchmarks.embed import compare_plain, make_photos, save_clip, share_of_model, smallest_cosine
+from benchmarks.harness import Report
+
+VISION = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 32,
+    "patch_size": 16,
+}
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_clip(tmp_path_factory.mktemp("clip") / "clip", VISION, width=16)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_photos(tmp_path_factory.mktemp("photos") / "photos", n=4, size=(96, 72), seed=0)
+
+
+def test_the_plain_loop_gives_the_same_vectors_and_floors_count(clip: Path, photos: Path) -> None:
+    report = Report("embed")
+    compare_plain(report, photos, clip, what="tiny", floor=None)
+    compare_plain(report, photos, clip, what="tiny", floor=1e9)
+    free, bound = report.rows
+    assert free["cosine"] > embed.MIN_COSINE
+    assert free["photos"] == 4 * embed._REPEATS
+    assert (free["holds"], bound["holds"], report.missed) == (None, False, 1)
+
+
+def test_other_vectors_are_never_timed(clip: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embed, "plain_loop", lambda folder, clip: lambda: np.eye(16, dtype=np.float32))
+    report = Report("embed")
+    with pytest.raises(SystemExit, match="differ"):
+        compare_plain(report, photos, clip, what="tiny", floor=None)
+    assert not report.rows
+
+
+def test_the_share_of_the_model_is_measured_over_all_photos(clip: Path, photos: Path) -> None:
+    report = Report("embed")
+    share_of_model(report, photos, f"hf:{clip}", name="tiny", n=4, repeats=4)
+    (row,) = report.rows
+    assert row["photos"] == 16
+    assert row["share"] == pytest.approx(row["model_s"] / row["pipeline_s"], rel=1)
+
+
+def test_what_all_vectors_share_does_not_make_them_alike() -> None:
+    rng = np.random.default_rng(0)
+    common, own = np.full(8, 100.0), rng.standard_normal((5, 8))
+    assert smallest_cosine(common + own, common + own) == pytest.approx(1)
+    assert smallest_cosine(common + own, common - own) == pytest.approx(-1)

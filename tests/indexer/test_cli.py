@@ -1,0 +1,78 @@
+"""Options that several commands share are offered flat: on the command line, in a file and in the help."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from indexer.cli import Command, Options, Result, Strings, main
+
+
+@dataclass(frozen=True)
+class Reading(Options):
+    """What is read.
+
+    Args:
+        limit: of pixels.
+    """
+
+    limit: int = 7
+
+
+@dataclass(frozen=True)
+class Feeding(Reading):
+    """How it is read.
+
+    Args:
+        schemes: of URIs.
+    """
+
+    schemes: Strings = Strings(("file", "s3"))  # noqa: RUF009 (a tuple)
+
+
+def read(*, photos: str, strict: bool = False, feed: Feeding) -> Result:
+    """Read photos.
+
+    Args:
+        photos: a table.
+        strict: whether to fail.
+        feed: how photos come.
+    """
+    return Result({"photos": photos, "strict": strict, "limit": feed.limit, "schemes": list(feed.schemes)}, "read")
+
+
+def run(capsys: pytest.CaptureFixture[str], argv: Sequence[str]) -> tuple[int, str, str]:
+    try:
+        code = main("reader", "Reads.", {"read": Command(read)}, argv=["read", *argv])
+    except SystemExit as exit_:
+        code = int(exit_.code or 0)
+    printed = capsys.readouterr()
+    return code, printed.out, printed.err
+
+
+def test_shared_options_are_flags_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, ["--photos", "p", "--json"])
+    assert (code, json.loads(out)) == (0, {"photos": "p", "strict": False, "limit": 7, "schemes": ["file", "s3"]})
+    code, out, _ = run(capsys, ["--photos", "p", "--limit", "3", "--schemes", "https", "--strict", "--json"])
+    assert json.loads(out) == {"photos": "p", "strict": True, "limit": 3, "schemes": ["https"]}
+
+
+def test_a_file_can_give_them_and_flags_win(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("photos: p\nlimit: 5\nschemes: [gs]\n")
+    _, out, _ = run(capsys, ["--config", str(tmp_path / "c.yaml"), "--limit", "4", "--json"])
+    assert json.loads(out) == {"photos": "p", "strict": False, "limit": 4, "schemes": ["gs"]}
+
+
+def test_help_and_mistakes_know_them(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run(capsys, ["--help"])
+    assert "--limit" in out
+    assert "of pixels" in out
+    assert "--feed" not in out
+    code, _, err = run(capsys, ["--photos", "p", "--limits", "4"])
+    assert code == 2
+    assert "Did you mean --limit?" in err
+    code, _, err = run(capsys, ["--photos", "p", "--limit", "many"])
+    assert code == 2
+    assert "limit" in err
