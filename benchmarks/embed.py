@@ -16,6 +16,7 @@ import shutil
 import statistics
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable
 from importlib.resources import files
 from itertools import islice
@@ -31,11 +32,13 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from benchmarks.harness import Report, run_command
 from encoder.checkpoint import load_encoder
 from encoder.config import MAX_PIXELS
-from encoder.decoding import DecodedBatch, decoded_batches
+from encoder.decoding import decoded_batches
 from encoder.embed import EmbedConfig, embed_photos
 from encoder.encode import PhotoEncoder
 from encoder.model import VIT_LARGE_336
+from encoder.photo_reader import DecodedBatch
 from encoder.reading import ReadLimits
+from indexer.cli import Strings
 from indexer.photos import Photo, open_photos
 
 _BATCH = 4  # photos
@@ -55,6 +58,7 @@ TINYCLIP = {
     "image_size": 224,
     "patch_size": 16,
 }
+PARTS = Strings(("plain", "share", "memory"))
 SIZES = {"12 MP": (4000, 3000), "0.8 MP": (1024, 768)}
 FLOORS = {"12 MP": MIN_RATIO_TO_PLAIN}  # at 0.8 MP the model, which both sides need, is most of the work
 
@@ -149,7 +153,7 @@ def share_of_model(report: Report, folder: Path, checkpoint: str, *, name: str, 
     torch.set_num_threads(1)
     encode = PhotoEncoder(load_encoder(checkpoint))
     photos = list(islice(open_photos(folder), n)) * repeats
-    config = EmbedConfig(batch_size=_BATCH, workers=1, shard_rows=len(photos))
+    config = EmbedConfig(batch_size=_BATCH, workers=1, shard_rows=_BATCH)
     ready = decoded_in_memory(encode, photos[:n], batch_size=_BATCH)
 
     def model_alone() -> None:
@@ -159,17 +163,9 @@ def share_of_model(report: Report, folder: Path, checkpoint: str, *, name: str, 
 
     def pipeline() -> float:
         """Seconds after the first batch: a job of any length starts its processes once."""
-        began = 0.0
-        done = 0
-
-        def advance(photos: int) -> None:
-            nonlocal began, done
-            began = began or time.perf_counter()
-            done += photos
-
-        for _ in embed_photos(encode, photos, config=config, advance=advance):
-            pass
-        return (time.perf_counter() - began) * len(photos) / (len(photos) - _BATCH)
+        batches = embed_photos(encode, photos, config=config)
+        next(batches)
+        return _seconds(lambda: deque(batches, maxlen=0)) * len(photos) / (len(photos) - _BATCH)
 
     model_alone()
     turns = [(_seconds(model_alone), pipeline()) for _ in range(3)]
@@ -238,19 +234,27 @@ def main() -> int:
     """Run the command line and return its exit code."""
     parser = ArgumentParser(prog="python -m benchmarks.embed", description=__doc__)
     parser.add_argument("--photos", type=int, default=48, help="Photos of each size to make and embed.")
+    parser.add_argument("--parts", type=Strings, default=PARTS, help="Which of plain,share,memory to measure.")
     options = parser.parse_args()
     report = Report("embed")
     with tempfile.TemporaryDirectory(prefix="bench-embed-") as name:
         folder = Path(name)
-        tiny = save_clip(folder / "tinyclip", TINYCLIP, width=512)
-        for number, (what, size) in enumerate(SIZES.items()):
-            photos = make_photos(folder / what.replace(" ", ""), n=options.photos, size=size, seed=number)
-            compare_plain(report, photos, tiny, what=what, floor=FLOORS.get(what))
-        large = save_clip(folder / "large", VIT_LARGE_336, width=768)
-        share_of_model(report, folder / "12MP", f"hf:{tiny}", name="TinyCLIP ViT-8M/16", n=16, repeats=6)
-        share_of_model(report, folder / "12MP", f"hf:{large}", name="CLIP ViT-L/14-336", n=16, repeats=1)
-        memory(report, folder / "memory")
-        return report.finish(photos=options.photos)
+        if "plain" in options.parts or "share" in options.parts:
+            tiny = save_clip(folder / "tinyclip", TINYCLIP, width=512)
+            made = {
+                what: make_photos(folder / what, n=options.photos, size=size, seed=number)
+                for number, (what, size) in enumerate(SIZES.items())
+            }
+        if "plain" in options.parts:
+            for what, photos in made.items():
+                compare_plain(report, photos, tiny, what=what, floor=FLOORS.get(what))
+        if "share" in options.parts:
+            large = save_clip(folder / "large", VIT_LARGE_336, width=768)
+            share_of_model(report, made["12 MP"], f"hf:{tiny}", name="TinyCLIP ViT-8M/16", n=16, repeats=6)
+            share_of_model(report, made["12 MP"], f"hf:{large}", name="CLIP ViT-L/14-336", n=16, repeats=1)
+        if "memory" in options.parts:
+            memory(report, folder / "memory")
+        return report.finish(photos=options.photos, parts=list(options.parts))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -50,22 +51,32 @@ def timed(work: Callable[[], object], *, runs: int, warm_up: int = 1) -> Timing:
     return Timing(statistics.median(seconds), sorted(seconds)[min(runs - 1, int(0.95 * runs))], runs)
 
 
+# The kernel counts the memory of whoever starts a process as that process's own peak; so a small one starts it.
+_MEASURED = """
+import json, resource, subprocess, sys
+ended = subprocess.run(sys.argv[2:], stdout=subprocess.PIPE)
+with open(sys.argv[1], "w") as stream:
+    json.dump(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, stream)
+sys.stdout.buffer.write(ended.stdout)
+raise SystemExit(ended.returncode)
+"""
+
+
 def run_command(*arguments: str | Path) -> Child:
     """Run `python -m ...` and measure that process alone.
 
     Raises:
         SystemExit: the command failed; it has said why.
     """
-    started = time.perf_counter()
-    with subprocess.Popen([sys.executable, "-m", *map(str, arguments)], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        output = process.stdout.read()
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{' '.join(map(str, arguments))} ended with {process.returncode}")
-    unit = 1 if sys.platform == "darwin" else 1024  # Linux counts in KiB
-    return Child(time.perf_counter() - started, usage.ru_maxrss * unit, output)
+    with tempfile.NamedTemporaryFile(suffix=".json") as peak:
+        command = [sys.executable, "-c", _MEASURED, peak.name, sys.executable, "-m", *map(str, arguments)]
+        started = time.perf_counter()
+        ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+        seconds = time.perf_counter() - started
+        if ended.returncode:
+            raise SystemExit(f"{' '.join(map(str, arguments))} ended with {ended.returncode}")
+        kib = json.load(peak)
+    return Child(seconds, kib * (1 if sys.platform == "darwin" else 1024), ended.stdout)  # Linux counts in KiB
 
 
 class Report:

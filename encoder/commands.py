@@ -19,7 +19,7 @@ def embed(
     encoder: EncoderOptions,
     feed: FeedOptions,
 ) -> Result:
-    """Turn photos into vectors, in a folder of Parquet shards.
+    """Turn photos into vectors, in a folder of Parquet shards. A job that was cut short goes on where it stopped.
 
     Args:
         photos: table (.parquet, .csv), folder of images, or tar shards; a path or a URI.
@@ -33,21 +33,20 @@ def embed(
         feed: how photos reach it.
     """
     from encoder.embed import embed_source
-    from indexer.artifact import check_target
+    from indexer.job_folder import check_job_target
     from indexer.photos import open_photos
-    from indexer.progress import per_second, track
+    from indexer.progress import per_second
 
-    check_target(out)
+    check_job_target(out)
     config = feed.embedding(shard_rows=shard_rows)
     source = open_photos(photos, split=split, schemes=feed.schemes)
     encode = encoder.open(checkpoint, crops=crops)
-    with track("embedding", source.n_photos) as advance:
-        summary = embed_source(encode, source, out, config=config, advance=advance)
-    rate = summary.rows / summary.seconds
+    summary = embed_source(encode, source, out, config=config)
+    rate = (summary.rows - summary.known) / summary.seconds
     failures = ", ".join(f"{count} {code}" for code, count in summary.failed.items()) or "none"
     text = (
-        f"{out}: {summary.rows:,} photos in {summary.seconds:.1f} s ({per_second(rate)}), "
-        f"{summary.ok:,} ok, failed: {failures}"
+        f"{out}: {summary.rows:,} photos, {summary.known:,} of them embedded before, in {summary.seconds:.1f} s "
+        f"({per_second(rate)}), {summary.ok:,} ok, failed: {failures}"
     )
     data = {
         "features": str(out),
@@ -55,6 +54,7 @@ def embed(
         "rows": summary.rows,
         "ok": summary.ok,
         "failed": dict(summary.failed),
+        "embedded_before": summary.known,
         "seconds": summary.seconds,
         "photos_per_second": rate,
     }

@@ -1,26 +1,32 @@
 """Photos to vectors: decoding overlaps the model; a bad photo is a row with its reason, the rest goes on."""
 
 import itertools
-import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sized
+from contextlib import closing, nullcontext
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
 from encoder.batch_size import fitting_batch_size
+from encoder.checkpoint import LoadedEncoder
 from encoder.config import MAX_PIXELS, SHARD_ROWS, check_max_pixels
 from encoder.decoding import decoded_batches
 from encoder.encode import PhotoEncoder
 from encoder.failures import Failures
 from encoder.reading import ReadLimits
-from indexer.artifact import write_folder
 from indexer.errors import InputError
-from indexer.features import KIND, OK, SCHEMA_VERSION, FeatureBatch, joined, write_shard
-from indexer.manifest import ROWS_MANIFEST
+from indexer.features import KIND, SCHEMA_VERSION, FeatureBatch, feature_table, joined
+from indexer.job_folder import Job, Shard, open_job, read_job, totals_of
+from indexer.job_status import StatusFile
 from indexer.photos import Photo, PhotoSource
+from indexer.progress import track_line
+from indexer.shard_cut import WHOLE, ShardCut
+from indexer.stages import Line
+from indexer.stopping import stopping
+
+_Batch = TypeVar("_Batch", bound=Sized)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +48,19 @@ class EmbedConfig:
         if self.workers < 0:
             raise InputError(f"--workers must be at least 0, not {self.workers}.")
 
+    @property
+    def decides(self) -> dict[str, Any]:
+        """What of it decides the rows of a job, to the last bit of a vector."""
+        values = asdict(self)
+        del values["workers"]
+        return values
+
+    def as_before(self, out: Path, encode: PhotoEncoder) -> "EmbedConfig":
+        """With a batch size: that of the job at `out`, where one was begun. Another one changes the last bits."""
+        before = read_job(out)
+        size = self.batch_size or (None if before is None else before.options.get("batch_size"))
+        return replace(self, batch_size=size or fitting_batch_size(encode.encoder.model))
+
 
 @dataclass(frozen=True, slots=True)
 class EmbedSummary:
@@ -50,41 +69,42 @@ class EmbedSummary:
     rows: int
     ok: int
     failed: Mapping[str, int]  # reason code -> photos
+    known: int  # rows that were done before, by a start of the job that was cut short
     seconds: float
 
 
 def embed_photos(
-    encode: PhotoEncoder,
-    photos: Iterable[Photo],
-    *,
-    config: EmbedConfig,
-    advance: Callable[[int], None] = lambda photos: None,
-) -> Iterator[FeatureBatch]:
+    encode: PhotoEncoder, photos: Iterable[Photo], *, config: EmbedConfig, line: Line | None = None
+) -> Generator[FeatureBatch, None, None]:
     """Vectors of all photos in their order, one FeatureBatch of `shard_rows` photos at a time, the last one shorter.
 
-    advance: called with the number of photos done since the last call.
+    line: where the stages run, each in a thread of its own; None: in this one.
 
     Raises:
-        WorkError: a decoding process died.
+        WorkError: decoding processes died again and again, or memory ran out.
     """
-    size = encode.photos_in(config.batch_size or fitting_batch_size(encode.encoder.model))
-    batches = decoded_batches(
-        _batches(photos, size=size, shard_rows=config.shard_rows),
+
+    def stage(name: str, items: Iterator[_Batch]) -> Iterator[_Batch]:
+        return items if line is None else line.stage(name, items)
+
+    decoded = decoded_batches(
+        _batches(photos, size=encode.photos_in(_batch_size(encode, config)), shard_rows=config.shard_rows),
         encode.reader(max_pixels=config.max_pixels, limits=config.limits),
         workers=config.workers,
         pin=encode.device.type == "cuda",
     )
+    batches = stage("decode", decoded)
+    if encode.makes_maps:
+        batches = stage("segment", map(encode.segment, batches))
     failed = Failures()
     pile: list[FeatureBatch] = []
     rows = 0
-    with closing(batches):
-        for batch in batches:
-            done = encode(batch)
+    with closing(decoded) if line is None else nullcontext():  # a line closes what it runs
+        for done in stage("encode", map(encode, batches)):
             for row in np.flatnonzero(~done.ok).tolist():
                 failed.add(done.photo[row] or f"row {rows + row}", done.status[row], done.reason[row])
             rows += len(done)
             pile.append(done)
-            advance(len(done))
             if rows % config.shard_rows == 0:
                 yield joined(pile)
                 pile = []
@@ -92,45 +112,46 @@ def embed_photos(
         yield joined(pile)
 
 
-def embed_source(
-    encode: PhotoEncoder,
-    photos: PhotoSource,
-    out: Path,
-    *,
-    config: EmbedConfig,
-    advance: Callable[[int], None] = lambda photos: None,
-) -> EmbedSummary:
-    """Embed the photos of a source into a features folder, which appears at `out` when all of it is done.
+def embed_source(encode: PhotoEncoder, photos: PhotoSource, out: Path, *, config: EmbedConfig) -> EmbedSummary:
+    """Embed the photos of a source into a features folder, shard by shard; one that was cut short is gone on with.
 
     Raises:
-        InputError: `out` exists or cannot be written, or the source cannot be read.
-        WorkError: the disk is full, or a decoding process died.
+        InputError: `out` holds other things or features of other options or inputs, or cannot be written; or the source
+            cannot be read, or is not what it was.
+        WorkError: the disk is full, memory ran out, or decoding processes died again and again.
+        Stopped: the process was asked to end.
     """
-    started = time.perf_counter()
     encode.check_source(photos)
-    counts: Counter[str] = Counter()
-    with write_folder(
-        out,
-        kind=KIND,
-        schema_version=SCHEMA_VERSION,
-        config=asdict(config) | {"crops": encode.crops, "precision": encode.encoder.precision},
-        inputs={"photos": photos.digest, **encode.inputs},
-        manifest_name=ROWS_MANIFEST,
-    ) as draft:
-        for shard, batch in enumerate(embed_photos(encode, photos, config=config, advance=advance)):
-            write_shard(draft, batch, shard=shard)
-            counts.update(batch.status)
-        rows, ok = counts.total(), counts.pop(OK, 0)
-        if not rows:
-            raise InputError(f"{photos.location}: no photos.")
-        draft.facts |= {
-            "encoder": encode.encoder.digest,
-            "width": encode.encoder.width,
-            "rows": rows,
-            "ok": ok,
-            "failed": dict(counts),
-        }
-    return EmbedSummary(rows, ok, dict(counts), time.perf_counter() - started)
+    config = config.as_before(out, encode)
+    line = Line()
+    with open_job(out, features_job(encode, photos, config)) as folder, stopping() as asked:
+        known = totals_of(folder.done.values()).rows
+        cut = ShardCut(photos, shard_rows=config.shard_rows, done=folder.done, part=WHOLE)
+        batches = embed_photos(encode, cut, config=config, line=line)
+        status = StatusFile(out, line, rows=photos.n_photos)
+        with line, track_line(line, "embedding", photos.n_photos, known=known, tick=status.tick):
+            for batch in batches:
+                number = cut.next_number()
+                folder.add(Shard(number, number * config.shard_rows, feature_table(batch)))
+                asked.check(out)
+        folder.finish(facts_of(encode.encoder))
+        totals = totals_of(folder.done.values())
+    return EmbedSummary(totals.rows, totals.ok, totals.failed, known, status.seconds)
+
+
+def features_job(encode: PhotoEncoder, photos: PhotoSource, config: EmbedConfig) -> Job:
+    """What decides the rows of a features folder."""
+    return Job(
+        KIND,
+        SCHEMA_VERSION,
+        config.decides | {"crops": encode.crops, "precision": encode.encoder.precision, "device": encode.device.type},
+        {"photos": photos.digest, **encode.inputs},
+    )
+
+
+def facts_of(encoder: LoadedEncoder) -> dict[str, Any]:
+    """What a reader of a features folder wants to know of the encoder."""
+    return {"encoder": encoder.digest, "width": encoder.width}
 
 
 def _batches(photos: Iterable[Photo], *, size: int, shard_rows: int) -> Iterator[list[Photo]]:
@@ -139,3 +160,7 @@ def _batches(photos: Iterable[Photo], *, size: int, shard_rows: int) -> Iterator
     while batch := list(itertools.islice(source, min(size, room))):
         yield batch
         room = room - len(batch) or shard_rows
+
+
+def _batch_size(encode: PhotoEncoder, config: EmbedConfig) -> int:
+    return config.batch_size or fitting_batch_size(encode.encoder.model)

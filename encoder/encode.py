@@ -1,5 +1,7 @@
 """The model's own stage: a batch of decoded photos becomes vectors, with class maps and several crops where asked."""
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,9 +11,9 @@ import torch
 from encoder.checkpoint import LoadedEncoder, load_encoder
 from encoder.config import MAP_EDGE, CropName, DeviceName, PrecisionName
 from encoder.crops import N_CROPS, crop_maps, crop_photos, normalise
-from encoder.decoding import DecodedBatch, PhotoReader
 from encoder.device import choose_device, choose_precision
 from encoder.model import GeoEncoder
+from encoder.photo_reader import DecodedBatch, PhotoReader
 from encoder.reading import ReadLimits
 from encoder.segmentation import Segmenter, load_segmenter
 from encoder.segmentation_cache import SegmentationCache, open_cache
@@ -111,6 +113,26 @@ class PhotoEncoder:
         map_edge = MAP_EDGE if self.maps.cache is None else self.maps.cache.origin.map_edge
         return replace(read, max_pixels=max_pixels, limits=limits, segmenter=segmenter, map_edge=map_edge)
 
+    @property
+    def makes_maps(self) -> bool:
+        """Whether `segment` has anything to do."""
+        return self.maps.segmenter is not None
+
+    def segment(self, batch: DecodedBatch) -> DecodedBatch:
+        """The same photos with the class maps that they lack; may be called from another thread than the encoding.
+
+        Raises:
+            WorkError: the device has too little memory.
+        """
+        to_segment = batch.to_segment()
+        lacking = [photo for photo in to_segment if photo is not None]
+        if not lacking:
+            return batch
+        assert self.maps.segmenter is not None, "photos without a map are refused where they are read"
+        with _memory_explained(len(lacking)):
+            made = iter(self.maps.segmenter.segment(lacking))
+        return batch.with_maps([None if photo is None else next(made) for photo in to_segment])
+
     def __call__(self, batch: DecodedBatch) -> FeatureBatch:
         """Vectors of the photos of a batch; of several crops the mean of their unit vectors, which is shorter than 1.
 
@@ -119,13 +141,9 @@ class PhotoEncoder:
         """
         vectors = np.zeros((len(batch), self.encoder.width), np.float32)
         if batch.rows:
-            try:
+            batch = self.segment(batch)
+            with _memory_explained(len(batch.rows)):
                 vectors[batch.rows] = self._vectors(batch.to(self.device)).cpu().numpy()
-            except torch.OutOfMemoryError as error:
-                raise WorkError(
-                    f"The device has too little memory for {len(batch.rows)} photos at once. Run again with a smaller "
-                    "--batch-size, or segment the photos first: python -m encoder segment"
-                ) from error
         return FeatureBatch(batch.name, vectors, batch.status, batch.reason, batch.lat_deg, batch.lng_deg)
 
     @torch.inference_mode()
@@ -135,21 +153,22 @@ class PhotoEncoder:
         crops = crop_photos(pixels, preprocessing, crops=self.crops).flatten(0, 1)
         maps = None
         if self.encoder.model.fusion is not None:
-            class_maps = self._class_maps(batch)
+            class_maps = [class_map for class_map in batch.class_maps() if class_map is not None]
             maps = crop_maps(class_maps, batch.shapes, preprocessing, crops=self.crops).flatten(0, 1)
         model = self.encoder.model
         vectors = model(normalise(crops, preprocessing).to(model.dtype), maps)
         return vectors.unflatten(0, (len(pixels), -1)).mean(dim=1)
 
-    def _class_maps(self, batch: DecodedBatch) -> list[torch.Tensor]:
-        class_maps, to_segment = batch.class_maps(), batch.to_segment()
-        missing = [row for row, photo in enumerate(to_segment) if photo is not None]
-        if missing:
-            assert self.maps.segmenter is not None, "photos without a map are refused where they are read"
-            made = self.maps.segmenter.segment([photo for photo in to_segment if photo is not None])
-            for row, class_map in zip(missing, made, strict=True):
-                class_maps[row] = torch.from_numpy(class_map).to(self.device)
-        return [class_map for class_map in class_maps if class_map is not None]
+
+@contextlib.contextmanager
+def _memory_explained(photos: int) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise WorkError(
+            f"The device has too little memory for {photos} photos at once. Run again with a smaller --batch-size, or "
+            "segment the photos first: python -m encoder segment"
+        ) from error
 
 
 def reader_of(model: GeoEncoder, *, crops: CropName, cache: SegmentationCache | None) -> PhotoReader:

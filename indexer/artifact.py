@@ -68,9 +68,9 @@ def write_folder(
             remove_leftovers(parent, stem)
             temporary = stack.enter_context(temporary_folder(parent, stem))
         draft = Draft(temporary)
-        with _explain_full(target):
+        with explain_full(target):
             yield draft
-        with _explain_full(target), explain_unwritable(target):
+        with explain_full(target), explain_unwritable(target):
             manifest = Manifest(
                 kind, schema_version, config or {}, inputs or {}, draft.facts, entries_of(temporary), code_version()
             )
@@ -102,7 +102,7 @@ def write_file(target: Path, content: bytes) -> None:
         InputError: `target` exists, or cannot be written.
         WorkError: the disk is full.
     """
-    with _explain_full(target), explain_unwritable(target):
+    with explain_full(target), explain_unwritable(target):
         _refuse_existing_file(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(target.parent, target.name)
@@ -256,7 +256,8 @@ def explain_unwritable(target: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _explain_full(target: Path) -> Iterator[None]:
+def explain_full(target: Path, *, kept: str = "Nothing was kept") -> Iterator[None]:
+    """Say in one sentence that the disk is full, whichever library met it: a WorkError in place of their errors."""
     try:
         yield
     except Exception as error:
@@ -264,7 +265,7 @@ def _explain_full(target: Path) -> Iterator[None]:
         full = getattr(error, "errno", None) in _FULL or any(os.strerror(code) in str(error) for code in _FULL)
         if isinstance(error, GeoError) or not full:
             raise
-        raise WorkError(f"{target}: no space left. Nothing was kept; free some space and run again.") from error
+        raise WorkError(f"{target}: no space left. {kept}; free some space and run again.") from error
 
 
 def replace_symlink(link: Path, target: str) -> None:

@@ -7,7 +7,8 @@ Columns: `photo`, `embedding` (list of float), `lat` and `lng` where known, `sta
 import contextlib
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,16 +17,18 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from indexer.artifact import Draft
 from indexer.errors import ArtifactError, InputError
+from indexer.job_folder import OK, check_ended
 from indexer.manifest import ROWS_MANIFEST, file_digest, manifest_digest, read_manifest
-from indexer.tables import coordinates_of, names_of, read_columns, standard_names
+from indexer.tables import ROW, coordinates_of, names_of, read_columns, standard_names
 
 log = logging.getLogger(__name__)
 
 KIND = "features"
 SCHEMA_VERSION = 1
-OK = "ok"
+_ROWS = 8192  # read at once
+
+_Piece = tuple[int, pa.Table, np.ndarray]  # number of the first row, its columns, vectors (N, D) float32
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,7 +53,7 @@ class FeatureBatch:
 
 @dataclass(frozen=True, slots=True)
 class FeatureSource:
-    """Where vectors are, before any is read: `shards` are read one at a time."""
+    """Where vectors are, before any is read: read a bounded number at a time."""
 
     location: Path
     shards: Sequence[Path]
@@ -63,16 +66,45 @@ class FeatureSource:
         return sum(_count_rows(shard) for shard in self.shards)
 
     def __iter__(self) -> Iterator[FeatureBatch]:
+        """All vectors in order, a bounded number at a time."""
         width = None
-        for shard in self.shards:
-            batch = _read_shard(shard)
-            width = width or batch.embedding.shape[1]
-            if batch.embedding.shape[1] != width:
-                raise InputError(
-                    f"{shard}: embeddings of {batch.embedding.shape[1]} values; {self.shards[0].name} beside it has "
-                    f"{width}. Keep the vectors of each encoder in a folder of their own."
-                )
-            yield batch
+        for file in self.shards:
+            for _, batch in _read(file, [(0, _count_rows(file))]):
+                width = self._check_width(batch, width, file)
+                yield batch
+
+    def cut(self, rows: int, wanted: Callable[[int], bool]) -> Iterator[tuple[int, FeatureBatch]]:
+        """The same in shards of so many rows, whatever files they are in, the last one shorter; with their numbers.
+
+        wanted: which shards, by number; others are passed over, and not read where the files allow it.
+        """
+        width, number, begin, pile = None, 0, 0, list[FeatureBatch]()
+        for file in self.shards:
+            end = begin + _count_rows(file)
+            spans = [
+                (max(each * rows, begin) - begin, min((each + 1) * rows, end) - begin)
+                for each in range(begin // rows, -(-end // rows))
+                if wanted(each)
+            ]
+            for first, batch in _read(file, spans):
+                width = self._check_width(batch, width, file)
+                number = (begin + first) // rows
+                pile.append(batch)
+                if begin + first + len(batch) == (number + 1) * rows:
+                    yield number, joined(pile)
+                    pile = []
+            begin = end
+        if pile:
+            yield number, joined(pile)
+
+    def _check_width(self, batch: FeatureBatch, width: int | None, shard: Path) -> int:
+        found: int = batch.embedding.shape[1]
+        if width not in (None, found):
+            raise InputError(
+                f"{shard}: embeddings of {found} values; {self.shards[0].name} beside it has {width}. Keep the vectors "
+                "of each encoder in a folder of their own."
+            )
+        return found
 
 
 def open_features(location: Path) -> FeatureSource:
@@ -82,6 +114,7 @@ def open_features(location: Path) -> FeatureSource:
         InputError: nothing usable is there.
         ArtifactError: a features folder that is damaged or newer than this version.
     """
+    check_ended(location)
     source = _from_folder(location) if (location / ROWS_MANIFEST).exists() else _from_files(location)
     if source.encoder is None:
         log.warning("%s: nobody recorded which encoder made these vectors; they are taken as they come", location)
@@ -122,21 +155,19 @@ def joined(batches: Sequence[FeatureBatch]) -> FeatureBatch:
     )
 
 
-def write_shard(draft: Draft, batch: FeatureBatch, *, shard: int) -> None:
-    """Write one Parquet shard into a features folder that is being written."""
-    width = batch.embedding.shape[1]
+def feature_table(batch: FeatureBatch) -> pa.Table:
+    """The rows of a features folder."""
     flat = pa.array(np.ascontiguousarray(batch.embedding).ravel())
-    table = pa.table(
+    return pa.table(
         {
             "photo": pa.array(batch.photo, pa.string()),
-            "embedding": pa.FixedSizeListArray.from_arrays(flat, width),
+            "embedding": pa.FixedSizeListArray.from_arrays(flat, batch.embedding.shape[1]),
             "lat": pa.array(batch.lat_deg, from_pandas=True),  # NaN becomes null
             "lng": pa.array(batch.lng_deg, from_pandas=True),
             "status": pa.array(batch.status, pa.string()),
             "reason": pa.array(batch.reason, pa.string()),
         }
     )
-    pa.parquet.write_table(table, draft.path / f"part-{shard:05d}.parquet")
 
 
 def _count_rows(path: Path) -> int:
@@ -146,9 +177,14 @@ def _count_rows(path: Path) -> int:
         return int(pa.parquet.read_metadata(path).num_rows)
 
 
-def _read_shard(path: Path) -> FeatureBatch:
+def _read(path: Path, spans: Sequence[tuple[int, int]]) -> Iterator[tuple[int, FeatureBatch]]:
+    """Rows of a file from the first of a span to its last, span after span, with the number of each batch's first row.
+
+    spans: ascending and apart. A batch is of bounded size and reaches over the end of no span.
+    """
     with _damage_named(path):
-        return _read_npy(path) if path.suffix == ".npy" else _from_table(pa.parquet.read_table(path), path)
+        for first, columns, vectors in (_npy_pieces if path.suffix == ".npy" else _parquet_pieces)(path, spans):
+            yield first, _from_columns(columns, vectors, path, first_row=first)
 
 
 @contextlib.contextmanager
@@ -159,7 +195,7 @@ def _damage_named(path: Path) -> Iterator[None]:
         raise ArtifactError(f"{path}: cannot be read as features ({error}).") from None
 
 
-def _read_npy(path: Path) -> FeatureBatch:
+def _npy_pieces(path: Path, spans: Sequence[tuple[int, int]]) -> Iterator[_Piece]:
     beside = path.with_suffix(".csv")
     if not beside.is_file():
         raise InputError(f"{path}: needs {beside.name} beside it, with a column photo (and lat, lng if known).")
@@ -170,24 +206,49 @@ def _read_npy(path: Path) -> FeatureBatch:
             f"{path}: shape {vectors.shape}, but {beside.name} has {table.num_rows} rows. Give (rows, D) numbers, one "
             "row for each row of the table."
         )
-    return _from_columns(table, np.asarray(vectors, np.float32), path)
+    for start, stop in spans:
+        for first in range(start, stop, _ROWS):
+            end = min(first + _ROWS, stop)
+            yield first, table.slice(first, end - first), np.asarray(vectors[first:end], np.float32)
 
 
-def _from_table(table: pa.Table, path: Path) -> FeatureBatch:
-    if "embedding" not in table.column_names:
-        raise InputError(f"{path}: no column 'embedding'; it has {', '.join(table.column_names)}.")
-    column = table["embedding"].combine_chunks()
+def _parquet_pieces(path: Path, spans: Sequence[tuple[int, int]]) -> Iterator[_Piece]:
+    with pa.parquet.ParquetFile(path) as file:
+        if "embedding" not in file.schema_arrow.names:
+            raise InputError(f"{path}: no column 'embedding'; it has {', '.join(file.schema_arrow.names)}.")
+        if not file.metadata.num_rows:
+            raise InputError(f"{path}: no rows.")
+        left, end = deque(spans), 0
+        for group in range(file.num_row_groups):
+            begin, end = end, end + file.metadata.row_group(group).num_rows
+            if not left or left[0][0] >= end:
+                continue
+            for batch in file.iter_batches(_ROWS, row_groups=[group]):
+                stop = begin + batch.num_rows
+                while left and left[0][0] < stop:
+                    first, last = max(left[0][0], begin), min(left[0][1], stop)
+                    part = pa.Table.from_batches([batch.slice(first - begin, last - first)])
+                    yield first, part, _vectors(part["embedding"], path)
+                    if left[0][1] > stop:  # goes on in the next batch
+                        break
+                    left.popleft()
+                begin = stop
+
+
+def _vectors(column: pa.ChunkedArray, path: Path) -> np.ndarray:
+    """A column of lists of numbers as (N, D) float32."""
+    column = column.combine_chunks()
     if not (_is_list(column.type) and _is_number(column.type.value_type)):
         raise InputError(f"{path}: column 'embedding' is {column.type}; it must be lists of numbers.")
     if column.null_count:
         raise InputError(f"{path}: {column.null_count} rows have no embedding. Fill them with zeros and set `status`.")
     flat = column.flatten().to_numpy(zero_copy_only=False)
-    if not table.num_rows or len(flat) % table.num_rows:
-        raise InputError(f"{path}: no rows, or embeddings of different lengths.")
+    if len(flat) % len(column):
+        raise InputError(f"{path}: embeddings of different lengths.")
     lengths = None if pa.types.is_fixed_size_list(column.type) else np.diff(column.offsets.to_numpy())
     if lengths is not None and (lengths != lengths[0]).any():
         raise InputError(f"{path}: embeddings of different lengths ({lengths.min()} to {lengths.max()}).")
-    return _from_columns(table, flat.reshape(table.num_rows, -1).astype(np.float32), path)
+    return np.asarray(flat.reshape(len(column), -1), np.float32)
 
 
 def _is_list(kind: pa.DataType) -> bool:
@@ -198,8 +259,10 @@ def _is_number(kind: pa.DataType) -> bool:
     return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind))
 
 
-def _from_columns(table: pa.Table, vectors: np.ndarray, path: Path) -> FeatureBatch:
+def _from_columns(table: pa.Table, vectors: np.ndarray, path: Path, *, first_row: int) -> FeatureBatch:
     table = standard_names(table)
+    if ROW not in table.column_names:
+        table = table.append_column(ROW, pa.array(np.arange(first_row, first_row + table.num_rows)))
     if "photo" not in table.column_names:
         raise InputError(f"{path}: no column 'photo'; it has {', '.join(table.column_names)}.")
     lat, lng = coordinates_of(table, path)
@@ -209,7 +272,7 @@ def _from_columns(table: pa.Table, vectors: np.ndarray, path: Path) -> FeatureBa
     wrong = np.flatnonzero(ok & (~np.isfinite(vectors).all(axis=1) | ~vectors.any(axis=1)))
     if wrong.size:
         raise InputError(
-            f"{path}: {wrong.size} embeddings are zero or not finite, the first in row {wrong[0]}. "
+            f"{path}: {wrong.size} embeddings are zero or not finite, the first in row {first_row + wrong[0]}. "
             "Remove those rows, or give them a status other than 'ok'."
         )
     return FeatureBatch(names_of(table, path), _at_most_unit(vectors), status, reason, lat, lng)

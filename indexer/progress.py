@@ -2,15 +2,21 @@
 
 import contextlib
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
+
+from indexer.stages import Line, Meter
 
 log = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_LINES = 15.0
+_SECONDS_BETWEEN_TICKS = 0.5
 
 
 @contextlib.contextmanager
@@ -23,7 +29,67 @@ def track(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
     if not console.is_terminal:
         yield _lines(what, total)
         return
-    columns = (
+    with _bar(console) as progress:
+        yield _advancing(progress, what, total)
+
+
+@contextlib.contextmanager
+def track_line(
+    line: Line, what: str, total: int | None, *, known: int = 0, tick: Callable[[], None] = lambda: None
+) -> Iterator[None]:
+    """The same for a line of stages, with what each of them does.
+
+    total: of rows; None where nobody knows before the end. known: of them that were done before. tick: called every
+    half second, from another thread.
+    """
+    console, ended = Console(stderr=True), threading.Event()
+    with contextlib.ExitStack() as stack:
+        live = advance = None
+        if console.is_terminal:
+            progress = _bar(console)
+            live = stack.enter_context(Live(progress, console=console, refresh_per_second=4))
+            advance = _advancing(progress, what, None if total is None else total - known)
+        else:
+            advance = _lines(what, None if total is None else total - known, more=lambda: "; ".join(_said(line)))
+
+        def look() -> None:
+            seen, last = 0, False
+            while not last:
+                last = ended.wait(_SECONDS_BETWEEN_TICKS)
+                tick()
+                now = _through(line)
+                if now > seen or live is not None:
+                    advance(now - seen)
+                    seen = now
+                if live is not None:
+                    live.update(Group(progress, Text("\n".join(f"  {text}" for text in _said(line)))))
+
+        watcher = threading.Thread(target=look, name="progress", daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            watcher.join()
+
+
+def _through(line: Line) -> int:
+    """Rows that have left the slowest stage there is to see, which is the last one that works row by row."""
+    counts = [meter.rows for meter in line.meters if meter.room]
+    return counts[-1] if counts else 0
+
+
+def _said(line: Line) -> list[str]:
+    return [_meter_text(meter) for meter in line.meters if meter.rows]
+
+
+def _meter_text(meter: Meter) -> str:
+    queued = f", {meter.waiting} of {meter.room} waiting" if meter.room else ""
+    return f"{meter.name} {meter.rows:,}, {per_second(meter.rows / max(meter.busy_s, 1e-9))} at work{queued}"
+
+
+def _bar(console: Console) -> Progress:
+    return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
@@ -31,16 +97,19 @@ def track(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
+        console=console,
     )
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task(what, total=total, rate="")
 
-        def advance(done: int) -> None:
-            progress.advance(task, done)
-            speed = progress.tasks[0].speed
-            progress.update(task, rate=per_second(speed) if speed else "")
 
-        yield advance
+def _advancing(progress: Progress, what: str, total: int | None) -> Callable[[int], None]:
+    task = progress.add_task(what, total=total, rate="")
+
+    def advance(done: int) -> None:
+        progress.advance(task, done)
+        speed = progress.tasks[0].speed
+        progress.update(task, rate=per_second(speed) if speed else "")
+
+    return advance
 
 
 def per_second(rate: float) -> str:
@@ -48,7 +117,7 @@ def per_second(rate: float) -> str:
     return f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.2g}/s"
 
 
-def _lines(what: str, total: int | None) -> Callable[[int], None]:
+def _lines(what: str, total: int | None, *, more: Callable[[], str] = str) -> Callable[[int], None]:
     started = shown = time.monotonic()
     count = 0
 
@@ -59,9 +128,9 @@ def _lines(what: str, total: int | None) -> Callable[[int], None]:
         if count == total or now - shown > _SECONDS_BETWEEN_LINES:
             shown = now
             rate = max(count, 1e-9) / max(now - started, 1e-9)
-            if total is None:
-                log.info("%s: %d, %s", what, count, per_second(rate))
-            else:
-                log.info("%s: %d of %d, %s, %.0f s left", what, count, total, per_second(rate), (total - count) / rate)
+            said = f"{what}: {count:,}" + ("" if total is None else f" of {total:,}") + f", {per_second(rate)}"
+            if total is not None:
+                said += f", {(total - count) / rate:.0f} s left"
+            log.info("%s", "; ".join(filter(None, [said, more()])))
 
     return advance

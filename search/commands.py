@@ -44,7 +44,7 @@ def query(
         read: which photos are read.
     """
     from encoder.embed import EmbedConfig, embed_photos
-    from indexer.features import OK
+    from indexer.job_folder import OK
     from indexer.photos import listed_photos
     from search.answers import answer_table, explain
     from search.engine import Engine
@@ -76,12 +76,16 @@ def run(
     top_k: int = 1,
     version: str | None = None,
     crops: CropName = "one",
+    save_features: Path | None = None,
+    part: str = "1/1",
     shard_rows: int = SHARD_ROWS,
     strict: bool = False,
     encoder: EncoderOptions,
     feed: FeedOptions,
 ) -> Result:
     """Answer many photos at once, from their vectors or from the photos themselves, into a folder of Parquet rows.
+
+    A job that was cut short, however it was, goes on where it stopped when the same command is given again.
 
     Args:
         registry: registry folder with a published bundle.
@@ -93,15 +97,19 @@ def run(
         top_k: how many places to keep for each photo.
         version: a bundle's digest or its beginning; the current one by default.
         crops: of each photo, averaged: the middle; that and four corners; those and their mirror images.
-        shard_rows: photos in one Parquet file, when photos are given.
+        save_features: features folder to keep the vectors of --photos in.
+        part: 2/8 does the second of eight parts of the job, each into an --out of its own: for several machines.
+        shard_rows: rows in one Parquet file; what a kill can cost.
         strict: exit with 1 if any photo has no answer; otherwise only if none has.
         encoder: which maps it sees, and where it runs.
         feed: how photos reach it.
     """
-    from indexer.artifact import check_target
-    from indexer.progress import per_second, track
+    from indexer.job_folder import check_job_target, read_job
+    from indexer.progress import per_second
+    from indexer.shard_cut import Part
     from search import job
     from search.engine import Engine
+    from search.run_report import REPORT_PAGE
 
     if (features is None) == (photos is None) or (photos is None) != (checkpoint is None):
         raise InputError("Give either --features F, or --photos P together with --checkpoint C.")
@@ -111,30 +119,31 @@ def run(
         raise InputError(
             "--crops, --segmentation-cache and --segmenter go with --photos: features are vectors already."
         )
-    check_target(out)
-    engine = Engine.open(registry, version=version, device=encoder.device)
+    check_job_target(out)
+    config = job.RunConfig(top_k, Part.parse(part), save_features)
+    # A bundle that was published since a job began does not touch it.
+    engine = Engine.open(registry, version=version or job.bundle_of(read_job(out)), device=encoder.device)
     engine.check_k(top_k)
     if features is not None:
-        source = job.vectors_from_features(engine, features)
+        source = job.vectors_from_features(engine, features, shard_rows=shard_rows)
     else:
         assert photos is not None
         assert checkpoint is not None
         from indexer.photos import open_photos
 
-        config = feed.embedding(shard_rows=shard_rows)
         table = open_photos(photos, split=split, schemes=feed.schemes)
         encode = encoder.open(checkpoint, crops=crops)
-        source = job.vectors_from_photos(engine, table, encode, config=config)
-    with track("answering", source.rows) as advance:
-        summary = job.run(engine, source, out, k=top_k, advance=advance)
-    failures = ", ".join(f"{count} {code}" for code, count in summary.failed.items()) or "none"
+        embedding = feed.embedding(shard_rows=shard_rows).as_before(out, encode)
+        source = job.vectors_from_photos(engine, table, encode, config=embedding)
+    report = job.run(engine, source, out, config)
+    failures = ", ".join(f"{count} {code}" for code, count in report["failed"].items()) or "none"
     text = (
-        f"{out}: {summary.rows:,} photos in {summary.seconds:.1f} s, of which searching and writing "
-        f"{summary.search_seconds:.1f} s ({per_second(summary.rows / max(summary.search_seconds, 1e-9))}); "
-        f"{summary.ok:,} answered, failed: {failures}"
+        f"{out}: {report['rows']:,} photos, {report['rows_known']:,} of them answered before, in "
+        f"{report['seconds']:.1f} s ({per_second(report['rows_per_second'])}); {report['ok']:,} answered, failed: "
+        f"{failures}\nReport: {out / REPORT_PAGE}"
     )
-    data = {"predictions": str(out), "bundle": engine.bundle.version, **asdict(summary)}
-    return Result(data, text, failed=summary.ok == 0 or (strict and bool(summary.failed)))
+    data = {"predictions": str(out), "bundle": engine.bundle.version, **report}
+    return Result(data, text, failed=report["ok"] == 0 or (strict and bool(report["failed"])))
 
 
 def evaluate(

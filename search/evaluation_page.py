@@ -4,8 +4,7 @@ Out: `report.html` (pictures inside it, no script, nothing fetched), `errors.png
 `photos.parquet` and `manifest.json`. Names of photos, files and places are data, and escaped.
 """
 
-import base64
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -19,31 +18,13 @@ from indexer.places import countries_of, nearest_cities
 from search.evaluate import Evaluation
 from search.evaluation_report import Against
 from search.metrics import AREAS_KM2
+from search.page import data_uri, page, table, table_row
 from search.pictures import accuracy_curve, error_map, recall_curve
 
 KIND = "evaluation"
 SCHEMA_VERSION = 1
 _WORST = 20  # photos listed on the page
 _FIELDS = ("photos", "answered", "median km", "mean km", "GeoScore")
-
-_STYLE = """
-:root { color-scheme: light; --ink: #1d2327; --quiet: #59636b; --line: #d5dade; }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1.5rem 1rem 3rem; max-width: 64rem; color: var(--ink); background: #fff;
-  font: 1rem/1.5 "Helvetica Neue", Arial, "Liberation Sans", sans-serif; }
-h1 { font-size: 1.5rem; line-height: 1.2; margin: 0 0 .75rem; overflow-wrap: anywhere; }
-h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; padding-top: .75rem; border-top: 1px solid var(--line); }
-p { margin: .5rem 0; max-width: 46rem; } .quiet { color: var(--quiet); font-size: .875rem; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; margin: .75rem 0; font-variant-numeric: tabular-nums; font-size: .9375rem; }
-th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid var(--line); vertical-align: baseline; }
-th { font-weight: 600; white-space: nowrap; } thead th { border-bottom: 2px solid var(--ink); }
-th:first-child, td:first-child { text-align: left; padding-left: 0; } tbody th { font-weight: 400; }
-td.name { text-align: left; overflow-wrap: anywhere; }
-tr.ours th, tr.ours td { font-weight: 600; }
-.pictures { display: flex; flex-wrap: wrap; gap: 1rem; } .pictures img { max-width: 30rem; width: 100%; }
-img { max-width: 100%; height: auto; }
-"""
 
 
 def write_evaluation(
@@ -71,12 +52,12 @@ def write_evaluation(
         "map.png": error_map(true, answers, evaluation.distance_km),
     }
     rows = _rows(evaluation)
-    page = _page(title, data, pictures, rows)
+    report = _page(title, data, pictures, rows)
     with write_folder(out, kind=KIND, schema_version=SCHEMA_VERSION, config={"title": title}) as draft:
         for name, picture in pictures.items():
             (draft.path / name).write_bytes(picture)
         pa.parquet.write_table(rows, draft.path / "photos.parquet")
-        (draft.path / "report.html").write_text(page, encoding="utf-8")
+        (draft.path / "report.html").write_text(report, encoding="utf-8")
 
 
 def _recall_curves(evaluation: Evaluation, against: Against | None) -> dict[str, np.ndarray]:
@@ -116,13 +97,7 @@ def _page(title: str, data: Mapping[str, Any], pictures: Mapping[str, bytes], ro
         _world(data, pictures["map.png"]),
         _worst(rows),
     ]
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
-        + "\n".join(section for section in sections if section)
-        + "\n</body>\n</html>\n"
-    )
+    return page(title, sections)
 
 
 def _introduction(title: str, data: Mapping[str, Any]) -> str:
@@ -138,27 +113,27 @@ error is {data["mean_km"]:,.1f} km, the GeoScore {data["geoscore"]:,.0f} of 5,00
 
 def _accuracy(data: Mapping[str, Any]) -> str:
     limits = list(data["within"])
-    rows = [_row("all photos", _shares(data["within"]), kind="ours")]
+    rows = [table_row("all photos", _shares(data["within"]), kind="ours")]
     if data["intervals"]:
         ends = data["intervals"]
         spans = (f"{low:.1f} to {high:.1f}" for low, high in (ends["within"][limit] for limit in limits))
-        rows.append(_row(f"{100 * ends['level']:g} % interval ({ends['draws']:,} draws of photos)", spans))
+        rows.append(table_row(f"{100 * ends['level']:g} % interval ({ends['draws']:,} draws of photos)", spans))
     if data["answered"] is not None and data["answered"]["n"] < data["n"]:
-        rows.append(_row(f"answered photos ({data['answered']['n']:,})", _shares(data["answered"]["within"])))
+        rows.append(table_row(f"answered photos ({data['answered']['n']:,})", _shares(data["answered"]["within"])))
     if "without" in data and data["without"]["figures"] is not None:
         rest = data["without"]
         rows.append(
-            _row(
+            table_row(
                 f"without the {rest['left_out']:,} of {' and '.join(rest['lists'])}", _shares(rest["figures"]["within"])
             )
         )
     if "against" in data:
-        rows.append(_row(data["against"]["predictions"], _shares(data["against"]["figures"]["within"])))
+        rows.append(table_row(data["against"]["predictions"], _shares(data["against"]["figures"]["within"])))
     published = data.get("published")
     note = ""
     if published:
         rows += [
-            _row(row["method"], (_share(row["within"].get(limit)) for limit in limits))
+            table_row(row["method"], (_share(row["within"].get(limit)) for limit in limits))
             for row in published["rows"]
             if any(value is not None for value in row["within"].values())
         ]
@@ -167,7 +142,7 @@ def _accuracy(data: Mapping[str, Any]) -> str:
             f"{escape(published['title'])}.</p>"
         )
     heads = ("percent of photos within", *(f"{limit} km" for limit in limits))
-    return f"<h2>Accuracy</h2>\n{_table(heads, rows)}\n{note}"
+    return f"<h2>Accuracy</h2>\n{table(heads, rows)}\n{note}"
 
 
 def _against(data: Mapping[str, Any]) -> str:
@@ -182,7 +157,7 @@ def _against(data: Mapping[str, Any]) -> str:
         *((f"within {limit} km, percent points", entry) for limit, entry in difference["within"].items()),
     ]
     rows = [
-        _row(
+        table_row(
             name,
             (f"{entry['difference']:+,.1f}", f"{entry['low']:+,.1f} to {entry['high']:+,.1f}", entry["verdict"]),
         )
@@ -191,14 +166,14 @@ def _against(data: Mapping[str, Any]) -> str:
     return f"""<h2>Against {escape(other["predictions"])}</h2>
 <p class="quiet">Paired bootstrap over the same photos, {other["draws"]:,} draws; an interval with zero in it says that
 the two cannot be told apart by these photos.</p>
-{_table(("", "this run minus it", f"{100 * other['level']:g} % interval", ""), rows)}"""
+{table(("", "this run minus it", f"{100 * other['level']:g} % interval", ""), rows)}"""
 
 
 def _curves(pictures: Mapping[str, bytes]) -> str:
     return f"""<h2>By distance, and by area</h2>
 <div class="pictures">
-<img src="{_data_uri(pictures["errors.png"])}" alt="Share of photos by distance from the true place.">
-<img src="{_data_uri(pictures["recall.png"])}" alt="Share of photos found by area searched."></div>
+<img src="{data_uri(pictures["errors.png"])}" alt="Share of photos by distance from the true place.">
+<img src="{data_uri(pictures["recall.png"])}" alt="Share of photos found by area searched."></div>
 <p class="quiet">Right: recall versus area (arXiv 2407.13862). Discs grow around each answer until they reach the true
 place; cells are searched in the order in which an answer lists them.</p>"""
 
@@ -206,11 +181,11 @@ place; cells are searched in the order in which an answer lists them.</p>"""
 def _world(data: Mapping[str, Any], picture: bytes) -> str:
     heads = ("", *_FIELDS, *(f"{limit} km" for limit in data["within"]))
     continents, countries = (
-        _table(heads, [_row(group["name"], _figures(group)) for group in data[name]])
+        table(heads, [table_row(group["name"], _figures(group)) for group in data[name]])
         for name in ("continents", "countries")
     )
     return f"""<h2>Where</h2>
-<img src="{_data_uri(picture)}" alt="World map: each true place with a line to its answer, coloured by error.">
+<img src="{data_uri(picture)}" alt="World map: each true place with a line to its answer, coloured by error.">
 <p class="quiet">A dot is where a photo was taken; its line leads to the answer, straight on the map and the short way
 round. Grey dots are cities.</p>
 <p>By the country of the true place, which is that of the nearest city with 15,000 inhabitants; beside a border it may
@@ -228,7 +203,7 @@ def _worst(rows: pa.Table) -> str:
         for row in worst.to_pylist()
     ]
     heads = ("photo", "error, km", "taken near", "taken at", "answer")
-    return f'<h2>The largest errors</h2>\n{_table(heads, lines)}\n<p class="quiet">All photos: photos.parquet.</p>'
+    return f'<h2>The largest errors</h2>\n{table(heads, lines)}\n<p class="quiet">All photos: photos.parquet.</p>'
 
 
 def _figures(group: Mapping[str, Any]) -> Iterable[str]:
@@ -248,18 +223,3 @@ def _shares(within: Mapping[str, float]) -> Iterable[str]:
 
 def _share(value: float | None) -> str:
     return "\u2013" if value is None else f"{value:.1f}"
-
-
-def _row(name: str, values: Iterable[str], *, kind: str = "") -> str:
-    cells = "".join(f"<td>{escape(value)}</td>" for value in values)
-    return f'<tr class="{kind}"><th scope="row">{escape(name)}</th>{cells}</tr>'
-
-
-def _table(heads: Sequence[str], rows: Sequence[str]) -> str:
-    head = "".join(f'<th scope="col">{escape(text)}</th>' for text in heads)
-    body = "\n".join(rows)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
-
-
-def _data_uri(picture: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(picture).decode()}"

@@ -107,6 +107,24 @@ def error_map(true_deg: np.ndarray, predicted_deg: np.ndarray, errors_km: np.nda
         return _picture(figure, "png")
 
 
+def rate_curve(minutes: Sequence[float], rates: Sequence[float]) -> bytes:
+    """PNG of rows per second (y) over the minutes since a job began (x), as steps.
+
+    minutes: (B + 1,), where each of the B steps begins and the last one ends. rates: (B,).
+    """
+    with rc_context(_TEXT):
+        figure = Figure(figsize=(7.0, 2.8), layout="constrained")
+        axes = figure.subplots()
+        axes.stairs(rates, minutes, color=_STYLES[0][0], linewidth=1.6)
+        axes.set_xlim(minutes[0], minutes[-1])
+        axes.set_ylim(0, None)
+        axes.set_xlabel("minutes since the job began")
+        axes.set_ylabel("rows per second")
+        axes.grid(color="#d9d9d9", linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+        return _picture(figure, "png")
+
+
 def map_lines(true_deg: np.ndarray, predicted_deg: np.ndarray) -> list[np.ndarray]:
     """Lines on an equirectangular map, the short way round: one for each pair, two where it passes 180 degrees.
 

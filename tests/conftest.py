@@ -1,6 +1,7 @@
 """Small worlds that several packages' tests share; everything is seeded."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -9,8 +10,10 @@ import pytest
 from hypothesis import settings
 
 from indexer.cells import save_hierarchy
+from indexer.features import KIND, SCHEMA_VERSION, FeatureBatch, feature_table
 from indexer.geocells import Geocells
 from indexer.hierarchy import Hierarchy, build_hierarchy, sorted_ids
+from indexer.job_folder import Job, Shard, open_job
 from indexer.recipe import S2Recipe
 from indexer.rule import PartitionRule
 
@@ -116,3 +119,14 @@ def photo_table(points: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> Path:
     split = ["train" if row % 3 else "test" for row in range(len(lat))]
     pyarrow.parquet.write_table(pa.table({"photo": names, "lat": lat, "lng": lng, "split": split}), path)
     return path
+
+
+def write_features(out: Path, *batches: FeatureBatch, encoder: str | None, **facts: Any) -> Path:
+    """A features folder, as `python -m encoder embed` leaves it, with a shard for each batch."""
+    with open_job(out, Job(KIND, SCHEMA_VERSION, {}, {})) as folder:
+        first_row = 0
+        for number, batch in enumerate(batches):
+            folder.add(Shard(number, first_row, feature_table(batch)))
+            first_row += len(batch)
+        folder.finish({"encoder": encoder, **facts})
+    return out

@@ -9,13 +9,14 @@ import numpy as np
 import torch
 
 from encoder.crops import crop_maps, crop_photos
-from encoder.decoding import DecodedBatch, PhotoReader, decoded_batches
+from encoder.decoding import decoded_batches
 from encoder.encode import reader_of
 from encoder.model import GeoEncoder
+from encoder.photo_reader import DecodedBatch, PhotoReader
 from encoder.segmentation_cache import SegmentationCache
 from indexer.errors import InputError
-from indexer.features import OK
 from indexer.hierarchy import Hierarchy
+from indexer.job_folder import OK
 from indexer.photos import Photo, PhotoSource, open_photos
 from indexer.progress import track
 from training.batches import Part, Share, ValidationPart, n_batches, order_of

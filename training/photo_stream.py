@@ -20,9 +20,10 @@ import torch
 
 from encoder.config import Preprocessing
 from encoder.crops import crop_maps, crop_photos
-from encoder.decoding import DecodedBatch, PhotoReader, decoded_batches
-from indexer.features import OK
+from encoder.decoding import decoded_batches
+from encoder.photo_reader import DecodedBatch, PhotoReader
 from indexer.hierarchy import Hierarchy
+from indexer.job_folder import OK
 from indexer.photo import Photo
 from indexer.photos import PhotoSource
 from indexer.progress import track

@@ -1,4 +1,4 @@
-"""Photos ahead of the model: the same in any process, every row once, a dead worker is an error and not a wait."""
+"""Photos ahead of the model: the same in any process, every row once, whatever dies."""
 
 import multiprocessing
 import os
@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,13 @@ import torch
 from PIL import Image
 
 from encoder.config import MAX_ASPECT
-from encoder.decoding import DecodedBatch, PhotoReader, decoded_batches
+from encoder.decoding import decoded_batches
 from encoder.images import BadImage
+from encoder.photo_reader import DecodedBatch, PhotoReader
 from indexer.errors import MissingBackend, WorkError
 from indexer.photo import FileRange, Photo
 from tests.encoder.conftest import natural
+from tests.encoder.deadly import Deadly
 
 
 def photo(path: Path, class_map: Path | None = None) -> Photo:
@@ -106,13 +109,34 @@ def test_a_strip_is_refused(tmp_path: Path) -> None:
     assert reason(PhotoReader(16), photo(tmp_path / "strip.png")).code == "too_long"
 
 
-def test_a_dead_worker_is_an_error_and_not_a_wait(photos: list[Photo]) -> None:
-    batches = decoded_batches(in_twos(photos * 20), PhotoReader(16), workers=1)
-    next(batches)
+def test_a_worker_that_dies_costs_no_photo(photos: list[Photo]) -> None:
+    many = [photo for photo in photos if photo.name != "5.png"] * 20
+    batches = decoded_batches(in_twos(many), PhotoReader(16), workers=2)
+    names = list(next(batches).name)
     for child in multiprocessing.active_children():
         os.kill(child.pid or 0, signal.SIGKILL)
-    with pytest.raises(WorkError, match="A decoding process died"):
-        list(batches)
+    for batch in batches:
+        assert set(batch.status) == {"ok"}
+        names += batch.name
+    assert names == [photo.name for photo in many]
+
+
+def test_a_photo_that_ends_its_process_is_a_row_with_its_reason(photos: list[Photo]) -> None:
+    many = [replace(photo, name=f"{row}") for row, photo in enumerate([photos[0], photos[1]] * 20)]
+    deadly = {5, 6, 17}
+    for row in deadly:
+        many[row] = replace(many[row], name=f"deadly {row}")
+    batches = list(decoded_batches(in_twos(many), Deadly(16), workers=2))
+    assert [name for batch in batches for name in batch.name] == [photo.name for photo in many]
+    status = [status for batch in batches for status in batch.status]
+    assert {row for row, code in enumerate(status) if code == "crashed"} == deadly
+    assert set(status) == {"ok", "crashed"}
+
+
+def test_photo_after_photo_that_ends_its_process_ends_the_work(photos: list[Photo]) -> None:
+    deadly = [replace(photos[0], name=f"deadly {row}") for row in range(30)]
+    with pytest.raises(WorkError, match="6 photos in a row"):
+        list(decoded_batches(in_twos(deadly), Deadly(16), workers=1))
 
 
 def test_what_ends_the_work_in_a_worker_is_the_same_error_as_here(photos: list[Photo]) -> None:
@@ -139,7 +163,8 @@ def run_python(code: str, *arguments: object, **options: object) -> subprocess.P
 
 PRELUDE = """
 import itertools, multiprocessing, os, resource, sys, time
-from encoder.decoding import PhotoReader, decoded_batches
+from encoder.decoding import decoded_batches
+from encoder.photo_reader import PhotoReader
 from indexer.errors import MissingBackend, WorkError
 from indexer.photo import FileRange, Photo
 photo = Photo("a", FileRange(sys.argv[1]), 0.0, 0.0)

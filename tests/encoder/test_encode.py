@@ -11,9 +11,9 @@ from PIL import Image
 from encoder.checkpoint import LoadedEncoder, load_encoder, save_checkpoint
 from encoder.config import MAX_PIXELS, CropName, FusionConfig
 from encoder.crops import crop_maps, crop_photos, normalise
-from encoder.decoding import DecodedPhoto
 from encoder.embed import EmbedConfig, embed_photos, embed_source
 from encoder.encode import MapSource, PhotoEncoder
+from encoder.photo_reader import DecodedPhoto
 from encoder.reading import ReadLimits
 from encoder.segment import SegmentConfig, segment_photos
 from encoder.segmentation import Segmenter

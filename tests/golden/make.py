@@ -15,11 +15,11 @@ import pyarrow.parquet
 from encoder.images import BadImage
 from encoder.segmentation_cache import MapOrigin, content_digest, write_cache
 from indexer.__main__ import COMMANDS as INDEXER
-from indexer.artifact import write_folder
 from indexer.cli import Command, main
-from indexer.features import KIND, OK, SCHEMA_VERSION, FeatureBatch, write_shard
-from indexer.manifest import ROWS_MANIFEST
+from indexer.features import FeatureBatch
+from indexer.job_folder import OK
 from search.__main__ import COMMANDS as SEARCH
+from tests.conftest import write_features
 from tests.indexer.anisotropic import anisotropic_world
 
 
@@ -32,12 +32,10 @@ def make(out: Path) -> None:
     table = pa.table({"photo": names[known], "lat": world.lat_deg[known], "lng": world.lng_deg[known]})
     pyarrow.parquet.write_table(table, out / "photos.parquet", compression="zstd")
     for folder, rows in (("features", known), ("queries", unseen)):
-        with write_folder(out / folder, kind=KIND, schema_version=SCHEMA_VERSION, manifest_name=ROWS_MANIFEST) as draft:
-            n_rows = len(names[rows])
-            places = world.lat_deg[rows], world.lng_deg[rows]
-            batch = FeatureBatch(names[rows], world.vectors[rows], [OK] * n_rows, [""] * n_rows, *places)
-            write_shard(draft, batch, shard=0)
-            draft.facts |= {"encoder": "e" * 64, "width": 33, "rows": n_rows, "ok": n_rows, "failed": {}}
+        n_rows = len(names[rows])
+        places = world.lat_deg[rows], world.lng_deg[rows]
+        batch = FeatureBatch(names[rows], world.vectors[rows], [OK] * n_rows, [""] * n_rows, *places)
+        write_features(out / folder, batch, encoder="e" * 64, width=33)
     taus = ["--tau-max", "120,40", "--tau-min", "3"]
     run(INDEXER, "partition", "--photos", out / "photos.parquet", *taus, "--out", out / "hierarchy")
     places = ["--hierarchy", out / "hierarchy", "--features", out / "features", "--registry", out / "registry"]

@@ -7,11 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from indexer.artifact import write_folder
 from indexer.errors import ArtifactError, InputError
-from indexer.features import KIND, SCHEMA_VERSION, FeatureBatch, open_features, read_features, write_shard
-from indexer.manifest import ROWS_MANIFEST
-from tests.conftest import unit_rows
+from indexer.features import FeatureBatch, open_features, read_features
+from tests.conftest import unit_rows, write_features
 
 
 def batch(n: int, seed: int, bad: int | None = None) -> FeatureBatch:
@@ -23,11 +21,7 @@ def batch(n: int, seed: int, bad: int | None = None) -> FeatureBatch:
 
 
 def folder(out: Path, *batches: FeatureBatch) -> Path:
-    with write_folder(out, kind=KIND, schema_version=SCHEMA_VERSION, manifest_name=ROWS_MANIFEST) as draft:
-        for number, part in enumerate(batches):
-            write_shard(draft, part, shard=number)
-        draft.facts["encoder"] = "abc"
-    return out
+    return write_features(out, *batches, encoder="abc")
 
 
 def test_shards_come_back_as_written_and_in_order(tmp_path: Path) -> None:

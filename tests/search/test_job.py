@@ -8,44 +8,41 @@ import pyarrow.parquet
 import pytest
 
 from indexer import s2
-from indexer.artifact import write_folder
 from indexer.errors import BundleMismatch, InputError
-from indexer.features import KIND, SCHEMA_VERSION, FeatureBatch, write_shard
+from indexer.features import FeatureBatch
+from indexer.job_folder import check_ended
 from indexer.manifest import ROWS_MANIFEST, read_manifest
 from search import job
 from search.engine import Engine
-from tests.conftest import unit_rows
+from search.job import RunConfig
+from tests.conftest import unit_rows, write_features
 from tests.search.conftest import WIDTH
 
 
 def features(out: Path, sizes: list[int], *, encoder: str | None = "e" * 64, bad: set[int] = frozenset()) -> Path:
     vectors = unit_rows(sum(sizes), WIDTH, seed=0)
     vectors[list(bad)] = 0
-    with write_folder(out, kind=KIND, schema_version=SCHEMA_VERSION, manifest_name=ROWS_MANIFEST) as draft:
-        start = 0
-        for shard, size in enumerate(sizes):
-            rows = range(start, start + size)
-            status = ["truncated" if row in bad else "ok" for row in rows]
-            reason = ["ends early" if row in bad else "" for row in rows]
-            unknown = np.full(size, np.nan)
-            batch = FeatureBatch(
-                [f"p{row % 7}" for row in rows], vectors[start : start + size], status, reason, unknown, unknown
-            )
-            write_shard(draft, batch, shard=shard)
-            start += size
-        draft.facts["encoder"] = encoder
-    return out
+    batches, start = [], 0
+    for size in sizes:
+        rows = range(start, start + size)
+        status = ["truncated" if row in bad else "ok" for row in rows]
+        reason = ["ends early" if row in bad else "" for row in rows]
+        unknown = np.full(size, np.nan)
+        names = [f"p{row % 7}" for row in rows]
+        batches.append(FeatureBatch(names, vectors[start : start + size], status, reason, unknown, unknown))
+        start += size
+    return write_features(out, *batches, encoder=encoder)
 
 
 def answers(engine: Engine, source: Path, out: Path, k: int = 1) -> pa.Table:
-    job.run(engine, job.vectors_from_features(engine, source), out, k=k)
+    job.run(engine, job.vectors_from_features(engine, source, shard_rows=7), out, RunConfig(top_k=k))
     return pyarrow.parquet.read_table(out)
 
 
 def test_rows_out_are_rows_in_and_match_the_engine(engine: Engine, tmp_path: Path) -> None:
     source = features(tmp_path / "F", [10, 1, 7], bad={3, 10})
-    summary = job.run(engine, job.vectors_from_features(engine, source), tmp_path / "O", k=1)
-    assert (summary.rows, summary.ok, summary.failed) == (18, 16, {"truncated": 2})
+    report = job.run(engine, job.vectors_from_features(engine, source, shard_rows=7), tmp_path / "O", RunConfig())
+    assert (report["rows"], report["ok"], report["failed"]) == (18, 16, {"truncated": 2})
     table = pyarrow.parquet.read_table(tmp_path / "O")
     assert table["row"].to_pylist() == list(range(18))
     assert table["photo"].to_pylist() == [f"p{row % 7}" for row in range(18)]
@@ -115,11 +112,15 @@ def test_features_of_an_unknown_encoder_are_taken_with_a_warning(
     assert "nobody recorded which encoder" in caplog.text
 
 
-def test_a_run_that_fails_leaves_nothing(engine: Engine, tmp_path: Path) -> None:
-    wide = unit_rows(3, WIDTH + 2, seed=0)
-    unknown = np.full(3, np.nan)
-    good = FeatureBatch(["a"] * 3, unit_rows(3, WIDTH, 0), ["ok"] * 3, [""] * 3, unknown, unknown)
-    bad = FeatureBatch(["b"] * 3, wide, ["ok"] * 3, [""] * 3, unknown, unknown)
-    with pytest.raises(InputError, match="another encoder"):
-        job.run(engine, job.VectorSource([good, bad], 6, {}, {}), tmp_path / "O", k=1)
-    assert list(tmp_path.iterdir()) == []
+def test_vectors_of_another_width_are_refused_and_whole_shards_before_them_kept(engine: Engine, tmp_path: Path) -> None:
+    unknown = np.full(7, np.nan)
+    parts = [
+        FeatureBatch([name] * 7, unit_rows(7, width, 0), ["ok"] * 7, [""] * 7, unknown, unknown)
+        for name, width in (("a", WIDTH), ("b", WIDTH + 2))
+    ]
+    source = write_features(tmp_path / "F", *parts, encoder="e" * 64)
+    with pytest.raises(InputError, match="a folder of their own"):
+        answers(engine, source, tmp_path / "O")
+    assert pyarrow.parquet.read_table(tmp_path / "O")["photo"].to_pylist() == ["a"] * 7
+    with pytest.raises(InputError, match="has not ended"):
+        check_ended(tmp_path / "O")

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import ExifTags
 
-from encoder.decoding import PhotoReader
 from encoder.embed import EmbedConfig, embed_photos
 from encoder.encode import PhotoEncoder
 from encoder.images import BadImage
+from encoder.photo_reader import PhotoReader
 from indexer.photo import Photo
 from search.metadata import coordinates_in, findings_in
 from tests.encoder.conftest import tiny_encoder

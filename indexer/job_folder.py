@@ -1,0 +1,327 @@
+"""A folder of Parquet rows that grows shard by shard, each of them exactly once.
+
+    part-<n>.parquet   rows of one shard of the input, written aside and renamed
+    _done/<n>.json     that this shard is done: rows, failures, digests, times; written after its rows
+    _job.json          what decides the rows: options and inputs of the job
+    _lock              held by the one process that writes
+    _manifest.json     written when every shard is done
+
+A killed job loses the shards it was at, and nothing else: the next start with the same options does what has no mark.
+What starts with `_` is passed over by readers of Parquet, so the folder can be read at any time.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import re
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet
+
+from indexer.artifact import (
+    check_target,
+    explain_full,
+    explain_unwritable,
+    remove_leftovers,
+    sync,
+    temporary_folder,
+)
+from indexer.errors import ArtifactError, InputError
+from indexer.manifest import ROWS_MANIFEST, Manifest, code_version, file_digest, write_manifest
+
+log = logging.getLogger(__name__)
+
+OK = "ok"  # the status of a row that has what was asked for; any other is a short reason code
+JOB_FILE = "_job.json"
+_MARKS, _LOCK, _ASIDE = "_done", "_lock", "_part"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What decides the rows of a job. Everything in it can be written as JSON."""
+
+    kind: str  # of the folder, as its manifest has it
+    schema_version: int
+    options: Mapping[str, Any]
+    inputs: Mapping[str, str | None]  # name -> digest, None where it is unknown
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """That a shard is done, and what became of its rows. rows = ok + failed, always."""
+
+    shard: int
+    first_row: int
+    rows: int
+    ok: int
+    failed: Mapping[str, int]  # reason code -> rows
+    examples: Mapping[str, Sequence[str]]  # reason code -> name and reason of the first row of that kind
+    names: str  # digest of the photos' names, in order
+    sha256: str  # of the rows' file
+    size_bytes: int
+    ended_at: float  # seconds since 1970
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Rows ready to be written, and what to say of them."""
+
+    number: int
+    first_row: int
+    table: pa.Table  # with the columns photo, status and reason
+
+
+class JobFolder:
+    """A job's folder, held by this process. Made by `open_job`."""
+
+    def __init__(self, path: Path, job: Job, done: dict[int, Mark]) -> None:
+        self.path = path
+        self.job = job
+        self.done = done
+
+    @property
+    def finished(self) -> bool:
+        """Whether every shard was done before."""
+        return (self.path / ROWS_MANIFEST).is_file()
+
+    def add(self, shard: Shard) -> Mark:
+        """Write a shard and its mark. A shard without a mark that was written before is written again.
+
+        Raises:
+            WorkError: the disk is full; shards that are done are kept.
+        """
+        target = self.path / part_name(shard.number)
+        with _explained(self.path), temporary_folder(self.path, _ASIDE) as aside:
+            rows = aside / target.name
+            pa.parquet.write_table(shard.table, rows)
+            mark = _mark(shard, sha256=file_digest(rows), size_bytes=rows.stat().st_size)
+            _place(rows, target)
+            written = aside / "mark.json"
+            written.write_text(json.dumps(asdict(mark)))
+            _place(written, self.path / _MARKS / f"{shard.number:05d}.json")
+        self.done[shard.number] = mark
+        return mark
+
+    def finish(self, facts: Mapping[str, Any]) -> None:
+        """Say that every shard is done; nothing about it depends on when, or how often the job was started."""
+        if self.finished:
+            return
+        job, totals = self.job, totals_of(self.done.values())
+        files = {
+            part_name(number): {"sha256": mark.sha256, "size_bytes": mark.size_bytes}
+            for number, mark in sorted(self.done.items())
+        }
+        everything = {"rows": totals.rows, "ok": totals.ok, "failed": dict(totals.failed), **facts}
+        manifest = Manifest(job.kind, job.schema_version, job.options, job.inputs, everything, files, code_version())
+        with _explained(self.path), temporary_folder(self.path, _ASIDE) as aside:
+            write_manifest(aside / ROWS_MANIFEST, manifest)
+            _place(aside / ROWS_MANIFEST, self.path / ROWS_MANIFEST)
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Sums over shards. rows = ok + failed."""
+
+    rows: int
+    ok: int
+    failed: Mapping[str, int]  # reason code -> rows
+    examples: Mapping[str, Sequence[str]]  # reason code -> name and reason of the first row of that kind
+
+
+def totals_of(marks: Iterator[Mark] | Sequence[Mark] | Any) -> Totals:
+    """What all these shards came to."""
+    failed: Counter[str] = Counter()
+    examples: dict[str, Sequence[str]] = {}
+    rows = ok = 0
+    for mark in sorted(marks, key=lambda mark: mark.shard):
+        rows, ok = rows + mark.rows, ok + mark.ok
+        failed.update(mark.failed)
+        examples = {**mark.examples, **examples}
+    return Totals(rows, ok, dict(sorted(failed.items())), examples)
+
+
+def part_name(shard: int) -> str:
+    """The file of a shard's rows."""
+    return f"part-{shard:05d}.parquet"
+
+
+def names_digest(names: Sequence[str]) -> str:
+    """SHA-256 over names in their order."""
+    digest = hashlib.sha256()
+    for name in names:
+        encoded = name.encode("utf-8", "surrogatepass")
+        digest.update(len(encoded).to_bytes(8, "little") + encoded)
+    return digest.hexdigest()
+
+
+def check_job_target(path: Path) -> None:
+    """Make sure that a job can be begun or gone on with at `path`; ask before hours of work, not after.
+
+    Raises:
+        InputError: the folder holds something else, or cannot be written.
+    """
+    check_target(path / _ASIDE if (path / JOB_FILE).is_file() else path)
+
+
+def read_job(path: Path) -> Job | None:
+    """What the job at `path` was started as; None where none was.
+
+    Raises:
+        ArtifactError: what says so is damaged.
+    """
+    file = path / JOB_FILE
+    try:
+        found = json.loads(file.read_bytes())
+        return Job(str(found["kind"]), int(found["schema_version"]), dict(found["options"]), dict(found["inputs"]))
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ArtifactError(f"{file}: damaged ({error}). Remove the folder, or choose another --out.") from None
+
+
+def read_marks(path: Path) -> dict[int, Mark]:
+    """The marks of finished shards, by number.
+
+    Raises:
+        ArtifactError: one is damaged.
+    """
+    marks = {}
+    for file in (path / _MARKS).glob("*.json") if (path / _MARKS).is_dir() else ():
+        if not re.fullmatch(r"\d{5,}", file.stem):
+            continue
+        try:
+            mark = Mark(**json.loads(file.read_bytes()))
+            if mark.shard != int(file.stem) or mark.rows != mark.ok + sum(mark.failed.values()):
+                raise ValueError("its numbers do not agree")
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise ArtifactError(f"{file}: damaged mark ({error}). Remove it; its shard is then done again.") from None
+        marks[mark.shard] = mark
+    return marks
+
+
+def check_ended(path: Path) -> None:
+    """Refuse a folder whose job has not ended: a part of its rows looks like all of them.
+
+    Raises:
+        InputError: it has not.
+    """
+    if (path / JOB_FILE).is_file() and not (path / ROWS_MANIFEST).is_file():
+        raise InputError(
+            f"{path}: the job that writes it has not ended. Run its command again, which goes on where it stopped."
+        )
+
+
+def is_running(path: Path) -> bool:
+    """Whether a living process is writing to the folder."""
+    try:
+        with (path / _LOCK).open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        pass
+    return False
+
+
+@contextlib.contextmanager
+def open_job(path: Path, job: Job) -> Iterator[JobFolder]:
+    """Begin a job at `path`, or go on with the one there; the folder is this process's until the block ends.
+
+    Raises:
+        InputError: the folder holds something else or a job of other options or inputs, another process is at it, or
+            it cannot be written.
+        ArtifactError: what the folder says of itself is damaged.
+        WorkError: the disk is full.
+    """
+    check_job_target(path)
+    with explain_unwritable(path):
+        path.mkdir(parents=True, exist_ok=True)
+        lock = (path / _LOCK).open("w")
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # freed by the death of its holder
+        except BlockingIOError:
+            raise InputError(f"{path}: another process is writing to it. Wait for its end.") from None
+        remove_leftovers(path, _ASIDE)
+        (path / _MARKS).mkdir(exist_ok=True)
+        before = read_job(path)
+        if before is None:
+            with _explained(path), temporary_folder(path, _ASIDE) as aside:
+                (aside / JOB_FILE).write_text(json.dumps(asdict(job), indent=1, sort_keys=True, allow_nan=False))
+                _place(aside / JOB_FILE, path / JOB_FILE)
+        else:
+            _check_same(path, before, job)
+        yield JobFolder(path, job, _usable(path, read_marks(path)))
+
+
+def _usable(path: Path, marks: Mapping[int, Mark]) -> dict[int, Mark]:
+    """Marks whose rows are there. What somebody removed or a disk lost is done again."""
+    usable = {}
+    for number, mark in marks.items():
+        part = path / part_name(number)
+        if part.is_file() and part.stat().st_size == mark.size_bytes:
+            usable[number] = mark
+        else:
+            log.warning("%s: not as it was written; its shard is done again", part)
+            (path / _MARKS / f"{number:05d}.json").unlink()
+            (path / ROWS_MANIFEST).unlink(missing_ok=True)
+    return usable
+
+
+def _check_same(path: Path, before: Job, now: Job) -> None:
+    if before.kind != now.kind:
+        raise InputError(f"{path}: holds {before.kind}, not {now.kind}. Choose another --out.")
+    for what, old, new in (("option", before.options, now.options), ("input", before.inputs, now.inputs)):
+        old, new = (json.loads(json.dumps(values)) for values in (old, new))  # tuples come back as lists
+        for name in sorted(old.keys() | new.keys()):
+            if old.get(name) != new.get(name):
+                raise InputError(
+                    f"{path}: its job began with the {what} {name} {old.get(name)}, this one has {new.get(name)}. "
+                    "Rows of both would be mixed: give what it began with, or choose another --out."
+                )
+
+
+def _mark(shard: Shard, *, sha256: str, size_bytes: int) -> Mark:
+    table = shard.table
+    failed: Counter[str] = Counter()
+    examples: dict[str, Sequence[str]] = {}
+    statuses = table["status"].to_pylist()
+    for row, status in enumerate(statuses):
+        if status != OK:
+            failed[status] += 1
+            if status not in examples:
+                name = table["photo"][row].as_py() or f"row {shard.first_row + row}"
+                examples[status] = [name, table["reason"][row].as_py()]
+    return Mark(
+        shard.number,
+        shard.first_row,
+        len(statuses),
+        len(statuses) - failed.total(),
+        dict(failed),
+        examples,
+        names_digest(table["photo"].to_pylist()),
+        sha256,
+        size_bytes,
+        time.time(),
+    )
+
+
+def _place(written: Path, target: Path) -> None:
+    """Move a written file to where it belongs, in one rename, and see it on disk."""
+    sync(written)
+    written.rename(target)
+    sync(target.parent)
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    with explain_full(path, kept="Shards that are done are kept"), explain_unwritable(path):
+        yield

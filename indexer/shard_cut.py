@@ -1,0 +1,93 @@
+"""Photos of a source cut into shards, the same ones every time; those of finished shards are passed over."""
+
+import itertools
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from indexer.errors import InputError
+from indexer.job_folder import Mark, names_digest
+from indexer.photos import Photo, PhotoSource
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Which shards of a job are this process's, where several share one input: every n-th, each in its own folder."""
+
+    number: int = 1  # from 1 to `parts`
+    parts: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.number <= self.parts:
+            raise InputError(
+                f"--part {self.number}/{self.parts}: give the number of a part and how many there are, 1/4 to 4/4."
+            )
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.parts}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Part":
+        """The part of `2/8`, the second of eight.
+
+        Raises:
+            InputError: it is written otherwise, or there is no such part.
+        """
+        number, slash, parts = text.partition("/")
+        if not (slash and number.isdecimal() and parts.isdecimal()):
+            raise InputError(f"--part {text}: write it as 2/8, the second of eight parts.")
+        return cls(int(number), int(parts))
+
+    def has(self, shard: int) -> bool:
+        """Whether a shard is of this part."""
+        return shard % self.parts == self.number - 1
+
+
+WHOLE = Part()
+
+
+class ShardCut:
+    """The photos that are left to do, in order. Iterate once; `next_number` says whose photos were given.
+
+    A source may have changed since shards of it were finished, which most sources have no digest to tell by; so the
+    names of photos that are passed over are compared with those that were done.
+    """
+
+    def __init__(self, photos: PhotoSource, *, shard_rows: int, done: Mapping[int, Mark], part: Part) -> None:
+        self.photos = photos
+        self.shard_rows = shard_rows
+        self.done = dict(done)
+        self.part = part
+        self._numbers = deque[int]()
+
+    def __iter__(self) -> Iterator[Photo]:
+        source, number = iter(self.photos), 0
+        while (first := next(source, None)) is not None:
+            shard = itertools.chain([first], itertools.islice(source, self.shard_rows - 1))
+            if number in self.done:
+                self._compare(self.done[number], [photo.name for photo in shard])
+            elif self.part.has(number):
+                self._numbers.append(number)
+                yield from shard
+            else:
+                deque(shard, maxlen=0)
+            number += 1
+        if not number:
+            raise InputError(f"{self.photos.location}: no photos.")
+        gone = [shard for shard in self.done if shard >= number]
+        if gone:
+            raise self._changed(f"it had photos for shard {min(gone)}, and has none now")
+
+    def next_number(self) -> int:
+        """The number of the next shard, of those whose first photo was given."""
+        return self._numbers.popleft()
+
+    def _compare(self, mark: Mark, names: list[str]) -> None:
+        if mark.names != names_digest(names):
+            raise self._changed(f"the photos of shard {mark.shard} are others")
+
+    def _changed(self, how: str) -> InputError:
+        return InputError(
+            f"{self.photos.location}: not what the job began with ({how}). Rows of both would be mixed: bring the old "
+            "input back, or choose another --out."
+        )

@@ -1,0 +1,173 @@
+"""A line of stages, each in a thread of its own with a bounded queue behind it, so that the slowest one sets the pace.
+
+    line = Line()
+    vectors = line.stage("encode", map(encode, line.stage("decode", decoded)))
+    with line:
+        for vector in vectors: ...
+
+A stage is an iterator over another one. What a stage raises is raised where its results are taken; at the end of the
+block every thread has ended, whatever was still under way.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sized
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+_T = TypeVar("_T")
+_S = TypeVar("_S", bound=Sized)
+_SECONDS_BETWEEN_LOOKS = 0.1  # whether the line was stopped
+
+
+@dataclass(slots=True, eq=False)
+class Meter:
+    """What a stage has done so far."""
+
+    name: str
+    rows: int = 0
+    busy_s: float = 0.0  # at work itself, not waiting for the stage before it or for room behind it
+    waiting: int = 0  # results that nobody has taken yet
+    room: int = 0  # for so many
+
+    @contextmanager
+    def at_work(self, rows: int) -> Iterator[None]:
+        """Measure a piece of work on so many rows, of a stage that has no thread of its own."""
+        started = time.perf_counter()
+        yield
+        self.busy_s += time.perf_counter() - started
+        self.rows += rows
+
+
+class Line:
+    """Stages that belong together."""
+
+    def __init__(self) -> None:
+        self.meters: list[Meter] = []
+        self._stages: list[_Stage[Any]] = []
+        self._stopped = threading.Event()
+
+    def stage(self, name: str, items: Iterator[_S], *, ahead: int = 2) -> Iterator[_S]:
+        """Run an iterator in a thread, at most so many results ahead of who takes them. It starts with the first one.
+
+        Rows are counted by the length of the results.
+        """
+        stage = _Stage(self.meter(name), items, self._stages[-1] if self._stages else None, self._stopped, ahead, len)
+        self._stages.append(stage)
+        return stage
+
+    def meter(self, name: str) -> Meter:
+        """A stage that the caller works himself."""
+        meter = Meter(name)
+        self.meters.append(meter)
+        return meter
+
+    def __enter__(self) -> "Line":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stopped.set()
+        for stage in self._stages:
+            stage.join()
+
+
+class _Stopped(Exception):
+    """The line was stopped: nobody wants more."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _End:
+    """There is no more, because of an error where there is one."""
+
+    error: BaseException | None = None
+
+
+class _Stage(Generic[_T]):
+    def __init__(
+        self,
+        meter: Meter,
+        items: Iterator[_T],
+        before: "_Stage[Any] | None",
+        stopped: threading.Event,
+        ahead: int,
+        rows_of: Callable[[_T], int],
+    ) -> None:
+        self.waited_s = 0.0  # of who takes the results, for them
+        self._meter, self._items, self._before, self._stopped, self._rows_of = meter, items, before, stopped, rows_of
+        self._results: queue.Queue[_T | _End] = queue.Queue(ahead)
+        self._thread: threading.Thread | None = None
+        meter.room = ahead
+
+    def __iter__(self) -> Iterator[_T]:
+        return self
+
+    def __next__(self) -> _T:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name=self._meter.name, daemon=True)
+            self._thread.start()
+        started = time.perf_counter()
+        result = self._get()
+        self.waited_s += time.perf_counter() - started
+        self._meter.waiting = self._results.qsize()
+        if isinstance(result, _End):
+            self._put_back(result)
+            raise result.error or StopIteration
+        return result
+
+    def join(self) -> None:
+        """Wait for the thread to end, which a stopped line makes it do soon."""
+        if self._thread is not None:
+            self._thread.join()
+
+    def _work(self) -> None:
+        end = _End()
+        try:
+            while True:
+                started, waited = time.perf_counter(), self._waited()
+                item = next(self._items)
+                self._meter.busy_s += time.perf_counter() - started - (self._waited() - waited)
+                self._meter.rows += self._rows_of(item)
+                self._put(item)
+        except (StopIteration, _Stopped):
+            pass
+        except BaseException as error:  # noqa: BLE001 (it is raised where the results are taken)
+            end = _End(error)
+        finally:
+            # Here, in the thread that used them: generators end what they started.
+            close = getattr(self._items, "close", None)
+            if close is not None:
+                close()
+        try:
+            self._put(end)
+        except _Stopped:
+            pass
+
+    def _waited(self) -> float:
+        return 0.0 if self._before is None else self._before.waited_s
+
+    def _put(self, result: "_T | _End") -> None:
+        while True:
+            try:
+                self._results.put(result, timeout=_SECONDS_BETWEEN_LOOKS)
+            except queue.Full:
+                if self._stopped.is_set():
+                    raise _Stopped from None
+            else:
+                self._meter.waiting = self._results.qsize()
+                return
+
+    def _put_back(self, end: _End) -> None:
+        self._results.put(end)  # who asks again hears the same; the thread has ended, so there is room
+
+    def _get(self) -> "_T | _End":
+        while True:
+            try:
+                return self._results.get(timeout=_SECONDS_BETWEEN_LOOKS)
+            except queue.Empty:
+                if self._stopped.is_set():
+                    raise _Stopped from None

@@ -1,0 +1,52 @@
+"""Ending in good order when the system asks for it: SIGTERM, as Slurm, Kubernetes and `kill` send it."""
+
+import contextlib
+import logging
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import ClassVar
+
+from indexer.errors import GeoError
+
+log = logging.getLogger(__name__)
+
+
+class Stopped(GeoError):
+    """The process was asked to end, and did so with nothing half done."""
+
+    exit_code: ClassVar[int] = 128 + signal.SIGTERM
+
+
+class Asked:
+    """Whether the process was asked to end."""
+
+    def __init__(self) -> None:
+        self.is_set = False
+
+    def check(self, out: Path) -> None:
+        """Raise Stopped where it was; between two shards of the job at `out`."""
+        if self.is_set:
+            raise Stopped(f"{out}: stopped as asked, after a whole shard. Run the same command again to go on.")
+
+
+@contextlib.contextmanager
+def stopping() -> Iterator[Asked]:
+    """Hear of the first SIGTERM for as long as the block runs; a second one ends the process at once."""
+    asked = Asked()
+    if threading.current_thread() is not threading.main_thread():  # no other may
+        yield asked
+        return
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        asked.is_set = True
+        signal.signal(signal.SIGTERM, before)
+        log.info("asked to end: the shard in hand is finished first")
+
+    before = signal.signal(signal.SIGTERM, hear)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,130 @@
+"""What a run came to, as `_report.json` for programs and `_report.html` for people, beside its rows."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from indexer.job_folder import Job, Mark, totals_of
+from indexer.progress import per_second
+from indexer.stages import Meter
+from search.page import data_uri, page, table, table_row
+from search.pictures import rate_curve
+
+REPORT, REPORT_PAGE = "_report.json", "_report.html"
+_STEPS = 60  # of the curve of rates, at most
+
+
+def run_report(
+    job: Job, marks: Iterable[Mark], *, began_at: float, seconds: float, known: int, stages: Sequence[Meter]
+) -> dict[str, Any]:
+    """The figures of a run that has ended.
+
+    began_at: when its latest start did, in seconds since 1970. seconds: that this start took. known: rows that were
+    done before it. stages: of this start.
+    """
+    ordered = sorted(marks, key=lambda mark: mark.ended_at)
+    totals = totals_of(ordered)
+    new = totals.rows - known
+    slowest = max(stages, key=lambda meter: meter.busy_s, default=None)
+    return {
+        "options": dict(job.options),
+        "inputs": dict(job.inputs),
+        "rows": totals.rows,
+        "ok": totals.ok,
+        "failed": dict(totals.failed),
+        "examples": {code: list(example) for code, example in totals.examples.items()},
+        "rows_known": known,
+        "seconds": seconds,
+        "rows_per_second": new / seconds if seconds else 0.0,
+        "slowest_stage": None if slowest is None or not new else slowest.name,
+        "stages": [
+            {
+                "name": meter.name,
+                "rows": meter.rows,
+                "busy_s": meter.busy_s,
+                "busy_share": meter.busy_s / seconds if seconds else 0.0,
+                "rows_per_second_at_work": meter.rows / meter.busy_s if meter.busy_s else None,
+            }
+            for meter in stages
+        ],
+        "rates": _rates([mark for mark in ordered if mark.ended_at >= began_at], began_at),
+    }
+
+
+def write_run_report(folder: Path, report: Mapping[str, Any]) -> None:
+    """Write both files, in place of those of an earlier start."""
+    contents = {REPORT: json.dumps(report, indent=1, allow_nan=False), REPORT_PAGE: report_page(report)}
+    for name, text in contents.items():
+        aside = folder / f"{name}.new"
+        aside.write_text(text, encoding="utf-8")
+        aside.rename(folder / name)
+
+
+def report_page(report: Mapping[str, Any]) -> str:
+    """The page."""
+    failed = report["rows"] - report["ok"]
+    before = f", {report['rows_known']:,} of them before its latest start" if report["rows_known"] else ""
+    introduction = f"""<h1>{report["rows"]:,} photos answered</h1>
+<p>{report["ok"]:,} have an answer, {failed:,} a reason why not{before}. The latest start took
+{report["seconds"]:,.0f} s ({per_second(report["rows_per_second"])}).</p>"""
+    return page("A run of GeoSURGE", [introduction, _failures(report), _stages(report), _rate(report), _origin(report)])
+
+
+def _failures(report: Mapping[str, Any]) -> str:
+    if not report["failed"]:
+        return ""
+    rows = [
+        table_row(code, (f"{count:,}", *report["examples"].get(code, ("", ""))))
+        for code, count in report["failed"].items()
+    ]
+    return f"<h2>Without an answer</h2>\n{table(('reason', 'photos', 'the first of them', ''), rows)}"
+
+
+def _stages(report: Mapping[str, Any]) -> str:
+    rows = [
+        table_row(
+            stage["name"],
+            (
+                f"{stage['rows']:,}",
+                f"{stage['busy_s']:,.1f}",
+                f"{stage['busy_share']:.0%}",
+                "" if stage["rows_per_second_at_work"] is None else per_second(stage["rows_per_second_at_work"]),
+            ),
+            kind="ours" if stage["name"] == report["slowest_stage"] else "",
+        )
+        for stage in report["stages"]
+    ]
+    heads = ("stage", "rows", "seconds at work", "of the time", "rate at work")
+    return f"""<h2>Stages of the latest start</h2>
+{table(heads, rows)}
+<p class="quiet">Stages work at the same time; the slowest, in bold, sets the pace. Decoding is timed by what was waited
+for it.</p>"""
+
+
+def _rate(report: Mapping[str, Any]) -> str:
+    rates = report["rates"]
+    if not rates["rows_per_second"]:
+        return ""
+    picture = rate_curve(rates["minutes"], rates["rows_per_second"])
+    return f'<h2>Rate</h2>\n<img src="{data_uri(picture)}" alt="Rows per second over the minutes of the latest start.">'
+
+
+def _origin(report: Mapping[str, Any]) -> str:
+    rows = [table_row(name, (str(value),)) for name, value in {**report["inputs"], **report["options"]}.items()]
+    return f"<h2>What decided the rows</h2>\n{table(('', ''), rows)}"
+
+
+def _rates(marks: Sequence[Mark], began_at: float) -> dict[str, list[float]]:
+    """Rows per second in steps of equal time: minutes where they begin and the last one ends, and rates."""
+    if not marks:
+        return {"minutes": [], "rows_per_second": []}
+    ends = np.array([mark.ended_at - began_at for mark in marks])
+    steps = min(_STEPS, len(marks))
+    edges = np.linspace(0.0, max(ends[-1], 1e-3), steps + 1)
+    # Rows between two edges: a shard's are spread over the time since the one before it.
+    done = np.interp(edges, np.concatenate([[0.0], ends]), np.concatenate([[0], np.cumsum([m.rows for m in marks])]))
+    rates = np.diff(done) / np.diff(edges)
+    return {"minutes": (edges / 60).tolist(), "rows_per_second": rates.tolist()}
