@@ -3,9 +3,12 @@
 Called in worker processes and threads. fsspec keeps one file system for each process, with its connections.
 """
 
+import errno
 import io
 import os
+import random
 import stat
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +18,9 @@ from indexer.errors import InputError, MissingBackend
 from indexer.photo import FileRange
 from indexer.uris import SCHEMES, explained, file_system, local_path, refusal, scheme_of
 
+_PASSING = (408, 425, 429)  # of the codes that blame who asks: too slow, too early, too often
+_DRIVERS = ("aiohttp", "botocore", "aiobotocore", "s3fs", "gcsfs", "adlfs", "azure", "fsspec", "urllib3", "requests")
+
 
 @dataclass(frozen=True, slots=True)
 class ReadLimits:
@@ -22,10 +28,14 @@ class ReadLimits:
 
     schemes: tuple[str, ...] = SCHEMES  # of URIs; paths without a scheme are of `file`
     max_bytes: int = 536_870_912  # of one photo; an uncompressed RGB file of the largest size decoded takes 534 million
+    attempts: int = 4  # at a photo that a store fails to give; 1: no second one
+    wait_s: float = 0.5  # before the second attempt; twice as long before each further one
 
     def __post_init__(self) -> None:
         if self.max_bytes < 1:
             raise InputError(f"max_bytes must be at least 1, not {self.max_bytes}.")
+        if self.attempts < 1:
+            raise InputError(f"attempts must be at least 1, not {self.attempts}.")
 
 
 def read_bytes(data: FileRange | bytes | None, limits: ReadLimits) -> bytes:
@@ -53,7 +63,7 @@ def _read(place: FileRange, limits: ReadLimits) -> bytes:
         raise _too_large(place.size, limits)
     path = local_path(place.uri)
     try:
-        content = _read_remote(place, limits) if path is None else _read_local(path, place, limits)
+        content = _patiently(place, limits) if path is None else _read_local(path, place, limits)
     except (BadImage, MissingBackend):
         raise
     except (FileNotFoundError, NotADirectoryError):
@@ -81,6 +91,31 @@ def _read_local(path: str, place: FileRange, limits: ReadLimits) -> bytes:
 
 def _without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)  # a pipe would wait for somebody to write
+
+
+def _patiently(place: FileRange, limits: ReadLimits) -> bytes:
+    """Try again where a store fails to answer: of millions of requests some always do."""
+    for attempt in range(limits.attempts - 1):
+        try:
+            return _read_remote(place, limits)
+        except Exception as error:
+            if not _may_pass(error):
+                raise
+            # Not in step with the other processes that met the same overload.
+            time.sleep(limits.wait_s * 2**attempt * random.uniform(0.75, 1.25))
+    return _read_remote(place, limits)
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether asking again may help. That there is no such file, and what is refused, stays so."""
+    if isinstance(error, BadImage | MissingBackend | FileNotFoundError | IsADirectoryError | PermissionError):
+        return False
+    if "Credential" in type(error).__name__ or getattr(error, "errno", None) == errno.EINVAL:
+        return False  # botocore's and azure's: there are none; and what s3fs makes of a range that a file does not have
+    status = getattr(error, "status", None) or getattr(error, "code", None)  # of HTTP, as aiohttp and gcsfs have it
+    if isinstance(status, int) and 400 <= status < 500:
+        return status in _PASSING
+    return isinstance(error, OSError | EOFError | TimeoutError) or type(error).__module__.split(".")[0] in _DRIVERS
 
 
 def _read_remote(place: FileRange, limits: ReadLimits) -> bytes:

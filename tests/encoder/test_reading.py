@@ -1,14 +1,18 @@
 """Bytes of photos from files, parts of files and URIs; each reason why there are none."""
 
+import errno
 import os
 import pickle
+import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import ClassVar
 
 import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from encoder.images import BadImage
 from encoder.reading import ReadLimits, read_bytes
@@ -17,7 +21,7 @@ from indexer.photo import FileRange
 from indexer.uris import SCHEMES
 from tests.web import served
 
-LIMITS = ReadLimits((*SCHEMES, "memory", "http"), max_bytes=1000)
+LIMITS = ReadLimits((*SCHEMES, "memory", "http"), max_bytes=1000, wait_s=0.01)
 
 
 def refused(data: FileRange | bytes | None, limits: ReadLimits = LIMITS) -> tuple[str, str]:
@@ -183,3 +187,65 @@ def test_threads_and_processes_read_the_same(tmp_path: Path) -> None:
             assert list(pool.map(read_here, ranges)) == want
     assert pickle.loads(pickle.dumps(ranges)) == ranges
     assert len(pickle.dumps(ranges[0])) < 300
+
+
+class Flaky(MemoryFileSystem):
+    """A store that fails to give a file a few times before it does."""
+
+    protocol = "flaky"
+    failures: ClassVar[list[Exception]] = []
+    asked: ClassVar[int] = 0
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return str(super()._strip_protocol(path.removeprefix("flaky://")))
+
+    def cat_file(self, path: str, start: int | None = None, end: int | None = None, **options: object) -> bytes:
+        type(self).asked += 1
+        if self.failures:
+            raise self.failures.pop(0)
+        return super().cat_file(path, start, end, **options)
+
+
+class Refused(OSError):
+    status = 403
+
+
+class TooOften(OSError):
+    status = 429
+
+
+@pytest.fixture
+def flaky(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    fsspec.register_implementation("flaky", Flaky, clobber=True)
+    Flaky.failures, Flaky.asked = [], 0
+    fsspec.filesystem("flaky").pipe("/a.jpg", b"photo")
+    monkeypatch.setattr(time, "sleep", lambda seconds: waits.append(seconds))
+    waits.clear()
+    yield "flaky://a.jpg"
+    fsspec.filesystem("flaky").rm("/a.jpg")
+
+
+waits: list[float] = []
+PATIENT = ReadLimits((*SCHEMES, "flaky"), attempts=4, wait_s=0.5)
+
+
+def test_a_store_that_fails_now_and_then_is_asked_again_and_less_and_less_often(flaky: str) -> None:
+    Flaky.failures = [ConnectionResetError("reset"), TimeoutError(), TooOften("slow down")]
+    assert read_bytes(FileRange(flaky), PATIENT) == b"photo"
+    assert Flaky.asked == 4
+    for wait, nominal in zip(waits, (0.5, 1, 2), strict=True):
+        assert 0.75 * nominal <= wait <= 1.25 * nominal
+
+
+def test_a_store_that_goes_on_failing_is_a_row_with_its_reason(flaky: str) -> None:
+    Flaky.failures = [ConnectionResetError(errno.ECONNRESET, "reset by peer") for _ in range(9)]
+    assert refused(FileRange(flaky), PATIENT) == ("unreadable", "reset by peer")
+    assert Flaky.asked == 4
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError("no"), PermissionError("no"), Refused("no"), ValueError("no")])
+def test_what_stays_so_is_asked_once(flaky: str, error: Exception) -> None:
+    Flaky.failures = [error]
+    refused(FileRange(flaky), PATIENT)
+    assert (Flaky.asked, waits) == (1, [])
