@@ -26,7 +26,7 @@ from encoder.config import MAX_CLASSES, SHARD_MAPS
 from encoder.images import BadImage
 from encoder.map_lookup import Lookup
 from encoder.map_shards import ShardDraft, index_path, mend, read_index, read_map, tar_path
-from indexer.artifact import check_target, explain_unwritable, is_temporary, remove_leftovers, sync, temporary_folder
+from indexer.artifact import check_target, explain_unwritable, is_temporary, place_file, remove_leftovers
 from indexer.errors import ArtifactError, BundleMismatch, InputError
 from indexer.manifest import MANIFEST, Manifest, code_version, parse_manifest, write_manifest
 
@@ -171,7 +171,7 @@ class CacheWriter:
         if len(self._draft):
             self._write_shard()
         if self._sizes != self._saved:
-            with _placed(self.folder / _LOOKUP) as path:
+            with place_file(self.folder / _LOOKUP) as path:
                 self._lookup.save(path, facts={"shards": self._sizes})
 
 
@@ -217,7 +217,7 @@ def _begin(folder: Path, origin: MapOrigin) -> None:
     if not (folder / MANIFEST).exists():
         facts = {"segmenter": origin.segmenter, "model": origin.model, "classes": list(origin.class_names)}
         config, inputs = {"map_edge": origin.map_edge}, {"segmenter": origin.segmenter}
-        with explain_unwritable(folder), _placed(folder / MANIFEST) as path:
+        with explain_unwritable(folder), place_file(folder / MANIFEST) as path:
             write_manifest(path, Manifest(KIND, SCHEMA_VERSION, config, inputs, facts, {}, code_version()))
     for path in (tar_path(folder, 0), index_path(folder, 0)):
         path.parent.mkdir(exist_ok=True)
@@ -295,14 +295,3 @@ def _remove_leftovers(folder: Path, shards: Mapping[int, int]) -> None:
     for tar in tar_path(folder, 0).parent.glob("*.tar"):
         if tar not in kept:
             tar.unlink()
-
-
-@contextlib.contextmanager
-def _placed(target: Path) -> Iterator[Path]:
-    """A name to write a file under, which then takes the place of `target` in one rename."""
-    with temporary_folder(target.parent, target.name) as aside:
-        path = aside / target.name
-        yield path
-        sync(path)
-        path.rename(target)
-        sync(target.parent)

@@ -106,12 +106,19 @@ def write_file(target: Path, content: bytes) -> None:
         _refuse_existing_file(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(target.parent, target.name)
-        with temporary_folder(target.parent, target.name) as folder:
-            file = folder / target.name
-            file.write_bytes(content)
-            sync(file)
-            file.rename(target)
-            sync(target.parent)
+        with place_file(target) as aside:
+            aside.write_bytes(content)
+
+
+@contextlib.contextmanager
+def place_file(target: Path) -> Iterator[Path]:
+    """A name to write a file under, which takes the place of `target` in one rename when the block ends well."""
+    with temporary_folder(target.parent, target.name) as folder:
+        aside = folder / target.name
+        yield aside
+        sync(aside)
+        aside.rename(target)
+        sync(target.parent)
 
 
 def check_file(target: Path) -> None:

@@ -15,7 +15,7 @@ import warnings
 from argparse import HelpFormatter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, NoReturn, TextIO, get_type_hints
+from typing import Any, NoReturn, TextIO, get_origin, get_type_hints
 
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import register_type
@@ -37,7 +37,7 @@ class Command:
     """One sub-command: a function with keyword-only parameters and a Google docstring that returns a Result."""
 
     function: Callable[..., Result]
-    positional: Mapping[str, str] = field(default_factory=dict)  # list parameter -> its help, given without a flag
+    positional: Mapping[str, str] = field(default_factory=dict)  # parameter -> its help, given without a flag
 
 
 class Ints(tuple[int, ...]):
@@ -151,8 +151,12 @@ def _parser(package: str, description: str, commands: Mapping[str, Command]) -> 
         sub = _Parser(description=doc.split("Args:")[0].strip())
         sub.add_argument("--config", action="config", help="YAML file with any of these options; flags win over it.")
         sub.add_argument("--json", action="store_true", help="Print a machine-readable result on standard output.")
+        hints = get_type_hints(command.function)
         for parameter, text in command.positional.items():
-            sub.add_argument(parameter, nargs="+", type=str, help=text)
+            several = get_origin(hints[parameter]) is list
+            sub.add_argument(
+                parameter, nargs="+" if several else None, type=str if several else hints[parameter], help=text
+            )
         shared = _shared_options(command.function)
         sub.add_function_arguments(command.function, as_group=False, skip={*command.positional, *shared})
         for options in shared.values():

@@ -1,6 +1,7 @@
-"""Cells of one level as a file of polygons for maps: GeoParquet or GeoJSON (`docs/data-model.md` describes the fields).
+"""Cells of one level as polygons, and answers as points, in a file for maps: GeoParquet or GeoJSON.
 
-In: a level of a hierarchy and, if wanted, a table of values by cell key. Out: one file that QGIS and geopandas open.
+In: a level of a hierarchy and, if wanted, a table of values by cell key; or rows with lat and lng. Out: one file that
+QGIS and geopandas open (`docs/data-model.md` describes the fields).
 """
 
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ try:
     import geopandas
     import pandas
     import pyogrio
+    import shapely
 except ImportError as error:
     raise MissingBackend(
         f"{error.name} is not installed; exports need it. In the checkout: pip install '.[export]'"
@@ -76,8 +78,22 @@ def cell_frame(hierarchy: Hierarchy, level: int, *, values: Path | None = None) 
     return geopandas.GeoDataFrame(frame, geometry=cell_polygons(cells.s2_ids), crs=CRS)
 
 
+def write_points(table: pa.Table, out: Path) -> None:
+    """Write rows with `lat` and `lng` as points, null where these are, in the order of the table.
+
+    Raises:
+        InputError: `out` exists or cannot be written, or holds numbers that the format cannot.
+        WorkError: the disk is full.
+    """
+    frame = table.to_pandas(types_mapper=_nullable)
+    known = frame["lat"].notna().to_numpy()
+    places = np.full(len(frame), None, object)
+    places[known] = shapely.points(*(frame[name].to_numpy(float, na_value=np.nan)[known] for name in ("lng", "lat")))
+    write_frame(geopandas.GeoDataFrame(frame, geometry=places, crs=CRS), out)
+
+
 def write_frame(frame: geopandas.GeoDataFrame, out: Path) -> None:
-    """Write cells in the format of the file's suffix, whole or not at all.
+    """Write cells or points in the format of the file's suffix, whole or not at all.
 
     Raises:
         InputError: `out` exists or cannot be written, or holds numbers that the format cannot.

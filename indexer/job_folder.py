@@ -153,6 +153,11 @@ def part_name(shard: int) -> str:
     return f"part-{shard:05d}.parquet"
 
 
+def part_files(path: Path) -> list[Path]:
+    """The files of all shards that are there, in order."""
+    return sorted(file for file in path.glob("part-*.parquet") if re.fullmatch(r"part-\d{5,}", file.stem))
+
+
 def names_digest(names: Sequence[str]) -> str:
     """SHA-256 over names in their order."""
     digest = hashlib.sha256()

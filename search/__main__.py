@@ -1,12 +1,15 @@
 """`python -m search`: photos to places."""
 
 from indexer.cli import Command, main
-from search.commands import audit, evaluate, query, run
+from search.commands import audit, evaluate, export, query, run, show, status
 
 DESCRIPTION = "Say where photos were taken: a few at once, or millions offline; and measure how right the answers are."
 COMMANDS = {
     "query": Command(query, positional={"photos": "image files"}),
     "run": Command(run),
+    "status": Command(status, positional={"job": "folder of the job"}),
+    "show": Command(show, positional={"predictions": "folder of the job"}),
+    "export": Command(export, positional={"predictions": "folder of the job"}),
     "evaluate": Command(evaluate),
     "audit": Command(audit),
 }

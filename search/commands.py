@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from encoder.config import SHARD_ROWS, CropName
 from encoder.options import EncoderOptions, FeedOptions, ReadOptions
@@ -13,6 +13,7 @@ from indexer.errors import InputError
 from search.published import benchmark_named
 
 THRESHOLDS_KM = Floats(paper.THRESHOLDS_KM)
+ExportFormat = Literal["csv", "geojson", "geoparquet"]
 NO_MAPS = Strings()
 NO_LISTS = Strings()
 _CROPS = {"one": "one crop", "five": "five crops", "ten": "ten crops"}
@@ -144,6 +145,63 @@ def run(
     )
     data = {"predictions": str(out), "bundle": engine.bundle.version, **report}
     return Result(data, text, failed=report["ok"] == 0 or (strict and bool(report["failed"])))
+
+
+def status(*, job: Path) -> Result:
+    """Say how far a job of `run` or of `encoder embed` has come, whether it runs, has ended or was stopped.
+
+    Args:
+        job: its --out.
+    """
+    from indexer.job_status import read_status
+    from indexer.progress import per_second
+
+    now = read_status(job)
+    done, failed = now.totals.rows, now.totals.rows - now.totals.ok
+    of = "" if now.rows is None else f" of {now.rows:,} ({done / max(now.rows, 1):.1%})"
+    lines = [f"{job}: {now.state}, {done:,}{of} rows done, {failed:,} of them failed"]
+    if now.rows_per_second is not None:
+        left = "" if now.seconds_left is None else f", {now.seconds_left:,.0f} s left"
+        lines.append(f"  {per_second(now.rows_per_second)} over the latest shards{left}")
+    lines += [
+        f"  failed: {count:,} {code}, such as {now.totals.examples[code][0]}: {now.totals.examples[code][1]}"
+        for code, count in now.totals.failed.items()
+    ]
+    if now.state == "stopped":
+        lines.append("  Give its command again: it goes on where it stopped.")
+    data = asdict(now) | {"job": str(job), "kind": now.job.kind}
+    return Result(data, "\n".join(lines))
+
+
+def show(*, predictions: Path, photo: str) -> Result:
+    """Show the answer to one photo of a job, which may still be running.
+
+    Args:
+        predictions: the job's --out.
+        photo: its name in the job's input; the file name alone, or without suffix, will do where it is one of a kind.
+    """
+    from search.lookup import answers_to
+
+    rows = answers_to(predictions, photo)
+    for row in rows:
+        row.pop("s2_id", None)  # JSON readers lose bits above 2**53; the token says the same
+        row.pop("top_s2_id", None)
+    return Result({"answers": rows}, "\n\n".join(_row_text(row) for row in rows))
+
+
+def export(*, predictions: Path, out: Path | None = None, format: ExportFormat | None = None) -> Result:
+    """Write all answers of a job to one file for spreadsheets and maps.
+
+    Args:
+        predictions: the job's --out.
+        out: file to write; by default beside the job, with its name.
+        format: csv, geojson or geoparquet; by default what the suffix of --out says.
+    """
+    from search.lookup import export_answers, export_target
+
+    target = export_target(predictions, out, format)
+    rows = export_answers(predictions, target)
+    return Result({"file": str(target), "rows": rows}, f"{target}: {rows:,} rows")
 
 
 def evaluate(
@@ -320,6 +378,23 @@ def _answer_text(row: Mapping[str, Any]) -> str:
         f"    {rank}. {place['lat']:.4f}, {place['lng']:.4f}  cell {place['key']}, "
         f"probability {place['probability']:.3f}"
         for rank, place in enumerate(row["top"], 1)
+    ]
+    return "\n".join(lines)
+
+
+def _row_text(row: Mapping[str, Any]) -> str:
+    if row["lat"] is None:
+        return f"{row['photo']} (row {row['row']})\n  {row['status']}: {row['reason']}"
+    kind = "calibrated" if row["calibrated"] else "not calibrated"
+    lines = [
+        f"{row['photo']} (row {row['row']})",
+        f"  {row['lat']:.5f}, {row['lng']:.5f}  near {row['city']}, {row['country']}",
+        f"  probability {row['probability']:.3f} ({kind}), cell {row['key']}, {row['mode']} search",
+    ]
+    places = zip(*(row.get(f"top_{name}") or () for name in ("lat", "lng", "key", "probability")), strict=True)
+    lines += [
+        f"    {rank}. {lat:.4f}, {lng:.4f}  cell {key}, probability {probability:.3f}"
+        for rank, (lat, lng, key, probability) in enumerate(places, 1)
     ]
     return "\n".join(lines)
 

@@ -29,7 +29,7 @@ from indexer.stages import Line
 from indexer.stopping import stopping
 from search.answers import answer_table
 from search.engine import Engine
-from search.run_report import run_report, write_run_report
+from search.run_report import has_run_report, run_report, write_run_report
 
 KIND = "predictions"
 SCHEMA_VERSION = 1
@@ -162,7 +162,8 @@ def run(engine: Engine, source: VectorSource, out: Path, config: RunConfig) -> d
             known=known,
             stages=line.meters,
         )
-        write_run_report(out, report)
+        if report["rows"] > known or not has_run_report(out):
+            write_run_report(out, report)
     return report
 
 

@@ -63,6 +63,11 @@ def write_run_report(folder: Path, report: Mapping[str, Any]) -> None:
         aside.rename(folder / name)
 
 
+def has_run_report(folder: Path) -> bool:
+    """Whether an earlier start wrote both files."""
+    return all((folder / name).is_file() for name in (REPORT, REPORT_PAGE))
+
+
 def report_page(report: Mapping[str, Any]) -> str:
     """The page."""
     failed = report["rows"] - report["ok"]

@@ -1,0 +1,104 @@
+"""Answers of a job for people: those of one photo, and all of them as a file that spreadsheets and maps open.
+
+DuckDB reads the shards, so nothing is held but what is asked for; only GeoJSON and GeoParquet are made in memory, at
+about a kilobyte a row.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from indexer.artifact import check_file, explain_full, place_file
+from indexer.errors import ArtifactError, InputError
+from indexer.job_folder import check_ended, part_files
+from search.photo_names import file_name, stem
+
+SUFFIXES: Mapping[str, str] = {"csv": ".csv", "geojson": ".geojson", "geoparquet": ".parquet"}
+# For people, in this order; lists of other places do not fit into a cell of a table.
+_COLUMNS = (
+    *("row", "photo", "status", "reason", "lat", "lng", "city", "country", "s2_id", "token", "key"),
+    *("probability", "calibrated", "score", "mode"),
+)
+
+
+def answers_to(folder: Path, photo: str) -> list[dict[str, Any]]:
+    """The rows of a photo: by its whole name; where no row has that, by file name, and then without an image's suffix.
+
+    Raises:
+        InputError: no predictions there, or none of such a photo.
+    """
+    with _answers(folder) as rows:
+        # What DuckDB can tell first; names that hold the stem are few enough to look at one by one.
+        for condition, value in (("photo = $1", photo), ("contains(photo, $1)", stem(photo))):
+            query = f"SELECT * FROM answers WHERE {condition} ORDER BY row"
+            found: list[dict[str, Any]] = rows.sql(query, params=[value]).to_arrow_table().to_pylist()
+            for name_of in (str, file_name, stem):
+                answers = [row for row in found if name_of(row["photo"]) == name_of(photo)]
+                if answers:
+                    return answers
+    raise InputError(f"{folder}: no row of a photo {photo!r}. Names are those of the table the job was given.")
+
+
+def export_target(folder: Path, out: Path | None, format_: str | None) -> Path:
+    """The file that answers are exported to: `out`, or the folder's name with the suffix of a format.
+
+    Raises:
+        InputError: neither says what format it is, or they do not agree.
+    """
+    if out is None and format_ is not None:
+        return folder.absolute().with_name(folder.absolute().name + SUFFIXES[format_])
+    if out is not None and out.suffix.lower() == SUFFIXES.get(format_ or "", out.suffix.lower()):
+        if out.suffix.lower() in SUFFIXES.values():
+            return out
+        raise InputError(f"{out}: the name must end in {', '.join(SUFFIXES.values())}.")
+    if out is not None and format_ is not None:
+        raise InputError(f"{out}: a file of {format_} must end in {SUFFIXES[format_]}.")
+    raise InputError(f"Give --format ({', '.join(SUFFIXES)}), or --out with a name that ends in its suffix.")
+
+
+def export_answers(folder: Path, out: Path) -> int:
+    """Write the answers of a job that has ended to one file, whole or not at all, and return how many rows it has.
+
+    out: a .csv, .geojson or .parquet; the last two hold points (WGS 84), which are null where there is no answer.
+
+    Raises:
+        InputError: no predictions there, the job has not ended, or `out` cannot be written.
+        MissingBackend: GeoJSON and GeoParquet need the extra `export`.
+        WorkError: the disk is full.
+    """
+    check_ended(folder)
+    check_file(out)
+    with _answers(folder) as rows:
+        chosen = f"SELECT {', '.join(_COLUMNS)} FROM answers ORDER BY row"
+        if out.suffix.lower() == SUFFIXES["csv"]:
+            with explain_full(out), place_file(out) as aside:
+                quoted = str(aside).replace("'", "''")
+                written = rows.execute(f"COPY ({chosen}) TO '{quoted}' (HEADER, DELIMITER ',')").fetchall()
+            return int(written[0][0])
+        table = rows.sql(chosen).to_arrow_table()
+    from indexer.export import write_points  # the extra is asked for by those who use it
+
+    write_points(table, out)
+    return int(table.num_rows)
+
+
+@contextmanager
+def _answers(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection with a view `answers` of all rows that are there."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: there is no such folder. Give the one that `run` wrote with --out.")
+    parts = part_files(folder)
+    if not parts:
+        raise InputError(f"{folder}: no predictions in it yet.")
+    with duckdb.connect() as connection:
+        try:
+            connection.read_parquet([str(part) for part in parts]).create_view("answers")
+            missing = [name for name in _COLUMNS if name not in connection.table("answers").columns]
+            if missing:
+                raise InputError(f"{folder}: these are no predictions; they have no column {missing[0]!r}.")
+            yield connection
+        except duckdb.Error as error:
+            raise ArtifactError(f"{folder}: cannot be read ({error}).") from None
