@@ -10,6 +10,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from indexer.errors import ArtifactError, InputError
-from indexer.job_folder import OK, check_ended
+from indexer.job_folder import OK, check_ended, in_order
 from indexer.manifest import ROWS_MANIFEST, file_digest, manifest_digest, read_manifest
 from indexer.tables import ROW, coordinates_of, names_of, read_columns, standard_names
 
@@ -51,7 +52,7 @@ class FeatureBatch:
         return np.array([status == OK for status in self.status], bool)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: cached_property needs a __dict__
 class FeatureSource:
     """Where vectors are, before any is read: read a bounded number at a time."""
 
@@ -63,13 +64,13 @@ class FeatureSource:
     @property
     def rows(self) -> int:
         """How many photos there are, counted without reading their vectors."""
-        return sum(_count_rows(shard) for shard in self.shards)
+        return sum(self._counts)
 
     def __iter__(self) -> Iterator[FeatureBatch]:
         """All vectors in order, a bounded number at a time."""
         width = None
-        for file in self.shards:
-            for _, batch in _read(file, [(0, _count_rows(file))]):
+        for file, rows in zip(self.shards, self._counts, strict=True):
+            for _, batch in _read(file, [(0, rows)]):
                 width = self._check_width(batch, width, file)
                 yield batch
 
@@ -79,14 +80,14 @@ class FeatureSource:
         wanted: which shards, by number; others are passed over, and not read where the files allow it.
         """
         width, number, begin, pile = None, 0, 0, list[FeatureBatch]()
-        for file in self.shards:
-            end = begin + _count_rows(file)
+        for file, n_rows in zip(self.shards, self._counts, strict=True):
+            end = begin + n_rows
             spans = [
                 (max(each * rows, begin) - begin, min((each + 1) * rows, end) - begin)
                 for each in range(begin // rows, -(-end // rows))
                 if wanted(each)
             ]
-            for first, batch in _read(file, spans):
+            for first, batch in _read(file, spans) if spans else ():
                 width = self._check_width(batch, width, file)
                 number = (begin + first) // rows
                 pile.append(batch)
@@ -96,6 +97,15 @@ class FeatureSource:
             begin = end
         if pile:
             yield number, joined(pile)
+
+    @cached_property
+    def _counts(self) -> Sequence[int]:
+        """Rows of each file."""
+        counts = [_count_rows(file) for file in self.shards]
+        for file, count in zip(self.shards, counts, strict=True):
+            if not count:
+                raise InputError(f"{file}: no rows.")
+        return counts
 
     def _check_width(self, batch: FeatureBatch, width: int | None, shard: Path) -> int:
         found: int = batch.embedding.shape[1]
@@ -123,7 +133,7 @@ def open_features(location: Path) -> FeatureSource:
 
 def _from_folder(folder: Path) -> FeatureSource:
     manifest = read_manifest(folder, kind=KIND, schema_version=SCHEMA_VERSION, name=ROWS_MANIFEST)
-    shards = [folder / name for name in sorted(manifest.files)]
+    shards = [folder / name for name in sorted(manifest.files, key=in_order)]
     return FeatureSource(folder, shards, manifest.facts.get("encoder"), manifest_digest(folder, name=ROWS_MANIFEST))
 
 
@@ -216,8 +226,6 @@ def _parquet_pieces(path: Path, spans: Sequence[tuple[int, int]]) -> Iterator[_P
     with pa.parquet.ParquetFile(path) as file:
         if "embedding" not in file.schema_arrow.names:
             raise InputError(f"{path}: no column 'embedding'; it has {', '.join(file.schema_arrow.names)}.")
-        if not file.metadata.num_rows:
-            raise InputError(f"{path}: no rows.")
         left, end = deque(spans), 0
         for group in range(file.num_row_groups):
             begin, end = end, end + file.metadata.row_group(group).num_rows

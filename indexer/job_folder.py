@@ -155,7 +155,13 @@ def part_name(shard: int) -> str:
 
 def part_files(path: Path) -> list[Path]:
     """The files of all shards that are there, in order."""
-    return sorted(file for file in path.glob("part-*.parquet") if re.fullmatch(r"part-\d{5,}", file.stem))
+    found = (file for file in path.glob("part-*.parquet") if re.fullmatch(r"part-\d{5,}", file.stem))
+    return sorted(found, key=lambda file: in_order(file.name))
+
+
+def in_order(name: str) -> tuple[int, str]:
+    """What to sort files of shards by: numbers of six digits come after those of five."""
+    return len(name), name
 
 
 def names_digest(names: Sequence[str]) -> str:

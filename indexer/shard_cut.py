@@ -61,14 +61,23 @@ class ShardCut:
         self._numbers = deque[int]()
 
     def __iter__(self) -> Iterator[Photo]:
+        for number, shard in self._missing():
+            self._numbers.append(number)
+            yield from shard
+
+    def lists(self) -> Iterator[tuple[int, list[Photo]]]:
+        """The same, shard by shard with their numbers."""
+        return ((number, list(shard)) for number, shard in self._missing())
+
+    def _missing(self) -> Iterator[tuple[int, Iterator[Photo]]]:
+        """Shards that are left to do; each must be used up before the next one is asked for."""
         source, number = iter(self.photos), 0
         while (first := next(source, None)) is not None:
             shard = itertools.chain([first], itertools.islice(source, self.shard_rows - 1))
             if number in self.done:
                 self._compare(self.done[number], [photo.name for photo in shard])
             elif self.part.has(number):
-                self._numbers.append(number)
-                yield from shard
+                yield number, shard
             else:
                 deque(shard, maxlen=0)
             number += 1

@@ -13,6 +13,7 @@ from indexer.errors import InputError
 from search.published import benchmark_named
 
 THRESHOLDS_KM = Floats(paper.THRESHOLDS_KM)
+EngineName = Literal["local", "ray"]
 ExportFormat = Literal["csv", "geojson", "geoparquet"]
 NO_MAPS = Strings()
 NO_LISTS = Strings()
@@ -79,6 +80,7 @@ def run(
     crops: CropName = "one",
     save_features: Path | None = None,
     part: str = "1/1",
+    engine: EngineName = "local",
     shard_rows: int = SHARD_ROWS,
     strict: bool = False,
     encoder: EncoderOptions,
@@ -100,16 +102,16 @@ def run(
         crops: of each photo, averaged: the middle; that and four corners; those and their mirror images.
         save_features: features folder to keep the vectors of --photos in.
         part: 2/8 does the second of eight parts of the job, each into an --out of its own: for several machines.
+        engine: local works on this machine; ray on the cluster that RAY_ADDRESS names, which must see the same paths.
         shard_rows: rows in one Parquet file; what a kill can cost.
         strict: exit with 1 if any photo has no answer; otherwise only if none has.
         encoder: which maps it sees, and where it runs.
         feed: how photos reach it.
     """
-    from indexer.job_folder import check_job_target, read_job
+    from indexer.job_folder import check_job_target
     from indexer.progress import per_second
     from indexer.shard_cut import Part
     from search import job
-    from search.engine import Engine
     from search.run_report import REPORT_PAGE
 
     if (features is None) == (photos is None) or (photos is None) != (checkpoint is None):
@@ -122,28 +124,22 @@ def run(
         )
     check_job_target(out)
     config = job.RunConfig(top_k, Part.parse(part), save_features)
-    # A bundle that was published since a job began does not touch it.
-    engine = Engine.open(registry, version=version or job.bundle_of(read_job(out)), device=encoder.device)
-    engine.check_k(top_k)
-    if features is not None:
-        source = job.vectors_from_features(engine, features, shard_rows=shard_rows)
-    else:
-        assert photos is not None
-        assert checkpoint is not None
-        from indexer.photos import open_photos
+    recipe = job.Recipe(registry, version, encoder, features, photos, checkpoint, split, crops, feed, shard_rows)
+    if engine == "ray":
+        from search.ray_engine import run_on_ray
 
-        table = open_photos(photos, split=split, schemes=feed.schemes)
-        encode = encoder.open(checkpoint, crops=crops)
-        embedding = feed.embedding(shard_rows=shard_rows).as_before(out, encode)
-        source = job.vectors_from_photos(engine, table, encode, config=embedding)
-    report = job.run(engine, source, out, config)
+        report = run_on_ray(recipe, out, config)
+    else:
+        opened, source = recipe.open(out)
+        opened.check_k(top_k)
+        report = job.run(opened, source, out, config)
     failures = ", ".join(f"{count} {code}" for code, count in report["failed"].items()) or "none"
     text = (
         f"{out}: {report['rows']:,} photos, {report['rows_known']:,} of them answered before, in "
         f"{report['seconds']:.1f} s ({per_second(report['rows_per_second'])}); {report['ok']:,} answered, failed: "
         f"{failures}\nReport: {out / REPORT_PAGE}"
     )
-    data = {"predictions": str(out), "bundle": engine.bundle.version, **report}
+    data = {"predictions": str(out), "bundle": report["inputs"]["bundle"], **report}
     return Result(data, text, failed=report["ok"] == 0 or (strict and bool(report["failed"])))
 
 

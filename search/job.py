@@ -7,25 +7,26 @@ every time, and one that is written is never touched again (`indexer.job_folder`
 what is missing.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 
-from encoder.config import SHARD_ROWS
+from encoder.config import SHARD_ROWS, CropName
 from encoder.embed import EmbedConfig, embed_photos, facts_of, features_job
 from encoder.encode import PhotoEncoder
+from encoder.options import EncoderOptions, FeedOptions
 from indexer.errors import InputError
-from indexer.features import FeatureBatch, feature_table, open_features
-from indexer.job_folder import Job, JobFolder, Mark, Shard, open_job, totals_of
+from indexer.features import FeatureBatch, FeatureSource, feature_table, open_features
+from indexer.job_folder import Job, JobFolder, Mark, Shard, open_job, read_job, totals_of
 from indexer.job_status import StatusFile
-from indexer.photos import PhotoSource
+from indexer.photos import Photo, PhotoSource, open_photos
 from indexer.progress import track_line
 from indexer.shard_cut import WHOLE, Part, ShardCut
-from indexer.stages import Line
+from indexer.stages import Line, Meter
 from indexer.stopping import stopping
 from search.answers import answer_table
 from search.engine import Engine
@@ -47,7 +48,7 @@ class VectorShard:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Answered:
+class Answered:
     """The same with their answers."""
 
     vectors: VectorShard
@@ -57,18 +58,145 @@ class _Answered:
         return len(self.vectors)
 
 
-@dataclass(frozen=True, slots=True)
-class VectorSource:
-    """Vectors to answer, and what they come from."""
+class VectorSource(Protocol):
+    """Vectors to answer, shard by shard, and what they come from."""
 
     rows: int | None  # None where nobody knows before the end
+    shard_rows: int
     inputs: Mapping[str, str | None]  # name -> digest
     options: Mapping[str, Any]  # that decide the vectors, and how they are cut
-    shard_rows: int
-    # Vectors shard by shard, in stages of a line; without those that are done or another part's.
-    shards: Callable[[Line, Mapping[int, Mark], Part], Iterator[VectorShard]]
-    features: Job | None = None  # the features folder they could be kept in, where they are made here
-    facts: Mapping[str, Any] | None = None  # and what its manifest says
+    features: Job | None  # the features folder they could be kept in, where they are made here
+
+    def shards(self, line: Line, done: Mapping[int, Mark], part: Part) -> Iterator[VectorShard]:
+        """Vectors of all shards but those that are done or another part's, in stages of a line."""
+        ...
+
+    def tasks(self, done: Mapping[int, Mark], part: Part) -> Iterator[Any]:
+        """The same shards as something small, which `vectors` of an equal source in any process makes vectors of."""
+        ...
+
+    def vectors(self, task: Any, line: Line) -> Iterator[VectorShard]:
+        """Vectors of the one shard of a task, in stages of a line."""
+        ...
+
+    def facts(self) -> Mapping[str, Any]:
+        """What a features folder of these vectors says of them."""
+        ...
+
+
+class StoredVectors:
+    """Vectors that were made before.
+
+    Raises:
+        BundleMismatch: they were made by another encoder than the bundle's.
+    """
+
+    features: Job | None = None
+
+    def __init__(self, engine: Engine, source: FeatureSource, *, shard_rows: int = SHARD_ROWS) -> None:
+        engine.check_encoder(source.encoder, source=str(source.location))
+        self._source = source
+        self.rows: int | None = source.rows
+        self.shard_rows = shard_rows
+        self.inputs: Mapping[str, str | None] = {"features": source.digest, "encoder": source.encoder}
+        self.options: Mapping[str, Any] = {"shard_rows": shard_rows}
+
+    def shards(self, line: Line, done: Mapping[int, Mark], part: Part) -> Iterator[VectorShard]:
+        """Shards of many files, or parts of one."""
+        return self._read(line, lambda number: number not in done and part.has(number))
+
+    def tasks(self, done: Mapping[int, Mark], part: Part) -> Iterator[int]:
+        """Numbers of shards."""
+        shards = range(-(-self._source.rows // self.shard_rows))
+        return (number for number in shards if number not in done and part.has(number))
+
+    def vectors(self, task: int, line: Line) -> Iterator[VectorShard]:
+        """The shard of that number."""
+        return self._read(line, lambda number: number == task)
+
+    def facts(self) -> Mapping[str, Any]:
+        """Nobody keeps them again."""
+        return {}
+
+    def _read(self, line: Line, wanted: Callable[[int], bool]) -> Iterator[VectorShard]:
+        cut = self._source.cut(self.shard_rows, wanted)
+        return line.stage("read", (VectorShard(number, batch) for number, batch in cut))
+
+
+class PhotoVectors:
+    """Vectors made on the way from photos.
+
+    Raises:
+        BundleMismatch: this is not the encoder the bundle was built for.
+        InputError: the photos cannot have the class maps it needs.
+    """
+
+    def __init__(self, engine: Engine, photos: PhotoSource, encode: PhotoEncoder, *, config: EmbedConfig) -> None:
+        engine.check_encoder(encode.encoder.digest, source=encode.encoder.name)
+        encode.check_source(photos)
+        self._photos, self._encode, self._config = photos, encode, config
+        self.rows = photos.n_photos
+        self.shard_rows = config.shard_rows
+        job = features_job(encode, photos, config)
+        self.features: Job | None = job
+        self.inputs, self.options = job.inputs, job.options
+
+    def shards(self, line: Line, done: Mapping[int, Mark], part: Part) -> Iterator[VectorShard]:
+        """Photos are decoded ahead, over the ends of shards."""
+        cut = self._cut(done, part)
+        for batch in embed_photos(self._encode, cut, config=self._config, line=line):
+            yield VectorShard(cut.next_number(), batch)
+
+    def tasks(self, done: Mapping[int, Mark], part: Part) -> Iterator[tuple[int, list[Photo]]]:
+        """The number of each shard, and where its photos lie."""
+        return self._cut(done, part).lists()
+
+    def vectors(self, task: tuple[int, list[Photo]], line: Line) -> Iterator[VectorShard]:
+        """The photos of a task, embedded."""
+        number, photos = task
+        for batch in embed_photos(self._encode, photos, config=self._config, line=line):
+            yield VectorShard(number, batch)
+
+    def facts(self) -> Mapping[str, Any]:
+        """Of the encoder."""
+        return facts_of(self._encode.encoder)
+
+    def _cut(self, done: Mapping[int, Mark], part: Part) -> ShardCut:
+        return ShardCut(self._photos, shard_rows=self.shard_rows, done=done, part=part)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Where engine and vectors come from; small, so that other processes and machines can open the same."""
+
+    registry: Path
+    version: str | None
+    encoder: EncoderOptions
+    features: Path | None = None
+    photos: str | None = None
+    checkpoint: str | None = None
+    split: str | None = None
+    crops: CropName = "one"
+    feed: FeedOptions = field(default_factory=FeedOptions)
+    shard_rows: int = SHARD_ROWS
+
+    def open(self, out: Path) -> tuple[Engine, VectorSource]:
+        """Open both, for the job at `out`, which keeps the bundle and the batch size it began with.
+
+        Raises:
+            InputError: something cannot be had, or the parts do not go together.
+        """
+        engine = Engine.open(
+            self.registry, version=self.version or bundle_of(read_job(out)), device=self.encoder.device
+        )
+        if self.features is not None:
+            return engine, StoredVectors(engine, open_features(self.features), shard_rows=self.shard_rows)
+        assert self.photos is not None
+        assert self.checkpoint is not None
+        photos = open_photos(self.photos, split=self.split, schemes=self.feed.schemes)
+        encode = self.encoder.open(self.checkpoint, crops=self.crops)
+        config = self.feed.embedding(shard_rows=self.shard_rows).as_before(out, encode)
+        return engine, PhotoVectors(engine, photos, encode, config=config)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,44 +208,54 @@ class RunConfig:
     save_features: Path | None = None
 
 
-def vectors_from_features(engine: Engine, location: Path, *, shard_rows: int = SHARD_ROWS) -> VectorSource:
-    """Vectors that were made before.
+class Folders:
+    """Where a run writes: its answers, and the vectors where they are kept."""
+
+    def __init__(self, answers: JobFolder, kept: JobFolder | None, *, shard_rows: int) -> None:
+        self.answers, self.kept, self._shard_rows = answers, kept, shard_rows
+
+    @property
+    def done(self) -> Mapping[int, Mark]:
+        """Shards of which nothing is missing."""
+        kept = self.answers.done if self.kept is None else self.kept.done
+        return {number: mark for number, mark in self.answers.done.items() if number in kept}
+
+    def write(self, shard: VectorShard, answers: pa.Table) -> None:
+        """Write what is missing of a shard; the answers last, because they say that it is done."""
+        number, first_row = shard.number, shard.number * self._shard_rows
+        if self.kept is not None and number not in self.kept.done:
+            self.kept.add(Shard(number, first_row, feature_table(shard.batch)))
+        if number not in self.answers.done:
+            self.answers.add(Shard(number, first_row, answers))
+
+
+@contextmanager
+def open_folders(engine: Engine, source: VectorSource, out: Path, config: RunConfig) -> Iterator[Folders]:
+    """The folders of a run, held by this process.
 
     Raises:
-        InputError: nothing usable is there.
-        BundleMismatch: they were made by another encoder than the bundle's.
+        InputError: they hold other things or a job of other options or inputs, or cannot be written.
     """
-    features = open_features(location)
-    engine.check_encoder(features.encoder, source=str(location))
+    options = {**source.options, "top_k": config.top_k, "part": str(config.part)}
+    job = Job(KIND, SCHEMA_VERSION, options, {**source.inputs, "bundle": engine.bundle.version})
+    with ExitStack() as stack:
+        answers, kept = stack.enter_context(open_job(out, job)), None
+        if config.save_features is not None:
+            if source.features is None:
+                raise InputError("--save-features goes with --photos: --features are vectors already.")
+            kept = stack.enter_context(open_job(config.save_features, source.features))
+        yield Folders(answers, kept, shard_rows=source.shard_rows)
 
-    def shards(line: Line, done: Mapping[int, Mark], part: Part) -> Iterator[VectorShard]:
-        wanted = features.cut(shard_rows, lambda number: number not in done and part.has(number))
-        return line.stage("read", (VectorShard(number, batch) for number, batch in wanted))
 
-    inputs = {"features": features.digest, "encoder": features.encoder}
-    return VectorSource(features.rows, inputs, {"shard_rows": shard_rows}, shard_rows, shards)
+def answered(
+    engine: Engine, shards: Iterator[VectorShard], line: Line, *, shard_rows: int, k: int
+) -> Iterator[Answered]:
+    """The search as a stage of a line."""
 
+    def search(shard: VectorShard) -> Answered:
+        return Answered(shard, answer_table(engine, shard.batch, first_row=shard.number * shard_rows, k=k))
 
-def vectors_from_photos(
-    engine: Engine, photos: PhotoSource, encode: PhotoEncoder, *, config: EmbedConfig
-) -> VectorSource:
-    """Vectors made on the way from photos.
-
-    Raises:
-        BundleMismatch: this is not the encoder the bundle was built for.
-    """
-    engine.check_encoder(encode.encoder.digest, source=encode.encoder.name)
-    encode.check_source(photos)
-
-    def shards(line: Line, done: Mapping[int, Mark], part: Part) -> Iterator[VectorShard]:
-        cut = ShardCut(photos, shard_rows=config.shard_rows, done=done, part=part)
-        for batch in embed_photos(encode, cut, config=config, line=line):
-            yield VectorShard(cut.next_number(), batch)
-
-    job = features_job(encode, photos, config)
-    return VectorSource(
-        photos.n_photos, job.inputs, job.options, config.shard_rows, shards, job, facts_of(encode.encoder)
-    )
+    return line.stage("search", map(search, shards))
 
 
 def run(engine: Engine, source: VectorSource, out: Path, config: RunConfig) -> dict[str, Any]:
@@ -130,71 +268,43 @@ def run(engine: Engine, source: VectorSource, out: Path, config: RunConfig) -> d
         Stopped: the process was asked to end.
     """
     line = Line()
-    with ExitStack() as stack:
-        folder = stack.enter_context(open_job(out, job_of(engine, source, config)))
-        kept = _kept(stack, source, config)
-        asked = stack.enter_context(stopping())
-        done = folder.done if kept is None else {n: mark for n, mark in folder.done.items() if n in kept.done}
-        known = totals_of(done.values()).rows
-        rows = source.rows
-        if rows is not None:
-            rows = _rows_of_part(rows, source.shard_rows, config.part)
-
-        def search(shard: VectorShard) -> _Answered:
-            first = shard.number * source.shard_rows
-            return _Answered(shard, answer_table(engine, shard.batch, first_row=first, k=config.top_k))
-
-        answered = line.stage("search", map(search, source.shards(line, done, config.part)))
+    with open_folders(engine, source, out, config) as folders, stopping() as asked:
+        known, rows = totals_of(folders.done.values()).rows, rows_of_part(source, config.part)
+        shards = source.shards(line, folders.done, config.part)
+        found = answered(engine, shards, line, shard_rows=source.shard_rows, k=config.top_k)
         status, written = StatusFile(out, line, rows=rows), line.meter("write")
         with line, track_line(line, "answering", rows, known=known, tick=status.tick):
-            for each in answered:
+            for each in found:
                 with written.at_work(len(each)):
-                    _write(each, folder, kept, shard_rows=source.shard_rows)
+                    folders.write(each.vectors, each.answers)
                 asked.check(out)
-        if kept is not None:
-            kept.finish(source.facts or {})
-        folder.finish({"bundle": engine.bundle.version, "encoder": engine.bundle.encoder})
-        report = run_report(
-            folder.job,
-            folder.done.values(),
-            began_at=status.began_at,
-            seconds=status.seconds,
-            known=known,
-            stages=line.meters,
-        )
-        if report["rows"] > known or not has_run_report(out):
-            write_run_report(out, report)
+        return finish(engine, source, folders, status, known=known, stages=line.meters)
+
+
+def finish(
+    engine: Engine, source: VectorSource, folders: Folders, status: StatusFile, *, known: int, stages: Sequence[Meter]
+) -> dict[str, Any]:
+    """Say that every shard is done, and report."""
+    if folders.kept is not None:
+        folders.kept.finish(source.facts())
+    folder = folders.answers
+    folder.finish({"bundle": engine.bundle.version, "encoder": engine.bundle.encoder})
+    report = run_report(
+        folder.job, folder.done.values(), began_at=status.began_at, seconds=status.seconds, known=known, stages=stages
+    )
+    if report["rows"] > known or not has_run_report(folder.path):
+        write_run_report(folder.path, report)
     return report
 
 
-def job_of(engine: Engine, source: VectorSource, config: RunConfig) -> Job:
-    """What decides the rows of a run."""
-    options = {**source.options, "top_k": config.top_k, "part": str(config.part)}
-    return Job(KIND, SCHEMA_VERSION, options, {**source.inputs, "bundle": engine.bundle.version})
+def rows_of_part(source: VectorSource, part: Part) -> int | None:
+    """How many rows of a source are of a part; None where nobody knows yet."""
+    if source.rows is None:
+        return None
+    shards = range(part.number - 1, -(-source.rows // source.shard_rows), part.parts)
+    return sum(min(source.shard_rows, source.rows - shard * source.shard_rows) for shard in shards)
 
 
 def bundle_of(job: Job | None) -> str | None:
     """The version of the bundle that a job began with; None where none was begun."""
     return None if job is None else job.inputs.get("bundle")
-
-
-def _kept(stack: ExitStack, source: VectorSource, config: RunConfig) -> JobFolder | None:
-    if config.save_features is None:
-        return None
-    if source.features is None:
-        raise InputError("--save-features goes with --photos: --features are vectors already.")
-    return stack.enter_context(open_job(config.save_features, source.features))
-
-
-def _write(each: _Answered, folder: JobFolder, kept: JobFolder | None, *, shard_rows: int) -> None:
-    number = each.vectors.number
-    first = number * shard_rows
-    if kept is not None and number not in kept.done:
-        kept.add(Shard(number, first, feature_table(each.vectors.batch)))
-    if number not in folder.done:
-        folder.add(Shard(number, first, each.answers))
-
-
-def _rows_of_part(rows: int, shard_rows: int, part: Part) -> int:
-    shards = range(part.number - 1, -(-rows // shard_rows), part.parts)
-    return sum(min(shard_rows, rows - shard * shard_rows) for shard in shards)

@@ -9,12 +9,12 @@ import pytest
 
 from indexer import s2
 from indexer.errors import BundleMismatch, InputError
-from indexer.features import FeatureBatch
+from indexer.features import FeatureBatch, open_features
 from indexer.job_folder import check_ended
 from indexer.manifest import ROWS_MANIFEST, read_manifest
 from search import job
 from search.engine import Engine
-from search.job import RunConfig
+from search.job import RunConfig, StoredVectors
 from tests.conftest import unit_rows, write_features
 from tests.search.conftest import WIDTH
 
@@ -35,13 +35,13 @@ def features(out: Path, sizes: list[int], *, encoder: str | None = "e" * 64, bad
 
 
 def answers(engine: Engine, source: Path, out: Path, k: int = 1) -> pa.Table:
-    job.run(engine, job.vectors_from_features(engine, source, shard_rows=7), out, RunConfig(top_k=k))
+    job.run(engine, StoredVectors(engine, open_features(source), shard_rows=7), out, RunConfig(top_k=k))
     return pyarrow.parquet.read_table(out)
 
 
 def test_rows_out_are_rows_in_and_match_the_engine(engine: Engine, tmp_path: Path) -> None:
     source = features(tmp_path / "F", [10, 1, 7], bad={3, 10})
-    report = job.run(engine, job.vectors_from_features(engine, source, shard_rows=7), tmp_path / "O", RunConfig())
+    report = job.run(engine, StoredVectors(engine, open_features(source), shard_rows=7), tmp_path / "O", RunConfig())
     assert (report["rows"], report["ok"], report["failed"]) == (18, 16, {"truncated": 2})
     table = pyarrow.parquet.read_table(tmp_path / "O")
     assert table["row"].to_pylist() == list(range(18))
@@ -101,13 +101,13 @@ def test_the_manifest_says_what_answered(engine: Engine, tmp_path: Path) -> None
 
 def test_features_of_another_encoder_are_refused(engine: Engine, tmp_path: Path) -> None:
     with pytest.raises(BundleMismatch):
-        job.vectors_from_features(engine, features(tmp_path / "F", [4], encoder="f" * 64))
+        StoredVectors(engine, open_features(features(tmp_path / "F", [4], encoder="f" * 64)))
 
 
 def test_features_of_an_unknown_encoder_are_taken_with_a_warning(
     engine: Engine, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    source = job.vectors_from_features(engine, features(tmp_path / "F", [4], encoder=None))
+    source = StoredVectors(engine, open_features(features(tmp_path / "F", [4], encoder=None)))
     assert source.inputs["encoder"] is None
     assert "nobody recorded which encoder" in caplog.text
 

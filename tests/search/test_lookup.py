@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 from indexer.errors import InputError
-from indexer.features import FeatureBatch
+from indexer.features import FeatureBatch, open_features
 from search import job
 from search.engine import Engine
-from search.job import RunConfig
+from search.job import RunConfig, StoredVectors
 from search.lookup import answers_to, export_answers, export_target
 from tests.conftest import unit_rows, write_features
 from tests.search.conftest import WIDTH
 
-NAMES = ["in/a.jpg", "in/b.jpg", "other/b.jpg", "it's=1,\"c\".png", "in/broken.jpg", "s3://bucket/é.jpeg"]
+NAMES = ["in/a.jpg", "in/b.jpg", "other/b.jpg", 'it\'s=1,"c".png', "in/broken.jpg", "s3://bucket/é.jpeg"]
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def predictions(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Pat
     source = write_features(
         folder / "F", FeatureBatch(NAMES, vectors, status, reason, nowhere, nowhere), encoder="e" * 64
     )
-    job.run(engine, job.vectors_from_features(engine, source, shard_rows=2), folder / "O", RunConfig(top_k=2))
+    job.run(engine, StoredVectors(engine, open_features(source), shard_rows=2), folder / "O", RunConfig(top_k=2))
     return folder / "O"
 
 
@@ -41,7 +41,7 @@ def predictions(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Pat
         ("b.jpg", [1, 2]),
         ("b", [1, 2]),
         ("somewhere/a.jpg", [0]),
-        ("it's=1,\"c\".png", [3]),
+        ('it\'s=1,"c".png', [3]),
         ("é", [5]),
         ("broken", [4]),
     ],

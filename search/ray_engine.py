@@ -1,0 +1,179 @@
+"""The same job on a Ray cluster: every actor takes whole shards through the same stages into the same folder.
+
+The driver cuts the input, holds the lock and hands out shards; actors write a shard and its mark as the local engine
+does, so a job begun by one engine can be gone on with by the other. An actor or a node that is lost costs the shards it
+had in hand, which Ray gives to another. Actors rather than Ray Data: its blocks would pass answers through the object
+store, and know nothing of shards that are done already.
+"""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from indexer.errors import GeoError, MissingBackend, WorkError
+from indexer.job_folder import Job, JobFolder, read_marks, totals_of
+from indexer.job_status import StatusFile
+from indexer.progress import track_line
+from indexer.stages import Line, Meter
+from indexer.stopping import stopping
+from search import job
+from search.job import Folders, Recipe, RunConfig
+
+try:
+    import ray
+    from ray.exceptions import RayActorError, RayError, RayTaskError
+except ImportError as error:
+    raise MissingBackend(
+        f"{error.name} is not installed; --engine ray needs it. In the checkout: pip install '.[ray]'"
+    ) from error
+
+log = logging.getLogger(__name__)
+
+_RESTARTS = 3  # of the actors that do one shard, before it is given up
+
+
+def run_on_ray(recipe: Recipe, out: Path, config: RunConfig, *, actors: int | None = None) -> dict[str, Any]:
+    """As `job.run`, on the cluster that RAY_ADDRESS names, or on this machine where it names none.
+
+    actors: how many; None: as many as the cluster has GPUs, or CPUs for, less one CPU for everything else.
+
+    Raises:
+        InputError: as `job.run`.
+        WorkError: shards were given up after several actors were lost over them; the others are done.
+        Stopped: the process was asked to end.
+    """
+    engine, source = recipe.open(out)
+    engine.check_k(config.top_k)
+    line = Line()
+    with job.open_folders(engine, source, out, config) as folders, stopping() as asked, _cluster():
+        known, rows = totals_of(folders.done.values()).rows, job.rows_of_part(source, config.part)
+        crew = _Crew(recipe, folders, config, actors=actors, line=line)
+        status = StatusFile(out, line, rows=rows)
+        with track_line(line, "answering", rows, known=known, tick=status.tick):
+            tasks = source.tasks(folders.done, config.part)
+            for _ in crew.do(tasks):
+                asked.check(out)
+        folders.answers.done |= read_marks(out)
+        if folders.kept is not None:
+            folders.kept.done |= read_marks(folders.kept.path)
+        if crew.given_up:
+            raise WorkError(
+                f"{out}: {len(crew.given_up)} shards were given up, the first {min(crew.given_up)}: actor after actor "
+                "was lost over it. All others are done; give the command again to try these."
+            )
+        return job.finish(engine, source, folders, status, known=known, stages=line.meters)
+
+
+class _Worker:
+    """An actor: engine and encoder of its own, shards one after the other."""
+
+    def __init__(self, recipe: Recipe, config: RunConfig, out: Path, jobs: tuple[Job, Job | None], cpus: int) -> None:
+        torch.set_num_threads(cpus)
+        self._engine, self._source = recipe.open(out)
+        self._config = config
+        answers = JobFolder(out, jobs[0], {})
+        kept = None
+        if config.save_features is not None and jobs[1] is not None:
+            kept = JobFolder(config.save_features, jobs[1], {})
+        self._folders = Folders(answers, kept, shard_rows=self._source.shard_rows)
+
+    def do(self, task: Any) -> list[Meter] | GeoError:
+        """Do one shard; what went wrong in our own words comes back as a value, which Ray leaves as it is."""
+        line = Line()
+        try:
+            shards = self._source.vectors(task, line)
+            found = job.answered(self._engine, shards, line, shard_rows=self._source.shard_rows, k=self._config.top_k)
+            written = line.meter("write")
+            with line:
+                for each in found:
+                    with written.at_work(len(each)):
+                        self._folders.write(each.vectors, each.answers)
+        except GeoError as error:
+            return error
+        return line.meters
+
+
+class _Crew:
+    """The actors, and the shards they have in hand."""
+
+    def __init__(self, recipe: Recipe, folders: Folders, config: RunConfig, *, actors: int | None, line: Line) -> None:
+        cuda = recipe.encoder.device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0
+        cpus = 1 if recipe.features is not None else max(1, recipe.feed.workers)
+        room = ray.cluster_resources().get("CPU", 1) - 1
+        most = ray.cluster_resources().get("GPU", 0) if cuda else room / cpus
+        options = {"num_cpus": cpus, "num_gpus": int(cuda), "max_restarts": -1, "max_task_retries": _RESTARTS}
+        if not cuda and room < cpus:  # too small a machine for our own rule
+            options["num_cpus"] = 1
+        jobs = folders.answers.job, None if folders.kept is None else folders.kept.job
+        kind = ray.remote(**options)(_Worker)
+        self._actors = [
+            kind.remote(recipe, config, folders.answers.path.absolute(), jobs, cpus)
+            for _ in range(actors or max(1, int(most)))
+        ]
+        self._meters = {meter.name: meter for meter in line.meters}
+        self._line = line
+        self.given_up: list[int] = []
+
+    def do(self, tasks: Iterator[Any]) -> Iterator[None]:
+        """Do all tasks; yields after each. Ends the actors when it is left."""
+        free = [*self._actors]  # one shard each: a second one in hand would be blamed for the loss of its actor, too
+        in_hand: dict[Any, tuple[Any, int]] = {}
+        try:
+            for task in tasks:
+                while not free:
+                    yield from self._take(in_hand, free)
+                actor = free.pop(0)
+                number = task if isinstance(task, int) else task[0]
+                in_hand[actor.do.remote(task)] = actor, number
+            while in_hand:
+                yield from self._take(in_hand, free)
+        finally:
+            for actor in self._actors:
+                ray.kill(actor)
+
+    def _take(self, in_hand: dict[Any, tuple[Any, int]], free: list[Any]) -> Iterator[None]:
+        (ready,), _ = ray.wait(list(in_hand), num_returns=1)
+        actor, number = in_hand.pop(ready)
+        free.append(actor)
+        try:
+            result = ray.get(ready)
+        except RayActorError as error:
+            log.warning("shard %d is given up: %s", number, " ".join(str(error).split())[:200])
+            self.given_up.append(number)
+        except RayTaskError as error:
+            raise error.cause from None
+        except RayError as error:
+            raise WorkError(f"Ray: {' '.join(str(error).split())[:300]}") from None
+        else:
+            if isinstance(result, GeoError):
+                raise result
+            self._count(result)
+            yield
+
+    def _count(self, meters: list[Meter]) -> None:
+        for meter in meters:
+            total = self._meters.get(meter.name)
+            if total is None:
+                total = self._meters[meter.name] = self._line.meter(meter.name)
+                total.room = meter.room
+            total.rows += meter.rows
+            total.busy_s += meter.busy_s
+
+
+@contextmanager
+def _cluster() -> Iterator[None]:
+    """A connection to a cluster; one that was started here ends with it."""
+    if ray.is_initialized():  # the caller's
+        yield
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
+    ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+    try:
+        yield
+    finally:
+        ray.shutdown()

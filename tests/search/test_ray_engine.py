@@ -1,0 +1,121 @@
+"""The same answers from a cluster, here of one machine: begun by one engine, ended by the other, whatever dies."""
+
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from encoder.options import EncoderOptions
+from indexer.errors import InputError, WorkError
+from indexer.job_folder import read_marks
+from indexer.registry import Registry
+from indexer.stages import Line
+from search import job
+from search.engine import Engine
+from search.job import Recipe, RunConfig, StoredVectors, VectorShard, VectorSource
+from tests.search.test_job import features
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+ray = pytest.importorskip("ray")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+class Deadly(StoredVectors):
+    """Its vectors end the process that makes them, of some shards once and of others always."""
+
+    once: dict[int, Path]
+    always: set[int]
+
+    def vectors(self, task: int, line: Line) -> Iterator[VectorShard]:
+        marker = self.once.get(task)
+        if task in self.always or (marker is not None and not marker.exists()):
+            if marker is not None:
+                marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().vectors(task, line)
+
+
+@dataclass(frozen=True)
+class DeadlyRecipe(Recipe):
+    scratch: Path = Path()
+    always: tuple[int, ...] = ()
+
+    def open(self, out: Path) -> tuple[Engine, VectorSource]:
+        engine, source = super().open(out)
+        assert isinstance(source, StoredVectors)
+        deadly = Deadly(engine, source._source, shard_rows=source.shard_rows)
+        deadly.once = {shard: self.scratch / f"died-{shard}" for shard in (1, 3)}
+        deadly.always = set(self.always)
+        return engine, deadly
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return features(tmp_path_factory.mktemp("ray") / "F", [30, 17], bad={3, 30})
+
+
+def local(recipe: Recipe, out: Path) -> pa.Table:
+    engine, vectors = recipe.open(out)
+    job.run(engine, vectors, out, RunConfig(top_k=2))
+    return pyarrow.parquet.read_table(out)
+
+
+def test_a_cluster_gives_the_same_rows_and_either_engine_goes_on_with_the_others_job(
+    cluster: None, registry: Registry, source: Path, tmp_path: Path
+) -> None:
+    from search.ray_engine import run_on_ray
+
+    recipe = Recipe(registry.path, None, EncoderOptions(), source, shard_rows=7)
+    expected = local(recipe, tmp_path / "local")
+    report = run_on_ray(recipe, tmp_path / "O", RunConfig(top_k=2), actors=1)
+    assert (report["rows"], report["failed"]) == (47, {"truncated": 2})
+    assert {stage["name"]: stage["rows"] for stage in report["stages"]} == {"read": 47, "search": 47, "write": 47}
+    assert pyarrow.parquet.read_table(tmp_path / "O").equals(expected)
+
+    for number in (0, 4):
+        (tmp_path / "O" / "_done" / f"{number:05d}.json").unlink()
+    (tmp_path / "O" / "_manifest.json").unlink()
+    assert local(recipe, tmp_path / "O").equals(expected)
+
+
+def test_an_actor_that_is_lost_costs_only_time(cluster: None, registry: Registry, source: Path, tmp_path: Path) -> None:
+    from search.ray_engine import run_on_ray
+
+    recipe = DeadlyRecipe(registry.path, None, EncoderOptions(), source, shard_rows=7, scratch=tmp_path)
+    run_on_ray(recipe, tmp_path / "O", RunConfig(top_k=2), actors=1)
+    assert {path.name for path in tmp_path.glob("died-*")} == {"died-1", "died-3"}
+    plain = Recipe(registry.path, None, EncoderOptions(), source, shard_rows=7)
+    assert pyarrow.parquet.read_table(tmp_path / "O").equals(local(plain, tmp_path / "local"))
+
+
+def test_a_shard_that_ends_actor_after_actor_is_given_up_and_the_others_are_done(
+    cluster: None, registry: Registry, source: Path, tmp_path: Path
+) -> None:
+    from search.ray_engine import run_on_ray
+
+    recipe = DeadlyRecipe(registry.path, None, EncoderOptions(), source, shard_rows=7, scratch=tmp_path, always=(2,))
+    with pytest.raises(WorkError, match="1 shards were given up, the first 2"):
+        run_on_ray(recipe, tmp_path / "O", RunConfig(), actors=1)
+    assert set(read_marks(tmp_path / "O")) == {0, 1, 3, 4, 5, 6}
+
+
+def test_errors_in_our_own_words_arrive_as_they_are(
+    cluster: None, registry: Registry, source: Path, tmp_path: Path
+) -> None:
+    from search.ray_engine import run_on_ray
+
+    recipe = Recipe(registry.path, None, EncoderOptions(), source, shard_rows=7)
+    with pytest.raises(InputError, match="top-k must be"):
+        run_on_ray(recipe, tmp_path / "O", RunConfig(top_k=10**6), actors=1)
