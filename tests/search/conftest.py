@@ -2,9 +2,15 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
+from encoder.checkpoint import save_checkpoint
+from encoder.model import GeoEncoder, GeoEncoderConfig
 from indexer.bundle import build_bundle
+from indexer.geocells import load_geocells
 from indexer.hierarchy import Hierarchy
 from indexer.registry import Registry
 from search.engine import Engine
@@ -24,3 +30,24 @@ def registry(hierarchy: Hierarchy, hierarchy_folder: Path, tmp_path_factory: pyt
 @pytest.fixture(scope="session")
 def engine(registry: Registry) -> Engine:
     return Engine.open(registry.path)
+
+
+@pytest.fixture(scope="module")
+def world(hierarchy: Hierarchy, hierarchy_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint C, a registry R published from it, five photos (the fourth no image), and their table."""
+    home = tmp_path_factory.mktemp("search")
+    torch.manual_seed(0)
+    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = GeoEncoderConfig(vision_config=vision | {"image_size": 32, "patch_size": 8}, projection_dim=WIDTH)
+    geocells = random_geocells(hierarchy, WIDTH, seed=0)
+    save_checkpoint(home / "C", encoder=GeoEncoder(config).eval(), geocells=geocells, config={}, inputs={})
+    registry = Registry(home / "R")
+    loaded = load_geocells(home / "C")
+    registry.publish(build_bundle(hierarchy_folder, loaded, registry.versions_folder, config={}, inputs={}).name)
+    pixels = np.random.default_rng(0).integers(0, 255, (5, 40, 50, 3), np.uint8)
+    for row, picture in enumerate(pixels):
+        Image.fromarray(picture).save(home / f"{row}.png")
+    (home / "3.png").write_text("no image")
+    lines = [f"{row}.png,{10 * row},{20 * row},{'a' if row < 4 else 'b'}" for row in range(5)]
+    (home / "photos.csv").write_text("\n".join(["photo,lat,lng,split", *lines]) + "\n")
+    return home
