@@ -1,6 +1,6 @@
 # Two commands: `make demo` runs the main job, `make test` passes the tests. Both set up .venv first.
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow check format clean bench-bundle bench-embed bench-fusion bench-gpu bench-partition bench-refit
+.PHONY: help venv demo test test-slow check format clean bench-bundle bench-embed bench-fusion bench-gpu bench-partition bench-refit bench-run
 
 PYTHON ?= python3
 FAISS ?= cpu# cpu or gpu: which of the two FAISS packages to install
@@ -53,6 +53,9 @@ bench-partition: venv  ## Time and memory of dividing up to 47 million photos, b
 
 bench-refit: venv  ## A new partition by refit, beside training from scratch on it: a quarter of an hour
 	$(BIN)/python -m benchmarks.world.refit
+
+bench-run: venv  ## Offline jobs beside the search and the encoder alone, a plain script, and Ray; memory and start
+	$(BIN)/python -m benchmarks.run
 
 format: venv  ## Rewrite the code in the project's format
 	$(BIN)/ruff format .

@@ -16,16 +16,14 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from encoder.config import SHARD_ROWS, CropName
-from encoder.embed import EmbedConfig, embed_photos, facts_of, features_job
-from encoder.encode import PhotoEncoder
 from encoder.options import EncoderOptions, FeedOptions
 from indexer.errors import InputError
 from indexer.features import FeatureBatch, FeatureSource, feature_table, open_features
 from indexer.job_folder import Job, JobFolder, Mark, Shard, open_job, read_job, totals_of
 from indexer.job_status import StatusFile
-from indexer.photos import Photo, PhotoSource, open_photos
+from indexer.photos import open_photos
 from indexer.progress import track_line
-from indexer.shard_cut import WHOLE, Part, ShardCut
+from indexer.shard_cut import WHOLE, Part
 from indexer.stages import Line, Meter
 from indexer.stopping import stopping
 from search.answers import answer_table
@@ -123,48 +121,6 @@ class StoredVectors:
         return line.stage("read", (VectorShard(number, batch) for number, batch in cut))
 
 
-class PhotoVectors:
-    """Vectors made on the way from photos.
-
-    Raises:
-        BundleMismatch: this is not the encoder the bundle was built for.
-        InputError: the photos cannot have the class maps it needs.
-    """
-
-    def __init__(self, engine: Engine, photos: PhotoSource, encode: PhotoEncoder, *, config: EmbedConfig) -> None:
-        engine.check_encoder(encode.encoder.digest, source=encode.encoder.name)
-        encode.check_source(photos)
-        self._photos, self._encode, self._config = photos, encode, config
-        self.rows = photos.n_photos
-        self.shard_rows = config.shard_rows
-        job = features_job(encode, photos, config)
-        self.features: Job | None = job
-        self.inputs, self.options = job.inputs, job.options
-
-    def shards(self, line: Line, done: Mapping[int, Mark], part: Part) -> Iterator[VectorShard]:
-        """Photos are decoded ahead, over the ends of shards."""
-        cut = self._cut(done, part)
-        for batch in embed_photos(self._encode, cut, config=self._config, line=line):
-            yield VectorShard(cut.next_number(), batch)
-
-    def tasks(self, done: Mapping[int, Mark], part: Part) -> Iterator[tuple[int, list[Photo]]]:
-        """The number of each shard, and where its photos lie."""
-        return self._cut(done, part).lists()
-
-    def vectors(self, task: tuple[int, list[Photo]], line: Line) -> Iterator[VectorShard]:
-        """The photos of a task, embedded."""
-        number, photos = task
-        for batch in embed_photos(self._encode, photos, config=self._config, line=line):
-            yield VectorShard(number, batch)
-
-    def facts(self) -> Mapping[str, Any]:
-        """Of the encoder."""
-        return facts_of(self._encode.encoder)
-
-    def _cut(self, done: Mapping[int, Mark], part: Part) -> ShardCut:
-        return ShardCut(self._photos, shard_rows=self.shard_rows, done=done, part=part)
-
-
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """Where engine and vectors come from; small, so that other processes and machines can open the same."""
@@ -193,6 +149,8 @@ class Recipe:
             return engine, StoredVectors(engine, open_features(self.features), shard_rows=self.shard_rows)
         assert self.photos is not None
         assert self.checkpoint is not None
+        from search.photo_vectors import PhotoVectors  # torch is only imported where it is needed: that takes seconds
+
         photos = open_photos(self.photos, split=self.split, schemes=self.feed.schemes)
         encode = self.encoder.open(self.checkpoint, crops=self.crops)
         config = self.feed.embedding(shard_rows=self.shard_rows).as_before(out, encode)

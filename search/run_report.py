@@ -11,7 +11,6 @@ from indexer.job_folder import Job, Mark, totals_of
 from indexer.progress import per_second
 from indexer.stages import Meter
 from search.page import data_uri, page, table, table_row
-from search.pictures import rate_curve
 
 REPORT, REPORT_PAGE = "_report.json", "_report.html"
 _STEPS = 60  # of the curve of rates, at most
@@ -113,6 +112,8 @@ def _rate(report: Mapping[str, Any]) -> str:
     rates = report["rates"]
     if not rates["rows_per_second"]:
         return ""
+    from search.pictures import rate_curve  # matplotlib takes a second, which the start of a job need not wait for
+
     picture = rate_curve(rates["minutes"], rates["rows_per_second"])
     return f'<h2>Rate</h2>\n<img src="{data_uri(picture)}" alt="Rows per second over the minutes of the latest start.">'
 
