@@ -112,6 +112,7 @@ def run(
     from indexer.progress import per_second
     from indexer.shard_cut import Part
     from search import job
+    from search.recipe import Recipe
     from search.run_report import REPORT_PAGE
 
     if (features is None) == (photos is None) or (photos is None) != (checkpoint is None):
@@ -124,7 +125,7 @@ def run(
         )
     check_job_target(out)
     config = job.RunConfig(top_k, Part.parse(part), save_features)
-    recipe = job.Recipe(registry, version, encoder, features, photos, checkpoint, split, crops, feed, shard_rows)
+    recipe = Recipe(registry, version, encoder, features, photos, checkpoint, split, crops, feed, shard_rows)
     if engine == "ray":
         from search.ray_engine import run_on_ray
 

@@ -7,21 +7,18 @@ every time, and one that is written is never touched again (`indexer.job_folder`
 what is missing.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 
-from encoder.config import SHARD_ROWS, CropName
-from encoder.options import EncoderOptions, FeedOptions
 from indexer.errors import InputError
-from indexer.features import FeatureBatch, FeatureSource, feature_table, open_features
-from indexer.job_folder import Job, JobFolder, Mark, Shard, open_job, read_job, totals_of
+from indexer.features import feature_table
+from indexer.job_folder import Job, JobFolder, Mark, Shard, open_job, totals_of
 from indexer.job_status import StatusFile
-from indexer.photos import open_photos
 from indexer.progress import track_line
 from indexer.shard_cut import WHOLE, Part
 from indexer.stages import Line, Meter
@@ -29,20 +26,10 @@ from indexer.stopping import stopping
 from search.answers import answer_table
 from search.engine import Engine
 from search.run_report import has_run_report, run_report, write_run_report
+from search.vectors import VectorShard, VectorSource
 
 KIND = "predictions"
 SCHEMA_VERSION = 1
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class VectorShard:
-    """Vectors of the photos of one shard."""
-
-    number: int
-    batch: FeatureBatch
-
-    def __len__(self) -> int:
-        return len(self.batch)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,107 +41,6 @@ class Answered:
 
     def __len__(self) -> int:
         return len(self.vectors)
-
-
-class VectorSource(Protocol):
-    """Vectors to answer, shard by shard, and what they come from."""
-
-    rows: int | None  # None where nobody knows before the end
-    shard_rows: int
-    inputs: Mapping[str, str | None]  # name -> digest
-    options: Mapping[str, Any]  # that decide the vectors, and how they are cut
-    features: Job | None  # the features folder they could be kept in, where they are made here
-
-    def shards(self, line: Line, done: Mapping[int, Mark], part: Part) -> Iterator[VectorShard]:
-        """Vectors of all shards but those that are done or another part's, in stages of a line."""
-        ...
-
-    def tasks(self, done: Mapping[int, Mark], part: Part) -> Iterator[Any]:
-        """The same shards as something small, which `vectors` of an equal source in any process makes vectors of."""
-        ...
-
-    def vectors(self, task: Any, line: Line) -> Iterator[VectorShard]:
-        """Vectors of the one shard of a task, in stages of a line."""
-        ...
-
-    def facts(self) -> Mapping[str, Any]:
-        """What a features folder of these vectors says of them."""
-        ...
-
-
-class StoredVectors:
-    """Vectors that were made before.
-
-    Raises:
-        BundleMismatch: they were made by another encoder than the bundle's.
-    """
-
-    features: Job | None = None
-
-    def __init__(self, engine: Engine, source: FeatureSource, *, shard_rows: int = SHARD_ROWS) -> None:
-        engine.check_encoder(source.encoder, source=str(source.location))
-        self._source = source
-        self.rows: int | None = source.rows
-        self.shard_rows = shard_rows
-        self.inputs: Mapping[str, str | None] = {"features": source.digest, "encoder": source.encoder}
-        self.options: Mapping[str, Any] = {"shard_rows": shard_rows}
-
-    def shards(self, line: Line, done: Mapping[int, Mark], part: Part) -> Iterator[VectorShard]:
-        """Shards of many files, or parts of one."""
-        return self._read(line, lambda number: number not in done and part.has(number))
-
-    def tasks(self, done: Mapping[int, Mark], part: Part) -> Iterator[int]:
-        """Numbers of shards."""
-        shards = range(-(-self._source.rows // self.shard_rows))
-        return (number for number in shards if number not in done and part.has(number))
-
-    def vectors(self, task: int, line: Line) -> Iterator[VectorShard]:
-        """The shard of that number."""
-        return self._read(line, lambda number: number == task)
-
-    def facts(self) -> Mapping[str, Any]:
-        """Nobody keeps them again."""
-        return {}
-
-    def _read(self, line: Line, wanted: Callable[[int], bool]) -> Iterator[VectorShard]:
-        cut = self._source.cut(self.shard_rows, wanted)
-        return line.stage("read", (VectorShard(number, batch) for number, batch in cut))
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """Where engine and vectors come from; small, so that other processes and machines can open the same."""
-
-    registry: Path
-    version: str | None
-    encoder: EncoderOptions
-    features: Path | None = None
-    photos: str | None = None
-    checkpoint: str | None = None
-    split: str | None = None
-    crops: CropName = "one"
-    feed: FeedOptions = field(default_factory=FeedOptions)
-    shard_rows: int = SHARD_ROWS
-
-    def open(self, out: Path) -> tuple[Engine, VectorSource]:
-        """Open both, for the job at `out`, which keeps the bundle and the batch size it began with.
-
-        Raises:
-            InputError: something cannot be had, or the parts do not go together.
-        """
-        engine = Engine.open(
-            self.registry, version=self.version or bundle_of(read_job(out)), device=self.encoder.device
-        )
-        if self.features is not None:
-            return engine, StoredVectors(engine, open_features(self.features), shard_rows=self.shard_rows)
-        assert self.photos is not None
-        assert self.checkpoint is not None
-        from search.photo_vectors import PhotoVectors  # torch is only imported where it is needed: that takes seconds
-
-        photos = open_photos(self.photos, split=self.split, schemes=self.feed.schemes)
-        encode = self.encoder.open(self.checkpoint, crops=self.crops)
-        config = self.feed.embedding(shard_rows=self.shard_rows).as_before(out, encode)
-        return engine, PhotoVectors(engine, photos, encode, config=config)
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,8 +147,3 @@ def rows_of_part(source: VectorSource, part: Part) -> int | None:
         return None
     shards = range(part.number - 1, -(-source.rows // source.shard_rows), part.parts)
     return sum(min(source.shard_rows, source.rows - shard * source.shard_rows) for shard in shards)
-
-
-def bundle_of(job: Job | None) -> str | None:
-    """The version of the bundle that a job began with; None where none was begun."""
-    return None if job is None else job.inputs.get("bundle")

@@ -10,7 +10,7 @@ from indexer.photos import Photo, PhotoSource
 from indexer.shard_cut import Part, ShardCut
 from indexer.stages import Line
 from search.engine import Engine
-from search.job import VectorShard
+from search.vectors import VectorShard
 
 
 class PhotoVectors:

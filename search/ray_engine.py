@@ -22,7 +22,8 @@ from indexer.progress import track_line
 from indexer.stages import Line, Meter
 from indexer.stopping import stopping
 from search import job
-from search.job import Folders, Recipe, RunConfig
+from search.job import Folders, RunConfig
+from search.recipe import Recipe
 
 try:
     import ray

@@ -14,7 +14,8 @@ from indexer.job_folder import check_ended
 from indexer.manifest import ROWS_MANIFEST, read_manifest
 from search import job
 from search.engine import Engine
-from search.job import RunConfig, StoredVectors
+from search.job import RunConfig
+from search.vectors import StoredVectors
 from tests.conftest import unit_rows, write_features
 from tests.search.conftest import WIDTH
 

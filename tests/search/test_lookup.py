@@ -12,8 +12,9 @@ from indexer.errors import InputError
 from indexer.features import FeatureBatch, open_features
 from search import job
 from search.engine import Engine
-from search.job import RunConfig, StoredVectors
+from search.job import RunConfig
 from search.lookup import answers_to, export_answers, export_target
+from search.vectors import StoredVectors
 from tests.conftest import unit_rows, write_features
 from tests.search.conftest import WIDTH
 

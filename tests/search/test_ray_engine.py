@@ -17,7 +17,9 @@ from indexer.registry import Registry
 from indexer.stages import Line
 from search import job
 from search.engine import Engine
-from search.job import Recipe, RunConfig, StoredVectors, VectorShard, VectorSource
+from search.job import RunConfig
+from search.recipe import Recipe
+from search.vectors import StoredVectors, VectorShard, VectorSource
 from tests.search.test_job import features
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

@@ -1,0 +1,53 @@
+"""What a run is made from, as names: small, so that other processes and machines can open the same."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from encoder.config import SHARD_ROWS, CropName
+from encoder.options import EncoderOptions, FeedOptions
+from indexer.features import open_features
+from indexer.job_folder import Job, read_job
+from indexer.photos import open_photos
+from search.engine import Engine
+from search.vectors import StoredVectors, VectorSource
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Where engine and vectors come from; small, so that other processes and machines can open the same."""
+
+    registry: Path
+    version: str | None
+    encoder: EncoderOptions
+    features: Path | None = None
+    photos: str | None = None
+    checkpoint: str | None = None
+    split: str | None = None
+    crops: CropName = "one"
+    feed: FeedOptions = field(default_factory=FeedOptions)
+    shard_rows: int = SHARD_ROWS
+
+    def open(self, out: Path) -> tuple[Engine, VectorSource]:
+        """Open both, for the job at `out`, which keeps the bundle and the batch size it began with.
+
+        Raises:
+            InputError: something cannot be had, or the parts do not go together.
+        """
+        engine = Engine.open(
+            self.registry, version=self.version or bundle_of(read_job(out)), device=self.encoder.device
+        )
+        if self.features is not None:
+            return engine, StoredVectors(engine, open_features(self.features), shard_rows=self.shard_rows)
+        assert self.photos is not None
+        assert self.checkpoint is not None
+        from search.photo_vectors import PhotoVectors  # torch is only imported where it is needed: that takes seconds
+
+        photos = open_photos(self.photos, split=self.split, schemes=self.feed.schemes)
+        encode = self.encoder.open(self.checkpoint, crops=self.crops)
+        config = self.feed.embedding(shard_rows=self.shard_rows).as_before(out, encode)
+        return engine, PhotoVectors(engine, photos, encode, config=config)
+
+
+def bundle_of(job: Job | None) -> str | None:
+    """The version of the bundle that a job began with; None where none was begun."""
+    return None if job is None else job.inputs.get("bundle")

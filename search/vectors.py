@@ -1,0 +1,88 @@
+"""What a run answers: vectors, shard by shard, wherever they come from; here those that were made before."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from encoder.config import SHARD_ROWS
+from indexer.features import FeatureBatch, FeatureSource
+from indexer.job_folder import Job, Mark
+from indexer.shard_cut import Part
+from indexer.stages import Line
+from search.engine import Engine
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VectorShard:
+    """Vectors of the photos of one shard."""
+
+    number: int
+    batch: FeatureBatch
+
+    def __len__(self) -> int:
+        return len(self.batch)
+
+
+class VectorSource(Protocol):
+    """Vectors to answer, shard by shard, and what they come from."""
+
+    rows: int | None  # None where nobody knows before the end
+    shard_rows: int
+    inputs: Mapping[str, str | None]  # name -> digest
+    options: Mapping[str, Any]  # that decide the vectors, and how they are cut
+    features: Job | None  # the features folder they could be kept in, where they are made here
+
+    def shards(self, line: Line, done: Mapping[int, Mark], part: Part) -> Iterator[VectorShard]:
+        """Vectors of all shards but those that are done or another part's, in stages of a line."""
+        ...
+
+    def tasks(self, done: Mapping[int, Mark], part: Part) -> Iterator[Any]:
+        """The same shards as something small, which `vectors` of an equal source in any process makes vectors of."""
+        ...
+
+    def vectors(self, task: Any, line: Line) -> Iterator[VectorShard]:
+        """Vectors of the one shard of a task, in stages of a line."""
+        ...
+
+    def facts(self) -> Mapping[str, Any]:
+        """What a features folder of these vectors says of them."""
+        ...
+
+
+class StoredVectors:
+    """Vectors that were made before.
+
+    Raises:
+        BundleMismatch: they were made by another encoder than the bundle's.
+    """
+
+    features: Job | None = None
+
+    def __init__(self, engine: Engine, source: FeatureSource, *, shard_rows: int = SHARD_ROWS) -> None:
+        engine.check_encoder(source.encoder, source=str(source.location))
+        self._source = source
+        self.rows: int | None = source.rows
+        self.shard_rows = shard_rows
+        self.inputs: Mapping[str, str | None] = {"features": source.digest, "encoder": source.encoder}
+        self.options: Mapping[str, Any] = {"shard_rows": shard_rows}
+
+    def shards(self, line: Line, done: Mapping[int, Mark], part: Part) -> Iterator[VectorShard]:
+        """Shards of many files, or parts of one."""
+        return self._read(line, lambda number: number not in done and part.has(number))
+
+    def tasks(self, done: Mapping[int, Mark], part: Part) -> Iterator[int]:
+        """Numbers of shards."""
+        shards = range(-(-self._source.rows // self.shard_rows))
+        return (number for number in shards if number not in done and part.has(number))
+
+    def vectors(self, task: int, line: Line) -> Iterator[VectorShard]:
+        """The shard of that number."""
+        return self._read(line, lambda number: number == task)
+
+    def facts(self) -> Mapping[str, Any]:
+        """Nobody keeps them again."""
+        return {}
+
+    def _read(self, line: Line, wanted: Callable[[int], bool]) -> Iterator[VectorShard]:
+        cut = self._source.cut(self.shard_rows, wanted)
+        return line.stage("read", (VectorShard(number, batch) for number, batch in cut))
