@@ -33,6 +33,7 @@ from indexer.photos import open_photos
 from indexer.progress import track
 from training.batches import Photos, Position, Share, TrainingLoader, ValidationLoader, n_batches
 from training.config import FitConfig, ModelConfig, TrainerConfig
+from training.heads import GeocellHead, Head
 from training.module import VALIDATION_LOSS, Epoch, GeoModule
 from training.photos import open_part
 from training.run_folder import RunFolder, options_of, plain
@@ -95,14 +96,15 @@ def fit(*, hierarchy: Path, out: Path, config: FitConfig) -> FitSummary | None:
         run.begin(hierarchy, config, inputs)
     with run.locked() if first else contextlib.nullcontext():
         began = time.perf_counter()
-        module = train(encoder, tree, learnt, validation, config=config, device=device.type, run=run)
+        head = GeocellHead(tree, encoder.config.projection_dim, negatives=config.loss.negatives, seed=config.seed)
+        module = train(encoder, head, learnt, validation, config=config, device=device.type, run=run)
         train_seconds = time.perf_counter() - began
         if not first:
             return None
         save_checkpoint(
             run.checkpoint,
             encoder=encoder,
-            geocells=module.geocell_vectors(),
+            geocells=head.geocells(),
             config=plain(options_of(hierarchy, out, config)),
             inputs=inputs,
             extra={"training_log.csv": _as_csv(module.epochs)},
@@ -113,14 +115,14 @@ def fit(*, hierarchy: Path, out: Path, config: FitConfig) -> FitSummary | None:
         train_seconds,
         time.perf_counter() - started,
         module.epochs,
-        module.temperatures.tolist(),
+        head.temperatures.tolist(),
         len(learnt),
     )
 
 
 def train(
     encoder: GeoEncoder,
-    hierarchy: Hierarchy,
+    head: Head,
     photos: Photos,
     validation: Photos,
     *,
@@ -128,7 +130,7 @@ def train(
     device: str,
     run: RunFolder | None = None,
 ) -> GeoModule:
-    """The training itself: changes the weights of `encoder` in place and returns them with the geocells.
+    """The training itself: changes the weights of `encoder` and of `head` in place, and returns them together.
 
     run: where logs go and where an unfinished run is found; None writes nothing.
 
@@ -163,7 +165,7 @@ def train(
     trainer = _trainer(config, device, callbacks, run, log_every=min(options.log_every_n_steps, steps))
     share = Share(trainer.global_rank, processes, options.accumulate_grad_batches)
     position = Position()
-    module = GeoModule(encoder, hierarchy, config=config, share=share, position=position)
+    module = GeoModule(encoder, head, config=config, share=share, position=position)
     loader = TrainingLoader(photos, data.batch_size, share, seed=config.seed, position=position)
     resume = run.resume if run is not None and run.resume.is_file() else None
     if resume is not None and trainer.global_rank == 0:

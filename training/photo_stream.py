@@ -26,7 +26,7 @@ from indexer.hierarchy import Hierarchy
 from indexer.photo import Photo
 from indexer.photos import PhotoSource
 from indexer.progress import track
-from training.batches import Part, Share, ValidationPart, n_batches
+from training.batches import Part, Share, Truth, ValidationPart, n_batches, places_of
 from training.holding_out import Choice
 
 log = logging.getLogger(__name__)
@@ -88,7 +88,8 @@ class PhotoStream:
         placed = itertools.chain.from_iterable(self._found(self._source.shuffled_shards(rng)))
         shuffled = shuffle(placed, rng, photos=self._options.shuffle_photos, n_bytes=self._options.shuffle_bytes)
         slices = share.slices(batch_size)
-        coming: deque[tuple[torch.Tensor, slice]] = deque()  # the cells of each part's batch, and where it lies in it
+        # The cells and the places of each part's batch, and where it lies in it.
+        coming: deque[tuple[torch.Tensor, torch.Tensor, slice]] = deque()
 
         def photos() -> Iterator[list[Photo]]:
             for number in range(n_batches(len(self), batch_size)):
@@ -96,16 +97,19 @@ class PhotoStream:
                 if number < skip:
                     continue
                 everyone = torch.from_numpy(np.stack([cells for _, cells in batch]))
+                lat, lng = (np.array([getattr(photo, name) for photo, _ in batch]) for name in ("lat_deg", "lng_deg"))
+                places = places_of(lat, lng)
                 for part in slices:
-                    coming.append((everyone, part))
+                    coming.append((everyone, places, part))
                     yield [photo for photo, _ in batch[part]]
 
         for decoded in self._decoded(photos()):
-            everyone, part = coming.popleft()
+            everyone, places, part = coming.popleft()
             pixels, maps = self._cut(decoded)
             targets = torch.full_like(everyone[part], -1)
             targets[decoded.rows] = everyone[part][decoded.rows]
-            yield Part(pixels, maps, targets, everyone, part.start, ends_batch=part is slices[-1])
+            truth = Truth(targets, everyone, places, part.start)
+            yield Part(pixels, maps, truth, ends_batch=part is slices[-1])
 
     def validation_parts(self, batch_size: int, share: Share) -> Iterator[ValidationPart]:
         """As `training.batches.Photos` says, without photos that cannot be decoded."""
@@ -122,9 +126,12 @@ class PhotoStream:
             rows, cells = decoded.rows, coming.popleft()
             if rows:
                 pixels, maps = self._cut(decoded)
-                places = (torch.from_numpy(column[rows]) for column in (decoded.lat_deg, decoded.lng_deg))
+                places = decoded.lat_deg[rows], decoded.lng_deg[rows]
                 yield ValidationPart(
-                    pixels[rows], None if maps is None else maps[rows], torch.from_numpy(cells[rows]), *places
+                    pixels[rows],
+                    None if maps is None else maps[rows],
+                    Truth.alone(torch.from_numpy(cells[rows]), *places),
+                    *map(torch.from_numpy, places),
                 )
 
     def _found(self, photos: Iterator[Photo], advance: Callable[[int], None] | None = None) -> Iterator[list[_Placed]]:

@@ -60,7 +60,9 @@ def test_an_epoch_holds_every_photo_once_with_its_cells(toy: Path, workers: int)
         np.asarray(Image.open(toy / name).convert("RGB")).transpose(2, 0, 1).tobytes(): row.tolist()
         for name, row in zip(table["photo"].to_pylist(), cells, strict=True)
     }
-    seen = {row: target.tolist() for part in parts for row, target in zip(as_rows([part]), part.targets, strict=True)}
+    seen = {
+        row: target.tolist() for part in parts for row, target in zip(as_rows([part]), part.truth.targets, strict=True)
+    }
     assert seen == known
     assert len(TrainingLoader(photos, 18, ALONE, seed=0, position=None)) == 5  # type: ignore[arg-type]
 
@@ -81,7 +83,7 @@ def test_shares_make_up_the_batches_of_one_process(toy: Path, processes: int, n_
     for number, batch in enumerate(whole):
         mine = [part for share in shares for part in share[number * n_parts : (number + 1) * n_parts]]
         assert as_rows(mine) == as_rows([batch])
-        assert all(torch.equal(part.everyone, batch.targets) for part in mine)
+        assert all(torch.equal(part.truth.everyone, batch.truth.targets) for part in mine)
 
 
 def test_an_epoch_is_gone_on_with_where_it_was_left(toy: Path) -> None:
@@ -128,7 +130,7 @@ def test_a_photo_that_cannot_be_read_has_no_cell_and_its_batch_stays_whole(
         lines.append(f"{name},{row['lat']},{row['lng']}")
     (shards / "some.csv").write_text("\n".join(lines))
     parts = epoch(stream(shards / "some.csv", toy, split=None))
-    lost = torch.cat([(part.targets < 0).all(dim=1) & (part.everyone >= 0).any(dim=1) for part in parts])
+    lost = torch.cat([(part.truth.targets < 0).all(dim=1) & (part.truth.everyone >= 0).any(dim=1) for part in parts])
     assert lost.sum() == 3
     assert [len(part.pixels) for part in parts] == [18] * 5
     assert not torch.cat([part.pixels for part in parts])[lost].any()
@@ -143,7 +145,7 @@ def test_validation_sees_every_photo_once_over_all_processes(toy: Path, processe
     assert len(rows) == len(set(rows)) == 30
     tree = load_hierarchy(toy / "H")
     for part in parts:
-        np.testing.assert_array_equal(part.targets, tree.locate(part.lat_deg.numpy(), part.lng_deg.numpy()))
+        np.testing.assert_array_equal(part.truth.targets, tree.locate(part.lat_deg.numpy(), part.lng_deg.numpy()))
 
 
 @given(n=st.integers(0, 200), photos=st.integers(1, 50), n_bytes=st.integers(1, 500), seed=st.integers(0, 5))
