@@ -1,6 +1,6 @@
 # Two commands: `make demo` runs the main job, `make test` passes the tests. Both set up .venv first.
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow check format clean bench-bundle bench-embed bench-fusion bench-gpu bench-partition bench-refit
+.PHONY: help venv demo ablations test test-slow check format clean bench-bundle bench-embed bench-fusion bench-gpu bench-partition bench-refit
 
 PYTHON ?= python3
 FAISS ?= cpu# cpu or gpu: which of the two FAISS packages to install
@@ -24,6 +24,9 @@ $(READY): pyproject.toml constraints.txt
 
 demo: venv  ## Run the main job on the embedded world and write out/demo/report.html
 	$(BIN)/python -m benchmarks.world.demo
+
+ablations: venv  ## The method without its parts, and other methods, beside the paper's tables: an hour, resumable
+	$(BIN)/python -m benchmarks.world.ablations
 
 test: venv  ## Fast tests, a few minutes on two cores
 	$(BIN)/python -m pytest -m "not slow and not gpu"

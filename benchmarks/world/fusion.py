@@ -185,6 +185,6 @@ def main() -> int:
 
 if __name__ == "__main__":
     logging.basicConfig(format="%(message)s")
-    logging.getLogger("indexer").setLevel(logging.INFO)
-    logging.getLogger("training").setLevel(logging.INFO)
+    for package in ("indexer", "training", "benchmarks"):
+        logging.getLogger(package).setLevel(logging.INFO)
     raise SystemExit(main())
