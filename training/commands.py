@@ -30,6 +30,7 @@ def fit(
     lr_scheduler: SchedulerConfig,
     trainer: TrainerConfig,
     seed_everything: int = 0,
+    references: int = 0,
 ) -> Result:
     """Train an encoder and the geocells of a hierarchy together. A run that was cut short goes on where it ended.
 
@@ -43,10 +44,12 @@ def fit(
         lr_scheduler: how that changes as training goes.
         trainer: how the run goes.
         seed_everything: of every random draw; the same seed on the same machine gives the same weights.
+        references: most typical training photos to keep of each finest cell, to explain answers with; when all is
+            learned, every training photo is encoded once more to choose them.
     """
     from training.fit import fit as fit_run
 
-    config = FitConfig(data, model, loss, optimizer, lr_scheduler, trainer, seed_everything)
+    config = FitConfig(data, model, loss, optimizer, lr_scheduler, trainer, seed_everything, references)
     summary = fit_run(hierarchy=hierarchy, out=out, config=config)
     if summary is None:  # another process of the run reports
         raise SystemExit(0)
@@ -60,6 +63,7 @@ def fit(
         "loss": last.loss,
         "temperatures": list(summary.temperatures),
         "validation": asdict(last.validation),
+        "references": summary.references,
     }
     text = (
         f"{summary.checkpoint}: {len(summary.epochs)} epochs over {summary.train_photos:,} photos in "

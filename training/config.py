@@ -221,7 +221,10 @@ class TrainerConfig:
 
 @dataclass(frozen=True)
 class FitConfig:
-    """A whole run, but for the hierarchy it learns and the folder it writes."""
+    """A whole run, but for the hierarchy it learns and the folder it writes.
+
+    references: most typical photos to keep of each finest cell, chosen when all is learned; 0 keeps none.
+    """
 
     data: DataConfig
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -230,8 +233,11 @@ class FitConfig:
     lr_scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     seed: int = 0
+    references: int = 0
 
     def __post_init__(self) -> None:
+        if self.references < 0:
+            raise InputError(f"references must be at least 0, not {self.references}.")
         if not 0 <= self.seed < 2**63:
             raise InputError(f"seed_everything must be from 0 to 2**63 - 1, not {self.seed}.")
         parts = self.trainer.devices * self.trainer.num_nodes * self.trainer.accumulate_grad_batches

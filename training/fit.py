@@ -25,17 +25,20 @@ from encoder.device import choose_device
 from encoder.encode import MapSource, check_maps
 from encoder.model import GeoEncoder, GeoEncoderConfig
 from encoder.segmentation_cache import MapOrigin, open_cache
+from indexer.artifact import Draft
 from indexer.cells import load_hierarchy
 from indexer.errors import InputError
 from indexer.hierarchy import Hierarchy
 from indexer.manifest import manifest_digest
 from indexer.photos import open_photos
 from indexer.progress import track
+from indexer.references import save_references
 from training.batches import Photos, Position, Share, TrainingLoader, ValidationLoader, n_batches
 from training.config import FitConfig, ModelConfig, TrainerConfig
 from training.heads import GeocellHead, Head
 from training.module import VALIDATION_LOSS, Epoch, GeoModule
 from training.photos import open_part
+from training.references import typical_training_photos
 from training.run_folder import RunFolder, options_of, plain
 
 log = logging.getLogger(__name__)
@@ -51,6 +54,7 @@ class FitSummary:
     epochs: Sequence[Epoch]
     temperatures: Sequence[float]
     train_photos: int
+    references: int  # rows of the table
 
 
 def fit(*, hierarchy: Path, out: Path, config: FitConfig) -> FitSummary | None:
@@ -101,13 +105,23 @@ def fit(*, hierarchy: Path, out: Path, config: FitConfig) -> FitSummary | None:
         train_seconds = time.perf_counter() - began
         if not first:
             return None
+        geocells, table = head.geocells(), None
+        if config.references:
+            loaded = LoadedEncoder(str(out), encoder.eval().to(device), digest="not stored yet")
+            table = typical_training_photos(loaded, geocells, tree, data, k=config.references, cache=cache)
+
+        def finish(draft: Draft) -> None:
+            (draft.path / "training_log.csv").write_text(_as_csv(module.epochs))
+            if table is not None:
+                save_references(table, draft.path)
+
         save_checkpoint(
             run.checkpoint,
             encoder=encoder,
-            geocells=head.geocells(),
+            geocells=geocells,
             config=plain(options_of(hierarchy, out, config)),
             inputs=inputs,
-            extra={"training_log.csv": _as_csv(module.epochs)},
+            finish=finish,
         )
         run.end()
     return FitSummary(
@@ -117,6 +131,7 @@ def fit(*, hierarchy: Path, out: Path, config: FitConfig) -> FitSummary | None:
         module.epochs,
         head.temperatures.tolist(),
         len(learnt),
+        0 if table is None else table.num_rows,
     )
 
 

@@ -37,7 +37,7 @@ from training.cell_fit import HeldOut, LevelFit, fit_cells, steps_per_epoch
 from training.config import RefitConfig
 from training.holding_out import by_name, name_keys
 from training.level_weights import fit_level_weights
-from training.references import TypicalPhotos
+from training.references import typical_photos
 from training.vector_file import VectorFile
 
 log = logging.getLogger(__name__)
@@ -161,10 +161,8 @@ def refit(
     fit_ended = time.perf_counter()
     table = None
     if references:
-        typical = TypicalPhotos(candidates[kept], k=references)
-        for placed in placed_batches(features, learnt, "choosing references"):
-            typical.add(placed)
-        table = typical.table()
+        batches = placed_batches(features, learnt, "choosing references")
+        table = typical_photos(batches, candidates[kept], k=references)
 
     def finish(draft: Draft) -> None:
         if table is not None:
