@@ -90,6 +90,7 @@ def refit(
     references: int = 0,
     epochs: int = RefitConfig.epochs,
     patience: int = RefitConfig.patience,
+    epoch_photos: int = RefitConfig.epoch_photos,
     batch_size: int = RefitConfig.batch_size,
     learning_rate: float = RefitConfig.learning_rate,
     decay: float = RefitConfig.decay,
@@ -113,8 +114,9 @@ def refit(
         shrinkage: of the whitening, from 0 to 1; by default the best in cross-validation.
         level_weights: fit: also how much each level counts, and the number of photos in a cell.
         references: most typical photos to keep of each finest cell, to explain answers with.
-        epochs: passes over the photos, at most; 0 fits temperatures alone.
+        epochs: passes over the photos, or over --epoch-photos of them, at most; 0 fits temperatures alone.
         patience: epochs without gain on the held-out photos after which a level stops.
+        epoch_photos: of more photos than these an epoch takes as many, the next one others.
         batch_size: photos in one step.
         learning_rate: of the cells' vectors.
         decay: what the learning rate is multiplied with after each epoch.
@@ -136,7 +138,7 @@ def refit(
         shrinkage=shrinkage,
         level_weights=level_weights,
         references=references,
-        config=RefitConfig(epochs, patience, batch_size, learning_rate, decay, held_out),
+        config=RefitConfig(epochs, patience, epoch_photos, batch_size, learning_rate, decay, held_out),
         seed=seed,
         device=choose_device(device),
     )

@@ -253,8 +253,10 @@ class RefitConfig:
     """How geocells are fitted to photo vectors that stay as they are.
 
     Args:
-        epochs: passes over the photos, at most.
+        epochs: passes over the photos, or over as many of them as epoch_photos, at most.
         patience: epochs without gain on the held-out photos after which a level stops.
+        epoch_photos: of more photos than these an epoch takes as many, and the next one goes on with others: how long
+            a fit takes is then bounded, and levels that gain nothing stop before all photos have been seen.
         batch_size: photos in one step.
         learning_rate: of the cells' vectors.
         decay: what the learning rate is multiplied with after each epoch.
@@ -264,6 +266,7 @@ class RefitConfig:
 
     epochs: int = 20
     patience: int = 3
+    epoch_photos: int = 500_000
     batch_size: int = 1024
     learning_rate: float = 3e-3
     decay: float = 0.85
@@ -272,7 +275,11 @@ class RefitConfig:
 
     def __post_init__(self) -> None:
         _check("refit", {name: getattr(self, name) for name in ("epochs", "learning_rate")}, low=0)
-        _check("refit", {name: getattr(self, name) for name in ("patience", "batch_size", "held_out_photos")}, low=1)
+        _check(
+            "refit",
+            {name: getattr(self, name) for name in ("patience", "epoch_photos", "batch_size", "held_out_photos")},
+            low=1,
+        )
         _check("refit", {"decay": self.decay}, low=0, high=1)
         _check("refit", {"held_out": self.held_out}, low=0.001, high=0.5)
 

@@ -30,7 +30,7 @@ from indexer.hierarchy import Hierarchy
 from indexer.lineage import carry_over
 from indexer.manifest import file_digest, manifest_digest
 from indexer.progress import track
-from indexer.prototypes import Placement, joined_placed, placed_batches, prototypes
+from indexer.prototypes import Placed, Placement, joined_placed, placed_batches, prototypes
 from indexer.references import save_references
 from indexer.scoring import ScoringModel, leaf_vectors
 from training.cell_fit import HeldOut, LevelFit, fit_cells, steps_per_epoch
@@ -245,15 +245,18 @@ def _start(
 
 
 def _held_out(features: FeatureSource, placement: Placement, start: Geocells, *, limit: int) -> HeldOut:
-    parts = list(placed_batches(features, placement, "holding out"))
-    n_photos = sum(len(part.cells) for part in parts)
+    n_photos, kept = 0, list[Placed]()
+    for part in placed_batches(features, placement, "holding out"):
+        n_photos += len(part.cells)
+        # At once: of millions of photos those held out alone would fill memory.
+        together = joined_placed([*kept, part])
+        kept = [together.take(np.argsort(name_keys(together.photo.tolist()), kind="stable")[:limit])]
     if n_photos < _FEWEST_HELD_OUT:
         raise InputError(
             f"{features.location}: {n_photos} held-out photos have a vector and a cell; {_FEWEST_HELD_OUT} are needed "
             "to see what a fit is worth. Raise --held-out, or name a --validation-split of --photos."
         )
-    placed = joined_placed(parts)
-    placed = placed.take(np.argsort(name_keys(placed.photo.tolist()), kind="stable")[:limit])
+    (placed,) = kept
     return HeldOut(start.compared(placed.vectors), placed.cells, placed.lat_deg, placed.lng_deg)
 
 
