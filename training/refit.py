@@ -99,7 +99,7 @@ class RefitSummary:
     geocells: Geocells
     references: int  # rows of the table
     seconds: float
-    stage_seconds: Mapping[str, float]
+    stage_seconds: Mapping[str, float]  # start (whitened means), lay out (vectors on disk), fit, write
 
 
 def refit(
@@ -148,6 +148,7 @@ def refit(
         for placed in placed_batches(features, learnt, "transforming"):
             photos.add(placed)
         photos.finish()
+        laid_out = time.perf_counter()
         n_photos, n_steps = len(photos), max(1, config.epochs * steps_per_epoch(photos, config))
         with track("refitting", n_steps) as advance:
             fitted, levels = fit_cells(
@@ -199,7 +200,12 @@ def refit(
         candidates[kept],
         0 if table is None else table.num_rows,
         ended - began,
-        {"start": prepared - began, "fit": fit_ended - prepared, "write": ended - fit_ended},
+        {
+            "start": prepared - began,
+            "lay out": laid_out - prepared,
+            "fit": fit_ended - laid_out,
+            "write": ended - fit_ended,
+        },
     )
 
 
