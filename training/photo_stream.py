@@ -21,6 +21,7 @@ import torch
 from encoder.config import Preprocessing
 from encoder.crops import crop_maps, crop_photos
 from encoder.decoding import DecodedBatch, PhotoReader, decoded_batches
+from indexer.errors import InputError
 from indexer.features import OK
 from indexer.hierarchy import Hierarchy
 from indexer.photo import Photo
@@ -31,6 +32,7 @@ from training.holding_out import Choice
 
 log = logging.getLogger(__name__)
 
+_GIVEN_UP_AFTER = 1024  # photos of which none can be read, since a pass over them began
 _LOOKED_AT = 4096  # photos whose cells are found in one go
 
 _Placed = tuple[Photo, np.ndarray]  # a photo and its cells (L,) int64
@@ -147,12 +149,23 @@ class PhotoStream:
                 advance(len(some))
 
     def _decoded(self, photos: Iterable[list[Photo]]) -> Iterator[DecodedBatch]:
+        """Raises InputError where of the first photos, or of all if they are fewer, none can be read."""
         on_gpu = self._options.device.type == "cuda"
         batches = decoded_batches(photos, self._read, workers=self._options.workers, pin=on_gpu)
+        first_failure: str | None = None
+        n_seen = n_read = 0
         with closing(batches):
             for batch in batches:
                 self._tell(batch)
+                n_seen, n_read = n_seen + len(batch), n_read + len(batch.rows)
+                first_failure = first_failure or next(_failures(batch), None)
+                if not n_read and n_seen >= _GIVEN_UP_AFTER:
+                    break
                 yield batch.to(self._options.device) if on_gpu else batch
+        if n_seen and not n_read:
+            raise InputError(
+                f"{self._source.location}: of the first {n_seen:,} photos none can be read. The first: {first_failure}."
+            )
 
     def _cut(self, batch: DecodedBatch) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Centre crops (b, 3, S, S) and maps (b, S, S) of all photos of a batch; zeros where there is no photo."""
@@ -198,6 +211,11 @@ def shuffle(placed: Iterator[_Placed], rng: np.random.Generator, *, photos: int,
             yield draw()
     while buffer:
         yield draw()
+
+
+def _failures(batch: DecodedBatch) -> Iterator[str]:
+    told = zip(batch.name, batch.status, batch.reason, strict=True)
+    return (f"{name}: {status}: {reason}" for name, status, reason in told if status != OK)
 
 
 def _size(placed: _Placed) -> int:

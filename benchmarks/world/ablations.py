@@ -58,7 +58,8 @@ from training.nearest import Known, choose_vote, elect, nearest_photos
 
 # The paper's tau_max, divided by 50.
 PRESET = Preset(WorldConfig(n_train=7_500), (500, 200, 100, 40, 20, 15, 10), 3, epochs=6)
-RATES, _RATES_SEED = (1e-3, 3e-3, 1e-2, 3e-2), 100  # of heads, to choose from with a seed of its own
+# Learning rates of heads to choose from, with a seed of their own and few epochs.
+RATES, _RATES_SEED, _RATES_EPOCHS = (1e-3, 3e-3, 1e-2), 100, 2
 WORLD_SCALES = (1.0, 4.0, 16.0)  # of a location encoder: its shortest waves are as long as a tile is wide, some 400 km
 _WIDE = 220  # columns of the terminal, or of a log
 HEAD, NEAREST = "head", "nearest photos"  # ways to answer
@@ -209,9 +210,10 @@ def report_rows(rows: Sequence[Row], runs: Sequence[Run], preset: Preset, resamp
 
 def try_rates(preset: Preset, out: Path, *, rates: Sequence[float] = RATES) -> int:
     """Train each kind of head with each rate, and say how far its answers to the validation photos are off."""
-    tried = [replace(arm, head_lr=rate, nearest=False) for arm in (FULL, CLASSES) for rate in rates]
-    tried += [replace(PLACES, head_lr=rate, scales=scales) for scales in (SCALES, WORLD_SCALES) for rate in rates]
+    kinds = [CLASSES, replace(PLACES, scales=SCALES), replace(PLACES, scales=WORLD_SCALES), FULL]
+    tried = [replace(arm, head_lr=rate, nearest=False) for arm in kinds for rate in rates]
     tried = [replace(arm, name=f"{arm.name}, rate {arm.head_lr:g}, scales {arm.scales}") for arm in tried]
+    preset = replace(preset, epochs=_RATES_EPOCHS)
     runs = make_runs(tried, (_RATES_SEED,), Stage(preset, out / "world"), out / "rates", _on_validation)
     report = Report("ablation-rates")
     for arm, run in zip(tried, runs, strict=True):

@@ -19,6 +19,7 @@ import pyarrow.parquet
 import pytest
 import torch
 import yaml
+from PIL import Image
 from transformers import CLIPConfig, CLIPModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
@@ -468,14 +469,16 @@ def test_two_processes_with_two_parts_each_come_to_what_one_comes_to(toy: Path, 
             assert float(a[column]) == pytest.approx(float(b[column]), rel=1e-3), column
 
 
-def test_photos_elsewhere_than_the_hierarchy_are_refused(toy: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stream", [False, True])
+def test_photos_elsewhere_than_the_hierarchy_are_refused(toy: Path, tmp_path: Path, stream: bool) -> None:
     rule = PartitionRule((40,), 5)
     save_s2_hierarchy(np.repeat([70.0, -70.0], 30), np.repeat([100.0, 100.0], 30), rule=rule, out=tmp_path / "H")
     table = pyarrow.parquet.read_table(toy / "photos.parquet")
     names = pa.array([str(toy / name) for name in table["photo"].to_pylist()])
     pyarrow.parquet.write_table(table.set_column(0, "photo", names), tmp_path / "photos.parquet")
     with pytest.raises(InputError, match="no training photo lies in a cell"):
-        train(tmp_path, tmp_path / "C")
+        train(tmp_path, tmp_path / "C", changed(data={"stream": stream}))
+    assert not (tmp_path / "C").exists()
 
 
 def test_photos_that_do_not_fit_in_memory_are_refused(toy: Path, tmp_path: Path) -> None:
@@ -494,6 +497,24 @@ def test_a_fused_encoder_learns_from_photos_and_maps(toy: Path, tmp_path: Path) 
     assert model.fusion.blocks[0].attention.out.weight.any()  # zero before it learnt
     with pytest.raises(InputError, match="has a fusion already"):
         build_encoder(ModelConfig(start_from=str(summary.checkpoint), fusion=fusion), load_encoder(summary.checkpoint))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_classes_of_maps_beyond_the_table_are_named(
+    toy: Path, tmp_path: Path, stream: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The toy's maps have classes 0 to 6. Photos with others are left out; where none is left, nothing is learned."""
+    folder = with_maps(toy, tmp_path / "toy")
+    fusion = FusionConfig(classes=6, width=8, latent=4, heads=2, blocks=1, mlp_size=8)
+    config = changed(trainer={"max_epochs": 1}, model={"fusion": fusion}, data={"stream": stream})
+    train(folder, tmp_path / "C", config)
+    assert "bad_map" in caplog.text
+    assert "class 6 in its map; the encoder knows 0 to 5" in caplog.text
+    for row in range(120):
+        Image.new("L", (SIZE, SIZE), 9).save(folder / f"map{row}.png")
+    with pytest.raises(InputError, match=r"can be read.*bad_map: class 9 in its map; the encoder knows 0 to 5"):
+        train(folder, tmp_path / "D", config)
+    assert not (tmp_path / "D" / "checkpoint").exists()
 
 
 def test_references_are_the_typical_photos_of_the_vectors_that_embed_makes(

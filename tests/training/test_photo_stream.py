@@ -1,6 +1,7 @@
 """Photos as a stream: each once, well mixed, shared and gone on with as those in memory are; bad ones do no harm."""
 
 import io
+import shutil
 import tarfile
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +16,7 @@ from PIL import Image
 
 from encoder.encode import reader_of
 from indexer.cells import load_hierarchy
+from indexer.errors import InputError
 from indexer.photo import Photo
 from indexer.photos import open_photos
 from tests.training.conftest import SIZE
@@ -135,6 +137,19 @@ def test_a_photo_that_cannot_be_read_has_no_cell_and_its_batch_stays_whole(
     assert [len(part.pixels) for part in parts] == [18] * 5
     assert not torch.cat([part.pixels for part in parts])[lost].any()
     assert caplog.text.count("gone.png: missing") == 1
+
+
+@pytest.mark.parametrize("given_up_after", [30, 1024])
+def test_photos_of_which_none_can_be_read_are_an_error(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given_up_after: int
+) -> None:
+    monkeypatch.setattr("training.photo_stream._GIVEN_UP_AFTER", given_up_after)
+    shutil.copy(toy / "photos.parquet", tmp_path)  # without the photos themselves
+    seen = "36" if given_up_after == 30 else "90"
+    with pytest.raises(InputError, match=rf"of the first {seen} photos none can be read.*png: missing"):
+        epoch(stream(tmp_path / "photos.parquet", toy))
+    with pytest.raises(InputError, match="of the first 30 photos none can be read"):
+        list(stream(tmp_path / "photos.parquet", toy, split="validation").validation_parts(30, ALONE))
 
 
 @pytest.mark.parametrize("processes", [1, 4])
