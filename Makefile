@@ -1,6 +1,6 @@
 # Two commands: `make demo` runs the main job, `make test` passes the tests. Both set up .venv first.
 .DEFAULT_GOAL := help
-.PHONY: help venv demo ablations test test-slow check format clean bench-bundle bench-embed bench-fusion bench-gpu bench-partition bench-refit
+.PHONY: help venv demo ablations test test-slow check format clean bench-bundle bench-embed bench-fusion bench-gpu bench-partition bench-refit bench-refit-scale
 
 PYTHON ?= python3
 FAISS ?= cpu# cpu or gpu: which of the two FAISS packages to install
@@ -56,6 +56,9 @@ bench-partition: venv  ## Time and memory of dividing up to 47 million photos, b
 
 bench-refit: venv  ## A new partition by refit, beside training from scratch on it: a quarter of an hour
 	$(BIN)/python -m benchmarks.world.refit
+
+bench-refit-scale: venv  ## Time and memory of refitting millions of photos, by the slope from fewer: a quarter of an hour
+	$(BIN)/python -m benchmarks.refit_scale
 
 format: venv  ## Rewrite the code in the project's format
 	$(BIN)/ruff format .
