@@ -25,7 +25,7 @@ from indexer.hierarchy import Hierarchy
 from training.config import RefitConfig
 
 MAX_BYTES = 8_000_000_000  # for MP16_PHOTOS
-_EPOCHS = 2
+_HELD_OUT = 5_000  # photos, whatever their number
 _SHARD = 50_000  # photos in a file
 _NOISE, _COMMON = 2.0, 3.0  # length of what is added to a cell's direction of length 1
 
@@ -80,7 +80,7 @@ def write_features(out: Path, n: int, hierarchy: Hierarchy, *, width: int, seed:
 
 def run_refit(report: Report, features: Path, hierarchy: Path, n: int, steps: int, out: Path) -> Refit:
     """One `python -m training refit`, cut to a few steps."""
-    few = ("--epochs", str(_EPOCHS), "--epoch-photos", str(steps // _EPOCHS * RefitConfig.batch_size))
+    few = ("--epochs", "1", "--epoch-photos", str(steps * RefitConfig.batch_size), "--held-out", str(_HELD_OUT / n))
     asked = ("--features", features, "--hierarchy", hierarchy, "--out", out, *few, "--json")
     child = run_command("training", "refit", *asked)
     stages = json.loads(child.output)["stage_seconds"]
@@ -114,8 +114,9 @@ def extrapolate(report: Report, small: Refit, large: Refit) -> None:
         for before, after in ((small.start_s, large.start_s), (small.lay_out_s, large.lay_out_s))
     )
     step = (large.fit_s - small.fit_s) / (large.steps - small.steps)
-    look = (small.fit_s - step * small.steps) / (_EPOCHS + 1)
     config = RefitConfig()
+    # One look before the first epoch, and one after it; a whole refit looks at more photos.
+    look = (small.fit_s - step * small.steps) / 2 * config.held_out_photos / _HELD_OUT
     steps = -(-min(config.epoch_photos, MP16_PHOTOS) // config.batch_size)
     least, most = (epochs * (steps * step + look) for epochs in (config.patience, config.epochs))
     report.row(

@@ -39,16 +39,21 @@ def test_mp16_is_on_the_line_through_both_sizes(capsys: pytest.CaptureFixture[st
     """Times and memory of a refit that takes a fixed part and so much for each photo, step and look."""
 
     def refit(photos: int, steps: int, byte: float = 900) -> Refit:
-        return Refit(photos, steps, 5 + 1e-4 * photos, 2 + 1e-5 * photos, 0.5 * steps + 3 * 4, int(1e9 + byte * photos))
+        return Refit(photos, steps, 5 + 1e-4 * photos, 2 + 1e-5 * photos, 0.5 * steps + 2 * 4, int(1e9 + byte * photos))
 
     report = Report("refit-scale")
     extrapolate(report, refit(200_000, 8), refit(400_000, 24))
     memory, time = report.rows
     assert memory["holds"]
     assert memory["peak_bytes"] == pytest.approx(1e9 + 900 * MP16_PHOTOS)
-    expected = {"start_s": 5 + 1e-4 * MP16_PHOTOS, "lay_out_s": 2 + 1e-5 * MP16_PHOTOS, "step_s": 0.5, "look_s": 4}
+    expected = {
+        "start_s": 5 + 1e-4 * MP16_PHOTOS,
+        "lay_out_s": 2 + 1e-5 * MP16_PHOTOS,
+        "step_s": 0.5,
+        "look_s": 8,
+    }  # at twice as many photos
     assert {name: time[name] for name in expected} == pytest.approx(expected)
-    assert time["most_s"] == pytest.approx(RefitConfig.epochs * (0.5 * 489 + 4))
+    assert time["most_s"] == pytest.approx(RefitConfig.epochs * (0.5 * 489 + 8))
     extrapolate(report, refit(200_000, 8, byte=2000), refit(400_000, 24, byte=2000))
     assert report.missed == 1
     assert "MISSED" in capsys.readouterr().out
