@@ -1,6 +1,7 @@
 # Two commands: `make demo` runs the main job, `make test` passes the tests. Both set up .venv first.
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow check format clean bench-bundle bench-embed bench-fusion bench-gpu bench-partition bench-refit bench-run
+.PHONY: help venv demo ablations test test-slow check format clean bench-bundle bench-embed bench-fusion bench-gpu
+.PHONY: bench-partition bench-refit bench-refit-scale bench-run
 
 PYTHON ?= python3
 FAISS ?= cpu# cpu or gpu: which of the two FAISS packages to install
@@ -24,6 +25,9 @@ $(READY): pyproject.toml constraints.txt
 
 demo: venv  ## Run the main job on the embedded world and write out/demo/report.html
 	$(BIN)/python -m benchmarks.world.demo
+
+ablations: venv  ## The method without its parts, and other methods, beside the paper's tables: an hour, resumable
+	$(BIN)/python -m benchmarks.world.ablations
 
 test: venv  ## Fast tests, a few minutes on two cores
 	$(BIN)/python -m pytest -m "not slow and not gpu"
@@ -53,6 +57,9 @@ bench-partition: venv  ## Time and memory of dividing up to 47 million photos, b
 
 bench-refit: venv  ## A new partition by refit, beside training from scratch on it: a quarter of an hour
 	$(BIN)/python -m benchmarks.world.refit
+
+bench-refit-scale: venv  ## Time and memory of refitting millions of photos, by the slope from fewer: a quarter of an hour
+	$(BIN)/python -m benchmarks.refit_scale
 
 bench-run: venv  ## Offline jobs beside the search and the encoder alone, a plain script, and Ray; memory and start
 	$(BIN)/python -m benchmarks.run

@@ -91,12 +91,12 @@ def save_checkpoint(
     geocells: Geocells | None,
     config: Mapping[str, Any],
     inputs: Mapping[str, str | None],
-    extra: Mapping[str, str] | None = None,
+    finish: Callable[[Draft], None] = lambda draft: None,
 ) -> Path:
     """Write a checkpoint folder, whole or not at all, and return it.
 
-    The geocells, where there are any, are written with the digest of this very encoder. `extra` maps names of small
-    text files to content.
+    The geocells, where there are any, are written with the digest of this very encoder. finish: writes what else
+    belongs into the folder.
     """
     with write_folder(
         out, kind=CHECKPOINT_KIND, schema_version=CHECKPOINT_SCHEMA_VERSION, config=config, inputs=inputs
@@ -110,8 +110,7 @@ def save_checkpoint(
         draft.facts["encoder"] = digest
         if geocells is not None:
             save_geocells(draft, replace(geocells, encoder=digest))
-        for name, text in (extra or {}).items():
-            (draft.path / name).write_text(text)
+        finish(draft)
     return out
 
 

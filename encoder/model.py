@@ -87,6 +87,10 @@ class GeoEncoder(PreTrainedModel):
 
         Vectors are float32. Class ids are below `fusion_config.classes`, or 255 for none; this is not checked here.
         """
+        return nn.functional.normalize(self.unscaled(pixels, class_maps), dim=-1)
+
+    def unscaled(self, pixels: torch.Tensor, class_maps: torch.Tensor | None = None) -> torch.Tensor:
+        """The same before vectors are scaled to length 1."""
         if (self.fusion is None) != (class_maps is None):
             raise ValueError("an encoder with fusion takes class maps, one without takes none")
         seen = self.vision(pixel_values=pixels)
@@ -94,7 +98,7 @@ class GeoEncoder(PreTrainedModel):
             pooled = seen.pooler_output
         else:
             pooled = self.vision.post_layernorm(self.fusion(seen.last_hidden_state, class_maps))
-        return nn.functional.normalize(self.projection(pooled).float(), dim=-1)
+        return self.projection(pooled).float()
 
     @property
     def preprocessing(self) -> Preprocessing:

@@ -2,8 +2,10 @@
 
 Photos are drawn with replacement, as many as there are, again and again; the figures of every draw are computed, and
 the middle 95 % of them are the interval (Efron 1979). For two systems each draw takes the same photos of both, so what
-is hard about a photo cancels out (a paired bootstrap). Nothing loops over photos or draws in Python: a draw is how
-often each photo is in it, and every mean is one matrix product.
+is hard about a photo cancels out (a paired bootstrap). Where systems were trained several times, a draw takes as many
+of these runs, with replacement too, and its photos in each of them: photos and runs are drawn apart, because a photo
+that is hard is so in every run. Nothing loops over photos or draws in Python: a draw is how often each photo is in it,
+and every mean is one matrix product.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -74,7 +76,8 @@ def paired_intervals(
 ) -> Intervals:
     """Intervals of the differences, one system's figures minus another's.
 
-    distance_km, other_km: (N,) errors of the same photos in the same order, NaN where there is no answer.
+    distance_km, other_km: (N,) errors of the same photos in the same order, NaN where there is no answer; or (S, N), of
+    S runs of each, where runs of one number belong together, such as those from one seed.
     """
     one, other = _resampled([distance_km, other_km], thresholds_km, resampling)
     return _ends(one - other, thresholds_km, resampling.level)
@@ -82,32 +85,38 @@ def paired_intervals(
 
 def _resampled(systems: Sequence[np.ndarray], thresholds_km: Sequence[float], resampling: Resampling) -> np.ndarray:
     """Figures of every draw: (systems, draws, figures) float64; median, mean, GeoScore, then percent within each."""
-    n = len(systems[0])
-    assert all(len(errors) == n for errors in systems), "systems answered different photos"
+    assert all(errors.shape == systems[0].shape for errors in systems), "systems answered different photos"
+    n_photos, n_errors = systems[0].shape[-1], systems[0].size
     ready = []
-    for errors in systems:
+    for errors in map(np.ravel, systems):
         km = np.where(np.isnan(errors), FARTHEST_KM, errors)
         within = [100.0 * (errors <= limit) for limit in thresholds_km]  # NaN is within nothing
         ready.append((np.stack([km, geoscore(errors), *within], axis=1), np.argsort(km, kind="stable"), np.sort(km)))
     result = np.empty((len(systems), resampling.draws, 3 + len(thresholds_km)))
     done = 0
-    for times in _draws(n, resampling):
+    for times in _draws(n_photos, n_errors // n_photos, resampling):
         part = slice(done, done + len(times))
         for system, (values, order, in_order) in enumerate(ready):
             result[system, part, 0] = _medians(times[:, order], in_order)
-            result[system, part, 1:] = times @ values / n
+            result[system, part, 1:] = times @ values / n_errors
         done += len(times)
     return result
 
 
-def _draws(n: int, resampling: Resampling) -> Iterator[np.ndarray]:
-    """How often each photo is in each draw, a block of draws at a time: (B, n) float64."""
-    rng = np.random.default_rng(resampling.seed)
-    rows = max(1, _BLOCK // n)
+def _draws(n_photos: int, n_runs: int, resampling: Resampling) -> Iterator[np.ndarray]:
+    """How often each photo of each run is in each draw, a block of draws at a time: (B, n_runs * n_photos) float64."""
+    photos, runs = np.random.default_rng(resampling.seed), np.random.default_rng([resampling.seed, 1])
+    rows = max(1, _BLOCK // (n_photos * n_runs))
     for first in range(0, resampling.draws, rows):
         block = min(rows, resampling.draws - first)
-        drawn = rng.integers(0, n, (block, n)) + n * np.arange(block)[:, None]
-        yield np.bincount(drawn.ravel(), minlength=block * n).reshape(block, n).astype(np.float64)
+        of_photos, of_runs = _counts(photos, block, n_photos), _counts(runs, block, n_runs)
+        yield (of_runs[:, :, None] * of_photos[:, None, :]).reshape(block, -1)
+
+
+def _counts(rng: np.random.Generator, block: int, n: int) -> np.ndarray:
+    """How often each of n comes up in n draws with replacement, `block` times over: (block, n) float64."""
+    drawn = rng.integers(0, n, (block, n)) + n * np.arange(block)[:, None]
+    return np.bincount(drawn.ravel(), minlength=block * n).reshape(block, n).astype(np.float64)
 
 
 def _medians(times: np.ndarray, in_order: np.ndarray) -> np.ndarray:

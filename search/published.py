@@ -1,8 +1,11 @@
-"""The benchmarks by name, and what the paper reports on them: its Tables I to V as data.
+"""The benchmarks by name, and what the paper reports on them: its Tables I to VIII as data.
 
 Source: Daruna et al., GeoSURGE, arXiv 2510.01448v1, Tables I (IM2GPS), II (IM2GPS3k), III (YFCC4k), IV (YFCC26k) and V
 (GWS15k): percent of photos within 1, 25, 200, 750 and 2500 km, higher is better. The paper copies most rows from the
 papers of the methods; its own is `GeoSURGE (Ours)`. OSV-5M is not among its benchmarks.
+
+Tables VI, VII and VIII are its ablations, on IM2GPS (237 photos, so that one photo is 0.4 points): the method without
+one of its parts. VI and VII give percent as above; VIII gives what fusion blocks add to the method without any.
 """
 
 from collections.abc import Sequence
@@ -32,6 +35,25 @@ class PublishedTable:
     number: str
     title: str
     rows: Sequence[PublishedRow]
+
+
+@dataclass(frozen=True, slots=True)
+class AblationTable:
+    """One of the paper's ablations, its rows in the paper's order, the full method first."""
+
+    number: str
+    title: str
+    varied: str  # the heading of its first column, whose values are the names of the rows
+    rows: Sequence[PublishedRow]
+    gains: bool = False  # whether rows are points above the method with 0 of what is varied
+
+    def against_full(self) -> dict[str, tuple[float, ...]]:
+        """For each row, and for 0 where the table says it, how many points it lies above the full method."""
+        rows = {row.method: [share or 0.0 for share in row.within] for row in self.rows}
+        if self.gains:
+            rows["0"] = [0.0] * len(PUBLISHED_KM)
+        full = rows[self.rows[0].method]
+        return {name: tuple(round(a - b, 1) for a, b in zip(row, full, strict=True)) for name, row in rows.items()}
 
 
 def benchmark_named(name: str) -> BenchmarkName:
@@ -143,4 +165,33 @@ TABLES: dict[BenchmarkName, PublishedTable] = {
         ("GeoSURGE (Ours)", (1.0, 4.6, 21.9, 54.7, 80.8)),
     ),
 }
+
+_ABLATIONS = (
+    AblationTable(
+        "VI", "Geographic representation", "Geographic Embeddings?",
+        [
+            PublishedRow("Yes", (27.0, 54.4, 70.0, 84.4, 93.2)),
+            PublishedRow("No", (22.8, 54.0, 71.3, 83.5, 92.8)),
+        ],
+    ),
+    AblationTable(
+        "VII", "Hierarchy depth", "Hierarchy Levels",
+        [
+            PublishedRow("7", (27.0, 54.4, 70.0, 84.4, 93.2)),
+            PublishedRow("5", (24.1, 53.2, 68.8, 82.3, 92.4)),
+            PublishedRow("3", (24.0, 51.5, 67.5, 82.2, 92.4)),
+            PublishedRow("1", (17.3, 45.5, 65.4, 82.3, 91.6)),
+        ],
+    ),
+    AblationTable(
+        "VIII", "Semantic fusion", "Fusion Blocks",
+        [
+            PublishedRow("3", (3.9, 2.9, 1.7, 0.9, 0.0)),
+            PublishedRow("2", (2.6, 0.0, 0.5, -0.4, 0.0)),
+            PublishedRow("1", (1.3, 1.2, -0.8, 0.0, -1.2)),
+        ],
+        gains=True,
+    ),
+)
 # fmt: on
+ABLATIONS = {table.number: table for table in _ABLATIONS}

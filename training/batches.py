@@ -12,15 +12,29 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 
+from indexer.geo import unit_vectors
+
+
+class Truth(NamedTuple):
+    """Where some photos of a batch were taken, and what a loss needs to know of the rest of it."""
+
+    targets: torch.Tensor  # (b, L) int64, the cell of each level or -1
+    everyone: torch.Tensor  # (B, L) int64, the same of the whole batch
+    places: torch.Tensor  # (B, 3) float32, unit vectors towards where the photos of the whole batch were taken
+    first: int  # where in the batch these photos begin
+
+    @classmethod
+    def alone(cls, targets: torch.Tensor, lat_deg: np.ndarray, lng_deg: np.ndarray) -> "Truth":
+        """Of photos that are a batch of their own: cells (B, L), and places (B,) in degrees."""
+        return cls(targets, targets, places_of(lat_deg, lng_deg), 0)
+
 
 class Part(NamedTuple):
     """Some photos of a batch, ready for the model. A tuple, because Lightning moves the tensors of tuples."""
 
     pixels: torch.Tensor  # (b, 3, H, W) uint8
     class_maps: torch.Tensor | None  # (b, H, W) uint8; None for an encoder without fusion
-    targets: torch.Tensor  # (b, L) int64, the cell of each level or -1
-    everyone: torch.Tensor  # (B, L) int64, the same of the whole batch
-    first: int  # where in the batch these photos begin
+    truth: Truth
     ends_batch: bool  # the last part that this process has of the batch
 
 
@@ -29,7 +43,7 @@ class ValidationPart(NamedTuple):
 
     pixels: torch.Tensor
     class_maps: torch.Tensor | None
-    targets: torch.Tensor
+    truth: Truth  # as if they were a batch of their own
     lat_deg: torch.Tensor  # (b,) float64
     lng_deg: torch.Tensor
 
@@ -109,6 +123,11 @@ class ValidationLoader:
 
     def __iter__(self) -> Iterator[ValidationPart]:
         return self._parts()
+
+
+def places_of(lat_deg: np.ndarray, lng_deg: np.ndarray) -> torch.Tensor:
+    """Unit vectors towards places (N,): (N, 3) float32, which is right to half a metre."""
+    return torch.from_numpy(unit_vectors(lat_deg, lng_deg)).float()
 
 
 def n_batches(n_photos: int, batch_size: int) -> int:

@@ -6,7 +6,8 @@ another: each is a softmax regression of its own, on the sphere.
 
 What descends on the training photos are the cells' vectors alone. A level's temperature is the one that makes the
 held-out photos likeliest: on photos the vectors were fitted to, ever smaller temperatures would look better. A level
-stops when it has not become likelier for some epochs, and the best it had been is kept, the start included.
+stops when it has not become likelier for some epochs, and the best it had been is kept, the start included. Of millions
+of photos an epoch takes a part, so that levels are looked at often enough to stop.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch.nn.functional import cross_entropy, normalize
+from torch.nn.functional import normalize
 
 from indexer.errors import InputError, WorkError
 from indexer.geocells import Geocells
@@ -72,13 +73,13 @@ def fit_cells(
     levels = [
         _Level(number, vectors, seen, truth[:, number], config, device) for number, vectors in enumerate(start.vectors)
     ]
-    generator = np.random.default_rng(seed)
+    orders = _orders(len(photos), config, seed)
     for epoch in range(1, config.epochs + 1):
         going = [level for level in levels if level.epochs_without_gain < config.patience]
         if not going:
             advance((config.epochs + 1 - epoch) * steps_per_epoch(photos, config))
             break
-        order = generator.permutation(len(photos))
+        order = next(orders)
         for step in range(steps_per_epoch(photos, config)):
             rows = np.sort(order[step * config.batch_size : (step + 1) * config.batch_size])
             vectors = torch.from_numpy(photos.rows(rows)).to(device)
@@ -98,7 +99,21 @@ def fit_cells(
 
 def steps_per_epoch(photos: VectorFile, config: RefitConfig) -> int:
     """Batches of an epoch; the last one may be short."""
-    return -(-len(photos) // config.batch_size)
+    return -(-min(len(photos), config.epoch_photos) // config.batch_size)
+
+
+def _orders(n_photos: int, config: RefitConfig, seed: int) -> Iterator[np.ndarray]:
+    """The photos of each epoch: all in a random order, or of too many the next ones of it, and then of another order.
+
+    Each is (min(n_photos, epoch_photos),) int64.
+    """
+    generator, size = np.random.default_rng(seed), min(n_photos, config.epoch_photos)
+    rest = np.empty(0, np.int64)
+    while True:
+        if len(rest) < size:
+            rest = np.concatenate([rest, generator.permutation(n_photos)])
+        yield rest[:size]
+        rest = rest[size:]
 
 
 class _Level:
@@ -119,7 +134,7 @@ class _Level:
             raise InputError(f"No held-out photo lies in a cell of level {number}. Hold out more: --held-out.")
         self._seen, self._truth = seen[here], truth[here]
         self._cells = torch.nn.Parameter(torch.from_numpy(vectors.copy()).to(device))
-        self._optimizer = torch.optim.AdamW([self._cells], lr=config.learning_rate, weight_decay=0.0)
+        self._optimizer = torch.optim.AdamW([self._cells], lr=config.learning_rate, weight_decay=0.0, fused=True)
         self._halving = torch.optim.lr_scheduler.StepLR(self._optimizer, step_size=1, gamma=config.decay)
         self.kept = self._unit_rows()
         self.kept_temperature, loss = fitted_temperature(self._seen, self._truth, self.kept)
@@ -138,7 +153,7 @@ class _Level:
     def look(self, epoch: int) -> None:
         """Measure on the held-out photos, and keep what is best."""
         cells = self._unit_rows()
-        temperature, loss = fitted_temperature(self._seen, self._truth, cells)
+        temperature, loss = fitted_temperature(self._seen, self._truth, cells, begin=float(self._temperature))
         self._temperature.fill_(temperature)
         self._halving.step()
         self.epochs_without_gain += 1
@@ -151,43 +166,43 @@ class _Level:
         return normalize(self._cells.detach().double(), dim=-1).float()
 
 
-def fitted_temperature(vectors: torch.Tensor, targets: torch.Tensor, cells: torch.Tensor) -> tuple[float, float]:
+def fitted_temperature(
+    vectors: torch.Tensor, targets: torch.Tensor, cells: torch.Tensor, *, begin: float = 0.07
+) -> tuple[float, float]:
     """The temperature that makes photos likeliest, and their mean loss at it.
 
-    vectors: (H, D). targets: (H,) int64, a cell each. cells: (N, D) unit rows. The loss is convex in 1 / temperature;
-    its derivatives are the mean and the variance of the similarities under the softmax (as in the temperature scaling
-    of Guo et al. 2017), so Newton's method finds it in a few steps.
+    vectors: (H, D). targets: (H,) int64, a cell each. cells: (N, D) unit rows. begin: a temperature near by saves
+    passes over the photos; what comes out is the same but for rounding. The loss is convex in 1 / temperature; its
+    derivatives are the mean and the variance of the similarities under the softmax (as in the temperature scaling of
+    Guo et al. 2017), so Newton's method finds it in a few steps.
     """
-    scale = 1 / 0.07
+    scale = 1 / begin
     for _ in range(_NEWTON_STEPS):
-        gradient, curvature = _slopes(vectors, targets, cells, scale)
+        loss, gradient, curvature = _loss_and_slopes(vectors, targets, cells, scale)
         step = gradient / max(curvature, 1e-12)
         # Newton can overshoot where the softmax is flat: never past a third or thrice in one step.
         new = float(np.clip(np.clip(scale - step, scale / 3, 3 * scale), 1 / _WARMEST, 1 / _COLDEST))
-        settled = abs(new - scale) <= 1e-4 * scale
+        if abs(new - scale) <= 1e-4 * scale:  # here the loss is flat: it is that at the new scale to eight digits
+            return 1 / new, loss
         scale = new
-        if settled:
-            break
-    return 1 / scale, _mean_loss(vectors, targets, cells, scale)
+    return 1 / scale, _loss_and_slopes(vectors, targets, cells, scale)[0]
 
 
-def _slopes(vectors: torch.Tensor, targets: torch.Tensor, cells: torch.Tensor, scale: float) -> tuple[float, float]:
-    """First and second derivative of the mean loss by 1 / temperature."""
-    first = second = 0.0
+def _loss_and_slopes(
+    vectors: torch.Tensor, targets: torch.Tensor, cells: torch.Tensor, scale: float
+) -> tuple[float, float, float]:
+    """The mean loss, and its first and second derivative by 1 / temperature."""
+    sums = np.zeros(3)
     for part, own in _blocks(vectors, targets):
         similarity = part @ cells.T
-        share = (scale * similarity).softmax(dim=1)
+        logs = (scale * similarity).log_softmax(dim=1)
+        of_own, log_of_own = (each.gather(1, own[:, None])[:, 0] for each in (similarity, logs))
+        share = logs.exp_()
         mean = (share * similarity).sum(dim=1)
-        first += float((mean - similarity.gather(1, own[:, None])[:, 0]).double().sum())
-        second += float(((share * similarity**2).sum(dim=1) - mean**2).double().sum())
-    return first / len(vectors), second / len(vectors)
-
-
-def _mean_loss(vectors: torch.Tensor, targets: torch.Tensor, cells: torch.Tensor, scale: float) -> float:
-    parts = _blocks(vectors, targets)
-    return sum(float(cross_entropy(scale * (part @ cells.T), own, reduction="sum")) for part, own in parts) / len(
-        vectors
-    )
+        spread = (share * similarity**2).sum(dim=1) - mean**2
+        sums += [float(each.double().sum()) for each in (-log_of_own, mean - of_own, spread)]
+    loss, first, second = (sums / len(vectors)).tolist()
+    return loss, first, second
 
 
 def _blocks(vectors: torch.Tensor, targets: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

@@ -30,6 +30,7 @@ def fit(
     lr_scheduler: SchedulerConfig,
     trainer: TrainerConfig,
     seed_everything: int = 0,
+    references: int = 0,
 ) -> Result:
     """Train an encoder and the geocells of a hierarchy together. A run that was cut short goes on where it ended.
 
@@ -43,10 +44,12 @@ def fit(
         lr_scheduler: how that changes as training goes.
         trainer: how the run goes.
         seed_everything: of every random draw; the same seed on the same machine gives the same weights.
+        references: most typical training photos to keep of each finest cell, to explain answers with; when all is
+            learned, every training photo is encoded once more to choose them.
     """
     from training.fit import fit as fit_run
 
-    config = FitConfig(data, model, loss, optimizer, lr_scheduler, trainer, seed_everything)
+    config = FitConfig(data, model, loss, optimizer, lr_scheduler, trainer, seed_everything, references)
     summary = fit_run(hierarchy=hierarchy, out=out, config=config)
     if summary is None:  # another process of the run reports
         raise SystemExit(0)
@@ -60,6 +63,7 @@ def fit(
         "loss": last.loss,
         "temperatures": list(summary.temperatures),
         "validation": asdict(last.validation),
+        "references": summary.references,
     }
     text = (
         f"{summary.checkpoint}: {len(summary.epochs)} epochs over {summary.train_photos:,} photos in "
@@ -86,6 +90,7 @@ def refit(
     references: int = 0,
     epochs: int = RefitConfig.epochs,
     patience: int = RefitConfig.patience,
+    epoch_photos: int = RefitConfig.epoch_photos,
     batch_size: int = RefitConfig.batch_size,
     learning_rate: float = RefitConfig.learning_rate,
     decay: float = RefitConfig.decay,
@@ -109,8 +114,9 @@ def refit(
         shrinkage: of the whitening, from 0 to 1; by default the best in cross-validation.
         level_weights: fit: also how much each level counts, and the number of photos in a cell.
         references: most typical photos to keep of each finest cell, to explain answers with.
-        epochs: passes over the photos, at most; 0 fits temperatures alone.
+        epochs: passes over the photos, or over --epoch-photos of them, at most; 0 fits temperatures alone.
         patience: epochs without gain on the held-out photos after which a level stops.
+        epoch_photos: of more photos than these an epoch takes as many, the next one others.
         batch_size: photos in one step.
         learning_rate: of the cells' vectors.
         decay: what the learning rate is multiplied with after each epoch.
@@ -132,7 +138,7 @@ def refit(
         shrinkage=shrinkage,
         level_weights=level_weights,
         references=references,
-        config=RefitConfig(epochs, patience, batch_size, learning_rate, decay, held_out),
+        config=RefitConfig(epochs, patience, epoch_photos, batch_size, learning_rate, decay, held_out),
         seed=seed,
         device=choose_device(device),
     )

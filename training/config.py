@@ -221,7 +221,10 @@ class TrainerConfig:
 
 @dataclass(frozen=True)
 class FitConfig:
-    """A whole run, but for the hierarchy it learns and the folder it writes."""
+    """A whole run, but for the hierarchy it learns and the folder it writes.
+
+    references: most typical photos to keep of each finest cell, chosen when all is learned; 0 keeps none.
+    """
 
     data: DataConfig
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -230,8 +233,11 @@ class FitConfig:
     lr_scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     seed: int = 0
+    references: int = 0
 
     def __post_init__(self) -> None:
+        if self.references < 0:
+            raise InputError(f"references must be at least 0, not {self.references}.")
         if not 0 <= self.seed < 2**63:
             raise InputError(f"seed_everything must be from 0 to 2**63 - 1, not {self.seed}.")
         parts = self.trainer.devices * self.trainer.num_nodes * self.trainer.accumulate_grad_batches
@@ -247,8 +253,10 @@ class RefitConfig:
     """How geocells are fitted to photo vectors that stay as they are.
 
     Args:
-        epochs: passes over the photos, at most.
+        epochs: passes over the photos, or over as many of them as epoch_photos, at most.
         patience: epochs without gain on the held-out photos after which a level stops.
+        epoch_photos: of more photos than these an epoch takes as many, and the next one goes on with others: how long
+            a fit takes is then bounded, and levels that gain nothing stop before all photos have been seen.
         batch_size: photos in one step.
         learning_rate: of the cells' vectors.
         decay: what the learning rate is multiplied with after each epoch.
@@ -258,6 +266,7 @@ class RefitConfig:
 
     epochs: int = 20
     patience: int = 3
+    epoch_photos: int = 500_000
     batch_size: int = 1024
     learning_rate: float = 3e-3
     decay: float = 0.85
@@ -266,7 +275,11 @@ class RefitConfig:
 
     def __post_init__(self) -> None:
         _check("refit", {name: getattr(self, name) for name in ("epochs", "learning_rate")}, low=0)
-        _check("refit", {name: getattr(self, name) for name in ("patience", "batch_size", "held_out_photos")}, low=1)
+        _check(
+            "refit",
+            {name: getattr(self, name) for name in ("patience", "epoch_photos", "batch_size", "held_out_photos")},
+            low=1,
+        )
         _check("refit", {"decay": self.decay}, low=0, high=1)
         _check("refit", {"held_out": self.held_out}, low=0.001, high=0.5)
 

@@ -19,7 +19,7 @@ from indexer.hierarchy import Hierarchy
 from indexer.job_folder import OK
 from indexer.photos import Photo, PhotoSource, open_photos
 from indexer.progress import track
-from training.batches import Part, Share, ValidationPart, n_batches, order_of
+from training.batches import Part, Share, Truth, ValidationPart, n_batches, order_of, places_of
 from training.config import DataConfig
 from training.holding_out import Choice
 
@@ -48,20 +48,20 @@ class PhotoSet:
         slices = share.slices(batch_size)
         for number in range(skip, n_batches(len(self), batch_size)):
             batch = order[number * batch_size : (number + 1) * batch_size]
-            everyone = self.targets[batch]
+            everyone, places = self.targets[batch], places_of(self.lat_deg[batch], self.lng_deg[batch])
             for part in slices:
                 rows = batch[part]
                 maps = None if self.class_maps is None else self.class_maps[rows]
-                yield Part(
-                    self.pixels[rows], maps, self.targets[rows], everyone, part.start, ends_batch=part is slices[-1]
-                )
+                truth = Truth(self.targets[rows], everyone, places, part.start)
+                yield Part(self.pixels[rows], maps, truth, ends_batch=part is slices[-1])
 
     def validation_parts(self, batch_size: int, share: Share) -> Iterator[ValidationPart]:
         """As `training.batches.Photos` says."""
         for rows in torch.split(torch.arange(share.rank, len(self), share.processes), batch_size):
             maps = None if self.class_maps is None else self.class_maps[rows]
-            lat, lng = (torch.from_numpy(column)[rows] for column in (self.lat_deg, self.lng_deg))
-            yield ValidationPart(self.pixels[rows], maps, self.targets[rows], lat, lng)
+            lat, lng = (column[rows] for column in (self.lat_deg, self.lng_deg))
+            truth = Truth.alone(self.targets[rows], lat, lng)
+            yield ValidationPart(self.pixels[rows], maps, truth, torch.from_numpy(lat), torch.from_numpy(lng))
 
 
 def load_photos(

@@ -25,16 +25,20 @@ from encoder.device import choose_device
 from encoder.encode import MapSource, check_maps
 from encoder.model import GeoEncoder, GeoEncoderConfig
 from encoder.segmentation_cache import MapOrigin, open_cache
+from indexer.artifact import Draft
 from indexer.cells import load_hierarchy
 from indexer.errors import InputError
 from indexer.hierarchy import Hierarchy
 from indexer.manifest import manifest_digest
 from indexer.photos import open_photos
 from indexer.progress import track
+from indexer.references import save_references
 from training.batches import Photos, Position, Share, TrainingLoader, ValidationLoader, n_batches
 from training.config import FitConfig, ModelConfig, TrainerConfig
+from training.heads import GeocellHead, Head
 from training.module import VALIDATION_LOSS, Epoch, GeoModule
 from training.photos import open_part
+from training.references import typical_training_photos
 from training.run_folder import RunFolder, options_of, plain
 
 log = logging.getLogger(__name__)
@@ -50,6 +54,7 @@ class FitSummary:
     epochs: Sequence[Epoch]
     temperatures: Sequence[float]
     train_photos: int
+    references: int  # rows of the table
 
 
 def fit(*, hierarchy: Path, out: Path, config: FitConfig) -> FitSummary | None:
@@ -95,17 +100,28 @@ def fit(*, hierarchy: Path, out: Path, config: FitConfig) -> FitSummary | None:
         run.begin(hierarchy, config, inputs)
     with run.locked() if first else contextlib.nullcontext():
         began = time.perf_counter()
-        module = train(encoder, tree, learnt, validation, config=config, device=device.type, run=run)
+        head = GeocellHead(tree, encoder.config.projection_dim, negatives=config.loss.negatives, seed=config.seed)
+        module = train(encoder, head, learnt, validation, config=config, device=device.type, run=run)
         train_seconds = time.perf_counter() - began
         if not first:
             return None
+        geocells, table = head.geocells(), None
+        if config.references:
+            loaded = LoadedEncoder(str(out), encoder.eval().to(device), digest="not stored yet")
+            table = typical_training_photos(loaded, geocells, tree, data, k=config.references, cache=cache)
+
+        def finish(draft: Draft) -> None:
+            (draft.path / "training_log.csv").write_text(_as_csv(module.epochs))
+            if table is not None:
+                save_references(table, draft.path)
+
         save_checkpoint(
             run.checkpoint,
             encoder=encoder,
-            geocells=module.geocell_vectors(),
+            geocells=geocells,
             config=plain(options_of(hierarchy, out, config)),
             inputs=inputs,
-            extra={"training_log.csv": _as_csv(module.epochs)},
+            finish=finish,
         )
         run.end()
     return FitSummary(
@@ -113,14 +129,15 @@ def fit(*, hierarchy: Path, out: Path, config: FitConfig) -> FitSummary | None:
         train_seconds,
         time.perf_counter() - started,
         module.epochs,
-        module.temperatures.tolist(),
+        head.temperatures.tolist(),
         len(learnt),
+        0 if table is None else table.num_rows,
     )
 
 
 def train(
     encoder: GeoEncoder,
-    hierarchy: Hierarchy,
+    head: Head,
     photos: Photos,
     validation: Photos,
     *,
@@ -128,7 +145,7 @@ def train(
     device: str,
     run: RunFolder | None = None,
 ) -> GeoModule:
-    """The training itself: changes the weights of `encoder` in place and returns them with the geocells.
+    """The training itself: changes the weights of `encoder` and of `head` in place, and returns them together.
 
     run: where logs go and where an unfinished run is found; None writes nothing.
 
@@ -163,7 +180,7 @@ def train(
     trainer = _trainer(config, device, callbacks, run, log_every=min(options.log_every_n_steps, steps))
     share = Share(trainer.global_rank, processes, options.accumulate_grad_batches)
     position = Position()
-    module = GeoModule(encoder, hierarchy, config=config, share=share, position=position)
+    module = GeoModule(encoder, head, config=config, share=share, position=position)
     loader = TrainingLoader(photos, data.batch_size, share, seed=config.seed, position=position)
     resume = run.resume if run is not None and run.resume.is_file() else None
     if resume is not None and trainer.global_rank == 0:

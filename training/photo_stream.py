@@ -22,16 +22,18 @@ from encoder.config import Preprocessing
 from encoder.crops import crop_maps, crop_photos
 from encoder.decoding import decoded_batches
 from encoder.photo_reader import DecodedBatch, PhotoReader
+from indexer.errors import InputError
 from indexer.hierarchy import Hierarchy
 from indexer.job_folder import OK
 from indexer.photo import Photo
 from indexer.photos import PhotoSource
 from indexer.progress import track
-from training.batches import Part, Share, ValidationPart, n_batches
+from training.batches import Part, Share, Truth, ValidationPart, n_batches, places_of
 from training.holding_out import Choice
 
 log = logging.getLogger(__name__)
 
+_GIVEN_UP_AFTER = 1024  # photos of which none can be read, since a pass over them began
 _LOOKED_AT = 4096  # photos whose cells are found in one go
 
 _Placed = tuple[Photo, np.ndarray]  # a photo and its cells (L,) int64
@@ -89,7 +91,8 @@ class PhotoStream:
         placed = itertools.chain.from_iterable(self._found(self._source.shuffled_shards(rng)))
         shuffled = shuffle(placed, rng, photos=self._options.shuffle_photos, n_bytes=self._options.shuffle_bytes)
         slices = share.slices(batch_size)
-        coming: deque[tuple[torch.Tensor, slice]] = deque()  # the cells of each part's batch, and where it lies in it
+        # The cells and the places of each part's batch, and where it lies in it.
+        coming: deque[tuple[torch.Tensor, torch.Tensor, slice]] = deque()
 
         def photos() -> Iterator[list[Photo]]:
             for number in range(n_batches(len(self), batch_size)):
@@ -97,16 +100,19 @@ class PhotoStream:
                 if number < skip:
                     continue
                 everyone = torch.from_numpy(np.stack([cells for _, cells in batch]))
+                lat, lng = (np.array([getattr(photo, name) for photo, _ in batch]) for name in ("lat_deg", "lng_deg"))
+                places = places_of(lat, lng)
                 for part in slices:
-                    coming.append((everyone, part))
+                    coming.append((everyone, places, part))
                     yield [photo for photo, _ in batch[part]]
 
         for decoded in self._decoded(photos()):
-            everyone, part = coming.popleft()
+            everyone, places, part = coming.popleft()
             pixels, maps = self._cut(decoded)
             targets = torch.full_like(everyone[part], -1)
             targets[decoded.rows] = everyone[part][decoded.rows]
-            yield Part(pixels, maps, targets, everyone, part.start, ends_batch=part is slices[-1])
+            truth = Truth(targets, everyone, places, part.start)
+            yield Part(pixels, maps, truth, ends_batch=part is slices[-1])
 
     def validation_parts(self, batch_size: int, share: Share) -> Iterator[ValidationPart]:
         """As `training.batches.Photos` says, without photos that cannot be decoded."""
@@ -123,9 +129,12 @@ class PhotoStream:
             rows, cells = decoded.rows, coming.popleft()
             if rows:
                 pixels, maps = self._cut(decoded)
-                places = (torch.from_numpy(column[rows]) for column in (decoded.lat_deg, decoded.lng_deg))
+                places = decoded.lat_deg[rows], decoded.lng_deg[rows]
                 yield ValidationPart(
-                    pixels[rows], None if maps is None else maps[rows], torch.from_numpy(cells[rows]), *places
+                    pixels[rows],
+                    None if maps is None else maps[rows],
+                    Truth.alone(torch.from_numpy(cells[rows]), *places),
+                    *map(torch.from_numpy, places),
                 )
 
     def _found(self, photos: Iterator[Photo], advance: Callable[[int], None] | None = None) -> Iterator[list[_Placed]]:
@@ -141,12 +150,23 @@ class PhotoStream:
                 advance(len(some))
 
     def _decoded(self, photos: Iterable[list[Photo]]) -> Iterator[DecodedBatch]:
+        """Raises InputError where of the first photos, or of all if they are fewer, none can be read."""
         on_gpu = self._options.device.type == "cuda"
         batches = decoded_batches(photos, self._read, workers=self._options.workers, pin=on_gpu)
+        first_failure: str | None = None
+        n_seen = n_read = 0
         with closing(batches):
             for batch in batches:
                 self._tell(batch)
+                n_seen, n_read = n_seen + len(batch), n_read + len(batch.rows)
+                first_failure = first_failure or next(_failures(batch), None)
+                if not n_read and n_seen >= _GIVEN_UP_AFTER:
+                    break
                 yield batch.to(self._options.device) if on_gpu else batch
+        if n_seen and not n_read:
+            raise InputError(
+                f"{self._source.location}: of the first {n_seen:,} photos none can be read. The first: {first_failure}."
+            )
 
     def _cut(self, batch: DecodedBatch) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Centre crops (b, 3, S, S) and maps (b, S, S) of all photos of a batch; zeros where there is no photo."""
@@ -192,6 +212,11 @@ def shuffle(placed: Iterator[_Placed], rng: np.random.Generator, *, photos: int,
             yield draw()
     while buffer:
         yield draw()
+
+
+def _failures(batch: DecodedBatch) -> Iterator[str]:
+    told = zip(batch.name, batch.status, batch.reason, strict=True)
+    return (f"{name}: {status}: {reason}" for name, status, reason in told if status != OK)
 
 
 def _size(placed: _Placed) -> int:

@@ -8,17 +8,25 @@ from encoder.encode import reader_of
 from encoder.model import GeoEncoder
 from encoder.segmentation_cache import SegmentationCache
 from indexer.hierarchy import Hierarchy
-from indexer.photos import open_photos
+from indexer.photos import PhotoSource, open_photos
 from training.batches import Photos
 from training.config import DataConfig
 from training.data import load_photos
-from training.holding_out import by_name
+from training.holding_out import Choice, by_name
 from training.photo_stream import PhotoStream, StreamOptions
+
+Which = Literal["train", "validation"]
+
+
+def source_of(config: DataConfig, part: Which) -> tuple[PhotoSource, Choice | None]:
+    """Where a part of a run's photos are, and which of their names are wanted; None wants all."""
+    split, chosen = _asked(config, part)
+    return open_photos(config.photos, split=split, coordinates=True), chosen
 
 
 def open_part(
     config: DataConfig,
-    part: Literal["train", "validation"],
+    part: Which,
     *,
     hierarchy: Hierarchy,
     encoder: GeoEncoder,
@@ -31,16 +39,14 @@ def open_part(
         InputError: the table is unusable, too large for memory, or none of its photos can be read.
     """
     learnt = part == "train"
-    split: str | None = config.train_split if learnt else config.validation_split
-    chosen = None
-    if config.validation_share is not None:
-        split, chosen = None, by_name(config.validation_share)[0 if learnt else 1]
     if not config.stream:
+        split, chosen = _asked(config, part)
         return load_photos(
             config, split, hierarchy=hierarchy, encoder=encoder, cache=cache, chosen=chosen, needs_cell=learnt
         )
+    source, chosen = source_of(config, part)
     return PhotoStream(
-        open_photos(config.photos, split=split, coordinates=True),
+        source,
         hierarchy,
         reader_of(encoder, crops="one", cache=cache),
         encoder.preprocessing,
@@ -48,3 +54,10 @@ def open_part(
         needs_cell=learnt,
         options=StreamOptions(config.workers, config.shuffle_photos, config.shuffle_mb << 20, device),
     )
+
+
+def _asked(config: DataConfig, part: Which) -> tuple[str | None, Choice | None]:
+    """The split of a part, or where photos are divided by name the choice of names."""
+    if config.validation_share is not None:
+        return None, by_name(config.validation_share)[0 if part == "train" else 1]
+    return config.train_split if part == "train" else config.validation_split, None

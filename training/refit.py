@@ -30,14 +30,14 @@ from indexer.hierarchy import Hierarchy
 from indexer.lineage import carry_over
 from indexer.manifest import file_digest, manifest_digest
 from indexer.progress import track
-from indexer.prototypes import Placement, joined_placed, placed_batches, prototypes
+from indexer.prototypes import Placed, Placement, joined_placed, placed_batches, prototypes
 from indexer.references import save_references
 from indexer.scoring import ScoringModel, leaf_vectors
 from training.cell_fit import HeldOut, LevelFit, fit_cells, steps_per_epoch
 from training.config import RefitConfig
 from training.holding_out import by_name, name_keys
 from training.level_weights import fit_level_weights
-from training.references import TypicalPhotos
+from training.references import typical_photos
 from training.vector_file import VectorFile
 
 log = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ class RefitSummary:
     geocells: Geocells
     references: int  # rows of the table
     seconds: float
-    stage_seconds: Mapping[str, float]
+    stage_seconds: Mapping[str, float]  # start (whitened means), lay out (vectors on disk), fit, write
 
 
 def refit(
@@ -148,6 +148,7 @@ def refit(
         for placed in placed_batches(features, learnt, "transforming"):
             photos.add(placed)
         photos.finish()
+        laid_out = time.perf_counter()
         n_photos, n_steps = len(photos), max(1, config.epochs * steps_per_epoch(photos, config))
         with track("refitting", n_steps) as advance:
             fitted, levels = fit_cells(
@@ -161,10 +162,8 @@ def refit(
     fit_ended = time.perf_counter()
     table = None
     if references:
-        typical = TypicalPhotos(candidates[kept], k=references)
-        for placed in placed_batches(features, learnt, "choosing references"):
-            typical.add(placed)
-        table = typical.table()
+        batches = placed_batches(features, learnt, "choosing references")
+        table = typical_photos(batches, candidates[kept], k=references)
 
     def finish(draft: Draft) -> None:
         if table is not None:
@@ -201,7 +200,12 @@ def refit(
         candidates[kept],
         0 if table is None else table.num_rows,
         ended - began,
-        {"start": prepared - began, "fit": fit_ended - prepared, "write": ended - fit_ended},
+        {
+            "start": prepared - began,
+            "lay out": laid_out - prepared,
+            "fit": fit_ended - laid_out,
+            "write": ended - fit_ended,
+        },
     )
 
 
@@ -247,15 +251,18 @@ def _start(
 
 
 def _held_out(features: FeatureSource, placement: Placement, start: Geocells, *, limit: int) -> HeldOut:
-    parts = list(placed_batches(features, placement, "holding out"))
-    n_photos = sum(len(part.cells) for part in parts)
+    n_photos, kept = 0, list[Placed]()
+    for part in placed_batches(features, placement, "holding out"):
+        n_photos += len(part.cells)
+        # At once: of millions of photos those held out alone would fill memory.
+        together = joined_placed([*kept, part])
+        kept = [together.take(np.argsort(name_keys(together.photo.tolist()), kind="stable")[:limit])]
     if n_photos < _FEWEST_HELD_OUT:
         raise InputError(
             f"{features.location}: {n_photos} held-out photos have a vector and a cell; {_FEWEST_HELD_OUT} are needed "
             "to see what a fit is worth. Raise --held-out, or name a --validation-split of --photos."
         )
-    placed = joined_placed(parts)
-    placed = placed.take(np.argsort(name_keys(placed.photo.tolist()), kind="stable")[:limit])
+    (placed,) = kept
     return HeldOut(start.compared(placed.vectors), placed.cells, placed.lat_deg, placed.lng_deg)
 
 

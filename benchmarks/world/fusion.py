@@ -12,53 +12,28 @@ All are judged by the same test photos. In: nothing but this checkout. Out: a fo
 seed, which a second run does not make again, and a line of `benchmarks/results/world-fusion.jsonl`.
 """
 
-import hashlib
-import json
 import logging
 import statistics
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from jsonargparse import ArgumentParser
 from torch import nn
-from torch.nn.functional import gelu, normalize
+from torch.nn.functional import gelu
 
 from benchmarks.harness import Report
-from benchmarks.world.generator import WorldConfig, generate
+from benchmarks.world.arms import SEEDS, Arm, Preset, Run, Stage, errors_km, learnt, make_runs
+from benchmarks.world.generator import WorldConfig
 from encoder.config import FusionConfig
-from encoder.crops import normalise
 from encoder.fusion import SegmentationTokens
 from encoder.model import GeoEncoder, GeoEncoderConfig
-from indexer.artifact import write_file
-from indexer.geo import Accuracy, accuracy, haversine_km
-from indexer.hierarchy import Hierarchy, build_hierarchy, sorted_ids
-from indexer.photos import read_coordinates
-from indexer.rule import PartitionRule
-from training.commands import fit as fit_command
-from training.config import FitConfig, ModelConfig
-from training.data import PhotoSet, load_photos
-from training.fit import build_encoder, train
-from training.module import GeoModule, best_leaves
-from training.run_folder import plain
-
-CONFIG = Path("configs/demo.yaml")
-SEEDS = (0, 1, 2)
-_BLOCK = 500  # test photos at once
-
-
-@dataclass(frozen=True, slots=True)
-class Preset:
-    """How long it takes."""
-
-    world: WorldConfig
-    tau_max: tuple[int, ...]
-    tau_min: int
-    epochs: int
-
+from indexer.geo import Accuracy, accuracy
+from training.config import ModelConfig
+from training.data import PhotoSet
+from training.fit import build_encoder
+from training.heads import GeocellHead
 
 SMALL = Preset(WorldConfig(n_train=10_000), (500, 200, 75, 30, 12), 3, epochs=6)
 FULL = Preset(WorldConfig(), (1000, 400, 150, 60, 25, 12), 3, epochs=8)  # the demo's
@@ -72,10 +47,10 @@ class ConcatenatingEncoder(GeoEncoder):
         vision = config.vision_config
         self.fusion = MapNetwork(maps, vision.image_size, vision.patch_size, config.projection_dim)  # type: ignore[assignment]
 
-    def forward(self, pixels: torch.Tensor, class_maps: torch.Tensor | None = None) -> torch.Tensor:
+    def unscaled(self, pixels: torch.Tensor, class_maps: torch.Tensor | None = None) -> torch.Tensor:
         """As GeoEncoder."""
         photo = self.projection(self.vision(pixel_values=pixels).pooler_output)
-        return normalize((photo + self.fusion(class_maps)).float(), dim=-1)  # type: ignore[misc]
+        return (photo + self.fusion(class_maps)).float()  # type: ignore[misc]
 
 
 class MapNetwork(nn.Module):
@@ -115,6 +90,7 @@ def concatenated(model: ModelConfig) -> GeoEncoder:
 
 
 ALONE, FUSED, SHUFFLED = "photos alone", "fused", "shuffled maps"
+ANSWER = "answer"  # the one way in which each arm answers
 ARMS: dict[str, Callable[[ModelConfig], GeoEncoder]] = {
     ALONE: photos_alone,
     FUSED: fused,
@@ -123,79 +99,25 @@ ARMS: dict[str, Callable[[ModelConfig], GeoEncoder]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One encoder from one seed."""
-
-    arm: str
-    seed: int
-    seconds: float  # of training
-    accuracy: Accuracy  # on the test photos
-
-
 def compare_arms(preset: Preset, out: Path, *, seeds: Sequence[int] = SEEDS, arms: Sequence[str] = tuple(ARMS)) -> int:
     """Train what has not been trained, print the table, and return the exit code: 1 where fusion does not help."""
-    world = generate(preset.world, out / "world")
-    table = world / "photos.parquet"
-    ids = sorted_ids([read_coordinates(table, split="train")])
-    hierarchy = build_hierarchy(ids, rule=PartitionRule(preset.tau_max, preset.tau_min))
-    settings = demo_settings(table)
-    sets: dict[str, PhotoSet] = {}
-    runs = []
-    for seed in seeds:
-        for arm in arms:
-            file = out / f"runs-{_digest(preset, settings)}" / f"{arm.replace(' ', '-')}-{seed}.json"
-            if not file.exists():
-                if not sets:
-                    sets = load_sets(settings, hierarchy)
-                file.parent.mkdir(parents=True, exist_ok=True)
-                run = train_arm(arm, seed, sets, hierarchy, settings, epochs=preset.epochs)
-                write_file(file, json.dumps(asdict(run)).encode())
-            raw = json.loads(file.read_text())
-            runs.append(Run(**{**raw, "accuracy": Accuracy(**raw["accuracy"])}))
-    return report_runs(runs, preset, settings.model)
+    stage = Stage(preset, out / "world")
+    runs = make_runs([Arm(name) for name in arms], seeds, stage, out / "runs", train_arm)
+    return report_runs(runs, preset, stage.settings.model)
 
 
-def demo_settings(photos: Path) -> FitConfig:
-    """What `configs/demo.yaml` says, for photos elsewhere: the comparison is of what the demo trains."""
-    parser = ArgumentParser()
-    parser.add_function_arguments(fit_command, as_group=False)
-    read = parser.instantiate(parser.parse_path(CONFIG))
-    data = replace(read.data, photos=str(photos))
-    return FitConfig(data, read.model, read.loss, read.optimizer, read.lr_scheduler, read.trainer)
-
-
-def _digest(preset: Preset, settings: FitConfig) -> str:
-    """Of all that a run depends on beside its arm and seed, so that no other run is taken for it."""
-    learning = replace(settings, data=replace(settings.data, photos="photos"))
-    said = [plain(asdict(part)) for part in (preset, learning)]
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:8]
-
-
-def load_sets(settings: FitConfig, hierarchy: Hierarchy) -> dict[str, PhotoSet]:
-    """The world's photos with their maps, split by split."""
-    encoder = fused(settings.model)
-    return {
-        split: load_photos(settings.data, split, hierarchy=hierarchy, encoder=encoder)
-        for split in ("train", "validation", "test")
-    }
-
-
-def train_arm(
-    arm: str, seed: int, sets: dict[str, PhotoSet], hierarchy: Hierarchy, settings: FitConfig, *, epochs: int
-) -> Run:
+def train_arm(arm: Arm, seed: int, stage: Stage) -> Run:
     """Train one encoder and judge it by the test photos."""
-    if arm == ALONE:
+    sets, config = stage.sets, replace(stage.settings, seed=seed)
+    if arm.name == ALONE:
         sets = {split: replace(photos, class_maps=None) for split, photos in sets.items()}
-    elif arm == SHUFFLED:
+    elif arm.name == SHUFFLED:
         sets = {split: shuffled(photos, seed) for split, photos in sets.items()}
     torch.manual_seed(seed)
-    encoder = ARMS[arm](settings.model)
-    started = time.perf_counter()
-    config = replace(settings, seed=seed, trainer=replace(settings.trainer, max_epochs=epochs))
-    module = train(encoder, hierarchy, sets["train"], sets["validation"], config=config, device="cpu")
-    seconds = time.perf_counter() - started
-    return Run(arm, seed, seconds, accuracy(errors_km(module, sets["test"], hierarchy)))
+    encoder = ARMS[arm.name](config.model)
+    head = GeocellHead(stage.hierarchy(), config.model.width, negatives=config.loss.negatives, seed=seed)
+    module, seconds = learnt(encoder, head, sets, config)
+    return Run(arm.name, seed, seconds, {ANSWER: errors_km(module, sets["test"])})
 
 
 def shuffled(photos: PhotoSet, seed: int) -> PhotoSet:
@@ -205,18 +127,9 @@ def shuffled(photos: PhotoSet, seed: int) -> PhotoSet:
     return replace(photos, class_maps=photos.class_maps[order])
 
 
-@torch.inference_mode()
-def errors_km(module: GeoModule, photos: PhotoSet, hierarchy: Hierarchy) -> np.ndarray:
-    """How far the best leaf's point is from the truth: (N,) float64."""
-    encoder = module.encoder.eval()
-    best = []
-    for begin in range(0, len(photos), _BLOCK):
-        part = slice(begin, begin + _BLOCK)
-        maps = None if photos.class_maps is None else photos.class_maps[part]
-        vectors = encoder(normalise(photos.pixels[part], encoder.preprocessing), maps)
-        best.append(best_leaves(vectors, module.leaf_vectors()).numpy())
-    leaves, points = np.concatenate(best), hierarchy.leaves
-    return haversine_km(photos.lat_deg, photos.lng_deg, points.lat_deg[leaves], points.lng_deg[leaves])
+def judged(run: Run) -> Accuracy:
+    """Accuracy of a run on the test photos."""
+    return accuracy(run.errors_km[ANSWER])
 
 
 def report_runs(runs: Sequence[Run], preset: Preset, model: ModelConfig) -> int:
@@ -224,9 +137,10 @@ def report_runs(runs: Sequence[Run], preset: Preset, model: ModelConfig) -> int:
     report = Report("world-fusion")
     for arm in dict.fromkeys(run.arm for run in runs):
         mine = [run for run in runs if run.arm == arm]
+        reached = [judged(run) for run in mine]
         figures = {
-            "median_km": [run.accuracy.median_km for run in mine],
-            **{f"within_{limit}": [run.accuracy.within[limit] for run in mine] for limit in ("200", "750")},
+            "median_km": [each.median_km for each in reached],
+            **{f"within_{limit}": [each.within[limit] for each in reached] for limit in ("200", "750")},
             "seconds": [run.seconds for run in mine],
         }
         spread = {name: _mean_and_spread(values) for name, values in figures.items()}
@@ -251,7 +165,7 @@ def _beats(ours: Sequence[Run], others: Sequence[Run]) -> bool | None:
     """Whether every run of ours has more photos within 200 km than every other; None where there is none to beat."""
     if not others:
         return None
-    return min(run.accuracy.within["200"] for run in ours) > max(run.accuracy.within["200"] for run in others)
+    return min(judged(run).within["200"] for run in ours) > max(judged(run).within["200"] for run in others)
 
 
 def _mean_and_spread(values: Sequence[float]) -> str:
@@ -271,6 +185,6 @@ def main() -> int:
 
 if __name__ == "__main__":
     logging.basicConfig(format="%(message)s")
-    logging.getLogger("indexer").setLevel(logging.INFO)
-    logging.getLogger("training").setLevel(logging.INFO)
+    for package in ("indexer", "training", "benchmarks"):
+        logging.getLogger(package).setLevel(logging.INFO)
     raise SystemExit(main())

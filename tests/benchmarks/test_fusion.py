@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from benchmarks.world import fusion
-from benchmarks.world.fusion import ALONE, ARMS, SMALL, Preset, compare_arms, demo_settings, shuffled
+from benchmarks.world.arms import Preset, Run, demo_settings
+from benchmarks.world.fusion import ALONE, ARMS, SMALL, compare_arms, shuffled
 from benchmarks.world.generator import CLASSES, WorldConfig
-from indexer.geo import accuracy
 from training.data import PhotoSet
 
 TINY = Preset(WorldConfig(n_train=120, n_validation=20, n_test=30), (40, 15), 1, epochs=1)
@@ -54,29 +54,26 @@ def test_finished_runs_are_kept_and_the_rest_is_made(
 ) -> None:
     monkeypatch.setattr("benchmarks.harness.RESULTS", tmp_path / "benchmarks" / "results")
     (tmp_path / "benchmarks").mkdir()
-    arms = ("photos alone", "fused")
-    compare_arms(TINY, tmp_path / "out", seeds=(0,), arms=arms)
-    (runs,) = (tmp_path / "out").glob("runs-*")
-    made = {path.name: path.read_bytes() for path in runs.iterdir()}
-    assert set(made) == {"photos-alone-0.json", "fused-0.json"}
-    assert json.loads(made["fused-0.json"])["accuracy"]["n"] == 30
-    monkeypatch.setattr(fusion, "train_arm", lambda *arguments, **options: pytest.fail("made again"))
-    compare_arms(TINY, tmp_path / "out", seeds=(0,), arms=arms)
-    assert {path.name: path.read_bytes() for path in runs.iterdir()} == made
+    compared = ("photos alone", "fused")
+    compare_arms(TINY, tmp_path / "out", seeds=(0,), arms=compared)
+    made = {path.name: path.read_bytes() for path in (tmp_path / "out" / "runs").iterdir()}
+    assert sorted(name.rpartition("-")[0] for name in made) == ["fused-0", "photos-alone-0"]
+    for content in made.values():
+        assert len(json.loads(content)["errors_km"]["answer"]) == 30
+    monkeypatch.setattr(fusion, "train_arm", lambda *arguments: pytest.fail("made again"))
+    compare_arms(TINY, tmp_path / "out", seeds=(0,), arms=compared)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out" / "runs").iterdir()} == made
     assert capsys.readouterr().out.count("fused: median") == 2
 
 
 def test_runs_of_other_settings_are_not_taken_for_these(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.harness.RESULTS", tmp_path / "benchmarks" / "results")
     (tmp_path / "benchmarks").mkdir()
-    monkeypatch.setattr(fusion, "load_sets", lambda *arguments: {"train": None})
-    figures = accuracy(np.array([10.0, 300.0]))
-    monkeypatch.setattr(
-        fusion, "train_arm", lambda arm, seed, *arguments, **options: fusion.Run(arm, seed, 1.0, figures)
-    )
+    errors = {"answer": np.array([10.0, 300.0])}
+    monkeypatch.setattr(fusion, "train_arm", lambda arm, seed, stage: Run(arm.name, seed, 1.0, errors))
     for preset in (TINY, replace(TINY, epochs=2)):
         assert compare_arms(preset, tmp_path / "out", seeds=(0,), arms=("fused",)) == 0
-    assert len(list((tmp_path / "out").glob("runs-*"))) == 2
+    assert len(list((tmp_path / "out" / "runs").iterdir())) == 2
     assert compare_arms(TINY, tmp_path / "out", seeds=(0,)) == 1  # no better than photos alone
 
 

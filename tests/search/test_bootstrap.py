@@ -83,6 +83,49 @@ def test_pairing_finds_a_small_difference_that_single_intervals_hide() -> None:
     assert one.low < other.high  # apart from each other they overlap
 
 
+def test_a_run_that_is_there_several_times_says_no_more_than_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = distances(50, 5), distances(50, 6)
+    ends = paired_intervals(one, other, LIMITS, Resampling(300))
+    for copies in (1, 4):
+        again = paired_intervals(*(np.tile(errors, (copies, 1)) for errors in (one, other)), LIMITS, Resampling(300))
+        assert again.mean_km.low == pytest.approx(ends.mean_km.low)
+        assert again.median_km == ends.median_km
+        assert again.within["25"].high == pytest.approx(ends.within["25"].high)
+    monkeypatch.setattr(bootstrap, "_BLOCK", 130)
+    several = (
+        np.stack([distances(20, seed) for seed in range(3)]),
+        np.stack([distances(20, seed) for seed in (7, 8, 9)]),
+    )
+    assert paired_intervals(*several, LIMITS, Resampling(200)) == _at_once(several)
+
+
+def _at_once(several: tuple[np.ndarray, np.ndarray]) -> bootstrap.Intervals:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bootstrap, "_BLOCK", 1 << 21)
+        return paired_intervals(*several, LIMITS, Resampling(200))
+
+
+def test_draws_of_several_runs_are_photos_and_runs_drawn_apart() -> None:
+    runs = np.stack([distances(9, seed) for seed in range(3)])
+    values = bootstrap._resampled([runs], LIMITS, Resampling(100, 3))[0]
+    photos, which = np.random.default_rng(3), np.random.default_rng([3, 1])
+    for draw in values:
+        drawn = photos.integers(0, 9, 9)
+        expected = figures(runs[which.integers(0, 3, 3)][:, drawn].ravel(), LIMITS)
+        shares = list(expected.within.values())
+        np.testing.assert_allclose(draw, [expected.median_km, expected.mean_km, expected.geoscore, *shares])
+
+
+def test_runs_that_disagree_leave_more_open_than_their_photos_do() -> None:
+    """The same difference on average, once the same in each run, once from one run of three alone."""
+    rng = np.random.default_rng(0)
+    other = np.abs(rng.lognormal(4, 1, (3, 400)))
+    steady, lucky = 0.8 * other, np.concatenate([0.5 * other[:1], 0.95 * other[1:]])
+    ends = [paired_intervals(ours, other, LIMITS, Resampling(1000)).mean_km for ours in (steady, lucky)]
+    assert ends[0].high < 0
+    assert ends[1].high - ends[1].low > 2 * (ends[0].high - ends[0].low)
+
+
 @given(st.integers(1, 40), st.integers(0, 3))
 def test_ends_are_in_order_and_shares_are_percent(n: int, seed: int) -> None:
     ends = intervals(distances(n, seed), LIMITS, Resampling(100))

@@ -15,6 +15,7 @@ from indexer.errors import InputError, WorkError
 from indexer.geocells import Geocells
 from indexer.prototypes import Placed
 from tests.conftest import unit_rows
+from training import cell_fit
 from training.cell_fit import HeldOut, fit_cells, fitted_temperature, steps_per_epoch
 from training.config import RefitConfig
 from training.vector_file import VectorFile
@@ -41,6 +42,27 @@ def test_the_temperature_is_the_likeliest(seed: int, noise: float) -> None:
     tau, at_tau = fitted_temperature(torch.from_numpy(rows), torch.from_numpy(targets), torch.from_numpy(cells))
     assert at_tau == pytest.approx(best.fun, abs=2e-4)
     assert 0.005 <= tau <= 1.0
+
+
+@given(seed=st.integers(0, 50), begin=st.floats(0.006, 0.9))
+@settings(max_examples=20, deadline=None)
+def test_where_the_search_for_it_begins_does_not_matter(seed: int, begin: float) -> None:
+    cells, targets = unit_rows(9, WIDTH, seed), np.random.default_rng(seed).integers(0, 9, 120)
+    rows = cells[targets] + unit_rows(120, WIDTH, seed + 1)
+    known = [torch.from_numpy(part) for part in (rows / np.linalg.norm(rows, axis=1, keepdims=True), targets, cells)]
+    tau, loss = fitted_temperature(*known, begin=begin)
+    expected = fitted_temperature(*known)
+    assert tau == pytest.approx(expected[0], rel=1e-3)
+    assert loss == pytest.approx(expected[1], abs=1e-6)
+
+
+@given(n=st.integers(1, 40), size=st.integers(1, 60), seed=st.integers(0, 5))
+def test_epochs_are_all_photos_or_parts_that_make_up_all(n: int, size: int, seed: int) -> None:
+    orders = cell_fit._orders(n, RefitConfig(epoch_photos=size), seed)
+    together = np.concatenate([next(orders) for _ in range(2 * n)])
+    assert len(together) == 2 * n * min(n, size)
+    for first in range(0, len(together) - n + 1, n):
+        np.testing.assert_array_equal(np.sort(together[first : first + n]), np.arange(n))
 
 
 @pytest.fixture
@@ -81,6 +103,15 @@ def test_cells_come_to_point_where_their_photos_are(toy: Toy) -> None:
     logits = held_out.vectors[here] @ fitted.vectors[1].T / fitted.temperatures[1]
     told = torch.nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(held_out.cells[here, 1]))
     assert levels[1].loss == pytest.approx(float(told), abs=1e-4)
+
+
+def test_of_many_photos_an_epoch_takes_a_part(toy: Toy) -> None:
+    start, file, held_out, _ = toy
+    config = RefitConfig(epochs=3, epoch_photos=250, batch_size=100)
+    steps: list[int] = []
+    _, levels = fit_cells(start, file, held_out, config=config, device=CPU, seed=0, advance=steps.append)
+    assert sum(steps) == 3 * steps_per_epoch(file, config) == 3 * 3
+    assert all(level.loss < level.start_loss for level in levels)
 
 
 def _mean_rows(photos: HeldOut, level: int) -> np.ndarray:

@@ -80,7 +80,7 @@ def test_validation_sees_every_photo_once(toy: Path, processes: int) -> None:
     for part in parts[-1]:
         rows = part.pixels.flatten()
         np.testing.assert_array_equal(part.lat_deg, photos.lat_deg[rows])
-        assert torch.equal(part.targets[:, 0], rows)
+        assert torch.equal(part.truth.targets[:, 0], rows)
 
 
 def test_epochs_are_whole_new_each_time_and_repeatable(toy: Path) -> None:
@@ -96,10 +96,11 @@ def test_epochs_are_whole_new_each_time_and_repeatable(toy: Path) -> None:
 def test_an_epoch_holds_every_photo_once_beside_its_own_cells(toy: Path) -> None:
     photos = marked(load(toy))
     parts = epoch(photos, 15)
-    pixels, targets = (torch.cat([getattr(part, name) for part in parts]) for name in ("pixels", "targets"))
+    pixels = torch.cat([part.pixels for part in parts])
+    targets = torch.cat([part.truth.targets for part in parts])
     assert torch.equal(pixels.flatten().sort().values, torch.arange(90))
     assert torch.equal(targets, torch.stack([pixels.flatten(), -pixels.flatten()], dim=1))
-    assert all(part.ends_batch and torch.equal(part.targets, part.everyone) for part in parts)
+    assert all(part.ends_batch and torch.equal(part.truth.targets, part.truth.everyone) for part in parts)
 
 
 @pytest.mark.parametrize(("processes", "parts"), [(2, 1), (1, 3), (2, 3), (3, 2)])
@@ -111,8 +112,10 @@ def test_shares_make_up_the_batches_of_one_process(toy: Path, processes: int, pa
         mine = [part for share in shares for part in share[number * parts : (number + 1) * parts]]
         assert torch.equal(torch.cat([part.pixels for part in mine]), batch.pixels)
         for part in mine:
-            assert torch.equal(part.everyone, batch.targets)
-            assert torch.equal(part.everyone[part.first : part.first + len(part.targets)], part.targets)
+            assert torch.equal(part.truth.everyone, batch.truth.targets)
+            assert torch.equal(
+                part.truth.everyone[part.truth.first : part.truth.first + len(part.truth.targets)], part.truth.targets
+            )
         assert sum(part.ends_batch for part in mine) == processes
 
 

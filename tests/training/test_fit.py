@@ -19,19 +19,26 @@ import pyarrow.parquet
 import pytest
 import torch
 import yaml
+from PIL import Image
 from transformers import CLIPConfig, CLIPModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+import indexer.__main__
 from encoder.checkpoint import load_encoder
 from encoder.config import FusionConfig
 from encoder.embed import EmbedConfig, embed_photos
 from encoder.encode import PhotoEncoder
+from indexer.bundle import open_bundle
 from indexer.cells import load_hierarchy
+from indexer.cli import main
 from indexer.errors import InputError, WorkError
 from indexer.geo import haversine_km
 from indexer.geocells import load_geocells
 from indexer.manifest import file_digest, manifest_digest
 from indexer.photos import open_photos
+from indexer.prototypes import Placement
+from indexer.references import load_references
+from indexer.registry import Registry
 from indexer.rule import PartitionRule
 from indexer.scoring import ScoringModel, log_product
 from tests.conftest import save_s2_hierarchy
@@ -48,6 +55,7 @@ from training.config import (
 from training.fit import FitSummary, build_encoder, fit
 from training.holding_out import by_name
 from training.module import one_cycle
+from training.references import typical_photos
 from training.run_folder import RunFolder
 
 MODEL = ModelConfig(image_size=SIZE, patch_size=8, hidden_size=32, layers=2, heads=2, mlp_size=64, width=16)
@@ -461,14 +469,16 @@ def test_two_processes_with_two_parts_each_come_to_what_one_comes_to(toy: Path, 
             assert float(a[column]) == pytest.approx(float(b[column]), rel=1e-3), column
 
 
-def test_photos_elsewhere_than_the_hierarchy_are_refused(toy: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stream", [False, True])
+def test_photos_elsewhere_than_the_hierarchy_are_refused(toy: Path, tmp_path: Path, stream: bool) -> None:
     rule = PartitionRule((40,), 5)
     save_s2_hierarchy(np.repeat([70.0, -70.0], 30), np.repeat([100.0, 100.0], 30), rule=rule, out=tmp_path / "H")
     table = pyarrow.parquet.read_table(toy / "photos.parquet")
     names = pa.array([str(toy / name) for name in table["photo"].to_pylist()])
     pyarrow.parquet.write_table(table.set_column(0, "photo", names), tmp_path / "photos.parquet")
     with pytest.raises(InputError, match="no training photo lies in a cell"):
-        train(tmp_path, tmp_path / "C")
+        train(tmp_path, tmp_path / "C", changed(data={"stream": stream}))
+    assert not (tmp_path / "C").exists()
 
 
 def test_photos_that_do_not_fit_in_memory_are_refused(toy: Path, tmp_path: Path) -> None:
@@ -487,3 +497,57 @@ def test_a_fused_encoder_learns_from_photos_and_maps(toy: Path, tmp_path: Path) 
     assert model.fusion.blocks[0].attention.out.weight.any()  # zero before it learnt
     with pytest.raises(InputError, match="has a fusion already"):
         build_encoder(ModelConfig(start_from=str(summary.checkpoint), fusion=fusion), load_encoder(summary.checkpoint))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_classes_of_maps_beyond_the_table_are_named(
+    toy: Path, tmp_path: Path, stream: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The toy's maps have classes 0 to 6. Photos with others are left out; where none is left, nothing is learned."""
+    folder = with_maps(toy, tmp_path / "toy")
+    fusion = FusionConfig(classes=6, width=8, latent=4, heads=2, blocks=1, mlp_size=8)
+    config = changed(trainer={"max_epochs": 1}, model={"fusion": fusion}, data={"stream": stream})
+    train(folder, tmp_path / "C", config)
+    assert "bad_map" in caplog.text
+    assert "class 6 in its map; the encoder knows 0 to 5" in caplog.text
+    for row in range(120):
+        Image.new("L", (SIZE, SIZE), 9).save(folder / f"map{row}.png")
+    with pytest.raises(InputError, match=r"can be read.*bad_map: class 9 in its map; the encoder knows 0 to 5"):
+        train(folder, tmp_path / "D", config)
+    assert not (tmp_path / "D" / "checkpoint").exists()
+
+
+def test_references_are_the_typical_photos_of_the_vectors_that_embed_makes(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a fused encoder, so that maps come along; without those held out; also where choosing them failed once."""
+    folder = with_maps(toy, tmp_path / "toy")
+    fusion = FusionConfig(classes=7, width=8, latent=4, heads=2, blocks=1, mlp_size=8)
+    config = replace(changed(trainer={"max_epochs": 1}, model={"fusion": fusion}), references=2)
+    config = changed(config, data={"validation_share": 0.2})
+    with monkeypatch.context() as patch:
+        patch.setattr("training.fit.typical_training_photos", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train(folder, tmp_path / "C", config)
+    summary = train(folder, tmp_path / "C", config)
+    tree, geocells = load_hierarchy(folder / "H"), load_geocells(summary.checkpoint)
+    found = load_references(summary.checkpoint, n_leaves=len(tree.leaves), width=16)
+    source = open_photos(folder / "photos.parquet", coordinates=True)
+    (batch,) = embed_photos(PhotoEncoder(load_encoder(summary.checkpoint)), source, config=EmbedConfig())
+    expected = typical_photos([Placement(tree, chosen=by_name(0.2)[0]).place(batch)], geocells, k=2)
+    assert found is not None
+    assert found.num_rows == summary.references >= len(tree.leaves)
+    assert found.drop_columns(["vector"]).equals(expected.drop_columns(["vector"]))
+    # Bundles take them over.
+    build = ("build", "--hierarchy", folder / "H", "--checkpoint", summary.checkpoint, "--registry", tmp_path / "R")
+    assert main("indexer", "test", indexer.__main__.COMMANDS, argv=[str(word) for word in build]) == 0
+    bundle = open_bundle(Registry(tmp_path / "R").resolve(None))
+    assert bundle.references is not None
+    assert bundle.references.equals(found)
+
+
+def test_no_references_unless_they_are_asked_for(trained: FitSummary) -> None:
+    assert trained.references == 0
+    assert not (trained.checkpoint / "references.parquet").exists()
+    with pytest.raises(InputError, match="references must be at least 0"):
+        replace(LEARN, references=-1)

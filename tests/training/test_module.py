@@ -1,8 +1,8 @@
-"""The module under training: its ranking, temperatures, groups of weights and rates, against plain references."""
+"""The module under training: its validation, shares of a batch, groups of weights and rates, against references."""
 
-import math
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -12,13 +12,14 @@ from encoder.crops import normalise
 from encoder.model import GeoEncoder, GeoEncoderConfig
 from indexer.geo import accuracy, haversine_km
 from indexer.hierarchy import Hierarchy
-from indexer.scoring import ScoringModel, leaf_vectors, log_product
-from tests.conftest import unit_rows
+from indexer.scoring import ScoringModel, log_product
 from training.batches import Position, Share
-from training.config import Augmentation, DataConfig, FitConfig, LossConfig, Negatives, OptimizerConfig
+from training.config import Augmentation, DataConfig, FitConfig, Negatives, OptimizerConfig
 from training.data import PhotoSet
+from training.heads import ClassifierHead, GeocellHead, Head
+from training.location_encoder import LocationEncoder, LocationHead
 from training.losses import hierarchy_loss
-from training.module import Epoch, GeoModule, best_leaves, one_cycle
+from training.module import Epoch, GeoModule, one_cycle
 
 WIDTH = 24
 N = 50
@@ -47,63 +48,16 @@ def photos(hierarchy: Hierarchy) -> PhotoSet:
 def module(hierarchy: Hierarchy) -> GeoModule:
     torch.manual_seed(0)
     encoder = GeoEncoder(GeoEncoderConfig(vision_config=VISION, projection_dim=WIDTH))
-    result = GeoModule(encoder, hierarchy, config=CONFIG)
+    result = GeoModule(encoder, GeocellHead(hierarchy, WIDTH, negatives="all", seed=0), config=CONFIG)
     result.log = lambda *_, **__: None  # type: ignore[method-assign]  # there is no trainer to log to
     with torch.no_grad():  # levels that weigh differently, as after training
-        result.log_temperatures.copy_(torch.linspace(0.03, 0.12, len(hierarchy.levels)).log())
+        result.head.log_temperatures.copy_(torch.linspace(0.03, 0.12, len(hierarchy.levels)).log())
     return result
-
-
-def scoring(module: GeoModule) -> ScoringModel:
-    return ScoringModel(module.geocell_vectors(), module.hierarchy.ancestors, module.hierarchy.leaves.n_photos)
-
-
-def test_ranking_is_that_of_the_product_of_similarities(module: GeoModule) -> None:
-    queries = unit_rows(200, WIDTH, seed=1)
-    with torch.no_grad():
-        best = best_leaves(torch.from_numpy(queries), module.leaf_vectors(), block=64).numpy()
-    expected = log_product(scoring(module), queries)
-    chosen = np.take_along_axis(expected, best[:, None], axis=1)[:, 0]
-    np.testing.assert_allclose(chosen, expected.max(axis=1), atol=1e-4)
-    assert np.mean(best == expected.argmax(axis=1)) > 0.99
-
-
-def test_leaf_vectors_are_those_of_the_index(module: GeoModule) -> None:
-    ours = module.leaf_vectors().detach().numpy()
-    np.testing.assert_allclose(ours, leaf_vectors(scoring(module)), rtol=1e-5, atol=1e-5)
-
-
-def test_stored_vectors_are_unit_rows_in_cell_order(module: GeoModule) -> None:
-    stored = module.geocell_vectors()
-    assert stored.hierarchy == module.hierarchy.digest
-    assert [len(level) for level in stored.vectors] == [len(level) for level in module.hierarchy.levels]
-    for rows, learnt in zip(stored.vectors, module.geocells, strict=True):
-        np.testing.assert_allclose(np.linalg.norm(rows.astype(np.float64), axis=1), 1, atol=1e-6)
-        assert ((rows * learnt.detach().numpy()).sum(axis=1) > 0).all()
-    np.testing.assert_allclose(stored.temperatures, [0.03, 0.075, 0.12], rtol=1e-6)
-
-
-def test_temperatures_begin_as_in_the_paper(hierarchy: Hierarchy, module: GeoModule) -> None:
-    fresh = GeoModule(module.encoder, hierarchy, config=CONFIG)
-    assert fresh.temperatures.tolist() == pytest.approx([0.07] * len(hierarchy.levels))
-
-
-def test_a_temperature_that_fell_too_far_is_stopped_and_can_rise_again(module: GeoModule) -> None:
-    with torch.no_grad():
-        module.log_temperatures.fill_(math.log(0.001))
-    module.on_train_batch_end()
-    assert module.temperatures.tolist() == pytest.approx([0.01] * 3)
-    # Random vectors are far from their cells: a softer distribution would cost less, so the gradient must say so.
-    targets = torch.zeros((8, 3), dtype=torch.int64)
-    vectors = torch.from_numpy(unit_rows(8, WIDTH, seed=2))
-    hierarchy_loss(vectors, list(module.geocells), module.temperatures, targets, negatives="all").backward()
-    assert module.log_temperatures.grad is not None
-    assert (module.log_temperatures.grad < 0).all()
 
 
 @pytest.mark.parametrize("batch_size", [N, 16])
 def test_validation_is_the_reference_accuracy_and_the_mean_loss(
-    module: GeoModule, photos: PhotoSet, batch_size: int
+    module: GeoModule, hierarchy: Hierarchy, photos: PhotoSet, batch_size: int
 ) -> None:
     module._loss_sum, module.position.batches = 6.0, 3
     pixels = normalise(photos.pixels, module.encoder.preprocessing)
@@ -113,10 +67,13 @@ def test_validation_is_the_reference_accuracy_and_the_mean_loss(
             module.validation_step(part, number)
         module.on_validation_epoch_end()
         vectors = module.encoder(pixels)
-        loss = hierarchy_loss(vectors, list(module.geocells), module.temperatures, photos.targets, negatives="all")
+        head = module.head
+        assert isinstance(head, GeocellHead)
+        loss = hierarchy_loss(vectors, list(head.cells), head.temperatures, photos.targets, negatives="all")
     (epoch,) = module.epochs
-    best = log_product(scoring(module), vectors.numpy()).argmax(axis=1)
-    points = module.hierarchy.leaves
+    scoring = ScoringModel(head.geocells(), hierarchy.ancestors, hierarchy.leaves.n_photos)
+    best = log_product(scoring, vectors.numpy()).argmax(axis=1)
+    points = hierarchy.leaves
     expected = haversine_km(photos.lat_deg, photos.lng_deg, points.lat_deg[best], points.lng_deg[best])
     assert epoch.validation == accuracy(expected)
     assert epoch.loss == 2.0
@@ -126,17 +83,17 @@ def test_validation_is_the_reference_accuracy_and_the_mean_loss(
     assert module.position == Position(1, 0)
 
 
-@pytest.mark.parametrize("negatives", ["batch", "batch_distinct", "all"])
+@pytest.mark.parametrize("kind", [*get_args(Negatives), "classes", "places"])
 @pytest.mark.parametrize(("processes", "parts"), [(1, 4), (2, 1), (2, 2)])
 def test_gradients_of_all_shares_are_those_of_one_process(
-    module: GeoModule, photos: PhotoSet, negatives: Negatives, processes: int, parts: int
+    module: GeoModule, hierarchy: Hierarchy, photos: PhotoSet, kind: str, processes: int, parts: int
 ) -> None:
     """Averaged over processes, summed over parts divided by their number: what Lightning does with them."""
     changed = Augmentation(shift=0.1, brightness=0.2)
-    data = replace(CONFIG.data, augmentation=changed)
-    module.config = replace(CONFIG, data=data, loss=LossConfig(negatives))
+    module.config = replace(CONFIG, data=replace(CONFIG.data, augmentation=changed))
 
     def gradients(share: Share) -> list[torch.Tensor]:
+        module.head = head_of(kind, hierarchy, photos)
         module.zero_grad()
         module.share, module.position = share, Position(3, 1)
         batch = list(photos.parts(16, share, epoch=3, seed=0, skip=1))[: share.parts]
@@ -151,25 +108,39 @@ def test_gradients_of_all_shares_are_those_of_one_process(
         torch.testing.assert_close(torch.stack(others).mean(dim=0), one, atol=1e-5, rtol=1e-4)
 
 
+def head_of(kind: str, hierarchy: Hierarchy, photos: PhotoSet) -> Head:
+    if kind == "classes":
+        return ClassifierHead(hierarchy, WIDTH, seed=0)
+    if kind == "places":
+        encoder = LocationEncoder(WIDTH, scales=(1.0, 4.0), frequencies=8, hidden=16)
+        return LocationHead(encoder, photos.lat_deg, photos.lng_deg, queue=20)
+    return GeocellHead(hierarchy, WIDTH, negatives=kind, seed=0)  # type: ignore[arg-type]
+
+
 def test_what_a_run_needs_to_go_on_survives_a_file_without_code(module: GeoModule, tmp_path: Path) -> None:
     module.epochs = [Epoch(0, 2.5, 10.0, [0.07, 0.05], 2.0, accuracy(np.array([1.0, 30.0, 800.0])))]
     module.position.epoch, module.position.batches, module._loss_sum = 1, 17, 3.25
     kept: dict[str, object] = {}
     module.on_save_checkpoint(kept)
     torch.save(kept, tmp_path / "run.ckpt")
-    fresh = GeoModule(module.encoder, module.hierarchy, config=CONFIG)
+    fresh = GeoModule(module.encoder, module.head, config=CONFIG)
     before = fresh.position
     fresh.on_load_checkpoint(torch.load(tmp_path / "run.ckpt", weights_only=True))
     assert fresh.position is before  # the loader looks at it
     assert (fresh.position, fresh.epochs, fresh._loss_sum) == (module.position, module.epochs, 3.25)
 
 
-def test_only_matrices_of_the_encoder_decay(module: GeoModule) -> None:
+@pytest.mark.parametrize("kind", ["all", "classes", "places"])
+def test_matrices_decay_but_directions_scales_and_offsets_do_not(
+    module: GeoModule, hierarchy: Hierarchy, photos: PhotoSet, kind: str
+) -> None:
+    module.head = head_of(kind, hierarchy, photos)
     optimizer = module.configure_optimizers()["optimizer"]
     decay = {id(weight): group["weight_decay"] for group in optimizer.param_groups for weight in group["params"]}
     assert set(decay) == {id(weight) for weight in module.parameters()}
     for name, weight in module.named_parameters():
-        assert decay[id(weight)] == (0.5 if name.startswith("encoder.") and weight.ndim > 1 else 0.0), name
+        matrix = weight.ndim > 1 and not name.startswith("head.cells")
+        assert decay[id(weight)] == (0.5 if matrix else 0.0), name
 
 
 def test_the_papers_schedule_halves_after_each_epoch(module: GeoModule) -> None:

@@ -1,6 +1,7 @@
 """Photos as a stream: each once, well mixed, shared and gone on with as those in memory are; bad ones do no harm."""
 
 import io
+import shutil
 import tarfile
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +16,7 @@ from PIL import Image
 
 from encoder.encode import reader_of
 from indexer.cells import load_hierarchy
+from indexer.errors import InputError
 from indexer.photo import Photo
 from indexer.photos import open_photos
 from tests.training.conftest import SIZE
@@ -60,7 +62,9 @@ def test_an_epoch_holds_every_photo_once_with_its_cells(toy: Path, workers: int)
         np.asarray(Image.open(toy / name).convert("RGB")).transpose(2, 0, 1).tobytes(): row.tolist()
         for name, row in zip(table["photo"].to_pylist(), cells, strict=True)
     }
-    seen = {row: target.tolist() for part in parts for row, target in zip(as_rows([part]), part.targets, strict=True)}
+    seen = {
+        row: target.tolist() for part in parts for row, target in zip(as_rows([part]), part.truth.targets, strict=True)
+    }
     assert seen == known
     assert len(TrainingLoader(photos, 18, ALONE, seed=0, position=None)) == 5  # type: ignore[arg-type]
 
@@ -81,7 +85,7 @@ def test_shares_make_up_the_batches_of_one_process(toy: Path, processes: int, n_
     for number, batch in enumerate(whole):
         mine = [part for share in shares for part in share[number * n_parts : (number + 1) * n_parts]]
         assert as_rows(mine) == as_rows([batch])
-        assert all(torch.equal(part.everyone, batch.targets) for part in mine)
+        assert all(torch.equal(part.truth.everyone, batch.truth.targets) for part in mine)
 
 
 def test_an_epoch_is_gone_on_with_where_it_was_left(toy: Path) -> None:
@@ -128,11 +132,24 @@ def test_a_photo_that_cannot_be_read_has_no_cell_and_its_batch_stays_whole(
         lines.append(f"{name},{row['lat']},{row['lng']}")
     (shards / "some.csv").write_text("\n".join(lines))
     parts = epoch(stream(shards / "some.csv", toy, split=None))
-    lost = torch.cat([(part.targets < 0).all(dim=1) & (part.everyone >= 0).any(dim=1) for part in parts])
+    lost = torch.cat([(part.truth.targets < 0).all(dim=1) & (part.truth.everyone >= 0).any(dim=1) for part in parts])
     assert lost.sum() == 3
     assert [len(part.pixels) for part in parts] == [18] * 5
     assert not torch.cat([part.pixels for part in parts])[lost].any()
     assert caplog.text.count("gone.png: missing") == 1
+
+
+@pytest.mark.parametrize("given_up_after", [30, 1024])
+def test_photos_of_which_none_can_be_read_are_an_error(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given_up_after: int
+) -> None:
+    monkeypatch.setattr("training.photo_stream._GIVEN_UP_AFTER", given_up_after)
+    shutil.copy(toy / "photos.parquet", tmp_path)  # without the photos themselves
+    seen = "36" if given_up_after == 30 else "90"
+    with pytest.raises(InputError, match=rf"of the first {seen} photos none can be read.*png: missing"):
+        epoch(stream(tmp_path / "photos.parquet", toy))
+    with pytest.raises(InputError, match="of the first 30 photos none can be read"):
+        list(stream(tmp_path / "photos.parquet", toy, split="validation").validation_parts(30, ALONE))
 
 
 @pytest.mark.parametrize("processes", [1, 4])
@@ -143,7 +160,7 @@ def test_validation_sees_every_photo_once_over_all_processes(toy: Path, processe
     assert len(rows) == len(set(rows)) == 30
     tree = load_hierarchy(toy / "H")
     for part in parts:
-        np.testing.assert_array_equal(part.targets, tree.locate(part.lat_deg.numpy(), part.lng_deg.numpy()))
+        np.testing.assert_array_equal(part.truth.targets, tree.locate(part.lat_deg.numpy(), part.lng_deg.numpy()))
 
 
 @given(n=st.integers(0, 200), photos=st.integers(1, 50), n_bytes=st.integers(1, 500), seed=st.integers(0, 5))

@@ -210,6 +210,28 @@ def test_old_geocells_are_carried_over_by_lineage(folder: Path, checkpoint: Path
         refit(other, tmp_path / "C2", config=CONFIG, device=CPU)
 
 
+def test_photos_in_no_cell_are_refused(folder: Path, tmp_path: Path) -> None:
+    far = np.full(60, -75.0), np.linspace(-100, -90, 60)
+    save_s2_hierarchy(*far, rule=PartitionRule((20, 10), 1), out=tmp_path / "H")
+    with pytest.raises(InputError, match="none of its photos has both a vector and a cell"):
+        refit(RefitSources(folder / "F", tmp_path / "H"), tmp_path / "C", config=CONFIG, device=CPU)
+    assert not (tmp_path / "C").exists()
+
+
+def test_a_level_with_one_cell_says_nothing_and_does_no_harm(folder: Path, world: World, tmp_path: Path) -> None:
+    """A tree of labels may well begin with "world". Its factor is 1 for every leaf."""
+    table = pyarrow.parquet.read_table(folder / "photos.parquet")
+    pyarrow.parquet.write_table(table.append_column("all", pa.array(["world"] * len(table))), tmp_path / "p.parquet")
+    recipe = LabelRecipe(("all", "zone"))
+    places = recipe.read(tmp_path / "p.parquet", split=None)
+    save_hierarchy(recipe.build(places), places, tmp_path / "L", config={"recipe": recipe.to_config()}, inputs={})
+    sources = RefitSources(folder / "F", tmp_path / "L", tmp_path / "p.parquet")
+    summary = refit(sources, tmp_path / "C", level_weights="fit", config=CONFIG, device=CPU)
+    assert [len(level) for level in summary.geocells.vectors] == [1, 18]
+    assert summary.levels[0].loss == 0
+    assert np.isfinite(summary.geocells.temperatures).all()
+
+
 def test_features_of_another_encoder_are_refused(folder: Path, checkpoint: Path, tmp_path: Path) -> None:
     from indexer.artifact import write_folder
     from indexer.features import KIND, SCHEMA_VERSION

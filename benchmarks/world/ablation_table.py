@@ -1,0 +1,171 @@
+"""What an ablation came to: each method beside the full one, with intervals, and beside the paper's figures.
+
+In: runs of arms (`benchmarks.world.arms`). Out: rows, and what is said of them in words and in a picture.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from rich.table import Table
+
+from benchmarks.world.arms import Run
+from indexer.geo import Accuracy, accuracy
+from search.bootstrap import Interval, Intervals, Resampling, paired_intervals
+from search.published import PUBLISHED_KM
+
+LIMITS = tuple(f"{km:g}" for km in PUBLISHED_KM)
+COMPARED = LIMITS[1:]  # a leaf of the embedded world is tens of km wide: who is within 1 km is so by luck
+
+_TITLE = "Points above the full method, with 95 % intervals"
+AS, NOT_AS, OPEN = "as in the paper", "not as in the paper", "not distinguishable"
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A row of the table: an arm and a way to answer, and what the paper says of its like."""
+
+    name: str
+    arm: str
+    way: str
+    paper: str | None = None  # which of its tables
+    points: Mapping[str, float] | None = None  # above the paper's full method, for each of LIMITS
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What one method came to, beside the full one."""
+
+    method: Method
+    seconds: float  # of training, mean over seeds
+    accuracy: Accuracy  # over all seeds' answers
+    points: Mapping[str, float]  # within a distance, above the full method
+    intervals: Intervals  # of these and other differences
+    verdicts: Mapping[str, str]  # for each of COMPARED: better, worse or not distinguishable
+    agreement: Mapping[str, str]  # likewise AS, NOT_AS or OPEN; empty where the paper has no such figure
+
+
+def compare(methods: Sequence[Method], full: Method, runs: Sequence[Run], resampling: Resampling) -> list[Row]:
+    """Hold every method against the full one, photo by photo and seed by seed."""
+    theirs = errors_of(full, runs)
+    reached = accuracy(theirs.ravel(), PUBLISHED_KM)
+    rows = []
+    for method in methods:
+        errors = errors_of(method, runs)
+        ours, ends = accuracy(errors.ravel(), PUBLISHED_KM), paired_intervals(errors, theirs, PUBLISHED_KM, resampling)
+        verdicts = {limit: _verdict(ends.within[limit]) for limit in COMPARED}
+        known = method.points or {}
+        rows.append(
+            Row(
+                method,
+                float(np.mean([run.seconds for run in runs if run.arm == method.arm])),
+                ours,
+                {limit: ours.within[limit] - reached.within[limit] for limit in LIMITS},
+                ends,
+                verdicts,
+                {limit: _agreement(verdicts[limit], known[limit]) for limit in COMPARED if known},
+            )
+        )
+    return rows
+
+
+def errors_of(method: Method, runs: Sequence[Run]) -> np.ndarray:
+    """A method's errors, one row for each seed in rising order: (S, N) km."""
+    mine = sorted((run for run in runs if run.arm == method.arm), key=lambda run: run.seed)
+    return np.array([run.errors_km[method.way] for run in mine])
+
+
+def figures_text(reached: Accuracy, seconds: float) -> str:
+    """What a method reached, in a few words."""
+    shares = ", ".join(f"{limit} km {reached.within[limit]:.1f} %" for limit in COMPARED)
+    return f"median {reached.median_km:.0f} km; {shares}; {seconds:.0f} s of training"
+
+
+def verdict_text(row: Row) -> str:
+    """What follows from the differences, by distance."""
+    text = _said(row.verdicts, ("better", "worse", OPEN))
+    return f"{text}. Table {row.method.paper}: {_said(row.agreement, (AS, NOT_AS, OPEN))}" if row.agreement else text
+
+
+def table(full: Accuracy, rows: Sequence[Row]) -> Table:
+    """All differences with their intervals, and below each what the paper has."""
+    result = Table("", "median", *(f"within {int(limit):,} km" for limit in COMPARED), title=_TITLE)
+    result.add_row("full method", f"{full.median_km:.0f} km", *(f"{full.within[limit]:.1f} %" for limit in COMPARED))
+    for row in rows:
+        cells = [f"{row.points[limit]:+.1f} {_interval(row, limit)} {row.verdicts[limit]}" for limit in COMPARED]
+        result.add_row(row.method.name, f"{row.accuracy.median_km:.0f} km", *cells)
+        if row.method.points is not None:
+            said = {limit: "" if row.agreement[limit] == OPEN else f": {row.agreement[limit]}" for limit in COMPARED}
+            points = [f"{row.method.points[limit]:+.1f}{said[limit]}" for limit in COMPARED]
+            result.add_row(f"  the paper's Table {row.method.paper}", "", *points, style="dim")
+    return result
+
+
+def draw(rows: Sequence[Row]) -> bytes:
+    """PNG: for each distance, how far each method lies from the full one, with its interval, and what the paper has."""
+    with rc_context({"font.family": "DejaVu Sans", "font.size": 9}):
+        figure = Figure(figsize=(11.0, 1.6 + 0.36 * len(rows)), layout="constrained")
+        panels = figure.subplots(1, len(COMPARED), sharey=True)
+        for axes, limit in zip(panels, COMPARED, strict=True):
+            _draw_distance(axes, rows, limit)
+        panels[0].set_yticks(range(len(rows)), [row.method.name for row in rows])
+        panels[0].invert_yaxis()
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+        figure.suptitle(_TITLE)
+        FigureCanvasAgg(figure)
+        stream = io.BytesIO()
+        figure.savefig(stream, format="png", dpi=130, metadata={"Software": None})
+    return stream.getvalue()
+
+
+def _draw_distance(axes: Axes, rows: Sequence[Row], limit: str) -> None:
+    at, middle = np.arange(len(rows)), np.array([row.points[limit] for row in rows])
+    ends = np.array([(row.intervals.within[limit].low, row.intervals.within[limit].high) for row in rows])
+    published = [(row.method.points[limit], number) for number, row in enumerate(rows) if row.method.points is not None]
+    axes.axvline(0, color="#595959", linewidth=0.8)
+    here: dict[str, Any] = {
+        "color": "#0072b2",
+        "fmt": "o",
+        "markersize": 4,
+        "capsize": 2,
+        "label": "here, with 95 % interval",
+    }
+    axes.errorbar(middle, at, xerr=np.abs(ends.T - middle), **here)
+    there: dict[str, Any] = {
+        "color": "#d55e00",
+        "markerfacecolor": "none",
+        "markersize": 5,
+        "label": "the paper, on photos of its own",
+    }
+    axes.plot(*zip(*published, strict=True), "D", **there)
+    axes.set_title(f"within {int(limit):,} km", fontsize=9)
+    axes.set_xlabel("percentage points")
+    axes.grid(axis="x", color="#d9d9d9", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _interval(row: Row, limit: str) -> str:
+    ends = row.intervals.within[limit]
+    return f"({ends.low:+.1f} to {ends.high:+.1f})"
+
+
+def _said(by_distance: Mapping[str, str], words: Sequence[str]) -> str:
+    where = {word: [limit for limit in COMPARED if by_distance[limit] == word] for word in words}
+    return "; ".join(f"{word} at {', '.join(limits)} km" for word, limits in where.items() if limits)
+
+
+def _verdict(ends: Interval) -> str:
+    return "better" if ends.low > 0 else "worse" if ends.high < 0 else OPEN
+
+
+def _agreement(verdict: str, points: float) -> str:
+    """Whether a difference has the sign of the paper's; where that is none, any difference is not as in the paper."""
+    if verdict == OPEN:
+        return OPEN
+    return AS if (points > 0) == (verdict == "better") and points else NOT_AS

@@ -1,0 +1,244 @@
+"""`python -m benchmarks.world.ablations`: the method without one of its parts, and other methods, beside the paper.
+
+Every arm learns the same photos of the embedded world with the demo's settings, from three seeds, and answers the same
+test photos. The arms follow the paper's Tables VI (a classifier in place of geocells), VII (fewer levels) and VIII
+(fewer fusion blocks); VII leaves open which levels stay: here once the finest does, once the coarsest do. Beside them
+stand methods that the paper compares itself with, on this encoder and these photos: the nearest training photos
+([L]kNN's idea, Table I) and image-to-GPS retrieval (GeoCLIP's, Table II). Each head learns at the best of some rates,
+chosen by validation photos and another seed (`--rates`).
+
+Differences from the full method have paired bootstrap intervals, pooled over seeds: a draw takes three of the three
+seeds and as many test photos as there are, both with replacement, the same ones of both methods (`search.bootstrap`).
+So a difference counts that holds over photos and over seeds. By distance it is "better", "worse" or "not
+distinguishable", and "as in the paper" where it has the sign of the paper's difference. No more than signs can be
+compared, because a tile of this world is no photo of a street.
+
+In: nothing but this checkout. Out: a folder with a file for each arm and seed, which a second run does not make again;
+a line of `benchmarks/results/ablations.jsonl`, and `ablations.png` beside it.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from jsonargparse import ArgumentParser
+from rich.console import Console
+from torch.nn.functional import normalize
+
+from benchmarks import harness
+from benchmarks.harness import Report
+from benchmarks.world.ablation_table import (
+    LIMITS,
+    Method,
+    Row,
+    compare,
+    draw,
+    errors_of,
+    figures_text,
+    table,
+    verdict_text,
+)
+from benchmarks.world.arms import SEEDS, Arm, Preset, Run, Stage, errors_km, learnt, make_runs, vectors_of
+from benchmarks.world.generator import WorldConfig
+from encoder.model import GeoEncoder
+from indexer.geo import accuracy, haversine_km
+from search.bootstrap import Resampling
+from search.published import ABLATIONS, PUBLISHED_KM, TABLES
+from training.config import ModelConfig, Negatives
+from training.data import PhotoSet
+from training.fit import build_encoder
+from training.heads import ClassifierHead, GeocellHead, Head
+from training.location_encoder import SCALES, LocationEncoder, LocationHead
+from training.module import GeoModule
+from training.nearest import Known, choose_vote, elect, nearest_photos
+
+# The paper's tau_max, divided by 50.
+PRESET = Preset(WorldConfig(n_train=7_500), (500, 200, 100, 40, 20, 15, 10), 3, epochs=6)
+RATES, _RATES_SEED = (3e-3, 1e-2, 3e-2), 100  # of heads, to choose from with a seed of its own
+# Of a location encoder. GeoCLIP's 4,096 and 1,024 would cost several times what this small encoder of photos does.
+_QUEUE, _HIDDEN = 1024, 256
+WORLD_SCALES = (1.0, 4.0, 16.0)  # of a location encoder: its shortest waves are as long as a tile is wide, some 400 km
+_WIDE = 220  # columns of the terminal, or of a log
+HEAD, NEAREST = "head", "nearest photos"  # ways to answer
+
+
+@dataclass(frozen=True)
+class Ablation(Arm):
+    """One thing that is trained."""
+
+    head: Literal["geocells", "classes", "places"] = "geocells"
+    levels: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6)  # by number, 0 the coarsest
+    blocks: int = 3  # of fusion
+    negatives: Negatives = "all"
+    head_lr: float = 1e-2  # the demo's
+    scales: tuple[float, ...] = SCALES  # of a location encoder
+    nearest: bool = False  # whether its vectors answer by the nearest training photos, too
+
+
+FULL = Ablation("full method", nearest=True)
+CLASSES = Ablation("classifier", head="classes", nearest=True)
+PLACES = Ablation("image-to-GPS retrieval", head="places")
+ARMS = (
+    FULL,
+    Ablation("negatives of the batch alone", negatives="batch"),
+    Ablation("5 levels, finest kept", levels=(0, 2, 3, 4, 6)),
+    Ablation("3 levels, finest kept", levels=(0, 3, 6)),
+    Ablation("1 level, the finest", levels=(6,)),
+    Ablation("5 levels, the coarsest", levels=(0, 1, 2, 3, 4)),
+    Ablation("3 levels, the coarsest", levels=(0, 1, 2)),
+    Ablation("1 level, the coarsest", levels=(0,)),
+    Ablation("2 fusion blocks", blocks=2),
+    Ablation("1 fusion block", blocks=1),
+    Ablation("no fusion", blocks=0),
+    CLASSES,
+    PLACES,
+)
+
+REFERENCE = Method(FULL.name, FULL.name, HEAD)
+
+
+def methods() -> list[Method]:
+    """The rows of the table but the full method's, in order."""
+    rows = []
+    for arm in ARMS:
+        if arm.head == "classes":
+            rows.append(_ablated(arm, "VI", "No"))
+        elif arm.blocks < FULL.blocks:
+            rows.append(_ablated(arm, "VIII", str(arm.blocks)))
+        elif len(arm.levels) < len(FULL.levels):
+            rows.append(_ablated(arm, "VII", str(len(arm.levels))))
+        elif arm.negatives != FULL.negatives:  # the paper's own loss; it has no table of it
+            rows.append(Method(arm.name, arm.name, HEAD))
+    return [
+        *rows,
+        Method(f"nearest photos by the {FULL.name}", FULL.name, NEAREST),
+        Method(f"nearest photos by the {CLASSES.name}", CLASSES.name, NEAREST, "I", _rival("im2gps", "[L]kNN")),
+        Method(PLACES.name, PLACES.name, HEAD, "II", _rival("im2gps3k", "GeoCLIP")),
+    ]
+
+
+def _ablated(arm: Ablation, table: str, row: str) -> Method:
+    points = ABLATIONS[table].against_full()[row]
+    return Method(arm.name, arm.name, HEAD, table, dict(zip(LIMITS, points, strict=True)))
+
+
+def _rival(benchmark: Literal["im2gps", "im2gps3k"], method: str) -> Mapping[str, float]:
+    """How many points another method of the paper's tables lies above its own."""
+    rows = {row.method: row.within for row in TABLES[benchmark].rows}
+    pairs = zip(LIMITS, rows[method], rows["GeoSURGE (Ours)"], strict=True)
+    return {limit: round((share or 0.0) - (full or 0.0), 1) for limit, share, full in pairs}
+
+
+def train_arm(arm: Ablation, seed: int, stage: Stage) -> Run:
+    """Train one arm, and let it answer the test photos in every way it is to."""
+    module, sets, seconds = _trained(arm, seed, stage)
+    errors = {HEAD: errors_km(module, sets["test"])}
+    if arm.nearest:
+        errors[NEAREST] = nearest_errors_km(module.encoder, sets)
+    return Run(arm.name, seed, seconds, errors)
+
+
+def _trained(arm: Ablation, seed: int, stage: Stage) -> tuple[GeoModule, dict[str, PhotoSet], float]:
+    hierarchy = stage.hierarchy(arm.levels)
+    sets = {}
+    for split, photos in stage.sets.items():
+        targets = torch.from_numpy(hierarchy.locate(photos.lat_deg, photos.lng_deg))
+        sets[split] = replace(photos, targets=targets, class_maps=photos.class_maps if arm.blocks else None)
+    model = _model(arm, stage.settings.model)
+    optimizer = replace(stage.settings.optimizer, geocell_lr=arm.head_lr)
+    config = replace(stage.settings, model=model, optimizer=optimizer, seed=seed)
+    head: Head
+    if arm.head == "classes":
+        head = ClassifierHead(hierarchy, model.width, seed=seed)
+    elif arm.head == "places":
+        places, train = LocationEncoder(model.width, scales=arm.scales, hidden=_HIDDEN, seed=seed), sets["train"]
+        head = LocationHead(places, train.lat_deg, train.lng_deg, queue=_QUEUE, seed=seed)
+    else:
+        head = GeocellHead(hierarchy, model.width, negatives=arm.negatives, seed=seed)
+    torch.manual_seed(seed)
+    module, seconds = learnt(build_encoder(model), head, sets, config)
+    return module, sets, seconds
+
+
+def _model(arm: Ablation, model: ModelConfig) -> ModelConfig:
+    assert model.fusion is not None, "the demo's encoder has one"
+    return replace(model, fusion=replace(model.fusion, blocks=arm.blocks) if arm.blocks else None)
+
+
+def nearest_errors_km(encoder: GeoEncoder, sets: Mapping[str, PhotoSet]) -> np.ndarray:
+    """Errors of the nearest training photos' answers to the test photos; the vote is chosen on validation photos."""
+    vectors = {split: normalize(vectors_of(encoder, photos), dim=-1).numpy() for split, photos in sets.items()}
+    train, validation, test = (sets[split] for split in ("train", "validation", "test"))
+    known = Known(vectors["train"], train.lat_deg, train.lng_deg)
+    vote = choose_vote(known, vectors["validation"], validation.lat_deg, validation.lng_deg)
+    best = elect(known, nearest_photos(known, vectors["test"], k=vote.k), vote)
+    return haversine_km(test.lat_deg, test.lng_deg, known.lat_deg[best], known.lng_deg[best])
+
+
+def ablate(preset: Preset, out: Path, *, seeds: Sequence[int] = SEEDS) -> int:
+    """Train what has not been trained, compare, and report; returns the exit code."""
+    stage, resampling = Stage(preset, out / "world"), Resampling()
+    runs = make_runs(ARMS, seeds, stage, out / "runs", train_arm)
+    return report_rows(compare(methods(), REFERENCE, runs, resampling), runs, preset, resampling)
+
+
+def report_rows(rows: Sequence[Row], runs: Sequence[Run], preset: Preset, resampling: Resampling) -> int:
+    """Print the table, draw the picture, and append everything to the results."""
+    report = Report("ablations")
+    full = accuracy(errors_of(REFERENCE, runs).ravel(), PUBLISHED_KM)
+    of_full = [run for run in runs if run.arm == FULL.name]
+    took = float(np.mean([run.seconds for run in of_full]))
+    by_seed = [accuracy(run.errors_km[HEAD], PUBLISHED_KM).within for run in of_full]
+    report.row(FULL.name, figures_text(full, took), **asdict(full), seconds=took, by_seed=by_seed)
+    for row in rows:
+        said = {name: value for name, value in asdict(row).items() if name not in ("method", "accuracy")}
+        text = f"{figures_text(row.accuracy, row.seconds)}. {verdict_text(row)}"
+        report.row(row.method.name, text, **asdict(row.accuracy), **said, paper=asdict(row.method))
+    Console(width=_WIDE, highlight=False).print(table(full, rows))
+    code = report.finish(
+        seeds=sorted({run.seed for run in runs}),
+        preset=asdict(preset),
+        resampling=asdict(resampling),
+        arms=[asdict(arm) for arm in ARMS],
+    )
+    (harness.RESULTS / "ablations.png").write_bytes(draw(rows))
+    return code
+
+
+def try_rates(preset: Preset, out: Path, *, rates: Sequence[float] = RATES) -> int:
+    """Train each kind of head with each rate, and say how far its answers to the validation photos are off."""
+    kinds = [CLASSES, replace(PLACES, scales=SCALES), replace(PLACES, scales=WORLD_SCALES), FULL]
+    tried = [replace(arm, head_lr=rate, nearest=False) for arm in kinds for rate in rates]
+    tried = [replace(arm, name=f"{arm.name}, rate {arm.head_lr:g}, scales {arm.scales}") for arm in tried]
+    runs = make_runs(tried, (_RATES_SEED,), Stage(preset, out / "world"), out / "rates", _on_validation)
+    report = Report("ablation-rates")
+    for arm, run in zip(tried, runs, strict=True):
+        errors = run.errors_km[HEAD]
+        reached, loss = accuracy(errors, PUBLISHED_KM), float(np.log1p(errors).mean())
+        report.row(arm.name, f"{figures_text(reached, run.seconds)}; mean log error {loss:.3f}", log_error=loss)
+    return report.finish(preset=asdict(preset), seed=_RATES_SEED, arms=[asdict(arm) for arm in tried])
+
+
+def _on_validation(arm: Ablation, seed: int, stage: Stage) -> Run:
+    module, sets, seconds = _trained(arm, seed, stage)
+    return Run(arm.name, seed, seconds, {HEAD: errors_km(module, sets["validation"])})
+
+
+def main() -> int:
+    """Run the command line and return its exit code."""
+    parser = ArgumentParser(prog="python -m benchmarks.world.ablations", description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("out/ablations"), help="Folder to write; runs in it are kept.")
+    parser.add_argument("--rates", action="store_true", help="Try learning rates of the heads instead.")
+    options = parser.parse_args()
+    return (try_rates if options.rates else ablate)(PRESET, options.out)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(format="%(message)s")
+    for package in ("indexer", "training", "benchmarks"):
+        logging.getLogger(package).setLevel(logging.INFO)
+    raise SystemExit(main())

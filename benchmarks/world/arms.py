@@ -1,0 +1,176 @@
+"""What comparisons by training have in common: the world, each arm from each seed once, and its errors on test photos.
+
+An arm is one way to learn or to answer. A run, an arm from a seed, is one JSON file in a folder; its name ends with a
+digest of all that the run depends on (preset, settings, arm) but the code, so a second start goes on where the first
+one ended, and no run of other settings is taken for this one. After a change of what is trained, remove the folder.
+"""
+
+import hashlib
+import json
+import logging
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from jsonargparse import ArgumentParser
+
+from benchmarks.world.generator import SPLITS, WorldConfig, generate
+from encoder.crops import normalise
+from encoder.model import GeoEncoder
+from indexer.artifact import write_file
+from indexer.geo import haversine_km
+from indexer.hierarchy import Hierarchy, build_hierarchy, sorted_ids
+from indexer.photos import read_coordinates
+from indexer.rule import PartitionRule
+from training.commands import fit as fit_command
+from training.config import FitConfig
+from training.data import PhotoSet, load_photos
+from training.fit import build_encoder, train
+from training.heads import Head, best_rows
+from training.module import GeoModule
+from training.run_folder import plain
+
+log = logging.getLogger(__name__)
+
+SEEDS = (0, 1, 2)
+_CONFIG = Path("configs/demo.yaml")
+_BLOCK = 500  # photos encoded at once
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """How long a comparison takes."""
+
+    world: WorldConfig
+    tau_max: tuple[int, ...]
+    tau_min: int
+    epochs: int
+
+
+@dataclass(frozen=True)  # no slots: arms of a comparison have fields of their own
+class Arm:
+    """What is compared."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Run:
+    """One arm from one seed."""
+
+    arm: str
+    seed: int
+    seconds: float  # of training
+    errors_km: Mapping[str, np.ndarray]  # for each way to answer: (N,) of the test photos, in the world's order
+
+
+class Stage:
+    """The world of a preset and what the demo trains there. Photos are decoded when they are first asked for."""
+
+    def __init__(self, preset: Preset, folder: Path) -> None:
+        self.preset = preset
+        self._table = generate(preset.world, folder) / "photos.parquet"
+        settings = demo_settings(self._table)
+        self.settings = replace(settings, trainer=replace(settings.trainer, max_epochs=preset.epochs))
+
+    def hierarchy(self, levels: Sequence[int] | None = None) -> Hierarchy:
+        """Of the training photos; with all levels of the preset, or with some of them by number, 0 the coarsest."""
+        taus = self.preset.tau_max if levels is None else tuple(self.preset.tau_max[level] for level in levels)
+        return build_hierarchy(self._ids, rule=PartitionRule(taus, self.preset.tau_min))
+
+    @cached_property
+    def sets(self) -> dict[str, PhotoSet]:
+        """Photos of each split with their maps, and their cells of all levels."""
+        encoder, hierarchy = build_encoder(self.settings.model), self.hierarchy()
+        return {split: load_photos(self.settings.data, split, hierarchy=hierarchy, encoder=encoder) for split in SPLITS}
+
+    @cached_property
+    def _ids(self) -> np.ndarray:
+        return sorted_ids([read_coordinates(self._table, split="train")])
+
+
+def demo_settings(photos: Path) -> FitConfig:
+    """What `configs/demo.yaml` says, for photos elsewhere: comparisons are of what the demo trains."""
+    parser = ArgumentParser()
+    parser.add_function_arguments(fit_command, as_group=False)
+    read = parser.instantiate(parser.parse_path(_CONFIG))
+    data = replace(read.data, photos=str(photos))
+    return FitConfig(data, read.model, read.loss, read.optimizer, read.lr_scheduler, read.trainer)
+
+
+ArmT = TypeVar("ArmT", bound=Arm)
+
+
+def make_runs(
+    arms: Sequence[ArmT],
+    seeds: Sequence[int],
+    stage: Stage,
+    folder: Path,
+    learn: Callable[[ArmT, int, Stage], Run],
+) -> list[Run]:
+    """All runs, of which those that are there already are read; says after each how long the rest will take."""
+    wanted = [(arm, seed) for seed in seeds for arm in arms]  # whole tables first, in case of an early end
+    files = [folder / f"{_slug(arm.name)}-{seed}-{_digest(stage, arm)}.json" for arm, seed in wanted]
+    missing = sum(not file.exists() for file in files)
+    log.info("%d of %d runs are there already", len(files) - missing, len(files))
+    folder.mkdir(parents=True, exist_ok=True)
+    took: list[float] = []
+    for (arm, seed), file in zip(wanted, files, strict=True):
+        if file.exists():
+            continue
+        started = time.perf_counter()
+        log.info("run %d of %d: %s, seed %d", len(files) - missing + len(took) + 1, len(files), arm.name, seed)
+        run = learn(arm, seed, stage)
+        raw = asdict(run) | {"errors_km": {way: km.tolist() for way, km in run.errors_km.items()}}
+        write_file(file, json.dumps(raw).encode())
+        took.append(time.perf_counter() - started)
+        left = (missing - len(took)) * statistics.mean(took)
+        log.info("%s, seed %d: %.0f s; about %.0f minutes left for the others", arm.name, seed, took[-1], left / 60)
+    return [_read(file) for file in files]
+
+
+def learnt(encoder: GeoEncoder, head: Head, sets: Mapping[str, PhotoSet], config: FitConfig) -> tuple[GeoModule, float]:
+    """Train an encoder and a head on the CPU; returns them, and the seconds it took."""
+    started = time.perf_counter()
+    module = train(encoder, head, sets["train"], sets["validation"], config=config, device="cpu")
+    module.eval()
+    return module, time.perf_counter() - started
+
+
+@torch.inference_mode()
+def vectors_of(encoder: GeoEncoder, photos: PhotoSet) -> torch.Tensor:
+    """The encoder's vectors before they are scaled to length 1: (N, D) float32."""
+    vectors = []
+    for rows in torch.split(torch.arange(len(photos)), _BLOCK):
+        maps = None if photos.class_maps is None else photos.class_maps[rows]
+        vectors.append(encoder.unscaled(normalise(photos.pixels[rows], encoder.preprocessing), maps))
+    return torch.cat(vectors)
+
+
+@torch.inference_mode()
+def errors_km(module: GeoModule, photos: PhotoSet) -> np.ndarray:
+    """How far the answers of the head are from the truth: (N,) float64."""
+    head = module.head
+    best = best_rows(head.queries(vectors_of(module.encoder, photos)), head.rows()).numpy()
+    return haversine_km(photos.lat_deg, photos.lng_deg, head.lat_deg[best], head.lng_deg[best])
+
+
+def _slug(name: str) -> str:
+    return "-".join("".join(sign if sign.isalnum() else " " for sign in name).split())
+
+
+def _digest(stage: Stage, arm: Arm) -> str:
+    learning = replace(stage.settings, data=replace(stage.settings.data, photos="photos"))
+    said = [plain(asdict(part)) for part in (stage.preset, learning, arm)]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:8]
+
+
+def _read(file: Path) -> Run:
+    raw = json.loads(file.read_text())
+    return Run(**raw | {"errors_km": {way: np.array(km) for way, km in raw["errors_km"].items()}})

@@ -1,0 +1,229 @@
+"""What is learned beside the encoder, and how it answers: the geocells of the paper, or a baseline in their place.
+
+A head is given the encoder's vectors before they are scaled to length 1, and where the photos were taken. It says what
+a photo's loss is, and how photos are answered: every head has rows, each of which stands for a point of the Earth, and
+the answer to a photo is the point of the row with the largest inner product. So the training loop, its logs and its
+validation are the same for all of them.
+
+    GeocellHead      learned unit vectors of all cells of a hierarchy, contrasted with photos (paper section III-C)
+    ClassifierHead   a linear classifier for each level, as before there were geocell vectors (the paper's Table VI)
+    LocationHead     of `training.location_encoder`: places themselves are encoded, as in GeoCLIP
+
+`fit` learns geocells; the others are what `benchmarks.world.ablations` compares them with.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.functional import normalize
+
+from indexer.geocells import Geocells
+from indexer.hierarchy import Hierarchy
+from training.batches import Truth
+from training.config import Negatives, OptimizerConfig
+from training.losses import classification_loss, hierarchy_loss
+
+# CLIP's own limits (Radford et al. 2021, section 2.5): 0.07 to begin with, and never a scale above 100.
+INITIAL_TEMPERATURE = 0.07
+SMALLEST_TEMPERATURE = 0.01
+
+
+class Head(nn.Module, ABC):
+    """A way to learn where photos were taken, and to say it.
+
+    Args:
+        lat_deg: (R,) float64, of the point that each row stands for.
+        lng_deg: likewise.
+    """
+
+    def __init__(self, lat_deg: np.ndarray, lng_deg: np.ndarray) -> None:
+        super().__init__()
+        self.lat_deg, self.lng_deg = lat_deg, lng_deg
+
+    @property
+    def temperatures(self) -> torch.Tensor:
+        """(T,) positive; empty where a head learns none."""
+        return torch.empty(0)
+
+    @abstractmethod
+    def loss(self, vectors: torch.Tensor, truth: Truth) -> torch.Tensor:
+        """These photos' share of the loss of their batch (`training.losses`): a scalar.
+
+        vectors: (b, D) float32, of any length.
+        """
+
+    @abstractmethod
+    def rows(self) -> torch.Tensor:
+        """What photos are compared with, for the weights as they are: (R, W) float32."""
+
+    @abstractmethod
+    def queries(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Vectors (Q, D) float32 of any length as they meet the rows: (Q, W)."""
+
+    def groups(self, options: OptimizerConfig) -> Sequence[dict[str, Any]]:
+        """The head's weights, as an optimiser takes them: matrices decay, as the encoder's do, the rest does not."""
+        decaying = [weight for weight in self.parameters() if weight.ndim > 1]
+        steady = [weight for weight in self.parameters() if weight.ndim <= 1]
+        return [
+            {"params": decaying, "lr": options.geocell_lr, "weight_decay": options.weight_decay},
+            {"params": steady, "lr": options.geocell_lr, "weight_decay": 0.0},
+        ]
+
+    def end_step(self) -> None:
+        """After a change of the weights."""
+
+    def end_batch(self, truth: Truth) -> None:
+        """After the last part of a batch; `truth` is that of any of its parts."""
+
+
+class ContrastiveHead(Head):
+    """A head that compares unit vectors, with temperatures that are learned.
+
+    Args:
+        lat_deg: as for every head.
+        lng_deg: likewise.
+        n_temperatures: how many.
+    """
+
+    def __init__(self, lat_deg: np.ndarray, lng_deg: np.ndarray, *, n_temperatures: int) -> None:
+        super().__init__(lat_deg, lng_deg)
+        begin = torch.full((n_temperatures,), np.log(INITIAL_TEMPERATURE), dtype=torch.float32)
+        self.log_temperatures = nn.Parameter(begin)
+
+    @property
+    def temperatures(self) -> torch.Tensor:
+        """(T,) no smaller than 0.01 after any training step."""
+        return self.log_temperatures.exp()
+
+    def queries(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Scaled to length 1."""
+        return normalize(vectors, dim=-1)
+
+    def end_step(self) -> None:
+        """Keep temperatures from falling too far. The parameter itself is bounded, so that it can rise again."""
+        with torch.no_grad():
+            self.log_temperatures.clamp_(min=math.log(SMALLEST_TEMPERATURE))
+
+
+class GeocellHead(ContrastiveHead):
+    """The geographic representation (paper section III-A): a unit vector for each cell, a temperature for each level.
+
+    Args:
+        hierarchy: whose cells.
+        width: D.
+        negatives: the cells that a photo's own is told from.
+        seed: of the vectors to begin with.
+    """
+
+    ancestors: torch.Tensor  # (leaves, L) int64, as the hierarchy's
+
+    def __init__(self, hierarchy: Hierarchy, width: int, *, negatives: Negatives, seed: int) -> None:
+        leaves, levels = hierarchy.leaves, hierarchy.levels
+        super().__init__(leaves.lat_deg, leaves.lng_deg, n_temperatures=len(levels))
+        self.negatives = negatives
+        self._hierarchy = hierarchy.digest
+        generator = torch.Generator().manual_seed(seed)
+        # Of length 1: an optimiser's step turns a longer vector less, and only its direction counts.
+        self.cells = nn.ParameterList(
+            nn.Parameter(normalize(torch.randn(len(level), width, generator=generator), dim=-1)) for level in levels
+        )
+        self.register_buffer("ancestors", torch.from_numpy(hierarchy.ancestors), persistent=False)
+
+    def loss(self, vectors: torch.Tensor, truth: Truth) -> torch.Tensor:
+        """The sum of the levels' losses (Equation 1)."""
+        return hierarchy_loss(
+            normalize(vectors, dim=-1),
+            list(self.cells),
+            self.temperatures,
+            truth.targets,
+            negatives=self.negatives,
+            everyone=truth.everyone,
+            first=truth.first,
+        )
+
+    def rows(self) -> torch.Tensor:
+        """G of `indexer.scoring`: (leaves, D)."""
+        total = torch.zeros((len(self.ancestors), self.cells[0].shape[1]), device=self.ancestors.device)
+        for level, cells in enumerate(self.cells):
+            total += normalize(cells.float(), dim=-1)[self.ancestors[:, level]] / self.temperatures[level]
+        return total
+
+    def groups(self, options: OptimizerConfig) -> Sequence[dict[str, Any]]:
+        """Nothing decays: of a cell's vector only the direction counts."""
+        return [{"params": list(self.parameters()), "lr": options.geocell_lr, "weight_decay": 0.0}]
+
+    def geocells(self) -> Geocells:
+        """The geographic representation as it is stored: unit rows."""
+        return Geocells(
+            [_unit_rows(cells) for cells in self.cells],
+            self.temperatures.detach().double().cpu().numpy(),
+            np.ones(len(self.cells)),
+            self._hierarchy,
+            None,
+        )
+
+
+class ClassifierHead(Head):
+    """A linear classifier for each level; its product over the levels above a leaf is searched as that of geocells is.
+
+    What it has not: a length of 1, for vectors or weights; temperatures; negatives of a batch. It has a bias, which can
+    learn how many photos a cell holds.
+
+    Args:
+        hierarchy: whose cells are the classes.
+        width: D.
+        seed: of the weights to begin with.
+    """
+
+    ancestors: torch.Tensor  # (leaves, L) int64, as the hierarchy's
+
+    def __init__(self, hierarchy: Hierarchy, width: int, *, seed: int) -> None:
+        leaves, levels = hierarchy.leaves, hierarchy.levels
+        super().__init__(leaves.lat_deg, leaves.lng_deg)
+        generator = torch.Generator().manual_seed(seed)
+        self.weights, self.biases = (
+            nn.ParameterList(nn.Parameter(_uniform((len(level), *shape), width, generator)) for level in levels)
+            for shape in ((width,), ())
+        )
+        self.register_buffer("ancestors", torch.from_numpy(hierarchy.ancestors), persistent=False)
+
+    def loss(self, vectors: torch.Tensor, truth: Truth) -> torch.Tensor:
+        """The sum of the levels' cross-entropies."""
+        return classification_loss(vectors, list(self.weights), list(self.biases), truth)
+
+    def rows(self) -> torch.Tensor:
+        """For each leaf the sum of the classes above it, the bias as the last column: (leaves, D + 1).
+
+        A level's normaliser is the same for all leaves, so the largest inner product is the largest product of
+        probabilities, as with geocells (`indexer.scoring`).
+        """
+        levels = zip(self.weights, self.biases, self.ancestors.T, strict=True)
+        parts = [torch.cat([weight, bias[:, None]], dim=1)[cells] for weight, bias, cells in levels]
+        return torch.stack(parts).sum(dim=0)
+
+    def queries(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Vectors as they are, with a 1 for the bias."""
+        return torch.cat([vectors, vectors.new_ones((len(vectors), 1))], dim=1)
+
+
+def best_rows(queries: torch.Tensor, rows: torch.Tensor, *, block: int = 1024) -> torch.Tensor:
+    """The row with the largest inner product with each query: (Q,) int64.
+
+    queries: (Q, W). rows: (R, W) float32.
+    """
+    return torch.cat([(part.float() @ rows.T).argmax(dim=1) for part in torch.split(queries, block)])
+
+
+def _uniform(shape: tuple[int, ...], width: int, generator: torch.Generator) -> torch.Tensor:
+    """As torch begins a linear map of `width` inputs."""
+    return (2 * torch.rand(shape, generator=generator) - 1) / math.sqrt(width)
+
+
+def _unit_rows(cells: torch.Tensor) -> np.ndarray:
+    # In float64, so that the rows that are stored have length 1 to the last bit of float32.
+    return normalize(cells.detach().double(), dim=-1).float().cpu().numpy()
