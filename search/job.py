@@ -111,8 +111,8 @@ def vectors_from_photos(
 
     def shards(line: Line, done: Mapping[int, Mark], part: Part) -> Iterator[VectorShard]:
         cut = ShardCut(photos, shard_rows=config.shard_rows, done=done, part=part)
-        for batch in embed_photos(encode, cut, config=config, line=line):
-            yield VectorShard(cut.next_number(), batch)
+        batches = embed_photos(encode, cut, config=config, line=line)
+        return (VectorShard(cut.next_number(), batch) for batch in batches)
 
     job = features_job(encode, photos, config)
     return VectorSource(
@@ -144,7 +144,8 @@ def run(engine: Engine, source: VectorSource, out: Path, config: RunConfig) -> d
             first = shard.number * source.shard_rows
             return _Answered(shard, answer_table(engine, shard.batch, first_row=first, k=config.top_k))
 
-        answered = line.stage("search", map(search, source.shards(line, done, config.part)))
+        vectors = source.shards(line, done, config.part)  # its stages come before those of the answers
+        answered = line.stage("search", (search(shard) for shard in vectors))
         status, written = StatusFile(out, line, rows=rows), line.meter("write")
         with line, track_line(line, "answering", rows, known=known, tick=status.tick):
             for each in answered:
