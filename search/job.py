@@ -20,7 +20,7 @@ from encoder.embed import EmbedConfig, embed_photos, facts_of, features_job
 from encoder.encode import PhotoEncoder
 from indexer.errors import InputError
 from indexer.features import FeatureBatch, feature_table, open_features
-from indexer.job_folder import Job, JobFolder, Mark, Shard, open_job, totals_of
+from indexer.job_folder import Job, JobFolder, Mark, Shard, check_job_target, open_job, totals_of
 from indexer.job_status import StatusFile
 from indexer.photos import PhotoSource
 from indexer.progress import track_line
@@ -130,6 +130,7 @@ def run(engine: Engine, source: VectorSource, out: Path, config: RunConfig) -> d
         Stopped: the process was asked to end.
     """
     line = Line()
+    _check_kept(source, out, config.save_features)
     with ExitStack() as stack:
         folder = stack.enter_context(open_job(out, job_of(engine, source, config)))
         kept = _kept(stack, source, config)
@@ -178,11 +179,24 @@ def bundle_of(job: Job | None) -> str | None:
     return None if job is None else job.inputs.get("bundle")
 
 
-def _kept(stack: ExitStack, source: VectorSource, config: RunConfig) -> JobFolder | None:
-    if config.save_features is None:
-        return None
+def _check_kept(source: VectorSource, out: Path, save_features: Path | None) -> None:
+    """Refuse to keep vectors where they cannot be, before either folder is begun."""
+    if save_features is None:
+        return
     if source.features is None:
         raise InputError("--save-features goes with --photos: --features are vectors already.")
+    here, there = out.resolve(), save_features.resolve()
+    if here == there or here in there.parents or there in here.parents:
+        raise InputError(
+            f"--save-features {save_features}: in one folder with --out {out}, whose readers would take vectors for "
+            "answers. Choose a folder beside it."
+        )
+    check_job_target(save_features)
+
+
+def _kept(stack: ExitStack, source: VectorSource, config: RunConfig) -> JobFolder | None:
+    if config.save_features is None or source.features is None:
+        return None
     return stack.enter_context(open_job(config.save_features, source.features))
 
 

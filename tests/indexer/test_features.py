@@ -240,16 +240,6 @@ def test_shards_that_are_not_wanted_are_not_read(tmp_path: Path, monkeypatch: py
     assert read == [[4], [5]]
 
 
-def test_a_file_that_changed_while_it_was_read_is_no_shorter_shard(tmp_path: Path) -> None:
-    """Its rows are counted before they are read."""
-    pyarrow.parquet.write_table(feature_table(batch(10, 0)), tmp_path / "f.parquet")
-    source = open_features(tmp_path / "f.parquet")
-    cut = source.cut(4, lambda _: True)
-    next(cut)
-    (tmp_path / "f.parquet").unlink()
-    assert [len(batch) for _, batch in cut] == [4, 2]  # what is open stays what it was
-
-
 @pytest.mark.parametrize("suffix", ["parquet", "npy"])
 def test_files_without_rows_are_refused(tmp_path: Path, suffix: str) -> None:
     if suffix == "npy":
@@ -258,5 +248,5 @@ def test_files_without_rows_are_refused(tmp_path: Path, suffix: str) -> None:
     else:
         pyarrow.parquet.write_table(feature_table(batch(3, 0)).slice(0, 0), tmp_path / "f.parquet")
     for read in (read_features, lambda path: list(open_features(path).cut(3, lambda _: True))):
-        with pytest.raises(InputError, match="no rows"):
+        with pytest.raises(InputError, match=r"no rows?\."):
             read(tmp_path / f"f.{suffix}")

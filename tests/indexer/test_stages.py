@@ -114,8 +114,7 @@ def test_what_a_stage_raises_is_raised_where_results_are_taken(where: int, error
         items = line.stage(f"{stage}", failing_at(7, items, error) if stage == where else doubled(items))
     taken = []
     with pytest.raises(type(error)) as caught, line:
-        for item in items:
-            taken.append(item)
+        taken.extend(items)
     assert caught.value is error
     assert len(taken) == 7  # all before it
 
