@@ -23,6 +23,7 @@ import pytest
 
 KILLED = -signal.SIGKILL
 ROOT = Path(__file__).parents[1]
+ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}  # sums of other parts round otherwise
 # Events of the interpreter: changes, and looks at what others left.
 _CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink", "fcntl.flock", "os.listdir", "os.scandir"}
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
@@ -83,7 +84,8 @@ class Forks:
 def forks(module: str) -> Iterator[Forks]:
     """A process that forks itself to call functions of a module, which it has imported."""
     command = [sys.executable, "-m", __name__, module]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, text=True, cwd=ROOT, env=ONE_THREAD) as process:
         yield Forks(process)
 
 

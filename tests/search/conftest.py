@@ -1,10 +1,14 @@
-"""A published registry over the small world's hierarchy, with random geocells."""
+"""A published registry over the small world's hierarchy, with random geocells; and one with a tiny real encoder."""
 
 from pathlib import Path
 
 import pytest
+import torch
 
+from encoder.checkpoint import save_checkpoint
+from encoder.model import GeoEncoder, GeoEncoderConfig
 from indexer.bundle import build_bundle
+from indexer.geocells import load_geocells
 from indexer.hierarchy import Hierarchy
 from indexer.registry import Registry
 from search.engine import Engine
@@ -24,3 +28,18 @@ def registry(hierarchy: Hierarchy, hierarchy_folder: Path, tmp_path_factory: pyt
 @pytest.fixture(scope="session")
 def engine(registry: Registry) -> Engine:
     return Engine.open(registry.path)
+
+
+@pytest.fixture(scope="session")
+def encoder_world(hierarchy: Hierarchy, hierarchy_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a checkpoint C and a registry R published from it. Who publishes more does so in a copy."""
+    home = tmp_path_factory.mktemp("world")
+    torch.manual_seed(0)
+    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = GeoEncoderConfig(vision_config=vision | {"image_size": 32, "patch_size": 8}, projection_dim=WIDTH)
+    geocells = random_geocells(hierarchy, WIDTH, seed=0)
+    save_checkpoint(home / "C", encoder=GeoEncoder(config).eval(), geocells=geocells, config={}, inputs={})
+    home_of = Registry(home / "R")
+    loaded = load_geocells(home / "C")
+    home_of.publish(build_bundle(hierarchy_folder, loaded, home_of.versions_folder, config={}, inputs={}).name)
+    return home

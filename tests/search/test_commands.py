@@ -1,6 +1,7 @@
 """`python -m search` as a person uses it, with a tiny real encoder behind it."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,12 +12,8 @@ import torch
 from PIL import Image
 
 from encoder.checkpoint import load_encoder, save_checkpoint
-from encoder.model import GeoEncoder, GeoEncoderConfig
-from indexer.bundle import build_bundle
 from indexer.cli import main
-from indexer.geocells import load_geocells
 from indexer.hierarchy import Hierarchy
-from indexer.registry import Registry
 from search.__main__ import COMMANDS
 from tests.conftest import random_geocells
 from tests.search.conftest import WIDTH
@@ -30,17 +27,9 @@ def search(*arguments: object) -> int:
 
 
 @pytest.fixture(scope="module")
-def world(hierarchy: Hierarchy, hierarchy_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def world(encoder_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint C, a registry R published from it, five photos (the fourth no image), and their table."""
-    home = tmp_path_factory.mktemp("search")
-    torch.manual_seed(0)
-    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = GeoEncoderConfig(vision_config=vision | {"image_size": 32, "patch_size": 8}, projection_dim=WIDTH)
-    geocells = random_geocells(hierarchy, WIDTH, seed=0)
-    save_checkpoint(home / "C", encoder=GeoEncoder(config).eval(), geocells=geocells, config={}, inputs={})
-    registry = Registry(home / "R")
-    loaded = load_geocells(home / "C")
-    registry.publish(build_bundle(hierarchy_folder, loaded, registry.versions_folder, config={}, inputs={}).name)
+    home = Path(shutil.copytree(encoder_world, tmp_path_factory.mktemp("search") / "world", symlinks=True))
     pixels = np.random.default_rng(0).integers(0, 255, (5, 40, 50, 3), np.uint8)
     for row, picture in enumerate(pixels):
         Image.fromarray(picture).save(home / f"{row}.png")

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -34,7 +33,7 @@ from indexer.photos import open_photos
 from indexer.rule import PartitionRule
 from indexer.scoring import ScoringModel, log_product
 from tests.conftest import save_s2_hierarchy
-from tests.kills import ROOT, kill_when
+from tests.kills import ONE_THREAD, ROOT, kill_when
 from tests.training.conftest import SIZE, with_maps
 from training.config import (
     Augmentation,
@@ -404,11 +403,10 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(toy: Pa
     RunFolder(tmp_path / "options").begin(toy / "H", config, {})
     asked = ("fit", "--config", tmp_path / "options" / "config.yaml", "--out", tmp_path / "C")
     command = [sys.executable, "-m", "training", *map(str, asked)]
-    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}  # as here: sums of other parts round otherwise
     rng, kills = np.random.default_rng(0), 0
     while not (tmp_path / "C" / "checkpoint").exists():
         begun = len(list((tmp_path / "C").glob("logs/*")))
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, cwd=ROOT, env=one_thread)
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, cwd=ROOT, env=ONE_THREAD)
         if kills < 5:
             first_step = tmp_path / "C" / "logs" / str(begun) / "metrics.csv"
             kills += kill_when(process, first_step.exists, delay_s=rng.uniform(0, 0.8))
