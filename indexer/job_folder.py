@@ -255,12 +255,12 @@ def open_job(path: Path, job: Job) -> Iterator[JobFolder]:
     with lock:
         _hold(lock, path)
         with _explained(path):
-            for parent, stem in ((path.parent, path.name), (path, _ASIDE)):  # of `check_job_target`, and of a start
-                remove_leftovers(parent, stem)
+            remove_leftovers(path, _ASIDE)
             (path / _MARKS).mkdir(exist_ok=True)
         before = read_job(path)
         if before is None:
             with _explained(path), temporary_folder(path, _ASIDE) as aside:
+                remove_leftovers(path.parent, path.name)  # of a start that was killed while it asked whether it may
                 (aside / JOB_FILE).write_text(json.dumps(asdict(job), indent=1, sort_keys=True, allow_nan=False))
                 _place(aside / JOB_FILE, path / JOB_FILE)
         else:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -114,6 +115,13 @@ def write_photos(folder: Path, n: int) -> Path:
     return folder / "photos.csv"
 
 
+def manifest(folder: Path) -> dict[str, Any]:
+    """Without the version of the code, whose commit says whether somebody works on it."""
+    found: dict[str, Any] = json.loads((folder / "_manifest.json").read_text())
+    del found["made_by"]
+    return found
+
+
 @dataclass(frozen=True)
 class Runs:
     """Runs over the same photos with the same options."""
@@ -150,7 +158,7 @@ class Runs:
         table, whole = (pyarrow.parquet.read_table(folder) for folder in (out, self.whole))
         assert table["row"].to_pylist() == list(range(self.n))
         assert table.equals(whole)
-        assert (out / "_manifest.json").read_bytes() == (self.whole / "_manifest.json").read_bytes()
+        assert manifest(out) == manifest(self.whole)
         report = json.loads((out / "_report.json").read_text())
         assert report["rows"] == report["ok"] + sum(report["failed"].values()) == self.n
         assert {path.name for path in out.iterdir()} == {path.name for path in self.whole.iterdir()}
@@ -259,12 +267,12 @@ def test_a_run_keeps_the_bundle_it_began_with(
         assert started.run("search_", *asked) == 0
     assert registry.current == other
     runs.check_done(out)
-    assert json.loads((out / "_manifest.json").read_text())["facts"]["bundle"] == first
+    assert manifest(out)["facts"]["bundle"] == first
     # A new job takes the new one; the old one is refused it by name.
     assert started.run("search_", *asked, "--version", other) == 2
     asked[asked.index("--out") + 1] = str(tmp_path / "new")
     assert started.run("search_", *asked) == 0
-    assert json.loads((tmp_path / "new" / "_manifest.json").read_text())["facts"]["bundle"] == other
+    assert manifest(tmp_path / "new")["facts"]["bundle"] == other
 
 
 def test_a_decoding_process_that_dies_costs_no_row(runs: Runs, started: Forks, tmp_path: Path) -> None:
@@ -286,17 +294,15 @@ def test_parts_are_the_whole_together(runs: Runs, started: Forks, tmp_path: Path
 
 
 def embedded(runs: Runs, started: Forks, out: Path) -> Path:
-    asked = runs.asked(out)
-    del asked[0:3]  # run --registry R
-    assert started.run("encoder_", "embed", *asked) == 0
+    assert started.run("encoder_", "embed", *runs.asked(out)[3:]) == 0  # without `run --registry R`
     return out
 
 
 def check_features(folder: Path, expected: Path) -> None:
     """The same rows, bytes and manifest."""
-    assert {file.name for file in folder.glob("*.parquet")} == {file.name for file in expected.glob("*.parquet")}
-    for name in ("_manifest.json", *(file.name for file in expected.glob("*.parquet"))):
-        assert (folder / name).read_bytes() == (expected / name).read_bytes()
+    one, other = ({file.name: file.read_bytes() for file in each.glob("*.parquet")} for each in (folder, expected))
+    assert one == other
+    assert manifest(folder) == manifest(expected)
 
 
 def test_features_on_the_way_are_those_of_embed_whatever_dies(runs: Runs, started: Forks, tmp_path: Path) -> None:
@@ -314,6 +320,16 @@ def test_features_on_the_way_are_those_of_embed_whatever_dies(runs: Runs, starte
     assert started.run("search_", *asked, "--shard-rows", "16") == 0
     again, whole = (pyarrow.parquet.read_table(folder) for folder in (tmp_path / "again", runs.whole))
     assert again.equals(whole)
+
+
+def test_embedding_that_is_killed_ends_as_if_it_had_not_been(runs: Runs, started: Forks, tmp_path: Path) -> None:
+    expected = embedded(runs, started, tmp_path / "expected")
+    asked = ["embed", *runs.asked(tmp_path / "F")[3:]]
+    for changes in (90, 150, 140):
+        assert started.run("encoder_", *asked, changes=changes) == KILLED
+    assert read_marks(tmp_path / "F")
+    assert started.run("encoder_", *asked) == 0
+    check_features(tmp_path / "F", expected)
 
 
 def test_features_that_were_lost_or_not_asked_for_are_made_and_answers_stay(
