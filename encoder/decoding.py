@@ -9,6 +9,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 import warnings
@@ -17,6 +18,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from functools import partial
 from multiprocessing import forkserver, resource_tracker
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -198,8 +200,15 @@ def _stop_workers(arriving: Any) -> None:
 def _begin_worker(main_pid: int, number: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal; the main one acts
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # max_pixels is the limit
+    sys.excepthook = _tell_unless_interrupted
     # torch's own watch looks at the parent, which is the server and outlives the main process.
     threading.Thread(target=_end_with, args=(main_pid,), daemon=True).start()
+
+
+def _tell_unless_interrupted(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """What became of a thread; the one that hands pixels over need not tell that the main process has gone away."""
+    if not issubclass(kind, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, trace)
 
 
 def _end_with(main_pid: int) -> None:

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sized
-from contextlib import closing, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -78,7 +78,7 @@ def embed_photos(
 ) -> Generator[FeatureBatch, None, None]:
     """Vectors of all photos in their order, one FeatureBatch of `shard_rows` photos at a time, the last one shorter.
 
-    line: where the stages run, each in a thread of its own; None: in this one.
+    line: where the stages run, each in a thread of its own; they are put there at once. None: in this thread.
 
     Raises:
         WorkError: decoding processes died again and again, or memory ran out.
@@ -95,17 +95,25 @@ def embed_photos(
     )
     batches = stage("decode", decoded)
     if encode.makes_maps:
-        batches = stage("segment", map(encode.segment, batches))
+        batches = stage("segment", (encode.segment(batch) for batch in batches))
+    encoded = stage("encode", (encode(batch) for batch in batches))
+    return _in_shards(encoded, config.shard_rows, closing(decoded) if line is None else nullcontext())
+
+
+def _in_shards(
+    batches: Iterable[FeatureBatch], shard_rows: int, source: AbstractContextManager[Any]
+) -> Generator[FeatureBatch, None, None]:
+    """Batches joined to shards, and what failed told. source: is left when nobody wants more."""
     failed = Failures()
     pile: list[FeatureBatch] = []
     rows = 0
-    with closing(decoded) if line is None else nullcontext():  # a line closes what it runs
-        for done in stage("encode", map(encode, batches)):
-            for row in np.flatnonzero(~done.ok).tolist():
-                failed.add(done.photo[row] or f"row {rows + row}", done.status[row], done.reason[row])
-            rows += len(done)
-            pile.append(done)
-            if rows % config.shard_rows == 0:
+    with source:
+        for batch in batches:
+            for row in np.flatnonzero(~batch.ok).tolist():
+                failed.add(batch.photo[row] or f"row {rows + row}", batch.status[row], batch.reason[row])
+            rows += len(batch)
+            pile.append(batch)
+            if rows % shard_rows == 0:
                 yield joined(pile)
                 pile = []
     if pile:

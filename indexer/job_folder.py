@@ -7,7 +7,7 @@
     _manifest.json     written when every shard is done
 
 A killed job loses the shards it was at, and nothing else: the next start with the same options does what has no mark.
-What starts with `_` is passed over by readers of Parquet, so the folder can be read at any time.
+What starts with `_` is passed over by readers of Parquet, so the folder can be read at any time: each part is whole.
 """
 
 import contextlib
@@ -18,10 +18,10 @@ import logging
 import re
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -30,6 +30,7 @@ from indexer.artifact import (
     check_target,
     explain_full,
     explain_unwritable,
+    is_temporary,
     remove_leftovers,
     sync,
     temporary_folder,
@@ -42,6 +43,7 @@ log = logging.getLogger(__name__)
 OK = "ok"  # the status of a row that has what was asked for; any other is a short reason code
 JOB_FILE = "_job.json"
 _MARKS, _LOCK, _ASIDE = "_done", "_lock", "_part"
+_LOOKS, _SECONDS_BETWEEN_LOOKS = 10, 0.02  # at a lock, which `is_running` holds for a moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,8 @@ class JobFolder:
         """
         target = self.path / part_name(shard.number)
         with _explained(self.path), temporary_folder(self.path, _ASIDE) as aside:
-            rows = aside / target.name
+            (self.path / ROWS_MANIFEST).unlink(missing_ok=True)  # of a job that had ended; it names files and rows
+            rows = aside / "rows"  # without the suffix, or `**/*.parquet` would find it half written
             pa.parquet.write_table(shard.table, rows)
             mark = _mark(shard, sha256=file_digest(rows), size_bytes=rows.stat().st_size)
             _place(rows, target)
@@ -136,7 +139,7 @@ class Totals:
     examples: Mapping[str, Sequence[str]]  # reason code -> name and reason of the first row of that kind
 
 
-def totals_of(marks: Iterator[Mark] | Sequence[Mark] | Any) -> Totals:
+def totals_of(marks: Iterable[Mark]) -> Totals:
     """What all these shards came to."""
     failed: Counter[str] = Counter()
     examples: dict[str, Sequence[str]] = {}
@@ -179,7 +182,9 @@ def check_job_target(path: Path) -> None:
     Raises:
         InputError: the folder holds something else, or cannot be written.
     """
-    check_target(path / _ASIDE if (path / JOB_FILE).is_file() else path)
+    with explain_unwritable(path):
+        begun = _is_begun(path)
+    check_target(path / _ASIDE if begun else path)
 
 
 def read_job(path: Path) -> Job | None:
@@ -212,6 +217,8 @@ def read_marks(path: Path) -> dict[int, Mark]:
             mark = Mark(**json.loads(file.read_bytes()))
             if mark.shard != int(file.stem) or mark.rows != mark.ok + sum(mark.failed.values()):
                 raise ValueError("its numbers do not agree")
+        except FileNotFoundError:  # its rows are lost, which a job that begins has just seen
+            continue
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise ArtifactError(f"{file}: damaged mark ({error}). Remove it; its shard is then done again.") from None
         marks[mark.shard] = mark
@@ -253,19 +260,18 @@ def open_job(path: Path, job: Job) -> Iterator[JobFolder]:
         WorkError: the disk is full.
     """
     check_job_target(path)
-    with explain_unwritable(path):
+    with _explained(path):
         path.mkdir(parents=True, exist_ok=True)
         lock = (path / _LOCK).open("w")
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # freed by the death of its holder
-        except BlockingIOError:
-            raise InputError(f"{path}: another process is writing to it. Wait for its end.") from None
-        remove_leftovers(path, _ASIDE)
-        (path / _MARKS).mkdir(exist_ok=True)
+        _hold(lock, path)
+        with _explained(path):
+            remove_leftovers(path, _ASIDE)
+            (path / _MARKS).mkdir(exist_ok=True)
         before = read_job(path)
         if before is None:
             with _explained(path), temporary_folder(path, _ASIDE) as aside:
+                remove_leftovers(path.parent, path.name)  # of a start that was killed while it asked whether it may
                 (aside / JOB_FILE).write_text(json.dumps(asdict(job), indent=1, sort_keys=True, allow_nan=False))
                 _place(aside / JOB_FILE, path / JOB_FILE)
         else:
@@ -273,18 +279,55 @@ def open_job(path: Path, job: Job) -> Iterator[JobFolder]:
         yield JobFolder(path, job, _usable(path, read_marks(path)))
 
 
+def _is_begun(path: Path) -> bool:
+    """Whether a folder is a job's, though its first start may have been killed before it said which."""
+    if (path / JOB_FILE).is_file():
+        return True
+    entries = list(path.iterdir()) if path.is_dir() else []
+    return any(entry.name == _LOCK for entry in entries) and all(
+        entry.name == _LOCK
+        or (entry.name == _MARKS and entry.is_dir() and not any(entry.iterdir()))
+        or (entry.name.startswith(f"{_ASIDE}.") and is_temporary(entry))
+        for entry in entries
+    )
+
+
+def _hold(lock: IO[str], path: Path) -> None:
+    """Take the lock, which the death of its holder frees."""
+    for look in range(_LOOKS):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        if look < _LOOKS - 1:
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+    raise InputError(f"{path}: another process is writing to it. Wait for its end.")
+
+
 def _usable(path: Path, marks: Mapping[int, Mark]) -> dict[int, Mark]:
-    """Marks whose rows are there. What somebody removed or a disk lost is done again."""
-    usable = {}
-    for number, mark in marks.items():
-        part = path / part_name(number)
-        if part.is_file() and part.stat().st_size == mark.size_bytes:
-            usable[number] = mark
-        else:
-            log.warning("%s: not as it was written; its shard is done again", part)
-            (path / _MARKS / f"{number:05d}.json").unlink()
-            (path / ROWS_MANIFEST).unlink(missing_ok=True)
+    """Marks whose rows are there. What somebody removed or a disk lost is done again, and so is what has no mark.
+
+    Rows of shards that are to be done again are removed: the input may end before them now.
+    """
+    sizes = {file.name: file.stat().st_size for file in path.glob("part-*.parquet")}
+    usable = {number: mark for number, mark in marks.items() if sizes.get(part_name(number)) == mark.size_bytes}
+    unmarked = sizes.keys() - {part_name(number) for number in usable}
+    if not _manifest_names(path, {part_name(number) for number in usable}):
+        (path / ROWS_MANIFEST).unlink(missing_ok=True)  # first: it must not outlive what it names
+    for number in sorted(marks.keys() - usable.keys()):
+        log.warning("%s: not as it was written; its shard is done again", path / part_name(number))
+        (path / _MARKS / f"{number:05d}.json").unlink()
+    for name in unmarked:
+        (path / name).unlink()
     return usable
+
+
+def _manifest_names(path: Path, parts: Set[str]) -> bool:
+    """Whether there is a manifest, and it names these files and no others."""
+    try:
+        found = json.loads((path / ROWS_MANIFEST).read_bytes())["files"]
+        return set(found) == parts
+    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
+        return False
 
 
 def _check_same(path: Path, before: Job, now: Job) -> None:

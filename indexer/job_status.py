@@ -4,6 +4,7 @@ While it runs it writes `_status.json` every few seconds. What is done is read f
 right whatever became of the process.
 """
 
+import contextlib
 import json
 import os
 import time
@@ -38,7 +39,7 @@ class StatusFile:
         return time.time() - self.began_at
 
     def tick(self) -> None:
-        """Write the file again, if it is time to."""
+        """Write the file again, if it is time to; a job does not end because it cannot say how far it is."""
         if time.monotonic() - self._written < _SECONDS_BETWEEN and self._written:
             return
         self._written = time.monotonic()
@@ -50,8 +51,9 @@ class StatusFile:
             "stages": [asdict(meter) for meter in self._line.meters],
         }
         aside = self._folder / f"{_FILE}.new"
-        aside.write_text(json.dumps(now))
-        aside.rename(self._folder / _FILE)
+        with contextlib.suppress(OSError):
+            aside.write_text(json.dumps(now))
+            aside.rename(self._folder / _FILE)
 
 
 @dataclass(frozen=True, slots=True)

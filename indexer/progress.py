@@ -57,7 +57,7 @@ def track_line(
             while not last:
                 last = ended.wait(_SECONDS_BETWEEN_TICKS)
                 tick()
-                now = _through(line)
+                now = max(seen, _through(line))  # never back, where another stage has become the slowest
                 if now > seen or live is not None:
                     advance(now - seen)
                     seen = now
@@ -74,9 +74,9 @@ def track_line(
 
 
 def _through(line: Line) -> int:
-    """Rows that have left the slowest stage there is to see, which is the last one that works row by row."""
-    counts = [meter.rows for meter in line.meters if meter.room]
-    return counts[-1] if counts else 0
+    """Rows that have left the slowest stage; those behind it may take them a whole shard at a time."""
+    slowest = max((meter for meter in line.meters if meter.room), key=lambda meter: meter.busy_s, default=None)
+    return 0 if slowest is None else slowest.rows
 
 
 def _said(line: Line) -> list[str]:

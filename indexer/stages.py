@@ -1,12 +1,14 @@
 """A line of stages, each in a thread of its own with a bounded queue behind it, so that the slowest one sets the pace.
 
     line = Line()
-    vectors = line.stage("encode", map(encode, line.stage("decode", decoded)))
+    pixels = line.stage("decode", decoded)
+    vectors = line.stage("encode", (encode(each) for each in pixels))
     with line:
         for vector in vectors: ...
 
-A stage is an iterator over another one. What a stage raises is raised where its results are taken; at the end of the
-block every thread has ended, whatever was still under way.
+A stage is an iterator over the one before it, best a generator: in `map` a StopIteration that escapes from a function
+would end the stage as if there were no more. What a stage raises is raised where its results are taken; at the end of
+the block every thread has ended, whatever was still under way.
 """
 
 import queue
@@ -53,6 +55,7 @@ class Line:
     def stage(self, name: str, items: Iterator[_S], *, ahead: int = 2) -> Iterator[_S]:
         """Run an iterator in a thread, at most so many results ahead of who takes them. It starts with the first one.
 
+        Stages are added in the order of the work: what one waits for the stage added before it is not work of its own.
         Rows are counted by the length of the results.
         """
         stage = _Stage(self.meter(name), items, self._stages[-1] if self._stages else None, self._stopped, ahead, len)

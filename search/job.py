@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from indexer.errors import InputError
 from indexer.features import feature_table
-from indexer.job_folder import Job, JobFolder, Mark, Shard, open_job, totals_of
+from indexer.job_folder import Job, JobFolder, Mark, Shard, check_job_target, open_job, totals_of
 from indexer.job_status import StatusFile
 from indexer.progress import track_line
 from indexer.shard_cut import WHOLE, Part
@@ -82,13 +82,27 @@ def open_folders(engine: Engine, source: VectorSource, out: Path, config: RunCon
     """
     options = {**source.options, "top_k": config.top_k, "part": str(config.part)}
     job = Job(KIND, SCHEMA_VERSION, options, {**source.inputs, "bundle": engine.bundle.version})
+    _check_kept(source, out, config.save_features)
     with ExitStack() as stack:
         answers, kept = stack.enter_context(open_job(out, job)), None
-        if config.save_features is not None:
-            if source.features is None:
-                raise InputError("--save-features goes with --photos: --features are vectors already.")
+        if config.save_features is not None and source.features is not None:
             kept = stack.enter_context(open_job(config.save_features, source.features))
         yield Folders(answers, kept, shard_rows=source.shard_rows)
+
+
+def _check_kept(source: VectorSource, out: Path, save_features: Path | None) -> None:
+    """Refuse to keep vectors where they cannot be, before either folder is begun."""
+    if save_features is None:
+        return
+    if source.features is None:
+        raise InputError("--save-features goes with --photos: --features are vectors already.")
+    here, there = out.resolve(), save_features.resolve()
+    if here == there or here in there.parents or there in here.parents:
+        raise InputError(
+            f"--save-features {save_features}: in one folder with --out {out}, whose readers would take vectors for "
+            "answers. Choose a folder beside it."
+        )
+    check_job_target(save_features)
 
 
 def answered(
@@ -99,7 +113,7 @@ def answered(
     def search(shard: VectorShard) -> Answered:
         return Answered(shard, answer_table(engine, shard.batch, first_row=shard.number * shard_rows, k=k))
 
-    return line.stage("search", map(search, shards))
+    return line.stage("search", (search(shard) for shard in shards))
 
 
 def run(engine: Engine, source: VectorSource, out: Path, config: RunConfig) -> dict[str, Any]:

@@ -18,6 +18,7 @@ th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid var(
 th { font-weight: 600; white-space: nowrap; } thead th { border-bottom: 2px solid var(--ink); }
 th:first-child, td:first-child { text-align: left; padding-left: 0; } tbody th { font-weight: 400; }
 td.name { text-align: left; overflow-wrap: anywhere; }
+.text th, .text td { text-align: left; } .text td { overflow-wrap: anywhere; }
 tr.ours th, tr.ours td { font-weight: 600; }
 .pictures { display: flex; flex-wrap: wrap; gap: 1rem; } .pictures img { max-width: 30rem; width: 100%; }
 img { max-width: 100%; height: auto; }
@@ -41,11 +42,12 @@ def table_row(name: str, values: Iterable[str], *, kind: str = "") -> str:
     return f'<tr class="{kind}"><th scope="row">{escape(name)}</th>{cells}</tr>'
 
 
-def table(heads: Sequence[str], rows: Sequence[str]) -> str:
-    """A table of rows, which are HTML already; the heads are text."""
+def table(heads: Sequence[str], rows: Sequence[str], *, kind: str = "") -> str:
+    """A table of rows, which are HTML already; the heads are text. kind: of the style sheet; `text` for words."""
     head = "".join(f'<th scope="col">{escape(text)}</th>' for text in heads)
+    head = f"<thead><tr>{head}</tr></thead>\n" if heads else ""
     body = "\n".join(rows)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
+    return f'<div class="scroll"><table class="{kind}">{head}<tbody>\n{body}\n</tbody></table></div>'
 
 
 def data_uri(picture: bytes) -> str:

@@ -34,8 +34,8 @@ class PhotoVectors:
     def shards(self, line: Line, done: Mapping[int, Mark], part: Part) -> Iterator[VectorShard]:
         """Photos are decoded ahead, over the ends of shards."""
         cut = self._cut(done, part)
-        for batch in embed_photos(self._encode, cut, config=self._config, line=line):
-            yield VectorShard(cut.next_number(), batch)
+        batches = embed_photos(self._encode, cut, config=self._config, line=line)
+        return (VectorShard(cut.next_number(), batch) for batch in batches)
 
     def tasks(self, done: Mapping[int, Mark], part: Part) -> Iterator[tuple[int, list[Photo]]]:
         """The number of each shard, and where its photos lie."""
@@ -44,8 +44,8 @@ class PhotoVectors:
     def vectors(self, task: tuple[int, list[Photo]], line: Line) -> Iterator[VectorShard]:
         """The photos of a task, embedded."""
         number, photos = task
-        for batch in embed_photos(self._encode, photos, config=self._config, line=line):
-            yield VectorShard(number, batch)
+        batches = embed_photos(self._encode, photos, config=self._config, line=line)
+        return (VectorShard(number, batch) for batch in batches)
 
     def facts(self) -> Mapping[str, Any]:
         """Of the encoder."""

@@ -108,18 +108,19 @@ def error_map(true_deg: np.ndarray, predicted_deg: np.ndarray, errors_km: np.nda
 
 
 def rate_curve(minutes: Sequence[float], rates: Sequence[float]) -> bytes:
-    """PNG of rows per second (y) over the minutes since a job began (x), as steps.
+    """PNG of rows per second (y) over the minutes since a job was started (x), as steps.
 
     minutes: (B + 1,), where each of the B steps begins and the last one ends. rates: (B,).
     """
     with rc_context(_TEXT):
         figure = Figure(figsize=(7.0, 2.8), layout="constrained")
         axes = figure.subplots()
-        axes.stairs(rates, minutes, color=_STYLES[0][0], linewidth=1.6)
+        axes.stairs(rates, minutes, baseline=None, color=_STYLES[0][0], linewidth=1.6)
         axes.set_xlim(minutes[0], minutes[-1])
-        axes.set_ylim(0, None)
-        axes.set_xlabel("minutes since the job began")
+        axes.set_ylim(0, 1.08 * max(rates))
+        axes.set_xlabel("minutes since the latest start")
         axes.set_ylabel("rows per second")
+        axes.set_axisbelow(True)
         axes.grid(color="#d9d9d9", linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
         return _picture(figure, "png")

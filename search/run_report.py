@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from indexer.artifact import explain_full
 from indexer.job_folder import Job, Mark, totals_of
 from indexer.progress import per_second
 from indexer.stages import Meter
@@ -54,12 +55,17 @@ def run_report(
 
 
 def write_run_report(folder: Path, report: Mapping[str, Any]) -> None:
-    """Write both files, in place of those of an earlier start."""
+    """Write both files, in place of those of an earlier start.
+
+    Raises:
+        WorkError: the disk is full.
+    """
     contents = {REPORT: json.dumps(report, indent=1, allow_nan=False), REPORT_PAGE: report_page(report)}
-    for name, text in contents.items():
-        aside = folder / f"{name}.new"
-        aside.write_text(text, encoding="utf-8")
-        aside.rename(folder / name)
+    with explain_full(folder, kept="Every row is kept, only the report is missing"):
+        for name, text in contents.items():
+            aside = folder / f"{name}.new"
+            aside.write_text(text, encoding="utf-8")
+            aside.rename(folder / name)
 
 
 def has_run_report(folder: Path) -> bool:
@@ -71,9 +77,9 @@ def report_page(report: Mapping[str, Any]) -> str:
     """The page."""
     failed = report["rows"] - report["ok"]
     before = f", {report['rows_known']:,} of them before its latest start" if report["rows_known"] else ""
-    introduction = f"""<h1>{report["rows"]:,} photos answered</h1>
+    introduction = f"""<h1>A run over {report["rows"]:,} photos</h1>
 <p>{report["ok"]:,} have an answer, {failed:,} a reason why not{before}. The latest start took
-{report["seconds"]:,.0f} s ({per_second(report["rows_per_second"])}).</p>"""
+{_lasting(report["seconds"])} ({per_second(report["rows_per_second"])}).</p>"""
     return page("A run of GeoSURGE", [introduction, _failures(report), _stages(report), _rate(report), _origin(report)])
 
 
@@ -84,7 +90,8 @@ def _failures(report: Mapping[str, Any]) -> str:
         table_row(code, (f"{count:,}", *report["examples"].get(code, ("", ""))))
         for code, count in report["failed"].items()
     ]
-    return f"<h2>Without an answer</h2>\n{table(('reason', 'photos', 'the first of them', ''), rows)}"
+    heads = ("reason", "photos", "the first of them", "what is wrong with it")
+    return f"<h2>Without an answer</h2>\n{table(heads, rows, kind='text')}"
 
 
 def _stages(report: Mapping[str, Any]) -> str:
@@ -119,17 +126,34 @@ def _rate(report: Mapping[str, Any]) -> str:
 
 
 def _origin(report: Mapping[str, Any]) -> str:
-    rows = [table_row(name, (str(value),)) for name, value in {**report["inputs"], **report["options"]}.items()]
-    return f"<h2>What decided the rows</h2>\n{table(('', ''), rows)}"
+    rows = [table_row(name, (_text(value),)) for name, value in {**report["inputs"], **report["options"]}.items()]
+    return f"<h2>What decided the rows</h2>\n{table((), rows, kind='text')}"
+
+
+def _text(value: Any) -> str:
+    """An option or a digest as people read it."""
+    if isinstance(value, Mapping):
+        return "; ".join(f"{name}: {_text(part)}" for name, part in value.items())
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(map(_text, value))
+    return f"{value:,}" if type(value) is int else "none" if value is None else str(value)
+
+
+def _lasting(seconds: float) -> str:
+    """A time as people read it."""
+    minutes, hours = seconds / 60, seconds / 3600
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{minutes:.1f} minutes" if minutes < 120 else f"{hours:,.1f} hours"
 
 
 def _rates(marks: Sequence[Mark], began_at: float) -> dict[str, list[float]]:
     """Rows per second in steps of equal time: minutes where they begin and the last one ends, and rates."""
     if not marks:
         return {"minutes": [], "rows_per_second": []}
-    ends = np.array([mark.ended_at - began_at for mark in marks])
+    ends = np.array([max(mark.ended_at - began_at, 1e-3) for mark in marks])  # clocks have ticks
     steps = min(_STEPS, len(marks))
-    edges = np.linspace(0.0, max(ends[-1], 1e-3), steps + 1)
+    edges = np.linspace(0.0, ends[-1], steps + 1)
     # Rows between two edges: a shard's are spread over the time since the one before it.
     done = np.interp(edges, np.concatenate([[0.0], ends]), np.concatenate([[0], np.cumsum([m.rows for m in marks])]))
     rates = np.diff(done) / np.diff(edges)

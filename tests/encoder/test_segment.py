@@ -1,12 +1,9 @@
 """`python -m encoder segment`: what is in the cache is skipped, bad photos are counted, a kill costs little."""
 
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +22,7 @@ from indexer.cli import main
 from indexer.errors import InputError, WorkError
 from indexer.photos import listed_photos, open_photos
 from tests.encoder.conftest import natural
+from tests.kills import kill_when
 
 SIZES = [(100, 80), (90, 120), (100, 80), (64, 64), (300, 60)]
 
@@ -242,11 +240,7 @@ def test_a_killed_run_is_taken_up_where_it_was(
     arguments = [*map(str, common), "--shard-maps", "2", "--batch-size", "1"]
     third = tmp_path / "S" / "index" / "00002.parquet"
     with subprocess.Popen([sys.executable, "-c", code, *arguments], stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 60
-        while not third.exists() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.01)
-        os.kill(process.pid, signal.SIGKILL)
-    assert third.exists()
+        assert kill_when(process, third.exists)
     kept = len(open_cache(tmp_path / "S"))
     assert 6 <= kept < 13
     table = pyarrow.parquet.read_table(tmp_path / "S" / "index")

@@ -1,5 +1,6 @@
 """The cache of class maps: what goes in comes out, whatever dies meanwhile; damage and other models are told."""
 
+import itertools
 import json
 import pickle
 import shutil
@@ -24,6 +25,7 @@ from encoder.images import BadImage
 from encoder.segmentation_cache import MapOrigin, check_cache, content_digest, open_cache, write_cache
 from indexer.artifact import write_folder
 from indexer.errors import ArtifactError, BundleMismatch, InputError
+from tests.kills import KILLED, die_after, forks
 
 ORIGIN = MapOrigin("a" * 64, "some/model", ("wall", "sky", "tree"), 384)
 MAPS = arrays.arrays(np.uint8, arrays.array_shapes(min_dims=2, max_dims=2, max_side=20))
@@ -251,69 +253,33 @@ def test_only_one_process_writes(folder: Path) -> None:
     check(folder, [*PHOTOS, b"new"])
 
 
-# Kills itself at the n-th change to the file system while it fills a cache; for every n, until it ends alive.
-KILLS = """
-import itertools, os, signal, sys, traceback
-import pandas  # pyarrow would, in each child
-from pathlib import Path
-from indexer.errors import ArtifactError
-from encoder.segmentation_cache import open_cache
-from tests.encoder.test_segmentation_cache import check, classes_of, fill
+FEW = [b"1", b"bad 2", b"3"]
 
-CHANGES = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "fcntl.flock"}
-photos = [b"1", b"bad 2", b"3"]
 
-def die_after(steps):
-    left = steps
-    def count(event, _):
-        nonlocal left
-        if event not in CHANGES:  # `os.kill` is an event itself
-            return
-        left -= 1
-        if left < 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-    sys.addaudithook(count)
+def killed(folder: str, changes: int) -> None:
+    fill(Path(folder), FEW[:1], shard_maps=1)
+    die_after(changes)
+    fill(Path(folder), FEW[1:], shard_maps=1)
 
-# Only children use libraries that start threads: none of those survives a fork, or is alive when a process ends.
-def ending(work, *arguments):
-    child = os.fork()
-    if child:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    try:
-        work(*arguments)
-    except BaseException:
-        traceback.print_exc()
-        os._exit(1)
-    os._exit(0)
 
-def killed(folder, steps):
-    fill(folder, photos[:1], shard_maps=1)
-    die_after(steps)
-    fill(folder, photos[1:], shard_maps=1)
-
-def mended(folder):
-    kept = len(open_cache(folder))
-    check(folder, photos[:kept])
-    fill(folder, photos[kept:], shard_maps=1)
-    check(folder, photos)
-    assert not [path for path in folder.rglob("*") if ".tmp-" in path.name]
-
-for steps in itertools.count(0, 3):
-    folder = Path(sys.argv[1]) / str(steps)
-    status = ending(killed, folder, steps)
-    assert status in (0, -signal.SIGKILL), status
-    assert ending(mended, folder) == 0, steps
-    if status == 0:
-        break
-print(steps)
-"""
+def mended(folder: str) -> None:
+    kept = len(open_cache(Path(folder)))
+    check(Path(folder), FEW[:kept])
+    fill(Path(folder), FEW[kept:], shard_maps=1)
+    check(Path(folder), FEW)
+    assert not [path for path in Path(folder).rglob("*") if ".tmp-" in path.name]
 
 
 def test_a_kill_at_any_step_leaves_a_cache_that_is_read_and_added_to(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", KILLS, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) > 30  # changes to the file system, all of them tried in steps of three
+    with forks(__name__) as started:
+        for steps in itertools.count(0, 3):
+            folder = tmp_path / str(steps)
+            status = started.run("killed", folder, steps)
+            assert status in (0, KILLED)
+            assert started.run("mended", folder) == 0, steps
+            if status == 0:
+                break
+    assert steps > 30  # changes to the file system, all of them tried in steps of three
 
 
 def test_maps_of_another_model_or_size_are_refused_by_name(folder: Path) -> None:

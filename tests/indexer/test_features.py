@@ -1,14 +1,18 @@
 """Photo vectors on disk: our own folders, other people's files, and what is refused."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from indexer import features
 from indexer.errors import ArtifactError, InputError
-from indexer.features import FeatureBatch, open_features, read_features
+from indexer.features import FeatureBatch, FeatureSource, feature_table, joined, open_features, read_features
 from tests.conftest import unit_rows, write_features
 
 
@@ -147,3 +151,102 @@ def test_names_beside_a_npy_stay_as_written(tmp_path: Path) -> None:
     np.save(tmp_path / "f.npy", unit_rows(2, 4, 0))
     (tmp_path / "f.csv").write_text("photo\n000\n001\n")
     assert list(read_features(tmp_path / "f.npy").photo) == ["000", "001"]
+
+
+# Files by their sizes, rows in a shard, rows in a row group, rows read at once, and which shards are wanted.
+CUTS = {
+    "sizes": st.lists(st.integers(1, 30), min_size=1, max_size=5),
+    "rows": st.integers(1, 25),
+    "group": st.integers(1, 12),
+    "at_once": st.integers(1, 9),
+    "wanted": st.sets(st.integers(0, 160)),
+}
+
+
+def check_cut(source: FeatureSource, whole: FeatureBatch, *, rows: int, wanted: set[int]) -> None:
+    """The shards that are wanted are those of all vectors one after another, and have their numbers."""
+    n = len(whole)
+    shards = {number: slice(number * rows, min((number + 1) * rows, n)) for number in range(-(-n // rows))}
+    found = list(source.cut(rows, wanted.__contains__))
+    assert [number for number, _ in found] == sorted(shards.keys() & wanted)
+    for number, batch in found:
+        cut = shards[number]
+        np.testing.assert_array_equal(batch.embedding, whole.embedding[cut])
+        np.testing.assert_array_equal(batch.lat_deg, whole.lat_deg[cut])
+        np.testing.assert_array_equal(batch.lng_deg, whole.lng_deg[cut])
+        for name in ("photo", "status", "reason"):
+            assert list(getattr(batch, name)) == list(getattr(whole, name)[cut])
+
+
+def batches_of(sizes: Sequence[int]) -> list[FeatureBatch]:
+    return [batch(size, number, bad=size // 2) for number, size in enumerate(sizes)]
+
+
+@settings(max_examples=60)
+@given(**CUTS)
+def test_a_cut_is_that_of_all_vectors_in_one_parquet(
+    tmp_path_factory: pytest.TempPathFactory,
+    sizes: list[int],
+    rows: int,
+    group: int,
+    at_once: int,
+    wanted: set[int],
+) -> None:
+    folder, parts = tmp_path_factory.mktemp("F"), batches_of(sizes)
+    for number, part in enumerate(parts):
+        pyarrow.parquet.write_table(feature_table(part), folder / f"{number}.parquet", row_group_size=group)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(features, "_ROWS", at_once)
+        source = open_features(folder)
+        assert source.rows == sum(sizes)
+        check_cut(source, joined(parts), rows=rows, wanted=wanted)
+        check_cut(source, joined(list(source)), rows=rows, wanted=set(range(200)))
+
+
+@settings(max_examples=30)
+@given(**CUTS)
+def test_a_cut_is_that_of_all_vectors_in_a_npy(
+    tmp_path_factory: pytest.TempPathFactory,
+    sizes: list[int],
+    rows: int,
+    group: int,
+    at_once: int,
+    wanted: set[int],
+) -> None:
+    folder, whole = tmp_path_factory.mktemp("F"), batches_of([sum(sizes)])[0]
+    np.save(folder / "v.npy", whole.embedding)
+    lines = zip(whole.photo, whole.lat_deg, whole.lng_deg, whole.status, whole.reason, strict=True)
+    table = "\n".join(
+        f"{name},{'' if np.isnan(lat) else lat},{lng},{status},{why}" for name, lat, lng, status, why in lines
+    )
+    (folder / "v.csv").write_text(f"photo,lat,lng,status,reason\n{table}\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(features, "_ROWS", at_once)
+        check_cut(open_features(folder / "v.npy"), whole, rows=rows, wanted=wanted)
+
+
+def test_shards_that_are_not_wanted_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pyarrow.parquet.write_table(feature_table(batch(100, 0)), tmp_path / "f.parquet", row_group_size=10)
+    read: list[list[int]] = []
+    iterate = pa.parquet.ParquetFile.iter_batches
+
+    def noted(file: pa.parquet.ParquetFile, size: int, row_groups: list[int]) -> object:
+        read.append(row_groups)
+        return iterate(file, size, row_groups=row_groups)
+
+    monkeypatch.setattr(pa.parquet.ParquetFile, "iter_batches", noted)
+    (only,) = open_features(tmp_path / "f.parquet").cut(20, lambda number: number == 2)
+    assert (only[0], only[1].photo[0]) == (2, "0-40")
+    assert read == [[4], [5]]
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "npy"])
+def test_files_without_rows_are_refused(tmp_path: Path, suffix: str) -> None:
+    if suffix == "npy":
+        np.save(tmp_path / "f.npy", np.empty((0, 4), np.float32))
+        (tmp_path / "f.csv").write_text("photo\n")
+    else:
+        pyarrow.parquet.write_table(feature_table(batch(3, 0)).slice(0, 0), tmp_path / "f.parquet")
+    for read in (read_features, lambda path: list(open_features(path).cut(3, lambda _: True))):
+        with pytest.raises(InputError, match=r"no rows?\."):
+            read(tmp_path / f"f.{suffix}")

@@ -1,12 +1,11 @@
 """The registry against SIGKILL: whatever dies, and wherever, what is current is whole and the next change succeeds."""
 
-import os
+import itertools
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Set
-from contextlib import contextmanager
+from collections.abc import Set
 from pathlib import Path
 
 import numpy as np
@@ -14,95 +13,37 @@ import pytest
 
 from indexer.artifact import write_folder
 from indexer.bundle import open_bundle, verify_bundle
+from indexer.cells import load_hierarchy
 from indexer.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION, save_geocells
 from indexer.hierarchy import Hierarchy
 from indexer.registry import Registry
 from tests.conftest import random_geocells
 from tests.indexer.conftest import add_version
+from tests.kills import KILLED, forks
 
-# Reads lines `work seed`, answers each with the process it forked for it and, at its end, with the status.
-FORKS = """
-import itertools, os, signal, sys, traceback
-from pathlib import Path
-from indexer.bundle import build_bundle
-from indexer.cells import load_hierarchy
-from indexer.registry import Registry
-from tests.conftest import random_geocells
 
-registry, hierarchy_folder = Registry(Path(sys.argv[1])), Path(sys.argv[2])
-CHANGES = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink", "fcntl.flock", "os.scandir"}
-
-def publish(*versions):
+def publish(registry: str, *versions: str) -> None:
+    """In turn, without end."""
+    home = Registry(Path(registry))
     for version in itertools.cycle(versions):
-        registry.publish(version)
-
-def churn(seed):
-    hierarchy = load_hierarchy(hierarchy_folder)
-    for number in itertools.count(int(seed)):
-        geocells = random_geocells(hierarchy, 8, number)
-        new = build_bundle(hierarchy_folder, geocells, registry.versions_folder, config={}, inputs={}).name
-        registry.publish(new)
-        registry.pin(new)
-        registry.rollback()
-        registry.unpin(new)
-        registry.retire(new)
-
-def once(steps, action, *arguments):
-    left = int(steps)
-    def count(event, _):
-        nonlocal left
-        if event not in CHANGES:  # `os.kill` is an event itself
-            return
-        left -= 1
-        if left < 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-    sys.addaudithook(count)
-    getattr(registry, action)(*arguments)
-
-for line in sys.stdin:
-    work, *arguments = line.split()
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            {"publish": publish, "churn": churn, "once": once}[work](*arguments)
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-        os._exit(status)
-    print(child, flush=True)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
+        home.publish(version)
 
 
-class Forks:
-    """Processes that start at once, because what they import is imported already."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        self.orders, self.answers = process.stdin, process.stdout
-
-    def start(self, *order: object) -> int:
-        self.orders.write(" ".join(map(str, order)) + "\n")
-        self.orders.flush()
-        return int(self.answers.readline())
-
-    def end(self) -> int:
-        return int(self.answers.readline())
-
-    def kill_after(self, delay_s: float, *order: object) -> None:
-        process = self.start(*order)
-        time.sleep(delay_s)
-        os.kill(process, signal.SIGKILL)
-        assert self.end() == -signal.SIGKILL
+def churn(registry: str, hierarchy_folder: str, seed: int) -> None:
+    """Everything that changes a registry, without end."""
+    home, hierarchy = Registry(Path(registry)), load_hierarchy(Path(hierarchy_folder))
+    for number in itertools.count(seed):
+        new = add_version(home, hierarchy, Path(hierarchy_folder), seed=number)
+        home.publish(new)
+        home.pin(new)
+        home.rollback()
+        home.unpin(new)
+        home.retire(new)
 
 
-@contextmanager
-def forks(registry: Registry, hierarchy_folder: Path) -> Iterator[Forks]:
-    command = [sys.executable, "-c", FORKS, str(registry.path), str(hierarchy_folder)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        yield Forks(process)
+def change(registry: str, action: str, *arguments: str) -> None:
+    """One change."""
+    getattr(Registry(Path(registry)), action)(*arguments)
 
 
 def check_whole(registry: Registry, hierarchy: Hierarchy, current: Set[str]) -> None:
@@ -160,9 +101,9 @@ def kill_publications(registry: Registry, hierarchy: Hierarchy, hierarchy_folder
     """Kill a process that publishes two versions in turn, at a different moment each time."""
     first, second = str(registry.current), add_version(registry, hierarchy, hierarchy_folder, seed=1)
     rng = np.random.default_rng(1)
-    with forks(registry, hierarchy_folder) as started:
+    with forks(__name__) as started:
         for _ in range(kills):
-            started.kill_after(rng.uniform(0, 0.05), "publish", second, first)
+            started.kill_after(rng.uniform(0, 0.05), "publish", registry.path, second, first)
             check_whole(registry, hierarchy, {first, second})
             assert registry.publish(second) == second
             check_clean(registry, {first, second})
@@ -186,9 +127,9 @@ def kill_everything(registry: Registry, hierarchy: Hierarchy, hierarchy_folder: 
     base = str(registry.current)
     registry.pin(base, reason="stays")
     rng = np.random.default_rng(2)
-    with forks(registry, hierarchy_folder) as started:
+    with forks(__name__) as started:
         for number in range(1, kills + 1):
-            started.kill_after(rng.uniform(0, 0.4), "churn", number * 1000)
+            started.kill_after(rng.uniform(0, 0.4), "churn", registry.path, hierarchy_folder, number * 1000)
             check_whole(registry, hierarchy, set(registry.versions))
             assert registry.pins()[base]["reason"] == "stays"
             last = add_version(registry, hierarchy, hierarchy_folder, seed=number)
@@ -217,16 +158,15 @@ def test_a_kill_before_each_system_call_leaves_the_old_or_the_new(
 ) -> None:
     first, second = str(registry.current), add_version(registry, hierarchy, hierarchy_folder, seed=1)
     argument = [] if action == "rollback" else [second]
-    steps, status = 0, -signal.SIGKILL
-    with forks(registry, hierarchy_folder) as started:
-        while status == -signal.SIGKILL:
+    steps, status = 0, KILLED
+    with forks(__name__) as started:
+        while status == KILLED:
             if second not in registry.versions:
                 add_version(registry, hierarchy, hierarchy_folder, seed=1)
             for version in (first, second) if action == "rollback" else (second, first):
                 registry.publish(version)
             check_clean(registry, {first, second})
-            started.start("once", steps, action, *argument)
-            status = started.end()
+            status = started.run("change", registry.path, action, *argument, changes=steps)
             check_whole(registry, hierarchy, {first} if action == "retire" else {first, second})
             steps += 1
     assert status == 0

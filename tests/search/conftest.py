@@ -1,5 +1,6 @@
-"""A published registry over the small world's hierarchy, with random geocells."""
+"""A published registry over the small world's hierarchy, with random geocells; and one with a tiny real encoder."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -32,18 +33,25 @@ def engine(registry: Registry) -> Engine:
     return Engine.open(registry.path)
 
 
-@pytest.fixture(scope="module")
-def world(hierarchy: Hierarchy, hierarchy_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint C, a registry R published from it, five photos (the fourth no image), and their table."""
-    home = tmp_path_factory.mktemp("search")
+@pytest.fixture(scope="session")
+def encoder_world(hierarchy: Hierarchy, hierarchy_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a checkpoint C and a registry R published from it. Who publishes more does so in a copy."""
+    home = tmp_path_factory.mktemp("world")
     torch.manual_seed(0)
     vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = GeoEncoderConfig(vision_config=vision | {"image_size": 32, "patch_size": 8}, projection_dim=WIDTH)
     geocells = random_geocells(hierarchy, WIDTH, seed=0)
     save_checkpoint(home / "C", encoder=GeoEncoder(config).eval(), geocells=geocells, config={}, inputs={})
-    registry = Registry(home / "R")
+    home_of = Registry(home / "R")
     loaded = load_geocells(home / "C")
-    registry.publish(build_bundle(hierarchy_folder, loaded, registry.versions_folder, config={}, inputs={}).name)
+    home_of.publish(build_bundle(hierarchy_folder, loaded, home_of.versions_folder, config={}, inputs={}).name)
+    return home
+
+
+@pytest.fixture(scope="module")
+def world(encoder_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint C, a registry R published from it, five photos (the fourth no image), and their table."""
+    home = Path(shutil.copytree(encoder_world, tmp_path_factory.mktemp("search") / "world", symlinks=True))
     pixels = np.random.default_rng(0).integers(0, 255, (5, 40, 50, 3), np.uint8)
     for row, picture in enumerate(pixels):
         Image.fromarray(picture).save(home / f"{row}.png")

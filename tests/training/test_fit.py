@@ -2,12 +2,10 @@
 
 import csv
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -42,6 +40,7 @@ from indexer.registry import Registry
 from indexer.rule import PartitionRule
 from indexer.scoring import ScoringModel, log_product
 from tests.conftest import save_s2_hierarchy
+from tests.kills import ONE_THREAD, ROOT, kill_when
 from tests.training.conftest import SIZE, with_maps
 from training.config import (
     Augmentation,
@@ -412,17 +411,13 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(toy: Pa
     RunFolder(tmp_path / "options").begin(toy / "H", config, {})
     asked = ("fit", "--config", tmp_path / "options" / "config.yaml", "--out", tmp_path / "C")
     command = [sys.executable, "-m", "training", *map(str, asked)]
-    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}  # as here: sums of other parts round otherwise
     rng, kills = np.random.default_rng(0), 0
     while not (tmp_path / "C" / "checkpoint").exists():
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, cwd=Path(__file__).parents[2], env=one_thread)
-        begun = len(list((tmp_path / "C" / "logs").glob("*"))) if (tmp_path / "C" / "logs").exists() else 0
-        while process.poll() is None and len(list((tmp_path / "C").glob(f"logs/{begun}/metrics.csv"))) == 0:
-            time.sleep(0.05)
+        begun = len(list((tmp_path / "C").glob("logs/*")))
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, cwd=ROOT, env=ONE_THREAD)
         if kills < 5:
-            time.sleep(rng.uniform(0, 0.8))
-            process.kill()
-            kills += 1
+            first_step = tmp_path / "C" / "logs" / str(begun) / "metrics.csv"
+            kills += kill_when(process, first_step.exists, delay_s=rng.uniform(0, 0.8))
         process.wait()
     assert kills == 5
     assert losses(tmp_path / "C") == losses(tmp_path / "whole")
