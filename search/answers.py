@@ -27,7 +27,8 @@ SCHEMA = pa.schema(
         ("score", pa.float64()),
         ("probability", pa.float64()),
         ("calibrated", pa.bool_()),
-        ("mode", pa.string()),
+        ("mode", pa.string()),  # how the answer was found
+        ("probability_over", pa.string()),  # the leaves that the probability counts: all, or those that were visited
     ]
 )
 # With top-k > 1: the k best leaves of each photo, the best first, beside the answer's own columns.
@@ -61,7 +62,8 @@ def answer_table(engine: Engine, batch: FeatureBatch, *, first_row: int, k: int)
         "score": hits.score[:, 0],
         "probability": hits.probability[:, 0],
         "calibrated": [engine.calibrated] * len(ok),
-        "mode": [hits.mode] * len(ok),
+        "mode": hits.mode,
+        "probability_over": [engine.counts] * len(ok),
         **(_top_columns(engine, hits) if k > 1 else {}),
     }
     schema = pa.unify_schemas([SCHEMA, TOP_SCHEMA]) if k > 1 else SCHEMA
