@@ -10,6 +10,7 @@ from encoder.options import EncoderOptions, FeedOptions, ReadOptions
 from indexer import paper
 from indexer.cli import Floats, Result, Strings
 from indexer.errors import InputError
+from search.modes import SearchOptions
 from search.published import benchmark_named
 
 THRESHOLDS_KM = Floats(paper.THRESHOLDS_KM)
@@ -27,6 +28,7 @@ def query(
     version: str | None = None,
     crops: CropName = "one",
     class_maps: Strings = NO_MAPS,
+    search: SearchOptions,
     encoder: EncoderOptions,
     read: ReadOptions,
 ) -> Result:
@@ -40,6 +42,7 @@ def query(
         version: a bundle's digest or its beginning; the current one by default.
         crops: of each photo, averaged: the middle; that and four corners; those and their mirror images.
         class_maps: of the photos, one for each in their order, for an encoder with semantic fusion.
+        search: how their places are searched for.
         encoder: which other maps it sees, and where it runs.
         read: which photos are read.
     """
@@ -49,7 +52,7 @@ def query(
     from search.answers import answer_table, explain
     from search.engine import Engine
 
-    engine = Engine.open(registry, version=version)
+    engine = Engine.open(registry, version=version, options=search)
     engine.check_k(top_k)
     encode = encoder.open(checkpoint, crops=crops)
     engine.check_encoder(encode.encoder.digest, source=checkpoint)
@@ -78,6 +81,8 @@ def run(
     crops: CropName = "one",
     shard_rows: int = SHARD_ROWS,
     strict: bool = False,
+    check_recall: int | None = None,
+    search: SearchOptions,
     encoder: EncoderOptions,
     feed: FeedOptions,
 ) -> Result:
@@ -95,6 +100,8 @@ def run(
         crops: of each photo, averaged: the middle; that and four corners; those and their mirror images.
         shard_rows: photos in one Parquet file, when photos are given.
         strict: exit with 1 if any photo has no answer; otherwise only if none has.
+        check_recall: number of photos whose answers are compared with those of exact search.
+        search: how places are searched for.
         encoder: which maps it sees, and where it runs.
         feed: how photos reach it.
     """
@@ -102,6 +109,7 @@ def run(
     from indexer.progress import per_second, track
     from search import job
     from search.engine import Engine
+    from search.recall import RecallCheck
 
     if (features is None) == (photos is None) or (photos is None) != (checkpoint is None):
         raise InputError("Give either --features F, or --photos P together with --checkpoint C.")
@@ -112,8 +120,9 @@ def run(
             "--crops, --segmentation-cache and --segmenter go with --photos: features are vectors already."
         )
     check_target(out)
-    engine = Engine.open(registry, version=version, device=encoder.device)
+    engine = Engine.open(registry, version=version, device=encoder.device, options=search)
     engine.check_k(top_k)
+    recall = None if check_recall is None else RecallCheck(engine, check_recall)
     if features is not None:
         source = job.vectors_from_features(engine, features)
     else:
@@ -126,14 +135,21 @@ def run(
         encode = encoder.open(checkpoint, crops=crops)
         source = job.vectors_from_photos(engine, table, encode, config=config)
     with track("answering", source.rows) as advance:
-        summary = job.run(engine, source, out, k=top_k, advance=advance)
+        summary = job.run(engine, source, out, k=top_k, recall=recall, advance=advance)
     failures = ", ".join(f"{count} {code}" for code, count in summary.failed.items()) or "none"
     text = (
         f"{out}: {summary.rows:,} photos in {summary.seconds:.1f} s, of which searching and writing "
         f"{summary.search_seconds:.1f} s ({per_second(summary.rows / max(summary.search_seconds, 1e-9))}); "
         f"{summary.ok:,} answered, failed: {failures}"
     )
-    data = {"predictions": str(out), "bundle": engine.bundle.version, **asdict(summary)}
+    data = {
+        "predictions": str(out),
+        "bundle": engine.bundle.version,
+        "search": engine.search_facts,
+        **asdict(summary),
+    }
+    if data["recall"] is not None:
+        text += f"\n{_recall_text(data['recall'])}"
     return Result(data, text, failed=summary.ok == 0 or (strict and bool(summary.failed)))
 
 
@@ -154,6 +170,8 @@ def evaluate(
     seed: int = 0,
     version: str | None = None,
     crops: CropName | None = None,
+    check_recall: int | None = None,
+    search: SearchOptions,
     encoder: EncoderOptions,
     feed: FeedOptions,
 ) -> Result:
@@ -177,6 +195,8 @@ def evaluate(
         seed: of those draws.
         version: a bundle's digest or its beginning; the current one by default.
         crops: of each photo, averaged: the middle; that and four corners; those and their mirror images.
+        check_recall: number of photos whose answers are compared with those of exact search, with --registry.
+        search: how places are searched for, with --registry.
         encoder: which maps it sees, and where it runs.
         feed: how photos reach it.
     """
@@ -192,6 +212,10 @@ def evaluate(
         raise InputError("Give either --predictions O, or --registry R together with --checkpoint C.")
     if predictions is not None and (out is not None or crops is not None or encoder.says_how_maps_come):
         raise InputError("--out, --crops, --segmentation-cache and --segmenter go with --registry: O has its answers.")
+    if predictions is not None and (search != SearchOptions() or check_recall is not None):
+        raise InputError(
+            "--mode, --probes, --max-probes, --score and --check-recall go with --registry: O has its answers."
+        )
     resampling = Resampling(resamples, seed)
     if against is not None and not resamples:
         raise InputError("--against compares by drawing photos: leave --resamples 0 out.")
@@ -199,7 +223,7 @@ def evaluate(
         check_target(report)
     known = None if benchmark is None else benchmark_named(benchmark)
     photos = read_truth(truth, benchmark=known, split=split)
-    failed, source = False, str(truth)
+    ran, source = None, str(truth)
     protocol = crops or ("one" if known is None else "ten")
     with tempfile.TemporaryDirectory(prefix="evaluate-") as scratch:
         if registry is not None:
@@ -207,7 +231,7 @@ def evaluate(
             if known is not None:  # `run` knows nothing of their layouts
                 photos = beside_truth(photos, truth)
                 source, split = str(write_photos(photos, Path(scratch) / "photos.parquet")), None
-            failed = run(
+            ran = run(
                 registry=registry,
                 out=predictions,
                 photos=source,
@@ -215,9 +239,11 @@ def evaluate(
                 split=split,
                 version=version,
                 crops=protocol,
+                check_recall=check_recall,
+                search=search,
                 encoder=encoder,
                 feed=feed,
-            ).failed
+            )
         assert predictions is not None
         result = evaluate_photos(predictions, photos, truth_source=str(truth), thresholds_km=thresholds_km)
     other = None
@@ -226,17 +252,19 @@ def evaluate(
         other = Against(str(against), theirs, compare(result, theirs, resampling))
     rest = leave_out(result, [Path(name) for name in exclude]) if exclude else None
     data = evaluation_data(result, resampling=resampling, benchmark=known, against=other, left_out=rest)
-    if registry is not None:
-        data["crops"] = protocol
+    if ran is not None:
+        data |= {"crops": protocol, "search": ran.data["search"], "recall": ran.data["recall"]}
     what = ", ".join(part for part in (known, None if registry is None else _CROPS[protocol]) if part is not None)
     text = evaluation_text(data, what=what)
+    if ran is not None and ran.data["recall"] is not None:
+        text += f"\n\n{_recall_text(ran.data['recall'])}"
     if report is not None:
         from search.evaluation_page import write_evaluation
 
         title = f"{registry if registry is not None else predictions} on {known or truth}"
         write_evaluation(result, data, report, title=title, against=other)
         text += f"\n\nReport: {report / 'report.html'}"
-    return Result(data, text, failed=failed)
+    return Result(data, text, failed=ran is not None and ran.failed)
 
 
 def audit(
@@ -313,6 +341,13 @@ def _answer_text(row: Mapping[str, Any]) -> str:
         for rank, place in enumerate(row["top"], 1)
     ]
     return "\n".join(lines)
+
+
+def _recall_text(recall: Mapping[str, Any]) -> str:
+    return (
+        f"recall@1 {recall['at_1']:.4f}, recall@10 {recall['at_10']:.4f} against exact search, on "
+        f"{recall['queries']:,} of the queries"
+    )
 
 
 def _audit_text(data: Mapping[str, Any]) -> str:

@@ -43,6 +43,7 @@ class Engine:
 
     def __init__(self, bundle: Bundle, *, device: DeviceName = "cpu", options: SearchOptions = DEFAULT_OPTIONS) -> None:
         self.bundle = bundle
+        self.device = device
         self.options = options
         self._search = open_search(bundle, options, device=device)
 
@@ -124,11 +125,15 @@ class Engine:
         Raises:
             InputError: wrong width, a value that is not finite, or k not between 1 and the number of leaves.
         """
-        self.check_k(k)
         return self.search_prepared(self.prepared(vectors), k=k, probability=probability)
 
     def search_prepared(self, queries: np.ndarray, *, k: int, probability: bool = True) -> Hits:
-        """The same for vectors as they are compared: what `prepared` gives, or sums of it."""
+        """The same for vectors as they are compared: what `prepared` gives, or sums of it.
+
+        Raises:
+            InputError: k is not between 1 and the number of leaves.
+        """
+        self.check_k(k)
         found = self._search(queries, k, temperature=(self.bundle.temperature or 1.0) if probability else None)
         return Hits(found.leaf, found.score, found.probability, found.mode)
 

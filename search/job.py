@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pyarrow.parquet
@@ -16,6 +16,7 @@ from indexer.manifest import ROWS_MANIFEST
 from indexer.photos import PhotoSource
 from search.answers import answer_table
 from search.engine import Engine
+from search.recall import Recall, RecallCheck
 
 KIND = "predictions"
 SCHEMA_VERSION = 1
@@ -40,6 +41,7 @@ class RunSummary:
     failed: Mapping[str, int]  # reason code -> rows
     search_seconds: float  # spent searching and writing, reading and encoding apart
     seconds: float
+    recall: Recall | None = None  # of a sample of the queries, where that was asked for
 
 
 def vectors_from_features(engine: Engine, location: Path) -> VectorSource:
@@ -75,9 +77,12 @@ def run(
     out: Path,
     *,
     k: int,
+    recall: RecallCheck | None = None,
     advance: Callable[[int], None] = lambda photos: None,
 ) -> RunSummary:
     """Answer every photo of every shard. The folder appears at `out` when all of it is done.
+
+    recall: takes notice of the queries.
 
     Raises:
         InputError: `out` exists or cannot be written, or the vectors do not fit the bundle.
@@ -97,7 +102,7 @@ def run(
     ) as draft:
         for number, batch in enumerate(source.shards):
             before = time.perf_counter()
-            table = answer_table(engine, batch, first_row=row, k=k)
+            table = answer_table(engine, batch, first_row=row, k=k, recall=recall)
             assert table.num_rows == len(batch), "a photo without a row"
             pyarrow.parquet.write_table(table, draft.path / f"part-{number:05d}.parquet")
             search_seconds += time.perf_counter() - before
@@ -109,8 +114,11 @@ def run(
         draft.facts |= {
             "bundle": engine.bundle.version,
             "encoder": engine.bundle.encoder,
+            "search": engine.search_facts,
             "rows": row,
             "ok": ok,
             "failed": dict(counts),
         }
-    return RunSummary(row, ok, dict(counts), search_seconds, time.perf_counter() - started)
+        found = None if recall is None else recall.measure()
+        draft.facts["recall"] = None if found is None else asdict(found)
+    return RunSummary(row, ok, dict(counts), search_seconds, time.perf_counter() - started, found)
