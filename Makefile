@@ -1,6 +1,6 @@
 # Two commands: `make demo` runs the main job, `make test` passes the tests. Both set up .venv first.
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow check format clean bench-bundle bench-embed bench-fusion bench-gpu bench-partition bench-refit
+.PHONY: help venv demo test test-slow check format clean bench-bundle bench-embed bench-fusion bench-gpu bench-partition bench-refit bench-search
 
 PYTHON ?= python3
 FAISS ?= cpu# cpu or gpu: which of the two FAISS packages to install
@@ -36,7 +36,7 @@ check: venv  ## Format, lint, types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench-bundle: venv  ## Building, opening and searching a bundle, beside the plain ways
+bench-bundle: venv  ## Building and opening a bundle with each kind of leaf index
 	$(BIN)/python -m benchmarks.bundle
 
 bench-embed: venv  ## From JPEG files to vectors, beside the model alone and a plain loop
@@ -53,6 +53,9 @@ bench-partition: venv  ## Time and memory of dividing up to 47 million photos, b
 
 bench-refit: venv  ## A new partition by refit, beside training from scratch on it: a quarter of an hour
 	$(BIN)/python -m benchmarks.world.refit
+
+bench-search: venv  ## Searching exactly, by a beam and adaptively, beside the plain ways: a quarter of an hour, 5 GB
+	$(BIN)/python -m benchmarks.search
 
 format: venv  ## Rewrite the code in the project's format
 	$(BIN)/ruff format .

@@ -25,7 +25,7 @@ from search.proof import float32_error
 
 _ROWS = 1 << 14  # leaf vectors looked at together while the bounds are made
 PROVED, SPENT = "adaptive-proved", "adaptive-budget"
-BUDGET = 16  # times as many lists as a beam visits, where nobody says how many
+BUDGET = 4  # times as many lists as a beam visits, where nobody says how many
 
 
 class AdaptiveSearch:

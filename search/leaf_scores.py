@@ -1,13 +1,15 @@
 """Scores in float64 of chosen leaves: what decides between candidates, on the device where they were found."""
 
 import warnings
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 
 from indexer.scoring import ScoringModel
 
-_NUMBERS = 1 << 22  # gathered at once: 32 MB of float64, which stays in a processor's cache better than more
+# Numbers gathered at once: on a CPU 32 MB of float64, which stays in its cache; on a GPU what keeps it busy.
+_NUMBERS = {"cpu": 1 << 22, "cuda": 1 << 28}
 
 
 class LeafScores:
@@ -26,11 +28,7 @@ class LeafScores:
 
         queries: (Q, D) float32. row, leaf: (P,) int64. Returns (P,) float64; a pair's score is the same in any company.
         """
-        step = max(1, _NUMBERS // queries.shape[1])
-        parts = [
-            self._some(queries, *part) for part in zip(torch.split(row, step), torch.split(leaf, step), strict=True)
-        ]
-        return torch.cat(parts) if parts else torch.empty(0, dtype=torch.float64, device=self.device)
+        return torch.cat([self._some(queries, *part) for part in pair_blocks(row, leaf, width=queries.shape[1])])
 
     def _some(self, queries: torch.Tensor, row: torch.Tensor, leaf: torch.Tensor) -> torch.Tensor:
         wide = queries.index_select(0, row).double()
@@ -39,6 +37,12 @@ class LeafScores:
             cells = vectors.index_select(0, self._ancestors[:, level].index_select(0, leaf))
             total += scale * (wide * cells).sum(dim=1)
         return total if self._bias is None else total + self._bias[leaf]
+
+
+def pair_blocks(row: torch.Tensor, leaf: torch.Tensor, *, width: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Pairs of a query and a leaf, (P,) int64 each, as many at a time as vectors of them fit."""
+    step = max(1, _NUMBERS[row.device.type] // width)
+    return zip(torch.split(row, step), torch.split(leaf, step), strict=True)
 
 
 def tensor_of(array: np.ndarray) -> torch.Tensor:
