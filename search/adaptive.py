@@ -31,6 +31,7 @@ BUDGET = 4  # times as many lists as a beam visits, where nobody says how many
 class AdaptiveSearch:
     """Searches the leaves of as many lists as an answer takes."""
 
+    name = "adaptive"
     counts = VISITED_LEAVES
 
     def __init__(

@@ -22,6 +22,7 @@ MODE = "beam"
 class BeamSearch:
     """Searches the leaves of some lists."""
 
+    name = MODE
     counts = VISITED_LEAVES
 
     def __init__(self, model: ScoringModel, lists: TreeLists, *, probes: int | None = None) -> None:

@@ -23,6 +23,7 @@ class CosineSearch:
         self.facts: Mapping[str, int] = {}
         self._model = model
         self._kind = kind
+        self.name = f"cosine-{kind}"
 
     def __call__(self, queries: np.ndarray, k: int, *, temperature: float | None) -> Found:
         """As `Search`; a probability is a share of the sum, whatever the temperature."""
@@ -36,4 +37,4 @@ class CosineSearch:
         total = product.sum(axis=1, keepdims=True)
         # Clamped cosines may multiply to 0 everywhere: then no leaf is likelier than another.
         share = np.divide(score, total, out=np.full(score.shape, 1 / self._model.n_leaves), where=total > 0)
-        return Found(leaf, score, share, np.full(len(queries), f"cosine-{self._kind}"))
+        return Found(leaf, score, share, np.full(len(queries), self.name))

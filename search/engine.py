@@ -81,7 +81,7 @@ class Engine:
     def search_facts(self) -> dict[str, Any]:
         """How it searches, for a run's manifest."""
         return {
-            "mode": self.options.mode,
+            "mode": self._search.name,
             "score": self.options.score,
             "probability_over": self.counts,
             **self._search.facts,

@@ -25,6 +25,7 @@ MODE = "exact"
 class ExactSearch:
     """Searches all leaves, on a CPU or a GPU."""
 
+    name = MODE
     counts = ALL_LEAVES
 
     def __init__(self, model: ScoringModel, rows: torch.Tensor, *, low_precision: bool) -> None:

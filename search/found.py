@@ -49,6 +49,7 @@ def _replaced(one: np.ndarray, rows: np.ndarray, two: np.ndarray) -> np.ndarray:
 class Search(Protocol):
     """A way to search one bundle."""
 
+    name: str  # of the mode
     counts: str  # the leaves that a probability counts: ALL_LEAVES or VISITED_LEAVES
     facts: Mapping[str, int]  # numbers that it was set to
 

@@ -98,6 +98,7 @@ def test_auto_searches_as_the_bundle_was_built_to_be(bundle: Bundle) -> None:
     mode = "beam" if list_count(bundle.leaf_index) else "exact"
     hits = Engine(bundle).search(unit_rows(3, WIDTH, seed=0))
     assert hits.mode.tolist() == [mode] * 3
+    assert Engine(bundle).search_facts["mode"] == mode
 
 
 def test_a_proven_answer_is_the_answer_and_an_unproven_one_says_so(bundle: Bundle) -> None:
