@@ -39,7 +39,10 @@ class Paths:
 
 
 class Engine:
-    """Answers from one bundle for as long as it lives, whatever is published meanwhile."""
+    """Answers from one bundle for as long as it lives, whatever is published meanwhile; one call at a time.
+
+    Searches keep room for scores from call to call, so threads need an engine each; they share the bundle's memory.
+    """
 
     def __init__(self, bundle: Bundle, *, device: DeviceName = "cpu", options: SearchOptions = DEFAULT_OPTIONS) -> None:
         self.bundle = bundle
