@@ -1,7 +1,7 @@
 # Two commands: `make demo` runs the main job, `make test` passes the tests. Both set up .venv first.
 .DEFAULT_GOAL := help
 .PHONY: help venv demo ablations test test-slow check format clean bench-bundle bench-embed bench-fusion bench-gpu
-.PHONY: bench-partition bench-refit bench-refit-scale bench-run
+.PHONY: bench-partition bench-refit bench-refit-scale bench-run bench-search
 
 PYTHON ?= python3
 FAISS ?= cpu# cpu or gpu: which of the two FAISS packages to install
@@ -40,7 +40,7 @@ check: venv  ## Format, lint, types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench-bundle: venv  ## Building, opening and searching a bundle, beside the plain ways
+bench-bundle: venv  ## Building and opening a bundle with each kind of leaf index
 	$(BIN)/python -m benchmarks.bundle
 
 bench-embed: venv  ## From JPEG files to vectors, beside the model alone and a plain loop
@@ -63,6 +63,9 @@ bench-refit-scale: venv  ## Time and memory of refitting millions of photos, by 
 
 bench-run: venv  ## Offline jobs beside the search and the encoder alone, a plain script, and Ray; memory and start
 	$(BIN)/python -m benchmarks.run
+
+bench-search: venv  ## Searching exactly, by a beam and adaptively, beside the plain ways: a quarter of an hour, 5 GB
+	$(BIN)/python -m benchmarks.search
 
 format: venv  ## Rewrite the code in the project's format
 	$(BIN)/ruff format .

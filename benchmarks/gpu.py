@@ -4,7 +4,7 @@
                              fusion, one crop and ten, from decoded photos in memory
     OneFormer Swin-L         photos a second at 640 and at 384 pixels
     the same photos          embedded on the CPU and on the GPU: how far their vectors are apart
-    a million vectors        exact search on the GPU beside the CPU's, the same answers first
+    a million queries        exact search on the GPU, the CPU's answers first
 
 Weights are random: they take as long as learned ones. The peak is the card's own, measured here with a product of large
 matrices.
@@ -21,7 +21,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 import torch
 from jsonargparse import ArgumentParser
@@ -32,6 +31,8 @@ from transformers.models.oneformer.image_processing_pil_oneformer import OneForm
 
 from benchmarks.embed import decoded_in_memory, make_photos, smallest_cosine
 from benchmarks.harness import Report
+from benchmarks.search import many_queries
+from benchmarks.search_ways import MP16_PLACES, mp16_world
 from encoder.checkpoint import LoadedEncoder, load_encoder, save_checkpoint
 from encoder.config import MAP_EDGE, MAX_PIXELS, CropName, FusionConfig
 from encoder.crops import N_CROPS
@@ -39,7 +40,6 @@ from encoder.encode import PhotoEncoder
 from encoder.model import VIT_LARGE_336, GeoEncoder, GeoEncoderConfig
 from encoder.reading import ReadLimits, read_bytes
 from encoder.segmentation import Segmenter, load_segmenter
-from indexer.faiss_index import flat_index, gpu_count, on_device, search_index
 from indexer.photos import Photo, open_photos
 
 MIN_SHARE_OF_PEAK = 0.60  # of CLIP with fusion
@@ -58,7 +58,8 @@ class Sizes:
     oneformer: Mapping[str, Any]
     edges: tuple[int, ...]  # shorter edges of what the segmenter sees, in pixels
     batch: int  # crops, and four times as many as photos for the segmenter
-    rows: int  # vectors to search in
+    places: int  # that the tree to search in is made of
+    width: int  # of its vectors
     queries: int
     matrix: int  # edge of the matrices of the measured peak
 
@@ -70,8 +71,9 @@ PAPER = Sizes(
     oneformer={"num_queries": 250},
     edges=(640, 384),
     batch=256,
-    rows=1_000_000,
-    queries=10_000,
+    places=MP16_PLACES,
+    width=768,
+    queries=1_000_000,
     matrix=8192,
 )
 
@@ -91,7 +93,8 @@ def measure(report: Report, folder: Path, sizes: Sizes, *, device: torch.device)
     for edge in sizes.edges:
         segmenter = load_segmenter(str(save_oneformer(folder / f"oneformer-{edge}", sizes, edge=edge)), device=device)
         segmenter_rate(report, segmenter, photos, edge=edge, n=max(1, sizes.batch // 64))
-    search_rate(report, rows=sizes.rows, queries=sizes.queries)
+    world = mp16_world(queries=min(4096, sizes.queries), seed=0, width=sizes.width, places=sizes.places)
+    many_queries(report, world, queries=sizes.queries, device=device, runs=_RUNS)
 
 
 def save_encoder(folder: Path, vision: Mapping[str, int], *, fused: bool) -> Path:
@@ -181,34 +184,6 @@ def agreement(report: Report, checkpoint: Path, photos: Sequence[Photo], *, devi
             cosine=cosine,
             cosine_less_mean=apart,
         )
-
-
-def search_rate(report: Report, *, rows: int, queries: int, width: int = 768) -> None:
-    """Exact search for the best ten of many vectors, through FAISS on the CPU and on the GPU."""
-    if not gpu_count():
-        report.row("exact search", "this FAISS knows no GPU; install geosurge[gpu] in place of [cpu]")
-        return
-    rng = np.random.default_rng(0)
-    vectors, asked = (rng.standard_normal((n, width), np.float32) for n in (rows, queries))
-    for each in (vectors, asked):
-        each /= np.linalg.norm(each, axis=1, keepdims=True)
-    index = flat_index(vectors)
-    card = on_device(index, "cuda")
-    few = asked[:256]
-    ids, scores = search_index(index, few, 10)
-    theirs, found = search_index(card, few, 10)
-    same = float((ids[:, 0] == theirs[:, 0]).mean())
-    if same < 0.99 or not np.allclose(scores, found, atol=1e-3):
-        raise SystemExit(f"The GPU's answers are not the CPU's ({same:.1%} alike); nothing was timed.")
-    rate = queries / median_seconds(lambda: search_index(card, asked, 10))
-    cpu_rate = len(few) / median_seconds(lambda: search_index(index, few, 10))
-    report.row(
-        f"exact search in {rows:,} vectors of {width}",
-        f"GPU {rate:,.0f} queries/s, CPU {cpu_rate:,.0f}/s; the same best row for {same:.1%}",
-        queries_per_second=rate,
-        cpu_queries_per_second=cpu_rate,
-        faiss=faiss.__version__,
-    )
 
 
 def flops_per_photo(encoder: LoadedEncoder, crops: CropName) -> float:

@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet
 from jsonargparse import ArgumentParser
 
-from benchmarks.bundle import geocells_of
 from benchmarks.harness import Report, run_command
 from benchmarks.partition import MP16_PHOTOS, photo_places, write_table
+from benchmarks.place_vectors import PlaceVectors
 from indexer.cells import load_hierarchy
 from indexer.hierarchy import Hierarchy
 from training.config import RefitConfig
@@ -56,7 +56,7 @@ def write_features(out: Path, n: int, hierarchy: Hierarchy, *, width: int, seed:
     """Vectors of n photos around the cities of the world, float16, with their places."""
     out.mkdir()
     rng = np.random.default_rng([seed, n])
-    cells = geocells_of(hierarchy, width, seed=seed).vectors[-1]
+    cells = PlaceVectors(width, seed=seed).geocells(hierarchy).vectors[-1]
     common = rng.normal(size=width)
     common *= _COMMON / np.linalg.norm(common)
     written = 0

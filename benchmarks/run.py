@@ -24,14 +24,13 @@ import pyarrow as pa
 import pyarrow.parquet
 from jsonargparse import ArgumentParser
 
-from benchmarks.bundle import geocells_of
 from benchmarks.embed import TINYCLIP, make_photos, save_clip
 from benchmarks.harness import Report, run_command
 from benchmarks.partition import photo_places
+from benchmarks.place_vectors import PlaceVectors
 from indexer.bundle import build_bundle
 from indexer.cells import save_hierarchy
 from indexer.features import FeatureBatch, open_features
-from indexer.geocells import Geocells
 from indexer.hierarchy import build_hierarchy, sorted_ids
 from indexer.job_folder import read_marks
 from indexer.leaf_index import stand_ins
@@ -60,7 +59,7 @@ def make_registry(folder: Path, *, photos: int, width: int, taus: tuple[int, ...
     tree = build_hierarchy(ids, rule=recipe.rule)
     save_hierarchy(tree, pa.table({"s2_id": ids}), folder / "H", config={"recipe": recipe.to_config()}, inputs={})
     registry = Registry(folder / "R")
-    geocells: Geocells = geocells_of(tree, width, seed=1)
+    geocells = PlaceVectors(width, seed=1).geocells(tree)
     registry.publish(build_bundle(folder / "H", geocells, registry.versions_folder, config={}, inputs={}).name)
     return registry
 

@@ -28,10 +28,13 @@ def choose_precision(name: PrecisionName, device: torch.device) -> torch.dtype:
     Elsewhere CPUs emulate bfloat16, which takes several times as long as float32.
     """
     if name == "auto":
-        name = "bfloat16" if device.type == "cuda" or _cpu_has_bfloat16() else "float32"
+        name = "bfloat16" if multiplies_bfloat16(device) else "float32"
     return torch.bfloat16 if name == "bfloat16" else torch.float32
 
 
-def _cpu_has_bfloat16() -> bool:
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether a device multiplies matrices of bfloat16 faster than those of float32."""
+    if device.type == "cuda":
+        return True
     features = torch.cpu.get_capabilities()
     return any(features.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))  # the last one: ARM

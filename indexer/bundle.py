@@ -14,7 +14,7 @@ In: a hierarchy folder and geocells. Out: a folder named by the SHA-256 of its m
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -107,14 +107,15 @@ def build_bundle(
         shutil.copyfile(hierarchy_folder / cells.CELLS_FILE, draft.path / cells.CELLS_FILE)
         for number, vectors in enumerate(geocells.vectors):
             write_index(flat_index(vectors), draft.path / level_file(number))
-        leaf_index, facts = build_leaf_index(model, index, photos=photos)
+        leaf_index, facts, beam = build_leaf_index(model, index, photos=photos)
         write_index(leaf_index, draft.path / LEAVES_FILE)
         if geocells.transform is not None:
             geocells.transform.save(draft.path / TRANSFORM_FILE)
         if references is not None:
             save_references(references, draft.path)
         draft.facts |= {
-            "leaf_index": facts,
+            "leaf_index": asdict(facts),
+            "beam": asdict(beam),
             "temperatures": geocells.temperatures.tolist(),
             "level_weights": geocells.level_weights.tolist(),
             "prior_exponent": geocells.prior_exponent,

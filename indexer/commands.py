@@ -261,6 +261,7 @@ def info(*, registry: Path, version: str | None = None) -> Result:
         "level_weights": bundle.model.geocells.level_weights.tolist(),
         "calibrated": bundle.temperature is not None,
         "leaf_index": bundle.manifest.facts["leaf_index"],
+        "beam": bundle.manifest.facts.get("beam"),
         "levels": levels,
     }
     lines = [
@@ -270,6 +271,7 @@ def info(*, registry: Path, version: str | None = None) -> Result:
         f"encoder   {bundle.encoder or 'not recorded'}",
         f"size      {size / 1e6:.1f} MB; vectors of {bundle.model.geocells.width}; calibrated: {data['calibrated']}",
         f"index     {_index_text(bundle.manifest.facts['leaf_index'])}",
+        f"beam      {_beam_text(data['beam'])}",
         f"taus      {', '.join(f'{tau:.4f}' for tau in bundle.model.geocells.temperatures)} (temperature per level)",
         _level_table(levels),
     ]
@@ -390,10 +392,19 @@ def _index_text(facts: Mapping[str, Any]) -> str:
     kind = f"{facts['kind']} {facts['precision']}"
     if facts["quantiser_level"] is not None:
         kind += f", lists of level {facts['quantiser_level']}, {facts['probes']} visited"
+    return f"{kind}, {facts['size_bytes'] / 1e6:.1f} MB; {_found_text(facts)}"
+
+
+def _beam_text(facts: Mapping[str, Any] | None) -> str:
+    if facts is None:
+        return "chosen when it is searched: this bundle is older than beams"
+    return f"lists of level {facts['level']}, {facts['probes']} visited; {_found_text(facts)}"
+
+
+def _found_text(facts: Mapping[str, Any]) -> str:
     return (
-        f"{kind}, {facts['size_bytes'] / 1e6:.1f} MB; recall@1 {facts['recall_at_1']:.4f}, recall@10 "
-        f"{facts['recall_at_10']:.4f} against a full scan, on {facts['queries']:,} "
-        + ("photos" if facts["measured_on"] == "photos" else "stand-ins for photos")
+        f"recall@1 {facts['recall_at_1']:.4f}, @10 {facts['recall_at_10']:.4f} against a full scan, on "
+        f"{facts['queries']:,} " + ("photos" if facts["measured_on"] == "photos" else "stand-ins for photos")
     )
 
 

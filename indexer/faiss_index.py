@@ -72,6 +72,45 @@ def search_index(
     return index.search(queries, k, params=settings)
 
 
+def nearest_lists(index: Index, queries: np.ndarray, probes: int) -> np.ndarray:
+    """The lists with the best heads, best first: (Q, probes) int64."""
+    return index.quantizer.search(queries, probes)[1]  # type: ignore[attr-defined]  # of indices with lists
+
+
+def rows_in_lists(index: Index, queries: np.ndarray, lists: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All rows of chosen lists, in no order; lists: (Q, P) int64, -1 for none.
+
+    Returns where each query's rows begin, and where the last one's end, (Q + 1,) int64; their scores (R,) float32 and
+    their numbers (R,) int64.
+    """
+    before = stored_probes(index)
+    set_probes(index, lists.shape[1])  # FAISS takes as many lists from a caller as it would visit on its own
+    try:
+        begins, scores, rows = index.range_search_preassigned(  # type: ignore[attr-defined]
+            queries, -np.inf, lists, None
+        )
+    finally:
+        set_probes(index, before)
+    return begins.astype(np.int64), scores, rows
+
+
+def list_sizes(index: Index) -> np.ndarray:
+    """How many rows stand in each list: (M,) int64."""
+    lists = index.invlists  # type: ignore[attr-defined]  # of indices with lists
+    return np.array([lists.list_size(number) for number in range(list_count(index))], np.int64)
+
+
+def code_error(index: Index, longest: float) -> float:
+    """How far a stored row can be from the vector it stands for, at most `longest` long, as a distance."""
+    if isinstance(index, faiss.IndexFlat | faiss.IndexIVFFlat):
+        return 0.0
+    quantiser = index.sq  # type: ignore[attr-defined]  # of indices with codes
+    if quantiser.qtype == faiss.ScalarQuantizer.QT_fp16:  # half a last digit, or half of the smallest step
+        return float(2.0**-11 * longest + 2.0**-25 * index.d**0.5)
+    steps = faiss.vector_to_array(quantiser.trained)[index.d :] / 255  # eight bits: after the minima come the ranges
+    return float(np.linalg.norm(steps.astype(np.float64)) * 0.501)
+
+
 def is_exact(index: Index) -> bool:
     """Whether a search compares every row in full float32."""
     return isinstance(index, faiss.IndexFlat)

@@ -3,10 +3,14 @@
 In: a scoring model. Out: `leaves.faiss` and what the manifest says of it. Inverted lists are those of the tree: the
 quantiser is a level of the hierarchy, and a list holds the leaves below one of its cells, so that a search goes from
 coarse to fine. A cell of that level is compared by its prefix of the leaf vector, the sum of E_l / tau_l down to it.
+
+Which level, and how many lists a search visits, is measured for every bundle, also where `leaves.faiss` is flat: lists
+follow from level vectors and ranges alone, so a reader makes them in a moment when it is asked to search coarse to
+fine, and a bundle does not carry its leaf vectors twice.
 """
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -15,7 +19,6 @@ from indexer.faiss_index import (
     Precision,
     flat_index,
     inverted_index,
-    list_count,
     search_index,
     set_probes,
     size_bytes,
@@ -25,9 +28,14 @@ from indexer.vectors import unit_rows
 
 # Up to here one scan of everything is fast enough, and exact.
 EXHAUSTIVE_LEAVES = 200_000
-SPARE = 8  # candidates beyond those asked for, which are scored again in float64
-_ENOUGH_RECALL = 0.999  # what the number of lists to visit is chosen for
+SPARE = 8  # candidates beyond those asked for, among which float64 decides
+# The share of a sample for which the list of the best leaf is visited; of other queries 0.999 are promised.
+_ENOUGH_RECALL = 0.9995
 _QUERIES = 2000
+_SCORES = 1 << 24  # held at once while the best leaves of the sample are found: 64 MB
+# A row in a list costs as much as this many heads: heads are one product of matrices, lists are read here and there
+# from memory. Measured at 768 dims on one core with AVX2: 8 to 12.
+_LIST_ROW_COST = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +61,22 @@ class IndexFacts:
     measured_on: str  # 'photos' or 'cells': vectors of photos, or stand-ins made from geocells
 
 
+@dataclass(frozen=True, slots=True)
+class Beam:
+    """How a search goes from coarse to fine: what was chosen, and what it was measured to find."""
+
+    level: int  # whose cells the lists are
+    probes: int  # lists a search visits
+    recall_at_1: float  # as in IndexFacts
+    recall_at_10: float
+    queries: int
+    measured_on: str
+
+
 def build_leaf_index(
     model: ScoringModel, choice: IndexChoice, *, photos: np.ndarray | None = None
-) -> tuple[Index, dict[str, Any]]:
-    """Make the index of a model's leaf vectors and measure its recall against a full scan.
+) -> tuple[Index, IndexFacts, Beam]:
+    """Make the index of a model's leaf vectors, choose lists and their number, and measure recall against a full scan.
 
     photos: (Q, D) float32 photo vectors to measure with; without them, `stand_ins`.
     """
@@ -64,27 +84,71 @@ def build_leaf_index(
     kind = choice.kind
     if kind == "auto":
         kind = "flat" if len(leaves) <= EXHAUSTIVE_LEAVES else "ivf"
-    queries = stand_ins(model) if photos is None else np.ascontiguousarray(photos[:_QUERIES], np.float32)
-    best = _answers(flat_index(leaves), model, queries)
-    level, probes = None, None
-    if kind == "flat":
-        index = flat_index(leaves, choice.precision)
-    else:
-        index, level, probes = _lists(model, leaves, choice.precision, queries, best)
-    at_1, at_10 = _recall(_answers(index, model, queries), best)
     measured_on = "cells" if photos is None else "photos"
+    queries = stand_ins(model) if photos is None else np.ascontiguousarray(photos[:_QUERIES], np.float32)
+    best = best_of_all(model, leaves, queries)
+    level, probes = choose_beam(model, queries, best[:, 0])
+    lists = list_index(model, leaves, level, choice.precision if kind == "ivf" else "fp32")
+    set_probes(lists, probes)
+    coarse_to_fine = _recall(_answers(lists, model, queries), best)
+    beam = Beam(level, probes, *coarse_to_fine, len(queries), measured_on)
+    if kind == "ivf":
+        index, recall = lists, coarse_to_fine
+    else:
+        index = flat_index(leaves, choice.precision)
+        recall = _recall(_answers(index, model, queries), best)
     facts = IndexFacts(
         kind,
         choice.precision,
         size_bytes(index),
-        level,
-        probes,
-        at_1,
-        at_10,
+        level if kind == "ivf" else None,
+        probes if kind == "ivf" else None,
+        *recall,
         len(queries),
         measured_on,
     )
-    return index, asdict(facts)
+    return index, facts, beam
+
+
+def list_index(model: ScoringModel, leaves: np.ndarray, level: int, precision: Precision = "fp32") -> Index:
+    """Inverted lists of a level; leaves: its model's leaf vectors."""
+    lists, heads = tree_lists(model, level)
+    return inverted_index(leaves, lists, heads, precision)
+
+
+def choose_beam(model: ScoringModel, queries: np.ndarray, best: np.ndarray) -> tuple[int, int]:
+    """The level whose lists cost the least for the recall wanted, and how many of them a search then visits.
+
+    queries: (Q, D) float32. best: (Q,) int64, the best of all leaves for each.
+    A query finds its best leaf when it visits as many lists as the heads that do not score below that of the leaf's
+    list. So the number of lists needed is a quantile of those ranks; nothing is searched to know it.
+    """
+    asked = model.extended(queries)
+    cheapest, chosen = np.inf, None
+    for level in range(max(1, len(model.geocells.vectors) - 1)):
+        lists, heads = tree_lists(model, level)
+        scores = asked @ heads.T
+        own = np.take_along_axis(scores, lists[best][:, None], axis=1)
+        rank = np.sort((scores >= own).sum(axis=1))
+        probes = int(rank[int(np.ceil(_ENOUGH_RECALL * len(rank))) - 1])
+        cost = len(heads) + _LIST_ROW_COST * probes * model.n_leaves / len(heads)
+        if cost < cheapest:
+            cheapest, chosen = cost, (level, probes)
+    assert chosen is not None, "there is a level"
+    return chosen
+
+
+def best_of_all(model: ScoringModel, leaves: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    """The ten best of all leaves, or all of fewer: (Q, 10) int64."""
+    n = min(10 + SPARE, model.n_leaves)
+    result = []
+    step = max(1, _SCORES // len(leaves))
+    for start in range(0, len(queries), step):
+        block = queries[start : start + step]
+        scores = model.extended(block) @ leaves.T
+        found = np.argpartition(scores, -n, axis=1)[:, -n:]
+        result.append(rescored(model, block, found)[0][:, :10])
+    return np.concatenate(result)
 
 
 def tree_lists(model: ScoringModel, level: int) -> tuple[np.ndarray, np.ndarray]:
@@ -128,46 +192,12 @@ def rescored(model: ScoringModel, queries: np.ndarray, leaves: np.ndarray) -> tu
     return np.take_along_axis(leaves, order, axis=1), np.take_along_axis(scores, order, axis=1)
 
 
-def _answers(index: Index, model: ScoringModel, queries: np.ndarray, *, probes: int | None = None) -> np.ndarray:
+def _answers(index: Index, model: ScoringModel, queries: np.ndarray) -> np.ndarray:
     """The ten best leaves that an index finds: (Q, 10) int64."""
-    _, found = search_index(index, model.extended(queries), min(10 + SPARE, model.n_leaves), probes=probes)
+    _, found = search_index(index, model.extended(queries), min(10 + SPARE, model.n_leaves))
     return rescored(model, queries, found)[0][:, :10]
 
 
 def _recall(found: np.ndarray, best: np.ndarray) -> tuple[float, float]:
     shared = (found[:, :, None] == best[:, None, :]).any(axis=1)
     return float((found[:, 0] == best[:, 0]).mean()), float(shared.mean())
-
-
-def _lists(
-    model: ScoringModel, leaves: np.ndarray, precision: Precision, queries: np.ndarray, best: np.ndarray
-) -> tuple[Index, int, int]:
-    """Inverted lists of the level that needs the fewest comparisons for the recall wanted, and what was chosen."""
-    fewest, chosen = np.inf, None
-    for level in range(max(1, len(model.geocells.vectors) - 1)):
-        lists, heads = tree_lists(model, level)
-        length = len(leaves) / len(heads)  # of a list, on average
-        most = min((fewest - len(heads)) / length, len(heads))  # lists to visit before another level does better
-        if most < 1:
-            break  # comparing the heads alone costs more than the best so far
-        index = inverted_index(leaves, lists, heads, precision)
-        probes = _probes_needed(index, model, queries, best, most=int(most))
-        if probes is not None:
-            fewest, chosen = len(heads) + probes * length, (index, level, probes)
-    assert chosen is not None, "all lists of the first level find everything"
-    set_probes(chosen[0], chosen[2])
-    return chosen
-
-
-def _probes_needed(
-    index: Index, model: ScoringModel, queries: np.ndarray, best: np.ndarray, *, most: int
-) -> int | None:
-    """The fewest lists, doubling from one, that reach the recall wanted; None where `most` do not."""
-    probes = 1
-    while _recall(_answers(index, model, queries, probes=probes), best)[0] < _ENOUGH_RECALL:
-        if probes == list_count(index):
-            return probes  # all of them: what is still missed, few bits have lost
-        if probes == most:
-            return None
-        probes = min(2 * probes, most)
-    return probes

@@ -12,10 +12,14 @@ is tested against.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from indexer.geocells import Geocells
+
+CosineKind = Literal["clamped", "affine"]
+_ROWS = 1 << 14  # leaf vectors made at once in float64: 100 MB at 768 dims
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,6 +52,12 @@ class ScoringModel:
         """Dimensions of a leaf vector, the bias included."""
         return self.geocells.width + bool(self.geocells.prior_exponent)
 
+    @property
+    def longest(self) -> float:
+        """What no leaf vector is longer than, the bias included."""
+        within = 1.001 * np.abs(self.scales).sum()  # geocell vectors are of norm 1 to within a thousandth
+        return float(within if self.bias is None else np.hypot(within, np.abs(self.bias).max()))
+
     def extended(self, queries: np.ndarray) -> np.ndarray:
         """Queries (Q, D) as they meet leaf vectors: with a 1 where there is a bias, (Q, leaf_width) float32."""
         if not self.geocells.prior_exponent:
@@ -60,12 +70,16 @@ def leaf_vectors(model: ScoringModel) -> np.ndarray:
 
     The inner product with an extended query is the log of the product up to a constant of the query.
     """
-    result = np.zeros((model.n_leaves, model.geocells.width))
-    for level, vectors in enumerate(model.geocells.vectors):
-        result += model.scales[level] * vectors[model.ancestors[:, level]].astype(np.float64)
+    result = np.empty((model.n_leaves, model.leaf_width), np.float32)
+    for start in range(0, model.n_leaves, _ROWS):
+        ancestors = model.ancestors[start : start + _ROWS]
+        rows = np.zeros((len(ancestors), model.geocells.width))
+        for level, vectors in enumerate(model.geocells.vectors):
+            rows += model.scales[level] * vectors[ancestors[:, level]].astype(np.float64)
+        result[start : start + _ROWS, : model.geocells.width] = rows
     if model.bias is not None:
-        result = np.concatenate([result, model.bias[:, None]], axis=1)
-    return result.astype(np.float32)
+        result[:, -1] = model.bias
+    return result
 
 
 def level_log_probabilities(model: ScoringModel, queries: np.ndarray, *, level: int) -> np.ndarray:
@@ -84,6 +98,24 @@ def log_product(model: ScoringModel, queries: np.ndarray) -> np.ndarray:
         probabilities = level_log_probabilities(model, queries, level=level)
         result += weight * probabilities[:, model.ancestors[:, level]]
     return result if model.bias is None else result + model.bias
+
+
+def cosine_product(model: ScoringModel, queries: np.ndarray, *, kind: CosineKind) -> np.ndarray:
+    """The product over levels of raw cosines, by brute force: (Q, leaves) float64; for comparison only.
+
+    A cosine c counts as max(c, 0) where `clamped`, as (1 + c) / 2 where `affine`: as they are, two negative ones would
+    multiply to a large score. Weights and prior act as in the product of softmaxes; temperatures have no part in it.
+    This does not collapse into one inner product: all cells of all levels are compared.
+    """
+    logs = np.zeros((len(queries), model.n_leaves))
+    for level, (vectors, weight) in enumerate(zip(model.geocells.vectors, model.geocells.level_weights, strict=True)):
+        if not weight:
+            continue  # and not 0 * log(0)
+        cosine = queries.astype(np.float64) @ vectors.T.astype(np.float64)
+        factor = np.maximum(cosine, 0) if kind == "clamped" else np.maximum((1 + cosine) / 2, 0)
+        with np.errstate(divide="ignore"):
+            logs += weight * np.log(factor)[:, model.ancestors[:, level]]
+    return np.exp(logs if model.bias is None else logs + model.bias)
 
 
 def scores_of(model: ScoringModel, queries: np.ndarray, leaves: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from indexer import s2
 from indexer.features import FeatureBatch
 from search.engine import Engine, Hits
+from search.recall import RecallCheck
 
 SCHEMA = pa.schema(
     [
@@ -27,9 +28,12 @@ SCHEMA = pa.schema(
         ("score", pa.float64()),
         ("probability", pa.float64()),
         ("calibrated", pa.bool_()),
-        ("mode", pa.string()),
+        ("mode", pa.string()),  # how the answer was found
+        ("probability_over", pa.string()),  # the leaves that the probability counts: all, or those that were visited
+        ("n_photos", pa.int64()),  # the answer was made from: 1, or those of an album that could be read
     ]
 )
+_PHOTO_COLUMNS = ("row", "photo", "status", "reason")  # what is known without an answer
 # With top-k > 1: the k best leaves of each photo, the best first, beside the answer's own columns.
 TOP_SCHEMA = pa.schema(
     [
@@ -43,45 +47,67 @@ TOP_SCHEMA = pa.schema(
 )
 
 
-def answer_table(engine: Engine, batch: FeatureBatch, *, first_row: int, k: int) -> pa.Table:
-    """Search a batch of photo vectors and lay out one row per photo, in order."""
+def answer_table(
+    engine: Engine, batch: FeatureBatch, *, first_row: int, k: int, recall: RecallCheck | None = None
+) -> pa.Table:
+    """Search a batch of photo vectors and lay out one row per photo, in order; `recall` takes notice of the queries."""
     ok = np.flatnonzero(batch.ok)
-    hits = engine.search(batch.embedding[ok], k=k)
+    queries = engine.prepared(batch.embedding[ok])
+    if recall is not None:
+        recall.add(first_row + ok, queries)
+    hits = engine.search_prepared(queries, k=k)
+    answers = answers_of(engine, hits, n_photos=np.ones(len(ok), np.int64))
+    position = np.full(len(batch), -1)
+    position[ok] = np.arange(len(ok))
+    return laid_out(batch, answers, position, first_row=first_row)
+
+
+def answers_of(engine: Engine, hits: Hits, *, n_photos: np.ndarray) -> pa.Table:
+    """What hits say, a row for each query; n_photos: (Q,) int64, how many photos each query was made of."""
     best = hits.leaf[:, 0]
     leaves = engine.bundle.hierarchy.leaves
     ids = None if leaves.s2_ids is None else leaves.s2_ids[best]
-    answered = {
+    columns = {
         "lat": leaves.lat_deg[best],
         "lng": leaves.lng_deg[best],
         "key": leaves.keys[best].tolist(),
-        "s2_id": [None] * len(ok) if ids is None else ids,
-        "token": [None] * len(ok) if ids is None else s2.tokens(ids),
+        "s2_id": [None] * len(best) if ids is None else ids,
+        "token": [None] * len(best) if ids is None else s2.tokens(ids),
         "city": leaves.city[best].tolist(),
         "country": leaves.country[best].tolist(),
         "score": hits.score[:, 0],
         "probability": hits.probability[:, 0],
-        "calibrated": [engine.calibrated] * len(ok),
-        "mode": [hits.mode] * len(ok),
-        **(_top_columns(engine, hits) if k > 1 else {}),
+        "calibrated": [engine.calibrated] * len(best),
+        "mode": hits.mode,
+        "probability_over": [engine.counts] * len(best),
+        "n_photos": n_photos,
     }
-    schema = pa.unify_schemas([SCHEMA, TOP_SCHEMA]) if k > 1 else SCHEMA
-    columns = {
-        "row": np.arange(first_row, first_row + len(batch)),
-        "photo": batch.photo,
-        "status": batch.status,
-        "reason": batch.reason,
-    }
+    schema = SCHEMA
+    if hits.leaf.shape[1] > 1:
+        schema = pa.unify_schemas([SCHEMA, TOP_SCHEMA])
+        columns |= _top_columns(engine, hits)
+    fields = [field for field in schema if field.name not in _PHOTO_COLUMNS]
+    return pa.table([pa.array(columns[field.name], field.type) for field in fields], schema=pa.schema(fields))
+
+
+def laid_out(batch: FeatureBatch, answers: pa.Table, position: np.ndarray, *, first_row: int) -> pa.Table:
+    """One row per photo of a batch, in order, with its answer.
+
+    position: (N,) int64, the row of `answers` that is the photo's; -1 where it has none.
+    """
+    photos = pa.table(
+        {
+            "row": np.arange(first_row, first_row + len(batch)),
+            "photo": pa.array(batch.photo, pa.string()),
+            "status": pa.array(batch.status, pa.string()),
+            "reason": pa.array(batch.reason, pa.string()),
+        }
+    )
     # `take` with a null index yields null: rows without an answer.
-    position = np.full(len(batch), -1)
-    position[ok] = np.arange(len(ok))
-    take = pa.array(position, mask=position < 0)
-    arrays = [
-        pa.array(columns[field.name], field.type)
-        if field.name in columns
-        else pa.array(answered[field.name], field.type).take(take)
-        for field in schema
-    ]
-    return pa.Table.from_arrays(arrays, schema=schema)
+    taken = answers.take(pa.array(position, mask=position < 0))
+    return pa.Table.from_arrays(
+        [*photos.columns, *taken.columns], schema=pa.unify_schemas([photos.schema, taken.schema])
+    )
 
 
 def explain(engine: Engine, batch: FeatureBatch, table: pa.Table) -> list[dict[str, Any]]:

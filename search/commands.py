@@ -10,6 +10,7 @@ from encoder.options import EncoderOptions, FeedOptions, ReadOptions
 from indexer import paper
 from indexer.cli import Floats, Result, Strings
 from indexer.errors import InputError
+from search.modes import SearchOptions
 from search.published import benchmark_named
 
 THRESHOLDS_KM = Floats(paper.THRESHOLDS_KM)
@@ -29,6 +30,7 @@ def query(
     version: str | None = None,
     crops: CropName = "one",
     class_maps: Strings = NO_MAPS,
+    search: SearchOptions,
     encoder: EncoderOptions,
     read: ReadOptions,
 ) -> Result:
@@ -42,6 +44,7 @@ def query(
         version: a bundle's digest or its beginning; the current one by default.
         crops: of each photo, averaged: the middle; that and four corners; those and their mirror images.
         class_maps: of the photos, one for each in their order, for an encoder with semantic fusion.
+        search: how their places are searched for.
         encoder: which other maps it sees, and where it runs.
         read: which photos are read.
     """
@@ -51,7 +54,7 @@ def query(
     from search.answers import answer_table, explain
     from search.engine import Engine
 
-    engine = Engine.open(registry, version=version)
+    engine = Engine.open(registry, version=version, options=search)
     engine.check_k(top_k)
     encode = encoder.open(checkpoint, crops=crops)
     engine.check_encoder(encode.encoder.digest, source=checkpoint)
@@ -83,6 +86,8 @@ def run(
     engine: EngineName = "local",
     shard_rows: int = SHARD_ROWS,
     strict: bool = False,
+    check_recall: int | None = None,
+    search: SearchOptions,
     encoder: EncoderOptions,
     feed: FeedOptions,
 ) -> Result:
@@ -105,6 +110,8 @@ def run(
         engine: local works on this machine; ray on the cluster that RAY_ADDRESS names, which must see the same paths.
         shard_rows: rows in one Parquet file; what a kill can cost.
         strict: exit with 1 if any photo has no answer; otherwise only if none has.
+        check_recall: number of photos whose answers are compared with those of exact search.
+        search: how places are searched for.
         encoder: which maps it sees, and where it runs.
         feed: how photos reach it.
     """
@@ -124,8 +131,8 @@ def run(
             "--crops, --segmentation-cache and --segmenter go with --photos: features are vectors already."
         )
     check_job_target(out)
-    config = job.RunConfig(top_k, Part.parse(part), save_features)
-    recipe = Recipe(registry, version, encoder, features, photos, checkpoint, split, crops, feed, shard_rows)
+    config = job.RunConfig(top_k, Part.parse(part), save_features, check_recall)
+    recipe = Recipe(registry, version, search, encoder, features, photos, checkpoint, split, crops, feed, shard_rows)
     if engine == "ray":
         from search.ray_engine import run_on_ray
 
@@ -141,6 +148,8 @@ def run(
         f"{failures}\nReport: {out / REPORT_PAGE}"
     )
     data = {"predictions": str(out), "bundle": report["inputs"]["bundle"], **report}
+    if report["recall"] is not None:
+        text += f"\n{_recall_text(report['recall'])}"
     return Result(data, text, failed=report["ok"] == 0 or (strict and bool(report["failed"])))
 
 
@@ -218,6 +227,8 @@ def evaluate(
     seed: int = 0,
     version: str | None = None,
     crops: CropName | None = None,
+    check_recall: int | None = None,
+    search: SearchOptions,
     encoder: EncoderOptions,
     feed: FeedOptions,
 ) -> Result:
@@ -241,6 +252,8 @@ def evaluate(
         seed: of those draws.
         version: a bundle's digest or its beginning; the current one by default.
         crops: of each photo, averaged: the middle; that and four corners; those and their mirror images.
+        check_recall: number of photos whose answers are compared with those of exact search, with --registry.
+        search: how places are searched for, with --registry.
         encoder: which maps it sees, and where it runs.
         feed: how photos reach it.
     """
@@ -256,6 +269,10 @@ def evaluate(
         raise InputError("Give either --predictions O, or --registry R together with --checkpoint C.")
     if predictions is not None and (out is not None or crops is not None or encoder.says_how_maps_come):
         raise InputError("--out, --crops, --segmentation-cache and --segmenter go with --registry: O has its answers.")
+    if predictions is not None and (search != SearchOptions() or check_recall is not None):
+        raise InputError(
+            "--mode, --probes, --max-probes, --score and --check-recall go with --registry: O has its answers."
+        )
     resampling = Resampling(resamples, seed)
     if against is not None and not resamples:
         raise InputError("--against compares by drawing photos: leave --resamples 0 out.")
@@ -263,7 +280,7 @@ def evaluate(
         check_target(report)
     known = None if benchmark is None else benchmark_named(benchmark)
     photos = read_truth(truth, benchmark=known, split=split)
-    failed, source = False, str(truth)
+    ran, source = None, str(truth)
     protocol = crops or ("one" if known is None else "ten")
     with tempfile.TemporaryDirectory(prefix="evaluate-") as scratch:
         if registry is not None:
@@ -271,7 +288,7 @@ def evaluate(
             if known is not None:  # `run` knows nothing of their layouts
                 photos = beside_truth(photos, truth)
                 source, split = str(write_photos(photos, Path(scratch) / "photos.parquet")), None
-            failed = run(
+            ran = run(
                 registry=registry,
                 out=predictions,
                 photos=source,
@@ -279,9 +296,11 @@ def evaluate(
                 split=split,
                 version=version,
                 crops=protocol,
+                check_recall=check_recall,
+                search=search,
                 encoder=encoder,
                 feed=feed,
-            ).failed
+            )
         assert predictions is not None
         result = evaluate_photos(predictions, photos, truth_source=str(truth), thresholds_km=thresholds_km)
     other = None
@@ -290,17 +309,19 @@ def evaluate(
         other = Against(str(against), theirs, compare(result, theirs, resampling))
     rest = leave_out(result, [Path(name) for name in exclude]) if exclude else None
     data = evaluation_data(result, resampling=resampling, benchmark=known, against=other, left_out=rest)
-    if registry is not None:
-        data["crops"] = protocol
+    if ran is not None:
+        data |= {"crops": protocol, "search": ran.data["search"], "recall": ran.data["recall"]}
     what = ", ".join(part for part in (known, None if registry is None else _CROPS[protocol]) if part is not None)
     text = evaluation_text(data, what=what)
+    if ran is not None and ran.data["recall"] is not None:
+        text += f"\n\n{_recall_text(ran.data['recall'])}"
     if report is not None:
         from search.evaluation_page import write_evaluation
 
         title = f"{registry if registry is not None else predictions} on {known or truth}"
         write_evaluation(result, data, report, title=title, against=other)
         text += f"\n\nReport: {report / 'report.html'}"
-    return Result(data, text, failed=failed)
+    return Result(data, text, failed=ran is not None and ran.failed)
 
 
 def audit(
@@ -394,6 +415,13 @@ def _row_text(row: Mapping[str, Any]) -> str:
         for rank, (lat, lng, key, probability) in enumerate(places, 1)
     ]
     return "\n".join(lines)
+
+
+def _recall_text(recall: Mapping[str, Any]) -> str:
+    return (
+        f"recall@1 {recall['at_1']:.4f}, recall@10 {recall['at_10']:.4f} against exact search, on "
+        f"{recall['queries']:,} of the queries"
+    )
 
 
 def _audit_text(data: Mapping[str, Any]) -> str:

@@ -1,64 +1,70 @@
-"""Exact hierarchical search: the leaves with the highest product of similarities, proven, in a fixed order.
+"""Exact search: all leaves are compared, and the best are proven to be the best (the default).
 
-One inner-product search over the leaf vectors finds candidates in float32; they are scored again in float64 from the
-level vectors themselves, and the answer is taken only when the rounding error of the first scan cannot have hidden a
-better leaf. Equal scores are ordered by leaf, which is S2 order.
+Why this is the default although the paper's retrieval goes from coarse to fine: for as many cells as its partitions
+have, one product of matrices over all leaves is so fast that what a search saves by leaving most of them out is small
+beside encoding a photo, and on a GPU is lost to reading lists here and there.
 """
 
-from typing import Protocol
+from collections.abc import Mapping
 
 import numpy as np
+import torch
 
-from indexer.leaf_index import SPARE, rescored
+from encoder.device import multiplies_bfloat16
+from indexer.bundle import Bundle
+from indexer.leaf_index import EXHAUSTIVE_LEAVES
 from indexer.scoring import ScoringModel
+from search.found import ALL_LEAVES, Found
+from search.leaf_scores import LeafScores, tensor_of
+from search.proof import Candidates, best_leaves, first_look
+from search.scan import LeafScan
 
-_GATHERED = 1 << 24  # numbers gathered at once while candidates are scored again: 64 MB of float32
-
-
-class Candidates(Protocol):
-    """Finds the best leaves by an index."""
-
-    def __call__(self, queries: np.ndarray, n: int, *, probes: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Scores (Q, n) float32, descending, and leaves (Q, n) int64, -1 where the index finds no more."""
+MODE = "exact"
 
 
-def exact_search(
-    queries: np.ndarray, *, candidates: Candidates, leaf_vectors: np.ndarray, model: ScoringModel, k: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The k best leaves of each query.
+class ExactSearch:
+    """Searches all leaves, on a CPU or a GPU."""
 
-    queries: (Q, D) float32, finite, norm at most 1. candidates: finds the best n leaves of queries among
-    all leaves, in float32. leaf_vectors: (leaves, leaf_width) float32, what it compares. k: at most their number.
-    Returns leaves (Q, k) int64 and scores v . G_r + b_r (Q, k) float64, descending.
-    """
-    leaves = np.empty((len(queries), k), np.int64)
-    scores = np.empty((len(queries), k))
-    bound = rounding_bound(model.extended(queries), leaf_vectors)
-    undecided = np.arange(len(queries))
-    n_candidates = min(k + SPARE, model.n_leaves)
-    while undecided.size:
-        block = max(1, _GATHERED // (n_candidates * queries.shape[1]))
-        proven = np.empty(len(undecided), bool)
-        for start in range(0, len(undecided), block):
-            rows = undecided[start : start + block]
-            found, leaf = candidates(queries[rows], n_candidates)
-            best, score = rescored(model, queries[rows], leaf)
-            leaves[rows], scores[rows] = best[:, :k], score[:, :k]
-            # No leaf outside the candidates scores above their lowest float32 score, give or take the bound.
-            proven[start : start + block] = scores[rows, -1] > found[:, -1] + bound[rows]
-        undecided = undecided[~proven] if n_candidates < model.n_leaves else undecided[:0]
-        n_candidates = min(4 * n_candidates, model.n_leaves)
-    return leaves, scores
+    name = MODE
+    counts = ALL_LEAVES
 
+    def __init__(self, model: ScoringModel, rows: torch.Tensor, *, low_precision: bool) -> None:
+        """rows: the model's leaf vectors, on the device to search on; as `LeafScan` takes them, with low_precision."""
+        self.facts: Mapping[str, int] = {}
+        self._model = model
+        self._scores = LeafScores(model, rows.device)
+        self._scan = LeafScan(rows, low_precision=low_precision)
 
-def rounding_bound(queries: np.ndarray, leaf_vectors: np.ndarray) -> np.ndarray:
-    """How far a float32 score can be from its float64 value, for each query: (Q,) float64.
+    @classmethod
+    def of_bundle(cls, bundle: Bundle, device: torch.device) -> "ExactSearch":
+        """The search of a bundle, as suits a device."""
+        rows = tensor_of(bundle.leaf_vectors)
+        precision = bundle.manifest.facts["leaf_index"]["precision"]
+        if precision != "fp32" and bundle.model.n_leaves > EXHAUSTIVE_LEAVES:
+            # Who chose fewer bits for that many leaves has no memory for more.
+            return cls(bundle.model, rows.half().to(device), low_precision=False)
+        return cls(bundle.model, rows.to(device), low_precision=multiplies_bfloat16(device))
 
-    A float32 inner product of D terms errs by at most D u |v| |G| in any order of summation (u = 2**-24), and rounding
-    G to float32 adds u |v| |G| (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1).
-    """
-    longest = float(np.sqrt(np.einsum("rd,rd->r", leaf_vectors, leaf_vectors, dtype=np.float64).max()))
-    unit_roundoff = 2.0**-24
-    width = queries.shape[1]
-    gamma = (width + 2) * unit_roundoff / (1 - (width + 2) * unit_roundoff)
-    return gamma * longest * np.linalg.norm(queries.astype(np.float64), axis=1)
+    def __call__(self, queries: np.ndarray, k: int, *, temperature: float | None) -> Found:
+        """As `Search`."""
+        device = self._scores.device
+        asked = tensor_of(queries).to(device)
+        extended = tensor_of(self._model.extended(queries)).to(device)
+        first: Candidates | None = None
+        if temperature is not None:
+            first, others = self._scan.best_and_others(extended, first_look(k, self._model.n_leaves), temperature)
+
+        def look(rows: torch.Tensor, n: int) -> Candidates:
+            if first is not None and n == first.leaf.shape[1]:
+                return first.of(rows)
+            return self._scan.best(extended[rows], n)
+
+        leaf, score = best_leaves(asked, look=look, scores=self._scores, k=k)
+        probability = torch.full_like(score, torch.nan)
+        if first is not None and temperature is not None:
+            # The others are all but the first candidate, which in a near tie need not be the best.
+            same = first.leaf[:, 0] == leaf[:, 0]
+            best = torch.where(same, score[:, 0], first.score[:, 0].double())
+            total = torch.logaddexp(best / temperature, others)
+            probability = (score / temperature - total[:, None]).exp()
+        return Found(leaf.cpu().numpy(), score.cpu().numpy(), probability.cpu().numpy(), np.full(len(queries), MODE))

@@ -9,7 +9,7 @@ what is missing.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from indexer.stages import Line, Meter
 from indexer.stopping import stopping
 from search.answers import answer_table
 from search.engine import Engine
+from search.recall import RecallCheck
 from search.run_report import has_run_report, run_report, write_run_report
 from search.vectors import VectorShard, VectorSource
 
@@ -50,6 +51,7 @@ class RunConfig:
     top_k: int = 1
     part: Part = WHOLE
     save_features: Path | None = None
+    check_recall: int | None = None  # queries to compare with exact search
 
 
 class Folders:
@@ -80,7 +82,7 @@ def open_folders(engine: Engine, source: VectorSource, out: Path, config: RunCon
     Raises:
         InputError: they hold other things or a job of other options or inputs, or cannot be written.
     """
-    options = {**source.options, "top_k": config.top_k, "part": str(config.part)}
+    options = {**source.options, "top_k": config.top_k, "part": str(config.part), **asdict(engine.options)}
     job = Job(KIND, SCHEMA_VERSION, options, {**source.inputs, "bundle": engine.bundle.version})
     _check_kept(source, out, config.save_features)
     with ExitStack() as stack:
@@ -106,12 +108,19 @@ def _check_kept(source: VectorSource, out: Path, save_features: Path | None) -> 
 
 
 def answered(
-    engine: Engine, shards: Iterator[VectorShard], line: Line, *, shard_rows: int, k: int
+    engine: Engine,
+    shards: Iterator[VectorShard],
+    line: Line,
+    *,
+    shard_rows: int,
+    k: int,
+    recall: RecallCheck | None = None,
 ) -> Iterator[Answered]:
-    """The search as a stage of a line."""
+    """The search as a stage of a line. recall: takes notice of the queries."""
 
     def search(shard: VectorShard) -> Answered:
-        return Answered(shard, answer_table(engine, shard.batch, first_row=shard.number * shard_rows, k=k))
+        first_row = shard.number * shard_rows
+        return Answered(shard, answer_table(engine, shard.batch, first_row=first_row, k=k, recall=recall))
 
     return line.stage("search", (search(shard) for shard in shards))
 
@@ -126,30 +135,40 @@ def run(engine: Engine, source: VectorSource, out: Path, config: RunConfig) -> d
         Stopped: the process was asked to end.
     """
     line = Line()
+    recall = None if config.check_recall is None else RecallCheck(engine, config.check_recall)
     with open_folders(engine, source, out, config) as folders, stopping() as asked:
         known, rows = totals_of(folders.done.values()).rows, rows_of_part(source, config.part)
         shards = source.shards(line, folders.done, config.part)
-        found = answered(engine, shards, line, shard_rows=source.shard_rows, k=config.top_k)
+        found = answered(engine, shards, line, shard_rows=source.shard_rows, k=config.top_k, recall=recall)
         status, written = StatusFile(out, line, rows=rows), line.meter("write")
         with line, track_line(line, "answering", rows, known=known, tick=status.tick):
             for each in found:
                 with written.at_work(len(each)):
                     folders.write(each.vectors, each.answers)
                 asked.check(out)
-        return finish(engine, source, folders, status, known=known, stages=line.meters)
+        return finish(engine, source, folders, status, known=known, stages=line.meters, recall=recall)
 
 
 def finish(
-    engine: Engine, source: VectorSource, folders: Folders, status: StatusFile, *, known: int, stages: Sequence[Meter]
+    engine: Engine,
+    source: VectorSource,
+    folders: Folders,
+    status: StatusFile,
+    *,
+    known: int,
+    stages: Sequence[Meter],
+    recall: RecallCheck | None = None,
 ) -> dict[str, Any]:
     """Say that every shard is done, and report."""
     if folders.kept is not None:
         folders.kept.finish(source.facts())
     folder = folders.answers
-    folder.finish({"bundle": engine.bundle.version, "encoder": engine.bundle.encoder})
+    folder.finish({"bundle": engine.bundle.version, "encoder": engine.bundle.encoder, "search": engine.search_facts})
     report = run_report(
         folder.job, folder.done.values(), began_at=status.began_at, seconds=status.seconds, known=known, stages=stages
     )
+    found = None if recall is None else recall.measure()
+    report |= {"search": engine.search_facts, "recall": None if found is None else asdict(found)}
     if report["rows"] > known or not has_run_report(folder.path):
         write_run_report(folder.path, report)
     return report

@@ -20,8 +20,9 @@ SUFFIXES: Mapping[str, str] = {"csv": ".csv", "geojson": ".geojson", "geoparquet
 # For people, in this order; lists of other places do not fit into a cell of a table.
 _COLUMNS = (
     *("row", "photo", "status", "reason", "lat", "lng", "city", "country", "s2_id", "token", "key"),
-    *("probability", "calibrated", "score", "mode"),
+    *("probability", "probability_over", "calibrated", "score", "mode", "n_photos"),
 )
+_NEEDED = ("row", "photo", "status", "lat", "lng", "probability")
 
 
 def answers_to(folder: Path, photo: str) -> list[dict[str, Any]]:
@@ -72,7 +73,8 @@ def export_answers(folder: Path, out: Path) -> int:
     check_ended(folder)
     check_file(out)
     with _answers(folder) as rows:
-        chosen = f"SELECT {', '.join(_COLUMNS)} FROM answers ORDER BY row"
+        present = rows.table("answers").columns  # those of an older release may have fewer
+        chosen = f"SELECT {', '.join(name for name in _COLUMNS if name in present)} FROM answers ORDER BY row"
         if out.suffix.lower() == SUFFIXES["csv"]:
             with explain_full(out), place_file(out) as aside:
                 quoted = str(aside).replace("'", "''")
@@ -96,7 +98,7 @@ def _answers(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     with duckdb.connect() as connection:
         try:
             connection.read_parquet([str(part) for part in parts]).create_view("answers")
-            missing = [name for name in _COLUMNS if name not in connection.table("answers").columns]
+            missing = [name for name in _NEEDED if name not in connection.table("answers").columns]
             if missing:
                 raise InputError(f"{folder}: these are no predictions; they have no column {missing[0]!r}.")
             yield connection

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from indexer.errors import GeoError, MissingBackend, WorkError
+from indexer.errors import GeoError, InputError, MissingBackend, WorkError
 from indexer.job_folder import Job, JobFolder, read_marks, totals_of
 from indexer.job_status import StatusFile
 from indexer.progress import track_line
@@ -48,6 +48,8 @@ def run_on_ray(recipe: Recipe, out: Path, config: RunConfig, *, actors: int | No
         WorkError: shards were given up after several actors were lost over them; the others are done.
         Stopped: the process was asked to end.
     """
+    if config.check_recall is not None:
+        raise InputError("--check-recall goes with --engine local: a sample of the queries is kept in one process.")
     engine, source = recipe.open(out)
     engine.check_k(config.top_k)
     line = Line()

@@ -9,6 +9,7 @@ from indexer.features import open_features
 from indexer.job_folder import Job, read_job
 from indexer.photos import open_photos
 from search.engine import Engine
+from search.modes import SearchOptions
 from search.vectors import StoredVectors, VectorSource
 
 
@@ -18,6 +19,7 @@ class Recipe:
 
     registry: Path
     version: str | None
+    search: SearchOptions
     encoder: EncoderOptions
     features: Path | None = None
     photos: str | None = None
@@ -34,7 +36,10 @@ class Recipe:
             InputError: something cannot be had, or the parts do not go together.
         """
         engine = Engine.open(
-            self.registry, version=self.version or bundle_of(read_job(out)), device=self.encoder.device
+            self.registry,
+            version=self.version or bundle_of(read_job(out)),
+            device=self.encoder.device,
+            options=self.search,
         )
         if self.features is not None:
             return engine, StoredVectors(engine, open_features(self.features), shard_rows=self.shard_rows)

@@ -381,9 +381,13 @@ def test_the_kind_of_index_is_shown_with_its_recall(
     assert indexer(*build, "--index", "ivf", "--precision", "fp16") == 0
     capsys.readouterr()
     assert indexer("info", "--registry", tmp_path / "R") == 0
-    assert "ivf fp16, lists of level" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "ivf fp16, lists of level" in text
+    assert "beam      lists of level" in text
     assert indexer("info", "--registry", tmp_path / "R", "--json") == 0
-    facts = json.loads(capsys.readouterr().out)["leaf_index"]
+    data = json.loads(capsys.readouterr().out)
+    facts = data["leaf_index"]
+    assert (data["beam"]["level"], data["beam"]["probes"]) == (facts["quantiser_level"], facts["probes"])
     assert facts["recall_at_1"] >= 0.99
     assert facts["size_bytes"] == (tmp_path / "R" / "current" / "leaves.faiss").stat().st_size
 

@@ -7,9 +7,26 @@ from pathlib import Path
 import faiss
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from indexer.errors import ArtifactError, InputError
-from indexer.faiss_index import flat_index, inverted_index, on_device, read_index, rows_of, search_index, write_index
+from indexer.faiss_index import (
+    Precision,
+    code_error,
+    flat_index,
+    inverted_index,
+    list_sizes,
+    nearest_lists,
+    on_device,
+    read_index,
+    rows_in_lists,
+    rows_of,
+    search_index,
+    set_probes,
+    stored_probes,
+    write_index,
+)
 from tests.conftest import unit_rows
 
 
@@ -93,3 +110,35 @@ def test_a_gpu_finds_what_the_cpu_finds() -> None:
         on_gpu = on_device(index, "cuda")
         found, same = search_index(on_gpu, queries, 5)[1], search_index(index, queries, 5)[1]
         assert (found == same).mean() > 0.99
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_rows_of_chosen_lists_come_with_their_scores(precision: Precision) -> None:
+    rows, queries = unit_rows(300, 24, 0) * 7, unit_rows(9, 24, 1)
+    lists = np.sort(np.random.default_rng(0).integers(0, 12, 300))
+    index = inverted_index(rows, lists, rows[:12], precision)
+    assert list_sizes(index).tolist() == np.bincount(lists, minlength=12).tolist()
+    chosen = nearest_lists(index, queries, 3)
+    np.testing.assert_array_equal(chosen, np.argsort(-(queries @ rows[:12].T), axis=1)[:, :3])
+    chosen[2, 1:] = -1
+    set_probes(index, 5)
+    begins, scores, found = rows_in_lists(index, queries, chosen)
+    assert stored_probes(index) == 5
+    for query in range(9):
+        part = slice(begins[query], begins[query + 1])
+        assert sorted(found[part]) == np.flatnonzero(np.isin(lists, chosen[query])).tolist()
+        off = np.abs(scores[part] - rows[found[part]].astype(float) @ queries[query].astype(float))
+        assert (off <= code_error(index, 7.0) + 1e-4).all()
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 10_000), st.integers(1, 200), st.floats(1e-6, 3000))
+def test_codes_are_no_further_from_their_vectors_than_said(seed: int, width: int, scale: float) -> None:
+    rows = unit_rows(50, width, seed) * np.float32(scale)
+    longest = float(np.linalg.norm(rows.astype(float), axis=1).max())
+    assert code_error(flat_index(rows), longest) == 0
+    for precision in ("fp16", "int8"):
+        index = flat_index(rows, precision)
+        off = np.linalg.norm(index.reconstruct_n(0, 50).astype(float) - rows, axis=1).max()
+        # Beyond what decoding in float32 rounds, which bounds on scores count apart.
+        assert off <= code_error(index, longest) + width * longest * 2.0**-24

@@ -7,10 +7,19 @@ import numpy as np
 import pytest
 
 from indexer import leaf_index
-from indexer.faiss_index import is_exact, list_count, read_index, rows_of, search_index, set_probes, write_index
+from indexer.faiss_index import (
+    is_exact,
+    list_count,
+    read_index,
+    rows_of,
+    search_index,
+    set_probes,
+    stored_probes,
+    write_index,
+)
 from indexer.hierarchy import Hierarchy
-from indexer.leaf_index import IndexChoice, build_leaf_index, stand_ins, tree_lists
-from indexer.scoring import ScoringModel, leaf_vectors
+from indexer.leaf_index import IndexChoice, best_of_all, build_leaf_index, list_index, stand_ins, tree_lists
+from indexer.scoring import ScoringModel, leaf_vectors, log_product
 from tests.conftest import random_geocells, unit_rows
 
 WIDTH = 12
@@ -22,14 +31,14 @@ def model(hierarchy: Hierarchy) -> ScoringModel:
 
 
 def test_few_leaves_are_scanned_and_many_are_in_lists(model: ScoringModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    index, facts = build_leaf_index(model, IndexChoice())
+    index, facts, _ = build_leaf_index(model, IndexChoice())
     assert is_exact(index)
-    assert (facts["kind"], facts["precision"], facts["queries"]) == ("flat", "fp32", 2000)
-    assert facts["quantiser_level"] is facts["probes"] is None
-    assert facts["recall_at_1"] == facts["recall_at_10"] == 1
+    assert (facts.kind, facts.precision, facts.queries) == ("flat", "fp32", 2000)
+    assert facts.quantiser_level is facts.probes is None
+    assert facts.recall_at_1 == facts.recall_at_10 == 1
     monkeypatch.setattr(leaf_index, "EXHAUSTIVE_LEAVES", 100)
-    _, facts = build_leaf_index(model, IndexChoice())
-    assert facts["kind"] == "ivf"
+    _, facts, _ = build_leaf_index(model, IndexChoice())
+    assert facts.kind == "ivf"
 
 
 def test_lists_hold_the_leaves_below_a_cell_and_heads_are_its_part_of_the_score(model: ScoringModel) -> None:
@@ -57,21 +66,21 @@ def test_a_list_is_worth_as_much_as_the_most_photographed_leaf_in_it(model: Scor
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 @pytest.mark.parametrize("kind", ["flat", "ivf"])
 def test_each_kind_survives_its_file(model: ScoringModel, tmp_path: Path, kind: str, precision: str) -> None:
-    index, facts = build_leaf_index(model, IndexChoice(kind, precision))
+    index, facts, _ = build_leaf_index(model, IndexChoice(kind, precision))
     write_index(index, tmp_path / "i.faiss")
     again = read_index(tmp_path / "i.faiss")
-    assert facts["size_bytes"] == (tmp_path / "i.faiss").stat().st_size
+    assert facts.size_bytes == (tmp_path / "i.faiss").stat().st_size
     queries = unit_rows(50, WIDTH, seed=1)
     np.testing.assert_array_equal(search_index(again, queries, 5)[1], search_index(index, queries, 5)[1])
-    assert facts["recall_at_1"] >= 0.99
-    assert facts["recall_at_10"] >= 0.95  # lists to visit are chosen by the best leaf alone
+    assert facts.recall_at_1 >= 0.99
+    assert facts.recall_at_10 >= 0.95  # lists to visit are chosen by the best leaf alone
 
 
 def test_all_lists_find_what_a_scan_finds(model: ScoringModel) -> None:
-    index, facts = build_leaf_index(model, IndexChoice("ivf"))
-    assert facts["quantiser_level"] in (0, 1)
-    assert 1 <= facts["probes"] <= list_count(index)
-    scan, _ = build_leaf_index(model, IndexChoice("flat"))
+    index, facts, _ = build_leaf_index(model, IndexChoice("ivf"))
+    assert facts.quantiser_level in (0, 1)
+    assert 1 <= facts.probes <= list_count(index)
+    scan, _, _ = build_leaf_index(model, IndexChoice("flat"))
     queries = unit_rows(100, WIDTH, seed=2)
     set_probes(index, list_count(index))
     np.testing.assert_array_equal(search_index(index, queries, 3)[1], search_index(scan, queries, 3)[1])
@@ -80,14 +89,37 @@ def test_all_lists_find_what_a_scan_finds(model: ScoringModel) -> None:
     np.testing.assert_array_equal(rows_of(scan), leaf_vectors(model))
 
 
+@pytest.mark.parametrize("kind", ["flat", "ivf"])
+def test_a_beam_is_chosen_for_every_index_and_finds_what_it_was_measured_to(model: ScoringModel, kind: str) -> None:
+    index, facts, beam = build_leaf_index(model, IndexChoice(kind))
+    lists = list_index(model, leaf_vectors(model), beam.level)
+    queries = stand_ins(model)
+    best = best_of_all(model, leaf_vectors(model), queries)
+    _, found = search_index(lists, queries, 1, probes=beam.probes)
+    assert (found[:, 0] == best[:, 0]).mean() == pytest.approx(beam.recall_at_1, abs=1e-3)
+    assert beam.recall_at_1 >= 0.999
+    if beam.probes > 1:  # no more lists than that takes
+        fewer = search_index(lists, queries, 1, probes=beam.probes - 1)[1]
+        assert (fewer[:, 0] == best[:, 0]).mean() < 0.9995
+    if kind == "ivf":
+        assert (facts.quantiser_level, facts.probes) == (beam.level, beam.probes)
+        assert stored_probes(index) == beam.probes
+
+
+def test_the_best_of_all_leaves_are_those_of_a_scan_in_float64(model: ScoringModel) -> None:
+    queries = unit_rows(300, WIDTH, seed=5)
+    order = np.argsort(-log_product(model, queries), axis=1, kind="stable")
+    np.testing.assert_array_equal(best_of_all(model, leaf_vectors(model), queries), order[:, :10])
+
+
 def test_recall_is_measured_with_photos_where_there_are_some(model: ScoringModel) -> None:
     photos = unit_rows(64, WIDTH, seed=3)
-    _, facts = build_leaf_index(model, IndexChoice(), photos=photos)
-    assert (facts["queries"], facts["measured_on"]) == (64, "photos")
+    _, facts, beam = build_leaf_index(model, IndexChoice(), photos=photos)
+    assert (facts.queries, facts.measured_on) == (beam.queries, beam.measured_on) == (64, "photos")
 
 
 def test_fewer_bits_take_less_room(model: ScoringModel) -> None:
-    sizes = [build_leaf_index(model, IndexChoice("flat", bits))[1]["size_bytes"] for bits in ("fp32", "fp16", "int8")]
+    sizes = [build_leaf_index(model, IndexChoice("flat", bits))[1].size_bytes for bits in ("fp32", "fp16", "int8")]
     assert sizes == sorted(sizes, reverse=True)
     assert len(set(sizes)) == 3
 

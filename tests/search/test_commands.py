@@ -173,3 +173,57 @@ def test_wrong_usage_is_exit_2_and_says_what(
     captured = capsys.readouterr()
     assert message in captured.err
     assert captured.out == ""
+
+
+def test_modes_are_chosen_named_and_checked(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photos = ["--photos", world / "photos.csv", "--checkpoint", world / "C"]
+    for mode, names in (("exact", {"exact"}), ("beam", {"beam"}), ("adaptive", {"adaptive-proved", "adaptive-budget"})):
+        out = tmp_path / mode
+        command = ["run", "--registry", world / "R", *photos, "--out", out, "--mode", mode, "--check-recall", 3]
+        assert search(*command, "--json") == 0
+        data = json.loads(capsys.readouterr().out)
+        assert data["recall"]["queries"] == 3
+        counted = "all leaves" if mode == "exact" else "visited leaves"
+        assert (data["search"]["mode"], data["search"]["probability_over"]) == (mode, counted)
+        facts = json.loads((out / "_manifest.json").read_text())["facts"]
+        assert (facts["search"], facts["recall"]) == (data["search"], data["recall"])
+        answered = [row for row in pyarrow.parquet.read_table(out).to_pylist() if row["status"] == "ok"]
+        assert {row["mode"] for row in answered} <= names
+        assert {row["probability_over"] for row in answered} == {counted}
+        assert {row["n_photos"] for row in answered} == {1}
+    query = ["query", "--registry", world / "R", "--checkpoint", world / "C", world / "0.png"]
+    assert search(*query, "--mode", "adaptive", "--probes", 2, "--max-probes", 5) == 0
+    assert "adaptive-" in capsys.readouterr().out
+    assert search(*query, "--score", "cosine-affine", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["answers"][0]["mode"] == "cosine-affine"
+    evaluate = ["evaluate", "--registry", world / "R", "--checkpoint", world / "C", "--truth", world / "photos.csv"]
+    assert search(*evaluate, "--mode", "beam", "--probes", 1, "--check-recall", 10, "--resamples", 0) == 0
+    assert "against exact search, on 4 of the queries" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--mode", "exact", "--probes", "3"], "--probes goes with"),
+        (["--mode", "beam", "--probes", "0"], "--probes must be at least 1"),
+        (["--score", "cosine-clamped", "--mode", "beam"], "leave --mode out"),
+        (["--check-recall", "0"], "--check-recall must be at least 1"),
+        (["--score", "cosine-clamped", "--check-recall", "5"], "has only one"),
+    ],
+)
+def test_modes_that_make_no_sense_are_refused_before_any_work(
+    world: Path, tmp_path: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = ["--photos", world / "photos.csv", "--checkpoint", world / "C"]
+    assert search("run", "--registry", world / "R", *photos, "--out", tmp_path / "O", *arguments) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "O").exists()
+
+
+def test_answers_that_were_made_before_have_no_mode_to_choose(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "p.csv").write_text("photo,lat,lng\n0,0,0\n")
+    judged = ["evaluate", "--predictions", tmp_path / "p.csv", "--truth", world / "photos.csv"]
+    assert search(*judged, "--mode", "beam") == 2
+    assert "go with --registry" in capsys.readouterr().err

@@ -18,6 +18,7 @@ from indexer.stages import Line
 from search import job
 from search.engine import Engine
 from search.job import RunConfig
+from search.modes import SearchOptions
 from search.recipe import Recipe
 from search.vectors import StoredVectors, VectorShard, VectorSource
 from tests.search.test_job import features
@@ -79,7 +80,7 @@ def test_a_cluster_gives_the_same_rows_and_either_engine_goes_on_with_the_others
 ) -> None:
     from search.ray_engine import run_on_ray
 
-    recipe = Recipe(registry.path, None, EncoderOptions(), source, shard_rows=7)
+    recipe = Recipe(registry.path, None, SearchOptions(), EncoderOptions(), source, shard_rows=7)
     expected = local(recipe, tmp_path / "local")
     report = run_on_ray(recipe, tmp_path / "O", RunConfig(top_k=2), actors=1)
     assert (report["rows"], report["failed"]) == (47, {"truncated": 2})
@@ -95,10 +96,12 @@ def test_a_cluster_gives_the_same_rows_and_either_engine_goes_on_with_the_others
 def test_an_actor_that_is_lost_costs_only_time(cluster: None, registry: Registry, source: Path, tmp_path: Path) -> None:
     from search.ray_engine import run_on_ray
 
-    recipe = DeadlyRecipe(registry.path, None, EncoderOptions(), source, shard_rows=7, scratch=tmp_path)
+    recipe = DeadlyRecipe(
+        registry.path, None, SearchOptions(), EncoderOptions(), source, shard_rows=7, scratch=tmp_path
+    )
     run_on_ray(recipe, tmp_path / "O", RunConfig(top_k=2), actors=1)
     assert {path.name for path in tmp_path.glob("died-*")} == {"died-1", "died-3"}
-    plain = Recipe(registry.path, None, EncoderOptions(), source, shard_rows=7)
+    plain = Recipe(registry.path, None, SearchOptions(), EncoderOptions(), source, shard_rows=7)
     assert pyarrow.parquet.read_table(tmp_path / "O").equals(local(plain, tmp_path / "local"))
 
 
@@ -107,7 +110,9 @@ def test_a_shard_that_ends_actor_after_actor_is_given_up_and_the_others_are_done
 ) -> None:
     from search.ray_engine import run_on_ray
 
-    recipe = DeadlyRecipe(registry.path, None, EncoderOptions(), source, shard_rows=7, scratch=tmp_path, always=(2,))
+    recipe = DeadlyRecipe(
+        registry.path, None, SearchOptions(), EncoderOptions(), source, shard_rows=7, scratch=tmp_path, always=(2,)
+    )
     with pytest.raises(WorkError, match="1 shards were given up, the first 2"):
         run_on_ray(recipe, tmp_path / "O", RunConfig(), actors=1)
     assert set(read_marks(tmp_path / "O")) == {0, 1, 3, 4, 5, 6}
@@ -118,6 +123,6 @@ def test_errors_in_our_own_words_arrive_as_they_are(
 ) -> None:
     from search.ray_engine import run_on_ray
 
-    recipe = Recipe(registry.path, None, EncoderOptions(), source, shard_rows=7)
+    recipe = Recipe(registry.path, None, SearchOptions(), EncoderOptions(), source, shard_rows=7)
     with pytest.raises(InputError, match="top-k must be"):
         run_on_ray(recipe, tmp_path / "O", RunConfig(top_k=10**6), actors=1)

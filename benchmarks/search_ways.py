@@ -1,0 +1,189 @@
+"""What `benchmarks.search` compares: worlds to search in, and the usual ways to do it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.harness import Timing, timed
+from benchmarks.partition import photo_places
+from benchmarks.place_vectors import STANDS_FOR, PlaceVectors
+from encoder.device import multiplies_bfloat16
+from indexer.faiss_index import flat_index, search_index
+from indexer.hierarchy import build_hierarchy, sorted_ids
+from indexer.leaf_index import best_of_all, choose_beam, list_index, tree_lists
+from indexer.paper import TAU_MAX
+from indexer.photos import read_coordinates
+from indexer.rule import PartitionRule
+from indexer.scoring import ScoringModel, leaf_vectors
+from search.adaptive import AdaptiveSearch
+from search.beam import BeamSearch
+from search.exact import ExactSearch
+from search.found import Search
+from search.leaf_scores import tensor_of
+from search.lists import TreeLists
+
+MP16_PLACES = 110_000  # which give about 24,500 leaves
+QUICK = multiplies_bfloat16(torch.device("cpu"))  # whether this processor is one that goals are for
+_CHOSEN_WITH = 4000  # photos
+_TIE = 1e-3  # scores that float32 cannot tell apart in all ways of adding them up
+_BLOCK = 256  # queries of `Levels` at once
+
+# The best leaf of each query and its probability, NaN if not asked for: (Q,) int64 and (Q,) float64.
+Answers = tuple[np.ndarray, np.ndarray]
+Way = Callable[..., Answers]  # of queries (Q, D), and whether `rows` are wanted, with probabilities
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class World:
+    """A tree with vectors, and photos to look for in it."""
+
+    model: ScoringModel
+    rows: np.ndarray  # leaf vectors
+    level: int  # of the lists
+    probes: int
+    queries: np.ndarray
+
+
+def make_world(
+    places: tuple[np.ndarray, np.ndarray], *, queries: int, width: int, seed: int, taus: Sequence[int] = TAU_MAX
+) -> World:
+    """A world of these places, (N,) latitudes and longitudes, and photos of others like them."""
+    rule = PartitionRule(tuple(tau // STANDS_FOR for tau in taus), tau_min=0)
+    tree = build_hierarchy(sorted_ids([places]), rule=rule)
+    vectors = PlaceVectors(width, seed=seed)
+    model = ScoringModel(vectors.geocells(tree), tree.ancestors, tree.leaves.n_photos)
+    asked = vectors.photos(*_near(places, queries, seed=seed + 1))
+    known = vectors.photos(*_near(places, _CHOSEN_WITH, seed=seed + 2))
+    rows = leaf_vectors(model)
+    level, probes = choose_beam(model, known, best_of_all(model, rows, known)[:, 0])
+    return World(model, rows, level, probes, asked)
+
+
+def _near(places: tuple[np.ndarray, np.ndarray], n: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """New photos within a kilometre or so of some of the places."""
+    rng = np.random.default_rng(seed)
+    some = rng.integers(0, len(places[0]), n)
+    lat, lng = (each[some] + rng.normal(0, 0.01, n) for each in places)
+    return np.clip(lat, -90, 90), (lng + 180) % 360 - 180
+
+
+class Plain:
+    """(a): for each query the lists with the best heads, their leaves gathered and scored, the best of them taken."""
+
+    def __init__(self, world: World) -> None:
+        lists, self._heads = tree_lists(world.model, world.level)
+        self._begins = np.flatnonzero(np.diff(lists, prepend=-1, append=lists[-1] + 1))
+        self._rows, self._probes = world.rows, world.probes
+
+    def __call__(self, queries: np.ndarray, *, rows: bool) -> Answers:
+        """The best leaf of each query, and its probability among those looked at, NaN if not asked for."""
+        best, share = np.empty(len(queries), np.int64), np.full(len(queries), np.nan)
+        for number, query in enumerate(queries):
+            heads = self._heads @ query
+            first = len(heads) - self._probes
+            chosen = np.argpartition(heads, min(first, len(heads) - 1))[first:]
+            leaves = np.concatenate([np.arange(self._begins[each], self._begins[each + 1]) for each in chosen])
+            scores = self._rows[leaves] @ query
+            best[number] = leaves[scores.argmax()]
+            if rows:
+                share[number] = 1 / np.exp(scores - scores.max()).sum()
+        return best, share
+
+
+class Levels:
+    """(b): the log-probabilities of all cells of all levels, added up for every leaf, in torch."""
+
+    def __init__(self, world: World) -> None:
+        geocells = world.model.geocells
+        self._levels = [tensor_of(vectors) for vectors in geocells.vectors]
+        self._ancestors = [tensor_of(np.ascontiguousarray(column)) for column in world.model.ancestors.T]
+        self._temperatures = geocells.temperatures.tolist()
+
+    def __call__(self, queries: np.ndarray, *, rows: bool) -> Answers:
+        """The best leaf of each query, and its probability among all, NaN if not asked for."""
+        parts = [self._some(block, rows=rows) for block in torch.split(tensor_of(queries), _BLOCK)]
+        best, share = (torch.cat(each).numpy() for each in zip(*parts, strict=True))
+        return best, share
+
+    def _some(self, queries: torch.Tensor, *, rows: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        total = torch.zeros(len(queries), len(self._ancestors[0]))
+        for vectors, ancestors, tau in zip(self._levels, self._ancestors, self._temperatures, strict=True):
+            total += torch.log_softmax(queries @ vectors.T / tau, dim=1)[:, ancestors]
+        score, best = total.max(dim=1)
+        return best, (score - total.logsumexp(dim=1)).exp() if rows else torch.full_like(score, torch.nan)
+
+
+def faiss_levels(world: World, *, runs: int) -> Timing:
+    """(c): the best cell of each level through a flat index of it; the time of all levels together.
+
+    Raises:
+        SystemExit: an index does not find the best cell.
+    """
+    timings = []
+    for vectors in world.model.geocells.vectors:
+        index = flat_index(vectors)
+        few = world.queries[:64]
+        cosines = few @ vectors.T
+        found = search_index(index, few, 1)[1]
+        if not np.allclose(np.take_along_axis(cosines, found, axis=1)[:, 0], cosines.max(axis=1), atol=1e-5):
+            raise SystemExit("A flat index does not find the best cell of its level; nothing was timed.")
+        timings.append(timed(partial(search_index, index, world.queries, 1), runs=runs))
+    return Timing(sum(each.median_s for each in timings), sum(each.p95_s for each in timings), runs)
+
+
+def tree(world: World) -> TreeLists:
+    """Lists of the world's chosen level."""
+    index = list_index(world.model, world.rows, world.level)
+    return TreeLists(world.model, index, level=world.level, probes=world.probes)
+
+
+def city_places(n: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Places of n photos."""
+    lat, lng = zip(*photo_places(n, seed=seed), strict=True)
+    return np.concatenate(lat), np.concatenate(lng)
+
+
+def mp16_world(
+    *, queries: int, seed: int, width: int = 768, places: int = MP16_PLACES, photos: Path | None = None
+) -> World:
+    """A world of MP-16's size, or of so many places, or of a table's."""
+    where = city_places(places, seed=seed) if photos is None else read_coordinates(photos)
+    return make_world(where, queries=queries, width=width, seed=seed)
+
+
+def exact_search(world: World) -> Way:
+    """(d): ours, over all leaves."""
+    return partial(answers, ExactSearch(world.model, tensor_of(world.rows), low_precision=QUICK))
+
+
+def beam_search(world: World) -> Way:
+    """(e): ours, over the lists of the world's chosen level."""
+    return partial(answers, BeamSearch(world.model, tree(world)))
+
+
+def adaptive_search(world: World) -> AdaptiveSearch:
+    """(e): ours, over as many lists as it takes."""
+    return AdaptiveSearch(world.model, tree(world), world.rows)
+
+
+def answers(search: Search, queries: np.ndarray, *, rows: bool) -> Answers:
+    """What one of our searches answers."""
+    found = search(queries, 1, temperature=1.0 if rows else None)
+    return found.leaf[:, 0], found.probability[:, 0]
+
+
+def same(found: np.ndarray, best: np.ndarray, world: World, what: str, *, rows: np.ndarray | None = None) -> None:
+    """Make sure that leaves are the same, but for ties within float32.
+
+    Raises:
+        SystemExit: they are not.
+    """
+    queries = world.queries if rows is None else world.queries[rows]
+    differ = np.flatnonzero(found != best)
+    apart = [float((world.rows[best[each]] - world.rows[found[each]]) @ queries[each]) for each in differ]
+    if max(apart, default=0.0) > _TIE:
+        raise SystemExit(f"The answers of {what} differ for {len(differ)} queries; nothing was timed.")

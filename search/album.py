@@ -1,0 +1,127 @@
+"""Albums: photos of one event are one query, the sum of their vectors, and all of them get its answer.
+
+Logarithms of probabilities add up over independent photos of one place, and so do their vectors: the sum scores a leaf
+as the product of all photos' scores does. Logits grow with the number of photos, so that an album's probability is more
+over-confident than a photo's; temperatures are fitted apart.
+
+In: a column that says which photos belong together, and the photos' vectors shard by shard. Out: tables of rows like
+those without albums, one for each shard. A photo with an empty album is one of its own; one that could not be read is a
+row with its reason, and its album is answered from the others. Beside the shards, one sum of vectors is held for each
+album, 6 kB at 768 dims, and the names of all photos: answers come when all photos have been seen.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet
+
+from indexer.errors import InputError
+from indexer.features import FeatureBatch, FeatureSource
+from indexer.tables import names_of, read_columns, shown
+from indexer.vectors import CellSums
+from search.answers import answers_of, laid_out
+from search.engine import Engine
+from search.recall import RecallCheck
+
+_ANSWERED = 1 << 13  # albums searched at once
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Albums:
+    """Which album each row of an input belongs to."""
+
+    of_row: np.ndarray  # (rows,) int64, from 0 in the order in which albums first appear
+    photo: Sequence[str]  # the names of the rows, by which it is noticed when they are not those of the vectors
+    source: str
+
+    def __len__(self) -> int:
+        return int(self.of_row.max(initial=-1)) + 1
+
+
+def albums_of_table(table: str | Path, column: str, *, split: str | None = None) -> Albums:
+    """The albums of a photo table's rows, of one split where one is named.
+
+    Raises:
+        InputError: no such file, not a table, or no such column (the ones present are named).
+    """
+    rows = read_columns(table, ["photo", column], split=split)
+    return Albums(_numbered(rows[column]), names_of(rows, table), shown(table))
+
+
+def albums_of_features(features: FeatureSource, column: str) -> Albums:
+    """The albums of photo vectors, by a column of their Parquet files or of the CSV beside a .npy.
+
+    Raises:
+        InputError: no such column (the ones present are named).
+    """
+    tables = [shard.with_suffix(".csv") if shard.suffix == ".npy" else shard for shard in features.shards]
+    columns = [read_columns(table, ["photo", column]) for table in tables]
+    names = [name for rows, table in zip(columns, tables, strict=True) for name in names_of(rows, table)]
+    albums = [rows[column].cast(pa.string()) for rows in columns]
+    together = pa.chunked_array([chunk for rows in albums for chunk in rows.chunks], pa.string())
+    return Albums(_numbered(together), names, str(features.location))
+
+
+def answer_albums(
+    engine: Engine, shards: Iterable[FeatureBatch], albums: Albums, *, k: int, recall: RecallCheck | None = None
+) -> Iterator[pa.Table]:
+    """The rows of every shard, in order, once all of them were read.
+
+    Raises:
+        InputError: vectors that do not fit the bundle, or other rows than the albums were read from.
+    """
+    sums = CellSums.zeros(len(albums), engine.bundle.model.geocells.width)
+    seen: list[FeatureBatch] = []
+    row = 0
+    for batch in shards:
+        ok = np.flatnonzero(batch.ok)
+        here = slice(row, row + len(batch))
+        if list(batch.photo) != list(albums.photo[here]):
+            raise InputError(
+                f"{albums.source}: its photos are not those of the vectors, from row {row} on. Take the column from "
+                "the table that the vectors were made from."
+            )
+        sums.add(engine.prepared(batch.embedding[ok]), albums.of_row[here][ok])
+        seen.append(replace(batch, embedding=np.empty((len(batch), 0), np.float32)))
+        row += len(batch)
+    if row != len(albums.of_row):
+        raise InputError(
+            f"{albums.source}: {len(albums.of_row)} rows, where there are vectors of {row} photos. Take the column "
+            "from the table that the vectors were made from."
+        )
+    answers = _answers(engine, sums, k=k, recall=recall)
+    position = np.where(sums.counts > 0, np.cumsum(sums.counts > 0) - 1, -1)
+    row = 0
+    for batch in seen:
+        of_row = albums.of_row[row : row + len(batch)]
+        yield laid_out(batch, answers, np.where(batch.ok, position[of_row], -1), first_row=row)
+        row += len(batch)
+
+
+def _answers(engine: Engine, sums: CellSums, *, k: int, recall: RecallCheck | None) -> pa.Table:
+    """An answer for each album with a photo that could be read."""
+    there = np.flatnonzero(sums.counts)
+    parts = []
+    for start in range(0, max(1, len(there)), _ANSWERED):
+        some = there[start : start + _ANSWERED]
+        queries = sums.sums[some].astype(np.float32)
+        parts.append(answers_of(engine, engine.search_prepared(queries, k=k), n_photos=sums.counts[some]))
+        if recall is not None:
+            recall.add(some, queries)
+    return pa.concat_tables(parts)
+
+
+def _numbered(column: pa.ChunkedArray) -> np.ndarray:
+    """Albums by number (rows,) int64; a row whose album is null or empty is an album of its own."""
+    names = column.cast(pa.string()).combine_chunks()
+    alone = pc.or_kleene(pc.is_null(names), pc.equal(names, "")).fill_null(True).to_numpy(zero_copy_only=False)
+    named = names.dictionary_encode().indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+    named[alone] = len(names) + np.flatnonzero(alone)  # no number of a name
+    _, first, number = np.unique(named, return_index=True, return_inverse=True)
+    rank = np.empty(len(first), np.int64)
+    rank[np.argsort(first)] = np.arange(len(first))
+    return rank[number]

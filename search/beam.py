@@ -1,0 +1,71 @@
+"""Beam search: from coarse to fine, through the lists whose heads score best (the paper's retrieval, section III-D).
+
+How many lists are visited was chosen when the bundle was built, so that 0.999 of photos find their best leaf, or is
+asked for. An answer is exactly the best leaf of the lists visited, in the same order as in exact search; a better one
+may stand in a list that was not visited, and probabilities count the visited leaves only.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from indexer.scoring import ScoringModel
+from search.found import VISITED_LEAVES, Found, joined
+from search.leaf_scores import LeafScores, tensor_of
+from search.lists import TreeLists, Visited
+from search.proof import best_leaves
+
+MODE = "beam"
+
+
+class BeamSearch:
+    """Searches the leaves of some lists."""
+
+    name = MODE
+    counts = VISITED_LEAVES
+
+    def __init__(self, model: ScoringModel, lists: TreeLists, *, probes: int | None = None) -> None:
+        """probes: lists to visit; None for as many as were chosen for these."""
+        self._model = model
+        self._lists = lists
+        self._probes = min(probes or lists.probes, len(lists))
+        self.facts: Mapping[str, int] = {"level": lists.level, "probes": self._probes}
+        self._scores = LeafScores(model, torch.device("cpu"))
+
+    def __call__(self, queries: np.ndarray, k: int, *, temperature: float | None) -> Found:
+        """As `Search`."""
+        found = self._search(queries, k, temperature, self._probes)
+        short = np.flatnonzero(found.leaf[:, -1] < 0)
+        if short.size:  # the lists visited hold fewer than k leaves: then all lists are visited
+            return found.replaced(short, self._search(queries[short], k, temperature, len(self._lists)))
+        return found
+
+    def _search(self, queries: np.ndarray, k: int, temperature: float | None, probes: int) -> Found:
+        extended = self._model.extended(queries)
+        if temperature is None:
+            leaf, score = best_leaves(
+                tensor_of(queries),
+                look=lambda rows, n: self._lists.look(extended[rows.numpy()], n, probes=probes),
+                scores=self._scores,
+                k=k,
+            )
+            return Found(leaf.numpy(), score.numpy(), np.full(score.shape, np.nan), np.full(len(queries), MODE))
+        nearest = self._lists.nearest(extended, probes)
+        parts = []
+        for block in self._lists.blocks(nearest):
+            visited = self._lists.visit(extended[block], nearest[block])
+            parts.append(best_visited(visited, queries[block], k, self._scores, temperature, MODE))
+        return joined(parts, k)
+
+
+def best_visited(
+    visited: Visited, queries: np.ndarray, k: int, scores: LeafScores, temperature: float | None, mode: str
+) -> Found:
+    """The k best of visited leaves, and their share of all of these."""
+    leaf, score = best_leaves(tensor_of(queries), look=visited.best, scores=scores, k=k)
+    probability = torch.full_like(score, torch.nan)
+    if temperature is not None:
+        total = visited.log_sum(leaf, score, temperature)
+        probability = (score / temperature - total[:, None]).exp()
+    return Found(leaf.numpy(), score.numpy(), probability.numpy(), np.full(len(queries), mode))

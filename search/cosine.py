@@ -1,0 +1,40 @@
+"""Raw cosines in place of softmax probabilities: the other reading of "product of similarities", for comparison only.
+
+Brute force over all cells of all levels, because this product does not collapse into one inner product. Its scores are
+the products themselves, and a probability is a leaf's share of their sum, with no temperature.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from indexer.scoring import CosineKind, ScoringModel, cosine_product
+from search.found import ALL_LEAVES, Found, joined
+
+_SCORES = 1 << 22  # held at once: 32 MB of float64
+
+
+class CosineSearch:
+    """Compares all cells of all levels."""
+
+    counts = ALL_LEAVES
+
+    def __init__(self, model: ScoringModel, kind: CosineKind) -> None:
+        self.facts: Mapping[str, int] = {}
+        self._model = model
+        self._kind = kind
+        self.name = f"cosine-{kind}"
+
+    def __call__(self, queries: np.ndarray, k: int, *, temperature: float | None) -> Found:
+        """As `Search`; a probability is a share of the sum, whatever the temperature."""
+        step = max(1, _SCORES // self._model.n_leaves)
+        return joined([self._some(queries[start : start + step], k) for start in range(0, len(queries), step)], k)
+
+    def _some(self, queries: np.ndarray, k: int) -> Found:
+        product = cosine_product(self._model, queries, kind=self._kind)
+        leaf = np.argsort(-product, axis=1, kind="stable")[:, :k]
+        score = np.take_along_axis(product, leaf, axis=1)
+        total = product.sum(axis=1, keepdims=True)
+        # Clamped cosines may multiply to 0 everywhere: then no leaf is likelier than another.
+        share = np.divide(score, total, out=np.full(score.shape, 1 / self._model.n_leaves), where=total > 0)
+        return Found(leaf, score, share, np.full(len(queries), self.name))

@@ -1,0 +1,81 @@
+"""Ways to search: their names, the options that choose among them, and which one a bundle is searched by."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from encoder.config import DeviceName
+from indexer.cli import Options
+from indexer.errors import InputError
+
+if TYPE_CHECKING:
+    from indexer.bundle import Bundle
+    from search.found import Search
+
+ModeName = Literal["auto", "exact", "beam", "adaptive"]
+ScoreName = Literal["softmax", "cosine-clamped", "cosine-affine"]
+
+
+@dataclass(frozen=True)
+class SearchOptions(Options):
+    """How a bundle is searched.
+
+    Args:
+        mode: exact compares all leaves; beam those below the best cells of one level; adaptive widens a beam until a
+            bound proves the answer or --max-probes is reached, and says which. auto: exact, or beam where the bundle
+            was built for that. Beams run on the CPU, also with --device cuda.
+        probes: cells whose leaves a beam visits, and an adaptive search visits first; by default what was measured at
+            the build to find the best leaf of 0.999 of photos.
+        max_probes: cells after which an adaptive search gives up; by default 4 times those it visits first.
+        score: the product of softmax probabilities, or for comparison that of raw cosines, clamped at 0 or mapped by
+            (1 + c) / 2, by brute force.
+    """
+
+    mode: ModeName = "auto"
+    probes: int | None = None
+    max_probes: int | None = None
+    score: ScoreName = "softmax"
+
+    def __post_init__(self) -> None:
+        for name, value in (("--probes", self.probes), ("--max-probes", self.max_probes)):
+            if value is not None and value < 1:
+                raise InputError(f"{name} must be at least 1, not {value}.")
+        if self.probes is not None and self.mode not in ("beam", "adaptive"):
+            raise InputError("--probes goes with --mode beam or adaptive: other searches visit no lists.")
+        if self.max_probes is not None and self.mode != "adaptive":
+            raise InputError("--max-probes goes with --mode adaptive.")
+        if self.max_probes is not None and self.probes is not None and self.max_probes < self.probes:
+            raise InputError(f"--max-probes ({self.max_probes}) must not be below --probes ({self.probes}).")
+        if self.score != "softmax" and self.mode not in ("auto", "exact"):
+            raise InputError(f"--score {self.score} compares all cells of all levels: leave --mode out.")
+
+
+DEFAULT_OPTIONS = SearchOptions()
+
+
+def open_search(bundle: "Bundle", options: SearchOptions, *, device: DeviceName) -> "Search":
+    """The search of these options.
+
+    Raises:
+        InputError: `cuda`, and torch sees no GPU.
+    """
+    from encoder.device import choose_device
+    from indexer.faiss_index import list_count
+    from search.adaptive import AdaptiveSearch
+    from search.beam import BeamSearch
+    from search.cosine import CosineSearch
+    from search.exact import ExactSearch
+    from search.lists import TreeLists
+
+    where = choose_device(device)
+    if options.score != "softmax":
+        return CosineSearch(bundle.model, "clamped" if options.score == "cosine-clamped" else "affine")
+    mode = options.mode
+    if mode == "auto":
+        mode = "beam" if list_count(bundle.leaf_index) else "exact"
+    if mode == "exact":
+        return ExactSearch.of_bundle(bundle, where)
+    lists = TreeLists.of_bundle(bundle)
+    if mode == "beam":
+        return BeamSearch(bundle.model, lists, probes=options.probes)
+    rows = bundle.leaf_vectors
+    return AdaptiveSearch(bundle.model, lists, rows, probes=options.probes, max_probes=options.max_probes)

@@ -1,0 +1,73 @@
+"""Lists that follow the tree: all leaves of those visited, once each, and what they add up to."""
+
+import numpy as np
+import pytest
+import torch
+
+from indexer.faiss_index import Precision
+from indexer.leaf_index import list_index
+from indexer.scoring import ScoringModel, leaf_vectors
+from search.engine import Engine
+from search.lists import TreeLists
+from tests.conftest import unit_rows
+from tests.search.conftest import WIDTH
+
+
+def lists_of(model: ScoringModel, precision: Precision = "fp32", level: int = 1) -> TreeLists:
+    return TreeLists(model, list_index(model, leaf_vectors(model), level, precision), level=level, probes=1)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_all_leaves_of_the_lists_are_visited_once(engine: Engine, precision: Precision) -> None:
+    model = engine.bundle.model
+    lists = lists_of(model, precision)
+    queries = unit_rows(20, WIDTH, seed=0)
+    chosen = lists.nearest(queries, 3)
+    chosen[4, 1:] = -1
+    chosen[5] = -1
+    visited = lists.visit(queries, chosen)
+    cells = np.unique(model.ancestors[:, 1], return_inverse=True)[1]
+    truth = queries.astype(float) @ leaf_vectors(model).astype(float).T
+    for row in range(20):
+        leaf = visited.leaf[row]
+        there = leaf >= 0
+        want = np.flatnonzero(np.isin(cells, chosen[row][chosen[row] >= 0]))
+        assert sorted(leaf[there].tolist()) == want.tolist()
+        off = np.abs(visited.score[row][there].numpy() - truth[row, leaf[there].numpy()])
+        assert (off <= visited.error[row].item()).all()
+        assert bool(visited.score[row][~there].isinf().all())
+
+
+def test_the_nearest_lists_are_those_a_beam_visits(engine: Engine) -> None:
+    lists = lists_of(engine.bundle.model)
+    queries = unit_rows(20, WIDTH, seed=1)
+    by_beam = lists.look(queries, 5, probes=2)
+    by_visit = lists.visit(queries, lists.nearest(queries, 2)).best(torch.arange(20), 5)
+    np.testing.assert_array_equal(by_beam.leaf, by_visit.leaf)
+    np.testing.assert_allclose(by_beam.score, by_visit.score, rtol=1e-6)
+
+
+def test_more_visits_add_up(engine: Engine) -> None:
+    lists = lists_of(engine.bundle.model)
+    queries = unit_rows(6, WIDTH, seed=2)
+    nearest = lists.nearest(queries, 4)
+    rows = np.array([1, 4])
+    grown = lists.visit(queries, nearest[:, :2]).more(rows, lists.visit(queries[rows], nearest[rows, 2:]))
+    whole = lists.visit(queries, nearest)
+    few = lists.visit(queries, nearest[:, :2])
+    none = torch.empty((6, 0), dtype=torch.int64), torch.empty((6, 0), dtype=torch.float64)
+    sums = [each.log_sum(*none, 2.0) for each in (grown, whole, few)]
+    np.testing.assert_allclose(sums[0][rows], sums[1][rows], rtol=1e-12)
+    rest = np.setdiff1d(np.arange(6), rows)
+    np.testing.assert_allclose(sums[0][rest], sums[2][rest], rtol=1e-12)
+
+
+def test_blocks_hold_a_bounded_number_of_leaves(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("search.lists._HELD", 100)
+    lists = lists_of(engine.bundle.model)
+    nearest = lists.nearest(unit_rows(50, WIDTH, seed=3), 2)
+    blocks = list(lists.blocks(nearest))
+    assert np.concatenate([np.arange(50)[block] for block in blocks]).tolist() == list(range(50))
+    for block in blocks:
+        held = lists.sizes[nearest[block]].sum()
+        assert held <= 100 or len(nearest[block]) == 1
