@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from benchmarks import refit_scale
-from benchmarks.bundle import geocells_of
 from benchmarks.harness import Report
 from benchmarks.partition import MP16_PHOTOS, photo_places
+from benchmarks.place_vectors import PlaceVectors
 from benchmarks.refit_scale import Refit, extrapolate, write_features
 from indexer.features import open_features
 from indexer.hierarchy import build_hierarchy, sorted_ids
@@ -31,7 +31,7 @@ def test_photos_are_where_their_vectors_say(tmp_path: Path, monkeypatch: pytest.
     inside = leaf >= 0
     found = (means.compared(batch.embedding) @ means.vectors[-1].T).argmax(axis=1)
     assert np.mean((found == leaf)[inside]) > 0.3  # of some 60 cells
-    raw = batch.embedding @ geocells_of(tree, 32, seed=0).vectors[-1].T
+    raw = batch.embedding @ PlaceVectors(32, seed=0).geocells(tree).vectors[-1].T
     assert np.mean((raw.argmax(axis=1) == leaf)[inside]) < 0.9  # not a task that solves itself
 
 
