@@ -92,13 +92,14 @@ def forks(module: str) -> Iterator[Forks]:
 def kill_when(process: subprocess.Popen[Any], ready: Callable[[], bool], *, delay_s: float = 0.0) -> bool:
     """Kill a process some time after something has become true; whether it had not ended before."""
     deadline = time.monotonic() + _SECONDS
-    while process.poll() is None and not ready():
-        if time.monotonic() > deadline:
-            process.kill()
-            pytest.fail(f"nothing to kill it for in {_SECONDS:.0f} s")
-        time.sleep(0.01)
-    time.sleep(delay_s)
-    process.kill()
+    try:
+        while process.poll() is None and not ready():
+            if time.monotonic() > deadline:
+                pytest.fail(f"nothing to kill it for in {_SECONDS:.0f} s")
+            time.sleep(0.01)
+        time.sleep(delay_s)
+    finally:
+        process.kill()
     return process.wait() == KILLED
 
 
