@@ -186,7 +186,9 @@ def test_modes_are_chosen_named_and_checked(world: Path, tmp_path: Path, capsys:
         counted = "all leaves" if mode == "exact" else "visited leaves"
         assert (data["search"]["mode"], data["search"]["probability_over"]) == (mode, counted)
         facts = json.loads((out / "_manifest.json").read_text())["facts"]
-        assert (facts["search"], facts["recall"]) == (data["search"], data["recall"])
+        report = json.loads((out / "_report.json").read_text())
+        assert facts["search"] == report["search"] == data["search"]
+        assert report["recall"] == data["recall"]
         answered = [row for row in pyarrow.parquet.read_table(out).to_pylist() if row["status"] == "ok"]
         assert {row["mode"] for row in answered} <= names
         assert {row["probability_over"] for row in answered} == {counted}

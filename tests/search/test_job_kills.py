@@ -199,7 +199,7 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(
     runs: Runs, started: Forks, tmp_path: Path
 ) -> None:
     out, done = tmp_path / "O", set[int]()
-    for changes in np.random.default_rng(0).integers(30, 240, 5).tolist():
+    for changes in np.random.default_rng(0).integers(60, 180, 5).tolist():
         assert started.run("search_", *runs.asked(out), changes=changes) == KILLED
         now = runs.check_whole_shards(out)
         assert done <= now  # progress is kept
