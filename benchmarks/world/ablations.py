@@ -81,7 +81,7 @@ class Ablation(Arm):
 
 FULL = Ablation("full method", nearest=True)
 CLASSES = Ablation("classifier", head="classes", nearest=True)
-PLACES = Ablation("image-to-GPS retrieval", head="places")
+PLACES = Ablation("image-to-GPS retrieval", head="places", head_lr=3e-3, scales=WORLD_SCALES)
 ARMS = (
     FULL,
     Ablation("negatives of the batch alone", negatives="batch"),
@@ -211,7 +211,7 @@ def report_rows(rows: Sequence[Row], runs: Sequence[Run], preset: Preset, resamp
 
 def try_rates(preset: Preset, out: Path, *, rates: Sequence[float] = RATES) -> int:
     """Train each kind of head with each rate, and say how far its answers to the validation photos are off."""
-    kinds = [CLASSES, replace(PLACES, scales=SCALES), replace(PLACES, scales=WORLD_SCALES), FULL]
+    kinds = [CLASSES, replace(PLACES, scales=WORLD_SCALES), replace(PLACES, scales=SCALES), FULL]
     tried = [replace(arm, head_lr=rate, nearest=False) for arm in kinds for rate in rates]
     tried = [replace(arm, name=f"{arm.name}, rate {arm.head_lr:g}, scales {arm.scales}") for arm in tried]
     runs = make_runs(tried, (_RATES_SEED,), Stage(preset, out / "world"), out / "rates", _on_validation)
