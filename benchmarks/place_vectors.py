@@ -3,8 +3,8 @@
 A photo is the sum of two vectors, scaled to length 1. One says where it was taken: each of its dimensions is a plane
 wave over the globe, in equal parts of wavelengths from a quarter of the Earth to a town, so that near places look alike
 at every scale (random Fourier features: Rahimi and Recht, NIPS 2007). The other is noise of its own, NOISE times as
-long: about as hard as the paper found IM2GPS3k (its Table II has 42.5, 58.1 and 74.6 % within 25, 200 and 750 km; here
-exact search puts 36, 60 and 72 % of photos there), because how many lists a beam must visit depends on that.
+long, so that exact search is right about as often as the paper was on IM2GPS3k (its Table II): how many lists a beam
+must visit depends on that.
 
 A geocell is the mean direction of its photos' vectors, as a build from features makes it: its middle's waves, damped as
 they are over photos spread around it, and noise that gets less with their number. Where places are a sample of a photo

@@ -28,7 +28,7 @@ def embed(
         split: use only rows whose column `split` is this.
         crops: of each photo, averaged: the middle; that and four corners; those and their mirror images.
         shard_rows: photos in one Parquet file.
-        strict: exit with 1 if any photo could not be used.
+        strict: exit with 1 if any photo could not be used; otherwise only if none could.
         encoder: which maps it sees, and where it runs.
         feed: how photos reach it.
     """
@@ -103,7 +103,7 @@ def segment(
         workers: decoding threads.
         map_edge: shorter edge of a map in pixels; less where the photo is smaller.
         shard_maps: maps in one tar.
-        strict: exit with 1 if any photo could not be used.
+        strict: exit with 1 if any photo could not be used; otherwise only if none could.
         read: which photos are read.
     """
     from encoder.device import choose_device

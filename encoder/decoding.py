@@ -36,6 +36,8 @@ _CRASHED = BadImage(
     "crashed", "the process that decoded it died, twice (of too little memory, or a fault in a library)"
 )
 
+# What torch says of a worker that died, and what is met where one died while it handed something over.
+_DEATHS = (RuntimeError, ConnectionError, EOFError)
 _BATCHES_AHEAD = 2  # of each worker
 _MOST_DEATHS = 6  # photos one after the other that end their process: then it is not the photos
 _FEW_PHOTOS = 12  # a source of so many is decoded in this process: starting others takes longer
@@ -43,7 +45,7 @@ _SECONDS_BETWEEN_LOOKS = 1.0  # of a worker, whether its main process is still t
 
 
 def decoded_batches(
-    batches: Iterable[list[Photo]], read: PhotoReader, *, workers: int, pin: bool = False
+    batches: Iterable[list[Photo]], read: PhotoReader, *, workers: int, pin: bool = False, few_here: bool = True
 ) -> Generator[DecodedBatch, None, None]:
     """Decode batches of photos in their order, ahead of whoever takes them.
 
@@ -52,6 +54,7 @@ def decoded_batches(
         read: what is done with each photo.
         workers: processes that decode; 0, and where there are only a few photos: this one.
         pin: put pixels where a GPU can fetch them fast.
+        few_here: decode a few photos in this process, which is sooner done, and ends with what they do to it.
 
     A worker process that dies, for want of memory or of a fault in a library, ends nothing: what it had in hand is
     decoded again one by one, and a photo that ends a process twice is a row like any other that cannot be used.
@@ -61,44 +64,53 @@ def decoded_batches(
         GeoError: what ends the work wherever photos are read: a damaged cache, a package that is not installed.
     """
     source, first = iter(batches), list[list[Photo]]()
-    while sum(map(len, first)) <= _FEW_PHOTOS and (batch := next(source, None)) is not None:
+    while few_here and sum(map(len, first)) <= _FEW_PHOTOS and (batch := next(source, None)) is not None:
         first.append(batch)
     source = itertools.chain(first, source)
-    if not workers or sum(map(len, first)) <= _FEW_PHOTOS:
+    if not workers or (few_here and sum(map(len, first)) <= _FEW_PHOTOS):
         for batch in source:
             yield pack([(photo, read(photo)) for photo in batch])
         return
-    in_hand, lonely = deque[list[Photo]](), _LonelyReader(read)
+    handed, lonely = _Handed(source), _LonelyReader(read)
     while True:
-        arriving = _start_workers(_noted(source, in_hand), read, workers=workers, pin=pin)
+        arriving = _start_workers(handed, read, workers=workers, pin=pin)
         try:
             for sent in arriving:
                 if isinstance(sent, GeoError):
                     raise sent
-                in_hand.popleft()
+                handed.batches.popleft()
                 lonely.deaths = 0
                 yield sent
             return
-        except (
-            RuntimeError,
-            ConnectionError,
-            EOFError,
-        ) as error:  # the last two: it died while it handed something over
-            if isinstance(error, RuntimeError) and "exited unexpectedly" not in str(error):
+        except _DEATHS as error:
+            of_worker = not isinstance(error, RuntimeError) or "exited unexpectedly" in str(error)
+            if error is handed.error or not of_worker:
                 raise
             log.warning("a decoding process died (%s): its photos are decoded again, one by one", error)
         finally:
             _stop_workers(arriving)
         with lonely:
-            while in_hand:
-                yield pack([(photo, lonely(photo)) for photo in in_hand[0]])
-                in_hand.popleft()
+            while handed.batches:
+                yield pack([(photo, lonely(photo)) for photo in handed.batches[0]])
+                handed.batches.popleft()
 
 
-def _noted(batches: Iterable[list[Photo]], in_hand: deque[list[Photo]]) -> Iterator[list[Photo]]:
-    for batch in batches:
-        in_hand.append(batch)
-        yield batch
+class _Handed:
+    """Batches on their way to the workers; those that have not come back are kept. Iterate as often as needed."""
+
+    def __init__(self, source: Iterator[list[Photo]]) -> None:
+        self.batches = deque[list[Photo]]()  # that are with the workers
+        self.error: BaseException | None = None  # what the source itself raised: that is nobody's death
+        self._source = source
+
+    def __iter__(self) -> Iterator[list[Photo]]:
+        try:
+            for batch in self._source:
+                self.batches.append(batch)
+                yield batch
+        except Exception as error:
+            self.error = error
+            raise
 
 
 class _LonelyReader:

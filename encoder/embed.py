@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sized
 from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,6 +38,7 @@ class EmbedConfig:
     shard_rows: int = SHARD_ROWS  # photos in one Parquet file
     max_pixels: int = MAX_PIXELS  # larger photos are refused
     limits: ReadLimits = field(default_factory=ReadLimits)
+    few_here: bool = True  # a few photos are decoded in this process, however many workers there may be
 
     def __post_init__(self) -> None:
         check_max_pixels(self.max_pixels)
@@ -50,16 +51,18 @@ class EmbedConfig:
 
     @property
     def decides(self) -> dict[str, Any]:
-        """What of it decides the rows of a job, to the last bit of a vector."""
-        values = asdict(self)
-        del values["workers"]
-        return values
+        """What of it decides the rows of a job."""
+        kept = {name: getattr(self, name) for name in ("batch_size", "shard_rows", "max_pixels")}
+        return kept | {"schemes": list(self.limits.schemes), "max_bytes": self.limits.max_bytes}
 
     def as_before(self, out: Path, encode: PhotoEncoder) -> "EmbedConfig":
-        """With a batch size: that of the job at `out`, where one was begun. Another one changes the last bits."""
+        """The same for the job at `out`: with its batch size, unless another is asked for, which changes last bits.
+
+        Where one was begun and did not end, no photo is decoded in this process: it may be what ended the other.
+        """
         before = read_job(out)
         size = self.batch_size or (None if before is None else before.options.get("batch_size"))
-        return replace(self, batch_size=size or fitting_batch_size(encode.encoder.model))
+        return replace(self, batch_size=size or fitting_batch_size(encode.encoder.model), few_here=before is None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,7 @@ def embed_photos(
         encode.reader(max_pixels=config.max_pixels, limits=config.limits),
         workers=config.workers,
         pin=encode.device.type == "cuda",
+        few_here=config.few_here,
     )
     batches = stage("decode", decoded)
     if encode.makes_maps:

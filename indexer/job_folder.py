@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 
 OK = "ok"  # the status of a row that has what was asked for; any other is a short reason code
 JOB_FILE = "_job.json"
+_FREE = {"batch_size"}  # another one, where memory ran out, changes the last bits of a vector at most
 _MARKS, _LOCK, _ASIDE = "_done", "_lock", "_part"
 _LOOKS, _SECONDS_BETWEEN_LOOKS = 10, 0.02  # at a lock, which `is_running` holds for a moment
 
@@ -335,7 +336,7 @@ def _check_same(path: Path, before: Job, now: Job) -> None:
         raise InputError(f"{path}: holds {before.kind}, not {now.kind}. Choose another --out.")
     for what, old, new in (("option", before.options, now.options), ("input", before.inputs, now.inputs)):
         old, new = (json.loads(json.dumps(values)) for values in (old, new))  # tuples come back as lists
-        for name in sorted(old.keys() | new.keys()):
+        for name in sorted((old.keys() | new.keys()) - _FREE):
             if old.get(name) != new.get(name):
                 raise InputError(
                     f"{path}: its job began with the {what} {name} {old.get(name)}, this one has {new.get(name)}. "

@@ -131,8 +131,8 @@ def bytes_of(table: pa.Table, column: str) -> Iterator[bytes | str | None]:
     for value in table[column]:
         given = value.as_py()
         if isinstance(given, dict):
-            given = given.get("bytes") or given.get("path")
-        yield given or None
+            given = given.get("path") if given.get("bytes") is None else given["bytes"]
+        yield None if given == "" else given  # bytes of length 0 are a photo, if an empty one
 
 
 def holds_bytes(table: pa.Table, column: str) -> bool:

@@ -133,6 +133,22 @@ def test_a_photo_that_ends_its_process_is_a_row_with_its_reason(photos: list[Pho
     assert set(status) == {"ok", "crashed"}
 
 
+@pytest.mark.parametrize("error", [ConnectionResetError("reset"), EOFError("cut off"), RuntimeError("broken")])
+def test_what_the_source_raises_is_nobodys_death(photos: list[Photo], error: Exception) -> None:
+    def failing() -> Iterator[list[Photo]]:
+        yield from in_twos(photos * 2)
+        raise error
+
+    with pytest.raises(type(error), match=str(error)):
+        list(decoded_batches(failing(), PhotoReader(16), workers=1))
+
+
+def test_a_few_photos_can_be_kept_from_this_process(photos: list[Photo]) -> None:
+    few = [photos[0], replace(photos[1], name="deadly")]
+    (batch,) = decoded_batches(in_twos(few), Deadly(16), workers=1, few_here=False)
+    assert list(batch.status) == ["ok", "crashed"]
+
+
 def test_photo_after_photo_that_ends_its_process_ends_the_work(photos: list[Photo]) -> None:
     deadly = [replace(photos[0], name=f"deadly {row}") for row in range(30)]
     with pytest.raises(WorkError, match="6 photos in a row"):

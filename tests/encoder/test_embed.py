@@ -17,7 +17,7 @@ from encoder.config import CropName
 from encoder.crops import crop_photos, normalise
 from encoder.embed import EmbedConfig, embed_photos, embed_source
 from encoder.encode import PhotoEncoder
-from indexer.errors import InputError
+from indexer.errors import InputError, WorkError
 from indexer.features import open_features, read_features
 from indexer.photos import Photo, PhotoSource, open_photos
 from tests.encoder.conftest import natural
@@ -136,6 +136,29 @@ def test_a_table_of_bad_photos_alone_is_still_a_table(encoder: LoadedEncoder, tm
     summary = embed_source(PhotoEncoder(encoder), bad, tmp_path / "F", config=config)
     assert (summary.rows, summary.ok, summary.failed) == (5, 0, {"missing": 5})
     assert not read_features(tmp_path / "F").embedding.any()
+
+
+def test_a_job_that_ran_out_of_memory_goes_on_in_smaller_batches(
+    encoder: LoadedEncoder, photos: PhotoSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode = PhotoEncoder(encoder)
+    calls = iter(range(100))
+
+    def short_of_memory(batch: torch.Tensor, maps: object) -> torch.Tensor:
+        if next(calls) == 2:
+            raise torch.OutOfMemoryError("no more")
+        return encoder.model.forward(batch, maps)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(encoder.model), "__call__", lambda self, *given: short_of_memory(*given))
+        with pytest.raises(WorkError, match="smaller --batch-size"):
+            embed_source(encode, photos, tmp_path / "F", config=EmbedConfig(batch_size=4, shard_rows=4))
+    assert len(list((tmp_path / "F").glob("part-*"))) == 2
+    summary = embed_source(encode, photos, tmp_path / "F", config=EmbedConfig(batch_size=1, shard_rows=4))
+    assert (summary.rows, summary.known) == (11, 8)
+    np.testing.assert_allclose(read_features(tmp_path / "F").embedding, vectors(encoder, photos), atol=1e-6)
+    with pytest.raises(InputError, match="shard_rows"):
+        embed_source(encode, photos, tmp_path / "F", config=EmbedConfig(batch_size=4, shard_rows=5))
 
 
 def test_the_first_failure_of_a_kind_is_told_at_once(
