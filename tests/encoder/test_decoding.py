@@ -177,8 +177,10 @@ def run_python(code: str, *arguments: object, **options: object) -> subprocess.P
     )
 
 
+# What a shell starts in the background ignores Ctrl-C, and so would what tests start.
 PRELUDE = """
-import itertools, multiprocessing, os, resource, sys, time
+import itertools, multiprocessing, os, resource, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from encoder.decoding import decoded_batches
 from encoder.photo_reader import PhotoReader
 from indexer.errors import MissingBackend, WorkError
