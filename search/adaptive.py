@@ -8,7 +8,8 @@ that double what was visited, up to the budget: then the answer says 'adaptive-b
 
 In many dimensions balls are wide, as a query is nearly at right angles to most of what lies between a leaf and the mean
 of its list, and the bound cannot know that: it proves what is far ahead of everything in other lists, and no more. At
-768 dims it proved hardly one in a thousand of the benchmark's answers, 2 % with a sixth of the noise. That is why this is not the default for many leaves, and why the budget is small.
+768 dims it proved hardly one in a thousand of the benchmark's answers, 2 % with a sixth of the noise. That is why this
+is not the default for many leaves, and why the budget is small.
 """
 
 from collections.abc import Mapping
