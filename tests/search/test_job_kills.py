@@ -32,7 +32,7 @@ from indexer.job_folder import JobFolder, Mark, Shard, part_name, read_job, read
 from indexer.registry import Registry
 from search.__main__ import COMMANDS
 from tests.conftest import random_geocells
-from tests.kills import KILLED, ONE_THREAD, ROOT, Forks, forks, kill_when
+from tests.kills import KILLED, ONE_THREAD, ROOT, Forks, die_after, forks, kill_when
 from tests.search.conftest import WIDTH
 from tests.search.photo_files import jpeg, picture
 
@@ -59,6 +59,15 @@ def _at_shard(count: int, act: Callable[[], None]) -> None:
         return add(folder, shard)
 
     JobFolder.add = acting  # type: ignore[method-assign]
+
+
+def dying(shard: int, changes: int, *arguments: str) -> None:
+    """A command that is killed so many changes of the file system after it began to write its n-th shard.
+
+    Counted from there: how many changes it takes to start depends on what was imported before.
+    """
+    _at_shard(shard, lambda: die_after(changes))
+    {"run": search_, "embed": encoder_}[arguments[0]](*arguments)
 
 
 def publishing(version: str, *arguments: str) -> None:
@@ -199,8 +208,8 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(
     runs: Runs, started: Forks, tmp_path: Path
 ) -> None:
     out, done = tmp_path / "O", set[int]()
-    for changes in np.random.default_rng(0).integers(60, 180, 5).tolist():
-        assert started.run("search_", *runs.asked(out), changes=changes) == KILLED
+    for changes in np.random.default_rng(0).integers(0, 15, 5).tolist():
+        assert started.run("dying", 2, changes, *runs.asked(out)) == KILLED
         now = runs.check_whole_shards(out)
         assert done <= now  # progress is kept
         done = now
@@ -261,7 +270,7 @@ def test_a_run_keeps_the_bundle_it_began_with(
     if when == "while it runs":
         assert started.run("publishing", other, *asked) == 0
     else:
-        assert started.run("search_", *asked, changes=170) == KILLED
+        assert started.run("dying", 4, 5, *asked) == KILLED
         assert 0 < len(runs.check_whole_shards(out)) < runs.shards
         registry.publish(other)
         assert started.run("search_", *asked) == 0
@@ -309,8 +318,8 @@ def test_features_on_the_way_are_those_of_embed_whatever_dies(runs: Runs, starte
     out, features = tmp_path / "O", tmp_path / "F"
     expected = embedded(runs, started, tmp_path / "expected")
     asked = runs.asked(out, "--save-features", features)
-    for changes in (150, 190, 230):
-        assert started.run("search_", *asked, changes=changes) == KILLED
+    for changes in (0, 7, 20):
+        assert started.run("dying", 3, changes, *asked) == KILLED
         assert runs.check_whole_shards(out) <= set(read_marks(features))  # vectors are kept before their answers
     assert started.run("search_", *asked) == 0
     runs.check_done(out)
@@ -325,8 +334,8 @@ def test_features_on_the_way_are_those_of_embed_whatever_dies(runs: Runs, starte
 def test_embedding_that_is_killed_ends_as_if_it_had_not_been(runs: Runs, started: Forks, tmp_path: Path) -> None:
     expected = embedded(runs, started, tmp_path / "expected")
     asked = ["embed", *runs.asked(tmp_path / "F")[3:]]
-    for changes in (90, 150, 140):
-        assert started.run("encoder_", *asked, changes=changes) == KILLED
+    for changes in (0, 7, 14):
+        assert started.run("dying", 2, changes, *asked) == KILLED
     assert read_marks(tmp_path / "F")
     assert started.run("encoder_", *asked) == 0
     check_features(tmp_path / "F", expected)
@@ -361,7 +370,7 @@ def test_another_input_is_refused(runs: Runs, started: Forks, tmp_path: Path) ->
     (photos / "photos.csv").unlink()
     out = tmp_path / "O"
     asked = [str(photos) if each == str(runs.photos) else each for each in runs.asked(out)]
-    assert started.run("search_", *asked, changes=170) == KILLED
+    assert started.run("dying", 4, 5, *asked) == KILLED
     done = read_marks(out)
     assert done
     first = sorted(photos.iterdir())[0]
@@ -399,7 +408,7 @@ def many_runs(encoder_world: Path, started: Forks, tmp_path_factory: pytest.Temp
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)  # machines are busy
 def test_thirty_kills_over_five_thousand_photos(many_runs: Runs, tmp_path: Path) -> None:
     """SIGKILL at moments nobody chose, of commands as a person gives them."""
     runs, out, done, rng = many_runs, tmp_path / "O", set[int](), np.random.default_rng(0)
