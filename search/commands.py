@@ -150,7 +150,7 @@ def run(
     data = {"predictions": str(out), "bundle": report["inputs"]["bundle"], **report}
     if report["recall"] is not None:
         text += f"\n{_recall_text(report['recall'])}"
-    return Result(data, text, failed=report["ok"] == 0 or (strict and bool(report["failed"])))
+    return Result(data, text, failed=bool(report["rows"] and not report["ok"]) or (strict and bool(report["failed"])))
 
 
 def status(*, job: Path) -> Result:
