@@ -15,7 +15,6 @@ import logging
 import shutil
 import statistics
 import tempfile
-import time
 from collections import deque
 from collections.abc import Callable
 from importlib.resources import files
@@ -29,7 +28,7 @@ from PIL import Image
 from transformers import CLIPConfig, CLIPVisionConfig, CLIPVisionModelWithProjection
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from benchmarks.harness import Report, run_command
+from benchmarks.harness import Report, run_command, seconds_of
 from encoder.checkpoint import load_encoder
 from encoder.config import MAX_PIXELS
 from encoder.decoding import decoded_batches
@@ -125,7 +124,7 @@ def compare_plain(report: Report, folder: Path, clip: Path, *, what: str, floor:
     cosine = smallest_cosine(ours(), plain())
     if cosine < MIN_COSINE:
         raise SystemExit(f"The vectors differ (cosine {cosine:.4f}); nothing was timed.")
-    seconds = np.array([[_seconds(ours), _seconds(plain)] for _ in range(3)])
+    seconds = np.array([[seconds_of(ours), seconds_of(plain)] for _ in range(3)])
     ratio = float(np.median(seconds[:, 1] / seconds[:, 0]))
     ours_s, plain_s = np.median(seconds, axis=0)
     report.row(
@@ -165,10 +164,10 @@ def share_of_model(report: Report, folder: Path, checkpoint: str, *, name: str, 
         """Seconds after the first batch: a job of any length starts its processes once."""
         batches = embed_photos(encode, photos, config=config)
         next(batches)
-        return _seconds(lambda: deque(batches, maxlen=0)) * len(photos) / (len(photos) - _BATCH)
+        return seconds_of(lambda: deque(batches, maxlen=0)) * len(photos) / (len(photos) - _BATCH)
 
     model_alone()
-    turns = [(_seconds(model_alone), pipeline()) for _ in range(3)]
+    turns = [(seconds_of(model_alone), pipeline()) for _ in range(3)]
     torch.set_num_threads(threads)
     share = statistics.median(alone / whole for alone, whole in turns)
     alone_s, whole_s = (statistics.median(column) for column in zip(*turns, strict=True))
@@ -222,12 +221,6 @@ def memory(report: Report, folder: Path) -> None:
         holds=growth <= MAX_GROWTH,
         growth=growth,
     )
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
 
 
 def main() -> int:

@@ -39,15 +39,18 @@ class Child:
     output: str
 
 
+def seconds_of(work: Callable[[], object]) -> float:
+    """Wall-clock seconds of one run."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
 def timed(work: Callable[[], object], *, runs: int, warm_up: int = 1) -> Timing:
     """Run `work` again and again."""
     for _ in range(warm_up):
         work()
-    seconds = []
-    for _ in range(runs):
-        started = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - started)
+    seconds = [seconds_of(work) for _ in range(runs)]
     return Timing(statistics.median(seconds), sorted(seconds)[min(runs - 1, int(0.95 * runs))], runs)
 
 

@@ -25,7 +25,7 @@ import pyarrow.parquet
 from jsonargparse import ArgumentParser
 
 from benchmarks.embed import TINYCLIP, make_photos, save_clip
-from benchmarks.harness import Report, run_command
+from benchmarks.harness import Report, run_command, seconds_of
 from benchmarks.partition import photo_places
 from benchmarks.place_vectors import PlaceVectors
 from indexer.bundle import build_bundle
@@ -120,7 +120,7 @@ def from_vectors(report: Report, folder: Path, registry: Registry, *, rows: int)
             engine.search(batch.embedding)
 
     turns = [
-        (rows / _seconds(search_alone), job(registry, folder / f"O{turn}", *options), rows / _seconds(script))
+        (rows / seconds_of(search_alone), job(registry, folder / f"O{turn}", *options), rows / seconds_of(script))
         for turn in range(_TURNS)
     ]
     alone, whole, plain = (statistics.median(column) for column in zip(*turns, strict=True))
@@ -205,12 +205,6 @@ def memory_and_start(report: Report, folder: Path) -> None:
         holds=growth <= MAX_GROWTH,
         growth=growth,
     )
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
 
 
 def main() -> int:
