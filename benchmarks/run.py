@@ -210,7 +210,7 @@ def memory_and_start(report: Report, folder: Path) -> None:
 def main() -> int:
     """Run the command line; the exit code is 1 where a floor was missed."""
     parser = ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
-    parser.add_argument("--rows", type=int, default=8 * _SHARD_ROWS, help="Vectors to answer.")
+    parser.add_argument("--rows", type=int, default=32 * _SHARD_ROWS, help="Vectors to answer.")
     parser.add_argument("--photos", type=int, default=60, help="Photos to make, each answered five times.")
     parser.add_argument("--places", type=int, default=100_000, help="Photos that the cells are made from.")
     options = parser.parse_args()

@@ -5,16 +5,19 @@ probabilities, and on request the path of cells above each answer.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from encoder.config import DeviceName
+from encoder.device import choose_device
 from indexer.bundle import Bundle, open_bundle
 from indexer.errors import ArtifactError, BundleMismatch, InputError
 from indexer.registry import Registry
 from indexer.scoring import level_log_probabilities
+from search.found import Search
 from search.modes import DEFAULT_OPTIONS, SearchOptions, open_search
 
 
@@ -48,7 +51,16 @@ class Engine:
         self.bundle = bundle
         self.device = device
         self.options = options
-        self._search = open_search(bundle, options, device=device)
+        self._where = choose_device(device)
+
+    @cached_property
+    def _search(self) -> Search:
+        """Opened by the thread that searches, when it first does.
+
+        Each thread that runs torch on several cores has a pool of threads for it; with more threads than cores they
+        sleep between one operation and the next, and a search takes half as long again.
+        """
+        return open_search(self.bundle, self.options, device=self._where)
 
     @classmethod
     def open(

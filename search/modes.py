@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from encoder.config import DeviceName
 from indexer.cli import Options
 from indexer.errors import InputError
 
 if TYPE_CHECKING:
+    import torch
+
     from indexer.bundle import Bundle
     from search.found import Search
 
@@ -52,13 +53,8 @@ class SearchOptions(Options):
 DEFAULT_OPTIONS = SearchOptions()
 
 
-def open_search(bundle: "Bundle", options: SearchOptions, *, device: DeviceName) -> "Search":
-    """The search of these options.
-
-    Raises:
-        InputError: `cuda`, and torch sees no GPU.
-    """
-    from encoder.device import choose_device
+def open_search(bundle: "Bundle", options: SearchOptions, *, device: "torch.device") -> "Search":
+    """The search of these options, on this device where it can run there."""
     from indexer.faiss_index import list_count
     from search.adaptive import AdaptiveSearch
     from search.beam import BeamSearch
@@ -66,14 +62,13 @@ def open_search(bundle: "Bundle", options: SearchOptions, *, device: DeviceName)
     from search.exact import ExactSearch
     from search.lists import TreeLists
 
-    where = choose_device(device)
     if options.score != "softmax":
         return CosineSearch(bundle.model, "clamped" if options.score == "cosine-clamped" else "affine")
     mode = options.mode
     if mode == "auto":
         mode = "beam" if list_count(bundle.leaf_index) else "exact"
     if mode == "exact":
-        return ExactSearch.of_bundle(bundle, where)
+        return ExactSearch.of_bundle(bundle, device)
     lists = TreeLists.of_bundle(bundle)
     if mode == "beam":
         return BeamSearch(bundle.model, lists, probes=options.probes)
