@@ -14,7 +14,7 @@ In: a hierarchy folder and geocells. Out: a folder named by the SHA-256 of its m
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ import numpy as np
 import pyarrow as pa
 
 from indexer import cells
-from indexer.artifact import write_folder
+from indexer.artifact import Draft, write_folder
+from indexer.calibration import Calibration, Protocol, calibration_facts, calibrations_of
 from indexer.errors import ArtifactError, BundleMismatch
 from indexer.faiss_index import Index, flat_index, is_exact, read_index, rows_of, write_index
 from indexer.geocells import Geocells, score_facts
@@ -50,6 +51,7 @@ class Bundle:
     model: ScoringModel
     leaf_index: Index
     references: pa.Table | None  # `indexer.references`
+    calibrations: Mapping[Protocol, Calibration]  # of the protocols that were calibrated
 
     @property
     def version(self) -> str:
@@ -65,12 +67,6 @@ class Bundle:
     def leaf_vectors(self) -> np.ndarray:
         """(leaves, leaf_width) float32: the rows of the leaf index, or made anew where it keeps them in fewer bits."""
         return rows_of(self.leaf_index) if is_exact(self.leaf_index) else leaf_vectors(self.model)
-
-    @property
-    def temperature(self) -> float | None:
-        """Calibrated temperature of the posterior over leaves; None before calibration, when 1 is used."""
-        calibration = self.manifest.facts["calibration"]
-        return None if calibration is None else float(calibration["temperature"])
 
 
 def build_bundle(
@@ -105,28 +101,78 @@ def build_bundle(
         versions, kind=KIND, schema_version=SCHEMA_VERSION, config=config, inputs=inputs, name_by_digest=True
     ) as draft:
         shutil.copyfile(hierarchy_folder / cells.CELLS_FILE, draft.path / cells.CELLS_FILE)
-        for number, vectors in enumerate(geocells.vectors):
-            write_index(flat_index(vectors), draft.path / level_file(number))
-        leaf_index, facts, beam = build_leaf_index(model, index, photos=photos)
-        write_index(leaf_index, draft.path / LEAVES_FILE)
-        if geocells.transform is not None:
-            geocells.transform.save(draft.path / TRANSFORM_FILE)
+        _write_vectors(draft, model, index=index, photos=photos)
         if references is not None:
             save_references(references, draft.path)
-        draft.facts |= {
-            "leaf_index": asdict(facts),
-            "beam": asdict(beam),
-            "temperatures": geocells.temperatures.tolist(),
-            "level_weights": geocells.level_weights.tolist(),
-            "prior_exponent": geocells.prior_exponent,
-            "calibration": None,
-            "encoder": geocells.encoder,
-            "hierarchy": hierarchy.digest,
-            "cells": [len(level) for level in hierarchy.levels],
-            "width": geocells.width,
-        }
+        draft.facts["calibration"] = None
     assert draft.final is not None
     return draft.final
+
+
+def calibrated_bundle(
+    bundle: Bundle,
+    versions: Path,
+    calibrations: Mapping[Protocol, Calibration],
+    *,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, str | None],
+    geocells: Geocells | None = None,
+    photos: np.ndarray | None = None,
+) -> Path:
+    """Write the same bundle with other calibrations into `versions/<digest>` and return that folder.
+
+    Args:
+        bundle: an opened one, whose folder is still there.
+        versions: where bundles are kept.
+        calibrations: all that it is to have.
+        config: how they were made.
+        inputs: digests of what they were made from.
+        geocells: its geocells with other level weights or another prior, for which the leaf index is made again.
+        photos: as in `build_bundle`.
+
+    Raises:
+        WorkError: the disk is full.
+    """
+    old = bundle.manifest
+    with write_folder(
+        versions,
+        kind=KIND,
+        schema_version=SCHEMA_VERSION,
+        config={**old.config, "calibration": config},
+        inputs={**old.inputs, "calibrated": bundle.version, **inputs},
+        name_by_digest=True,
+    ) as draft:
+        draft.facts |= old.facts
+        for name in old.files:
+            shutil.copyfile(bundle.path / name, draft.path / name)
+        if geocells is not None:
+            index = IndexChoice(old.facts["leaf_index"]["kind"], old.facts["leaf_index"]["precision"])
+            _write_vectors(draft, replace(bundle.model, geocells=geocells), index=index, photos=photos)
+        draft.facts["calibration"] = calibration_facts(calibrations)
+    assert draft.final is not None
+    return draft.final
+
+
+def _write_vectors(draft: Draft, model: ScoringModel, *, index: IndexChoice, photos: np.ndarray | None) -> None:
+    """The indices of all levels and of the leaves, and what readers should know of them."""
+    geocells = model.geocells
+    for number, vectors in enumerate(geocells.vectors):
+        write_index(flat_index(vectors), draft.path / level_file(number))
+    leaf_index, facts, beam = build_leaf_index(model, index, photos=photos)
+    write_index(leaf_index, draft.path / LEAVES_FILE)
+    if geocells.transform is not None:
+        geocells.transform.save(draft.path / TRANSFORM_FILE)
+    draft.facts |= {
+        "leaf_index": asdict(facts),
+        "beam": asdict(beam),
+        "temperatures": geocells.temperatures.tolist(),
+        "level_weights": geocells.level_weights.tolist(),
+        "prior_exponent": geocells.prior_exponent,
+        "encoder": geocells.encoder,
+        "hierarchy": geocells.hierarchy,
+        "cells": [len(vectors) for vectors in geocells.vectors],
+        "width": geocells.width,
+    }
 
 
 def open_bundle(folder: Path) -> Bundle:
@@ -151,7 +197,8 @@ def open_bundle(folder: Path) -> Bundle:
             f"{model.leaf_width} are expected. Rebuild the bundle."
         )
     references = load_references(folder, n_leaves=model.n_leaves, width=geocells.width)
-    return Bundle(folder, manifest, hierarchy, model, leaf_index, references)
+    calibrations = calibrations_of(manifest.facts["calibration"])
+    return Bundle(folder, manifest, hierarchy, model, leaf_index, references, calibrations)
 
 
 def _read_level(path: Path) -> Index:

@@ -9,7 +9,7 @@ import hashlib
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -51,6 +51,10 @@ class FeatureBatch:
         """Which rows have a vector: (N,) bool."""
         return np.array([status == OK for status in self.status], bool)
 
+    def without_vectors(self) -> "FeatureBatch":
+        """The same photos with vectors of width 0."""
+        return replace(self, embedding=np.empty((len(self), 0), np.float32))
+
 
 @dataclass(frozen=True)  # no slots: cached_property needs a __dict__
 class FeatureSource:
@@ -60,6 +64,7 @@ class FeatureSource:
     shards: Sequence[Path]
     encoder: str | None  # digest of the encoder, None where nobody recorded it
     digest: str  # of the folder's manifest, or over the files
+    crops: str | None = None  # 'one', 'five' or 'ten' of each photo, where it was recorded
 
     @property
     def rows(self) -> int:
@@ -134,7 +139,8 @@ def open_features(location: Path) -> FeatureSource:
 def _from_folder(folder: Path) -> FeatureSource:
     manifest = read_manifest(folder, kind=KIND, schema_version=SCHEMA_VERSION, name=ROWS_MANIFEST)
     shards = [folder / name for name in sorted(manifest.files, key=in_order)]
-    return FeatureSource(folder, shards, manifest.facts.get("encoder"), manifest_digest(folder, name=ROWS_MANIFEST))
+    digest = manifest_digest(folder, name=ROWS_MANIFEST)
+    return FeatureSource(folder, shards, manifest.facts.get("encoder"), digest, manifest.config.get("crops"))
 
 
 def _from_files(location: Path) -> FeatureSource:

@@ -1,7 +1,8 @@
 """`python -m search`: photos to places."""
 
 from indexer.cli import Command, main
-from search.commands import audit, evaluate, export, query, run, show, status
+from search.commands import export, query, run, show, status
+from search.evaluation_commands import audit, calibrate, evaluate
 
 DESCRIPTION = "Say where photos were taken: a few at once, or millions offline; and measure how right the answers are."
 COMMANDS = {
@@ -12,6 +13,7 @@ COMMANDS = {
     "export": Command(export, positional={"predictions": "folder of the job"}),
     "evaluate": Command(evaluate),
     "audit": Command(audit),
+    "calibrate": Command(calibrate),
 }
 
 if __name__ == "__main__":

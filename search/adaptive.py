@@ -12,7 +12,7 @@ of its list, and the bound cannot know that: it proves what is far ahead of ever
 is not the default for many leaves, and why the budget is small.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from search.beam import best_visited
 from search.found import VISITED_LEAVES, Found, joined
 from search.leaf_scores import LeafScores
 from search.lists import TreeLists, Visited
+from search.posterior import Posterior, joined_posteriors
 from search.proof import float32_error
 
 _ROWS = 1 << 14  # leaf vectors looked at together while the bounds are made
@@ -62,12 +63,30 @@ class AdaptiveSearch:
             return found.replaced(short, self._search(queries[short], k, temperature, len(self._lists)))
         return found
 
+    def posterior(self, queries: np.ndarray, *, temperature: float, k: int) -> Posterior:
+        """As `Search`."""
+        found = self._posterior(queries, temperature, k, self._budget)
+        short = np.flatnonzero(found.counted < k)
+        if short.size:
+            return found.replaced(short, self._posterior(queries[short], temperature, k, len(self._lists)))
+        return found
+
+    def _posterior(self, queries: np.ndarray, temperature: float, k: int, budget: int) -> Posterior:
+        extended = self._model.extended(queries)
+        blocks = self._blocks(len(queries), budget)
+        return joined_posteriors(
+            [self._widened(extended[each], k, budget)[0].posterior(temperature) for each in blocks]
+        )
+
+    def _blocks(self, n_queries: int, budget: int) -> Iterator[slice]:
+        """As if the budget went into the longest lists."""
+        longest = np.argsort(-self._lists.sizes)[:budget]
+        return self._lists.blocks(np.broadcast_to(longest, (n_queries, budget)))
+
     def _search(self, queries: np.ndarray, k: int, temperature: float | None, budget: int) -> Found:
         extended = self._model.extended(queries)
-        # As if the budget went into the longest lists.
-        longest = np.broadcast_to(np.argsort(-self._lists.sizes)[:budget], (len(queries), budget))
         parts = []
-        for block in self._lists.blocks(longest):
+        for block in self._blocks(len(queries), budget):
             visited, proved = self._widened(extended[block], k, budget)
             found = best_visited(visited, queries[block], k, self._scores, temperature, PROVED)
             parts.append(Found(found.leaf, found.score, found.probability, np.where(proved, PROVED, SPENT)))

@@ -2,7 +2,7 @@
 
 Logarithms of probabilities add up over independent photos of one place, and so do their vectors: the sum scores a leaf
 as the product of all photos' scores does. Logits grow with the number of photos, so that an album's probability is more
-over-confident than a photo's; temperatures are fitted apart.
+over-confident than a photo's; temperatures are fitted apart (protocol 'album').
 
 In: a column that says which photos belong together, and the photos' vectors shard by shard. Out: tables of rows like
 those without albums, one for each shard. A photo with an empty album is one of its own; one that could not be read is a
@@ -11,7 +11,7 @@ album, 6 kB at 768 dims, and the names of all photos: answers come when all phot
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ import pyarrow.parquet
 
 from indexer.errors import InputError
 from indexer.features import FeatureBatch, FeatureSource
+from indexer.manifest import file_digest
 from indexer.tables import names_of, read_columns, shown
 from indexer.vectors import CellSums
 from search.answers import answers_of, laid_out
@@ -37,6 +38,8 @@ class Albums:
     of_row: np.ndarray  # (rows,) int64, from 0 in the order in which albums first appear
     photo: Sequence[str]  # the names of the rows, by which it is noticed when they are not those of the vectors
     source: str
+    column: str
+    digest: str | None  # of the table; None where the column is one of the vectors' own
 
     def __len__(self) -> int:
         return int(self.of_row.max(initial=-1)) + 1
@@ -49,7 +52,9 @@ def albums_of_table(table: str | Path, column: str, *, split: str | None = None)
         InputError: no such file, not a table, or no such column (the ones present are named).
     """
     rows = read_columns(table, ["photo", column], split=split)
-    return Albums(_numbered(rows[column]), names_of(rows, table), shown(table))
+    # Of a table at a URI there is no digest; its names are compared with those of the vectors all the same.
+    digest = file_digest(Path(table)) if Path(table).is_file() else None
+    return Albums(_numbered(rows[column]), names_of(rows, table), shown(table), column, digest)
 
 
 def albums_of_features(features: FeatureSource, column: str) -> Albums:
@@ -63,7 +68,7 @@ def albums_of_features(features: FeatureSource, column: str) -> Albums:
     names = [name for rows, table in zip(columns, tables, strict=True) for name in names_of(rows, table)]
     albums = [rows[column].cast(pa.string()) for rows in columns]
     together = pa.chunked_array([chunk for rows in albums for chunk in rows.chunks], pa.string())
-    return Albums(_numbered(together), names, str(features.location))
+    return Albums(_numbered(together), names, str(features.location), column, None)
 
 
 def answer_albums(
@@ -86,7 +91,7 @@ def answer_albums(
                 "the table that the vectors were made from."
             )
         sums.add(engine.prepared(batch.embedding[ok]), albums.of_row[here][ok])
-        seen.append(replace(batch, embedding=np.empty((len(batch), 0), np.float32)))
+        seen.append(batch.without_vectors())
         row += len(batch)
     if row != len(albums.of_row):
         raise InputError(
@@ -109,7 +114,7 @@ def _answers(engine: Engine, sums: CellSums, *, k: int, recall: RecallCheck | No
     for start in range(0, max(1, len(there)), _ANSWERED):
         some = there[start : start + _ANSWERED]
         queries = sums.sums[some].astype(np.float32)
-        parts.append(answers_of(engine, engine.search_prepared(queries, k=k), n_photos=sums.counts[some]))
+        parts.append(answers_of(engine, queries, k=k, n_photos=sums.counts[some]))
         if recall is not None:
             recall.add(some, queries)
     return pa.concat_tables(parts)

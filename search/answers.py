@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from indexer import s2
 from indexer.features import FeatureBatch
-from search.engine import Engine, Hits
+from search.engine import Areas, Engine, Hits
 from search.recall import RecallCheck
 
 SCHEMA = pa.schema(
@@ -18,7 +18,7 @@ SCHEMA = pa.schema(
         ("photo", pa.string()),
         ("status", pa.string()),  # 'ok' or a short reason code
         ("reason", pa.string()),
-        ("lat", pa.float64()),  # the point of the answering cell; null where there is no answer
+        ("lat", pa.float64()),  # where the answer points (`--point`); null where there is no answer
         ("lng", pa.float64()),
         ("key", pa.string()),  # the finest cell: its token, or its label path
         ("s2_id", pa.uint64()),  # null where cells are labels
@@ -28,11 +28,16 @@ SCHEMA = pa.schema(
         ("score", pa.float64()),
         ("probability", pa.float64()),
         ("calibrated", pa.bool_()),
+        ("radius_50_km", pa.float64()),  # within it half of such photos were taken; null where this is not told
+        ("radius_90_km", pa.float64()),  # and nine in ten
+        ("entropy", pa.float64()),  # of the posterior over the finest cells, in nats
+        ("abstain", pa.string()),  # why the answer had better not be used; null where there is no such reason
         ("mode", pa.string()),  # how the answer was found
         ("probability_over", pa.string()),  # the leaves that the probability counts: all, or those that were visited
         ("n_photos", pa.int64()),  # the answer was made from: 1, or those of an album that could be read
     ]
 )
+UNLIKE = "unlike the photos it was calibrated with: its best cell scores below that of 99 % of them"
 _PHOTO_COLUMNS = ("row", "photo", "status", "reason")  # what is known without an answer
 # With top-k > 1: the k best leaves of each photo, the best first, beside the answer's own columns.
 TOP_SCHEMA = pa.schema(
@@ -55,32 +60,36 @@ def answer_table(
     queries = engine.prepared(batch.embedding[ok])
     if recall is not None:
         recall.add(first_row + ok, queries)
-    hits = engine.search_prepared(queries, k=k)
-    answers = answers_of(engine, hits, n_photos=np.ones(len(ok), np.int64))
+    answers = answers_of(engine, queries, k=k, n_photos=np.ones(len(ok), np.int64))
     position = np.full(len(batch), -1)
     position[ok] = np.arange(len(ok))
     return laid_out(batch, answers, position, first_row=first_row)
 
 
-def answers_of(engine: Engine, hits: Hits, *, n_photos: np.ndarray) -> pa.Table:
-    """What hits say, a row for each query; n_photos: (Q,) int64, how many photos each query was made of."""
-    best = hits.leaf[:, 0]
+def answers_of(engine: Engine, queries: np.ndarray, *, k: int, n_photos: np.ndarray) -> pa.Table:
+    """What queries are told, a row each.
+
+    queries: as `Engine.search_prepared` takes them. n_photos: (Q,) int64, how many photos each is made of.
+    """
+    answers = engine.answer(queries, k=k, n_photos=n_photos)
+    hits, best = answers.hits, answers.hits.leaf[:, 0]
     leaves = engine.bundle.hierarchy.leaves
     ids = None if leaves.s2_ids is None else leaves.s2_ids[best]
     columns = {
-        "lat": leaves.lat_deg[best],
-        "lng": leaves.lng_deg[best],
+        "lat": leaves.lat_deg[answers.point],
+        "lng": leaves.lng_deg[answers.point],
         "key": leaves.keys[best].tolist(),
         "s2_id": [None] * len(best) if ids is None else ids,
         "token": [None] * len(best) if ids is None else s2.tokens(ids),
-        "city": leaves.city[best].tolist(),
-        "country": leaves.country[best].tolist(),
+        "city": leaves.city[answers.point].tolist(),
+        "country": leaves.country[answers.point].tolist(),
         "score": hits.score[:, 0],
         "probability": hits.probability[:, 0],
         "calibrated": [engine.calibrated] * len(best),
         "mode": hits.mode,
         "probability_over": [engine.counts] * len(best),
         "n_photos": n_photos,
+        **_area_columns(answers.areas, len(best)),
     }
     schema = SCHEMA
     if hits.leaf.shape[1] > 1:
@@ -88,6 +97,17 @@ def answers_of(engine: Engine, hits: Hits, *, n_photos: np.ndarray) -> pa.Table:
         columns |= _top_columns(engine, hits)
     fields = [field for field in schema if field.name not in _PHOTO_COLUMNS]
     return pa.table([pa.array(columns[field.name], field.type) for field in fields], schema=pa.schema(fields))
+
+
+def _area_columns(areas: Areas | None, n: int) -> dict[str, Any]:
+    if areas is None:
+        return dict.fromkeys(("radius_50_km", "radius_90_km", "entropy", "abstain"), [None] * n)
+    return {
+        "radius_50_km": areas.radius_50_km,
+        "radius_90_km": areas.radius_90_km,
+        "entropy": areas.entropy,
+        "abstain": [UNLIKE if abstain else None for abstain in areas.abstain],
+    }
 
 
 def laid_out(batch: FeatureBatch, answers: pa.Table, position: np.ndarray, *, first_row: int) -> pa.Table:

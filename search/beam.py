@@ -14,6 +14,7 @@ from indexer.scoring import ScoringModel
 from search.found import VISITED_LEAVES, Found, joined
 from search.leaf_scores import LeafScores, tensor_of
 from search.lists import TreeLists, Visited
+from search.posterior import Posterior, joined_posteriors
 from search.proof import best_leaves
 
 MODE = "beam"
@@ -40,6 +41,20 @@ class BeamSearch:
         if short.size:  # the lists visited hold fewer than k leaves: then all lists are visited
             return found.replaced(short, self._search(queries[short], k, temperature, len(self._lists)))
         return found
+
+    def posterior(self, queries: np.ndarray, *, temperature: float, k: int) -> Posterior:
+        """As `Search`."""
+        found = self._posterior(queries, temperature, self._probes)
+        short = np.flatnonzero(found.counted < k)
+        if short.size:
+            return found.replaced(short, self._posterior(queries[short], temperature, len(self._lists)))
+        return found
+
+    def _posterior(self, queries: np.ndarray, temperature: float, probes: int) -> Posterior:
+        extended = self._model.extended(queries)
+        nearest = self._lists.nearest(extended, probes)
+        visited = (self._lists.visit(extended[block], nearest[block]) for block in self._lists.blocks(nearest))
+        return joined_posteriors([each.posterior(temperature) for each in visited])
 
     def _search(self, queries: np.ndarray, k: int, temperature: float | None, probes: int) -> Found:
         extended = self._model.extended(queries)

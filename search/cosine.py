@@ -8,8 +8,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from indexer.errors import InputError
 from indexer.scoring import CosineKind, ScoringModel, cosine_product
 from search.found import ALL_LEAVES, Found, joined
+from search.posterior import Posterior
 
 _SCORES = 1 << 22  # held at once: 32 MB of float64
 
@@ -29,6 +31,14 @@ class CosineSearch:
         """As `Search`; a probability is a share of the sum, whatever the temperature."""
         step = max(1, _SCORES // self._model.n_leaves)
         return joined([self._some(queries[start : start + step], k) for start in range(0, len(queries), step)], k)
+
+    def posterior(self, queries: np.ndarray, *, temperature: float, k: int) -> Posterior:
+        """As `Search`: there is none, because a share of a sum of cosines is no probability that could be calibrated.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(f"--score {self.name} has no radii or maps: products of cosines are no probabilities.")
 
     def _some(self, queries: np.ndarray, k: int) -> Found:
         product = cosine_product(self._model, queries, kind=self._kind)

@@ -1,10 +1,11 @@
 """The engine: an opened bundle that answers vectors with places.
 
 In: vectors of photos, from the encoder the bundle was built for. Out: the best finest cells with their scores and
-probabilities, and on request the path of cells above each answer.
+probabilities, and on request the posterior over all cells, and the path of cells above each answer.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,22 @@ import numpy as np
 from encoder.config import DeviceName
 from encoder.device import choose_device
 from indexer.bundle import Bundle, open_bundle
+from indexer.calibration import Protocol
 from indexer.errors import ArtifactError, BundleMismatch, InputError
 from indexer.registry import Registry
 from indexer.scoring import level_log_probabilities
-from search.found import Search
+from search.found import Search, joined
 from search.modes import DEFAULT_OPTIONS, SearchOptions, open_search
+from search.posterior import Posterior, joined_posteriors
+from search.radii import LeafDiscs, heaviest_leaves, radii_km
+
+PROTOCOL_TEXTS: Mapping[Protocol, str] = {
+    "one": "one crop",
+    "five": "five crops",
+    "ten": "ten crops",
+    "album": "albums",
+}
+_CANDIDATES = 32  # likeliest cells of a query around which most of the probability may lie
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,10 +39,31 @@ class Hits:
 
     leaf: np.ndarray  # (Q, K) int64, finest cells
     score: np.ndarray  # (Q, K) float64, v . G_r + b_r, descending; the product itself where cosines are multiplied
-    probability: np.ndarray  # (Q, K) float64, softmax of the score over the leaves that count; NaN if not asked for
+    # (Q, K) float64, softmax of score / T over the leaves that count, times what they were calibrated to add up to; NaN
+    # if not asked for
+    probability: np.ndarray
     mode: (
         np.ndarray
     )  # (Q,) str, how each was found: 'exact', 'beam', 'adaptive-proved', 'adaptive-budget', 'cosine-...'
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Areas:
+    """How near Q answers the places are, by what was calibrated."""
+
+    radius_50_km: np.ndarray  # (Q,) float64; half of such photos were taken within it
+    radius_90_km: np.ndarray  # (Q,) float64; nine in ten were
+    entropy: np.ndarray  # (Q,) float64, of the posterior over leaves, in nats
+    abstain: np.ndarray  # (Q,) bool; the photo is like nothing that the bundle knows
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answers:
+    """What Q queries are told."""
+
+    hits: Hits
+    point: np.ndarray  # (Q,) int64, the leaf at whose point the answer is
+    areas: Areas | None  # None where they are not told
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,11 +80,30 @@ class Engine:
     Searches keep room for scores from call to call, so threads need an engine each; they share the bundle's memory.
     """
 
-    def __init__(self, bundle: Bundle, *, device: DeviceName = "cpu", options: SearchOptions = DEFAULT_OPTIONS) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        device: DeviceName = "cpu",
+        options: SearchOptions = DEFAULT_OPTIONS,
+        protocol: Protocol = "one",
+    ) -> None:
+        """protocol: how queries are made of photos, which decides what their probabilities were calibrated by.
+
+        Raises:
+            InputError: no GPU for `cuda`, or radii are asked for and were not calibrated.
+        """
         self.bundle = bundle
         self.device = device
         self.options = options
+        self.protocol = protocol
+        self.calibration = bundle.calibrations.get(protocol) if options.score == "softmax" else None
         self._where = choose_device(device)
+        if options.radii and self.calibration is None:
+            raise InputError(
+                f"--radii: the bundle {bundle.version[:8]} was not calibrated for {PROTOCOL_TEXTS[protocol]}. "
+                "Calibrate it with vectors of such photos: python -m search calibrate ..."
+            )
 
     @cached_property
     def _search(self) -> Search:
@@ -70,18 +122,19 @@ class Engine:
         version: str | None = None,
         device: DeviceName = "cpu",
         options: SearchOptions = DEFAULT_OPTIONS,
+        protocol: Protocol = "one",
     ) -> "Engine":
         """Open the current version of a registry, or the one named.
 
         Raises:
-            InputError: no registry, nothing published, no such version, or no GPU for `cuda`.
+            InputError: no registry, nothing published, no such version, or as for the class.
             ArtifactError: the bundle is damaged.
         """
         home = Registry(registry)
         while True:
             folder = home.resolve(version)
             try:
-                return cls(open_bundle(folder), device=device, options=options)
+                return cls(open_bundle(folder), device=device, options=options, protocol=protocol)
             except ArtifactError:
                 # Between the two another version was published and this one retired: then there is a current one.
                 if version is not None or home.current == folder.name:
@@ -105,7 +158,12 @@ class Engine:
     @property
     def calibrated(self) -> bool:
         """Whether probabilities were calibrated on held-out photos."""
-        return self.bundle.temperature is not None
+        return self.calibration is not None
+
+    @property
+    def tells_areas(self) -> bool:
+        """Whether answers say how near the place is."""
+        return self.calibrated if self.options.radii is None else self.options.radii
 
     def check_encoder(self, encoder: str | None, *, source: str) -> None:
         """Refuse vectors of another encoder than the bundle's.
@@ -142,15 +200,92 @@ class Engine:
         """
         return self.search_prepared(self.prepared(vectors), k=k, probability=probability)
 
-    def search_prepared(self, queries: np.ndarray, *, k: int, probability: bool = True) -> Hits:
+    def search_prepared(
+        self, queries: np.ndarray, *, k: int, probability: bool = True, n_photos: np.ndarray | None = None
+    ) -> Hits:
         """The same for vectors as they are compared: what `prepared` gives, or sums of it.
+
+        n_photos: (Q,) int64, how many photos each is a sum of; None: 1.
 
         Raises:
             InputError: k is not between 1 and the number of leaves.
         """
         self.check_k(k)
-        found = self._search(queries, k, temperature=(self.bundle.temperature or 1.0) if probability else None)
-        return Hits(found.leaf, found.score, found.probability, found.mode)
+        if not probability:
+            found = self._search(queries, k, temperature=None)
+            return Hits(found.leaf, found.score, found.probability, found.mode)
+        parts = [
+            (rows, self._search(queries[rows], k, temperature=temperature))
+            for rows, temperature in self._by_temperature(len(queries), n_photos)
+        ]
+        order = np.argsort(np.concatenate([rows for rows, _ in parts]))
+        found = joined([part for _, part in parts], k)
+        return Hits(found.leaf[order], found.score[order], self._inside * found.probability[order], found.mode[order])
+
+    def posterior(self, queries: np.ndarray, *, k: int = 1, n_photos: np.ndarray | None = None) -> Posterior:
+        """Probabilities over the leaves that count when the k best are asked for.
+
+        queries, n_photos: as for `search_prepared`.
+
+        Raises:
+            InputError: cosines are multiplied, which gives no probabilities.
+        """
+        parts = [
+            (rows, self._search.posterior(queries[rows], temperature=temperature, k=k))
+            for rows, temperature in self._by_temperature(len(queries), n_photos)
+        ]
+        order = np.argsort(np.concatenate([rows for rows, _ in parts]))
+        return joined_posteriors([part for _, part in parts]).take(order)
+
+    def answer(self, queries: np.ndarray, *, k: int, n_photos: np.ndarray | None = None) -> Answers:
+        """The k best finest cells of queries, where each answer points, and how near the place is where that is told.
+
+        queries, n_photos: as for `search_prepared`.
+
+        Raises:
+            InputError: k is not between 1 and the number of leaves.
+        """
+        if not self.tells_areas and self.options.point == "cell":
+            hits = self.search_prepared(queries, k=k, n_photos=n_photos)
+            return Answers(hits, hits.leaf[:, 0], None)
+        hits = self.search_prepared(queries, k=k, probability=False)
+        posterior = self.posterior(queries, k=k, n_photos=n_photos)
+        temperature = self._temperatures(len(queries), n_photos)[:, None]
+        probability = self._inside * np.exp(hits.score / temperature - posterior.log_total[:, None])
+        hits = replace(hits, probability=probability)
+        point = hits.leaf[:, 0]
+        if self.options.point == "mass":
+            point = heaviest_leaves(posterior, self._discs, within_km=self.options.within_km, candidates=_CANDIDATES)
+        if self.calibration is None or not self.tells_areas:
+            return Answers(hits, point, None)
+        leaves, calibration = self.bundle.hierarchy.leaves, self.calibration
+        shares = (calibration.mass_50, calibration.mass_90)
+        half, most = radii_km(posterior, self._discs, leaves.lat_deg[point], leaves.lng_deg[point], shares).T
+        each = hits.score[:, 0] if n_photos is None else hits.score[:, 0] / n_photos
+        return Answers(hits, point, Areas(half, most, posterior.entropy(), each < calibration.least_score))
+
+    @cached_property
+    def _discs(self) -> LeafDiscs:
+        return LeafDiscs.of(self.bundle.hierarchy.leaves)
+
+    @property
+    def _inside(self) -> float:
+        """What probabilities over leaves add up to."""
+        return 1.0 if self.calibration is None else self.calibration.inside
+
+    def _temperatures(self, n_queries: int, n_photos: np.ndarray | None) -> np.ndarray:
+        """T of each query: (Q,) float64."""
+        if self.calibration is None:
+            return np.ones(n_queries)
+        return self.calibration.temperatures(np.ones(n_queries, np.int64) if n_photos is None else n_photos)
+
+    def _by_temperature(self, n_queries: int, n_photos: np.ndarray | None) -> Iterator[tuple[np.ndarray, float]]:
+        """Queries by their number, those of one temperature at a time; once with none where there is no query."""
+        temperatures, which = np.unique(self._temperatures(n_queries, n_photos), return_inverse=True)
+        if not n_queries:
+            yield np.empty(0, np.int64), 1.0
+        for number, temperature in enumerate(temperatures.tolist()):
+            yield np.flatnonzero(which == number), temperature
 
     def paths(self, vectors: np.ndarray, leaves: np.ndarray) -> Paths:
         """The way down to one leaf for each vector, with p_l of the paper at every level.

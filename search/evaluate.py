@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
+from indexer import s2
 from indexer.geo import haversine_km
 from indexer.paper import THRESHOLDS_KM
 from indexer.photos import PhotoTable
@@ -21,8 +22,9 @@ from search.findings import listed_photos
 from search.ground_truth import read_truth
 from search.metrics import Figures, cells_area_km2, disc_area_km2, figures, figures_by_group, recall_by_area
 from search.photo_names import match_names
-from search.predictions import read_predictions
+from search.predictions import Told, read_predictions
 from search.published import BenchmarkName
+from search.reliability import Coverage, Reliability, coverage, reliability
 
 
 @dataclass(frozen=True, eq=False)  # no slots: cached_property needs a __dict__
@@ -35,6 +37,7 @@ class Evaluation:
     thresholds_km: tuple[float, ...]
     compared_by: str  # how the names of answers and truth were compared
     cells: pa.ListArray | None = None  # (N,) lists of uint64 S2 ids, the likeliest first
+    told: Told | None = None  # what answers say of themselves
 
     @cached_property
     def distance_km(self) -> np.ndarray:
@@ -76,6 +79,37 @@ class Evaluation:
             curves["cells"] = recall_by_area(needed, areas_km2)
         return curves
 
+    def reliability(self, resampling: Resampling) -> Reliability | None:
+        """Whether probabilities mean what they say; None where answers have none, or cells are labels."""
+        if self.told is None:
+            return None
+        rows = np.flatnonzero((self.told.cell > 0) & ~np.isnan(self.told.probability))
+        if not rows.size:
+            return None
+        cell, true = self.told.cell[rows], s2.leaf_ids(self.photos.lat_deg[rows], self.photos.lng_deg[rows])
+        right = (s2.range_min(cell) <= true) & (true <= s2.range_max(cell))
+        return reliability(self.told.probability[rows], right, resampling)
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether all probabilities were calibrated."""
+        return self.told is not None and bool(self.told.calibrated[self.told.cell > 0].all())
+
+    def coverages(self) -> list[Coverage]:
+        """How often true places lie within the radii that were told; empty where none were."""
+        if self.told is None:
+            return []
+        told = [(0.5, self.told.radius_50_km), (0.9, self.told.radius_90_km)]
+        known = [(share, radius, np.flatnonzero(~np.isnan(radius))) for share, radius in told]
+        return [coverage(share, radius[rows], self.distance_km[rows]) for share, radius, rows in known if rows.size]
+
+    @cached_property
+    def abstained(self) -> tuple[int, Figures | None]:
+        """How many answers abstain, and figures over the others that are answered; None where there is no other."""
+        abstained = np.zeros(len(self.photos), bool) if self.told is None else self.told.abstain
+        kept = self.distance_km[~np.isnan(self.distance_km) & ~abstained]
+        return int(abstained.sum()), figures(kept, self.thresholds_km) if kept.size else None
+
     def without(self, left_out: np.ndarray) -> "Evaluation | None":
         """The same over the photos that are not left out, (N,) bool; None where none remains."""
         kept = np.flatnonzero(~left_out)
@@ -89,6 +123,7 @@ class Evaluation:
             self.thresholds_km,
             self.compared_by,
             None if self.cells is None else self.cells.take(pa.array(kept)),
+            None if self.told is None else self.told.take(kept, np.ones(len(kept), bool)),
         )
 
 
@@ -142,7 +177,8 @@ def evaluate_photos(
     take = pa.array(matches.row, mask=~matches.found)
     lat, lng = (np.where(matches.found, values[matches.row], np.nan) for values in (answers.lat_deg, answers.lng_deg))
     cells = None if answers.cells is None else _empty_for_null(answers.cells.take(take))
-    return Evaluation(photos, lat, lng, tuple(thresholds_km), matches.rule, cells)
+    told = None if answers.told is None else answers.told.take(matches.row, matches.found)
+    return Evaluation(photos, lat, lng, tuple(thresholds_km), matches.rule, cells, told)
 
 
 def compare(one: Evaluation, other: Evaluation, resampling: Resampling) -> Comparison:

@@ -40,6 +40,7 @@ def evaluation_data(
         "recall_by_area": {"area_km2": list(AREAS_KM2), **{name: curve.tolist() for name, curve in curves.items()}},
         "continents": _groups(evaluation.by_continent()),
         "countries": _groups(evaluation.by_country()),
+        "calibration": _calibration(evaluation, resampling),
     }
     if benchmark is not None:
         data["benchmark"] = benchmark
@@ -57,6 +58,21 @@ def evaluation_data(
             else _intervals(rest.intervals(resampling), resampling),
         }
     return data
+
+
+def _calibration(evaluation: Evaluation, resampling: Resampling) -> dict[str, Any] | None:
+    """What answers say of themselves beside what came true."""
+    found = evaluation.reliability(resampling)
+    if found is None:
+        return None
+    n_abstained, others = evaluation.abstained
+    return {
+        "calibrated": evaluation.calibrated,
+        **asdict(found),
+        "radii": [asdict(each) for each in evaluation.coverages()],
+        "abstained": n_abstained,
+        "without_abstained": None if others is None or not n_abstained else _without_count(others),
+    }
 
 
 def _without_count(figures: Figures) -> dict[str, Any]:
@@ -126,6 +142,8 @@ def evaluation_text(data: Mapping[str, Any], *, what: str = "") -> str:
     what: put before everything, such as the name of the run.
     """
     parts = [_summary(data, what), _accuracy(data)]
+    if data["calibration"] is not None:
+        parts.append(_told(data["calibration"]))
     if "against" in data:
         parts.append(_against(data["against"]))
     parts.append(_world(data))
@@ -200,6 +218,26 @@ def _accuracy(data: Mapping[str, Any]) -> str:
     elif "benchmark" in data:
         rows.append((f"The paper has no table of {data['benchmark']}.",))
     return _aligned(rows)
+
+
+def _told(calibration: Mapping[str, Any]) -> str:
+    ends = calibration["interval"]
+    span = "" if ends is None else f" ({ends['low']:.3f} to {ends['high']:.3f})"
+    kind = "calibrated" if calibration["calibrated"] else "not calibrated"
+    lines = [
+        f"Probabilities ({kind}): the true place lies in the answered cell for {calibration['right']:.1%}; calibration "
+        f"error {calibration['error']:.3f}{span}"
+    ]
+    lines += [
+        f"  {radius['promised']:.0%} radius, median {radius['median_km']:,.0f} km: holds {radius['found']:.1%} "
+        f"({radius['interval']['low']:.1%} to {radius['interval']['high']:.1%}) of the true places"
+        for radius in calibration["radii"]
+    ]
+    if calibration["abstained"]:
+        others = calibration["without_abstained"]
+        rest = "" if others is None else f"; median of the others {others['median_km']:.1f} km"
+        lines.append(f"  {calibration['abstained']:,} answers abstain{rest}")
+    return "\n".join(lines)
 
 
 def _against(data: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ have, one product of matrices over all leaves is so fast that what a search save
 beside encoding a photo, and on a GPU is lost to reading lists here and there.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from indexer.leaf_index import EXHAUSTIVE_LEAVES
 from indexer.scoring import ScoringModel
 from search.found import ALL_LEAVES, Found
 from search.leaf_scores import LeafScores, tensor_of
+from search.posterior import Posterior, joined_posteriors, posterior_of
 from search.proof import Candidates, best_leaves, first_look
 from search.scan import LeafScan
 
@@ -68,3 +69,11 @@ class ExactSearch:
             total = torch.logaddexp(best / temperature, others)
             probability = (score / temperature - total[:, None]).exp()
         return Found(leaf.cpu().numpy(), score.cpu().numpy(), probability.cpu().numpy(), np.full(len(queries), MODE))
+
+    def posterior(self, queries: np.ndarray, *, temperature: float, k: int) -> Posterior:
+        """As `Search`."""
+        return joined_posteriors([posterior_of(scores, temperature) for _, scores in self.scores(queries)])
+
+    def scores(self, queries: np.ndarray) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Scores of all leaves in float32, of some queries at a time: (Q', leaves); the next ones overwrite them."""
+        return self._scan.scores(tensor_of(self._model.extended(queries)).to(self._scores.device))

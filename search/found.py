@@ -6,6 +6,8 @@ from typing import Protocol
 
 import numpy as np
 
+from search.posterior import Posterior
+
 ALL_LEAVES, VISITED_LEAVES = "all leaves", "visited leaves"
 
 
@@ -55,3 +57,12 @@ class Search(Protocol):
 
     def __call__(self, queries: np.ndarray, k: int, *, temperature: float | None) -> Found:
         """The k best leaves of queries (Q, D) float32 as they meet geocells; no probabilities where T is None."""
+        ...
+
+    def posterior(self, queries: np.ndarray, *, temperature: float, k: int) -> Posterior:
+        """Probabilities over the leaves that count when the k best are asked for.
+
+        Raises:
+            InputError: this search has none.
+        """
+        ...

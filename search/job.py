@@ -16,13 +16,14 @@ from typing import Any
 import pyarrow as pa
 
 from indexer.errors import InputError
-from indexer.features import feature_table
+from indexer.features import FeatureBatch, feature_table
 from indexer.job_folder import Job, JobFolder, Mark, Shard, check_job_target, open_job, totals_of
 from indexer.job_status import StatusFile
 from indexer.progress import track_line
 from indexer.shard_cut import WHOLE, Part
 from indexer.stages import Line, Meter
 from indexer.stopping import stopping
+from search.album import Albums, answer_albums
 from search.answers import answer_table
 from search.engine import Engine
 from search.recall import RecallCheck
@@ -52,6 +53,7 @@ class RunConfig:
     part: Part = WHOLE
     save_features: Path | None = None
     check_recall: int | None = None  # queries to compare with exact search
+    albums: Albums | None = None  # which photos are answered together; None: each alone
 
 
 class Folders:
@@ -83,7 +85,10 @@ def open_folders(engine: Engine, source: VectorSource, out: Path, config: RunCon
         InputError: they hold other things or a job of other options or inputs, or cannot be written.
     """
     options = {**source.options, "top_k": config.top_k, "part": str(config.part), **asdict(engine.options)}
-    job = Job(KIND, SCHEMA_VERSION, options, {**source.inputs, "bundle": engine.bundle.version})
+    inputs = {**source.inputs, "bundle": engine.bundle.version}
+    if config.albums is not None:
+        options["album"], inputs["albums"] = config.albums.column, config.albums.digest
+    job = Job(KIND, SCHEMA_VERSION, options, inputs)
     _check_kept(source, out, config.save_features)
     with ExitStack() as stack:
         answers, kept = stack.enter_context(open_job(out, job)), None
@@ -125,6 +130,23 @@ def answered(
     return line.stage("search", (search(shard) for shard in shards))
 
 
+def answered_in_albums(
+    engine: Engine, source: VectorSource, line: Line, folders: Folders, config: RunConfig, recall: RecallCheck | None
+) -> Iterator[Answered]:
+    """The same for albums: all vectors are read, whatever is done, before the first photo is answered."""
+    assert config.albums is not None
+    held: list[VectorShard] = []
+
+    def batches() -> Iterator[FeatureBatch]:
+        for shard in source.shards(line, {}, WHOLE):
+            held.append(VectorShard(shard.number, shard.batch.without_vectors()))
+            yield shard.batch
+
+    tables = answer_albums(engine, batches(), config.albums, k=config.top_k, recall=recall)
+    found = (Answered(held[number], table) for number, table in enumerate(tables))
+    return (each for each in line.stage("search", found) if each.vectors.number not in folders.done)
+
+
 def run(engine: Engine, source: VectorSource, out: Path, config: RunConfig) -> dict[str, Any]:
     """Answer every photo of a source in the folder `out`, or go on with what is missing there; returns its report.
 
@@ -138,8 +160,11 @@ def run(engine: Engine, source: VectorSource, out: Path, config: RunConfig) -> d
     recall = None if config.check_recall is None else RecallCheck(engine, config.check_recall)
     with open_folders(engine, source, out, config) as folders, stopping() as asked:
         known, rows = totals_of(folders.done.values()).rows, rows_of_part(source, config.part)
-        shards = source.shards(line, folders.done, config.part)
-        found = answered(engine, shards, line, shard_rows=source.shard_rows, k=config.top_k, recall=recall)
+        if config.albums is None:
+            shards = source.shards(line, folders.done, config.part)
+            found = answered(engine, shards, line, shard_rows=source.shard_rows, k=config.top_k, recall=recall)
+        else:
+            found = answered_in_albums(engine, source, line, folders, config, recall)
         status, written = StatusFile(out, line, rows=rows), line.meter("write")
         with line, track_line(line, "answering", rows, known=known, tick=status.tick):
             for each in found:

@@ -16,6 +16,7 @@ from indexer.bundle import Bundle
 from indexer.faiss_index import Index, code_error, list_count, list_sizes, nearest_lists, rows_in_lists, search_index
 from indexer.leaf_index import best_of_all, choose_beam, list_index, stand_ins
 from indexer.scoring import ScoringModel
+from search.posterior import Posterior, posterior_of
 from search.proof import Candidates, float32_error
 
 _HELD = 1 << 22  # visited leaves held at once, over all queries: 50 MB
@@ -51,6 +52,10 @@ class Visited:
             others.masked_fill_(self.leaf == known[:, None], -torch.inf)
         both = torch.cat([score, others.double()], dim=1)
         return both.div_(temperature).logsumexp(dim=1)
+
+    def posterior(self, temperature: float) -> Posterior:
+        """Probabilities over them."""
+        return posterior_of(self.score.clone(), temperature, self.leaf)
 
     def more(self, rows: np.ndarray, other: "Visited") -> "Visited":
         """These, and others that some of the queries were compared with besides."""

@@ -20,7 +20,8 @@ SUFFIXES: Mapping[str, str] = {"csv": ".csv", "geojson": ".geojson", "geoparquet
 # For people, in this order; lists of other places do not fit into a cell of a table.
 _COLUMNS = (
     *("row", "photo", "status", "reason", "lat", "lng", "city", "country", "s2_id", "token", "key"),
-    *("probability", "probability_over", "calibrated", "score", "mode", "n_photos"),
+    *("probability", "probability_over", "calibrated", "radius_50_km", "radius_90_km", "entropy", "abstain"),
+    *("score", "mode", "n_photos"),
 )
 _NEEDED = ("row", "photo", "status", "lat", "lng", "probability")
 

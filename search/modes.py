@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 ModeName = Literal["auto", "exact", "beam", "adaptive"]
 ScoreName = Literal["softmax", "cosine-clamped", "cosine-affine"]
+PointName = Literal["cell", "mass"]
+WITHIN_KM = 25.0
 
 
 @dataclass(frozen=True)
@@ -29,12 +31,20 @@ class SearchOptions(Options):
         max_probes: cells after which an adaptive search gives up; by default 4 times those it visits first.
         score: the product of softmax probabilities, or for comparison that of raw cosines, clamped at 0 or mapped by
             (1 + c) / 2, by brute force.
+        point: where an answer points: at the point of the best cell; or at that of the cell around which, within
+            --within-km, most of the probability lies.
+        within_km: distance that --point mass looks at.
+        radii: also say how near the place is for half and for nine in ten of such photos, the entropy, and whether to
+            abstain: by default where the bundle was calibrated for such photos, without which it is an error.
     """
 
     mode: ModeName = "auto"
     probes: int | None = None
     max_probes: int | None = None
     score: ScoreName = "softmax"
+    point: PointName = "cell"
+    within_km: float = WITHIN_KM
+    radii: bool | None = None
 
     def __post_init__(self) -> None:
         for name, value in (("--probes", self.probes), ("--max-probes", self.max_probes)):
@@ -48,6 +58,12 @@ class SearchOptions(Options):
             raise InputError(f"--max-probes ({self.max_probes}) must not be below --probes ({self.probes}).")
         if self.score != "softmax" and self.mode not in ("auto", "exact"):
             raise InputError(f"--score {self.score} compares all cells of all levels: leave --mode out.")
+        if self.score != "softmax" and (self.point != "cell" or self.radii):
+            raise InputError(f"--score {self.score}: products of cosines are no probabilities to take areas from.")
+        if not 0 < self.within_km < float("inf"):
+            raise InputError(f"--within-km must be a distance above 0, not {self.within_km}.")
+        if self.within_km != WITHIN_KM and self.point != "mass":
+            raise InputError("--within-km goes with --point mass.")
 
 
 DEFAULT_OPTIONS = SearchOptions()

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from encoder.config import SHARD_ROWS, CropName
 from encoder.options import EncoderOptions, FeedOptions
-from indexer.features import open_features
+from indexer.calibration import PROTOCOLS, Protocol
+from indexer.features import FeatureSource, open_features
 from indexer.job_folder import Job, read_job
 from indexer.photos import open_photos
 from search.engine import Engine
@@ -28,6 +29,7 @@ class Recipe:
     crops: CropName = "one"
     feed: FeedOptions = field(default_factory=FeedOptions)
     shard_rows: int = SHARD_ROWS
+    in_albums: bool = False
 
     def open(self, out: Path) -> tuple[Engine, VectorSource]:
         """Open both, for the job at `out`, which keeps the bundle and the batch size it began with.
@@ -35,14 +37,16 @@ class Recipe:
         Raises:
             InputError: something cannot be had, or the parts do not go together.
         """
+        features = None if self.features is None else open_features(self.features)
         engine = Engine.open(
             self.registry,
             version=self.version or bundle_of(read_job(out)),
             device=self.encoder.device,
             options=self.search,
+            protocol="album" if self.in_albums else self.crops if features is None else protocol_of(features),
         )
-        if self.features is not None:
-            return engine, StoredVectors(engine, open_features(self.features), shard_rows=self.shard_rows)
+        if features is not None:
+            return engine, StoredVectors(engine, features, shard_rows=self.shard_rows)
         assert self.photos is not None
         assert self.checkpoint is not None
         from search.photo_vectors import PhotoVectors  # torch is only imported where it is needed: that takes seconds
@@ -56,3 +60,8 @@ class Recipe:
 def bundle_of(job: Job | None) -> str | None:
     """The version of the bundle that a job began with; None where none was begun."""
     return None if job is None else job.inputs.get("bundle")
+
+
+def protocol_of(features: FeatureSource) -> Protocol:
+    """How vectors that were made before are made of photos; of one crop where nobody recorded it."""
+    return next((protocol for protocol in PROTOCOLS if protocol == features.crops), "one")

@@ -12,6 +12,7 @@ the best leaves are looked for in those columns alone whose largest score is amo
 and a small sort, where a partial sort of every row takes three times as long.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -72,6 +73,20 @@ class LeafScan:
         found = self._best(queries, self._rows, n, temperature=temperature)
         assert found.others is not None
         return self._candidates(queries, found), found.others
+
+    def scores(self, queries: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
+        """All float32 scores, of some queries at a time: (Q', leaves); the next ones overwrite them."""
+        step = max(1, self._held // len(self._rows))
+        for begin in range(0, len(queries), step):
+            block = queries[begin : begin + step]
+            if self._rows.dtype == torch.float32:
+                scores = self._products(block, self._rows, len(self._rows))
+            else:
+                parts = (
+                    self._products(block, part.float(), len(part)).clone() for part in torch.split(self._rows, _PASS)
+                )
+                scores = torch.cat(list(parts), dim=1)
+            yield slice(begin, begin + len(block)), scores
 
     def _candidates(self, queries: torch.Tensor, found: _Best) -> Candidates:
         error = self._error(queries)

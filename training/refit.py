@@ -5,7 +5,7 @@ to that hierarchy; with `start_from` it holds that checkpoint's encoder too.
 
 Photos are divided by name into those that are fitted to and those held out, or as the splits of a table say. Three sets
 of geocells compete on the held-out photos: the start, the fitted ones (`training.cell_fit`), and where asked those with
-fitted level weights (`training.level_weights`). A later one is taken only where its mean log error is smaller than the
+fitted level weights (`indexer.level_weights`). A later one is taken only where its mean log error is smaller than the
 start's by more than the standard error of that difference, so that a refit is no worse than its start but for chance.
 """
 
@@ -27,6 +27,7 @@ from indexer.features import FeatureSource, open_features
 from indexer.geo import Accuracy, accuracy, haversine_km
 from indexer.geocells import Geocells, load_geocells
 from indexer.hierarchy import Hierarchy
+from indexer.level_weights import fit_level_weights
 from indexer.lineage import carry_over
 from indexer.manifest import file_digest, manifest_digest
 from indexer.progress import track
@@ -36,7 +37,6 @@ from indexer.scoring import ScoringModel, leaf_vectors
 from training.cell_fit import HeldOut, LevelFit, fit_cells, steps_per_epoch
 from training.config import RefitConfig
 from training.holding_out import by_name, name_keys
-from training.level_weights import fit_level_weights
 from training.references import typical_photos
 from training.vector_file import VectorFile
 
@@ -156,7 +156,8 @@ def refit(
             )
     candidates = {START: start, FITTED: fitted}
     if level_weights == "fit":
-        candidates[WEIGHTED] = fit_level_weights(fitted, tree, held_out)
+        model = ScoringModel(fitted, tree.ancestors, tree.leaves.n_photos)
+        candidates[WEIGHTED] = fit_level_weights(model, held_out.vectors, held_out.cells[:, -1])
     errors = {name: _errors_km(geocells, tree, held_out) for name, geocells in candidates.items()}
     kept = _choose(errors)
     fit_ended = time.perf_counter()

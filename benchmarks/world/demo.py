@@ -41,8 +41,8 @@ FULL_OUT, QUICK_OUT = Path("out/demo"), Path("out/demo-quick")
 _CONFIG = Path("configs/demo.yaml")  # its paths are those of FULL_OUT
 _WORLD = "world"
 # What a demo leaves in its folder beside the world, and removes before it begins again.
-_RESULTS = ("hierarchy", "run", "registry", "features", "predictions", "report.html", "report.json")
-_STEPS = 9
+_RESULTS = ("hierarchy", "run", "registry", "held_out", "features", "predictions", "report.html", "report.json")
+_STEPS = 11
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,16 +207,18 @@ def _run_product(demo: Demo) -> float:
     preset, out, photos = demo.preset, demo.out, demo.photos
     hierarchy, run, registry = out / "hierarchy", out / "run", out / "registry"
     checkpoint = run / "checkpoint"
-    features, predictions = out / "features", out / "predictions"
+    held_out, features, predictions = out / "held_out", out / "features", out / "predictions"
     taus = ("--tau-max", preset.tau_max, "--tau-min", str(preset.tau_min))
     demo.command("indexer", "partition", "--photos", photos, "--split", "train", *taus, "--out", hierarchy)
     # The file says the same for the usual folder.
     elsewhere = ("--hierarchy", hierarchy, "--out", run, "--data.photos", photos) if out != FULL_OUT else ()
     fit = demo.command_json("training", "fit", "--config", _CONFIG, *elsewhere, *preset.training)
     demo.command("indexer", "build", "--hierarchy", hierarchy, "--checkpoint", checkpoint, "--registry", registry)
-    demo.command(
-        "encoder", "embed", "--photos", photos, "--split", "test", "--checkpoint", checkpoint, "--out", features
-    )
+    for split, vectors in (("validation", held_out), ("test", features)):
+        common = ("--photos", photos, "--split", split, "--checkpoint", checkpoint)
+        demo.command("encoder", "embed", *common, "--out", vectors)
+    known = ("--truth", photos, "--split", "validation")
+    demo.command("search", "calibrate", "--registry", registry, "--features", held_out, *known)
     demo.command("search", "run", "--registry", registry, "--features", features, "--out", predictions)
     demo.command("search", "evaluate", "--predictions", predictions, "--truth", photos, "--split", "test")
     photo = out / _WORLD / "tiles" / "test" / "00000.jpg"

@@ -33,7 +33,7 @@ def test_a_bundle_holds_every_level_and_is_named_by_its_manifest(bundle: Bundle,
     assert bundle.version == manifest_digest(bundle.path)
     assert bundle.hierarchy.digest == hierarchy.digest
     assert bundle.encoder == "e" * 64
-    assert bundle.temperature is None
+    assert bundle.calibrations == {}
     facts = json.loads((bundle.path / "manifest.json").read_text())["facts"]
     assert facts["temperatures"] == pytest.approx([0.05, 0.075, 0.1])
     assert facts["level_weights"] == [1, 1, 1]

@@ -82,7 +82,7 @@ def test_build_publish_info_verify(
     assert version in capsys.readouterr().out
     assert indexer("info", "--registry", tmp_path / "R", "--json") == 0
     info = json.loads(capsys.readouterr().out)
-    assert (info["current"], info["versions"], info["calibrated"]) == (version, [version], False)
+    assert (info["current"], info["versions"], info["calibration"]) == (version, [version], None)
     assert indexer("verify", "--registry", tmp_path / "R") == 0
     leaves = tmp_path / "R" / "versions" / version / "leaves.faiss"
     content = bytearray(leaves.read_bytes())

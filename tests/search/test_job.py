@@ -1,5 +1,6 @@
 """Offline runs: every row once, in order, failures included, whole or absent."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from indexer.features import FeatureBatch, open_features
 from indexer.job_folder import check_ended
 from indexer.manifest import ROWS_MANIFEST, read_manifest
 from search import job
+from search.album import albums_of_table
 from search.engine import Engine
 from search.job import RunConfig
 from search.vectors import StoredVectors
@@ -125,3 +127,29 @@ def test_vectors_of_another_width_are_refused_and_whole_shards_before_them_kept(
     assert pyarrow.parquet.read_table(tmp_path / "O")["photo"].to_pylist() == ["a"] * 7
     with pytest.raises(InputError, match="has not ended"):
         check_ended(tmp_path / "O")
+
+
+def test_albums_get_one_answer_and_go_on_where_they_stopped(engine: Engine, tmp_path: Path) -> None:
+    source = features(tmp_path / "F", [10, 10], bad={3})
+    names = [f"p{row % 7}" for row in range(20)]
+    lines = [f"{name},{'' if row == 19 else row // 4}" for row, name in enumerate(names)]
+    (tmp_path / "trips.csv").write_text("\n".join(["photo,trip", *lines]) + "\n")
+    config = RunConfig(albums=albums_of_table(tmp_path / "trips.csv", "trip"))
+
+    def go(out: Path) -> pa.Table:
+        job.run(engine, StoredVectors(engine, open_features(source), shard_rows=7), out, config)
+        return pyarrow.parquet.read_table(out)
+
+    whole = go(tmp_path / "O")
+    assert whole["row"].to_pylist() == list(range(20))
+    assert whole["n_photos"].to_pylist() == [3, 3, 3, None] + [4] * 12 + [3] * 3 + [1]
+    assert whole["key"].to_pylist()[4] == whole["key"].to_pylist()[7]
+    later = tmp_path / "later"
+    shutil.copytree(tmp_path / "O", later)
+    for name in ("part-00001.parquet", ROWS_MANIFEST, "_done/00001.json"):
+        (later / name).unlink()
+    kept = (later / "part-00000.parquet").stat().st_mtime_ns
+    assert go(later).equals(whole)
+    assert (later / "part-00000.parquet").stat().st_mtime_ns == kept
+    with pytest.raises(InputError, match="album"):
+        answers(engine, source, tmp_path / "O")

@@ -18,36 +18,37 @@ from scipy.optimize import minimize
 
 from indexer.errors import InputError
 from indexer.geocells import Geocells
-from indexer.hierarchy import Hierarchy
-from indexer.scoring import log_softmax
-from training.cell_fit import HeldOut
+from indexer.scoring import ScoringModel, log_softmax
 
 _BLOCK_SCORES = 1 << 22  # leaves times photos whose scores are held at once
 _FEWEST = 50  # photos for each number that is fitted
 
 
-def fit_level_weights(geocells: Geocells, hierarchy: Hierarchy, held_out: HeldOut) -> Geocells:
-    """The same geocells with fitted level weights, none of them below 0, and a fitted prior exponent.
+def fit_level_weights(model: ScoringModel, vectors: np.ndarray, leaf: np.ndarray) -> Geocells:
+    """A model's geocells with fitted level weights, none of them below 0, and a fitted prior exponent.
+
+    vectors: (H, D) float32, of photos that the geocells were not fitted to, transformed. leaf: (H,) int64, where each
+    was taken, -1 for outside all leaves.
 
     Raises:
-        InputError: too few held-out photos lie in a leaf.
+        InputError: too few of the photos lie in a leaf.
     """
-    inside = held_out.cells[:, -1] >= 0
+    geocells, inside = model.geocells, np.flatnonzero(leaf >= 0)
     n_numbers = len(geocells.vectors) + 1
-    if inside.sum() < _FEWEST * n_numbers:
+    if len(inside) < _FEWEST * n_numbers:
         raise InputError(
-            f"{inside.sum()} held-out photos lie in a finest cell; {n_numbers} weights need {_FEWEST * n_numbers}. "
-            "Hold out more (--held-out), or leave out --level-weights fit."
+            f"{len(inside)} held-out photos lie in a finest cell; {n_numbers} level weights need "
+            f"{_FEWEST * n_numbers}. Hold out more photos, or fit no weights."
         )
-    vectors, truth = held_out.vectors[inside], held_out.cells[inside, -1]
-    log_share = np.log(hierarchy.leaves.n_photos / hierarchy.leaves.n_photos.sum())
+    vectors, truth = vectors[inside], leaf[inside]
+    log_share = np.log(model.n_photos / model.n_photos.sum())
     rows = max(1, _BLOCK_SCORES // len(log_share))
     blocks = [slice(first, first + rows) for first in range(0, len(vectors), rows)]
 
     def loss_and_slope(weights: np.ndarray) -> tuple[float, np.ndarray]:
         loss, slope = 0.0, np.zeros(n_numbers)
         for block in blocks:
-            features = _features(geocells, hierarchy.ancestors, log_share, vectors[block])
+            features = _features(geocells, model.ancestors, log_share, vectors[block])
             part, part_slope = _conditional_logit(features, truth[block], weights)
             loss += part
             slope += part_slope

@@ -9,10 +9,9 @@ import torch
 from indexer.errors import InputError
 from indexer.geocells import Geocells
 from indexer.hierarchy import Hierarchy
+from indexer.level_weights import _conditional_logit, fit_level_weights
 from indexer.scoring import ScoringModel, log_product, log_softmax
 from tests.conftest import random_geocells, unit_rows
-from training.cell_fit import HeldOut
-from training.level_weights import _conditional_logit, fit_level_weights
 
 WIDTH = 12
 
@@ -31,20 +30,23 @@ def test_derivatives_are_those_of_autograd() -> None:
     np.testing.assert_allclose(slope, free.grad.numpy())
 
 
-def drawn(hierarchy: Hierarchy, geocells: Geocells, n: int) -> HeldOut:
-    """Photos whose leaves are drawn from what the geocells' own posterior says."""
+def model_of(hierarchy: Hierarchy, geocells: Geocells) -> ScoringModel:
+    return ScoringModel(geocells, hierarchy.ancestors, hierarchy.leaves.n_photos)
+
+
+def drawn(model: ScoringModel, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors of photos, and their leaves, drawn from what the model's own posterior says."""
     vectors = unit_rows(n, WIDTH, seed=1)
-    model = ScoringModel(geocells, hierarchy.ancestors, hierarchy.leaves.n_photos)
     share = np.exp(log_softmax(log_product(model, vectors)))
     rng = np.random.default_rng(2)
     leaf = np.array([rng.choice(model.n_leaves, p=row) for row in share])
-    return HeldOut(vectors, hierarchy.ancestors[leaf], np.zeros(n), np.zeros(n))
+    return vectors, leaf
 
 
 def test_the_weights_that_made_the_photos_are_found(hierarchy: Hierarchy) -> None:
     plain = random_geocells(hierarchy, WIDTH, seed=0)
     made = replace(plain, level_weights=np.array([0.2, 0.7, 0.4]), prior_exponent=0.6)
-    fitted = fit_level_weights(plain, hierarchy, drawn(hierarchy, made, 3000))
+    fitted = fit_level_weights(model_of(hierarchy, plain), *drawn(model_of(hierarchy, made), 3000))
     np.testing.assert_allclose(fitted.level_weights, made.level_weights, atol=0.12)
     assert fitted.prior_exponent == pytest.approx(0.6, abs=0.12)
     assert (plain.level_weights == 1).all()  # the geocells that were given stay as they are
@@ -53,11 +55,11 @@ def test_the_weights_that_made_the_photos_are_found(hierarchy: Hierarchy) -> Non
 def test_no_level_counts_against_itself(hierarchy: Hierarchy) -> None:
     plain = random_geocells(hierarchy, WIDTH, seed=0)
     made = replace(plain, level_weights=np.array([-0.5, 1.0, 1.0]))
-    fitted = fit_level_weights(plain, hierarchy, drawn(hierarchy, made, 1500))
+    fitted = fit_level_weights(model_of(hierarchy, plain), *drawn(model_of(hierarchy, made), 1500))
     assert fitted.level_weights[0] == 0
 
 
 def test_too_few_photos_are_refused(hierarchy: Hierarchy) -> None:
     plain = random_geocells(hierarchy, WIDTH, seed=0)
-    with pytest.raises(InputError, match="100 held-out photos lie in a finest cell; 4 weights need 200"):
-        fit_level_weights(plain, hierarchy, drawn(hierarchy, plain, 100))
+    with pytest.raises(InputError, match="100 held-out photos lie in a finest cell; 4 level weights need 200"):
+        fit_level_weights(model_of(hierarchy, plain), *drawn(model_of(hierarchy, plain), 100))

@@ -1,0 +1,62 @@
+"""Calibration: what makes the probabilities and radii of a bundle's answers true, as its manifest keeps it.
+
+One for each protocol, that is for each way in which a query is made of photos, because an average over crops or a sum
+over an album is as sure of itself in another way than one crop is. `search.calibrate` fits them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from indexer.errors import ArtifactError
+
+Protocol = Literal["one", "five", "ten", "album"]  # one crop of a photo, means of five or ten, the sum over an album
+PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What was fitted to held-out photos of one protocol."""
+
+    temperature: float  # T of the posterior over leaves, softmax of v . G_r / T
+    # An album of n photos has T n**growth: n photos of one event tell less than n photos taken independently would.
+    growth: float
+    inside: float  # share of photos that were taken in a leaf at all: what probabilities over leaves add up to
+    mass_50: float  # a disc that holds this share of the posterior holds the true place of half of the photos
+    mass_90: float  # and of nine in ten
+    least_score: float  # the best leaf of all but a hundredth of the photos scores this, for each photo of an album
+    queries: int  # photos, or albums, that it was fitted to
+
+    def __post_init__(self) -> None:
+        numbers = (self.temperature, self.growth, self.inside, self.mass_50, self.mass_90, self.least_score)
+        sound = all(isinstance(value, int | float) and np.isfinite(value) for value in numbers)
+        if not (sound and self.temperature > 0 and 0 < self.inside <= 1 and 0 <= self.mass_50 <= self.mass_90 <= 1):
+            raise ArtifactError(f"{self}: no calibration. Fit it again: python -m search calibrate")
+
+    def temperatures(self, n_photos: np.ndarray) -> np.ndarray:
+        """T of queries that were made of so many photos each, (Q,) int64: (Q,) float64."""
+        return np.asarray(self.temperature * n_photos.astype(np.float64) ** self.growth)
+
+
+def calibration_facts(calibrations: Mapping[Protocol, Calibration]) -> dict[str, Any] | None:
+    """What a manifest says; None where nothing was calibrated."""
+    return {name: asdict(each) for name, each in sorted(calibrations.items())} or None
+
+
+def calibrations_of(facts: Mapping[str, Any] | None) -> dict[Protocol, Calibration]:
+    """The calibrations a manifest tells of.
+
+    Raises:
+        ArtifactError: it tells of something else.
+    """
+    result = dict[Protocol, Calibration]()
+    for name, numbers in (facts or {}).items():
+        if name not in PROTOCOLS:
+            raise ArtifactError(f"A calibration for {name!r}; this release knows {', '.join(PROTOCOLS)}.")
+        try:
+            result[name] = Calibration(**numbers)
+        except TypeError as error:
+            raise ArtifactError(f"The calibration for {name!r} is damaged ({error}). Fit it again.") from None
+    return result

@@ -1,0 +1,292 @@
+"""Calibration: temperatures, radii and the limit of abstaining, fitted to photos that nothing else was fitted to.
+
+In: a bundle, vectors of held-out photos, and where these were taken. Out: a `Calibration` for the way in which the
+vectors were made of photos.
+
+The product over levels is too sure of itself, because the levels say much the same. One temperature T over leaves
+mends that (temperature scaling: Guo et al., ICML 2017). It is fitted to the event that a row's probability speaks of,
+"the true place lies in the answered cell", by its log loss; photos taken outside all cells count, as ones that no
+answer is right for: probabilities over cells add up to the share of photos that lie in one. Albums have T n**growth for
+n photos.
+
+Radii are calibrated as conformal prediction does it (Vovk et al., Algorithmic Learning in a Random World, 2005): of
+each held-out photo it is known what share of its posterior lies no farther from the answer than the true place does.
+A disc that holds the share that nine in ten of them stay below holds nine in ten places of photos like these, whatever
+is wrong with the posterior. A photo scores unlike them when its best cell does below a hundredth of theirs.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from encoder.config import CropName, DeviceName
+from encoder.device import choose_device
+from indexer.bundle import Bundle, calibrated_bundle
+from indexer.calibration import Calibration, Protocol
+from indexer.errors import InputError
+from indexer.features import FeatureSource, open_features
+from indexer.geo import haversine_km, lat_lng, unit_vectors
+from indexer.hierarchy import Hierarchy
+from indexer.labels import label_columns, locate_labels
+from indexer.level_weights import fit_level_weights
+from indexer.manifest import file_digest
+from indexer.progress import track
+from indexer.registry import Registry
+from indexer.scoring import ScoringModel, leaf_vectors
+from indexer.tables import read_columns
+from indexer.vectors import CellSums
+from search.album import albums_of_table
+from search.bootstrap import Resampling
+from search.engine import Engine
+from search.exact import ExactSearch
+from search.ground_truth import read_truth
+from search.leaf_scores import tensor_of
+from search.posterior import posterior_of
+from search.radii import LeafDiscs, share_within
+from search.recipe import protocol_of
+from search.reliability import Reliability, reliability
+
+FEWEST = 100  # queries: with fewer, nine in ten are a matter of luck
+_ABSTAIN_SHARE = 0.01  # of photos like the held-out ones, that are told to abstain
+_TEMPERATURES = np.geomspace(0.02, 50, 35)
+_CLOSER, _CLOSER_STEPS = 0.25, 15  # then, in log T, around the best of these
+_GROWTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeldOut:
+    """Queries whose true places are known: photos, or albums."""
+
+    queries: np.ndarray  # (N, D) float32, as `Engine.search_prepared` takes them
+    n_photos: np.ndarray  # (N,) int64, that each is made of
+    lat_deg: np.ndarray  # (N,) float64
+    lng_deg: np.ndarray  # (N,) float64
+    leaf: np.ndarray  # (N,) int64, the leaf of the true place, -1 for outside all
+
+    def __len__(self) -> int:
+        return len(self.queries)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fitted:
+    """What a calibration came to."""
+
+    calibration: Calibration
+    before: Reliability  # at T = 1, on the held-out queries themselves
+    after: Reliability
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CalibratedVersion:
+    """A new version of a bundle."""
+
+    version: str
+    protocol: Protocol
+    fitted: Fitted
+
+
+def calibrate_version(
+    registry: Path,
+    features: Path,
+    truth: Path,
+    *,
+    split: str | None,
+    album: str | None,
+    crops: CropName | None,
+    fit_weights: bool,
+    version: str | None,
+    device: DeviceName,
+    resampling: Resampling,
+    publish: bool,
+) -> CalibratedVersion:
+    """Calibrate a version of a registry for the photos of a features folder, and write it as a new version.
+
+    Arguments are those of `python -m search calibrate`.
+
+    Raises:
+        InputError: too few photos, a table that cannot be used, or crops that the features were not made with.
+        BundleMismatch: vectors of another encoder.
+        WorkError: the disk is full.
+    """
+    home, source = Registry(registry), open_features(features)
+    engine = Engine.open(registry, version=version, device=device)
+    bundle, model = engine.bundle, engine.bundle.model
+    engine.check_encoder(source.encoder, source=str(source.location))
+    if crops is not None and source.crops not in (None, crops):
+        raise InputError(f"{features}: its vectors are of --crops {source.crops}, not {crops}. Leave --crops out.")
+    protocol: Protocol = "album" if album is not None else crops or protocol_of(source)
+    sample = held_out(bundle, source, truth, split=split, album=album)
+    calibrations, geocells = dict(bundle.calibrations), None
+    if fit_weights:
+        geocells = fit_level_weights(model, sample.queries, sample.leaf)
+        model, calibrations = replace(model, geocells=geocells), {}
+    fitted = calibrate(model, bundle.hierarchy, sample, device=choose_device(device), resampling=resampling)
+    calibrations[protocol] = fitted.calibration
+    folder = calibrated_bundle(
+        bundle,
+        home.versions_folder,
+        calibrations,
+        config={"protocol": protocol, "split": split, "album": album, "fit_weights": fit_weights},
+        inputs={"calibration_features": source.digest, "calibration_truth": file_digest(truth)},
+        geocells=geocells,
+        photos=sample.queries,
+    )
+    if publish:
+        home.publish(folder.name)
+    return CalibratedVersion(folder.name, protocol, fitted)
+
+
+def held_out(
+    bundle: Bundle, features: FeatureSource, truth: Path, *, split: str | None = None, album: str | None = None
+) -> HeldOut:
+    """The queries of features whose places a table knows.
+
+    truth: photo, lat, lng (and the labels of a tree of labels), names as in the features. album: column of it; photos
+    of one album are one query, at the mean of their places.
+
+    Raises:
+        InputError: too few of its photos have a vector, or the table cannot be used.
+    """
+    hierarchy, geocells = bundle.hierarchy, bundle.model.geocells
+    photos = read_truth(truth, split=split)
+    if len(set(photos.photo)) < len(photos):
+        raise InputError(f"{truth}: names of photos repeat, so their vectors cannot be told apart. Rename them.")
+    group = np.arange(len(photos)) if album is None else albums_of_table(truth, album, split=split).of_row
+    names = pa.array(photos.photo, pa.string())
+    sums = CellSums.zeros(int(group.max()) + 1, geocells.width)
+    places = np.zeros((len(sums.counts), 3))
+    leaf = np.full(len(sums.counts), -1)
+    own_leaf = _leaves_of(hierarchy, truth, split, photos.lat_deg, photos.lng_deg)
+    points, times = unit_vectors(photos.lat_deg, photos.lng_deg), np.zeros(len(photos), np.int64)
+    with track("reading vectors", features.rows) as advance:
+        for batch in features:
+            row = pc.index_in(pa.array(batch.photo, pa.string()), value_set=names).fill_null(-1).to_numpy()
+            some = np.flatnonzero(batch.ok & (row >= 0))
+            row = row[some].astype(np.int64)
+            np.add.at(times, row, 1)
+            sums.add(geocells.compared(np.ascontiguousarray(batch.embedding[some], np.float32)), group[row])
+            np.add.at(places, group[row], points[row])
+            leaf[group[row]] = own_leaf[row]
+            advance(len(batch))
+    if (times > 1).any():
+        name = photos.photo[int(times.argmax())]
+        raise InputError(f"{features.location}: {name!r} has {times.max()} vectors. Keep one row for each name.")
+    there = np.flatnonzero(sums.counts)
+    if len(there) < FEWEST:
+        what = "photos" if album is None else "albums"
+        raise InputError(
+            f"{features.location}: {len(there)} {what} of {truth} have a vector; a calibration takes {FEWEST} at "
+            "least. Are the names the same, and is this the split that the vectors are of?"
+        )
+    lat, lng = lat_lng(places[there])
+    if album is not None and hierarchy.is_s2:
+        leaf[there] = hierarchy.locate(lat, lng)[:, -1]
+    return HeldOut(sums.sums[there].astype(np.float32), sums.counts[there], lat, lng, leaf[there])
+
+
+def _leaves_of(
+    hierarchy: Hierarchy, truth: Path, split: str | None, lat_deg: np.ndarray, lng_deg: np.ndarray
+) -> np.ndarray:
+    """The leaf of each photo of a table, -1 for outside all: (N,) int64."""
+    labels = label_columns(hierarchy)
+    if labels:
+        return locate_labels(hierarchy, read_columns(truth, ["photo", *labels], split=split))[:, -1]
+    return hierarchy.locate(lat_deg, lng_deg)[:, -1]
+
+
+def calibrate(
+    model: ScoringModel, hierarchy: Hierarchy, sample: HeldOut, *, device: torch.device, resampling: Resampling
+) -> Fitted:
+    """Fit a calibration to held-out queries; by exact search, whatever way the bundle is searched.
+
+    model: of the bundle that it is for. resampling: for the intervals of the reliabilities.
+    """
+    search = ExactSearch(model, tensor_of(leaf_vectors(model)).to(device), low_precision=False)
+    temperature, growth = _temperature(search, sample)
+    inside = _inside(sample)
+    before, _, _ = _answers(search, hierarchy, sample, np.ones(len(sample)), 1.0, resampling)
+    own = temperature * sample.n_photos.astype(np.float64) ** growth
+    after, shares, best = _answers(search, hierarchy, sample, own, inside, resampling)
+    calibration = Calibration(
+        temperature=temperature,
+        growth=growth,
+        inside=inside,
+        mass_50=_conformal(shares, 0.5),
+        mass_90=_conformal(shares, 0.9),
+        least_score=float(np.quantile(best / sample.n_photos, _ABSTAIN_SHARE)),
+        queries=len(sample),
+    )
+    return Fitted(calibration, before, after)
+
+
+def _temperature(search: ExactSearch, sample: HeldOut) -> tuple[float, float]:
+    """The temperature and its growth with the number of photos under which the log loss of the event is least."""
+    growths = _GROWTHS if (sample.n_photos > 1).any() else (0.0,)
+    losses = _losses(search, sample, _TEMPERATURES, growths)
+    at, growth = np.unravel_index(losses.argmin(), losses.shape)
+    closer = _TEMPERATURES[at] * np.exp(np.linspace(-_CLOSER, _CLOSER, _CLOSER_STEPS))
+    losses = _losses(search, sample, closer, (growths[growth],))
+    return float(closer[losses.argmin()]), growths[growth]
+
+
+def _inside(sample: HeldOut) -> float:
+    """The share of the queries that were taken in a leaf."""
+    inside = float((sample.leaf >= 0).mean())
+    if not inside:
+        raise InputError("None of the held-out photos was taken in a finest cell. Is this the table of these vectors?")
+    return inside
+
+
+def _losses(search: ExactSearch, sample: HeldOut, temperatures: np.ndarray, growths: tuple[float, ...]) -> np.ndarray:
+    """Mean log loss of "the true place lies in the answered cell": (temperatures, growths) float64."""
+    losses, outside = np.zeros((len(temperatures), len(growths))), 1 - _inside(sample)
+    for block, scores in search.scores(sample.queries):
+        best, leaf = scores.max(dim=1, keepdim=True)
+        scores -= best
+        right = leaf[:, 0].cpu().numpy() == sample.leaf[block]
+        n_photos = torch.from_numpy(sample.n_photos[block].astype(np.float32)).to(scores.device)
+        for column, growth in enumerate(growths):
+            for row, temperature in enumerate(temperatures):
+                divisor = (temperature * n_photos**growth)[:, None]
+                others = (scores / divisor).exp_().sum(dim=1, dtype=torch.float64) - 1  # all but the best
+                # p = inside / (1 + others): its log but for a constant, or that of what it leaves to all else.
+                wrong = (others + outside).clamp_min(1e-12).log()  # no probability is quite 1
+                loss = others.log1p() - torch.where(torch.from_numpy(right).to(others.device), 0.0, wrong)
+                losses[row, column] += float(loss.sum())
+    return losses / len(sample)
+
+
+def _answers(
+    search: ExactSearch,
+    hierarchy: Hierarchy,
+    sample: HeldOut,
+    temperature: np.ndarray,
+    inside: float,
+    resampling: Resampling,
+) -> tuple[Reliability, np.ndarray, np.ndarray]:
+    """How reliable answers are, what share of each posterior lies as near as the true place, and the best scores."""
+    leaves, discs = hierarchy.leaves, LeafDiscs.of(hierarchy.leaves)
+    probability, share = np.empty(len(sample)), np.empty(len(sample))
+    right, best = np.empty(len(sample), bool), np.empty(len(sample))
+    for block, scores in search.scores(sample.queries):
+        top, leaf = scores.max(dim=1)
+        answer, score = leaf.cpu().numpy(), top.double().cpu().numpy()
+        divisor = torch.from_numpy(temperature[block].astype(np.float32)).to(scores.device)[:, None]
+        posterior = posterior_of(scores.div_(divisor), 1.0)
+        lat, lng = leaves.lat_deg[answer], leaves.lng_deg[answer]
+        km = haversine_km(lat, lng, sample.lat_deg[block], sample.lng_deg[block])
+        probability[block] = np.exp(score / temperature[block] - posterior.log_total)
+        share[block] = share_within(posterior, discs, lat, lng, km)
+        right[block], best[block] = answer == sample.leaf[block], score
+    return reliability(inside * np.minimum(probability, 1.0), right, resampling), share, best
+
+
+def _conformal(shares: np.ndarray, wanted: float) -> float:
+    """What so many of new queries stay below: of n shares the ceil((n + 1) q)-th smallest; 1 where there is none."""
+    rank = math.ceil((len(shares) + 1) * wanted)
+    return float(min(np.sort(shares)[rank - 1], 1.0)) if rank <= len(shares) else 1.0

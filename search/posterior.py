@@ -1,0 +1,101 @@
+"""The posterior of a query over places: what radii, entropies, maps and calibrations are read from.
+
+In: scores of leaves and a temperature. Out: for each query the leaves that matter, with their probabilities. Most of
+ten thousands of leaves hold next to nothing, so those that hold a thousandth together are left out and only counted.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+LEFT_OUT = 1e-3  # share of a posterior that leaves which are not listed may hold together
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Posterior:
+    """Probabilities over leaves, for Q queries: those of query q stand from begins[q] to begins[q + 1]."""
+
+    begins: np.ndarray  # (Q + 1,) int64
+    leaf: np.ndarray  # (M,) int64
+    probability: np.ndarray  # (M,) float64, softmax of score / T over the leaves that count; it adds up to 1
+    log_total: np.ndarray  # (Q,) float64, log of the sum of exp(score / T) over these
+    counted: np.ndarray  # (Q,) int64, how many count
+
+    def __len__(self) -> int:
+        return len(self.log_total)
+
+    @property
+    def query(self) -> np.ndarray:
+        """The query of each listed leaf: (M,) int64."""
+        return np.repeat(np.arange(len(self)), np.diff(self.begins))
+
+    @property
+    def left_out(self) -> np.ndarray:
+        """What the leaves that are not listed hold together: (Q,) float64, at most LEFT_OUT."""
+        listed = np.bincount(self.query, self.probability, minlength=len(self))
+        return np.asarray(np.clip(1 - listed, 0, LEFT_OUT))
+
+    def take(self, queries: np.ndarray) -> "Posterior":
+        """Those of some of the queries, by their number, in that order."""
+        lengths = np.diff(self.begins)[queries]
+        begins = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        places = np.repeat(self.begins[queries] - begins[:-1], lengths) + np.arange(begins[-1])
+        return Posterior(
+            begins, self.leaf[places], self.probability[places], self.log_total[queries], self.counted[queries]
+        )
+
+    def replaced(self, rows: np.ndarray, other: "Posterior") -> "Posterior":
+        """The same with the posteriors of another for some of the queries."""
+        order = np.arange(len(self))
+        order[rows] = len(self) + np.arange(len(rows))
+        return joined_posteriors([self, other]).take(order)
+
+    def entropy(self) -> np.ndarray:
+        """Entropy in nats, (Q,) float64: 0 where one leaf holds all, log of the number of leaves where all hold equal.
+
+        Leaves that are not listed are taken as equally likely, which is at most their share times log 1/LEFT_OUT off.
+        """
+        p = np.maximum(self.probability, np.finfo(np.float64).tiny)
+        listed = np.bincount(self.query, -p * np.log(p), minlength=len(self))
+        rest, others = self.left_out, np.maximum(self.counted - np.diff(self.begins), 1)
+        return np.asarray(listed - rest * np.log(np.maximum(rest, np.finfo(np.float64).tiny) / others))
+
+
+def posterior_of(score: torch.Tensor, temperature: float, leaf: torch.Tensor | None = None) -> Posterior:
+    """The posterior of Q queries.
+
+    score: (Q, M) float32, minus infinity where a query has fewer leaves; overwritten. leaf: (Q, M) int64, of which
+    leaf each score is; None: of leaf 0, 1, 2, ...
+    """
+    best = score.amax(dim=1, keepdim=True)
+    counted = (score > -torch.inf).sum(dim=1)
+    share = score.sub_(best).div_(temperature).exp_()
+    total = share.sum(dim=1, keepdim=True, dtype=torch.float64)
+    kept = share >= LEFT_OUT / score.shape[1] * total.float()
+    lengths = kept.sum(dim=1).cpu().numpy()
+    rows, columns = kept.nonzero(as_tuple=True)
+    probability = share[rows, columns].double() / total[rows, 0]
+    log_total = best[:, 0].double() / temperature + total[:, 0].log()
+    return Posterior(
+        np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        (columns if leaf is None else leaf[rows, columns]).cpu().numpy(),
+        probability.cpu().numpy(),
+        log_total.cpu().numpy(),
+        counted.cpu().numpy(),
+    )
+
+
+def joined_posteriors(parts: Sequence[Posterior]) -> Posterior:
+    """The posteriors of one block of queries after another."""
+    if not parts:
+        return Posterior(np.zeros(1, np.int64), np.empty(0, np.int64), np.empty(0), np.empty(0), np.empty(0, np.int64))
+    lengths = np.concatenate([np.diff(part.begins) for part in parts])
+    return Posterior(
+        np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        np.concatenate([part.leaf for part in parts]),
+        np.concatenate([part.probability for part in parts]),
+        np.concatenate([part.log_total for part in parts]),
+        np.concatenate([part.counted for part in parts]),
+    )

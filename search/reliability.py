@@ -1,0 +1,85 @@
+"""Whether probabilities mean what they say: reliability, its error, and how often radii hold the true place.
+
+The event is that the true place lies in the cell that was answered. Photos are put into bins of equal width by the
+probability they were told; in each the share that came true stands beside the mean that was promised. Their distance,
+averaged over photos, is the expected calibration error (Naeini et al. 2015; Guo et al., On Calibration of Modern Neural
+Networks, ICML 2017). Chance alone makes it larger than 0, so it comes with an interval: photos are drawn again, and by
+how much the error of such draws is above that of the sample is taken off again (the basic bootstrap).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import beta
+
+from search.bootstrap import Interval, Resampling
+
+_BINS = 15
+
+
+@dataclass(frozen=True, slots=True)
+class Bin:
+    """Photos that were told about the same probability."""
+
+    photos: int
+    promised: float  # their mean probability
+    came_true: float  # share whose true place lies in the answered cell
+
+
+@dataclass(frozen=True, slots=True)
+class Reliability:
+    """How probabilities and what came true compare."""
+
+    photos: int
+    right: float  # share whose true place lies in the answered cell
+    error: float  # expected calibration error, 0 to 1
+    interval: Interval | None  # of that; None without resampling
+    bins: Sequence[Bin]  # those with photos, by probability
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """How often the true place lies within a radius that was told."""
+
+    promised: float  # 0.5 or 0.9
+    photos: int
+    found: float  # share
+    interval: Interval  # exact binomial (Clopper and Pearson 1934), at 95 %
+    median_km: float  # of the radii
+
+
+def reliability(probability: np.ndarray, right: np.ndarray, resampling: Resampling) -> Reliability:
+    """Compare the probabilities of answers (N,) float64 with whether each is right, (N,) bool; N at least 1."""
+    which = np.minimum((probability * _BINS).astype(np.int64), _BINS - 1)
+    counts = np.bincount(which, minlength=_BINS)
+    promised, true = (np.bincount(which, values, minlength=_BINS) for values in (probability, right.astype(np.float64)))
+    bins = [
+        Bin(int(n), float(said / n), float(came / n)) for n, said, came in zip(counts, promised, true, strict=True) if n
+    ]
+    error = float(np.abs(promised - true).sum() / len(right))
+    return Reliability(
+        len(right), float(right.mean()), error, _interval(which, probability - right, error, resampling), bins
+    )
+
+
+def coverage(promised: float, radius_km: np.ndarray, distance_km: np.ndarray) -> Coverage:
+    """How often places at these distances (N,) lie within radii (N,) that promise to hold this share; N at least 1."""
+    n, found = len(radius_km), int((distance_km <= radius_km).sum())
+    low = float(beta.ppf(0.025, found, n - found + 1)) if found else 0.0
+    high = float(beta.ppf(0.975, found + 1, n - found)) if found < n else 1.0
+    return Coverage(promised, n, found / n, Interval(low, high), float(np.median(radius_km)))
+
+
+def _interval(which: np.ndarray, gap: np.ndarray, error: float, resampling: Resampling) -> Interval | None:
+    """Of the calibration error; gap: (N,) probability minus what came true."""
+    if not resampling.draws:
+        return None
+    rng = np.random.default_rng(resampling.seed)
+    errors = np.empty(resampling.draws)
+    for draw in range(resampling.draws):
+        rows = rng.integers(0, len(gap), len(gap))
+        errors[draw] = np.abs(np.bincount(which[rows], gap[rows], minlength=_BINS)).sum() / len(gap)
+    tail = (1 - resampling.level) / 2
+    low, high = np.quantile(errors, [tail, 1 - tail])
+    return Interval(float(max(0.0, 2 * error - high)), float(max(0.0, 2 * error - low)))

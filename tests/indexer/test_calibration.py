@@ -1,0 +1,86 @@
+"""What a manifest says of calibrations, read back or refused; and bundles that only differ in them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from indexer.bundle import build_bundle, calibrated_bundle, open_bundle, verify_bundle
+from indexer.calibration import Calibration, calibration_facts, calibrations_of
+from indexer.errors import ArtifactError
+from indexer.hierarchy import Hierarchy
+from indexer.scoring import leaf_vectors
+from tests.conftest import random_geocells
+
+ONE = Calibration(temperature=2.5, growth=0.0, inside=0.9, mass_50=0.45, mass_90=0.93, least_score=1.5, queries=400)
+ALBUM = Calibration(temperature=2.0, growth=0.5, inside=1.0, mass_50=0.5, mass_90=0.9, least_score=1.0, queries=100)
+
+
+def test_calibrations_survive_the_way_through_a_manifest() -> None:
+    both = {"one": ONE, "album": ALBUM}
+    assert calibrations_of(calibration_facts(both)) == both  # type: ignore[arg-type]
+    assert calibration_facts({}) is None
+    assert calibrations_of(None) == {}
+
+
+def test_temperatures_grow_with_albums() -> None:
+    np.testing.assert_allclose(ALBUM.temperatures(np.array([1, 4, 9])), [2, 4, 6])
+    np.testing.assert_allclose(ONE.temperatures(np.array([1, 4])), [2.5, 2.5])
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"temperature": 0.0},
+        {"inside": 0.0},
+        {"temperature": float("nan")},
+        {"mass_50": 0.95},
+        {"mass_90": 1.5},
+        {"least_score": "low"},
+    ],
+)
+def test_what_is_no_calibration_is_refused(changed: dict[str, object]) -> None:
+    facts = calibration_facts({"one": ONE})
+    assert facts is not None
+    with pytest.raises(ArtifactError, match="Fit it again"):
+        calibrations_of({"one": facts["one"] | changed})
+
+
+def test_unknown_protocols_and_fields_are_refused() -> None:
+    facts = calibration_facts({"one": ONE})
+    assert facts is not None
+    with pytest.raises(ArtifactError, match="this release knows one, five, ten, album"):
+        calibrations_of({"video": facts["one"]})
+    with pytest.raises(ArtifactError, match="damaged"):
+        calibrations_of({"one": {"temperature": 1.0}})
+
+
+def test_a_calibrated_bundle_is_the_same_but_for_that(
+    hierarchy: Hierarchy, hierarchy_folder: Path, tmp_path: Path
+) -> None:
+    geocells = random_geocells(hierarchy, 12, seed=0)
+    old = open_bundle(build_bundle(hierarchy_folder, geocells, tmp_path, config={"a": 1}, inputs={}))
+    folder = calibrated_bundle(old, tmp_path, {"one": ONE}, config={"split": "val"}, inputs={"calibration": "d"})
+    new = open_bundle(folder)
+    assert verify_bundle(folder) == []
+    assert new.version != old.version
+    assert new.calibrations == {"one": ONE}
+    assert new.manifest.files == old.manifest.files
+    assert new.manifest.config == {"a": 1, "calibration": {"split": "val"}}
+    assert new.manifest.inputs["calibrated"] == old.version
+    assert (
+        calibrated_bundle(old, tmp_path, {"one": ONE}, config={"split": "val"}, inputs={"calibration": "d"}) == folder
+    )
+
+
+def test_other_level_weights_make_another_leaf_index(
+    hierarchy: Hierarchy, hierarchy_folder: Path, tmp_path: Path
+) -> None:
+    geocells = random_geocells(hierarchy, 12, seed=0)
+    old = open_bundle(build_bundle(hierarchy_folder, geocells, tmp_path, config={}, inputs={}))
+    weighted = replace(geocells, level_weights=np.array([0.5, 0.2, 1.0]), prior_exponent=0.3)
+    new = open_bundle(calibrated_bundle(old, tmp_path, {"one": ONE}, config={}, inputs={}, geocells=weighted))
+    assert verify_bundle(new.path) == []
+    np.testing.assert_array_equal(new.model.geocells.level_weights, weighted.level_weights)
+    np.testing.assert_array_equal(new.leaf_vectors, leaf_vectors(new.model))

@@ -1,0 +1,47 @@
+"""Calibration errors by hand and of probabilities that are true by making; coverages beside exact intervals."""
+
+import numpy as np
+import pytest
+
+from search.bootstrap import Resampling
+from search.reliability import coverage, reliability
+
+NONE = Resampling(0)
+
+
+def test_by_hand() -> None:
+    found = reliability(np.array([0.9, 0.9, 0.9, 0.9, 0.1]), np.array([True, True, True, False, False]), NONE)
+    assert found.error == pytest.approx(0.8 * 0.15 + 0.2 * 0.1)
+    assert (found.photos, found.right, found.interval) == (5, pytest.approx(0.6), None)
+    assert [(each.photos, each.came_true) for each in found.bins] == [(1, 0.0), (4, 0.75)]
+    assert found.bins[1].promised == pytest.approx(0.9)
+
+
+def test_probabilities_at_both_ends_have_a_bin() -> None:
+    found = reliability(np.array([0.0, 1.0]), np.array([False, True]), NONE)
+    assert (found.error, [each.photos for each in found.bins]) == (0, [1, 1])
+
+
+def test_true_probabilities_have_an_interval_that_reaches_nothing() -> None:
+    rng = np.random.default_rng(0)
+    probability = rng.uniform(0, 1, 4000)
+    honest = reliability(probability, rng.random(4000) < probability, Resampling(200))
+    bold = reliability(probability, rng.random(4000) < probability**2, Resampling(200))
+    assert honest.interval is not None
+    assert bold.interval is not None
+    assert honest.interval.low == 0
+    assert honest.interval.high < 0.03
+    assert bold.interval.low < bold.error < 0.2
+    assert bold.interval.low > 0.12  # a sixth is what it is wrong by on average
+
+
+def test_coverage_counts_places_within_and_on_the_radius() -> None:
+    radius, away = np.array([10.0, 10, 10, 10]), np.array([5.0, 10, 10.1, np.nan])
+    found = coverage(0.5, radius, away)
+    assert (found.photos, found.found, found.median_km) == (4, 0.5, 10)
+    assert (found.interval.low, found.interval.high) == (
+        pytest.approx(0.0676, abs=1e-4),
+        pytest.approx(0.9324, abs=1e-4),
+    )
+    assert coverage(0.9, radius, radius * 0).interval.high == 1
+    assert coverage(0.9, radius, radius * 9).interval.low == 0
