@@ -33,7 +33,7 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.Co
 def test_the_whole_chain_runs_and_reports(quick: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     out, done = quick
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "[9/9]" in done.stdout
+    assert "[11/11]" in done.stdout
     assert f"Report: {out / 'report.html'}" in done.stdout
     figures = json.loads((out / "report.json").read_text())
     assert 0 < figures["train_seconds"] < figures["total_seconds"]
@@ -57,11 +57,13 @@ def test_each_command_is_shown_so_that_it_can_be_repeated(
         ["training", "fit"],
         ["indexer", "build"],
         ["encoder", "embed"],
+        ["encoder", "embed"],
+        ["search", "calibrate"],
         ["search", "run"],
         ["search", "evaluate"],
         ["search", "query"],
     ]
-    again = subprocess.run([sys.executable, *shown[5]], cwd=ROOT, capture_output=True, text=True)
+    again = subprocess.run([sys.executable, *shown[7]], cwd=ROOT, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
     assert again.stdout.strip() in done.stdout
 
