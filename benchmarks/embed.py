@@ -31,11 +31,11 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from benchmarks.harness import Report, run_command, seconds_of
 from encoder.checkpoint import load_encoder
 from encoder.config import MAX_PIXELS
+from encoder.decoded_batch import DecodedBatch
 from encoder.decoding import decoded_batches
 from encoder.embed import EmbedConfig, embed_photos
 from encoder.encode import PhotoEncoder
 from encoder.model import VIT_LARGE_336
-from encoder.photo_reader import DecodedBatch
 from encoder.reading import ReadLimits
 from indexer.cli import Strings
 from indexer.photos import Photo, open_photos

@@ -35,7 +35,7 @@ def embed(
     from encoder.embed import embed_source
     from indexer.job_folder import check_job_target
     from indexer.photos import open_photos
-    from indexer.progress import per_second
+    from indexer.progress import counts_text, per_second
 
     check_job_target(out)
     config = feed.embedding(shard_rows=shard_rows)
@@ -43,7 +43,7 @@ def embed(
     encode = encoder.open(checkpoint, crops=crops)
     summary = embed_source(encode, source, out, config=config)
     rate = (summary.rows - summary.known) / summary.seconds
-    failures = ", ".join(f"{count} {code}" for code, count in summary.failed.items()) or "none"
+    failures = counts_text(summary.failed)
     text = (
         f"{out}: {summary.rows:,} photos, {summary.known:,} of them embedded before, in {summary.seconds:.1f} s "
         f"({per_second(rate)}), {summary.ok:,} ok, failed: {failures}"
@@ -111,7 +111,7 @@ def segment(
     from encoder.segmentation import load_segmenter
     from encoder.segmentation_cache import check_cache
     from indexer.photos import open_photos
-    from indexer.progress import per_second, track
+    from indexer.progress import counts_text, per_second, track
 
     check_cache(out)
     config = SegmentConfig(batch_size, workers, map_edge, shard_maps, read.max_pixels, read.limits)
@@ -120,7 +120,7 @@ def segment(
     with track("segmenting", source.n_photos) as advance:
         summary = segment_photos(segmenter, source, out, config=config, advance=advance)
     rate = summary.new / summary.seconds
-    failures = ", ".join(f"{count} {code}" for code, count in summary.failed.items()) or "none"
+    failures = counts_text(summary.failed)
     text = (
         f"{out}: {summary.rows:,} photos in {summary.seconds:.1f} s, {summary.new:,} segmented ({per_second(rate)}), "
         f"{summary.known:,} already there, failed: {failures}"

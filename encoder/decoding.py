@@ -25,8 +25,9 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from encoder.decoded_batch import DecodedBatch, pack
 from encoder.images import BadImage
-from encoder.photo_reader import DecodedBatch, DecodedPhoto, PhotoReader, pack
+from encoder.photo_reader import DecodedPhoto, PhotoReader
 from indexer.errors import GeoError, WorkError
 from indexer.photo import Photo
 

@@ -11,9 +11,10 @@ import torch
 from encoder.checkpoint import LoadedEncoder, load_encoder
 from encoder.config import MAP_EDGE, CropName, DeviceName, PrecisionName
 from encoder.crops import N_CROPS, crop_maps, crop_photos, normalise
+from encoder.decoded_batch import DecodedBatch
 from encoder.device import choose_device, choose_precision
 from encoder.model import GeoEncoder
-from encoder.photo_reader import DecodedBatch, PhotoReader
+from encoder.photo_reader import PhotoReader
 from encoder.reading import ReadLimits
 from encoder.segmentation import Segmenter, load_segmenter
 from encoder.segmentation_cache import SegmentationCache, open_cache

@@ -36,14 +36,16 @@ class Build:
     photos: np.ndarray | None = None  # (Q, D) float32, transformed vectors to measure the leaf index with
     facts: Mapping[str, Any] = field(default_factory=dict)  # what a program wants to know of how it was made
     text: str = ""  # the same for a person
+    precision_cap_km: float | None = None  # what an older bundle was told no finer than
 
-    def write(self, versions: Path, index: IndexChoice) -> Path:
+    def write(self, versions: Path, index: IndexChoice, *, precision_cap_km: float | None = None) -> Path:
         """Write the bundle into `versions/<digest>`; returns that folder.
 
         Raises:
             BundleMismatch: the geocells are not those of the hierarchy's cells.
             WorkError: the disk is full.
         """
+        caps = [cap for cap in (self.precision_cap_km, precision_cap_km) if cap is not None]
         config = {**self.config, "index": index.kind, "precision": index.precision}
         return build_bundle(
             self.hierarchy,
@@ -54,6 +56,7 @@ class Build:
             index=index,
             photos=self.photos,
             references=self.references,
+            precision_cap_km=max(caps, default=None),
         )
 
 
@@ -122,6 +125,7 @@ def from_version(hierarchy: Path, version: Path) -> Build:
         inputs,
         facts={"lineage": dict(counts)},
         text="cells: " + ", ".join(f"{n:,} {relation}" for relation, n in counts.items()),
+        precision_cap_km=old.precision_cap_km,
     )
 
 

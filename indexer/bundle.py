@@ -59,6 +59,12 @@ class Bundle:
         return self.path.name
 
     @property
+    def precision_cap_km(self) -> float | None:
+        """What answers from it are told no finer than; None: as fine as its cells are."""
+        cap = self.manifest.facts.get("precision_cap_km")  # the first bundles had none
+        return None if cap is None else float(cap)
+
+    @property
     def encoder(self) -> str | None:
         """Digest of the encoder whose vectors this bundle understands; None where it was never recorded."""
         return self.model.geocells.encoder
@@ -79,6 +85,7 @@ def build_bundle(
     index: IndexChoice = DEFAULT_INDEX,
     photos: np.ndarray | None = None,
     references: pa.Table | None = None,
+    precision_cap_km: float | None = None,
 ) -> Path:
     """Write a bundle into `versions/<digest>` and return that folder; nothing is published.
 
@@ -91,6 +98,7 @@ def build_bundle(
         index: the kind of the leaf index.
         photos: (Q, D) float32 photo vectors, transformed, to measure that index with, where there are any.
         references: reference photos of its leaves (`indexer.references`), where there are any.
+        precision_cap_km: what answers from it are to be told no finer than.
 
     Raises:
         BundleMismatch: the geocells are not those of the hierarchy's cells.
@@ -104,7 +112,7 @@ def build_bundle(
         _write_vectors(draft, model, index=index, photos=photos)
         if references is not None:
             save_references(references, draft.path)
-        draft.facts["calibration"] = None
+        draft.facts |= {"calibration": None, "precision_cap_km": precision_cap_km}
     assert draft.final is not None
     return draft.final
 

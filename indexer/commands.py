@@ -165,6 +165,7 @@ def build(
     seed: int = 0,
     index: Literal["auto", "flat", "ivf"] = "auto",
     precision: Literal["fp32", "fp16", "int8"] = "fp32",
+    precision_cap: float | None = None,
     no_publish: bool = False,
 ) -> Result:
     """Build a bundle, and publish it: from a checkpoint, from photo vectors alone, or from an older bundle.
@@ -185,8 +186,11 @@ def build(
         index: how leaves are searched; flat compares all of them and is exact, ivf only those below the best cells of
             a coarser level; auto is flat up to 200,000 leaves.
         precision: of the numbers in the leaf index; fewer bits take less memory and are not exact.
+        precision_cap: tell no place finer than so many kilometres, in any answer from this bundle; a version that is
+            inherited from keeps its own.
         no_publish: write the version without making it current.
     """
+    from indexer import s2
     from indexer.builds import Build, from_checkpoint, from_features, from_version, partition_photos
     from indexer.leaf_index import IndexChoice
     from indexer.registry import Registry
@@ -199,6 +203,8 @@ def build(
         raise InputError("--shrinkage goes with --transform whiten.")
     if hierarchy is not None and (tau_max, tau_min) != (TAU_MAX, paper.TAU_MIN):
         raise InputError("--tau-max and --tau-min go without --hierarchy, which has its own.")
+    if precision_cap is not None:
+        s2.level_of_width(precision_cap)  # refused before the work where it is none
     home = Registry(registry)
     home.check()
     with contextlib.ExitStack() as stack:
@@ -217,7 +223,7 @@ def build(
         else:
             assert inherit is not None
             made = from_version(hierarchy, home.resolve(inherit))
-        folder = made.write(home.versions_folder, IndexChoice(index, precision))
+        folder = made.write(home.versions_folder, IndexChoice(index, precision), precision_cap_km=precision_cap)
     if not no_publish:
         home.publish(folder.name)
     cells = [len(vectors) for vectors in made.geocells.vectors]
@@ -260,6 +266,7 @@ def info(*, registry: Path, version: str | None = None) -> Result:
         "temperatures": bundle.model.geocells.temperatures.tolist(),
         "level_weights": bundle.model.geocells.level_weights.tolist(),
         "calibration": bundle.manifest.facts["calibration"],
+        "precision_cap_km": bundle.precision_cap_km,
         "leaf_index": bundle.manifest.facts["leaf_index"],
         "beam": bundle.manifest.facts.get("beam"),
         "levels": levels,
@@ -270,6 +277,7 @@ def info(*, registry: Path, version: str | None = None) -> Result:
         f"version   {bundle.version}",
         f"encoder   {bundle.encoder or 'not recorded'}",
         f"size      {size / 1e6:.1f} MB; vectors of {bundle.model.geocells.width}",
+        *([f"answers are told no finer than {bundle.precision_cap_km:g} km"] if bundle.precision_cap_km else []),
         f"calibrated for  {', '.join(bundle.calibrations) or 'nothing: python -m search calibrate'}",
         f"index     {_index_text(bundle.manifest.facts['leaf_index'])}",
         f"beam      {_beam_text(data['beam'])}",

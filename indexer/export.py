@@ -17,7 +17,7 @@ import pyarrow.parquet
 from indexer.artifact import write_file
 from indexer.cells import cells_table
 from indexer.errors import InputError, MissingBackend
-from indexer.hierarchy import Hierarchy
+from indexer.hierarchy import Hierarchy, Level, s2_ids_of
 from indexer.polygons import cell_polygons
 
 try:
@@ -64,6 +64,19 @@ def cell_frame(hierarchy: Hierarchy, level: int, *, values: Path | None = None) 
     Raises:
         InputError: no such level, cells that are labels, or values that do not fit.
     """
+    cells = check_drawable(hierarchy, level)
+    frame = cells_table(level, cells).select(COLUMNS).to_pandas()
+    if values is not None:
+        frame = frame.join(read_values(values, cells.keys).to_pandas(types_mapper=_nullable))
+    return geopandas.GeoDataFrame(frame, geometry=cell_polygons(s2_ids_of(cells)), crs=CRS)
+
+
+def check_drawable(hierarchy: Hierarchy, level: int) -> Level:
+    """The level of that number, whose cells have borders.
+
+    Raises:
+        InputError: no such level, or its cells are labels.
+    """
     if not 0 <= level < len(hierarchy.levels):
         raise InputError(f"There is no level {level}: levels are 0 (coarsest) to {len(hierarchy.levels) - 1} (finest).")
     cells = hierarchy.levels[level]
@@ -72,10 +85,7 @@ def cell_frame(hierarchy: Hierarchy, level: int, *, values: Path | None = None) 
             f"The cells of this hierarchy are labels ({cells.label}): they have no borders, so there is nothing to "
             "draw. Only hierarchies of S2 cells can be exported."
         )
-    frame = cells_table(level, cells).select(COLUMNS).to_pandas()
-    if values is not None:
-        frame = frame.join(read_values(values, cells.keys).to_pandas(types_mapper=_nullable))
-    return geopandas.GeoDataFrame(frame, geometry=cell_polygons(cells.s2_ids), crs=CRS)
+    return cells
 
 
 def write_points(table: pa.Table, out: Path) -> None:

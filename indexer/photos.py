@@ -234,7 +234,7 @@ def _kind(location: str, schemes: Sequence[str]) -> tuple[_Kind, _Shards]:
 def _shards_in(folder: str) -> list[str]:
     names = [name for name, is_folder in entries(folder) if not is_folder]
     shards = [name for name in names if name.lower().endswith(SUFFIX)]
-    images = [name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
+    images = [name for name in names if _is_image(name)]
     if shards and images:
         raise InputError(
             f"{masked(folder)}: holds both images ({images[0]}) and shards ({shards[0]}). Name the shards as '*.tar', "
@@ -256,17 +256,23 @@ def _refuse_splits(location: str, kind: _Kind, *, split: str | None, coordinates
 
 
 def _images_below(folder: str) -> Iterator[str]:
-    return (name for name in files_below(folder) if name.lower().endswith(IMAGE_SUFFIXES))
+    return (name for name in files_below(folder) if _is_image(name))
+
+
+def _is_image(name: str) -> bool:
+    """Whether a file is taken for a photo: hidden ones, such as macOS's `._x.jpg` beside x.jpg, are none."""
+    return name.lower().endswith(IMAGE_SUFFIXES) and not name.rpartition("/")[2].startswith(".")
 
 
 def _count_images(folder: str) -> int:
     """How many there are; what else lies there is told, because somebody may take it for photos."""
     count, others = 0, Counter[str]()
     for name in files_below(folder):
-        if name.lower().endswith(IMAGE_SUFFIXES):
+        if _is_image(name):
             count += 1
         else:
-            others[Path(name).suffix.lower() or "without a suffix"] += 1
+            hidden = name.rpartition("/")[2].startswith(".")
+            others["hidden" if hidden else Path(name).suffix.lower() or "without a suffix"] += 1
     if count and others:
         kinds = ", ".join(f"{n:,} {suffix}" for suffix, n in others.most_common(5))
         log.warning("%s: left out, because their names are not those of images: %s", folder, kinds)

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -115,6 +115,11 @@ def _advancing(progress: Progress, what: str, total: int | None) -> Callable[[in
 def per_second(rate: float) -> str:
     """A rate as people read it: slow ones with their decimals, which are what counts there."""
     return f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.2g}/s"
+
+
+def counts_text(counts: Mapping[str, int]) -> str:
+    """How many there are of each kind, as people read it: '3 damaged, 1 empty', or 'none'."""
+    return ", ".join(f"{count:,} {name}" for name, count in counts.items()) or "none"
 
 
 def _lines(what: str, total: int | None, *, more: Callable[[], str] = str) -> Callable[[int], None]:

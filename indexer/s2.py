@@ -5,8 +5,11 @@ order all descendants of a cell are one contiguous range. Geometry that is not h
 http://s2geometry.io/devguide/s2cell_hierarchy describes the encoding.
 """
 
+import math
+
 import numpy as np
 
+from indexer.errors import InputError
 from indexer.geo import EARTH_RADIUS_KM
 
 MAX_LEVEL = 30
@@ -124,6 +127,18 @@ def areas_km2(ids: np.ndarray) -> np.ndarray:
     """Area of each cell on the sphere: (N,) float64. A cell's edges are great circles, so two triangles make it up."""
     a, b, c, d = np.moveaxis(outlines(ids, 1), 1, 0)
     return EARTH_RADIUS_KM**2 * (_triangles(a, b, c) + _triangles(a, c, d))
+
+
+def level_of_width(km: float) -> int:
+    """The finest S2 level whose cells are on average at least so wide: the edge of a square of their mean area.
+
+    Raises:
+        InputError: no cell can be as wide.
+    """
+    widths = [math.sqrt(4 * math.pi / (6 * 4**level)) * EARTH_RADIUS_KM for level in range(MAX_LEVEL + 1)]
+    if not 0 < km <= widths[0]:
+        raise InputError(f"A precision cap must be above 0 and at most {widths[0]:,.0f} km, not {km:g}.")
+    return max(level for level, width in enumerate(widths) if width >= km)
 
 
 def tokens(ids: np.ndarray) -> list[str]:

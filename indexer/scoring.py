@@ -11,7 +11,7 @@ queries hold a 1. Everything here is worked in logs and float64: it is the refer
 is tested against.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -29,6 +29,7 @@ class ScoringModel:
     geocells: Geocells
     ancestors: np.ndarray  # (leaves, L) int64
     n_photos: np.ndarray  # (leaves,) int64, positive
+    all_photos: int | None = None  # of which these are some, where leaves were left out; None: these are all
 
     @property
     def n_leaves(self) -> int:
@@ -45,7 +46,15 @@ class ScoringModel:
         """b_r of each leaf: (leaves,) float64; None where there is no prior."""
         if not self.geocells.prior_exponent:
             return None
-        return np.asarray(self.geocells.prior_exponent * np.log(self.n_photos / self.n_photos.sum()))
+        return np.asarray(self.geocells.prior_exponent * np.log(self.n_photos / self._total))
+
+    @property
+    def _total(self) -> int:
+        return int(self.n_photos.sum()) if self.all_photos is None else self.all_photos
+
+    def only(self, leaves: np.ndarray) -> "ScoringModel":
+        """The same scores of some of the leaves, (R,) int64, which are numbered anew in that order."""
+        return replace(self, ancestors=self.ancestors[leaves], n_photos=self.n_photos[leaves], all_photos=self._total)
 
     @property
     def leaf_width(self) -> int:

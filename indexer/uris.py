@@ -64,7 +64,8 @@ def check_location(location: str, schemes: Sequence[str]) -> None:
     """Raise InputError where `refusal` has a reason."""
     reason = refusal(location, schemes)
     if reason is not None:
-        raise InputError(f"{masked(location)}: {reason}. Copy it to where it may be read, or allow its scheme.")
+        allow = "" if "::" in location or scheme_of(location) in schemes else ", or allow its scheme"
+        raise InputError(f"{masked(location)}: {reason}. Copy it to where it may be read{allow}.")
 
 
 def local_path(location: str) -> str | None:

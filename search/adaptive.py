@@ -63,20 +63,20 @@ class AdaptiveSearch:
             return found.replaced(short, self._search(queries[short], k, temperature, len(self._lists)))
         return found
 
-    def posterior(self, queries: np.ndarray, *, temperature: float, k: int) -> Posterior:
+    def posterior(self, queries: np.ndarray, *, temperature: float, k: int, left_out: float) -> Posterior:
         """As `Search`."""
-        found = self._posterior(queries, temperature, k, self._budget)
+        found = self._posterior(queries, temperature, k, self._budget, left_out)
         short = np.flatnonzero(found.counted < k)
         if short.size:
-            return found.replaced(short, self._posterior(queries[short], temperature, k, len(self._lists)))
+            everywhere = self._posterior(queries[short], temperature, k, len(self._lists), left_out)
+            return found.replaced(short, everywhere)
         return found
 
-    def _posterior(self, queries: np.ndarray, temperature: float, k: int, budget: int) -> Posterior:
+    def _posterior(self, queries: np.ndarray, temperature: float, k: int, budget: int, left_out: float) -> Posterior:
         extended = self._model.extended(queries)
         blocks = self._blocks(len(queries), budget)
-        return joined_posteriors(
-            [self._widened(extended[each], k, budget)[0].posterior(temperature) for each in blocks]
-        )
+        visited = (self._widened(extended[block], k, budget)[0] for block in blocks)
+        return joined_posteriors([each.posterior(temperature, left_out=left_out) for each in visited])
 
     def _blocks(self, n_queries: int, budget: int) -> Iterator[slice]:
         """As if the budget went into the longest lists."""

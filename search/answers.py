@@ -9,7 +9,9 @@ import pyarrow.compute as pc
 
 from indexer import s2
 from indexer.features import FeatureBatch
-from search.engine import Areas, Engine, Hits
+from search.engine import Areas, Engine
+from search.hits import Hits
+from search.precision_cap import NamedCells
 from search.recall import RecallCheck
 
 SCHEMA = pa.schema(
@@ -52,6 +54,17 @@ TOP_SCHEMA = pa.schema(
 )
 
 
+# With references: the photos of the best cell that are most like each photo, the most similar first.
+REFERENCE_SCHEMA = pa.schema(
+    [
+        ("reference_photo", pa.list_(pa.string())),
+        ("reference_lat", pa.list_(pa.float64())),
+        ("reference_lng", pa.list_(pa.float64())),
+        ("reference_cosine", pa.list_(pa.float64())),
+    ]
+)
+
+
 def answer_table(
     engine: Engine, batch: FeatureBatch, *, first_row: int, k: int, recall: RecallCheck | None = None
 ) -> pa.Table:
@@ -72,17 +85,16 @@ def answers_of(engine: Engine, queries: np.ndarray, *, k: int, n_photos: np.ndar
     queries: as `Engine.search_prepared` takes them. n_photos: (Q,) int64, how many photos each is made of.
     """
     answers = engine.answer(queries, k=k, n_photos=n_photos)
-    hits, best = answers.hits, answers.hits.leaf[:, 0]
-    leaves = engine.bundle.hierarchy.leaves
-    ids = None if leaves.s2_ids is None else leaves.s2_ids[best]
+    cells, hits, best, place = answers.cells, answers.hits, answers.hits.leaf[:, 0], answers.place
+    ids = None if cells.s2_ids is None else cells.s2_ids[best]
     columns = {
-        "lat": leaves.lat_deg[answers.point],
-        "lng": leaves.lng_deg[answers.point],
-        "key": leaves.keys[best].tolist(),
+        "lat": answers.lat_deg,
+        "lng": answers.lng_deg,
+        "key": cells.keys[best].tolist(),
         "s2_id": [None] * len(best) if ids is None else ids,
         "token": [None] * len(best) if ids is None else s2.tokens(ids),
-        "city": leaves.city[answers.point].tolist(),
-        "country": leaves.country[answers.point].tolist(),
+        "city": cells.city[place].tolist(),
+        "country": cells.country[place].tolist(),
         "score": hits.score[:, 0],
         "probability": hits.probability[:, 0],
         "calibrated": [engine.calibrated] * len(best),
@@ -94,7 +106,10 @@ def answers_of(engine: Engine, queries: np.ndarray, *, k: int, n_photos: np.ndar
     schema = SCHEMA
     if hits.leaf.shape[1] > 1:
         schema = pa.unify_schemas([SCHEMA, TOP_SCHEMA])
-        columns |= _top_columns(engine, hits)
+        columns |= _top_columns(cells, hits)
+    if answers.references is not None and engine.reference_photos is not None:
+        schema = pa.unify_schemas([schema, REFERENCE_SCHEMA])
+        columns |= engine.reference_photos.columns(answers.references)
     fields = [field for field in schema if field.name not in _PHOTO_COLUMNS]
     return pa.table([pa.array(columns[field.name], field.type) for field in fields], schema=pa.schema(fields))
 
@@ -137,14 +152,17 @@ def explain(engine: Engine, batch: FeatureBatch, table: pa.Table) -> list[dict[s
     """
     rows: list[dict[str, Any]] = table.to_pylist()
     ok = np.flatnonzero(batch.ok)
-    keys = pa.array(engine.bundle.hierarchy.leaves.keys.tolist())
-    leaves = pc.index_in(table["key"].take(pa.array(ok)), value_set=keys).to_numpy()
-    paths = engine.paths(batch.embedding[ok], leaves.astype(np.int64))
+    coarse = engine.coarse
+    keys = pa.array((engine.bundle.hierarchy.leaves if coarse is None else coarse).keys.tolist())
+    cells = pc.index_in(table["key"].take(pa.array(ok)), value_set=keys).to_numpy().astype(np.int64)
+    # Under a cap, any leaf of a cell: only the cells above it are told, which are those of all of them.
+    paths = engine.paths(batch.embedding[ok], cells if coarse is None else coarse.some_leaf[cells])
     for number, answered in enumerate(ok):
         rows[answered]["path"] = _path(engine, paths.cell[number], paths.probability[number])
     for row in rows:
         del row["s2_id"]  # JSON readers lose bits above 2**53; the token says the same
         row["top"] = _top_rows(row)
+        row["references"] = _listed(row, "reference", ("photo", "lat", "lng", "cosine"))
         row.setdefault("path", [])
     return rows
 
@@ -153,6 +171,8 @@ def _path(engine: Engine, cells: Sequence[int], probabilities: np.ndarray) -> li
     result = []
     for number, (cell, probability) in enumerate(zip(cells, probabilities.tolist(), strict=True)):
         level = engine.bundle.hierarchy.levels[number]
+        if engine.coarse is not None and engine.coarse.is_finer(level, cell):
+            break
         result.append(
             {
                 "level": number,
@@ -166,21 +186,25 @@ def _path(engine: Engine, cells: Sequence[int], probabilities: np.ndarray) -> li
     return result
 
 
-def _top_columns(engine: Engine, hits: Hits) -> dict[str, list[Any]]:
-    leaves = engine.bundle.hierarchy.leaves
+def _top_columns(cells: NamedCells, hits: Hits) -> dict[str, list[Any]]:
+    ranked = [row[row >= 0] for row in hits.leaf]
+    ids = cells.s2_ids
     return {
-        "top_key": leaves.keys[hits.leaf].tolist(),
-        "top_s2_id": [None] * len(hits.leaf) if leaves.s2_ids is None else list(leaves.s2_ids[hits.leaf]),
-        "top_lat": list(leaves.lat_deg[hits.leaf]),
-        "top_lng": list(leaves.lng_deg[hits.leaf]),
-        "top_score": list(hits.score),
-        "top_probability": list(hits.probability),
+        "top_key": [cells.keys[row].tolist() for row in ranked],
+        "top_s2_id": [None] * len(ranked) if ids is None else [ids[row] for row in ranked],
+        "top_lat": [cells.lat_deg[row] for row in ranked],
+        "top_lng": [cells.lng_deg[row] for row in ranked],
+        "top_score": [score[: len(row)] for score, row in zip(hits.score, ranked, strict=True)],
+        "top_probability": [share[: len(row)] for share, row in zip(hits.probability, ranked, strict=True)],
     }
 
 
 def _top_rows(row: dict[str, Any]) -> list[dict[str, Any]]:
     row.pop("top_s2_id", None)
-    columns = {name: row.pop(f"top_{name}", None) for name in ("key", "lat", "lng", "score", "probability")}
-    if columns["key"] is None:
-        return []
+    return _listed(row, "top", ("key", "lat", "lng", "score", "probability"))
+
+
+def _listed(row: dict[str, Any], prefix: str, names: Sequence[str]) -> list[dict[str, Any]]:
+    """List columns of a row, taken out of it, as a list of what stands at each place of them."""
+    columns = {name: row.pop(f"{prefix}_{name}", None) or () for name in names}
     return [dict(zip(columns, place, strict=True)) for place in zip(*columns.values(), strict=True)]

@@ -42,19 +42,19 @@ class BeamSearch:
             return found.replaced(short, self._search(queries[short], k, temperature, len(self._lists)))
         return found
 
-    def posterior(self, queries: np.ndarray, *, temperature: float, k: int) -> Posterior:
+    def posterior(self, queries: np.ndarray, *, temperature: float, k: int, left_out: float) -> Posterior:
         """As `Search`."""
-        found = self._posterior(queries, temperature, self._probes)
+        found = self._posterior(queries, temperature, self._probes, left_out)
         short = np.flatnonzero(found.counted < k)
         if short.size:
-            return found.replaced(short, self._posterior(queries[short], temperature, len(self._lists)))
+            return found.replaced(short, self._posterior(queries[short], temperature, len(self._lists), left_out))
         return found
 
-    def _posterior(self, queries: np.ndarray, temperature: float, probes: int) -> Posterior:
+    def _posterior(self, queries: np.ndarray, temperature: float, probes: int, left_out: float) -> Posterior:
         extended = self._model.extended(queries)
         nearest = self._lists.nearest(extended, probes)
         visited = (self._lists.visit(extended[block], nearest[block]) for block in self._lists.blocks(nearest))
-        return joined_posteriors([each.posterior(temperature) for each in visited])
+        return joined_posteriors([each.posterior(temperature, left_out=left_out) for each in visited])
 
     def _search(self, queries: np.ndarray, k: int, temperature: float | None, probes: int) -> Found:
         extended = self._model.extended(queries)

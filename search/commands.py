@@ -25,6 +25,9 @@ def query(
     version: str | None = None,
     crops: CropName = "one",
     class_maps: Strings = NO_MAPS,
+    geojson: Path | None = None,
+    html: Path | None = None,
+    level: int | None = None,
     search: SearchOptions,
     encoder: EncoderOptions,
     read: ReadOptions,
@@ -39,6 +42,9 @@ def query(
         version: a bundle's digest or its beginning; the current one by default.
         crops: of each photo, averaged: the middle; that and four corners; those and their mirror images.
         class_maps: of the photos, one for each in their order, for an encoder with semantic fusion.
+        geojson: file to write: cells with their share of each photo's posterior, which add up to 1 (or .parquet).
+        html: page to write, with the photos, their answers and maps of the posterior.
+        level: whose cells the maps have, 0 the coarsest; the finest by default.
         search: how their places are searched for.
         encoder: which other maps it sees, and where it runs.
         read: which photos are read.
@@ -48,9 +54,11 @@ def query(
     from indexer.photos import listed_photos
     from search.answers import answer_table, explain
     from search.engine import Engine
+    from search.map_files import MapFiles
 
     engine = Engine.open(registry, version=version, options=search, protocol=crops)
     engine.check_k(top_k)
+    maps = MapFiles(engine.bundle.hierarchy, geojson=geojson, html=html, level=level)
     encode = encoder.open(checkpoint, crops=crops)
     engine.check_encoder(encode.encoder.digest, source=checkpoint)
     # No worker processes: a few photos are decoded before another interpreter has started.
@@ -60,6 +68,9 @@ def query(
         reasons = "; ".join(f"{photo}: {reason}" for photo, reason in zip(batch.photo, batch.reason, strict=True))
         raise InputError(f"No photo to answer. {reasons}. Give paths of image files.")
     rows = explain(engine, batch, answer_table(engine, batch, first_row=0, k=top_k))
+    if maps.wanted:
+        posterior = engine.posterior(engine.prepared(batch.embedding[batch.ok]), left_out=0.0)
+        maps.write(rows, listed_photos(photos), posterior, coarse=engine.coarse, read=read)
     data = {"bundle": engine.bundle.version, "encoder": encode.encoder.digest, "answers": rows}
     failed = any(row["status"] != OK for row in rows)
     return Result(data, "\n\n".join(_answer_text(row) for row in rows), failed=failed)
@@ -117,7 +128,7 @@ def run(
         feed: how photos reach it.
     """
     from indexer.job_folder import check_job_target
-    from indexer.progress import per_second
+    from indexer.progress import counts_text, per_second
     from indexer.shard_cut import Part
     from search import job
     from search.recipe import Recipe
@@ -171,7 +182,7 @@ def run(
         opened, source = recipe.open(out)
         opened.check_k(top_k)
         report = job.run(opened, source, out, config)
-    failures = ", ".join(f"{count} {code}" for code, count in report["failed"].items()) or "none"
+    failures = counts_text(report["failed"])
     text = (
         f"{out}: {report['rows']:,} photos, {report['rows_known']:,} of them answered before, in "
         f"{report['seconds']:.1f} s ({per_second(report['rows_per_second'])}); {report['ok']:,} answered, failed: "
@@ -241,7 +252,7 @@ def export(*, predictions: Path, out: Path | None = None, format: ExportFormat |
 
 
 def _answer_text(row: Mapping[str, Any]) -> str:
-    if not row["path"]:
+    if row["lat"] is None:
         return f"{row['photo']}\n  {row['status']}: {row['reason']}"
     lines = [row["photo"], *_place_lines(row)]
     lines += [
@@ -253,6 +264,10 @@ def _answer_text(row: Mapping[str, Any]) -> str:
         f"    {rank}. {place['lat']:.4f}, {place['lng']:.4f}  cell {place['key']}, "
         f"probability {place['probability']:.3f}"
         for rank, place in enumerate(row["top"], 1)
+    ]
+    lines += [
+        f"    like {each['photo']} ({each['cosine']:.3f}), taken at {each['lat']:.4f}, {each['lng']:.4f}"
+        for each in row["references"]
     ]
     return "\n".join(lines)
 

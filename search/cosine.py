@@ -32,7 +32,7 @@ class CosineSearch:
         step = max(1, _SCORES // self._model.n_leaves)
         return joined([self._some(queries[start : start + step], k) for start in range(0, len(queries), step)], k)
 
-    def posterior(self, queries: np.ndarray, *, temperature: float, k: int) -> Posterior:
+    def posterior(self, queries: np.ndarray, *, temperature: float, k: int, left_out: float) -> Posterior:
         """As `Search`: there is none, because a share of a sum of cosines is no probability that could be calibrated.
 
         Raises:

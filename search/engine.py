@@ -19,10 +19,14 @@ from indexer.calibration import Protocol
 from indexer.errors import ArtifactError, BundleMismatch, InputError
 from indexer.registry import Registry
 from indexer.scoring import level_log_probabilities
+from search.constraints import RestrictedSearch, allowed_leaves, narrowed, region_digests
 from search.found import Search, joined
+from search.hits import Hits
 from search.modes import DEFAULT_OPTIONS, SearchOptions, open_search
-from search.posterior import Posterior, joined_posteriors
+from search.posterior import LEFT_OUT, Posterior, joined_posteriors
+from search.precision_cap import CoarseCells, NamedCells
 from search.radii import LeafDiscs, heaviest_leaves, radii_km
+from search.references import Nearest, ReferencePhotos
 
 PROTOCOL_TEXTS: Mapping[Protocol, str] = {
     "one": "one crop",
@@ -31,20 +35,6 @@ PROTOCOL_TEXTS: Mapping[Protocol, str] = {
     "album": "albums",
 }
 _CANDIDATES = 32  # likeliest cells of a query around which most of the probability may lie
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Hits:
-    """Answers to Q queries, the best first."""
-
-    leaf: np.ndarray  # (Q, K) int64, finest cells
-    score: np.ndarray  # (Q, K) float64, v . G_r + b_r, descending; the product itself where cosines are multiplied
-    # (Q, K) float64, softmax of score / T over the leaves that count, times what they were calibrated to add up to; NaN
-    # if not asked for
-    probability: np.ndarray
-    mode: (
-        np.ndarray
-    )  # (Q,) str, how each was found: 'exact', 'beam', 'adaptive-proved', 'adaptive-budget', 'cosine-...'
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,9 +51,13 @@ class Areas:
 class Answers:
     """What Q queries are told."""
 
-    hits: Hits
-    point: np.ndarray  # (Q,) int64, the leaf at whose point the answer is
+    cells: NamedCells  # that it is told in
+    hits: Hits  # with these cells in place of leaves, -1 and NaN where there are fewer than K
+    place: np.ndarray  # (Q,) int64, the cell whose names the answered place has
+    lat_deg: np.ndarray  # (Q,) float64, where the answer points
+    lng_deg: np.ndarray  # (Q,) float64
     areas: Areas | None  # None where they are not told
+    references: Nearest | None  # of the best cell; None where they are not told
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,13 +85,31 @@ class Engine:
         """protocol: how queries are made of photos, which decides what their probabilities were calibrated by.
 
         Raises:
-            InputError: no GPU for `cuda`, or radii are asked for and were not calibrated.
+            InputError: no GPU for `cuda`; a region without cells; radii are asked for and were not calibrated, or
+                reference photos and there are none.
         """
         self.bundle = bundle
         self.device = device
         self.options = options
         self.protocol = protocol
         self.calibration = bundle.calibrations.get(protocol) if options.score == "softmax" else None
+        caps = [cap for cap in (bundle.precision_cap_km, options.precision_cap) if cap is not None]
+        self.coarse = CoarseCells(bundle.hierarchy.leaves, max(caps)) if caps else None
+        self._allowed: np.ndarray | None = None
+        self._searched = bundle
+        if options.region is not None or options.not_region is not None:
+            leaves = bundle.hierarchy.leaves
+            self._allowed = allowed_leaves(leaves, region=options.region, not_region=options.not_region)
+        self.reference_photos: ReferencePhotos | None = None
+        if options.references or options.point == "reference":
+            if self.coarse is not None:
+                raise InputError(
+                    "--references and --point reference tell where photos were taken to the metre, which the precision "
+                    f"cap of {self.coarse.km:g} km forbids. Leave them out."
+                )
+            self.reference_photos = ReferencePhotos(bundle)
+        if options.constrained:
+            self._searched = narrowed(bundle, self._allowed, prior_exponent=options.prior_exponent)
         self._where = choose_device(device)
         if options.radii and self.calibration is None:
             raise InputError(
@@ -112,7 +124,8 @@ class Engine:
         Each thread that runs torch on several cores has a pool of threads for it; with more threads than cores they
         sleep between one operation and the next, and a search takes half as long again.
         """
-        return open_search(self.bundle, self.options, device=self._where)
+        search = open_search(self._searched, self.options, device=self._where)
+        return search if self._allowed is None else RestrictedSearch(search, self._allowed)
 
     @classmethod
     def open(
@@ -152,13 +165,16 @@ class Engine:
             "mode": self._search.name,
             "score": self.options.score,
             "probability_over": self.counts,
+            "region": self.options.region,
+            "not_region": self.options.not_region,
+            "prior_exponent": self._searched.model.geocells.prior_exponent,
             **self._search.facts,
         }
 
     @property
     def calibrated(self) -> bool:
         """Whether probabilities were calibrated on held-out photos."""
-        return self.calibration is not None
+        return self.calibration is not None and not self.options.constrained
 
     @property
     def tells_areas(self) -> bool:
@@ -179,15 +195,25 @@ class Engine:
                 "python -m indexer build --checkpoint ..."
             )
 
+    @property
+    def inputs(self) -> dict[str, str | None]:
+        """Digests of what decides answers: the bundle, and files of regions."""
+        return {"bundle": self.bundle.version, **region_digests(self.options.region, self.options.not_region)}
+
+    @property
+    def n_leaves(self) -> int:
+        """How many finest cells may be an answer."""
+        return self._searched.model.n_leaves
+
     def check_k(self, k: int) -> None:
         """Refuse a number of answers that cannot be given.
 
         Raises:
             InputError: k is not between 1 and the number of leaves.
         """
-        n_leaves = self.bundle.model.n_leaves
-        if not 1 <= k <= n_leaves:
-            raise InputError(f"top-k must be from 1 to {n_leaves}, the number of finest cells, not {k}.")
+        if not 1 <= k <= self.n_leaves:
+            where = "" if self._allowed is None else " in the region"
+            raise InputError(f"top-k must be from 1 to {self.n_leaves}, the number of finest cells{where}, not {k}.")
 
     def search(self, vectors: np.ndarray, *, k: int = 1, probability: bool = True) -> Hits:
         """The k best finest cells of each vector, as the engine's options have it.
@@ -222,16 +248,18 @@ class Engine:
         found = joined([part for _, part in parts], k)
         return Hits(found.leaf[order], found.score[order], self._inside * found.probability[order], found.mode[order])
 
-    def posterior(self, queries: np.ndarray, *, k: int = 1, n_photos: np.ndarray | None = None) -> Posterior:
+    def posterior(
+        self, queries: np.ndarray, *, k: int = 1, n_photos: np.ndarray | None = None, left_out: float = LEFT_OUT
+    ) -> Posterior:
         """Probabilities over the leaves that count when the k best are asked for.
 
-        queries, n_photos: as for `search_prepared`.
+        queries, n_photos: as for `search_prepared`. left_out: what leaves that are not listed may hold together.
 
         Raises:
             InputError: cosines are multiplied, which gives no probabilities.
         """
         parts = [
-            (rows, self._search.posterior(queries[rows], temperature=temperature, k=k))
+            (rows, self._search.posterior(queries[rows], temperature=temperature, k=k, left_out=left_out))
             for rows, temperature in self._by_temperature(len(queries), n_photos)
         ]
         order = np.argsort(np.concatenate([rows for rows, _ in parts]))
@@ -245,24 +273,49 @@ class Engine:
         Raises:
             InputError: k is not between 1 and the number of leaves.
         """
-        if not self.tells_areas and self.options.point == "cell":
-            hits = self.search_prepared(queries, k=k, n_photos=n_photos)
-            return Answers(hits, hits.leaf[:, 0], None)
-        hits = self.search_prepared(queries, k=k, probability=False)
-        posterior = self.posterior(queries, k=k, n_photos=n_photos)
-        temperature = self._temperatures(len(queries), n_photos)[:, None]
-        probability = self._inside * np.exp(hits.score / temperature - posterior.log_total[:, None])
-        hits = replace(hits, probability=probability)
-        point = hits.leaf[:, 0]
-        if self.options.point == "mass":
-            point = heaviest_leaves(posterior, self._discs, within_km=self.options.within_km, candidates=_CANDIDATES)
-        if self.calibration is None or not self.tells_areas:
-            return Answers(hits, point, None)
-        leaves, calibration = self.bundle.hierarchy.leaves, self.calibration
-        shares = (calibration.mass_50, calibration.mass_90)
-        half, most = radii_km(posterior, self._discs, leaves.lat_deg[point], leaves.lng_deg[point], shares).T
-        each = hits.score[:, 0] if n_photos is None else hits.score[:, 0] / n_photos
-        return Answers(hits, point, Areas(half, most, posterior.entropy(), each < calibration.least_score))
+        options, coarse = self.options, self.coarse
+        if self.tells_areas or options.point == "mass" or coarse is not None:
+            hits = self.search_prepared(queries, k=k, probability=False)
+            posterior = self.posterior(queries, k=k, n_photos=n_photos)
+            temperature = self._temperatures(len(queries), n_photos)[:, None]
+            probability = self._inside * np.exp(hits.score / temperature - posterior.log_total[:, None])
+            hits = replace(hits, probability=probability)
+        else:
+            hits, posterior = self.search_prepared(queries, k=k, n_photos=n_photos), None
+        cells: NamedCells = self.bundle.hierarchy.leaves
+        leaf = hits.leaf[:, 0]
+        nearest = None
+        if self.reference_photos is not None:
+            nearest = self.reference_photos.nearest(queries, leaf, max(options.references, 1))
+        if options.point == "mass" and posterior is not None:
+            leaf = heaviest_leaves(posterior, self._discs, within_km=options.within_km, candidates=_CANDIDATES)
+        if coarse is not None and posterior is not None:
+            cells, leaf = coarse, coarse.of_leaf[leaf]
+            hits = coarse.hits(hits, posterior, inside=self._inside)
+        lat, lng = cells.lat_deg[leaf], cells.lng_deg[leaf]
+        if options.point == "reference" and nearest is not None and self.reference_photos is not None:
+            known = nearest.row[:, 0]  # a leaf without reference photos keeps its point
+            lat = np.where(known >= 0, self.reference_photos.lat_deg[known], lat)
+            lng = np.where(known >= 0, self.reference_photos.lng_deg[known], lng)
+        areas = None
+        if posterior is not None and self.tells_areas:
+            areas = self._areas(posterior, hits.score[:, 0], lat, lng, n_photos)
+        return Answers(cells, hits, leaf, lat, lng, areas, nearest if options.references else None)
+
+    def _areas(
+        self,
+        posterior: Posterior,
+        score: np.ndarray,
+        lat_deg: np.ndarray,
+        lng_deg: np.ndarray,
+        n_photos: np.ndarray | None,
+    ) -> Areas:
+        assert self.calibration is not None, "that is when they are told"
+        shares = (self.calibration.mass_50, self.calibration.mass_90)
+        least = 0.0 if self.coarse is None else self.coarse.km
+        half, most = np.maximum(radii_km(posterior, self._discs, lat_deg, lng_deg, shares), least).T
+        each = score if n_photos is None else score / n_photos
+        return Areas(half, most, posterior.entropy(), each < self.calibration.least_score)
 
     @cached_property
     def _discs(self) -> LeafDiscs:
@@ -271,7 +324,7 @@ class Engine:
     @property
     def _inside(self) -> float:
         """What probabilities over leaves add up to."""
-        return 1.0 if self.calibration is None else self.calibration.inside
+        return self.calibration.inside if self.calibrated and self.calibration is not None else 1.0
 
     def _temperatures(self, n_queries: int, n_photos: np.ndarray | None) -> np.ndarray:
         """T of each query: (Q,) float64."""

@@ -70,9 +70,11 @@ class ExactSearch:
             probability = (score / temperature - total[:, None]).exp()
         return Found(leaf.cpu().numpy(), score.cpu().numpy(), probability.cpu().numpy(), np.full(len(queries), MODE))
 
-    def posterior(self, queries: np.ndarray, *, temperature: float, k: int) -> Posterior:
+    def posterior(self, queries: np.ndarray, *, temperature: float, k: int, left_out: float) -> Posterior:
         """As `Search`."""
-        return joined_posteriors([posterior_of(scores, temperature) for _, scores in self.scores(queries)])
+        return joined_posteriors(
+            [posterior_of(scores, temperature, left_out=left_out) for _, scores in self.scores(queries)]
+        )
 
     def scores(self, queries: np.ndarray) -> Iterator[tuple[slice, torch.Tensor]]:
         """Scores of all leaves in float32, of some queries at a time: (Q', leaves); the next ones overwrite them."""

@@ -59,8 +59,10 @@ class Search(Protocol):
         """The k best leaves of queries (Q, D) float32 as they meet geocells; no probabilities where T is None."""
         ...
 
-    def posterior(self, queries: np.ndarray, *, temperature: float, k: int) -> Posterior:
+    def posterior(self, queries: np.ndarray, *, temperature: float, k: int, left_out: float) -> Posterior:
         """Probabilities over the leaves that count when the k best are asked for.
+
+        left_out: as for `posterior_of`.
 
         Raises:
             InputError: this search has none.

@@ -85,7 +85,7 @@ def open_folders(engine: Engine, source: VectorSource, out: Path, config: RunCon
         InputError: they hold other things or a job of other options or inputs, or cannot be written.
     """
     options = {**source.options, "top_k": config.top_k, "part": str(config.part), **asdict(engine.options)}
-    inputs = {**source.inputs, "bundle": engine.bundle.version}
+    inputs = {**source.inputs, **engine.inputs}
     if config.albums is not None:
         options["album"], inputs["albums"] = config.albums.column, config.albums.digest
     job = Job(KIND, SCHEMA_VERSION, options, inputs)

@@ -53,9 +53,9 @@ class Visited:
         both = torch.cat([score, others.double()], dim=1)
         return both.div_(temperature).logsumexp(dim=1)
 
-    def posterior(self, temperature: float) -> Posterior:
-        """Probabilities over them."""
-        return posterior_of(self.score.clone(), temperature, self.leaf)
+    def posterior(self, temperature: float, *, left_out: float) -> Posterior:
+        """Probabilities over them; left_out: as for `posterior_of`."""
+        return posterior_of(self.score.clone(), temperature, self.leaf, left_out=left_out)
 
     def more(self, rows: np.ndarray, other: "Visited") -> "Visited":
         """These, and others that some of the queries were compared with besides."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 ModeName = Literal["auto", "exact", "beam", "adaptive"]
 ScoreName = Literal["softmax", "cosine-clamped", "cosine-affine"]
-PointName = Literal["cell", "mass"]
+PointName = Literal["cell", "mass", "reference"]
 WITHIN_KM = 25.0
 
 
@@ -31,9 +31,14 @@ class SearchOptions(Options):
         max_probes: cells after which an adaptive search gives up; by default 4 times those it visits first.
         score: the product of softmax probabilities, or for comparison that of raw cosines, clamped at 0 or mapped by
             (1 + c) / 2, by brute force.
-        point: where an answer points: at the point of the best cell; or at that of the cell around which, within
-            --within-km, most of the probability lies.
+        point: where an answer points: at the point of the best cell; at that of the cell around which, within
+            --within-km, most of the probability lies; or at the best cell's reference photo that is most similar.
         within_km: distance that --point mass looks at.
+        references: most similar reference photos of the best cell to tell with each answer.
+        region: search only there: country codes such as FR,DE, a box as south,west,north,east, or a .geojson file.
+        not_region: do not search there; as for --region.
+        prior_exponent: how much the number of photos in a cell counts, in place of what the bundle says; 0: nothing.
+        precision_cap: tell no place finer than so many kilometres; a bundle's own cap can be made coarser, not finer.
         radii: also say how near the place is for half and for nine in ten of such photos, the entropy, and whether to
             abstain: by default where the bundle was calibrated for such photos, without which it is an error.
     """
@@ -44,6 +49,11 @@ class SearchOptions(Options):
     score: ScoreName = "softmax"
     point: PointName = "cell"
     within_km: float = WITHIN_KM
+    references: int = 0
+    region: str | None = None
+    not_region: str | None = None
+    prior_exponent: float | None = None
+    precision_cap: float | None = None
     radii: bool | None = None
 
     def __post_init__(self) -> None:
@@ -60,17 +70,34 @@ class SearchOptions(Options):
             raise InputError(f"--score {self.score} compares all cells of all levels: leave --mode out.")
         if self.score != "softmax" and (self.point != "cell" or self.radii):
             raise InputError(f"--score {self.score}: products of cosines are no probabilities to take areas from.")
+        if self.score != "softmax" and self.precision_cap is not None:
+            raise InputError(f"--score {self.score} is for comparison: a precision cap needs probabilities.")
+        if self.score != "softmax" and self.constrained:
+            raise InputError(f"--score {self.score} is for comparison, with no region and no other prior.")
+        if self.constrained and self.radii:
+            raise InputError("--radii: they are calibrated for the whole Earth and the bundle's own prior only.")
+        if self.precision_cap is not None and not 0 < self.precision_cap < float("inf"):
+            raise InputError(f"--precision-cap must be a distance above 0 km, not {self.precision_cap}.")
+        if self.references < 0:
+            raise InputError(f"--references must be at least 0, not {self.references}.")
+        if self.prior_exponent is not None and not abs(self.prior_exponent) < float("inf"):
+            raise InputError(f"--prior-exponent must be a finite number, not {self.prior_exponent}.")
         if not 0 < self.within_km < float("inf"):
             raise InputError(f"--within-km must be a distance above 0, not {self.within_km}.")
         if self.within_km != WITHIN_KM and self.point != "mass":
             raise InputError("--within-km goes with --point mass.")
+
+    @property
+    def constrained(self) -> bool:
+        """Whether something else is searched than the whole bundle as it is."""
+        return (self.region, self.not_region, self.prior_exponent) != (None, None, None)
 
 
 DEFAULT_OPTIONS = SearchOptions()
 
 
 def open_search(bundle: "Bundle", options: SearchOptions, *, device: "torch.device") -> "Search":
-    """The search of these options, on this device where it can run there."""
+    """The search of these options, over all leaves of a bundle, on this device where it can run there."""
     from indexer.faiss_index import list_count
     from search.adaptive import AdaptiveSearch
     from search.beam import BeamSearch

@@ -1,4 +1,4 @@
-"""Pictures of errors: accuracy by distance, recall by area, and a map of where answers went.
+"""Pictures of errors and of answers: accuracy by distance, recall by area, maps of where answers went or may lie.
 
 In: errors in km, areas in km2 and coordinates in degrees. Out: bytes of a picture, the same bytes for the same figures.
 Colours are chosen so that people with any common colour blindness can tell them apart (Okabe and Ito's, and their
@@ -14,10 +14,11 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.collections import LineCollection
+from matplotlib.collections import LineCollection, PolyCollection
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from indexer.geo import FARTHEST_KM, lat_lng
+from indexer.geo import EARTH_RADIUS_KM, FARTHEST_KM, lat_lng, unit_vectors
 from indexer.places import gazetteer
 from search.metrics import EARTH_AREA_KM2
 
@@ -33,6 +34,8 @@ ERROR_COLOURS: tuple[tuple[float, str, str], ...] = (
 _STYLES = (("#0072b2", "-"), ("#d55e00", "--"), ("#009e73", "-."), ("#595959", ":"), ("#cc79a7", (0, (6, 2))))
 _POINTS = 200  # finer than a line on paper, and an SVG stays small
 _MARKED_KM = (1.0, 25.0, 200.0, 750.0, 2500.0)
+_MAPPED_SHARE = 0.9  # of a posterior that a map of the surroundings shows, where no radius is known
+_DEGREE_KM = np.pi * EARTH_RADIUS_KM / 180
 _MAP_LINES = 1500  # lines on the map: more hide each other
 _TEXT = {"font.family": "DejaVu Sans", "font.size": 10, "svg.hashsalt": "geosurge"}  # the font matplotlib brings
 
@@ -105,6 +108,70 @@ def error_map(true_deg: np.ndarray, predicted_deg: np.ndarray, errors_km: np.nda
         axes.tick_params(labelsize=8, length=0)
         figure.legend(loc="outside upper left", ncols=5, frameon=False, fontsize=9, title="error", alignment="left")
         return _picture(figure, "png")
+
+
+def posterior_map(
+    outlines_deg: np.ndarray, shares: np.ndarray, answer_deg: tuple[float, float], radii_km: Sequence[float]
+) -> bytes:
+    """PNG of a world map and of the surroundings of an answer, with cells coloured by their share of a posterior.
+
+    outlines_deg: (N, K, 2) latitude and longitude around each cell. shares: (N,). answer_deg: latitude and longitude.
+    radii_km: of circles around the answer, at most two; the surroundings are as wide as the last one asks for, or as
+    most of the posterior takes.
+    """
+    lat, lng = answer_deg
+    around = np.stack([(outlines_deg[..., 1] - lng + 180) % 360 - 180 + lng, outlines_deg[..., 0]], axis=-1)
+    # A ring that passes the far side of the Earth from the answer is drawn in one piece there.
+    around[..., 0] = np.degrees(np.unwrap(np.radians(around[..., 0]), axis=1))
+    apart = np.abs(around - (lng, lat)).max(axis=(1, 2))
+    order = np.argsort(apart)
+    held = np.cumsum(shares[order])
+    most = apart[order][min(int(np.searchsorted(held, _MAPPED_SHARE * held[-1])), len(order) - 1)]
+    reach = max(1.3 * radii_km[-1] / _DEGREE_KM if radii_km else most, 0.2)
+    with rc_context(_TEXT):
+        figure = Figure(figsize=(10.0, 4.2), layout="constrained")
+        world, near = figure.subplots(1, 2, width_ratios=(1.7, 1.0))
+        colours = LogNorm(max(shares.max() * 1e-4, 1e-9), shares.max())
+        city_lat, city_lng = lat_lng(gazetteer().tree.data)
+        for axes, marker in ((world, ","), (near, ".")):
+            for turn in (-360, 0, 360):
+                axes.plot(city_lng + turn, city_lat, marker, color="#c9c9c9", markersize=2.0, zorder=0)
+                cells = PolyCollection(
+                    around + np.array((turn, 0.0)), array=shares, norm=colours, cmap="YlGnBu", edgecolors="none"
+                )
+                drawn = axes.add_collection(cells, autolim=False)
+            axes.set_aspect("equal")
+            axes.tick_params(labelsize=8, length=0)
+            axes.grid(color="#ececec", linewidth=0.6)
+            axes.set_axisbelow(True)
+        world.set_xlim(-180, 180)
+        world.set_ylim(-90, 90)
+        world.set_xticks(range(-180, 181, 60))
+        world.set_yticks(range(-90, 91, 30))
+        world.plot(lng, lat, "o", markersize=9, markerfacecolor="none", markeredgecolor="#d55e00", markeredgewidth=1.6)
+        stretch = max(np.cos(np.radians(lat)), 0.05)  # a degree of longitude in degrees of latitude
+        near.set_xlim(lng - reach / stretch, lng + reach / stretch)
+        near.set_ylim(lat - reach, lat + reach)
+        near.set_aspect(1 / stretch)
+        near.plot(lng, lat, "+", color="#d55e00", markersize=11, markeredgewidth=1.8)
+        for km, dash in zip(radii_km, ("-", "--"), strict=False):
+            ring_lat, ring_lng = _circle(lat, lng, km)
+            near.plot(ring_lng, ring_lat, dash, color="#d55e00", linewidth=1.2, label=f"{km:,.0f} km")
+        if radii_km:
+            near.legend(loc="upper right", fontsize=8, frameon=True)
+        figure.colorbar(drawn, ax=near, label="share of the probability", shrink=0.8).ax.tick_params(labelsize=8)
+        return _picture(figure, "png")
+
+
+def _circle(lat_deg: float, lng_deg: float, km: float) -> tuple[np.ndarray, np.ndarray]:
+    """Latitudes and longitudes of a circle around a point, longitudes without a jump."""
+    angle, turn = km / EARTH_RADIUS_KM, np.linspace(0, 2 * np.pi, 181)
+    (point,) = unit_vectors(np.array([lat_deg]), np.array([lng_deg]))
+    east = np.cross((0.0, 0.0, 1.0), point)
+    east = np.array((0.0, 1.0, 0.0)) if np.linalg.norm(east) < 1e-9 else east / np.linalg.norm(east)
+    aside = np.cos(turn)[:, None] * np.cross(point, east) + np.sin(turn)[:, None] * east
+    lat, lng = lat_lng(np.cos(angle) * point + np.sin(angle) * aside)
+    return lat, np.degrees(np.unwrap(np.radians(lng), period=2 * np.pi)) + 360 * round((lng_deg - lng[0]) / 360)
 
 
 def rate_curve(minutes: Sequence[float], rates: Sequence[float]) -> bytes:

@@ -63,17 +63,19 @@ class Posterior:
         return np.asarray(listed - rest * np.log(np.maximum(rest, np.finfo(np.float64).tiny) / others))
 
 
-def posterior_of(score: torch.Tensor, temperature: float, leaf: torch.Tensor | None = None) -> Posterior:
+def posterior_of(
+    score: torch.Tensor, temperature: float, leaf: torch.Tensor | None = None, *, left_out: float = LEFT_OUT
+) -> Posterior:
     """The posterior of Q queries.
 
     score: (Q, M) float32, minus infinity where a query has fewer leaves; overwritten. leaf: (Q, M) int64, of which
-    leaf each score is; None: of leaf 0, 1, 2, ...
+    leaf each score is; None: of leaf 0, 1, 2, ... left_out: what leaves that are not listed may hold together.
     """
     best = score.amax(dim=1, keepdim=True)
     counted = (score > -torch.inf).sum(dim=1)
     share = score.sub_(best).div_(temperature).exp_()
     total = share.sum(dim=1, keepdim=True, dtype=torch.float64)
-    kept = share >= LEFT_OUT / score.shape[1] * total.float()
+    kept = (share > 0) & (share >= left_out / score.shape[1] * total.float())
     lengths = kept.sum(dim=1).cpu().numpy()
     rows, columns = kept.nonzero(as_tuple=True)
     probability = share[rows, columns].double() / total[rows, 0]

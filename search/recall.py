@@ -4,13 +4,12 @@ In: the queries of a job as they come, shard by shard. Out: the share of a sampl
 the share of their ten best that were among the ten found, by exact search on the same bundle.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from indexer.errors import InputError
 from search.engine import Engine
-from search.modes import SearchOptions
 
 _TEN = 10
 
@@ -58,8 +57,9 @@ class RecallCheck:
         if not len(self._queries):
             return None
         engine = self._engine
-        exact = Engine(engine.bundle, device=engine.device, options=SearchOptions("exact"))
-        k = min(_TEN, engine.bundle.model.n_leaves)
+        options = replace(engine.options, mode="exact", probes=None, max_probes=None)
+        exact = Engine(engine.bundle, device=engine.device, options=options)
+        k = min(_TEN, engine.n_leaves)
         best = exact.search_prepared(self._queries, k=k, probability=False).leaf
         # Asked for apart: whoever asks for ten visits all lists where the nearest hold fewer.
         first, ten = (engine.search_prepared(self._queries, k=n, probability=False).leaf for n in (1, k))

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 
 from encoder.crops import crop_maps, crop_photos
+from encoder.decoded_batch import DecodedBatch
 from encoder.decoding import decoded_batches
 from encoder.encode import reader_of
 from encoder.model import GeoEncoder
-from encoder.photo_reader import DecodedBatch, PhotoReader
+from encoder.photo_reader import PhotoReader
 from encoder.segmentation_cache import SegmentationCache
 from indexer.errors import InputError
 from indexer.hierarchy import Hierarchy

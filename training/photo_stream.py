@@ -20,8 +20,9 @@ import torch
 
 from encoder.config import Preprocessing
 from encoder.crops import crop_maps, crop_photos
+from encoder.decoded_batch import DecodedBatch
 from encoder.decoding import decoded_batches
-from encoder.photo_reader import DecodedBatch, PhotoReader
+from encoder.photo_reader import PhotoReader
 from indexer.errors import InputError
 from indexer.hierarchy import Hierarchy
 from indexer.job_folder import OK

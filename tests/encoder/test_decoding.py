@@ -16,9 +16,10 @@ import torch
 from PIL import Image
 
 from encoder.config import MAX_ASPECT
+from encoder.decoded_batch import DecodedBatch
 from encoder.decoding import decoded_batches
 from encoder.images import BadImage
-from encoder.photo_reader import DecodedBatch, PhotoReader
+from encoder.photo_reader import PhotoReader
 from indexer.errors import MissingBackend, WorkError
 from indexer.photo import FileRange, Photo
 from tests.encoder.conftest import natural

@@ -198,6 +198,15 @@ def test_what_is_left_out_of_a_folder_is_told(tmp_path: Path, caplog: pytest.Log
     assert "left out, because their names are not those of images: 2 .heic, 1 without a suffix, 1 .xmp" in caplog.text
 
 
+def test_hidden_files_are_no_photos(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "sub").mkdir()
+    for name in ("a.jpg", "._a.jpg", "sub/.b.png", "sub/b.png"):
+        (tmp_path / name).touch()
+    opened = open_photos(tmp_path)
+    assert (opened.n_photos, [photo.name for photo in opened]) == (2, ["a.jpg", "sub/b.png"])
+    assert "2 hidden" in caplog.text
+
+
 def test_a_folder_is_streamed_in_the_order_of_its_names(tmp_path: Path) -> None:
     for name in ("b/2.PNG", "a.jpg", "b.jpg", "b/1.jpeg", "notes.txt", os.fsdecode(b"caf\xe9.jpg")):
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -65,8 +65,9 @@ def test_file_uris_are_local_paths(uri: str, path: str | None) -> None:
 )
 def test_what_may_not_be_read_is_refused_with_its_reason(location: str, reason: str) -> None:
     assert reason in (refusal(location, SCHEMES) or "")
-    with pytest.raises(InputError, match="allow its scheme"):
+    with pytest.raises(InputError, match="Copy it to where it may be read") as caught:
         check_location(location, SCHEMES)
+    assert ("allow its scheme" in str(caught.value)) == ("not allowed" in reason)
 
 
 def test_local_paths_are_of_scheme_file() -> None:

@@ -1,0 +1,111 @@
+"""Where an answer may lie: regions that are asked for or ruled out, and priors other than the bundle's.
+
+In: countries, a box or a GeoJSON file. Out: the leaves that are allowed, and a search of these alone. It compares them
+with the same vectors, in every mode, so that it is exact where the mode is, and no allowed leaf is missed because the
+lists around it are full of others. Probabilities are then those of a photo that was taken in the region.
+
+A leaf is allowed if some place in it is: it overlaps what is asked for, and does not lie wholly in what is ruled out.
+Countries are those of the cells' names, that of the city nearest to a cell's point, and have no other borders here.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from indexer.bundle import Bundle
+from indexer.errors import InputError
+from indexer.faiss_index import flat_index
+from indexer.hierarchy import Level
+from indexer.manifest import file_digest
+from indexer.places import countries
+from indexer.scoring import leaf_vectors
+from search.found import Found, Search
+from search.posterior import Posterior
+
+ALLOWED_LEAVES = "allowed leaves"
+_JSON = (".geojson", ".json")
+_BOX = re.compile(r"\s*[-+.\d]+\s*(,\s*[-+.\d]+\s*){3}")
+
+
+def narrowed(bundle: Bundle, leaves: np.ndarray | None, *, prior_exponent: float | None) -> Bundle:
+    """A bundle of some leaves alone, (R,) int64, or with another prior; its hierarchy is still that of all."""
+    model = bundle.model
+    if prior_exponent is not None:
+        model = replace(model, geocells=replace(model.geocells, prior_exponent=prior_exponent))
+    if leaves is not None:
+        model = model.only(leaves)
+    return replace(bundle, model=model, leaf_index=flat_index(leaf_vectors(model)))
+
+
+class RestrictedSearch:
+    """A search of some leaves of a bundle, which are numbered as in the bundle."""
+
+    def __init__(self, search: Search, leaves: np.ndarray) -> None:
+        """search: of a model of these leaves alone. leaves: (R,) int64, ascending."""
+        self.name = search.name
+        self.counts = f"visited {ALLOWED_LEAVES}" if search.counts.startswith("visited") else ALLOWED_LEAVES
+        self.facts: Mapping[str, int] = {**search.facts, "allowed_leaves": len(leaves)}
+        self._search, self._leaves = search, leaves
+
+    def __call__(self, queries: np.ndarray, k: int, *, temperature: float | None) -> Found:
+        """As `Search`."""
+        found = self._search(queries, k, temperature=temperature)
+        return replace(found, leaf=np.where(found.leaf < 0, -1, self._leaves[found.leaf]))
+
+    def posterior(self, queries: np.ndarray, *, temperature: float, k: int, left_out: float) -> Posterior:
+        """As `Search`."""
+        found = self._search.posterior(queries, temperature=temperature, k=k, left_out=left_out)
+        return replace(found, leaf=self._leaves[found.leaf])
+
+
+def allowed_leaves(leaves: Level, *, region: str | None, not_region: str | None) -> np.ndarray:
+    """The leaves in which a place may lie: (R,) int64, ascending.
+
+    region, not_region: ISO 3166 country codes with commas between; a box as south,west,north,east in degrees, which
+    passes the 180th meridian where west is above east; or the name of a GeoJSON file of polygons. None: anywhere.
+
+    Raises:
+        InputError: a region that says nothing or holds no leaf, or borders where cells are labels.
+        MissingBackend: borders need the extra `export`.
+    """
+    allowed = np.ones(len(leaves), bool)
+    if region is not None:
+        allowed &= _in_region(leaves, region, "--region", wholly=False)
+        if not allowed.any():
+            raise InputError(f"--region {region}: no cell of this bundle overlaps it. Ask for a larger one.")
+    if not_region is not None:
+        allowed &= ~_in_region(leaves, not_region, "--not-region", wholly=True)
+        if not allowed.any():
+            raise InputError(f"--not-region {not_region}: it leaves no cell of this bundle. Rule out less.")
+    return np.flatnonzero(allowed)
+
+
+def region_digests(region: str | None, not_region: str | None) -> dict[str, str]:
+    """Digests of the files among these."""
+    named = {"region": region, "not_region": not_region}
+    return {name: file_digest(Path(text)) for name, text in named.items() if text is not None and _is_file_name(text)}
+
+
+def _is_file_name(text: str) -> bool:
+    return Path(text).suffix.lower() in _JSON
+
+
+def _in_region(leaves: Level, text: str, option: str, *, wholly: bool) -> np.ndarray:
+    """Which leaves lie in a region, wholly or with some part: (leaves,) bool."""
+    if _is_file_name(text) or _BOX.fullmatch(text):
+        import indexer.polygons  # noqa: F401 (it says what to install where shapely is missing)
+        from search.region_shapes import box, in_shape, polygons  # the extra is asked for by those who use it
+
+        shape = polygons(Path(text), option) if _is_file_name(text) else box(text, option)
+        return in_shape(leaves, shape, option, wholly=wholly)
+    codes = [code.strip().upper() for code in text.split(",")]
+    unknown = sorted(set(codes) - set(countries()))
+    if unknown:
+        raise InputError(
+            f"{option} {text}: {unknown[0]!r} is no ISO 3166 country code. Give codes such as FR,DE, a box as "
+            "south,west,north,east, or a .geojson file."
+        )
+    return np.isin(leaves.country, codes)

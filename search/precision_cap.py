@@ -1,0 +1,112 @@
+"""A precision cap: answers are told as cells no smaller than so many kilometres, and nothing finer comes with them.
+
+In: the leaves of a bundle and the cap. Out: the cells that answers are told as, S2 cells of the finest level whose
+cells are on average at least so wide, or leaves that are larger than these. Points are centres of such cells, places
+are the cities nearest to these centres, and a cell's probability is that of all leaves in it. Reference photos, which
+were taken at a point, are not told at all.
+"""
+
+from typing import Protocol
+
+import numpy as np
+
+from indexer import s2
+from indexer.errors import InputError
+from indexer.hierarchy import Hierarchy, Level, s2_ids_of
+from indexer.places import nearest_cities
+from search.hits import Hits
+from search.posterior import Posterior
+
+
+class NamedCells(Protocol):
+    """Cells that answers are told as: a hierarchy's leaves, or coarser ones. Arrays have one entry per cell."""
+
+    @property
+    def keys(self) -> np.ndarray:
+        """Str, unique."""
+
+    @property
+    def s2_ids(self) -> np.ndarray | None:
+        """Uint64; None where cells are labels."""
+
+    @property
+    def lat_deg(self) -> np.ndarray:
+        """Float64, of the cell's point."""
+
+    @property
+    def lng_deg(self) -> np.ndarray:
+        """Float64."""
+
+    @property
+    def city(self) -> np.ndarray:
+        """Str, the city nearest to that point."""
+
+    @property
+    def country(self) -> np.ndarray:
+        """Str, its ISO 3166 code."""
+
+
+class CoarseCells:
+    """The cells that answers are told as under a cap.
+
+    Raises:
+        InputError: cells are labels, or no cell can be as large.
+    """
+
+    def __init__(self, leaves: Level, km: float) -> None:
+        if leaves.s2_ids is None:
+            raise InputError(f"A precision cap needs S2 cells; those of this bundle are labels ({leaves.label}).")
+        self.km, self.s2_level = km, s2.level_of_width(km)
+        ids, first, self.of_leaf = np.unique(self.coarsened(leaves.s2_ids), return_index=True, return_inverse=True)
+        self.s2_ids: np.ndarray | None = ids
+        self.some_leaf = first  # (C,) int64, one of the leaves in each cell
+        self.keys = np.array(s2.tokens(ids))
+        self.lat_deg, self.lng_deg = s2.centres(ids)
+        self.city, self.country = nearest_cities(self.lat_deg, self.lng_deg)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def coarsened(self, ids: np.ndarray) -> np.ndarray:
+        """Cells (N,) uint64, those that are finer than the cap allows by the cell that holds them."""
+        result = ids.copy()
+        finer = np.flatnonzero(s2.levels(ids) > self.s2_level)
+        result[finer] = s2.parents(ids[finer], self.s2_level)
+        return result
+
+    def is_finer(self, level: Level, cell: int) -> bool:
+        """Whether a cell of a level is finer than the cap allows."""
+        return level.s2_ids is None or bool(s2.levels(level.s2_ids[cell : cell + 1])[0] > self.s2_level)
+
+    def hits(self, hits: Hits, posterior: Posterior, *, inside: float) -> Hits:
+        """The same answers as coarse cells: each once, by its best leaf; -1 where there are fewer.
+
+        posterior: of the same queries. Probabilities are those of whole cells, which add up to `inside`.
+        """
+        cell = np.where(hits.leaf < 0, -1, self.of_leaf[hits.leaf])
+        new = np.zeros(cell.shape, bool)
+        for rank in range(cell.shape[1]):
+            new[:, rank] = (cell[:, rank] >= 0) & ~(cell[:, :rank] == cell[:, rank : rank + 1]).any(axis=1)
+        order = np.argsort(~new, axis=1, kind="stable")
+        new, cell, score = (np.take_along_axis(each, order, axis=1) for each in (new, cell, hits.score))
+        probability = np.empty(cell.shape)
+        of = self.of_leaf[posterior.leaf]
+        for rank in range(cell.shape[1]):
+            held = posterior.probability * (of == cell[posterior.query, rank])
+            probability[:, rank] = inside * np.bincount(posterior.query, held, minlength=len(cell))
+        return Hits(
+            np.where(new, cell, -1), np.where(new, score, np.nan), np.where(new, probability, np.nan), hits.mode
+        )
+
+
+def posterior_by_cell(
+    hierarchy: Hierarchy, posterior: Posterior, query: int, *, level: int, coarse: CoarseCells | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """What S2 cells of a level hold of one query's posterior: ids (C,) uint64, ascending, and shares (C,) float64.
+
+    coarse: of a cap, which finer cells are told as.
+    """
+    own = slice(*posterior.begins[query : query + 2])
+    ids = s2_ids_of(hierarchy.levels[level])[hierarchy.ancestors[posterior.leaf[own], level]]
+    told, which = np.unique(ids if coarse is None else coarse.coarsened(ids), return_inverse=True)
+    return told, np.bincount(which, posterior.probability[own], minlength=len(told))

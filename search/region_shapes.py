@@ -1,0 +1,75 @@
+"""Borders of regions that answers are held to: boxes and GeoJSON, and which cells they hold.
+
+Shapes are drawn on longitude and latitude, where lines of GeoJSON are straight.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import shapely
+
+from indexer.errors import InputError
+from indexer.hierarchy import Level
+from indexer.polygons import cell_polygons
+
+
+def in_shape(leaves: Level, shape: shapely.Geometry, option: str, *, wholly: bool) -> np.ndarray:
+    """Which leaves lie in a shape, wholly or with some part: (leaves,) bool.
+
+    Raises:
+        InputError: cells are labels, which have no borders.
+    """
+    if leaves.s2_ids is None:
+        raise InputError(f"{option}: the cells are labels ({leaves.label}), which have no borders. Name countries.")
+    shapely.prepare(shape)
+    cells = cell_polygons(leaves.s2_ids)
+    return np.asarray(shapely.contains(shape, cells) if wholly else shapely.intersects(shape, cells))
+
+
+def box(text: str, option: str) -> shapely.Geometry:
+    """The box south,west,north,east in degrees; where west is above east, it passes the 180th meridian.
+
+    Raises:
+        InputError: no such numbers.
+    """
+    try:
+        south, west, north, east = (float(number) for number in text.split(","))
+    except ValueError:
+        raise InputError(f"{option} {text}: a box is four numbers, south,west,north,east in degrees.") from None
+    if not (-90 <= south < north <= 90 and abs(west) <= 180 and abs(east) <= 180 and west != east):
+        raise InputError(
+            f"{option} {text}: a box is south,west,north,east in degrees; south lies below north, from -90 to 90, and "
+            "west and east from -180 to 180."
+        )
+    if west < east:
+        return shapely.box(west, south, east, north)
+    return shapely.union(shapely.box(west, south, 180, north), shapely.box(-180, south, east, north))
+
+
+def polygons(file: Path, option: str) -> shapely.Geometry:
+    """All polygons of a GeoJSON file.
+
+    Raises:
+        InputError: no such file, not GeoJSON, or other things than polygons on the Earth.
+    """
+    if not file.is_file():
+        raise InputError(f"{option} {file}: no such file.")
+    try:
+        shapes = shapely.get_parts(shapely.from_geojson(file.read_text(encoding="utf-8")))
+        shapes = shapely.get_parts(shapes)  # of collections in a collection
+    except (shapely.errors.GEOSException, UnicodeDecodeError, OSError) as error:
+        raise InputError(f"{option} {file}: not GeoJSON ({error}).") from None
+    kinds = {shape.geom_type for shape in shapes.tolist()}
+    if not kinds or kinds - {"Polygon"}:
+        raise InputError(f"{option} {file}: it must hold polygons, not {', '.join(sorted(kinds)) or 'nothing'}.")
+    west, south, east, north = shapely.total_bounds(shapes)
+    if not (-180 <= west and east <= 180 and -90 <= south and north <= 90):
+        raise InputError(
+            f"{option} {file}: its coordinates are not longitude and latitude in degrees. Transform it to OGC:CRS84."
+        )
+    invalid = np.flatnonzero(~shapely.is_valid(shapes))
+    if invalid.size:
+        raise InputError(
+            f"{option} {file}: {shapely.is_valid_reason(shapes[invalid[0]])} in its polygon {invalid[0]}. Mend it."
+        )
+    return shapely.union_all(shapes)

@@ -1,0 +1,84 @@
+"""One photo: its pixels and its map, or the reason that a row gives."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from encoder.config import MAX_ASPECT
+from encoder.images import BadImage
+from encoder.photo_reader import DecodedPhoto, PhotoReader
+from indexer.photo import FileRange, Photo
+from tests.encoder.conftest import natural
+
+
+def photo(path: Path, class_map: Path | bytes | None = None) -> Photo:
+    lies = FileRange(str(class_map)) if isinstance(class_map, Path) else class_map
+    return Photo(path.name, FileRange(str(path)), 1.0, 2.0, lies)
+
+
+def test_pixels_are_those_of_the_file_and_no_map_is_read_unasked(tmp_path: Path) -> None:
+    natural(40, 30, seed=1).save(tmp_path / "a.png")
+    found = PhotoReader(16)(photo(tmp_path / "a.png", tmp_path / "absent.png"))
+    assert isinstance(found, DecodedPhoto)
+    np.testing.assert_array_equal(found.pixels, np.asarray(natural(40, 30, seed=1)))
+    assert found.class_map is None
+
+
+def test_a_photo_far_larger_than_needed_is_made_smaller_here(tmp_path: Path) -> None:
+    Image.new("RGB", (2400, 1200), (10, 200, 30)).save(tmp_path / "a.png")
+    found = PhotoReader(60)(photo(tmp_path / "a.png"))
+    assert isinstance(found, DecodedPhoto)
+    assert found.pixels.shape == (60, 120, 3)
+
+
+def test_a_map_comes_along_in_its_own_size(tmp_path: Path) -> None:
+    natural(80, 40, seed=2).save(tmp_path / "a.png")
+    class_map = np.arange(200, dtype=np.uint8).reshape(10, 20) % 150
+    Image.fromarray(class_map).save(tmp_path / "m.png")
+    for source in (tmp_path / "m.png", (tmp_path / "m.png").read_bytes()):
+        found = PhotoReader(16, classes=150)(photo(tmp_path / "a.png", source))
+        assert isinstance(found, DecodedPhoto)
+        assert found.class_map is not None
+        np.testing.assert_array_equal(found.class_map, class_map)
+
+
+@pytest.mark.parametrize(
+    ("shape", "value", "code", "reason"),
+    [
+        ((20, 10), 0, "map_size", "80 x 40"),
+        ((10, 20), 151, "bad_map", "class 151 in its map; the encoder knows 0 to 149"),
+    ],
+)
+def test_maps_that_are_not_the_photos_are_named(
+    tmp_path: Path, shape: tuple[int, int], value: int, code: str, reason: str
+) -> None:
+    natural(80, 40, seed=3).save(tmp_path / "a.png")
+    Image.fromarray(np.full(shape, value, np.uint8)).save(tmp_path / "m.png")
+    found = PhotoReader(16, classes=150)(photo(tmp_path / "a.png", tmp_path / "m.png"))
+    assert isinstance(found, BadImage)
+    assert found.code == code
+    assert reason in found.reason
+
+
+def test_what_is_wrong_is_returned_with_its_code(tmp_path: Path) -> None:
+    natural(40, 30).save(tmp_path / "good.png")
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "text.jpg").write_text("no picture")
+    Image.new("L", (MAX_ASPECT * 4 + 4, 4)).save(tmp_path / "long.png")
+    Image.new("L", (200, 100)).save(tmp_path / "large.png")
+    reader = PhotoReader(16, max_pixels=19_999, classes=150)
+    codes = {}
+    for name in ("good.png", "empty.jpg", "text.jpg", "long.png", "large.png", "absent.png"):
+        found = reader(photo(tmp_path / name))
+        assert isinstance(found, BadImage)
+        codes[name] = found.code
+    assert codes == {
+        "good.png": "no_map",
+        "empty.jpg": "empty",
+        "text.jpg": "not_an_image",
+        "long.png": "too_long",
+        "large.png": "too_large",
+        "absent.png": "missing",
+    }

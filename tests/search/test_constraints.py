@@ -1,0 +1,205 @@
+"""Regions and priors against brute force over all leaves with a mask, in every mode and kind of index."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import shapely
+
+from indexer.bundle import Bundle, build_bundle, open_bundle
+from indexer.cli import main
+from indexer.errors import InputError
+from indexer.hierarchy import Hierarchy
+from indexer.leaf_index import IndexChoice, stand_ins
+from indexer.polygons import cell_polygons
+from indexer.scoring import log_product, log_softmax
+from search.__main__ import COMMANDS
+from search.constraints import allowed_leaves
+from search.engine import Engine
+from search.modes import ModeName, SearchOptions
+from search.recall import RecallCheck
+from tests.conftest import random_geocells, unit_rows
+from tests.search.conftest import WIDTH
+
+MODES: list[ModeName] = ["exact", "beam", "adaptive"]
+BOX = "-30,-40,60,50"
+
+
+@pytest.fixture(
+    scope="module", params=[("flat", 0.0), ("flat", 0.7), ("ivf", 0.0)], ids=lambda case: f"{case[0]}-{case[1]}"
+)
+def bundle(
+    request: pytest.FixtureRequest,
+    hierarchy: Hierarchy,
+    hierarchy_folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Bundle:
+    kind, prior = request.param
+    geocells = replace(random_geocells(hierarchy, WIDTH, seed=0), prior_exponent=prior)
+    versions = tmp_path_factory.mktemp("versions")
+    return open_bundle(
+        build_bundle(hierarchy_folder, geocells, versions, config={}, inputs={}, index=IndexChoice(kind))
+    )
+
+
+def overlapping(hierarchy: Hierarchy, shape: shapely.Geometry) -> np.ndarray:
+    assert hierarchy.leaves.s2_ids is not None
+    return np.flatnonzero([shape.intersects(cell) for cell in cell_polygons(hierarchy.leaves.s2_ids)])
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_best_allowed_leaf_is_found_and_no_other(bundle: Bundle, mode: ModeName) -> None:
+    probes = {} if mode == "exact" else {"probes": 10**9}
+    engine = Engine(bundle, options=SearchOptions(mode, region=BOX, **probes))
+    allowed = overlapping(bundle.hierarchy, shapely.box(-40, -30, 50, 60))
+    assert 3 < len(allowed) < bundle.model.n_leaves
+    queries = unit_rows(50, WIDTH, seed=1)
+    logs = log_product(bundle.model, queries)
+    masked = np.full(logs.shape, -np.inf)
+    masked[:, allowed] = logs[:, allowed]
+    hits = engine.search(queries, k=3)
+    np.testing.assert_array_equal(hits.leaf, np.argsort(-masked, axis=1, kind="stable")[:, :3])
+    # A score is what it is without the region, and a probability that of a photo taken there.
+    plain = Engine(bundle).search(queries, k=bundle.model.n_leaves)
+    for row in range(50):
+        own = plain.score[row, plain.leaf[row] == hits.leaf[row, 0]]
+        assert hits.score[row, 0] == pytest.approx(own[0], rel=1e-9)
+    shares = np.exp(log_softmax(logs[:, allowed]))
+    np.testing.assert_allclose(hits.probability[:, 0], shares.max(axis=1), rtol=1e-4)
+    assert engine.counts == "allowed leaves" if mode == "exact" else "visited allowed leaves"
+    posterior = engine.posterior(queries, left_out=0.0)
+    assert np.isin(posterior.leaf, allowed).all()
+    assert engine.search_facts["allowed_leaves"] == len(allowed)
+
+
+def test_a_beam_misses_no_region_because_others_are_nearer(bundle: Bundle) -> None:
+    """Queries that belong elsewhere: the lists nearest to them hold nothing that is allowed."""
+    allowed = allowed_leaves(bundle.hierarchy.leaves, region=BOX, not_region=None)
+    elsewhere = np.setdiff1d(np.arange(bundle.model.n_leaves), allowed)
+    queries = bundle.model.geocells.vectors[-1][elsewhere[:40]]
+    hits = Engine(bundle, options=SearchOptions("beam", probes=1, region=BOX)).search(queries)
+    assert np.isin(hits.leaf, allowed).all()
+
+
+def test_what_is_ruled_out_wholly_is_left_out(bundle: Bundle) -> None:
+    hierarchy = bundle.hierarchy
+    assert hierarchy.leaves.s2_ids is not None
+    shape = shapely.box(-40, -30, 50, 60)
+    inside = np.flatnonzero([shape.contains(cell) for cell in cell_polygons(hierarchy.leaves.s2_ids)])
+    allowed = allowed_leaves(hierarchy.leaves, region=None, not_region=BOX)
+    assert len(inside)
+    np.testing.assert_array_equal(np.union1d(allowed, inside), np.arange(len(hierarchy.leaves)))
+    assert not np.intersect1d(allowed, inside).size
+    both = allowed_leaves(hierarchy.leaves, region=BOX, not_region="-30,-40,60,0")
+    np.testing.assert_array_equal(
+        both,
+        np.intersect1d(
+            allowed_leaves(hierarchy.leaves, region=BOX, not_region=None),
+            allowed_leaves(hierarchy.leaves, region=None, not_region="-30,-40,60,0"),
+        ),
+    )
+
+
+def test_countries_are_those_of_the_cells_names(hierarchy: Hierarchy) -> None:
+    leaves = hierarchy.leaves
+    codes, counts = np.unique(leaves.country, return_counts=True)
+    first, second = codes[np.argsort(-counts)][:2]
+    found = allowed_leaves(leaves, region=f"{first.lower()}, {second}", not_region=None)
+    np.testing.assert_array_equal(found, np.flatnonzero(np.isin(leaves.country, [first, second])))
+    rest = allowed_leaves(leaves, region=None, not_region=str(first))
+    np.testing.assert_array_equal(rest, np.flatnonzero(leaves.country != first))
+
+
+def test_a_box_passes_the_antimeridian(hierarchy: Hierarchy) -> None:
+    found = allowed_leaves(hierarchy.leaves, region="-20,175,30,-175", not_region=None)
+    both = shapely.union(shapely.box(175, -20, 180, 30), shapely.box(-180, -20, -175, 30))
+    np.testing.assert_array_equal(found, overlapping(hierarchy, both))
+
+
+def test_polygons_of_a_file_with_a_hole(hierarchy: Hierarchy, tmp_path: Path) -> None:
+    shape = shapely.box(-40, -30, 50, 60).difference(shapely.box(-10, -10, 20, 30))
+    feature = {"type": "Feature", "properties": {}, "geometry": json.loads(shapely.to_geojson(shape))}
+    (tmp_path / "r.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": [feature, feature]}))
+    found = allowed_leaves(hierarchy.leaves, region=str(tmp_path / "r.geojson"), not_region=None)
+    np.testing.assert_array_equal(found, overlapping(hierarchy, shape))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_another_prior_is_that_of_a_bundle_built_with_it(bundle: Bundle, mode: ModeName) -> None:
+    queries = stand_ins(bundle.model, n=40, seed=2)
+    for exponent in (0.0, 2.0):
+        probes = {} if mode == "exact" else {"probes": 10**9}
+        engine = Engine(bundle, options=SearchOptions(mode, prior_exponent=exponent, **probes))
+        model = replace(bundle.model, geocells=replace(bundle.model.geocells, prior_exponent=exponent))
+        best = np.argsort(-log_product(model, queries), axis=1, kind="stable")[:, :2]
+        np.testing.assert_array_equal(engine.search(queries, k=2).leaf, best)
+        assert engine.search_facts["prior_exponent"] == exponent
+
+
+def test_recall_is_against_exact_search_of_the_same_region(bundle: Bundle) -> None:
+    recall = RecallCheck(Engine(bundle, options=SearchOptions("beam", probes=10**9, region=BOX)), 30)
+    recall.add(np.arange(30), unit_rows(30, WIDTH, seed=3))
+    measured = recall.measure()
+    assert measured is not None
+    assert (measured.at_1, measured.at_10) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("region", "message"),
+    [
+        ("XX", "'XX' is no ISO 3166 country code"),
+        ("60,0,50,10", "south lies below north"),
+        ("1,2,3,4.5.6", "four numbers"),
+        ("absent.geojson", "no such file"),
+        ("{tmp}/text.json", "not GeoJSON"),
+        ("{tmp}/point.json", "it must hold polygons, not Point"),
+        ("{tmp}/mercator.json", "not longitude and latitude"),
+        ("{tmp}/bow.json", "Self-intersection"),
+    ],
+)
+def test_regions_that_cannot_be_are_refused(hierarchy: Hierarchy, tmp_path: Path, region: str, message: str) -> None:
+    (tmp_path / "text.json").write_text("[1, 2")
+    (tmp_path / "point.json").write_text('{"type": "Point", "coordinates": [1, 2]}')
+    far = '{"type": "Polygon", "coordinates": [[[0, 0], [500000, 0], [500000, 500000], [0, 0]]]}'
+    (tmp_path / "mercator.json").write_text(far)
+    bow = '{"type": "Polygon", "coordinates": [[[0, 0], [10, 10], [10, 0], [0, 10], [0, 0]]]}'
+    (tmp_path / "bow.json").write_text(bow)
+    with pytest.raises(InputError, match=message):
+        allowed_leaves(hierarchy.leaves, region=region.format(tmp=tmp_path), not_region=None)
+
+
+def test_a_region_between_the_cells_is_refused(hierarchy: Hierarchy) -> None:
+    rng = np.random.default_rng(0)
+    lat, lng = rng.uniform(-60, 60, 500), rng.uniform(-170, 170, 500)
+    row = int(np.flatnonzero(hierarchy.locate(lat, lng)[:, -1] < 0)[0])
+    box = ",".join(f"{value:.9f}" for value in (lat[row], lng[row], lat[row] + 1e-6, lng[row] + 1e-6))
+    with pytest.raises(InputError, match="no cell of this bundle overlaps it"):
+        allowed_leaves(hierarchy.leaves, region=box, not_region=None)
+
+
+def test_all_ruled_out_and_options_that_do_not_go_together_are_refused(engine: Engine) -> None:
+    with pytest.raises(InputError, match="leaves no cell"):
+        allowed_leaves(engine.bundle.hierarchy.leaves, region=None, not_region="-90,-180,90,180")
+    with pytest.raises(InputError, match="for comparison"):
+        SearchOptions(score="cosine-affine", region="FR")
+    with pytest.raises(InputError, match="calibrated for the whole Earth"):
+        SearchOptions(region="FR", radii=True)
+    narrow = Engine(engine.bundle, options=SearchOptions(region=BOX))
+    with pytest.raises(InputError, match="finest cells in the region"):
+        narrow.check_k(narrow.n_leaves + 1)
+
+
+def test_run_names_the_region_and_refuses_another_in_its_folder(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shape = tmp_path / "r.geojson"
+    shape.write_text(shapely.to_geojson(shapely.box(-40, -30, 50, 60)))
+    common = ["run", "--registry", world / "R", "--photos", world / "photos.csv", "--checkpoint", world / "C"]
+    given = [str(each) for each in (*common, "--out", tmp_path / "O", "--region", shape)]
+    assert main("search", "test", COMMANDS, argv=[*given, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["search"]["region"] == str(shape)
+    shape.write_text(shapely.to_geojson(shapely.box(-40, -30, 50, 61)))
+    assert main("search", "test", COMMANDS, argv=given) == 2
+    assert "region" in capsys.readouterr().err

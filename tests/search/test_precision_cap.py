@@ -1,0 +1,134 @@
+"""A cap on precision: nothing that an answer, a row or a map tells is finer, whatever is asked for."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+import s2sphere
+
+from indexer import s2
+from indexer.builds import from_version
+from indexer.bundle import build_bundle, open_bundle
+from indexer.cli import main
+from indexer.errors import InputError
+from indexer.features import open_features
+from indexer.hierarchy import Hierarchy
+from indexer.leaf_index import IndexChoice
+from indexer.registry import Registry
+from indexer.scoring import log_product, log_softmax
+from search import job
+from search.__main__ import COMMANDS
+from search.engine import Engine
+from search.job import RunConfig
+from search.modes import SearchOptions
+from search.precision_cap import CoarseCells
+from search.vectors import StoredVectors
+from tests.conftest import unit_rows
+from tests.search.conftest import WIDTH
+from tests.search.test_job import features
+
+CAP_KM = 600.0
+
+
+@pytest.mark.parametrize(("km", "level"), [(9000, 0), (4000, 1), (600, 3), (144, 6), (143.5, 6), (1, 13)])
+def test_cells_are_at_least_as_wide_on_average(km: float, level: int) -> None:
+    assert s2.level_of_width(km) == level
+    area = 4 * np.pi * 6371.0**2 / (6 * 4**level)
+    assert np.sqrt(area) >= km > np.sqrt(area / 4)
+
+
+@pytest.mark.parametrize("km", [0.0, -5.0, 9300.0, float("nan")])
+def test_caps_that_no_cell_can_have_are_refused(km: float) -> None:
+    with pytest.raises(InputError, match="above 0"):
+        s2.level_of_width(km)
+
+
+def test_leaves_are_told_as_the_cell_that_holds_them(hierarchy: Hierarchy) -> None:
+    coarse = CoarseCells(hierarchy.leaves, CAP_KM)
+    assert hierarchy.leaves.s2_ids is not None
+    assert coarse.s2_ids is not None
+    assert 1 < len(coarse) < len(hierarchy.leaves)
+    for leaf, cell in zip(hierarchy.leaves.s2_ids.tolist(), coarse.of_leaf, strict=True):
+        told = s2sphere.CellId(int(coarse.s2_ids[cell]))
+        assert told.contains(s2sphere.CellId(leaf))
+        assert told.level() <= coarse.s2_level
+    centre = s2sphere.CellId(int(coarse.s2_ids[0])).to_lat_lng()
+    assert (coarse.lat_deg[0], coarse.lng_deg[0]) == pytest.approx((centre.lat().degrees, centre.lng().degrees))
+
+
+@pytest.mark.parametrize("mode", ["exact", "beam"])
+def test_rows_tell_nothing_finer_and_whole_cells_probabilities(engine: Engine, tmp_path: Path, mode: str) -> None:
+    capped = Engine(engine.bundle, options=SearchOptions(mode, precision_cap=CAP_KM))  # type: ignore[arg-type]
+    source = features(tmp_path / "F", [30], bad={3})
+    job.run(capped, StoredVectors(capped, open_features(source), shard_rows=9), tmp_path / "O", RunConfig(top_k=5))
+    coarse = CoarseCells(engine.bundle.hierarchy.leaves, CAP_KM)
+    assert coarse.s2_ids is not None
+    places = {(lat, lng) for lat, lng in zip(coarse.lat_deg.tolist(), coarse.lng_deg.tolist(), strict=True)}
+    share = np.exp(log_softmax(log_product(engine.bundle.model, unit_rows(30, WIDTH, seed=0))))
+    best = engine.search(unit_rows(30, WIDTH, seed=0)).leaf[:, 0]
+    for row in pa.parquet.read_table(tmp_path / "O").to_pylist():
+        if row["status"] != "ok":
+            continue
+        cell = int(np.flatnonzero(coarse.s2_ids == row["s2_id"])[0])
+        assert row["key"] == row["token"] == coarse.keys[cell]
+        assert (row["lat"], row["lng"]) in places
+        assert set(zip(row["top_lat"], row["top_lng"], strict=True)) <= places
+        assert len(set(row["top_key"])) == len(row["top_key"]) == len(row["top_score"]) <= 5
+        assert row["top_key"][0] == row["key"]
+        if mode == "exact":
+            assert cell == coarse.of_leaf[best[row["row"]]]
+            whole = share[row["row"], coarse.of_leaf == cell].sum()
+            assert row["probability"] == pytest.approx(whole, abs=2e-3)
+
+
+@pytest.fixture
+def capped_world(world: Path, hierarchy_folder: Path) -> Path:
+    """A world whose current bundle has a cap."""
+    home = Registry(world / "R")
+    geocells = open_bundle(home.resolve()).model.geocells
+    made = build_bundle(hierarchy_folder, geocells, home.versions_folder, config={}, inputs={}, precision_cap_km=CAP_KM)
+    home.publish(made.name)
+    return world
+
+
+def test_a_bundles_cap_holds_and_can_only_be_coarser(
+    capped_world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["query", "--registry", capped_world / "R", "--checkpoint", capped_world / "C", capped_world / "0.png"]
+
+    def query(*arguments: object) -> int:
+        return main("search", "test", COMMANDS, argv=[str(each) for each in (*common, *arguments)])
+
+    told = {}
+    for cap, arguments in ((CAP_KM, []), (CAP_KM, ["--precision-cap", 1]), (3000, ["--precision-cap", 3000])):
+        finest, name = s2.level_of_width(cap), f"{len(told)}"
+        files = ["--geojson", tmp_path / f"{name}.geojson", "--html", tmp_path / f"{name}.html"]
+        assert query("--json", "--top-k", 3, *arguments, *files) == 0
+        (answer,) = json.loads(capsys.readouterr().out)["answers"]
+        tokens = [answer["token"], *(step["key"] for step in answer["path"]), *(each["key"] for each in answer["top"])]
+        drawn = json.loads((tmp_path / f"{name}.geojson").read_text())["features"]
+        tokens += [each["properties"]["key"] for each in drawn]
+        assert {s2sphere.CellId.from_token(token).level() for token in tokens} <= set(range(finest + 1))
+        told[name] = answer
+    assert told["0"] == told["1"] != told["2"]
+    assert query("--references", 1) == 2
+    assert "precision cap of 600 km" in capsys.readouterr().err
+
+
+def test_a_cap_survives_what_is_made_from_its_bundle(
+    capped_world: Path, hierarchy_folder: Path, tmp_path: Path
+) -> None:
+    home = Registry(capped_world / "R")
+    for cap, expected in ((None, CAP_KM), (1.0, CAP_KM), (2000.0, 2000.0)):
+        made = from_version(hierarchy_folder, home.resolve())
+        folder = made.write(tmp_path / "versions", IndexChoice(), precision_cap_km=cap)
+        assert open_bundle(folder).precision_cap_km == expected
+
+
+def test_labels_have_no_width(hierarchy: Hierarchy) -> None:
+    with pytest.raises(InputError, match="labels"):
+        CoarseCells(replace(hierarchy.leaves, s2_ids=None, label="city"), 10)
