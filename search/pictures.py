@@ -17,6 +17,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from indexer.geo import EARTH_RADIUS_KM, FARTHEST_KM, lat_lng, unit_vectors
 from indexer.places import gazetteer
@@ -34,6 +35,7 @@ ERROR_COLOURS: tuple[tuple[float, str, str], ...] = (
 _STYLES = (("#0072b2", "-"), ("#d55e00", "--"), ("#009e73", "-."), ("#595959", ":"), ("#cc79a7", (0, (6, 2))))
 _POINTS = 200  # finer than a line on paper, and an SVG stays small
 _MARKED_KM = (1.0, 25.0, 200.0, 750.0, 2500.0)
+_FAINTEST = 1e-4  # share of the likeliest cell's that is drawn at all
 _MAPPED_SHARE = 0.9  # of a posterior that a map of the surroundings shows, where no radius is known
 _DEGREE_KM = np.pi * EARTH_RADIUS_KM / 180
 _MAP_LINES = 1500  # lines on the map: more hide each other
@@ -115,11 +117,15 @@ def posterior_map(
 ) -> bytes:
     """PNG of a world map and of the surroundings of an answer, with cells coloured by their share of a posterior.
 
+    Cells that hold less than a ten-thousandth of what the likeliest one does are left blank.
+
     outlines_deg: (N, K, 2) latitude and longitude around each cell. shares: (N,). answer_deg: latitude and longitude.
     radii_km: of circles around the answer, at most two; the surroundings are as wide as the last one asks for, or as
     most of the posterior takes.
     """
     lat, lng = answer_deg
+    coloured = shares >= _FAINTEST * shares.max()
+    outlines_deg, shares = outlines_deg[coloured], shares[coloured]
     around = np.stack([(outlines_deg[..., 1] - lng + 180) % 360 - 180 + lng, outlines_deg[..., 0]], axis=-1)
     # A ring that passes the far side of the Earth from the answer is drawn in one piece there.
     around[..., 0] = np.degrees(np.unwrap(np.radians(around[..., 0]), axis=1))
@@ -129,9 +135,9 @@ def posterior_map(
     most = apart[order][min(int(np.searchsorted(held, _MAPPED_SHARE * held[-1])), len(order) - 1)]
     reach = max(1.3 * radii_km[-1] / _DEGREE_KM if radii_km else most, 0.2)
     with rc_context(_TEXT):
-        figure = Figure(figsize=(10.0, 4.2), layout="constrained")
+        figure = Figure(figsize=(10.0, 3.7), layout="constrained")
         world, near = figure.subplots(1, 2, width_ratios=(1.7, 1.0))
-        colours = LogNorm(max(shares.max() * 1e-4, 1e-9), shares.max())
+        colours = LogNorm(_FAINTEST * shares.max(), shares.max())
         city_lat, city_lng = lat_lng(gazetteer().tree.data)
         for axes, marker in ((world, ","), (near, ".")):
             for turn in (-360, 0, 360):
@@ -153,6 +159,8 @@ def posterior_map(
         near.set_xlim(lng - reach / stretch, lng + reach / stretch)
         near.set_ylim(lat - reach, lat + reach)
         near.set_aspect(1 / stretch)
+        near.xaxis.set_major_locator(MaxNLocator(4))
+        near.yaxis.set_major_locator(MaxNLocator(5))
         near.plot(lng, lat, "+", color="#d55e00", markersize=11, markeredgewidth=1.8)
         for km, dash in zip(radii_km, ("-", "--"), strict=False):
             ring_lat, ring_lng = _circle(lat, lng, km)
