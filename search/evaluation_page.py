@@ -1,7 +1,8 @@
 """An evaluation as a folder to keep: one HTML page that needs nothing else, its pictures, and a row for every photo.
 
 Out: `report.html` (pictures inside it, no script, nothing fetched), `errors.png`, `recall.png`, `map.png`,
-`photos.parquet` and `manifest.json`. Names of photos, files and places are data, and escaped.
+`reliability.png` where answers have probabilities, `photos.parquet` and `manifest.json`. Names of photos, files and
+places are data, and escaped.
 """
 
 from collections.abc import Iterable, Mapping
@@ -19,7 +20,7 @@ from search.evaluate import Evaluation
 from search.evaluation_report import Against
 from search.metrics import AREAS_KM2
 from search.page import data_uri, page, table, table_row
-from search.pictures import accuracy_curve, error_map, recall_curve
+from search.pictures import accuracy_curve, error_map, recall_curve, reliability_diagram
 
 KIND = "evaluation"
 SCHEMA_VERSION = 1
@@ -51,6 +52,12 @@ def write_evaluation(
         "recall.png": recall_curve(curves, AREAS_KM2),
         "map.png": error_map(true, answers, evaluation.distance_km),
     }
+    if data["calibration"] is not None:
+        bins = data["calibration"]["bins"]
+        promised, true, photos = (
+            np.array([each[name] for each in bins]) for name in ("promised", "came_true", "photos")
+        )
+        pictures["reliability.png"] = reliability_diagram(promised, true, photos)
     rows = _rows(evaluation)
     report = _page(title, data, pictures, rows)
     with write_folder(out, kind=KIND, schema_version=SCHEMA_VERSION, config={"title": title}) as draft:
@@ -94,6 +101,7 @@ def _page(title: str, data: Mapping[str, Any], pictures: Mapping[str, bytes], ro
         _accuracy(data),
         _against(data),
         _curves(pictures),
+        _sureness(data["calibration"], pictures),
         _world(data, pictures["map.png"]),
         _worst(rows),
     ]
@@ -176,6 +184,36 @@ def _curves(pictures: Mapping[str, bytes]) -> str:
 <img src="{data_uri(pictures["recall.png"])}" alt="Share of photos found by area searched."></div>
 <p class="quiet">Right: recall versus area (arXiv 2407.13862). Discs grow around each answer until they reach the true
 place; cells are searched in the order in which an answer lists them.</p>"""
+
+
+def _sureness(calibration: Mapping[str, Any] | None, pictures: Mapping[str, bytes]) -> str:
+    if calibration is None:
+        return ""
+    ends = calibration["interval"]
+    span = "" if ends is None else f", interval {ends['low']:.3f} to {ends['high']:.3f}"
+    kind = "Probabilities were calibrated" if calibration["calibrated"] else "Probabilities were not calibrated"
+    rows = [
+        table_row(
+            f"{radius['promised']:.0%} radius",
+            [
+                f"{radius['median_km']:,.0f}",
+                f"{radius['found']:.1%}",
+                f"{radius['interval']['low']:.1%} to {radius['interval']['high']:.1%}",
+            ],
+        )
+        for radius in calibration["radii"]
+    ]
+    radii = table(("", "median km", "holds the true place", "95 % interval"), rows) if rows else ""
+    n, others = calibration["abstained"], calibration["without_abstained"]
+    rest = "" if others is None else f" Half of the others lie within {others['median_km']:,.1f} km."
+    abstained = f"<p>{n:,} answers abstain.{rest}</p>" if n else ""
+    return f"""<h2>How sure</h2>
+<p>{kind}. The true place lies in the answered cell for {calibration["right"]:.1%} of {calibration["photos"]:,} photos;
+the expected calibration error is {calibration["error"]:.3f}{span}.</p>
+<div class="pictures">
+<img src="{data_uri(pictures["reliability.png"])}" alt="What came true, by the probability that was promised."></div>
+{radii}
+{abstained}"""
 
 
 def _world(data: Mapping[str, Any], picture: bytes) -> str:

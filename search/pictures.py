@@ -112,6 +112,31 @@ def error_map(true_deg: np.ndarray, predicted_deg: np.ndarray, errors_km: np.nda
         return _picture(figure, "png")
 
 
+def reliability_diagram(promised: np.ndarray, came_true: np.ndarray, photos: np.ndarray) -> bytes:
+    """PNG of the share of answers that came true (y) by the probability they were told (x).
+
+    promised, came_true: (B,) mean probability and share that came true of each bin. photos: (B,), how many it holds,
+    which is the area of its dot.
+    """
+    with rc_context(_TEXT):
+        figure = Figure(figsize=(4.6, 4.4), layout="constrained")
+        axes = figure.subplots()
+        axes.plot((0, 1), (0, 1), "--", color="#595959", linewidth=1.0, label="as promised")
+        axes.plot(promised, came_true, "-", color=_STYLES[0][0], linewidth=1.2)
+        sizes = 12 + 220 * photos / photos.max()
+        axes.scatter(promised, came_true, s=sizes, color=_STYLES[0][0], alpha=0.75, linewidths=0, label="photos")
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1)
+        axes.set_aspect("equal")
+        axes.set_xlabel("promised: probability of the answered cell")
+        axes.set_ylabel("came true: the true place lies in it")
+        axes.set_axisbelow(True)
+        axes.grid(color="#d9d9d9", linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(loc="upper left", frameon=False, fontsize=9)
+        return _picture(figure, "png")
+
+
 def posterior_map(
     outlines_deg: np.ndarray, shares: np.ndarray, answer_deg: tuple[float, float], radii_km: Sequence[float]
 ) -> bytes:

@@ -142,9 +142,15 @@ def test_the_command_publishes_a_version_that_tells_radii(home: Path, capsys: py
     assert calibration["calibrated"]
     assert [radius["promised"] for radius in calibration["radii"]] == [0.5, 0.9]
     assert calibration["radii"][1]["interval"]["low"] < 0.9 < calibration["radii"][1]["interval"]["high"]
-    code, out, err = call(capsys, "evaluate", "--truth", truth, "--predictions", home / "O", "--split", "test")
+    given = ("--truth", truth, "--predictions", home / "O", "--split", "test", "--report", home / "report")
+    code, out, err = call(capsys, "evaluate", *given)
+    assert code == 0, err
     assert "90% radius" in out
     assert "calibration error" in out
+    assert (home / "report" / "reliability.png").read_bytes().startswith(b"\x89PNG")
+    page = (home / "report" / "report.html").read_text()
+    assert "How sure" in page
+    assert "90% radius" in page
 
 
 def test_other_protocols_are_kept_unless_scores_change(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
