@@ -1,6 +1,7 @@
 """A published registry over the small world's hierarchy, with random geocells; and one with a tiny real encoder."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +11,23 @@ from PIL import Image
 
 from encoder.checkpoint import save_checkpoint
 from encoder.model import GeoEncoder, GeoEncoderConfig
-from indexer.bundle import build_bundle
+from indexer.bundle import DEFAULT_INDEX, Bundle, build_bundle, open_bundle
 from indexer.geocells import load_geocells
 from indexer.hierarchy import Hierarchy
+from indexer.leaf_index import IndexChoice
 from indexer.registry import Registry
 from search.engine import Engine
 from tests.conftest import random_geocells
 
 WIDTH = 12
+
+
+def make_bundle(
+    hierarchy: Hierarchy, folder: Path, versions: Path, *, index: IndexChoice = DEFAULT_INDEX, prior: float = 0.0
+) -> Bundle:
+    """A bundle of random geocells; folder: of the hierarchy."""
+    geocells = replace(random_geocells(hierarchy, WIDTH, seed=0), prior_exponent=prior)
+    return open_bundle(build_bundle(folder, geocells, versions, config={}, inputs={}, index=index))
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import shapely
 
-from indexer.bundle import Bundle, build_bundle, open_bundle
+from indexer.bundle import Bundle
 from indexer.cli import main
 from indexer.errors import InputError
 from indexer.hierarchy import Hierarchy
@@ -20,8 +20,8 @@ from search.constraints import allowed_leaves
 from search.engine import Engine
 from search.modes import ModeName, SearchOptions
 from search.recall import RecallCheck
-from tests.conftest import random_geocells, unit_rows
-from tests.search.conftest import WIDTH
+from tests.conftest import unit_rows
+from tests.search.conftest import WIDTH, make_bundle
 
 MODES: list[ModeName] = ["exact", "beam", "adaptive"]
 BOX = "-30,-40,60,50"
@@ -37,11 +37,8 @@ def bundle(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Bundle:
     kind, prior = request.param
-    geocells = replace(random_geocells(hierarchy, WIDTH, seed=0), prior_exponent=prior)
-    versions = tmp_path_factory.mktemp("versions")
-    return open_bundle(
-        build_bundle(hierarchy_folder, geocells, versions, config={}, inputs={}, index=IndexChoice(kind))
-    )
+    index = IndexChoice(kind)
+    return make_bundle(hierarchy, hierarchy_folder, tmp_path_factory.mktemp("versions"), index=index, prior=prior)
 
 
 def overlapping(hierarchy: Hierarchy, shape: shapely.Geometry) -> np.ndarray:

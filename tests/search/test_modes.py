@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from encoder import device as devices
-from indexer.bundle import Bundle, build_bundle, open_bundle
+from indexer.bundle import Bundle
 from indexer.errors import InputError
 from indexer.faiss_index import list_count
 from indexer.geocells import Geocells
@@ -23,8 +23,8 @@ from search.engine import Engine
 from search.exact import ExactSearch
 from search.lists import TreeLists
 from search.modes import ModeName, ScoreName, SearchOptions
-from tests.conftest import random_geocells, unit_rows
-from tests.search.conftest import WIDTH
+from tests.conftest import unit_rows
+from tests.search.conftest import WIDTH, make_bundle
 
 KINDS = [
     IndexChoice("flat", "fp32"),
@@ -46,9 +46,7 @@ def bundle(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Bundle:
     choice, prior = request.param
-    versions = tmp_path_factory.mktemp("versions")
-    geocells = replace(random_geocells(hierarchy, WIDTH, seed=0), prior_exponent=prior)
-    return open_bundle(build_bundle(hierarchy_folder, geocells, versions, config={}, inputs={}, index=choice))
+    return make_bundle(hierarchy, hierarchy_folder, tmp_path_factory.mktemp("versions"), index=choice, prior=prior)
 
 
 def opened(bundle: Bundle, mode: ModeName, **options: int) -> Engine:

@@ -1,6 +1,5 @@
 """Posteriors of every kind of bundle in every mode against brute force in float64, and what is read from them."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexer.bundle import Bundle, build_bundle, open_bundle
+from indexer.bundle import Bundle
 from indexer.errors import InputError
 from indexer.hierarchy import Hierarchy
 from indexer.leaf_index import IndexChoice, stand_ins
@@ -17,8 +16,8 @@ from indexer.scoring import log_product, log_softmax
 from search.engine import Engine
 from search.modes import ModeName, SearchOptions
 from search.posterior import LEFT_OUT, Posterior, joined_posteriors, posterior_of
-from tests.conftest import random_geocells, unit_rows
-from tests.search.conftest import WIDTH
+from tests.conftest import unit_rows
+from tests.search.conftest import WIDTH, make_bundle
 
 MODES: list[ModeName] = ["exact", "beam", "adaptive"]
 CASES = [
@@ -36,9 +35,7 @@ def bundle(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Bundle:
     choice, prior = request.param
-    geocells = replace(random_geocells(hierarchy, WIDTH, seed=0), prior_exponent=prior)
-    versions = tmp_path_factory.mktemp("versions")
-    return open_bundle(build_bundle(hierarchy_folder, geocells, versions, config={}, inputs={}, index=choice))
+    return make_bundle(hierarchy, hierarchy_folder, tmp_path_factory.mktemp("versions"), index=choice, prior=prior)
 
 
 def rounding(bundle: Bundle) -> float:
