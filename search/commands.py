@@ -28,6 +28,7 @@ def query(
     geojson: Path | None = None,
     html: Path | None = None,
     level: int | None = None,
+    audit_log: Path | None = None,
     search: SearchOptions,
     encoder: EncoderOptions,
     read: ReadOptions,
@@ -45,6 +46,7 @@ def query(
         geojson: file to write: cells with their share of each photo's posterior, which add up to 1 (or .parquet).
         html: page to write, with the photos, their answers and maps of the posterior.
         level: whose cells the maps have, 0 the coarsest; the finest by default.
+        audit_log: file to add a line to that says who asked for which photos, and when.
         search: how their places are searched for.
         encoder: which other maps it sees, and where it runs.
         read: which photos are read.
@@ -53,6 +55,7 @@ def query(
     from indexer.job_folder import OK
     from indexer.photos import listed_photos
     from search.answers import answer_table, explain
+    from search.audit_log import log_request
     from search.engine import Engine
     from search.map_files import MapFiles
 
@@ -61,6 +64,8 @@ def query(
     maps = MapFiles(engine.bundle.hierarchy, geojson=geojson, html=html, level=level)
     encode = encoder.open(checkpoint, crops=crops)
     engine.check_encoder(encode.encoder.digest, source=checkpoint)
+    asked = {"photos": photos, "registry": registry, "bundle": engine.bundle.version}
+    log_request(audit_log, "query", **asked)
     # No worker processes: a few photos are decoded before another interpreter has started.
     config = EmbedConfig(workers=0, shard_rows=len(photos), max_pixels=read.max_pixels, limits=read.limits)
     (batch,) = embed_photos(encode, listed_photos(photos, class_maps), config=config)
@@ -95,6 +100,7 @@ def run(
     shard_rows: int = SHARD_ROWS,
     strict: bool = False,
     check_recall: int | None = None,
+    audit_log: Path | None = None,
     search: SearchOptions,
     encoder: EncoderOptions,
     feed: FeedOptions,
@@ -123,6 +129,7 @@ def run(
         shard_rows: rows in one Parquet file; what a kill can cost.
         strict: exit with 1 if any photo has no answer; otherwise only if none has.
         check_recall: number of photos whose answers are compared with those of exact search.
+        audit_log: file to add a line to that says who asked for which photos, and when.
         search: how places are searched for.
         encoder: which maps it sees, and where it runs.
         feed: how photos reach it.
@@ -131,6 +138,7 @@ def run(
     from indexer.progress import counts_text, per_second
     from indexer.shard_cut import Part
     from search import job
+    from search.audit_log import log_request
     from search.recipe import Recipe
     from search.run_report import REPORT_PAGE
 
@@ -174,6 +182,7 @@ def run(
         shard_rows,
         in_albums=album is not None,
     )
+    log_request(audit_log, "run", photos=photos or features, registry=registry, version=version, out=out)
     if engine == "ray":
         from search.ray_engine import run_on_ray
 

@@ -1,0 +1,45 @@
+"""A log of who asked for what, where one is asked for; nothing is recorded otherwise.
+
+One line of JSON for each command, added to the end of a file in one write, so that several processes can share it. It
+names the photos and where they were looked for, never what was answered.
+"""
+
+import getpass
+import json
+import os
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from indexer.artifact import explain_full, explain_unwritable
+from indexer.uris import masked
+
+
+def log_request(file: Path | None, command: str, **asked: Any) -> None:
+    """Add a line to a log; called before the first answer, so that nothing is answered unseen. None: nothing is done.
+
+    asked: names, paths and URIs, or lists of them.
+
+    Raises:
+        InputError: the file cannot be written.
+        WorkError: the disk is full.
+    """
+    if file is None:
+        return
+    line: Mapping[str, Any] = {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "user": getpass.getuser(),
+        "command": command,
+        **{name: _plain(value) for name, value in asked.items()},
+    }
+    with explain_full(file), explain_unwritable(file), file.open("ab", buffering=0) as log:
+        log.write(json.dumps(line).encode() + b"\n")
+        os.fsync(log.fileno())
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it, credentials in URIs starred out."""
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    return None if value is None else masked(str(value))

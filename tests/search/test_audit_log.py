@@ -1,0 +1,49 @@
+"""The log of requests: nothing without it, a whole line for each command with it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from indexer.cli import main
+from search.__main__ import COMMANDS
+from search.audit_log import log_request
+
+
+def search(*arguments: object) -> int:
+    return main("search", "test", COMMANDS, argv=[str(each) for each in arguments])
+
+
+def test_commands_add_lines_where_a_log_is_asked_for(world: Path, tmp_path: Path) -> None:
+    log, common = tmp_path / "log.jsonl", ("--registry", world / "R", "--checkpoint", world / "C")
+    assert search("query", *common, world / "0.png") == 0
+    assert not log.exists()
+    assert search("query", *common, world / "0.png", world / "1.png", "--audit-log", log) == 0
+    run = ("run", *common, "--photos", world / "photos.csv", "--out", tmp_path / "O", "--audit-log", log)
+    assert search(*run) == 0
+    first, second = (json.loads(line) for line in log.read_text().splitlines())
+    assert (first["command"], first["photos"]) == ("query", [str(world / "0.png"), str(world / "1.png")])
+    assert (second["command"], second["photos"], second["out"]) == (
+        "run",
+        str(world / "photos.csv"),
+        str(tmp_path / "O"),
+    )
+    assert {"at", "user"} <= set(first)
+    assert not {"lat", "lng", "token"} & set(first)
+
+
+def test_credentials_are_starred_out(tmp_path: Path) -> None:
+    log_request(tmp_path / "log", "run", photos="https://me:secret@host/p.csv", more=["s3://b/x?token=secret"])
+    text = (tmp_path / "log").read_text()
+    assert "secret" not in text
+    assert "***@host/p.csv" in text
+
+
+def test_nothing_is_answered_where_the_log_cannot_be_written(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ("--registry", world / "R", "--checkpoint", world / "C")
+    log = tmp_path / "absent" / "log.jsonl"
+    assert search("run", *common, "--photos", world / "photos.csv", "--out", tmp_path / "O", "--audit-log", log) == 2
+    assert "log.jsonl" in capsys.readouterr().err
+    assert not (tmp_path / "O").exists()
