@@ -146,7 +146,8 @@ def embed_source(encode: PhotoEncoder, photos: PhotoSource, out: Path, *, config
                 number = cut.next_number()
                 folder.add(Shard(number, number * config.shard_rows, feature_table(batch)))
                 asked.check(out)
-        folder.finish(facts_of(encode.encoder))
+        status.write()
+        folder.finish(facts_of(encode.encoder), rows=photos.n_photos)
         totals = totals_of(folder.done.values())
     return EmbedSummary(totals.rows, totals.ok, totals.failed, known, status.seconds)
 
@@ -156,7 +157,13 @@ def features_job(encode: PhotoEncoder, photos: PhotoSource, config: EmbedConfig)
     return Job(
         KIND,
         SCHEMA_VERSION,
-        config.decides | {"crops": encode.crops, "precision": encode.encoder.precision, "device": encode.device.type},
+        {
+            **config.decides,
+            "crops": encode.crops,
+            "precision": encode.encoder.precision,
+            "device": encode.device.type,
+            "split": photos.split,
+        },
         {"photos": photos.digest, **encode.inputs},
     )
 

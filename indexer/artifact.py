@@ -199,7 +199,10 @@ def temporary_folder(parent: Path, stem: str) -> Iterator[Path]:
     """A folder for as long as a block runs; if the process dies, `remove_leftovers` of the same stem clears it away."""
     while True:
         temporary = _temporary_name(parent, stem)
-        temporary.mkdir()
+        try:
+            temporary.mkdir()
+        except FileExistsError:  # of a process with our number in another container, or on another machine
+            continue
         try:
             lock = os.open(temporary, os.O_RDONLY)
         except FileNotFoundError:  # a cleaner took it for a leftover between our mkdir and our open

@@ -207,7 +207,7 @@ def _read(path: Path, spans: Sequence[tuple[int, int]]) -> Iterator[tuple[int, F
 def _damage_named(path: Path) -> Iterator[None]:
     try:
         yield
-    except (pa.ArrowInvalid, OSError, ValueError) as error:
+    except (pa.ArrowInvalid, OSError, ValueError, TypeError) as error:
         raise ArtifactError(f"{path}: cannot be read as features ({error}).") from None
 
 

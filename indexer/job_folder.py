@@ -35,7 +35,7 @@ from indexer.artifact import (
     sync,
     temporary_folder,
 )
-from indexer.errors import ArtifactError, InputError
+from indexer.errors import ArtifactError, InputError, WorkError
 from indexer.manifest import ROWS_MANIFEST, Manifest, code_version, file_digest, write_manifest
 
 log = logging.getLogger(__name__)
@@ -114,11 +114,22 @@ class JobFolder:
         self.done[shard.number] = mark
         return mark
 
-    def finish(self, facts: Mapping[str, Any]) -> None:
-        """Say that every shard is done; nothing about it depends on when, or how often the job was started."""
+    def finish(self, facts: Mapping[str, Any], *, rows: int | None = None) -> None:
+        """Say that every shard is done; nothing about it depends on when, or how often the job was started.
+
+        rows: how many the input has; None where nobody knows.
+
+        Raises:
+            WorkError: the shards hold another number of rows; or the disk is full.
+        """
         if self.finished:
             return
         job, totals = self.job, totals_of(self.done.values())
+        if rows is not None and totals.rows != rows:
+            raise WorkError(
+                f"{self.path}: {totals.rows:,} rows of an input of {rows:,}. Was it changed while it was read? Give "
+                "the command again, or choose another --out."
+            )
         files = {
             part_name(number): {"sha256": mark.sha256, "size_bytes": mark.size_bytes}
             for number, mark in sorted(self.done.items())
@@ -233,9 +244,9 @@ def check_ended(path: Path) -> None:
         InputError: it has not.
     """
     if (path / JOB_FILE).is_file() and not (path / ROWS_MANIFEST).is_file():
-        raise InputError(
-            f"{path}: the job that writes it has not ended. Run its command again, which goes on where it stopped."
-        )
+        wait = "is still running. Wait for its end."
+        stopped = "has not ended. Run its command again, which goes on where it stopped."
+        raise InputError(f"{path}: the job that writes it {wait if is_running(path) else stopped}")
 
 
 def is_running(path: Path) -> bool:
@@ -270,6 +281,8 @@ def open_job(path: Path, job: Job) -> Iterator[JobFolder]:
             remove_leftovers(path, _ASIDE)
             (path / _MARKS).mkdir(exist_ok=True)
         before = read_job(path)
+        if before is not None and before.kind == job.kind and not (read_marks(path) or part_files(path)):
+            before = None  # of a start that ended before its first shard: it decides nothing
         if before is None:
             with _explained(path), temporary_folder(path, _ASIDE) as aside:
                 remove_leftovers(path.parent, path.name)  # of a start that was killed while it asked whether it may
@@ -309,7 +322,7 @@ def _usable(path: Path, marks: Mapping[int, Mark]) -> dict[int, Mark]:
 
     Rows of shards that are to be done again are removed: the input may end before them now.
     """
-    sizes = {file.name: file.stat().st_size for file in path.glob("part-*.parquet")}
+    sizes = {file.name: file.stat().st_size for file in part_files(path)}
     usable = {number: mark for number, mark in marks.items() if sizes.get(part_name(number)) == mark.size_bytes}
     unmarked = sizes.keys() - {part_name(number) for number in usable}
     if not _manifest_names(path, {part_name(number) for number in usable}):

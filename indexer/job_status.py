@@ -39,9 +39,12 @@ class StatusFile:
         return time.time() - self.began_at
 
     def tick(self) -> None:
-        """Write the file again, if it is time to; a job does not end because it cannot say how far it is."""
-        if time.monotonic() - self._written < _SECONDS_BETWEEN and self._written:
-            return
+        """Write the file again, if it is time to."""
+        if time.monotonic() - self._written >= _SECONDS_BETWEEN or not self._written:
+            self.write()
+
+    def write(self) -> None:
+        """Write the file again; a job does not end because it cannot say how far it is."""
         self._written = time.monotonic()
         now = {
             "pid": os.getpid(),

@@ -75,6 +75,7 @@ class PhotoSource:
     photos: Callable[[], Iterator[Photo]]
     may_have_maps: bool = True  # False: no photo can bring a class map
     shards: Callable[[Callable[[list[str]], list[str]]], Iterator[Photo]] | None = None  # of shards, in an order given
+    split: str | None = None  # of a table, that these are; None: all of it
 
     def __iter__(self) -> Iterator[Photo]:
         return self.photos()
@@ -300,7 +301,8 @@ def _open_table(location: str, *, split: str | None, coordinates: bool) -> Photo
         count = sum(len(coordinates_of(table, location, required=coordinates)[0]) for table in tables)
         digest = None if holds_images(location) else file_digest(Path(location))
     photos = partial(_table_photos, location, split=split, coordinates=coordinates)
-    return PhotoSource(masked(location), count, digest, photos, may_have_maps=holds_column(location, "map"))
+    has_maps = holds_column(location, "map")
+    return PhotoSource(masked(location), count, digest, photos, may_have_maps=has_maps, split=split)
 
 
 def _table_photos(location: str, *, split: str | None, coordinates: bool) -> Iterator[Photo]:

@@ -25,7 +25,10 @@ _DRIVERS = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": 
 MASKS = (
     (r"(https?://)[^/?#\s]*@", r"\1***@"),
     (r"([A-Za-z0-9+.]://)[^/?#\s]*:[^/?#\s]*@", r"\1***@"),
-    (r"(?i)([?&](?:[^=&#\s]*(?:signature|token|secret|password|credential|key)[^=&#\s]*|sig)=)[^&#\s'\")]+", r"\1***"),
+    (
+        r"(?i)([?&](?:[^=&#\s]*(?:signature|token|secret|passw|pwd|credential|auth|jwt|key)[^=&#\s]*|sig)=)[^&#\s'\")]+",
+        r"\1***",
+    ),
 )
 
 

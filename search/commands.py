@@ -200,6 +200,8 @@ def run(
     data = {"predictions": str(out), "bundle": report["inputs"]["bundle"], **report}
     if report["recall"] is not None:
         text += f"\n{recall_text(report['recall'])}"
+    elif check_recall is not None:
+        text += "\nRecall was not measured: no row was left to answer. Choose another --out."
     return Result(data, text, failed=bool(report["rows"] and not report["ok"]) or (strict and bool(report["failed"])))
 
 
@@ -219,6 +221,10 @@ def status(*, job: Path) -> Result:
     if now.rows_per_second is not None:
         left = "" if now.seconds_left is None else f", {now.seconds_left:,.0f} s left"
         lines.append(f"  {per_second(now.rows_per_second)} over the latest shards{left}")
+    if now.state != "ended":
+        lines += [
+            f"  {stage['name']}: {stage['rows']:,} rows in {stage['busy_s']:,.1f} s at work" for stage in now.stages
+        ]
     lines += [
         f"  failed: {count:,} {code}, such as {now.totals.examples[code][0]}: {now.totals.examples[code][1]}"
         for code, count in now.totals.failed.items()

@@ -184,11 +184,18 @@ def finish(
     stages: Sequence[Meter],
     recall: RecallCheck | None = None,
 ) -> dict[str, Any]:
-    """Say that every shard is done, and report."""
-    if folders.kept is not None:
-        folders.kept.finish(source.facts())
+    """Say that every shard is done, and report.
+
+    Raises:
+        WorkError: there are more or fewer rows than the source has.
+    """
+    status.write()
     folder = folders.answers
-    folder.finish({"bundle": engine.bundle.version, "encoder": engine.bundle.encoder, "search": engine.search_facts})
+    rows = rows_of_part(source, Part.parse(folder.job.options["part"]))
+    if folders.kept is not None:
+        folders.kept.finish(source.facts(), rows=rows)
+    facts = {"bundle": engine.bundle.version, "encoder": engine.bundle.encoder, "search": engine.search_facts}
+    folder.finish(facts, rows=rows)
     report = run_report(
         folder.job, folder.done.values(), began_at=status.began_at, seconds=status.seconds, known=known, stages=stages
     )

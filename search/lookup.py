@@ -95,7 +95,9 @@ def _answers(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         raise InputError(f"{folder}: there is no such folder. Give the one that `run` wrote with --out.")
     parts = part_files(folder)
     if not parts:
-        raise InputError(f"{folder}: no predictions in it yet.")
+        below = sorted(path.name for path in folder.iterdir() if path.is_dir() and part_files(path))
+        name = f" Name one of the jobs below it: {', '.join(below)}." if below else ""
+        raise InputError(f"{folder}: no predictions in it{'.' if below else ' yet.'}{name}")
     with duckdb.connect() as connection:
         try:
             connection.read_parquet([str(part) for part in parts]).create_view("answers")

@@ -1,5 +1,6 @@
 """What a run is made from, as names: small, so that other processes and machines can open the same."""
 
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,9 +10,12 @@ from indexer.calibration import PROTOCOLS, Protocol
 from indexer.features import FeatureSource, open_features
 from indexer.job_folder import Job, read_job
 from indexer.photos import open_photos
+from indexer.registry import Registry
 from search.engine import Engine
 from search.modes import SearchOptions
 from search.vectors import StoredVectors, VectorSource
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +42,18 @@ class Recipe:
             InputError: something cannot be had, or the parts do not go together.
         """
         features = None if self.features is None else open_features(self.features)
+        begun = bundle_of(read_job(out))
+        current = Registry(self.registry).current
+        if self.version is None and begun is not None and current not in (None, begun):
+            log.warning(
+                "%s: goes on with the bundle it began with, %s; the current one is %s",
+                out,
+                begun[:8],
+                (current or "")[:8],
+            )
         engine = Engine.open(
             self.registry,
-            version=self.version or bundle_of(read_job(out)),
+            version=self.version or begun,
             device=self.encoder.device,
             options=self.search,
             protocol="album" if self.in_albums else self.crops if features is None else protocol_of(features),

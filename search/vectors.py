@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from encoder.config import SHARD_ROWS
+from indexer.errors import InputError
 from indexer.features import FeatureBatch, FeatureSource
 from indexer.job_folder import Job, Mark
 from indexer.shard_cut import Part
@@ -53,6 +54,7 @@ class StoredVectors:
     """Vectors that were made before.
 
     Raises:
+        InputError: no shard can have as many rows.
         BundleMismatch: they were made by another encoder than the bundle's.
     """
 
@@ -60,6 +62,8 @@ class StoredVectors:
 
     def __init__(self, engine: Engine, source: FeatureSource, *, shard_rows: int = SHARD_ROWS) -> None:
         engine.check_encoder(source.encoder, source=str(source.location))
+        if shard_rows < 1:
+            raise InputError(f"--shard-rows must be at least 1, not {shard_rows}.")
         self._source = source
         self.rows: int | None = source.rows
         self.shard_rows = shard_rows

@@ -77,7 +77,8 @@ class Demo:
     preset: Preset
     out: Path
     console: Console
-    seconds: dict[str, float] = field(default_factory=dict)  # step -> wall clock, in order
+    seconds: dict[str, float] = field(default_factory=dict)  # step -> wall clock, of all steps of that name
+    steps: int = 0  # so far
 
     @property
     def photos(self) -> Path:
@@ -87,11 +88,13 @@ class Demo:
     @contextmanager
     def step(self, name: str, what: str) -> Iterator[None]:
         """Announce a step as the next of _STEPS, and say afterwards how long it took."""
-        self.console.print(f"\n[{len(self.seconds) + 1}/{_STEPS}] {what}", markup=False, style="bold")
+        self.steps += 1
+        self.console.print(f"\n[{self.steps}/{_STEPS}] {what}", markup=False, style="bold")
         started = time.perf_counter()
         yield
-        self.seconds[name] = time.perf_counter() - started
-        self.console.print(f"      {self.seconds[name]:.1f} s", style="dim")
+        took = time.perf_counter() - started
+        self.seconds[name] = self.seconds.get(name, 0.0) + took
+        self.console.print(f"      {took:.1f} s", style="dim")
 
     def command(self, module: str, name: str, *options: str | Path) -> None:
         """Run one command of the product; what it says passes through."""

@@ -173,6 +173,25 @@ def test_another_job_is_refused_and_the_difference_named(tmp_path: Path, changed
     assert not is_running(tmp_path / "O")
 
 
+def test_a_start_that_was_refused_before_its_first_shard_claims_nothing(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="vectors of another width"), open_job(tmp_path / "O", JOB):
+        raise InputError("vectors of another width")
+    other = replace(JOB, options={**JOB.options, "shard_rows": 99})
+    assert do(tmp_path / "O", job=other) == [0, 1, 2]
+    begun = read_job(tmp_path / "O")
+    assert begun is not None
+    assert begun.options["shard_rows"] == 99
+
+
+def test_files_that_are_no_shards_are_left_alone(tmp_path: Path) -> None:
+    do(tmp_path / "O", at_most=1)
+    for name in ("part-mine.parquet", "part-1.parquet"):
+        (tmp_path / "O" / name).write_text("mine")
+    do(tmp_path / "O")
+    assert (tmp_path / "O" / "part-mine.parquet").read_text() == "mine"
+    assert (tmp_path / "O" / "part-1.parquet").read_text() == "mine"
+
+
 def test_a_job_says_what_it_began_as(tmp_path: Path) -> None:
     assert read_job(tmp_path / "O") is None
     do(tmp_path / "O", at_most=0)

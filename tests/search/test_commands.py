@@ -252,3 +252,20 @@ def test_answers_that_were_made_before_have_no_mode_to_choose(
     judged = ["evaluate", "--predictions", tmp_path / "p.csv", "--truth", world / "photos.csv"]
     assert search(*judged, "--mode", "beam") == 2
     assert "go with --registry" in capsys.readouterr().err
+
+
+def test_a_job_is_that_of_its_split(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ("run", "--registry", world / "R", "--photos", world / "photos.csv", "--checkpoint", world / "C")
+    assert search(*common, "--split", "a", "--out", tmp_path / "O", "--shard-rows", 2) == 0
+    assert search(*common, "--out", tmp_path / "O", "--shard-rows", 2) == 2
+    assert "the option split a, this one has None" in capsys.readouterr().err
+
+
+def test_the_parts_of_a_job_are_named_where_their_folder_is_shown(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ("run", "--registry", world / "R", "--photos", world / "photos.csv", "--checkpoint", world / "C")
+    for part in ("1/2", "2/2"):
+        assert search(*common, "--shard-rows", 2, "--part", part, "--out", tmp_path / "O" / f"part={part[0]}") == 0
+    assert search("show", tmp_path / "O", "--photo", "0.png") == 2
+    assert "part=1, part=2" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """Offline runs: every row once, in order, failures included, whole or absent."""
 
+import itertools
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pyarrow.parquet
 import pytest
 
 from indexer import s2
-from indexer.errors import BundleMismatch, InputError
+from indexer.errors import BundleMismatch, InputError, WorkError
 from indexer.features import FeatureBatch, open_features
 from indexer.job_folder import check_ended
 from indexer.manifest import ROWS_MANIFEST, read_manifest
@@ -127,6 +128,24 @@ def test_vectors_of_another_width_are_refused_and_whole_shards_before_them_kept(
     assert pyarrow.parquet.read_table(tmp_path / "O")["photo"].to_pylist() == ["a"] * 7
     with pytest.raises(InputError, match="has not ended"):
         check_ended(tmp_path / "O")
+
+
+def test_shards_of_no_rows_are_refused(engine: Engine, tmp_path: Path) -> None:
+    source = open_features(features(tmp_path / "F", [5]))
+    for rows in (0, -3):
+        with pytest.raises(InputError, match="--shard-rows must be at least 1"):
+            StoredVectors(engine, source, shard_rows=rows)
+
+
+def test_rows_that_never_came_are_an_error(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = StoredVectors(engine, open_features(features(tmp_path / "F", [5, 5])), shard_rows=5)
+    whole = stored.shards
+    monkeypatch.setattr(stored, "shards", lambda *given: itertools.islice(whole(*given), 1))
+    with pytest.raises(WorkError, match="5 rows of an input of 10"):
+        job.run(engine, stored, tmp_path / "O", RunConfig())
+    assert not (tmp_path / "O" / ROWS_MANIFEST).exists()
+    monkeypatch.undo()
+    assert job.run(engine, stored, tmp_path / "O", RunConfig())["rows"] == 10
 
 
 def test_albums_get_one_answer_and_go_on_where_they_stopped(engine: Engine, tmp_path: Path) -> None:
