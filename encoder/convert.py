@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from encoder.config import PICKLED_WEIGHTS
 from encoder.hub import CONFIG_FILE, PROCESSOR_FILES, WEIGHTS_FILE, fetch
 from indexer.artifact import check_target, write_folder
 from indexer.errors import InputError
@@ -17,10 +18,9 @@ from indexer.manifest import file_digest
 
 KIND = "converted weights"
 SCHEMA_VERSION = 1
-DEFAULT_WEIGHTS = "pytorch_model.bin"  # as transformers wrote them before safetensors
 
 
-def convert(model: str, out: Path, *, weights: str = DEFAULT_WEIGHTS) -> int:
+def convert(model: str, out: Path, *, weights: str = PICKLED_WEIGHTS) -> int:
     """Write a model folder with its pickled weights as safetensors, its settings as they are; how many tensors it has.
 
     Args:

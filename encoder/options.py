@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from encoder.config import MAX_PIXELS, SHARD_ROWS, CropName, DeviceName, PrecisionName
+from encoder.config import DECODERS, MAX_PIXELS, SHARD_ROWS, CropName, DeviceName, PrecisionName
 from indexer.cli import Options, Strings
 from indexer.uris import SCHEMES
 
@@ -82,7 +82,7 @@ class FeedOptions(ReadOptions):
     """
 
     batch_size: int | Literal["auto"] = "auto"
-    workers: int = 2
+    workers: int = DECODERS
 
     def embedding(self, *, shard_rows: int = SHARD_ROWS) -> "EmbedConfig":
         """The same for who embeds; raises InputError for numbers that make no sense."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from encoder.config import MAP_EDGE, MAX_PIXELS, SHARD_MAPS, check_max_pixels
+from encoder.config import DECODERS, MAP_EDGE, MAX_PIXELS, SEGMENT_BATCH, SHARD_MAPS, check_max_pixels
 from encoder.failures import Failures
 from encoder.images import BadImage
 from encoder.reading import ReadLimits, read_bytes
@@ -31,8 +31,8 @@ _LASTING = {"not_an_image", "damaged", "unreadable"}
 class SegmentConfig:
     """How photos go through the segmenter."""
 
-    batch_size: int = 4  # photos in one forward pass, at most: all of them have one shape
-    workers: int = 2  # decoding threads
+    batch_size: int = SEGMENT_BATCH  # photos in one forward pass, at most: all of them have one shape
+    workers: int = DECODERS  # decoding threads
     map_edge: int = MAP_EDGE  # pixels of a map's shorter edge, less where the photo is smaller
     shard_maps: int = SHARD_MAPS  # maps in one tar
     max_pixels: int = MAX_PIXELS  # larger photos are refused
