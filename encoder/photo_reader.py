@@ -73,7 +73,7 @@ class PhotoReader:
                 raise BadImage(
                     "no_map",
                     "no class map of this photo: give --segmentation-cache with one (python -m encoder segment makes "
-                    "them), or --segmenter",
+                    "them), or --segmenter; to search query also --class-maps",
                 )
             return None
         height, width = class_map.shape
