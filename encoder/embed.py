@@ -33,7 +33,7 @@ _Batch = TypeVar("_Batch", bound=Sized)
 class EmbedConfig:
     """How photos go through the encoder. None of this changes what vectors mean."""
 
-    batch_size: int | None = None  # crops in one forward pass; None: as many as help and fit
+    batch_size: int | None = None  # crops in one pass, at least one photo's; None: as many as help and fit
     workers: int = DECODERS  # decoding processes; 0: none but this one
     shard_rows: int = SHARD_ROWS  # photos in one Parquet file
     max_pixels: int = MAX_PIXELS  # larger photos are refused

@@ -77,7 +77,8 @@ class FeedOptions(ReadOptions):
     """How photos reach an encoder.
 
     Args:
-        batch_size: crops in one forward pass; auto: as many as help and fit into memory.
+        batch_size: crops in one forward pass; auto: as many as help and fit into memory. The crops of a photo go
+            through together, so that with ten crops less than 10 is as 10.
         workers: decoding processes; 0: none but this one.
     """
 
