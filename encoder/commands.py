@@ -2,7 +2,16 @@
 
 from pathlib import Path
 
-from encoder.config import MAP_EDGE, SHARD_MAPS, SHARD_ROWS, CropName, DeviceName
+from encoder.config import (
+    DECODERS,
+    MAP_EDGE,
+    PICKLED_WEIGHTS,
+    SEGMENT_BATCH,
+    SHARD_MAPS,
+    SHARD_ROWS,
+    CropName,
+    DeviceName,
+)
 from encoder.options import EncoderOptions, FeedOptions, ReadOptions
 from indexer.cli import Result
 
@@ -61,7 +70,7 @@ def embed(
     return Result(data, text, failed=summary.ok == 0 or (strict and bool(summary.failed)))
 
 
-def convert(*, model: str, out: Path, weights: str = "pytorch_model.bin") -> Result:
+def convert(*, model: str, out: Path, weights: str = PICKLED_WEIGHTS) -> Result:
     """Turn a model whose weights exist only as a pickle into one with safetensors.
 
     Nothing in the pickle but tensors is loaded. Afterwards the folder is what hf:<folder> or --segmenter <folder> name.
@@ -84,8 +93,8 @@ def segment(
     out: Path,
     split: str | None = None,
     device: DeviceName = "auto",
-    batch_size: int = 4,
-    workers: int = 2,
+    batch_size: int = SEGMENT_BATCH,
+    workers: int = DECODERS,
     map_edge: int = MAP_EDGE,
     shard_maps: int = SHARD_MAPS,
     strict: bool = False,

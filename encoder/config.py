@@ -17,6 +17,9 @@ MAX_ASPECT = 32  # photos longer than this times their width are refused: strips
 MAP_EDGE = 384  # pixels of a class map's shorter edge: what ten crops of 336 need
 SHARD_ROWS = 8192  # photos in one Parquet file
 SHARD_MAPS = 1024  # class maps in one tar
+SEGMENT_BATCH = 4  # photos in one forward pass of a segmenter, which takes a few GB of a GPU's memory
+DECODERS = 2  # threads or processes that decode photos
+PICKLED_WEIGHTS = "pytorch_model.bin"  # as transformers wrote them before safetensors
 
 MAX_CLASSES = 255  # of class maps, numbered from 0: encoder.class_maps says what 255 itself stands for
 

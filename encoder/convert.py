@@ -10,17 +10,17 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from encoder.config import PICKLED_WEIGHTS
 from encoder.hub import CONFIG_FILE, PROCESSOR_FILES, WEIGHTS_FILE, fetch
-from indexer.artifact import write_folder
+from indexer.artifact import check_target, write_folder
 from indexer.errors import InputError
 from indexer.manifest import file_digest
 
 KIND = "converted weights"
 SCHEMA_VERSION = 1
-DEFAULT_WEIGHTS = "pytorch_model.bin"  # as transformers wrote them before safetensors
 
 
-def convert(model: str, out: Path, *, weights: str = DEFAULT_WEIGHTS) -> int:
+def convert(model: str, out: Path, *, weights: str = PICKLED_WEIGHTS) -> int:
     """Write a model folder with its pickled weights as safetensors, its settings as they are; how many tensors it has.
 
     Args:
@@ -31,6 +31,12 @@ def convert(model: str, out: Path, *, weights: str = DEFAULT_WEIGHTS) -> int:
     Raises:
         InputError: there is no such file, it holds more than tensors, or `out` exists.
     """
+    check_target(out)  # before gigabytes are fetched and loaded
+    if not (Path(model) / weights).is_file() and (Path(model) / WEIGHTS_FILE).is_file():
+        raise InputError(
+            f"{model}: no {weights}, but {WEIGHTS_FILE}: there is nothing to convert. Use the folder as it is: "
+            f"hf:{model}, or --segmenter {model}."
+        )
     source = fetch(model, weights)
     tensors = _tensors(source)
     with write_folder(out, kind=KIND, schema_version=SCHEMA_VERSION, inputs={weights: file_digest(source)}) as draft:

@@ -58,9 +58,14 @@ def crop_maps(
     for key, rows in _groups(keys).items():
         batch = torch.stack([class_maps[row] for row in rows])[:, None]
         if key[:2] != key[2:]:
-            batch = interpolate(batch, key[:2], mode="nearest-exact")
+            batch = resize_maps(batch, key[:2])
         out[rows] = _cut(batch, square, crops)[:, :, 0]
     return out
+
+
+def resize_maps(batch: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """Class maps (B, 1, h, w) uint8 to (B, 1, *shape): each pixel is the nearest one, no class is made up."""
+    return interpolate(batch, shape, mode="nearest-exact")
 
 
 def normalise(pixels: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:

@@ -11,7 +11,7 @@ import numpy as np
 
 from encoder.batch_size import fitting_batch_size
 from encoder.checkpoint import LoadedEncoder
-from encoder.config import MAX_PIXELS, SHARD_ROWS, check_max_pixels
+from encoder.config import DECODERS, MAX_PIXELS, SHARD_ROWS, check_max_pixels
 from encoder.decoding import decoded_batches
 from encoder.encode import PhotoEncoder
 from encoder.failures import Failures
@@ -33,8 +33,8 @@ _Batch = TypeVar("_Batch", bound=Sized)
 class EmbedConfig:
     """How photos go through the encoder. None of this changes what vectors mean."""
 
-    batch_size: int | None = None  # crops in one forward pass; None: as many as help and fit
-    workers: int = 2  # decoding processes; 0: none but this one
+    batch_size: int | None = None  # crops in one pass, at least one photo's; None: as many as help and fit
+    workers: int = DECODERS  # decoding processes; 0: none but this one
     shard_rows: int = SHARD_ROWS  # photos in one Parquet file
     max_pixels: int = MAX_PIXELS  # larger photos are refused
     limits: ReadLimits = field(default_factory=ReadLimits)

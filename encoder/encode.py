@@ -130,7 +130,10 @@ class PhotoEncoder:
         if not lacking:
             return batch
         assert self.maps.segmenter is not None, "photos without a map are refused where they are read"
-        with _memory_explained(len(lacking)):
+        with _memory_explained(
+            f"to make class maps of {len(lacking)} photos beside the encoder",
+            "Make them first (python -m encoder segment --batch-size 1), and give --segmentation-cache.",
+        ):
             made = iter(self.maps.segmenter.segment(lacking))
         return batch.with_maps([None if photo is None else next(made) for photo in to_segment])
 
@@ -143,9 +146,23 @@ class PhotoEncoder:
         vectors = np.zeros((len(batch), self.encoder.width), np.float32)
         if batch.rows:
             batch = self.segment(batch)
-            with _memory_explained(len(batch.rows)):
+            with _memory_explained(*self._work_and_advice(len(batch.rows))):
                 vectors[batch.rows] = self._vectors(batch.to(self.device)).cpu().numpy()
         return FeatureBatch(batch.name, vectors, batch.status, batch.reason, batch.lat_deg, batch.lng_deg)
+
+    def _work_and_advice(self, photos: int) -> tuple[str, str]:
+        """What the encoder takes memory for, and how to ask for less of it."""
+        crops = photos * N_CROPS[self.crops]
+        # A photo's crops are never parted: of one photo no batch size makes less.
+        ways = [f"with --batch-size below {crops} (in a query: fewer photos)"] if photos > 1 else []
+        if self.crops != "one":
+            ways.append("with fewer --crops")
+        if self.makes_maps:
+            ways.append("with class maps made before (python -m encoder segment)")
+        return (
+            f"for {crops} crop{'s' if crops > 1 else ''} at once",
+            f"Run again {', or '.join([*ways, 'with --device cpu'])}.",
+        )
 
     @torch.inference_mode()
     def _vectors(self, batch: DecodedBatch) -> torch.Tensor:
@@ -162,14 +179,11 @@ class PhotoEncoder:
 
 
 @contextlib.contextmanager
-def _memory_explained(photos: int) -> Iterator[None]:
+def _memory_explained(work: str, advice: str) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise WorkError(
-            f"The device has too little memory for {photos} photos at once. Run again with a smaller --batch-size, or "
-            "segment the photos first: python -m encoder segment"
-        ) from error
+        raise WorkError(f"The device has too little memory {work}. {advice}") from error
 
 
 def reader_of(model: GeoEncoder, *, crops: CropName, cache: SegmentationCache | None) -> PhotoReader:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from encoder.config import MAX_PIXELS, SHARD_ROWS, CropName, DeviceName, PrecisionName
+from encoder.config import DECODERS, MAX_PIXELS, SHARD_ROWS, CropName, DeviceName, PrecisionName
 from indexer.cli import Options, Strings
 from indexer.uris import SCHEMES
 
@@ -77,12 +77,13 @@ class FeedOptions(ReadOptions):
     """How photos reach an encoder.
 
     Args:
-        batch_size: crops in one forward pass; auto: as many as help and fit into memory.
+        batch_size: crops in one forward pass; auto: as many as help and fit into memory. The crops of a photo go
+            through together, so that with ten crops less than 10 is as 10.
         workers: decoding processes; 0: none but this one.
     """
 
     batch_size: int | Literal["auto"] = "auto"
-    workers: int = 2
+    workers: int = DECODERS
 
     def embedding(self, *, shard_rows: int = SHARD_ROWS) -> "EmbedConfig":
         """The same for who embeds; raises InputError for numbers that make no sense."""

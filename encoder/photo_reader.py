@@ -1,17 +1,18 @@
 """One photo as it is decoded.
 
 In: a `Photo`. Out: its pixels and its class map, or what is wrong with it; nothing is resized here but photos far
-larger than anybody needs.
+larger than anybody needs, and maps larger than what is cut.
 """
 
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from PIL import Image
 
 from encoder.class_maps import NO_CLASS, check_fit, decode_map
 from encoder.config import MAP_EDGE, MAX_PIXELS
-from encoder.crops import resized_shape
+from encoder.crops import resize_maps, resized_shape
 from encoder.images import BadImage, decode
 from encoder.reading import ReadLimits, read_bytes
 from encoder.segmentation_cache import SegmentationCache
@@ -28,7 +29,7 @@ class PhotoReader:
     """How one photo becomes pixels, and its class map where maps are used. Travels to the worker processes."""
 
     shorter_edge: int  # what the photo's shorter edge will be resized to, in pixels
-    max_pixels: int = MAX_PIXELS  # photos of more are refused
+    max_pixels: int = MAX_PIXELS  # photos of more are refused, and maps
     limits: ReadLimits = field(default_factory=ReadLimits)
     classes: int | None = None  # of the class maps; None: no maps are read
     cache: SegmentationCache | None = None  # where maps are looked up that did not come with their photos
@@ -54,6 +55,9 @@ class PhotoReader:
         target = resized_shape(height, width, self.shorter_edge)
         if height * width > max(_LARGEST_SENT, target[0] * target[1]):
             image = image.resize(target[::-1], Image.Resampling.BICUBIC)
+        if class_map is not None and class_map.size > target[0] * target[1]:
+            # As it would be where it is cut; what waits for the model must not grow with the map.
+            class_map = resize_maps(torch.from_numpy(class_map)[None, None], target)[0, 0].numpy()
         return DecodedPhoto(np.asarray(image), class_map, to_segment)
 
     def _class_map(self, photo: Photo, content: bytes, photo_size: tuple[int, int]) -> np.ndarray | None:
@@ -69,7 +73,7 @@ class PhotoReader:
                 raise BadImage(
                     "no_map",
                     "no class map of this photo: give --segmentation-cache with one (python -m encoder segment makes "
-                    "them), or --segmenter",
+                    "them), or --segmenter; to search query also --class-maps",
                 )
             return None
         height, width = class_map.shape
@@ -81,7 +85,7 @@ class PhotoReader:
 
     def _own_map(self, data: FileRange | bytes) -> np.ndarray:
         try:
-            return decode_map(read_bytes(data, self.limits))
+            return decode_map(read_bytes(data, self.limits), max_pixels=self.max_pixels)
         except BadImage as problem:
             code = "" if problem.code == "bad_map" else f", {problem.code}"
             raise BadImage("bad_map", f"its class map{code}: {problem.reason}") from None

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from encoder.config import MAP_EDGE, MAX_PIXELS, SHARD_MAPS, check_max_pixels
+from encoder.config import DECODERS, MAP_EDGE, MAX_PIXELS, SEGMENT_BATCH, SHARD_MAPS, check_max_pixels
 from encoder.failures import Failures
 from encoder.images import BadImage
 from encoder.reading import ReadLimits, read_bytes
@@ -19,6 +19,7 @@ from encoder.segmentation_cache import CacheWriter, MapOrigin, content_digest, w
 from encoder.segmenter_input import PreparedPhoto
 from indexer.errors import InputError, WorkError
 from indexer.photo import Photo
+from indexer.stopping import Asked, stopping
 
 _BATCHES_AHEAD = 3  # prepared batches that may wait for the model; bounds the memory
 _BATCHES_OPEN = 4  # and as many, of photos of different shapes, for others of theirs
@@ -30,8 +31,8 @@ _LASTING = {"not_an_image", "damaged", "unreadable"}
 class SegmentConfig:
     """How photos go through the segmenter."""
 
-    batch_size: int = 4  # photos in one forward pass, at most: all of them have one shape
-    workers: int = 2  # decoding threads
+    batch_size: int = SEGMENT_BATCH  # photos in one forward pass, at most: all of them have one shape
+    workers: int = DECODERS  # decoding threads
     map_edge: int = MAP_EDGE  # pixels of a map's shorter edge, less where the photo is smaller
     shard_maps: int = SHARD_MAPS  # maps in one tar
     max_pixels: int = MAX_PIXELS  # larger photos are refused
@@ -88,11 +89,13 @@ def segment_photos(
         InputError: `out` cannot be written, holds something else, or another process is writing to it.
         BundleMismatch: `out` holds maps of another segmenter.
         WorkError: the disk is full, or the device's memory.
+        Stopped: the process was asked to end; the maps it made are kept.
     """
     started = time.perf_counter()
     origin = MapOrigin(segmenter.digest, segmenter.name, segmenter.class_names, config.map_edge)
-    with write_cache(out, origin, shard_maps=config.shard_maps) as cache:
-        work = _Work(segmenter, cache, config.batch_size, advance)
+    # Around the cache: it writes its last shard while SIGTERM is still heard, which would cost that shard.
+    with stopping() as asked, write_cache(out, origin, shard_maps=config.shard_maps) as cache:
+        work = _Work(segmenter, cache, config.batch_size, advance, asked)
         with closing(_read(photos, segmenter, cache, config)) as results:
             rows = 0
             for name, result in results:
@@ -101,6 +104,7 @@ def segment_photos(
                 else:
                     work.take(result)
                 rows += 1
+                work.check()
         work.finish()
     assert work.new + work.known + work.failed.total() == rows, "rows in are not rows out"
     return SegmentSummary(rows, work.new, work.known, dict(work.failed), time.perf_counter() - started)
@@ -114,6 +118,7 @@ class _Work:
     cache: CacheWriter
     batch_size: int
     advance: Callable[[int], None]
+    asked: Asked
     new: int = 0
     known: int = 0
     failed: Failures = field(default_factory=Failures)
@@ -140,6 +145,11 @@ class _Work:
     def finish(self) -> None:
         while self.waiting:
             self._segment(next(iter(self.waiting.values())).pixels.shape)
+            self.check()
+
+    def check(self) -> None:
+        """Raise Stopped where the process was asked to end. Photos that wait for their batch are left to the next."""
+        self.asked.check(self.cache.folder, kept="the maps that are done are kept")
 
     def _segment(self, shape: tuple[int, ...]) -> None:
         """Segment all photos of one shape that wait."""

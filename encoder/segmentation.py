@@ -20,12 +20,10 @@ from transformers import OneFormerConfig, OneFormerForUniversalSegmentation
 from transformers.models.oneformer.image_processing_pil_oneformer import OneFormerImageProcessorPil
 from transformers.utils import logging as transformers_logging
 
-from encoder.config import MAX_CLASSES
+from encoder.config import MAX_CLASSES, SEGMENT_BATCH
 from encoder.hub import CONFIG_FILE, PROCESSOR_FILES, WEIGHTS_FILE, digest_of, fetch, read_json
 from encoder.segmenter_input import PreparedPhoto, SegmenterInput
 from indexer.errors import ArtifactError, InputError, MissingBackend
-
-_AT_ONCE = 4  # photos in one pass, where nobody says how many: a pass takes a few GB of a GPU's memory
 
 # "the task is semantic" as CLIP's tokenizer writes it, start and end included; zeros fill it up, because OneFormer's
 # processor multiplies token ids by their mask.
@@ -74,8 +72,8 @@ class Segmenter:
         maps: dict[int, np.ndarray] = {}
         for shape in dict.fromkeys(tuple(photo.pixels.shape) for photo in photos):
             rows = [row for row, photo in enumerate(photos) if tuple(photo.pixels.shape) == shape]
-            for first in range(0, len(rows), _AT_ONCE):
-                some = rows[first : first + _AT_ONCE]
+            for first in range(0, len(rows), SEGMENT_BATCH):
+                some = rows[first : first + SEGMENT_BATCH]
                 maps |= zip(some, self.maps([photos[row] for row in some]), strict=True)
         return [maps[row] for row in range(len(photos))]
 

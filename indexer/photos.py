@@ -234,7 +234,7 @@ def _kind(location: str, schemes: Sequence[str]) -> tuple[_Kind, _Shards]:
 
 def _shards_in(folder: str) -> list[str]:
     names = [name for name, is_folder in entries(folder) if not is_folder]
-    shards = [name for name in names if name.lower().endswith(SUFFIX)]
+    shards = [name for name in names if name.lower().endswith(SUFFIX) and not _is_hidden(name)]
     images = [name for name in names if _is_image(name)]
     if shards and images:
         raise InputError(
@@ -261,8 +261,12 @@ def _images_below(folder: str) -> Iterator[str]:
 
 
 def _is_image(name: str) -> bool:
-    """Whether a file is taken for a photo: hidden ones, such as macOS's `._x.jpg` beside x.jpg, are none."""
-    return name.lower().endswith(IMAGE_SUFFIXES) and not name.rpartition("/")[2].startswith(".")
+    return name.lower().endswith(IMAGE_SUFFIXES) and not _is_hidden(name)
+
+
+def _is_hidden(name: str) -> bool:
+    """Whether a file, or a folder it is in, is hidden: macOS's `._x.jpg` beside x.jpg is no photo."""
+    return name.startswith(".") or "/." in name
 
 
 def _count_images(folder: str) -> int:
@@ -272,8 +276,7 @@ def _count_images(folder: str) -> int:
         if _is_image(name):
             count += 1
         else:
-            hidden = name.rpartition("/")[2].startswith(".")
-            others["hidden" if hidden else Path(name).suffix.lower() or "without a suffix"] += 1
+            others["hidden" if _is_hidden(name) else Path(name).suffix.lower() or "without a suffix"] += 1
     if count and others:
         kinds = ", ".join(f"{n:,} {suffix}" for suffix, n in others.most_common(5))
         log.warning("%s: left out, because their names are not those of images: %s", folder, kinds)

@@ -26,10 +26,10 @@ class Asked:
     def __init__(self) -> None:
         self.is_set = False
 
-    def check(self, out: Path) -> None:
-        """Raise Stopped where it was; between two shards of the job at `out`."""
+    def check(self, out: Path, *, kept: str = "after a whole shard") -> None:
+        """Raise Stopped where it was; between two shards of the job at `out`, or where `kept` says what is kept."""
         if self.is_set:
-            raise Stopped(f"{out}: stopped as asked, after a whole shard. Run the same command again to go on.")
+            raise Stopped(f"{out}: stopped as asked, {kept}. Run the same command again to go on.")
 
 
 @contextlib.contextmanager
@@ -43,7 +43,7 @@ def stopping() -> Iterator[Asked]:
     def hear(number: int, frame: FrameType | None) -> None:
         asked.is_set = True
         signal.signal(signal.SIGTERM, before)
-        log.info("asked to end: the shard in hand is finished first")
+        log.info("asked to end: what is in hand is finished first")
 
     before = signal.signal(signal.SIGTERM, hear)
     try:

@@ -14,6 +14,8 @@ from search.modes import SearchOptions
 EngineName = Literal["local", "ray"]
 ExportFormat = Literal["csv", "geojson", "geoparquet"]
 NO_MAPS = Strings()
+# Where the path may be the wrong one. Other reasons, such as a class map that is missing, say themselves what to do.
+_FILE_FAULTS = {"missing", "unreadable", "empty", "not_an_image", "damaged"}
 
 
 def query(
@@ -71,7 +73,8 @@ def query(
     (batch,) = embed_photos(encode, listed_photos(photos, class_maps), config=config)
     if not batch.ok.any():
         reasons = "; ".join(f"{photo}: {reason}" for photo, reason in zip(batch.photo, batch.reason, strict=True))
-        raise InputError(f"No photo to answer. {reasons}. Give paths of image files.")
+        advice = " Give paths of image files." if _FILE_FAULTS.intersection(batch.status) else ""
+        raise InputError(f"No photo to answer. {reasons}.{advice}")
     rows = explain(engine, batch, answer_table(engine, batch, first_row=0, k=top_k))
     if maps.wanted:
         posterior = engine.posterior(engine.prepared(batch.embedding[batch.ok]), left_out=0.0)

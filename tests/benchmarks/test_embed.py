@@ -1,5 +1,6 @@
 """The embedding benchmark measures what it says: both sides embed the same photos, and a missed floor is a failure."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,9 @@ import pytest
 from benchmarks import embed
 from benchmarks.embed import compare_plain, make_photos, save_clip, share_of_model, smallest_cosine
 from benchmarks.harness import Report
+from encoder.decoded_batch import DecodedBatch
+from encoder.encode import PhotoEncoder
+from indexer.features import FeatureBatch
 
 VISION = {
     "hidden_size": 32,
@@ -47,12 +51,37 @@ def test_other_vectors_are_never_timed(clip: Path, photos: Path, monkeypatch: py
     assert not report.rows
 
 
-def test_the_share_of_the_model_is_measured_over_all_photos(clip: Path, photos: Path) -> None:
+@pytest.mark.parametrize(("pipeline_s", "share", "holds"), [((6.0, 3.0, 12.0), 3 / 8, False), ((2.25,) * 3, 1, True)])
+def test_the_share_of_the_model_is_measured_over_all_photos(
+    clip: Path,
+    photos: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    pipeline_s: tuple[float, float, float],
+    share: float,
+    holds: bool,
+) -> None:
+    """By a clock that gives the model alone 3 s, and the pipeline what is left after its first 4 photos of 16."""
+    times = iter([time for each in pipeline_s for time in (3.0, each)])
+    embedded, counted = [], PhotoEncoder.__call__
+
+    def seconds_of(work: Callable[[], object]) -> float:
+        work()
+        return next(times)
+
+    def count(encode: PhotoEncoder, batch: DecodedBatch) -> FeatureBatch:
+        embedded.append(len(batch))
+        return counted(encode, batch)
+
+    monkeypatch.setattr(embed, "seconds_of", seconds_of)
+    monkeypatch.setattr(PhotoEncoder, "__call__", count)
     report = Report("embed")
     share_of_model(report, photos, f"hf:{clip}", name="tiny", n=4, repeats=4)
     (row,) = report.rows
     assert row["photos"] == 16
-    assert row["share"] == pytest.approx(row["model_s"] / row["pipeline_s"], rel=1)
+    assert sum(embedded) == 16 * (1 + 3 + 3)  # once to warm up, and both sides in three turns
+    assert (row["share"], row["holds"]) == (pytest.approx(share), holds)
+    assert row["share"] == pytest.approx(row["model_s"] / row["pipeline_s"])
+    assert next(times, None) is None
 
 
 def test_what_all_vectors_share_does_not_make_them_alike() -> None:

@@ -70,6 +70,19 @@ def test_what_is_no_table_of_tensors_is_refused(pickled: Path, tmp_path: Path) -
             convert(str(pickled), tmp_path / "out")
 
 
-def test_a_pickle_that_is_not_there_is_named(clip_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"pytorch_model\.bin"):
+def test_a_pickle_that_is_not_there_is_named(pickled: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"has no w\.pt"):
+        convert(str(pickled), tmp_path / "out", weights="w.pt")
+
+
+def test_safetensors_need_no_conversion(clip_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no pytorch_model\.bin, but model\.safetensors: there is nothing to convert"):
         convert(str(clip_folder), tmp_path / "out")
+
+
+def test_a_target_that_cannot_be_written_is_told_before_the_weights_are_read(
+    pickled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("encoder.convert.fetch", lambda *names: pytest.fail("it was fetched"))
+    with pytest.raises(InputError, match="exists"):
+        convert(str(pickled), pickled)

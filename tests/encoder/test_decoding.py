@@ -61,7 +61,7 @@ def test_a_photo_travels_with_its_map(tmp_path: Path) -> None:
     Image.fromarray(class_map).save(tmp_path / "map.png")
     natural(40, 30).save(tmp_path / "a.png")
     good, bad = photo(tmp_path / "a.png", tmp_path / "map.png"), photo(tmp_path / "absent.png", tmp_path / "map.png")
-    (batch,) = decoded_batches([[bad, good, good]], PhotoReader(16, classes=150), workers=0)
+    (batch,) = decoded_batches([[bad, good, good]], PhotoReader(30, classes=150), workers=0)
     assert batch.rows == [1, 2]
     for each in batch.class_maps():
         assert each is not None

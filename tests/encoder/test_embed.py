@@ -151,7 +151,7 @@ def test_a_job_that_ran_out_of_memory_goes_on_in_smaller_batches(
 
     with monkeypatch.context() as patch:
         patch.setattr(type(encoder.model), "__call__", lambda self, *given: short_of_memory(*given))
-        with pytest.raises(WorkError, match="smaller --batch-size"):
+        with pytest.raises(WorkError, match="with --batch-size below 2"):
             embed_source(encode, photos, tmp_path / "F", config=EmbedConfig(batch_size=4, shard_rows=4))
     assert len(list((tmp_path / "F").glob("part-*"))) == 2
     summary = embed_source(encode, photos, tmp_path / "F", config=EmbedConfig(batch_size=1, shard_rows=4))

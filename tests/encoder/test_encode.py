@@ -134,8 +134,38 @@ def test_too_little_memory_on_the_device_says_what_to_do(
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(Segmenter, "maps", full)
-    with pytest.raises(WorkError, match=r"too little memory for 4 photos at once.*--batch-size"):
+    with pytest.raises(WorkError, match=r"class maps of 4 photos beside the encoder\. Make them first \(python -m"):
         embedded(fused, photos, MapSource(segmenter=segmenter))
+
+
+@pytest.mark.parametrize(
+    ("crops", "n", "advice"),
+    [
+        ("one", 4, r"for 4 crops at once\. Run again with --batch-size below 4 \(.*\), or with --device cpu\."),
+        ("one", 1, r"for 1 crop at once\. Run again with --device cpu\."),
+        ("ten", 4, r"for 10 crops at once\. Run again with fewer --crops, or with --device cpu\."),
+    ],
+)
+def test_too_little_memory_advises_only_what_helps(
+    encoder: LoadedEncoder,
+    photos: PhotoSource,
+    monkeypatch: pytest.MonkeyPatch,
+    crops: CropName,
+    n: int,
+    advice: str,
+) -> None:
+    def full(*arguments: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(PhotoEncoder, "_vectors", full)
+    config = EmbedConfig(batch_size=8, workers=0)
+    with pytest.raises(WorkError, match=advice):
+        list(embed_photos(PhotoEncoder(encoder, crops=crops), list(photos)[:n], config=config))
+
+
+@pytest.mark.parametrize(("batch_size", "photos"), [(1, 1), (10, 1), (19, 1), (20, 2)])
+def test_the_crops_of_a_photo_are_never_parted(encoder: LoadedEncoder, batch_size: int, photos: int) -> None:
+    assert PhotoEncoder(encoder, crops="ten").photos_in(batch_size) == photos
 
 
 def test_a_photo_without_a_map_is_a_row_that_says_so(

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from encoder.config import MAX_ASPECT
+from encoder.config import MAX_ASPECT, CropName, Preprocessing
+from encoder.crops import crop_maps
 from encoder.images import BadImage
 from encoder.photo_reader import DecodedPhoto, PhotoReader
 from indexer.photo import FileRange, Photo
@@ -42,6 +44,46 @@ def test_a_map_comes_along_in_its_own_size(tmp_path: Path) -> None:
         assert isinstance(found, DecodedPhoto)
         assert found.class_map is not None
         np.testing.assert_array_equal(found.class_map, class_map)
+
+
+@pytest.mark.parametrize("crops", ["one", "ten"])
+@pytest.mark.parametrize(
+    ("photo_size", "map_size"),
+    [
+        ((48, 48), (1000, 1000)),
+        ((64, 48), (1000, 750)),
+        ((97, 61), (291, 183)),
+        ((33, 57), (101, 174)),
+        ((90, 50), (99, 55)),
+        ((2000, 1500), (2000, 1500)),
+    ],
+)
+def test_a_large_map_is_made_small_and_cut_to_the_same(
+    tmp_path: Path, photo_size: tuple[int, int], map_size: tuple[int, int], crops: CropName
+) -> None:
+    preprocessing = Preprocessing(32, 32)
+    edge = preprocessing.shorter_edge(crops)
+    natural(*photo_size, seed=4).save(tmp_path / "a.png")
+    class_map = np.random.default_rng(0).integers(0, 150, map_size[::-1], dtype=np.uint8)
+    Image.fromarray(class_map).save(tmp_path / "m.png")
+    found = PhotoReader(edge, classes=150)(photo(tmp_path / "a.png", tmp_path / "m.png"))
+    assert isinstance(found, DecodedPhoto)
+    assert found.class_map is not None
+    assert min(found.class_map.shape) == edge
+    shape = found.pixels.shape[:2]
+    small, whole = (
+        crop_maps([torch.from_numpy(each)], [shape], preprocessing, crops=crops)
+        for each in (found.class_map, class_map)
+    )
+    assert torch.equal(small, whole)
+
+
+def test_a_map_of_too_many_pixels_is_refused(tmp_path: Path) -> None:
+    natural(48, 48, seed=5).save(tmp_path / "a.png")
+    Image.new("L", (400, 400)).save(tmp_path / "m.png")
+    found = PhotoReader(16, max_pixels=10_000, classes=150)(photo(tmp_path / "a.png", tmp_path / "m.png"))
+    assert isinstance(found, BadImage)
+    assert (found.code, found.reason) == ("bad_map", "its class map: 400 x 400 pixels; at most 10,000 are decoded")
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """`python -m encoder segment`: what is in the cache is skipped, bad photos are counted, a kill costs little."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,10 +19,11 @@ from encoder.images import BadImage, decode
 from encoder.segment import SegmentConfig, SegmentSummary, segment_photos
 from encoder.segmentation import Segmenter
 from encoder.segmentation_cache import open_cache
-from encoder.segmenter_input import SegmenterInput
+from encoder.segmenter_input import PreparedPhoto, SegmenterInput
 from indexer.cli import main
 from indexer.errors import InputError, WorkError
 from indexer.photos import listed_photos, open_photos
+from indexer.stopping import Stopped
 from tests.encoder.conftest import natural
 from tests.kills import kill_when
 
@@ -249,6 +252,42 @@ def test_a_killed_run_is_taken_up_where_it_was(
     assert (summary.rows, summary.new + summary.known) == (17, 14)
     assert summary.new == 13 - table["status"].to_pylist().count("ok")
     check(segmenter, folder, tmp_path / "S")
+
+
+@pytest.mark.parametrize(("size", "last"), [(1, 1), (1, 5), (13, 2)])
+def test_sigterm_keeps_the_maps_that_are_done(
+    segmenter: Segmenter, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, last: int
+) -> None:
+    """Between two photos; and where no batch of 13 is ever full, among those that are left. A shard holds 1,024."""
+    maps, done = Segmenter.maps, list[int]()
+
+    def asked(segmenter: Segmenter, photos: list[PreparedPhoto]) -> object:
+        done.append(len(photos))
+        if len(done) == last:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return maps(segmenter, photos)
+
+    monkeypatch.setattr(Segmenter, "maps", asked)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Stopped, match=f"{tmp_path / 'S'}: stopped as asked, the maps that are done are kept. Run the"):
+        run(segmenter, folder, tmp_path / "S", batch_size=size)
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert len(done) == last
+    table = pyarrow.parquet.read_table(tmp_path / "S" / "index")
+    assert table["status"].to_pylist().count("ok") == sum(done) < 13
+    monkeypatch.undo()
+    assert run(segmenter, folder, tmp_path / "S").new == 13 - sum(done)
+    check(segmenter, folder, tmp_path / "S")
+
+
+def test_the_command_ends_with_143_when_asked_to(
+    oneformer_folder: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maps = Segmenter.maps
+    monkeypatch.setattr(Segmenter, "maps", lambda *photos: (os.kill(os.getpid(), signal.SIGTERM), maps(*photos))[1])
+    options = ["--model", oneformer_folder, "--out", tmp_path / "S", "--batch-size", 1]
+    assert segment("--photos", folder / "photos.csv", *options) == 143
+    assert len(open_cache(tmp_path / "S")) == 1
 
 
 def test_the_segmenter_sees_jpegs_in_enough_detail(segmenter: Segmenter, folder: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import math
 import os
 import pickle
+import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -199,12 +200,24 @@ def test_what_is_left_out_of_a_folder_is_told(tmp_path: Path, caplog: pytest.Log
 
 
 def test_hidden_files_are_no_photos(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (tmp_path / "sub").mkdir()
-    for name in ("a.jpg", "._a.jpg", "sub/.b.png", "sub/b.png"):
+    for name in ("a.jpg", "._a.jpg", "sub/.b.png", "sub/b.png", ".trash/c.jpg", "sub/.old/more/d.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     opened = open_photos(tmp_path)
     assert (opened.n_photos, [photo.name for photo in opened]) == (2, ["a.jpg", "sub/b.png"])
-    assert "2 hidden" in caplog.text
+    assert "4 hidden" in caplog.text
+
+
+def test_hidden_files_are_no_shards(tmp_path: Path) -> None:
+    for name in ("._0000.tar", "a.jpg"):
+        (tmp_path / name).touch()
+    assert [photo.name for photo in open_photos(tmp_path)] == ["a.jpg"]
+    (tmp_path / "a.jpg").unlink()
+    (tmp_path / "b.jpg").touch()
+    with tarfile.open(tmp_path / "0000.tar", "w") as tar:
+        tar.add(tmp_path / "b.jpg", "b.jpg")
+    (tmp_path / "b.jpg").unlink()
+    assert [photo.name for photo in open_photos(tmp_path)] == ["0000.tar/b.jpg"]
 
 
 def test_a_folder_is_streamed_in_the_order_of_its_names(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def test_the_first_is_heard_and_acted_on_when_a_shard_is_done(
     with stopping() as asked:
         terminate()
         assert asked.is_set  # and the work goes on
-        assert "the shard in hand is finished first" in caplog.text
+        assert "what is in hand is finished first" in caplog.text
         with pytest.raises(Stopped, match=rf"{tmp_path}: stopped as asked, after a whole shard. Run the same command"):
             asked.check(tmp_path)
     assert heard == []

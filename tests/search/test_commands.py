@@ -9,8 +9,12 @@ import pytest
 import torch
 
 from encoder.checkpoint import load_encoder, save_checkpoint
+from encoder.config import FusionConfig
+from indexer.bundle import build_bundle
 from indexer.cli import main
+from indexer.geocells import load_geocells
 from indexer.hierarchy import Hierarchy
+from indexer.registry import Registry
 from search.__main__ import COMMANDS
 from tests.conftest import random_geocells
 from tests.search.conftest import WIDTH
@@ -50,6 +54,33 @@ def test_a_bad_photo_among_good_ones_is_a_row_and_exit_1(world: Path, capsys: py
     assert "not_an_image" in text
     assert "missing" in text
     assert "near" in text
+
+
+def test_query_that_answers_nothing_says_what_helps(
+    world: Path,
+    hierarchy: Hierarchy,
+    hierarchy_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    common = ["query", "--registry", world / "R", "--checkpoint", world / "C"]
+    assert search(*common, world / "3.png") == 2
+    assert capsys.readouterr().err.endswith("Give paths of image files.\n")
+    # An encoder with semantic fusion: nothing is wrong with the file.
+    encoder = load_encoder(str(world / "C")).model
+    encoder.add_fusion(FusionConfig(classes=5, width=12, latent=6, heads=4, blocks=1, mlp_size=24))
+    geocells = random_geocells(hierarchy, WIDTH, seed=0)
+    save_checkpoint(tmp_path / "C", encoder=encoder, geocells=geocells, config={}, inputs={})
+    registry = Registry(tmp_path / "R")
+    built = build_bundle(
+        hierarchy_folder, load_geocells(tmp_path / "C"), registry.versions_folder, config={}, inputs={}
+    )
+    registry.publish(built.name)
+    assert search("query", "--registry", tmp_path / "R", "--checkpoint", tmp_path / "C", world / "0.png") == 2
+    said = capsys.readouterr().err
+    assert "no class map of this photo" in said
+    assert "--class-maps" in said
+    assert "image files" not in said
 
 
 def test_run_from_photos_equals_embed_then_run_from_features(world: Path, tmp_path: Path) -> None:
