@@ -20,7 +20,7 @@ from indexer.job_folder import Job, JobFolder, read_marks, totals_of
 from indexer.job_status import StatusFile
 from indexer.progress import track_line
 from indexer.stages import Line, Meter
-from indexer.stopping import stopping
+from indexer.stopping import Asked, stopping
 from search import job
 from search.job import Folders, RunConfig
 from search.recipe import Recipe
@@ -36,6 +36,7 @@ except ImportError as error:
 log = logging.getLogger(__name__)
 
 _RESTARTS = 3  # of the actors that do one shard, before it is given up
+_LOOK_S = 1.0  # between two looks at whether the process was asked to end
 
 
 def run_on_ray(recipe: Recipe, out: Path, config: RunConfig, *, actors: int | None = None) -> dict[str, Any]:
@@ -46,21 +47,22 @@ def run_on_ray(recipe: Recipe, out: Path, config: RunConfig, *, actors: int | No
     Raises:
         InputError: as `job.run`.
         WorkError: shards were given up after several actors were lost over them; the others are done.
-        Stopped: the process was asked to end.
+        Stopped: the process was asked to end; the shards in hand are done.
     """
     if config.check_recall is not None:
         raise InputError("--check-recall goes with --engine local: a sample of the queries is kept in one process.")
     engine, source = recipe.open(out)
     engine.check_k(config.top_k)
     line = Line()
-    with job.open_folders(engine, source, out, config) as folders, stopping() as asked, _cluster():
+    # `stopping` last: Ray sets a handler of its own for SIGTERM when it starts.
+    with job.open_folders(engine, source, out, config) as folders, _cluster(), stopping() as asked:
         known, rows = totals_of(folders.done.values()).rows, job.rows_of_part(source, config.part)
         crew = _Crew(recipe, folders, config, actors=actors, line=line)
         status = StatusFile(out, line, rows=rows)
         with track_line(line, "answering", rows, known=known, tick=status.tick):
             tasks = source.tasks(folders.done, config.part)
-            for _ in crew.do(tasks):
-                asked.check(out)
+            crew.do(tasks, asked)
+        asked.check(out)
         folders.answers.done |= read_marks(out)
         if folders.kept is not None:
             folders.kept.done |= read_marks(folders.kept.path)
@@ -122,25 +124,31 @@ class _Crew:
         self._line = line
         self.given_up: list[int] = []
 
-    def do(self, tasks: Iterator[Any]) -> Iterator[None]:
-        """Do all tasks; yields after each. Ends the actors when it is left."""
+    def do(self, tasks: Iterator[Any], asked: Asked) -> None:
+        """Do all tasks, or those in hand where the process is asked to end. Ends the actors when it is left."""
         free = [*self._actors]  # one shard each: a second one in hand would be blamed for the loss of its actor, too
         in_hand: dict[Any, tuple[Any, int]] = {}
         try:
             for task in tasks:
-                while not free:
-                    yield from self._take(in_hand, free)
+                while not free and not asked.is_set:
+                    self._take(in_hand, free)
+                if asked.is_set:
+                    break
                 actor = free.pop(0)
                 number = task if isinstance(task, int) else task[0]
                 in_hand[actor.do.remote(task)] = actor, number
             while in_hand:
-                yield from self._take(in_hand, free)
+                self._take(in_hand, free)
         finally:
             for actor in self._actors:
                 ray.kill(actor)
 
-    def _take(self, in_hand: dict[Any, tuple[Any, int]], free: list[Any]) -> Iterator[None]:
-        (ready,), _ = ray.wait(list(in_hand), num_returns=1)
+    def _take(self, in_hand: dict[Any, tuple[Any, int]], free: list[Any]) -> None:
+        """Take what one actor has done, where one has anything within a moment."""
+        found, _ = ray.wait(list(in_hand), num_returns=1, timeout=_LOOK_S)
+        if not found:
+            return
+        (ready,) = found
         actor, number = in_hand.pop(ready)
         free.append(actor)
         try:
@@ -156,7 +164,6 @@ class _Crew:
             if isinstance(result, GeoError):
                 raise result
             self._count(result)
-            yield
 
     def _count(self, meters: list[Meter]) -> None:
         for meter in meters:

@@ -2,6 +2,9 @@
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +14,7 @@ import pyarrow.parquet
 import pytest
 
 from encoder.options import EncoderOptions
-from indexer.errors import InputError, WorkError
+from indexer.errors import GeoError, InputError, WorkError
 from indexer.job_folder import read_marks
 from indexer.registry import Registry
 from indexer.stages import Line
@@ -21,7 +24,9 @@ from search.job import RunConfig
 from search.modes import SearchOptions
 from search.recipe import Recipe
 from search.vectors import StoredVectors, VectorShard, VectorSource
+from tests.kills import ONE_THREAD, ROOT
 from tests.search.test_job import features
+from tests.search.test_job_kills import TERMINATED, marked
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -62,6 +67,46 @@ class DeadlyRecipe(Recipe):
         deadly.once = {shard: self.scratch / f"died-{shard}" for shard in (1, 3)}
         deadly.always = set(self.always)
         return engine, deadly
+
+
+class Slow(StoredVectors):
+    """Each of its shards takes a while."""
+
+    def vectors(self, task: int, line: Line) -> Iterator[VectorShard]:
+        time.sleep(0.7)
+        return super().vectors(task, line)
+
+
+@dataclass(frozen=True)
+class SlowRecipe(Recipe):
+    def open(self, out: Path) -> tuple[Engine, VectorSource]:
+        engine, source = super().open(out)
+        assert isinstance(source, StoredVectors)
+        return engine, Slow(engine, source._source, shard_rows=source.shard_rows)
+
+
+def slowly(registry: str, source: str, out: str) -> None:
+    """A job in a process of its own, on a cluster that it starts; ends as a command does."""
+    from search.ray_engine import run_on_ray
+
+    recipe = SlowRecipe(Path(registry), None, SearchOptions(), EncoderOptions(), Path(source), shard_rows=7)
+    try:
+        run_on_ray(recipe, Path(out), RunConfig(top_k=2))
+    except GeoError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(error.exit_code)
+
+
+def child(work: str, *arguments: object) -> subprocess.Popen[str]:
+    """A function of this module in a process of its own."""
+    asked = f"import sys; from tests.search import test_ray_engine; test_ray_engine.{work}(*sys.argv[1:])"
+    return subprocess.Popen(
+        [sys.executable, "-c", asked, *map(str, arguments)],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=ONE_THREAD | {"PYTHONPATH": str(ROOT)},
+    )
 
 
 @pytest.fixture(scope="module")
@@ -126,3 +171,27 @@ def test_errors_in_our_own_words_arrive_as_they_are(
     recipe = Recipe(registry.path, None, SearchOptions(), EncoderOptions(), source, shard_rows=7)
     with pytest.raises(InputError, match="top-k must be"):
         run_on_ray(recipe, tmp_path / "O", RunConfig(top_k=10**6), actors=1)
+
+
+def test_sigterm_finishes_the_shard_in_hand(cluster: None, registry: Registry, source: Path, tmp_path: Path) -> None:
+    out, deadline = tmp_path / "O", time.monotonic() + 120
+    with child("slowly", registry.path, source, out) as process:
+        while not marked(out, 2)():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        time.sleep(0.3)  # into the third
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == TERMINATED, errors
+    assert errors.endswith(
+        f"error: {out}: stopped as asked, after a whole shard. Run the same command again to go on.\n"
+    )
+    assert set(read_marks(out)) == {0, 1, 2}
+    assert len(list(out.glob("*.parquet"))) == 3
+
+    from search.ray_engine import run_on_ray
+
+    recipe = Recipe(registry.path, None, SearchOptions(), EncoderOptions(), source, shard_rows=7)
+    run_on_ray(recipe, out, RunConfig(top_k=2), actors=1)
+    assert pyarrow.parquet.read_table(out).equals(local(recipe, tmp_path / "local"))
