@@ -8,6 +8,7 @@ store, and know nothing of shards that are done already.
 
 import logging
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +37,7 @@ except ImportError as error:
 log = logging.getLogger(__name__)
 
 _RESTARTS = 3  # of the actors that do one shard, before it is given up
+_READY_S = 600.0  # for the first actor to find room on the cluster, and to open what it needs
 _LOOK_S = 1.0  # between two looks at whether the process was asked to end
 
 
@@ -46,7 +48,8 @@ def run_on_ray(recipe: Recipe, out: Path, config: RunConfig, *, actors: int | No
 
     Raises:
         InputError: as `job.run`.
-        WorkError: shards were given up after several actors were lost over them; the others are done.
+        WorkError: shards were given up after several actors were lost over them; the others are done. Or the cluster
+            has no room for an actor.
         Stopped: the process was asked to end; the shards in hand are done.
     """
     if config.check_recall is not None:
@@ -87,6 +90,9 @@ class _Worker:
             kept = JobFolder(config.save_features, jobs[1], {})
         self._folders = Folders(answers, kept, shard_rows=self._source.shard_rows)
 
+    def ready(self) -> None:
+        """Answer, which an actor does that has found room and was made."""
+
     def do(self, task: Any) -> list[Meter] | GeoError:
         """Do one shard; what went wrong in our own words comes back as a value, which Ray leaves as it is."""
         line = Line()
@@ -109,13 +115,12 @@ class _Crew:
     def __init__(self, recipe: Recipe, folders: Folders, config: RunConfig, *, actors: int | None, line: Line) -> None:
         cuda = recipe.encoder.device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0
         cpus = 1 if recipe.features is not None else max(1, recipe.feed.workers)
-        room = ray.cluster_resources().get("CPU", 1) - 1
-        most = ray.cluster_resources().get("GPU", 0) if cuda else room / cpus
-        options = {"num_cpus": cpus, "num_gpus": int(cuda), "max_restarts": -1, "max_task_retries": _RESTARTS}
-        if not cuda and room < cpus:  # too small a machine for our own rule
-            options["num_cpus"] = 1
+        room = _room(cpus)
+        most = ray.cluster_resources().get("GPU", 0) if cuda else room
+        # One CPU each on a machine too small for our own rule.
+        self._each = {"num_cpus": cpus if cuda or room else 1, "num_gpus": int(cuda)}
         jobs = folders.answers.job, None if folders.kept is None else folders.kept.job
-        kind = ray.remote(**options)(_Worker)
+        kind = ray.remote(**self._each, max_restarts=-1, max_task_retries=_RESTARTS)(_Worker)
         self._actors = [
             kind.remote(recipe, config, folders.answers.path.absolute(), jobs, cpus)
             for _ in range(actors or max(1, int(most)))
@@ -126,44 +131,65 @@ class _Crew:
 
     def do(self, tasks: Iterator[Any], asked: Asked) -> None:
         """Do all tasks, or those in hand where the process is asked to end. Ends the actors when it is left."""
-        free = [*self._actors]  # one shard each: a second one in hand would be blamed for the loss of its actor, too
-        in_hand: dict[Any, tuple[Any, int]] = {}
+        # A shard goes to an actor that has answered: one that the cluster has no room for would keep it for ever. One
+        # shard each: a second one in hand would be blamed for the loss of its actor, too.
+        free: list[Any] = []
+        calls: dict[Any, tuple[Any, int | None]] = {actor.ready.remote(): (actor, None) for actor in self._actors}
         try:
             for task in tasks:
-                while not free and not asked.is_set:
-                    self._take(in_hand, free)
+                self._wait_for_one(calls, free, asked)
                 if asked.is_set:
                     break
                 actor = free.pop(0)
                 number = task if isinstance(task, int) else task[0]
-                in_hand[actor.do.remote(task)] = actor, number
-            while in_hand:
-                self._take(in_hand, free)
+                calls[actor.do.remote(task)] = actor, number
+            while _in_hand(calls):
+                self._take(calls, free)
         finally:
             for actor in self._actors:
                 ray.kill(actor)
 
-    def _take(self, in_hand: dict[Any, tuple[Any, int]], free: list[Any]) -> None:
+    def _wait_for_one(self, calls: dict[Any, tuple[Any, int | None]], free: list[Any], asked: Asked) -> None:
+        """Wait until an actor is free, or the process is asked to end."""
+        deadline = time.monotonic() + _READY_S
+        while not free and not asked.is_set:
+            self._take(calls, free)
+            if _in_hand(calls):
+                deadline = time.monotonic() + _READY_S
+            elif not free and time.monotonic() > deadline:
+                has = {name: ray.cluster_resources().get(name, 0) for name in ("CPU", "GPU")}
+                raise WorkError(
+                    f"Ray: no actor was ready within {_READY_S:g} s. {len(self._actors)} were asked for, each with "
+                    f"{self._each['num_cpus']} CPUs and {self._each['num_gpus']} GPUs on one node; the cluster has "
+                    f"{has['CPU']:g} CPUs and {has['GPU']:g} GPUs on {len(_nodes())} nodes. Give fewer --workers, wait "
+                    "for the end of other work there, or use a larger cluster."
+                )
+
+    def _take(self, calls: dict[Any, tuple[Any, int | None]], free: list[Any]) -> None:
         """Take what one actor has done, where one has anything within a moment."""
-        found, _ = ray.wait(list(in_hand), num_returns=1, timeout=_LOOK_S)
+        found, _ = ray.wait(list(calls), num_returns=1, timeout=_LOOK_S)
         if not found:
             return
-        (ready,) = found
-        actor, number = in_hand.pop(ready)
-        free.append(actor)
+        (answered,) = found
+        actor, number = calls.pop(answered)
         try:
-            result = ray.get(ready)
+            result = ray.get(answered)
         except RayActorError as error:
+            if number is None:
+                raise WorkError(f"Ray: an actor could not begin: {' '.join(str(error).split())[:600]}") from None
             log.warning("shard %d is given up: %s", number, " ".join(str(error).split())[:200])
             self.given_up.append(number)
+            calls[actor.ready.remote()] = actor, None
+            return
         except RayTaskError as error:
             raise error.cause from None
         except RayError as error:
             raise WorkError(f"Ray: {' '.join(str(error).split())[:300]}") from None
-        else:
-            if isinstance(result, GeoError):
-                raise result
+        if isinstance(result, GeoError):
+            raise result
+        if number is not None:
             self._count(result)
+        free.append(actor)
 
     def _count(self, meters: list[Meter]) -> None:
         for meter in meters:
@@ -173,6 +199,22 @@ class _Crew:
                 total.room = meter.room
             total.rows += meter.rows
             total.busy_s += meter.busy_s
+
+
+def _in_hand(calls: dict[Any, tuple[Any, int | None]]) -> bool:
+    """Whether any of the calls is for a shard."""
+    return any(number is not None for _, number in calls.values())
+
+
+def _nodes() -> list[dict[str, float]]:
+    """What each living node has."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _room(cpus: int) -> int:
+    """How many actors of so many CPUs the nodes have room for, when one CPU is left for everything else."""
+    of_nodes = [int(node.get("CPU", 0)) for node in _nodes()]
+    return max(0, min(sum(each // cpus for each in of_nodes), (sum(of_nodes) - 1) // cpus))
 
 
 @contextmanager

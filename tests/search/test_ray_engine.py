@@ -6,14 +6,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from encoder.options import EncoderOptions
+from encoder.options import EncoderOptions, FeedOptions
 from indexer.errors import GeoError, InputError, WorkError
 from indexer.job_folder import read_marks
 from indexer.registry import Registry
@@ -85,6 +86,22 @@ class SlowRecipe(Recipe):
         return engine, Slow(engine, source._source, shard_rows=source.shard_rows)
 
 
+def of_photos(world: Path, **changes: Any) -> Recipe:
+    """Of the world's five photos, two in a shard."""
+    photos, checkpoint = str(world / "photos.csv"), str(world / "C")
+    feed = FeedOptions(batch_size=2, workers=changes.pop("workers", 0))
+    asked = Recipe(world / "R", None, SearchOptions(), EncoderOptions(precision="float32"), shard_rows=2, feed=feed)
+    return replace(asked, photos=photos, checkpoint=checkpoint, **changes)
+
+
+def with_more_gpus_than_room(world: str, out: str) -> None:
+    """A job from photos where there is an actor for each of two GPUs, and room for one of them."""
+    from search.ray_engine import run_on_ray
+
+    ray.init(num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    run_on_ray(of_photos(Path(world), workers=2), Path(out), RunConfig())
+
+
 def slowly(registry: str, source: str, out: str) -> None:
     """A job in a process of its own, on a cluster that it starts; ends as a command does."""
     from search.ray_engine import run_on_ray
@@ -114,9 +131,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return features(tmp_path_factory.mktemp("ray") / "F", [30, 17], bad={3, 30})
 
 
-def local(recipe: Recipe, out: Path) -> pa.Table:
+def local(recipe: Recipe, out: Path, *, top_k: int = 2) -> pa.Table:
     engine, vectors = recipe.open(out)
-    job.run(engine, vectors, out, RunConfig(top_k=2))
+    job.run(engine, vectors, out, RunConfig(top_k=top_k))
     return pyarrow.parquet.read_table(out)
 
 
@@ -195,3 +212,29 @@ def test_sigterm_finishes_the_shard_in_hand(cluster: None, registry: Registry, s
     recipe = Recipe(registry.path, None, SearchOptions(), EncoderOptions(), source, shard_rows=7)
     run_on_ray(recipe, out, RunConfig(top_k=2), actors=1)
     assert pyarrow.parquet.read_table(out).equals(local(recipe, tmp_path / "local"))
+
+
+def test_an_actor_without_room_gets_no_shard(world: Path, tmp_path: Path) -> None:
+    with child("with_more_gpus_than_room", world, tmp_path / "O") as process:
+        _, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    assert pyarrow.parquet.read_table(tmp_path / "O").equals(local(of_photos(world), tmp_path / "local", top_k=1))
+
+
+def test_a_cluster_without_room_for_any_is_an_error_that_says_what_was_asked_for(
+    cluster: None, registry: Registry, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from search import ray_engine
+
+    @ray.remote(num_cpus=2)  # type: ignore[untyped-decorator]
+    class Other:
+        def ready(self) -> None: ...
+
+    other = Other.remote()
+    ray.get(other.ready.remote())
+    monkeypatch.setattr(ray_engine, "_READY_S", 2.0)
+    recipe = Recipe(registry.path, None, SearchOptions(), EncoderOptions(), source, shard_rows=7)
+    asked = "1 were asked for, each with 1 CPUs and 0 GPUs on one node; the cluster has 2 CPUs and 0 GPUs on 1 nodes"
+    with pytest.raises(WorkError, match=asked):
+        ray_engine.run_on_ray(recipe, tmp_path / "O", RunConfig())
+    ray.kill(other)
