@@ -84,10 +84,12 @@ class _Worker:
         torch.set_num_threads(cpus)
         self._engine, self._source = recipe.open(out)
         self._config = config
-        answers = JobFolder(out, jobs[0], {})
+        # What is marked is not written again: of a shard that was begun before, vectors may be done and answers not. No
+        # other actor gets this one's shards, and one that is lost looks anew.
+        answers = JobFolder(out, jobs[0], read_marks(out))
         kept = None
         if config.save_features is not None and jobs[1] is not None:
-            kept = JobFolder(config.save_features, jobs[1], {})
+            kept = JobFolder(config.save_features, jobs[1], read_marks(config.save_features))
         self._folders = Folders(answers, kept, shard_rows=self._source.shard_rows)
 
     def ready(self) -> None:

@@ -238,3 +238,23 @@ def test_a_cluster_without_room_for_any_is_an_error_that_says_what_was_asked_for
     with pytest.raises(WorkError, match=asked):
         ray_engine.run_on_ray(recipe, tmp_path / "O", RunConfig())
     ray.kill(other)
+
+
+def test_photos_on_as_many_actors_as_there_is_room_for_and_vectors_that_are_kept_stay(
+    cluster: None, world: Path, tmp_path: Path
+) -> None:
+    from search.ray_engine import run_on_ray
+
+    recipe, config = of_photos(world), RunConfig(save_features=tmp_path / "F")
+    report = run_on_ray(recipe, tmp_path / "O", config)
+    assert (report["rows"], report["ok"]) == (5, 4)
+    assert pyarrow.parquet.read_table(tmp_path / "O").equals(local(recipe, tmp_path / "local", top_k=1))
+
+    kept = {part.name: (part.stat().st_mtime_ns, part.stat().st_ino) for part in (tmp_path / "F").glob("*.parquet")}
+    assert len(kept) == 3
+    (tmp_path / "O" / "_done" / "00001.json").unlink()
+    run_on_ray(recipe, tmp_path / "O", config)
+    assert kept == {
+        part.name: (part.stat().st_mtime_ns, part.stat().st_ino) for part in (tmp_path / "F").glob("*.parquet")
+    }
+    assert pyarrow.parquet.read_table(tmp_path / "O").equals(pyarrow.parquet.read_table(tmp_path / "local"))
