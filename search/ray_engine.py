@@ -8,9 +8,11 @@ store, and know nothing of shards that are done already.
 
 import logging
 import os
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from indexer.job_status import StatusFile
 from indexer.progress import track_line
 from indexer.stages import Line, Meter
 from indexer.stopping import Asked, stopping
+from indexer.uris import is_uri
 from search import job
 from search.job import Folders, RunConfig
 from search.recipe import Recipe
@@ -54,7 +57,9 @@ def run_on_ray(recipe: Recipe, out: Path, config: RunConfig, *, actors: int | No
     """
     if config.check_recall is not None:
         raise InputError("--check-recall goes with --engine local: a sample of the queries is kept in one process.")
-    engine, source = recipe.open(out)
+    recipe, given = _everywhere(recipe), recipe.search
+    # The driver's names of regions are those that were given, which the job remembers.
+    engine, source = replace(recipe, search=given).open(out)
     engine.check_k(config.top_k)
     line = Line()
     # `stopping` last: Ray sets a handler of its own for SIGTERM when it starts.
@@ -82,8 +87,13 @@ class _Worker:
 
     def __init__(self, recipe: Recipe, config: RunConfig, out: Path, jobs: tuple[Job, Job | None], cpus: int) -> None:
         torch.set_num_threads(cpus)
-        self._engine, self._source = recipe.open(out)
         self._config = config
+        self._failed: GeoError | None = None  # told by `ready`: Ray would wrap what is raised here in its own words
+        try:
+            self._engine, self._source = recipe.open(out)
+        except GeoError as error:
+            self._failed = error
+            return
         # What is marked is not written again: of a shard that was begun before, vectors may be done and answers not. No
         # other actor gets this one's shards, and one that is lost looks anew.
         answers = JobFolder(out, jobs[0], read_marks(out))
@@ -92,11 +102,14 @@ class _Worker:
             kept = JobFolder(config.save_features, jobs[1], read_marks(config.save_features))
         self._folders = Folders(answers, kept, shard_rows=self._source.shard_rows)
 
-    def ready(self) -> None:
-        """Answer, which an actor does that has found room and was made."""
+    def ready(self) -> str | None:
+        """Answer, which an actor does that has found room and was made; with what it lacks to begin."""
+        return None if self._failed is None else f"on {socket.gethostname()}: {self._failed}"
 
     def do(self, task: Any) -> list[Meter] | GeoError:
         """Do one shard; what went wrong in our own words comes back as a value, which Ray leaves as it is."""
+        if self._failed is not None:  # it was lost, and its place could not begin
+            return self._failed
         line = Line()
         try:
             shards = self._source.vectors(task, line)
@@ -122,6 +135,8 @@ class _Crew:
         # One CPU each on a machine too small for our own rule.
         self._each = {"num_cpus": cpus if cuda or room else 1, "num_gpus": int(cuda)}
         jobs = folders.answers.job, None if folders.kept is None else folders.kept.job
+        if config.save_features is not None:
+            config = replace(config, save_features=config.save_features.absolute())
         kind = ray.remote(**self._each, max_restarts=-1, max_task_retries=_RESTARTS)(_Worker)
         self._actors = [
             kind.remote(recipe, config, folders.answers.path.absolute(), jobs, cpus)
@@ -178,7 +193,7 @@ class _Crew:
             result = ray.get(answered)
         except RayActorError as error:
             if number is None:
-                raise WorkError(f"Ray: an actor could not begin: {' '.join(str(error).split())[:600]}") from None
+                raise WorkError(f"Ray: an actor could not begin: {_without_stack(error)}") from None
             log.warning("shard %d is given up: %s", number, " ".join(str(error).split())[:200])
             self.given_up.append(number)
             calls[actor.ready.remote()] = actor, None
@@ -189,6 +204,10 @@ class _Crew:
             raise WorkError(f"Ray: {' '.join(str(error).split())[:300]}") from None
         if isinstance(result, GeoError):
             raise result
+        if number is None and result is not None:
+            raise WorkError(
+                f"Ray: an actor could not begin {result} Every node must see the same files by these names."
+            )
         if number is not None:
             self._count(result)
         free.append(actor)
@@ -201,6 +220,41 @@ class _Crew:
                 total.room = meter.room
             total.rows += meter.rows
             total.busy_s += meter.busy_s
+
+
+def _everywhere(recipe: Recipe) -> Recipe:
+    """With absolute paths: actors of a cluster that was started elsewhere run in another folder."""
+    search, encoder, photos = recipe.search, recipe.encoder, recipe.photos
+    cache, segmenter, checkpoint = encoder.segmentation_cache, encoder.segmenter, recipe.checkpoint
+    return replace(
+        recipe,
+        registry=recipe.registry.absolute(),
+        features=None if recipe.features is None else recipe.features.absolute(),
+        photos=photos if photos is None or is_uri(photos) else str(Path(photos).absolute()),
+        checkpoint=None if checkpoint is None else _named(checkpoint),
+        search=replace(search, region=_region(search.region), not_region=_region(search.not_region)),
+        encoder=replace(
+            encoder,
+            segmentation_cache=None if cache is None else cache.absolute(),
+            segmenter=None if segmenter is None else _named(segmenter),
+        ),
+    )
+
+
+def _named(model: str) -> str:
+    """A folder by its absolute path, a model of the hub as it is."""
+    prefix, name = ("hf:", model[3:]) if model.startswith("hf:") else ("", model)
+    return prefix + str(Path(name).absolute()) if Path(name).is_dir() else model
+
+
+def _region(text: str | None) -> str | None:
+    """A file by its absolute path; codes and boxes as they are."""
+    return text if text is None or not Path(text).is_file() else str(Path(text).absolute())
+
+
+def _without_stack(error: RayError) -> str:
+    """The words of an error of Ray, without the lines of code on the way to it."""
+    return " ".join(line for line in str(error).splitlines() if line and not line[0].isspace())[:600]
 
 
 def _in_hand(calls: dict[Any, tuple[Any, int | None]]) -> bool:

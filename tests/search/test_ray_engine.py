@@ -1,6 +1,7 @@
 """The same answers from a cluster, here of one machine: begun by one engine, ended by the other, whatever dies."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -92,6 +93,18 @@ def of_photos(world: Path, **changes: Any) -> Recipe:
     feed = FeedOptions(batch_size=2, workers=changes.pop("workers", 0))
     asked = Recipe(world / "R", None, SearchOptions(), EncoderOptions(precision="float32"), shard_rows=2, feed=feed)
     return replace(asked, photos=photos, checkpoint=checkpoint, **changes)
+
+
+@dataclass(frozen=True)
+class LocalRecipe(Recipe):
+    """What it is made of is seen by the process that started the job, and by no other."""
+
+    driver: int = 0
+
+    def open(self, out: Path) -> tuple[Engine, VectorSource]:
+        if os.getpid() != self.driver:
+            raise InputError(f"{self.registry}: there is no registry.")
+        return super().open(out)
 
 
 def with_more_gpus_than_room(world: str, out: str) -> None:
@@ -258,3 +271,47 @@ def test_photos_on_as_many_actors_as_there_is_room_for_and_vectors_that_are_kept
         part.name: (part.stat().st_mtime_ns, part.stat().st_ino) for part in (tmp_path / "F").glob("*.parquet")
     }
     assert pyarrow.parquet.read_table(tmp_path / "O").equals(pyarrow.parquet.read_table(tmp_path / "local"))
+
+
+def test_relative_paths_are_those_of_the_command_wherever_the_cluster_was_started(
+    cluster: None, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from search.ray_engine import run_on_ray
+
+    here = Path(shutil.copytree(world, tmp_path / "W", symlinks=True))
+    monkeypatch.chdir(here)
+    recipe = of_photos(Path())
+    expected = local(recipe, Path("local"), top_k=1)
+    run_on_ray(recipe, Path("O"), RunConfig(save_features=Path("F")))
+    assert pyarrow.parquet.read_table("O").equals(expected)
+    assert set(read_marks(here / "F")) == {0, 1, 2}
+
+
+def test_an_actor_that_cannot_begin_is_an_error_that_says_why(
+    cluster: None, registry: Registry, source: Path, tmp_path: Path
+) -> None:
+    from search.ray_engine import run_on_ray
+
+    asked = LocalRecipe(
+        registry.path, None, SearchOptions(), EncoderOptions(), source, shard_rows=7, driver=os.getpid()
+    )
+    with pytest.raises(WorkError, match=f"could not begin on .*: {registry.path}: there is no registry"):
+        run_on_ray(asked, tmp_path / "O", RunConfig())
+    assert not read_marks(tmp_path / "O")
+
+
+def test_names_of_models_and_regions_stay_where_they_are_no_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from search.ray_engine import _everywhere
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "r.geojson").touch()
+    search = SearchOptions(region="FR,DE", not_region="r.geojson")
+    recipe = Recipe(Path("R"), None, search, EncoderOptions(segmenter="model"), photos="s3://b/p", checkpoint="hf:a/b")
+    found = _everywhere(recipe)
+    assert (found.registry, found.photos, found.checkpoint) == (tmp_path / "R", "s3://b/p", "hf:a/b")
+    assert (found.search.region, found.search.not_region) == ("FR,DE", str(tmp_path / "r.geojson"))
+    assert found.encoder.segmenter == str(tmp_path / "model")
+    assert _everywhere(replace(recipe, checkpoint="hf:model")).checkpoint == f"hf:{tmp_path / 'model'}"
