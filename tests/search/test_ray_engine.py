@@ -307,7 +307,7 @@ def test_names_of_models_and_regions_stay_where_they_are_no_files(
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model").mkdir()
-    (tmp_path / "r.geojson").touch()
+    (tmp_path / "FR,DE").touch()
     search = SearchOptions(region="FR,DE", not_region="r.geojson")
     recipe = Recipe(Path("R"), None, search, EncoderOptions(segmenter="model"), photos="s3://b/p", checkpoint="hf:a/b")
     found = _everywhere(recipe)
