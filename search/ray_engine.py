@@ -8,8 +8,11 @@ store, and know nothing of shards that are done already.
 
 import logging
 import os
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +23,10 @@ from indexer.job_folder import Job, JobFolder, read_marks, totals_of
 from indexer.job_status import StatusFile
 from indexer.progress import track_line
 from indexer.stages import Line, Meter
-from indexer.stopping import stopping
+from indexer.stopping import Asked, stopping
+from indexer.uris import is_uri
 from search import job
+from search.constraints import _JSON
 from search.job import Folders, RunConfig
 from search.recipe import Recipe
 
@@ -36,6 +41,8 @@ except ImportError as error:
 log = logging.getLogger(__name__)
 
 _RESTARTS = 3  # of the actors that do one shard, before it is given up
+_READY_S = 600.0  # for the first actor to find room on the cluster, and to open what it needs
+_LOOK_S = 1.0  # between two looks at whether the process was asked to end
 
 
 def run_on_ray(recipe: Recipe, out: Path, config: RunConfig, *, actors: int | None = None) -> dict[str, Any]:
@@ -45,22 +52,26 @@ def run_on_ray(recipe: Recipe, out: Path, config: RunConfig, *, actors: int | No
 
     Raises:
         InputError: as `job.run`.
-        WorkError: shards were given up after several actors were lost over them; the others are done.
-        Stopped: the process was asked to end.
+        WorkError: shards were given up after several actors were lost over them; the others are done. Or the cluster
+            has no room for an actor.
+        Stopped: the process was asked to end; the shards in hand are done.
     """
     if config.check_recall is not None:
         raise InputError("--check-recall goes with --engine local: a sample of the queries is kept in one process.")
-    engine, source = recipe.open(out)
+    recipe, given = _everywhere(recipe), recipe.search
+    # The driver's names of regions are those that were given, which the job remembers.
+    engine, source = replace(recipe, search=given).open(out)
     engine.check_k(config.top_k)
     line = Line()
-    with job.open_folders(engine, source, out, config) as folders, stopping() as asked, _cluster():
+    # `stopping` last: Ray sets a handler of its own for SIGTERM when it starts.
+    with job.open_folders(engine, source, out, config) as folders, _cluster(), stopping() as asked:
         known, rows = totals_of(folders.done.values()).rows, job.rows_of_part(source, config.part)
         crew = _Crew(recipe, folders, config, actors=actors, line=line)
         status = StatusFile(out, line, rows=rows)
         with track_line(line, "answering", rows, known=known, tick=status.tick):
             tasks = source.tasks(folders.done, config.part)
-            for _ in crew.do(tasks):
-                asked.check(out)
+            crew.do(tasks, asked)
+        asked.check(out)
         folders.answers.done |= read_marks(out)
         if folders.kept is not None:
             folders.kept.done |= read_marks(folders.kept.path)
@@ -77,16 +88,29 @@ class _Worker:
 
     def __init__(self, recipe: Recipe, config: RunConfig, out: Path, jobs: tuple[Job, Job | None], cpus: int) -> None:
         torch.set_num_threads(cpus)
-        self._engine, self._source = recipe.open(out)
         self._config = config
-        answers = JobFolder(out, jobs[0], {})
+        self._failed: GeoError | None = None  # told by `ready`: Ray would wrap what is raised here in its own words
+        try:
+            self._engine, self._source = recipe.open(out)
+        except GeoError as error:
+            self._failed = error
+            return
+        # What is marked is not written again: of a shard that was begun before, vectors may be done and answers not. No
+        # other actor gets this one's shards, and one that is lost looks anew.
+        answers = JobFolder(out, jobs[0], read_marks(out))
         kept = None
         if config.save_features is not None and jobs[1] is not None:
-            kept = JobFolder(config.save_features, jobs[1], {})
+            kept = JobFolder(config.save_features, jobs[1], read_marks(config.save_features))
         self._folders = Folders(answers, kept, shard_rows=self._source.shard_rows)
+
+    def ready(self) -> str | None:
+        """Answer, which an actor does that has found room and was made; with what it lacks to begin."""
+        return None if self._failed is None else f"on {socket.gethostname()}: {self._failed}"
 
     def do(self, task: Any) -> list[Meter] | GeoError:
         """Do one shard; what went wrong in our own words comes back as a value, which Ray leaves as it is."""
+        if self._failed is not None:  # it was lost, and its place could not begin
+            return self._failed
         line = Line()
         try:
             shards = self._source.vectors(task, line)
@@ -107,13 +131,14 @@ class _Crew:
     def __init__(self, recipe: Recipe, folders: Folders, config: RunConfig, *, actors: int | None, line: Line) -> None:
         cuda = recipe.encoder.device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0
         cpus = 1 if recipe.features is not None else max(1, recipe.feed.workers)
-        room = ray.cluster_resources().get("CPU", 1) - 1
-        most = ray.cluster_resources().get("GPU", 0) if cuda else room / cpus
-        options = {"num_cpus": cpus, "num_gpus": int(cuda), "max_restarts": -1, "max_task_retries": _RESTARTS}
-        if not cuda and room < cpus:  # too small a machine for our own rule
-            options["num_cpus"] = 1
+        room = _room(cpus)
+        most = ray.cluster_resources().get("GPU", 0) if cuda else room
+        # One CPU each on a machine too small for our own rule.
+        self._each = {"num_cpus": cpus if cuda or room else 1, "num_gpus": int(cuda)}
         jobs = folders.answers.job, None if folders.kept is None else folders.kept.job
-        kind = ray.remote(**options)(_Worker)
+        if config.save_features is not None:
+            config = replace(config, save_features=config.save_features.absolute())
+        kind = ray.remote(**self._each, max_restarts=-1, max_task_retries=_RESTARTS)(_Worker)
         self._actors = [
             kind.remote(recipe, config, folders.answers.path.absolute(), jobs, cpus)
             for _ in range(actors or max(1, int(most)))
@@ -122,41 +147,71 @@ class _Crew:
         self._line = line
         self.given_up: list[int] = []
 
-    def do(self, tasks: Iterator[Any]) -> Iterator[None]:
-        """Do all tasks; yields after each. Ends the actors when it is left."""
-        free = [*self._actors]  # one shard each: a second one in hand would be blamed for the loss of its actor, too
-        in_hand: dict[Any, tuple[Any, int]] = {}
+    def do(self, tasks: Iterator[Any], asked: Asked) -> None:
+        """Do all tasks, or those in hand where the process is asked to end. Ends the actors when it is left."""
+        # A shard goes to an actor that has answered: one that the cluster has no room for would keep it for ever. One
+        # shard each: a second one in hand would be blamed for the loss of its actor, too.
+        free: list[Any] = []
+        calls: dict[Any, tuple[Any, int | None]] = {actor.ready.remote(): (actor, None) for actor in self._actors}
         try:
             for task in tasks:
-                while not free:
-                    yield from self._take(in_hand, free)
+                self._wait_for_one(calls, free, asked)
+                if asked.is_set:
+                    break
                 actor = free.pop(0)
                 number = task if isinstance(task, int) else task[0]
-                in_hand[actor.do.remote(task)] = actor, number
-            while in_hand:
-                yield from self._take(in_hand, free)
+                calls[actor.do.remote(task)] = actor, number
+            while _in_hand(calls):
+                self._take(calls, free)
         finally:
             for actor in self._actors:
                 ray.kill(actor)
 
-    def _take(self, in_hand: dict[Any, tuple[Any, int]], free: list[Any]) -> Iterator[None]:
-        (ready,), _ = ray.wait(list(in_hand), num_returns=1)
-        actor, number = in_hand.pop(ready)
-        free.append(actor)
+    def _wait_for_one(self, calls: dict[Any, tuple[Any, int | None]], free: list[Any], asked: Asked) -> None:
+        """Wait until an actor is free, or the process is asked to end."""
+        deadline = time.monotonic() + _READY_S
+        while not free and not asked.is_set:
+            self._take(calls, free)
+            if _in_hand(calls):
+                deadline = time.monotonic() + _READY_S
+            elif not free and time.monotonic() > deadline:
+                has = {name: ray.cluster_resources().get(name, 0) for name in ("CPU", "GPU")}
+                raise WorkError(
+                    f"Ray: no actor was ready within {_READY_S:g} s. {len(self._actors)} were asked for, each with "
+                    f"{self._each['num_cpus']} CPUs and {self._each['num_gpus']} GPUs on one node; the cluster has "
+                    f"{has['CPU']:g} CPUs and {has['GPU']:g} GPUs on {len(_nodes())} nodes. Give fewer --workers, wait "
+                    "for the end of other work there, or use a larger cluster."
+                )
+
+    def _take(self, calls: dict[Any, tuple[Any, int | None]], free: list[Any]) -> None:
+        """Take what one actor has done, where one has anything within a moment."""
+        found, _ = ray.wait(list(calls), num_returns=1, timeout=_LOOK_S)
+        if not found:
+            return
+        (answered,) = found
+        actor, number = calls.pop(answered)
         try:
-            result = ray.get(ready)
+            result = ray.get(answered)
         except RayActorError as error:
+            if number is None:
+                raise WorkError(f"Ray: an actor could not begin: {_without_stack(error)}") from None
             log.warning("shard %d is given up: %s", number, " ".join(str(error).split())[:200])
             self.given_up.append(number)
+            calls[actor.ready.remote()] = actor, None
+            return
         except RayTaskError as error:
             raise error.cause from None
         except RayError as error:
             raise WorkError(f"Ray: {' '.join(str(error).split())[:300]}") from None
-        else:
-            if isinstance(result, GeoError):
-                raise result
+        if isinstance(result, GeoError):
+            raise result
+        if number is None and result is not None:
+            raise WorkError(
+                f"Ray: an actor could not begin {result} Every node must see the same files by these names."
+            )
+        if number is not None:
             self._count(result)
-            yield
+        free.append(actor)
 
     def _count(self, meters: list[Meter]) -> None:
         for meter in meters:
@@ -166,6 +221,57 @@ class _Crew:
                 total.room = meter.room
             total.rows += meter.rows
             total.busy_s += meter.busy_s
+
+
+def _everywhere(recipe: Recipe) -> Recipe:
+    """With absolute paths: actors of a cluster that was started elsewhere run in another folder."""
+    search, encoder, photos = recipe.search, recipe.encoder, recipe.photos
+    cache, segmenter, checkpoint = encoder.segmentation_cache, encoder.segmenter, recipe.checkpoint
+    return replace(
+        recipe,
+        registry=recipe.registry.absolute(),
+        features=None if recipe.features is None else recipe.features.absolute(),
+        photos=photos if photos is None or is_uri(photos) else str(Path(photos).absolute()),
+        checkpoint=None if checkpoint is None else _named(checkpoint),
+        search=replace(search, region=_region(search.region), not_region=_region(search.not_region)),
+        encoder=replace(
+            encoder,
+            segmentation_cache=None if cache is None else cache.absolute(),
+            segmenter=None if segmenter is None else _named(segmenter),
+        ),
+    )
+
+
+def _named(model: str) -> str:
+    """A folder by its absolute path, a model of the hub as it is."""
+    prefix, name = ("hf:", model[3:]) if model.startswith("hf:") else ("", model)
+    return prefix + str(Path(name).absolute()) if Path(name).is_dir() else model
+
+
+def _region(text: str | None) -> str | None:
+    """A file by its absolute path; codes and boxes as they are."""
+    return text if text is None or Path(text).suffix.lower() not in _JSON else str(Path(text).absolute())
+
+
+def _without_stack(error: RayError) -> str:
+    """The words of an error of Ray, without the lines of code on the way to it."""
+    return " ".join(line for line in str(error).splitlines() if line and not line[0].isspace())[:600]
+
+
+def _in_hand(calls: dict[Any, tuple[Any, int | None]]) -> bool:
+    """Whether any of the calls is for a shard."""
+    return any(number is not None for _, number in calls.values())
+
+
+def _nodes() -> list[dict[str, float]]:
+    """What each living node has."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _room(cpus: int) -> int:
+    """How many actors of so many CPUs the nodes have room for, when one CPU is left for everything else."""
+    of_nodes = [int(node.get("CPU", 0)) for node in _nodes()]
+    return max(0, min(sum(each // cpus for each in of_nodes), (sum(of_nodes) - 1) // cpus))
 
 
 @contextmanager

@@ -1,17 +1,22 @@
 """The same answers from a cluster, here of one machine: begun by one engine, ended by the other, whatever dies."""
 
 import os
+import shutil
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from encoder.options import EncoderOptions
-from indexer.errors import InputError, WorkError
+from encoder.options import EncoderOptions, FeedOptions
+from indexer.errors import GeoError, InputError, WorkError
 from indexer.job_folder import read_marks
 from indexer.registry import Registry
 from indexer.stages import Line
@@ -21,7 +26,9 @@ from search.job import RunConfig
 from search.modes import SearchOptions
 from search.recipe import Recipe
 from search.vectors import StoredVectors, VectorShard, VectorSource
+from tests.kills import ONE_THREAD, ROOT
 from tests.search.test_job import features
+from tests.search.test_job_kills import TERMINATED, marked
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -64,14 +71,82 @@ class DeadlyRecipe(Recipe):
         return engine, deadly
 
 
+class Slow(StoredVectors):
+    """Each of its shards takes a while."""
+
+    def vectors(self, task: int, line: Line) -> Iterator[VectorShard]:
+        time.sleep(0.7)
+        return super().vectors(task, line)
+
+
+@dataclass(frozen=True)
+class SlowRecipe(Recipe):
+    def open(self, out: Path) -> tuple[Engine, VectorSource]:
+        engine, source = super().open(out)
+        assert isinstance(source, StoredVectors)
+        return engine, Slow(engine, source._source, shard_rows=source.shard_rows)
+
+
+def of_photos(world: Path, **changes: Any) -> Recipe:
+    """Of the world's five photos, two in a shard."""
+    photos, checkpoint = str(world / "photos.csv"), str(world / "C")
+    feed = FeedOptions(batch_size=2, workers=changes.pop("workers", 0))
+    asked = Recipe(world / "R", None, SearchOptions(), EncoderOptions(precision="float32"), shard_rows=2, feed=feed)
+    return replace(asked, photos=photos, checkpoint=checkpoint, **changes)
+
+
+@dataclass(frozen=True)
+class LocalRecipe(Recipe):
+    """What it is made of is seen by the process that started the job, and by no other."""
+
+    driver: int = 0
+
+    def open(self, out: Path) -> tuple[Engine, VectorSource]:
+        if os.getpid() != self.driver:
+            raise InputError(f"{self.registry}: there is no registry.")
+        return super().open(out)
+
+
+def with_more_gpus_than_room(world: str, out: str) -> None:
+    """A job from photos where there is an actor for each of two GPUs, and room for one of them."""
+    from search.ray_engine import run_on_ray
+
+    ray.init(num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    run_on_ray(of_photos(Path(world), workers=2), Path(out), RunConfig())
+
+
+def slowly(registry: str, source: str, out: str) -> None:
+    """A job in a process of its own, on a cluster that it starts; ends as a command does."""
+    from search.ray_engine import run_on_ray
+
+    recipe = SlowRecipe(Path(registry), None, SearchOptions(), EncoderOptions(), Path(source), shard_rows=7)
+    try:
+        run_on_ray(recipe, Path(out), RunConfig(top_k=2))
+    except GeoError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(error.exit_code)
+
+
+def child(work: str, *arguments: object) -> subprocess.Popen[str]:
+    """A function of this module in a process of its own."""
+    asked = f"import sys; from tests.search import test_ray_engine; test_ray_engine.{work}(*sys.argv[1:])"
+    return subprocess.Popen(
+        [sys.executable, "-c", asked, *map(str, arguments)],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=ONE_THREAD | {"PYTHONPATH": str(ROOT)},
+    )
+
+
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return features(tmp_path_factory.mktemp("ray") / "F", [30, 17], bad={3, 30})
 
 
-def local(recipe: Recipe, out: Path) -> pa.Table:
+def local(recipe: Recipe, out: Path, *, top_k: int = 2) -> pa.Table:
     engine, vectors = recipe.open(out)
-    job.run(engine, vectors, out, RunConfig(top_k=2))
+    job.run(engine, vectors, out, RunConfig(top_k=top_k))
     return pyarrow.parquet.read_table(out)
 
 
@@ -126,3 +201,117 @@ def test_errors_in_our_own_words_arrive_as_they_are(
     recipe = Recipe(registry.path, None, SearchOptions(), EncoderOptions(), source, shard_rows=7)
     with pytest.raises(InputError, match="top-k must be"):
         run_on_ray(recipe, tmp_path / "O", RunConfig(top_k=10**6), actors=1)
+
+
+def test_sigterm_finishes_the_shard_in_hand(cluster: None, registry: Registry, source: Path, tmp_path: Path) -> None:
+    out, deadline = tmp_path / "O", time.monotonic() + 120
+    with child("slowly", registry.path, source, out) as process:
+        while not marked(out, 2)():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        time.sleep(0.3)  # into the third
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == TERMINATED, errors
+    assert errors.endswith(
+        f"error: {out}: stopped as asked, after a whole shard. Run the same command again to go on.\n"
+    )
+    assert set(read_marks(out)) == {0, 1, 2}
+    assert len(list(out.glob("*.parquet"))) == 3
+
+    from search.ray_engine import run_on_ray
+
+    recipe = Recipe(registry.path, None, SearchOptions(), EncoderOptions(), source, shard_rows=7)
+    run_on_ray(recipe, out, RunConfig(top_k=2), actors=1)
+    assert pyarrow.parquet.read_table(out).equals(local(recipe, tmp_path / "local"))
+
+
+def test_an_actor_without_room_gets_no_shard(world: Path, tmp_path: Path) -> None:
+    with child("with_more_gpus_than_room", world, tmp_path / "O") as process:
+        _, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    assert pyarrow.parquet.read_table(tmp_path / "O").equals(local(of_photos(world), tmp_path / "local", top_k=1))
+
+
+def test_a_cluster_without_room_for_any_is_an_error_that_says_what_was_asked_for(
+    cluster: None, registry: Registry, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from search import ray_engine
+
+    @ray.remote(num_cpus=2)  # type: ignore[untyped-decorator]
+    class Other:
+        def ready(self) -> None: ...
+
+    other = Other.remote()
+    ray.get(other.ready.remote())
+    monkeypatch.setattr(ray_engine, "_READY_S", 2.0)
+    recipe = Recipe(registry.path, None, SearchOptions(), EncoderOptions(), source, shard_rows=7)
+    asked = "1 were asked for, each with 1 CPUs and 0 GPUs on one node; the cluster has 2 CPUs and 0 GPUs on 1 nodes"
+    with pytest.raises(WorkError, match=asked):
+        ray_engine.run_on_ray(recipe, tmp_path / "O", RunConfig())
+    ray.kill(other)
+
+
+def test_photos_on_as_many_actors_as_there_is_room_for_and_vectors_that_are_kept_stay(
+    cluster: None, world: Path, tmp_path: Path
+) -> None:
+    from search.ray_engine import run_on_ray
+
+    recipe, config = of_photos(world), RunConfig(save_features=tmp_path / "F")
+    report = run_on_ray(recipe, tmp_path / "O", config)
+    assert (report["rows"], report["ok"]) == (5, 4)
+    assert pyarrow.parquet.read_table(tmp_path / "O").equals(local(recipe, tmp_path / "local", top_k=1))
+
+    kept = {part.name: (part.stat().st_mtime_ns, part.stat().st_ino) for part in (tmp_path / "F").glob("*.parquet")}
+    assert len(kept) == 3
+    (tmp_path / "O" / "_done" / "00001.json").unlink()
+    run_on_ray(recipe, tmp_path / "O", config)
+    assert kept == {
+        part.name: (part.stat().st_mtime_ns, part.stat().st_ino) for part in (tmp_path / "F").glob("*.parquet")
+    }
+    assert pyarrow.parquet.read_table(tmp_path / "O").equals(pyarrow.parquet.read_table(tmp_path / "local"))
+
+
+def test_relative_paths_are_those_of_the_command_wherever_the_cluster_was_started(
+    cluster: None, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from search.ray_engine import run_on_ray
+
+    here = Path(shutil.copytree(world, tmp_path / "W", symlinks=True))
+    monkeypatch.chdir(here)
+    recipe = of_photos(Path())
+    expected = local(recipe, Path("local"), top_k=1)
+    run_on_ray(recipe, Path("O"), RunConfig(save_features=Path("F")))
+    assert pyarrow.parquet.read_table("O").equals(expected)
+    assert set(read_marks(here / "F")) == {0, 1, 2}
+
+
+def test_an_actor_that_cannot_begin_is_an_error_that_says_why(
+    cluster: None, registry: Registry, source: Path, tmp_path: Path
+) -> None:
+    from search.ray_engine import run_on_ray
+
+    asked = LocalRecipe(
+        registry.path, None, SearchOptions(), EncoderOptions(), source, shard_rows=7, driver=os.getpid()
+    )
+    with pytest.raises(WorkError, match=f"could not begin on .*: {registry.path}: there is no registry"):
+        run_on_ray(asked, tmp_path / "O", RunConfig())
+    assert not read_marks(tmp_path / "O")
+
+
+def test_names_of_models_and_regions_stay_where_they_are_no_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from search.ray_engine import _everywhere
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "FR,DE").touch()
+    search = SearchOptions(region="FR,DE", not_region="r.geojson")
+    recipe = Recipe(Path("R"), None, search, EncoderOptions(segmenter="model"), photos="s3://b/p", checkpoint="hf:a/b")
+    found = _everywhere(recipe)
+    assert (found.registry, found.photos, found.checkpoint) == (tmp_path / "R", "s3://b/p", "hf:a/b")
+    assert (found.search.region, found.search.not_region) == ("FR,DE", str(tmp_path / "r.geojson"))
+    assert found.encoder.segmenter == str(tmp_path / "model")
+    assert _everywhere(replace(recipe, checkpoint="hf:model")).checkpoint == f"hf:{tmp_path / 'model'}"
