@@ -26,7 +26,7 @@ from search.found import Found, Search
 from search.posterior import Posterior
 
 ALLOWED_LEAVES = "allowed leaves"
-_JSON = (".geojson", ".json")
+JSON_SUFFIXES = (".geojson", ".json")
 _BOX = re.compile(r"\s*[-+.\d]+\s*(,\s*[-+.\d]+\s*){3}")
 
 
@@ -90,7 +90,7 @@ def region_digests(region: str | None, not_region: str | None) -> dict[str, str]
 
 
 def _is_file_name(text: str) -> bool:
-    return Path(text).suffix.lower() in _JSON
+    return Path(text).suffix.lower() in JSON_SUFFIXES
 
 
 def _in_region(leaves: Level, text: str, option: str, *, wholly: bool) -> np.ndarray:

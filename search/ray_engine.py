@@ -26,7 +26,7 @@ from indexer.stages import Line, Meter
 from indexer.stopping import Asked, stopping
 from indexer.uris import is_uri
 from search import job
-from search.constraints import _JSON
+from search.constraints import JSON_SUFFIXES
 from search.job import Folders, RunConfig
 from search.recipe import Recipe
 
@@ -250,7 +250,7 @@ def _named(model: str) -> str:
 
 def _region(text: str | None) -> str | None:
     """A file by its absolute path; codes and boxes as they are."""
-    return text if text is None or Path(text).suffix.lower() not in _JSON else str(Path(text).absolute())
+    return text if text is None or Path(text).suffix.lower() not in JSON_SUFFIXES else str(Path(text).absolute())
 
 
 def _without_stack(error: RayError) -> str:
