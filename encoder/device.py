@@ -32,6 +32,19 @@ def choose_precision(name: PrecisionName, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if name == "bfloat16" else torch.float32
 
 
+def gpu_share() -> float | None:
+    """How much of the time this process's GPU was at work of late, 0 to 1; None where there is none or nobody can say.
+
+    The driver tells it through the package nvidia-ml-py, where that is installed.
+    """
+    if not torch.cuda.is_available():
+        return None
+    try:
+        return torch.cuda.utilization() / 100
+    except (ImportError, RuntimeError):
+        return None
+
+
 def multiplies_bfloat16(device: torch.device) -> bool:
     """Whether a device multiplies matrices of bfloat16 faster than those of float32."""
     if device.type == "cuda":

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sized
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ from encoder.config import DECODERS, MAX_PIXELS, SHARD_ROWS, check_max_pixels
 from encoder.decoding import decoded_batches
 from encoder.encode import PhotoEncoder
 from encoder.failures import Failures
+from encoder.job_remarks import job_remarks
 from encoder.reading import ReadLimits
 from indexer.errors import InputError
 from indexer.features import KIND, SCHEMA_VERSION, FeatureBatch, feature_table, joined
@@ -141,7 +143,8 @@ def embed_source(encode: PhotoEncoder, photos: PhotoSource, out: Path, *, config
         cut = ShardCut(photos, shard_rows=config.shard_rows, done=folder.done, part=WHOLE)
         batches = embed_photos(encode, cut, config=config, line=line)
         status = StatusFile(out, line, rows=photos.n_photos)
-        with line, track_line(line, "embedding", photos.n_photos, known=known, tick=status.tick):
+        said = partial(job_remarks, folder)
+        with line, track_line(line, "embedding", photos.n_photos, known=known, tick=status.tick, also=said):
             for batch in batches:
                 number = cut.next_number()
                 folder.add(Shard(number, number * config.shard_rows, feature_table(batch)))

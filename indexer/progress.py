@@ -4,7 +4,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -35,14 +35,24 @@ def track(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
 
 @contextlib.contextmanager
 def track_line(
-    line: Line, what: str, total: int | None, *, known: int = 0, tick: Callable[[], None] = lambda: None
+    line: Line,
+    what: str,
+    total: int | None,
+    *,
+    known: int = 0,
+    tick: Callable[[], None] = lambda: None,
+    also: Callable[[], Sequence[str]] = tuple,
 ) -> Iterator[None]:
     """The same for a line of stages, with what each of them does.
 
     total: of rows; None where nobody knows before the end. known: of them that were done before. tick: called every
-    half second, from another thread.
+    half second, from another thread. also: more to say, in short texts.
     """
     console, ended = Console(stderr=True), threading.Event()
+
+    def said() -> list[str]:
+        return [*_said(line), *also()]
+
     with contextlib.ExitStack() as stack:
         live = advance = None
         if console.is_terminal:
@@ -50,7 +60,7 @@ def track_line(
             live = stack.enter_context(Live(progress, console=console, refresh_per_second=4))
             advance = _advancing(progress, what, None if total is None else total - known)
         else:
-            advance = _lines(what, None if total is None else total - known, more=lambda: "; ".join(_said(line)))
+            advance = _lines(what, None if total is None else total - known, more=lambda: "; ".join(said()))
 
         def look() -> None:
             seen, last = 0, False
@@ -62,7 +72,7 @@ def track_line(
                     advance(now - seen)
                     seen = now
                 if live is not None:
-                    live.update(Group(progress, Text("\n".join(f"  {text}" for text in _said(line)))))
+                    live.update(Group(progress, Text("\n".join(f"  {text}" for text in said()))))
 
         watcher = threading.Thread(target=look, name="progress", daemon=True)
         watcher.start()

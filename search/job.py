@@ -10,11 +10,13 @@ what is missing.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from encoder.job_remarks import job_remarks
 from indexer.errors import InputError
 from indexer.features import FeatureBatch, feature_table
 from indexer.job_folder import Job, JobFolder, Mark, Shard, check_job_target, open_job, totals_of
@@ -166,7 +168,8 @@ def run(engine: Engine, source: VectorSource, out: Path, config: RunConfig) -> d
         else:
             found = answered_in_albums(engine, source, line, folders, config, recall)
         status, written = StatusFile(out, line, rows=rows), line.meter("write")
-        with line, track_line(line, "answering", rows, known=known, tick=status.tick):
+        said = partial(job_remarks, folders.answers)
+        with line, track_line(line, "answering", rows, known=known, tick=status.tick, also=said):
             for each in found:
                 with written.at_work(len(each)):
                     folders.write(each.vectors, each.answers)

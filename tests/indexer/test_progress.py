@@ -36,7 +36,10 @@ def work(line: Line, total: int | None, known: int = 0) -> list[int]:
     first = line.stage("decode", (Batch(range(5)) for _ in range(6)))
     second = line.stage("encode", (Batch(item) for item in first))
     write = line.meter("write")
-    with line, track_line(line, "answering", total, known=known, tick=lambda: ticks.append(1)):
+    with (
+        line,
+        track_line(line, "answering", total, known=known, tick=lambda: ticks.append(1), also=lambda: ["3 failed"]),
+    ):
         for item in second:
             with write.at_work(len(item)):
                 pass
@@ -52,6 +55,7 @@ def test_without_a_terminal_the_end_is_a_line_with_every_stage(known: int, caplo
     for stage in ("decode 30, ", "encode 30, ", "write 30, "):
         assert stage in said
     assert "0 of 2 waiting" in said
+    assert said.endswith("; 3 failed")
 
 
 def test_where_nobody_knows_how_many_there_are(caplog: pytest.LogCaptureFixture) -> None:
@@ -64,6 +68,7 @@ def test_on_a_terminal_there_is_a_bar_and_a_line_for_each_stage(terminal: io.Str
     assert work(Line(), 30)
     screen = terminal.getvalue()
     assert "30/30" in screen
+    assert "3 failed" in screen
     for stage in ("decode 30, ", "encode 30, ", "write 30, "):
         assert stage in screen
 
