@@ -14,6 +14,12 @@ from indexer.errors import ArtifactError
 
 Protocol = Literal["one", "five", "ten", "album"]  # one crop of a photo, means of five or ten, the sum over an album
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
+PROTOCOL_TEXTS: Mapping[Protocol, str] = {
+    "one": "one crop",
+    "five": "five crops",
+    "ten": "ten crops",
+    "album": "albums",
+}
 
 
 @dataclass(frozen=True, slots=True)

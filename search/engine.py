@@ -4,7 +4,7 @@ In: vectors of photos, from the encoder the bundle was built for. Out: the best 
 probabilities, and on request the posterior over all cells, and the path of cells above each answer.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy as np
 from encoder.config import DeviceName
 from encoder.device import choose_device
 from indexer.bundle import Bundle, open_bundle
-from indexer.calibration import Protocol
+from indexer.calibration import PROTOCOL_TEXTS, Protocol
 from indexer.errors import ArtifactError, BundleMismatch, InputError
 from indexer.registry import Registry
 from indexer.scoring import level_log_probabilities
@@ -28,12 +28,6 @@ from search.precision_cap import CoarseCells, NamedCells
 from search.radii import LeafDiscs, heaviest_leaves, radii_km
 from search.references import Nearest, ReferencePhotos
 
-PROTOCOL_TEXTS: Mapping[Protocol, str] = {
-    "one": "one crop",
-    "five": "five crops",
-    "ten": "ten crops",
-    "album": "albums",
-}
 _CANDIDATES = 32  # likeliest cells of a query around which most of the probability may lie
 
 

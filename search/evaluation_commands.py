@@ -16,7 +16,6 @@ from search.published import benchmark_named
 
 THRESHOLDS_KM = Floats(paper.THRESHOLDS_KM)
 NO_LISTS = Strings()
-_CROPS = {"one": "one crop", "five": "five crops", "ten": "ten crops"}
 
 
 def evaluate(
@@ -69,6 +68,7 @@ def evaluate(
     import tempfile
 
     from indexer.artifact import check_target
+    from indexer.calibration import PROTOCOL_TEXTS
     from search.bootstrap import Resampling
     from search.evaluate import compare, evaluate_photos, leave_out
     from search.evaluation_report import Against, evaluation_data, evaluation_text
@@ -120,7 +120,8 @@ def evaluate(
     data = evaluation_data(result, resampling=resampling, benchmark=known, against=other, left_out=rest)
     if ran is not None:
         data |= {"crops": protocol, "search": ran.data["search"], "recall": ran.data["recall"]}
-    what = ", ".join(part for part in (known, None if registry is None else _CROPS[protocol]) if part is not None)
+    made = None if registry is None else PROTOCOL_TEXTS[protocol]
+    what = ", ".join(part for part in (known, made) if part is not None)
     text = evaluation_text(data, what=what)
     if ran is not None and ran.data["recall"] is not None:
         text += f"\n\n{recall_text(ran.data['recall'])}"
@@ -243,8 +244,10 @@ def calibrate(
 
 
 def _calibration_text(data: Mapping[str, Any], registry: Path) -> str:
+    from indexer.calibration import PROTOCOL_TEXTS
+
     fitted, before, after = data["calibration"], data["before"], data["after"]
-    of = "albums" if data["protocol"] == "album" else f"photos, {_CROPS[data['protocol']]} each"
+    of = "albums" if data["protocol"] == "album" else f"photos, {PROTOCOL_TEXTS[data['protocol']]} each"
     growth = f", times the number of photos to the power {fitted['growth']:g}" if data["protocol"] == "album" else ""
     lines = [
         data["version"],
