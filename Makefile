@@ -1,7 +1,7 @@
 # Two commands: `make demo` runs the main job, `make test` passes the tests. Both set up .venv first.
 .DEFAULT_GOAL := help
 .PHONY: help venv demo ablations test test-slow check format clean bench-bundle bench-embed bench-fusion bench-gpu
-.PHONY: bench-partition bench-refit bench-refit-scale bench-run bench-search
+.PHONY: bench-partition bench-refit bench-refit-scale bench-run bench-search bench-trust
 
 PYTHON ?= python3
 FAISS ?= cpu# cpu or gpu: which of the two FAISS packages to install
@@ -66,6 +66,9 @@ bench-run: venv  ## Offline jobs beside the search and the encoder alone, a plai
 
 bench-search: venv  ## Searching exactly, by a beam and adaptively, beside the plain ways: a quarter of an hour, 5 GB
 	$(BIN)/python -m benchmarks.search
+
+bench-trust: venv  ## Whether probabilities and radii are true, and where answers should point, after `make demo`
+	$(BIN)/python -m benchmarks.world.trust
 
 format: venv  ## Rewrite the code in the project's format
 	$(BIN)/ruff format .

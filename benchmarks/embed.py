@@ -16,7 +16,8 @@ import shutil
 import statistics
 import tempfile
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.resources import files
 from itertools import islice
 from pathlib import Path
@@ -41,7 +42,8 @@ from indexer.cli import Strings
 from indexer.photos import Photo, open_photos
 
 _BATCH = 4  # photos
-_REPEATS = 4  # of the photos that both sides embed, so that starting the workers is a small part of it
+# How often both sides embed the photos, so that starting the workers is a small part of it.
+_REPEATS = {"12 MP": 4, "0.8 MP": 16}
 
 MIN_RATIO_TO_PLAIN = 2.5  # where decoding is most of a plain loop's work: on a camera's 12 MP
 MIN_SHARE_OF_MODEL = 0.90
@@ -57,7 +59,7 @@ TINYCLIP = {
     "image_size": 224,
     "patch_size": 16,
 }
-PARTS = Strings(("plain", "share", "memory"))
+PARTS = Strings(("plain", "share", "compile", "memory"))
 SIZES = {"12 MP": (4000, 3000), "0.8 MP": (1024, 768)}
 FLOORS = {"12 MP": MIN_RATIO_TO_PLAIN}  # at 0.8 MP the model, which both sides need, is most of the work
 
@@ -93,14 +95,14 @@ def save_clip(folder: Path, vision: dict[str, int], *, width: int) -> Path:
     return folder
 
 
-def plain_loop(folder: Path, clip: Path) -> Callable[[], np.ndarray]:
-    """What a user would write, ready to run: vectors (N, D) of a folder's photos, all of them several times over."""
+def plain_loop(photos: Sequence[Path], clip: Path) -> Callable[[], np.ndarray]:
+    """What a user would write, ready to run: vectors (N, D) of photos."""
     model = CLIPVisionModelWithProjection.from_pretrained(clip).eval()
     processor = CLIPImageProcessorPil.from_pretrained(clip)
 
     def run() -> np.ndarray:
         vectors = []
-        for path in sorted(folder.iterdir()) * _REPEATS:
+        for path in photos:
             with Image.open(path) as image:
                 inputs = processor(image.convert("RGB"), return_tensors="pt")
             with torch.no_grad():
@@ -111,16 +113,16 @@ def plain_loop(folder: Path, clip: Path) -> Callable[[], np.ndarray]:
     return run
 
 
-def compare_plain(report: Report, folder: Path, clip: Path, *, what: str, floor: float | None) -> None:
+def compare_plain(report: Report, folder: Path, clip: Path, *, what: str, floor: float | None, repeats: int) -> None:
     """The pipeline, its start included, against the plain loop, in turns, so that a busy machine slows both."""
     encode = PhotoEncoder(load_encoder(f"hf:{clip}"))
-    photos = list(open_photos(folder)) * _REPEATS
+    photos = list(open_photos(folder)) * repeats
     n = len(photos)
 
     def ours() -> np.ndarray:
         return np.concatenate([batch.embedding for batch in embed_photos(encode, photos, config=EmbedConfig())])
 
-    plain = plain_loop(folder, clip)
+    plain = plain_loop(sorted(folder.iterdir()) * repeats, clip)
     cosine = smallest_cosine(ours(), plain())
     if cosine < MIN_COSINE:
         raise SystemExit(f"The vectors differ (cosine {cosine:.4f}); nothing was timed.")
@@ -186,6 +188,39 @@ def share_of_model(report: Report, folder: Path, checkpoint: str, *, name: str, 
     )
 
 
+def compiled(report: Report, clip: Path, *, size: int, n: int = 32) -> None:
+    """Whether `torch.compile` or the channels-last layout makes the model faster, on photos in memory."""
+    model = load_encoder(f"hf:{clip}").model
+    torch.manual_seed(0)
+    pixels = torch.randn(n, 3, size, size)
+    ways: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], torch.Tensor]] = {
+        "as it is": (model, pixels),
+        "channels last": (model, pixels.contiguous(memory_format=torch.channels_last)),
+        "compiled": (torch.compile(model), pixels),
+    }
+
+    def run(way: str) -> torch.Tensor:
+        work, photos = ways[way]
+        with torch.inference_mode():
+            return torch.cat([work(photos[row : row + _BATCH]) for row in range(0, n, _BATCH)])
+
+    expected = run("as it is")
+    for way in ways:
+        if not torch.allclose(run(way), expected, atol=1e-4):
+            raise SystemExit(f"The vectors differ ({way}); nothing was timed.")
+    turns = [[seconds_of(partial(run, way)) for way in ways] for _ in range(5)]
+    for number, way in enumerate(ways):
+        ratio = statistics.median(turn[0] / turn[number] for turn in turns)
+        took = statistics.median(turn[number] for turn in turns)
+        report.row(
+            f"TinyCLIP ViT-8M/16 alone, {way}",
+            f"{n / took:.1f} photos/s, {ratio:.2f}x (median of 5 turns)",
+            seconds=took,
+            ratio=ratio,
+            photos=n,
+        )
+
+
 def decoded_in_memory(encode: PhotoEncoder, photos: list[Photo], *, batch_size: int) -> list[DecodedBatch]:
     """Photos as they reach the model."""
     batches = (photos[row : row + batch_size] for row in range(0, len(photos), batch_size))
@@ -230,24 +265,26 @@ def main() -> int:
     """Run the command line and return its exit code."""
     parser = ArgumentParser(prog="python -m benchmarks.embed", description=__doc__)
     parser.add_argument("--photos", type=int, default=48, help="Photos of each size to make and embed.")
-    parser.add_argument("--parts", type=Strings, default=PARTS, help="Which of plain,share,memory to measure.")
+    parser.add_argument("--parts", type=Strings, default=PARTS, help=f"Which of {','.join(PARTS)} to measure.")
     options = parser.parse_args()
     report = Report("embed")
     with tempfile.TemporaryDirectory(prefix="bench-embed-") as name:
         folder = Path(name)
+        tiny = save_clip(folder / "tinyclip", TINYCLIP, width=512)
         if "plain" in options.parts or "share" in options.parts:
-            tiny = save_clip(folder / "tinyclip", TINYCLIP, width=512)
             made = {
                 what: make_photos(folder / what, n=options.photos, size=size, seed=number)
                 for number, (what, size) in enumerate(SIZES.items())
             }
         if "plain" in options.parts:
             for what, photos in made.items():
-                compare_plain(report, photos, tiny, what=what, floor=FLOORS.get(what))
+                compare_plain(report, photos, tiny, what=what, floor=FLOORS.get(what), repeats=_REPEATS[what])
         if "share" in options.parts:
             large = save_clip(folder / "large", VIT_LARGE_336, width=768)
             share_of_model(report, made["12 MP"], f"hf:{tiny}", name="TinyCLIP ViT-8M/16", n=16, repeats=30)
             share_of_model(report, made["12 MP"], f"hf:{large}", name="CLIP ViT-L/14-336", n=16, repeats=1)
+        if "compile" in options.parts:
+            compiled(report, tiny, size=TINYCLIP["image_size"])
         if "memory" in options.parts:
             memory(report, folder / "memory")
         return report.finish(photos=options.photos, parts=list(options.parts))

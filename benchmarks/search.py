@@ -7,11 +7,12 @@
     (d) exact     ours over all leaves
     (e) beam      ours over the leaves of some lists; and adaptive
 
-Two figures each: leaves and scores; and whole rows, with the probability: over all leaves in (b) and (d), over those
-visited in (a) and (e). Radii are no part of rows yet. FAISS's own k-means lists stand beside ours. Sizes are those of
-MP-16: as many places as a 47th of its photos, thresholds a 47th of the paper's (`--photos table.csv` takes places from
-a table); then ten times as many leaves; `--large` adds ten times that, beam and exact search alone, in float16 with
-fewer dimensions. Vectors are those of `benchmarks.place_vectors`; lists are chosen with other photos than asked for.
+Two figures each: leaves and scores; and whole rows, with the probability and the radii that hold 50 and 90 % of it:
+over all leaves in (b) and (d), over those visited in (a) and (e). FAISS's own k-means lists stand beside ours. Sizes
+are those of MP-16: as many places as a 47th of its photos, thresholds a 47th of the paper's (`--photos table.csv` takes
+places from a table); then ten times as many leaves; `--large` adds ten times that, beam and exact search alone, in
+float16 with fewer dimensions. Vectors are those of `benchmarks.place_vectors`; lists are chosen with other photos than
+asked for.
 
 Goals are for two cores with avx512_bf16, and count only there: (d) leaves at least 5 times faster than (c), whole rows
 4 times faster than (b); (e) leaves 12 times faster than (c) at recall@1 of 0.999 or more. That ten times the leaves
@@ -46,14 +47,15 @@ from benchmarks.search_ways import (
     Way,
     World,
     adaptive_search,
-    answers,
     beam_search,
+    check_radii,
     city_places,
     exact_search,
     faiss_levels,
     make_world,
     mp16_world,
     same,
+    way_of,
 )
 from encoder.device import multiplies_bfloat16
 from indexer.faiss_index import Index, flat_index, gpu_count, list_count, on_device, search_index, set_probes
@@ -74,27 +76,27 @@ MAX_GPU_SECONDS = 1.0  # for a million queries
 def compare(report: Report, world: World, *, runs: int) -> None:
     """All ways on one world, answers first."""
     queries = world.queries
-    adaptive = adaptive_search(world)
+    ours = exact_search(world), beam_search(world), adaptive_search(world)
     ways: dict[str, Way] = {
         "(a) plain, from coarse to fine": Plain(world),
         "(b) all levels in torch": Levels(world),
-        "(d) exact": exact_search(world),
-        "(e) beam": beam_search(world),
-        "(e) adaptive": partial(answers, adaptive),
+        **dict(zip(("(d) exact", "(e) beam", "(e) adaptive"), (way_of(each, world) for each in ours), strict=True)),
     }
     plain, levels, exact, beam, _ = ways.values()
-    best, share = exact(queries, rows=True)
+    best, share, _ = exact(queries, rows=True)
     same(exact(queries, rows=False)[0], best, world, "exact search without probabilities")
-    theirs, shares = levels(queries, rows=True)
+    theirs, shares, _ = levels(queries, rows=True)
     same(theirs, best, world, "brute force over all levels")
-    visited, visited_share = beam(queries, rows=True)
+    visited, visited_share, _ = beam(queries, rows=True)
     same(beam(queries, rows=False)[0], visited, world, "a beam without probabilities")
-    by_hand, by_hand_share = plain(queries, rows=True)
+    by_hand, by_hand_share, _ = plain(queries, rows=True)
     same(by_hand, visited, world, "the usual way")
     for one, two in ((share, shares), (visited_share, by_hand_share)):
         if not np.allclose(one, two, rtol=0.01, atol=1e-4):
             raise SystemExit("Probabilities differ from those worked out the usual way; nothing was timed.")
-    found = adaptive(queries, 1, temperature=None)
+    for search in ours:
+        check_radii(search, world)
+    found = ours[2](queries, 1, temperature=None)
     proved = found.mode == PROVED
     same(found.leaf[proved, 0], best[proved], world, "adaptive search, where it is proved", rows=proved)
     recalls = [float((leaf == best).mean()) for leaf in (visited, found.leaf[:, 0])]
@@ -181,7 +183,8 @@ def break_even(report: Report, worlds: Sequence[World], *, runs: int) -> None:
         sizes, ratios = [], []
         for world in worlds:
             exact, beam = (
-                timed(partial(way(world), world.queries, rows=rows), runs=runs) for way in (exact_search, beam_search)
+                timed(partial(way_of(make(world), world), world.queries, rows=rows), runs=runs)
+                for make in (exact_search, beam_search)
             )
             sizes.append(world.model.n_leaves)
             ratios.append(exact.median_s / beam.median_s)
@@ -208,10 +211,10 @@ def crossed(sizes: Sequence[int], ratios: Sequence[float]) -> float | None:
 
 def ten_times(report: Report, small: World, large: World, *, runs: int) -> None:
     """What ten times the leaves cost a beam."""
-    times = [
-        microseconds(timed(partial(beam_search(world), world.queries, rows=False), runs=runs), world.queries)
-        for world in (small, large)
-    ]
+    times = []
+    for world in (small, large):
+        beam = way_of(beam_search(world), world)
+        times.append(microseconds(timed(partial(beam, world.queries, rows=False), runs=runs), world.queries))
     grown(report, small.model.n_leaves, large.model.n_leaves, times)
 
 
@@ -234,8 +237,9 @@ def large_worlds(report: Report, *, width: int, seed: int, runs: int) -> None:
         world = make_world(places, queries=256, width=width, seed=seed, taus=TAU_MAX[::3])
         index = list_index(world.model, world.rows, world.level, "fp16")
         lists = TreeLists(world.model, index, level=world.level, probes=world.probes)
-        beam = partial(answers, BeamSearch(world.model, lists))
-        exact = partial(answers, ExactSearch(world.model, tensor_of(world.rows).half(), low_precision=False))
+        beam = way_of(BeamSearch(world.model, lists), world)
+        half = tensor_of(world.rows).half()
+        exact = way_of(ExactSearch(world.model, half, low_precision=False), world)
         best = best_of_all(world.model, world.rows, world.queries)[:, 0]
         same(exact(world.queries, rows=False)[0], best, world, "exact search in float16")
         recall = float((beam(world.queries, rows=False)[0] == best).mean())
@@ -257,9 +261,10 @@ def large_worlds(report: Report, *, width: int, seed: int, runs: int) -> None:
 def many_queries(report: Report, world: World, *, queries: int, device: torch.device, runs: int) -> None:
     """Many queries at once on a device, from vectors in the host's memory; the CPU's answers first."""
     there = tensor_of(world.rows).to(device)
-    exact = partial(answers, ExactSearch(world.model, there, low_precision=multiplies_bfloat16(device)))
+    exact = way_of(ExactSearch(world.model, there, low_precision=multiplies_bfloat16(device)), world)
     few = world.queries
-    same(exact(few, rows=False)[0], exact_search(world)(few, rows=False)[0], world, f"search on {device}")
+    on_cpu = way_of(exact_search(world), world)
+    same(exact(few, rows=False)[0], on_cpu(few, rows=False)[0], world, f"search on {device}")
     many = np.tile(few, (-(-queries // len(few)), 1))[:queries]
     for rows in (False, True):
         took = timed(partial(exact, many, rows=rows), runs=runs)

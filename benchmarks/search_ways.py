@@ -13,6 +13,7 @@ from benchmarks.partition import photo_places
 from benchmarks.place_vectors import STANDS_FOR, PlaceVectors
 from encoder.device import multiplies_bfloat16
 from indexer.faiss_index import flat_index, search_index
+from indexer.geo import EARTH_RADIUS_KM
 from indexer.hierarchy import build_hierarchy, sorted_ids
 from indexer.leaf_index import best_of_all, choose_beam, list_index, tree_lists
 from indexer.paper import TAU_MAX
@@ -25,6 +26,8 @@ from search.exact import ExactSearch
 from search.found import Search
 from search.leaf_scores import tensor_of
 from search.lists import TreeLists
+from search.posterior import LEFT_OUT
+from search.radii import LeafDiscs, radii_km, share_within
 
 MP16_PLACES = 110_000  # which give about 24,500 leaves
 QUICK = multiplies_bfloat16(torch.device("cpu"))  # whether this processor is one that goals are for
@@ -32,9 +35,13 @@ _CHOSEN_WITH = 4000  # photos
 _TIE = 1e-3  # scores that float32 cannot tell apart in all ways of adding them up
 _BLOCK = 256  # queries of `Levels` at once
 
-# The best leaf of each query and its probability, NaN if not asked for: (Q,) int64 and (Q,) float64.
-Answers = tuple[np.ndarray, np.ndarray]
-Way = Callable[..., Answers]  # of queries (Q, D), and whether `rows` are wanted, with probabilities
+_SHARES = (0.5, 0.9)  # that radii hold
+_ROWS = 1 << 13  # queries of ours at once: about as many as a job's shard holds
+
+# The best leaf of each query, (Q,) int64; its probability, (Q,) float64, NaN if not asked for; and the radii around its
+# point that hold _SHARES of the probability, (Q, 2) float64 in km, none if not asked for.
+Answers = tuple[np.ndarray, np.ndarray, np.ndarray]
+Way = Callable[..., Answers]  # of queries (Q, D), and whether `rows` are wanted, with probabilities and radii
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,6 +49,9 @@ class World:
     """A tree with vectors, and photos to look for in it."""
 
     model: ScoringModel
+    discs: LeafDiscs
+    lat_deg: np.ndarray  # of leaves
+    lng_deg: np.ndarray
     rows: np.ndarray  # leaf vectors
     level: int  # of the lists
     probes: int
@@ -60,7 +70,8 @@ def make_world(
     known = vectors.photos(*_near(places, _CHOSEN_WITH, seed=seed + 2))
     rows = leaf_vectors(model)
     level, probes = choose_beam(model, known, best_of_all(model, rows, known)[:, 0])
-    return World(model, rows, level, probes, asked)
+    leaves = tree.leaves
+    return World(model, LeafDiscs.of(leaves), leaves.lat_deg, leaves.lng_deg, rows, level, probes, asked)
 
 
 def _near(places: tuple[np.ndarray, np.ndarray], n: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -72,16 +83,22 @@ def _near(places: tuple[np.ndarray, np.ndarray], n: int, *, seed: int) -> tuple[
 
 
 class Plain:
-    """(a): for each query the lists with the best heads, their leaves gathered and scored, the best of them taken."""
+    """(a): for each query the lists with the best heads, their leaves gathered and scored, the best of them taken.
+
+    Radii are the plain ones, here and in `Levels`: all of a leaf's probability stands at its point, leaves are sorted
+    by how far away that is, and added up until there is enough.
+    """
 
     def __init__(self, world: World) -> None:
         lists, self._heads = tree_lists(world.model, world.level)
         self._begins = np.flatnonzero(np.diff(lists, prepend=-1, append=lists[-1] + 1))
         self._rows, self._probes = world.rows, world.probes
+        self._points = world.discs.points
 
     def __call__(self, queries: np.ndarray, *, rows: bool) -> Answers:
-        """The best leaf of each query, and its probability among those looked at, NaN if not asked for."""
+        """As `Answers`; probabilities and radii are among the leaves looked at."""
         best, share = np.empty(len(queries), np.int64), np.full(len(queries), np.nan)
+        radii = np.empty((len(queries) if rows else 0, len(_SHARES)))
         for number, query in enumerate(queries):
             heads = self._heads @ query
             first = len(heads) - self._probes
@@ -90,8 +107,13 @@ class Plain:
             scores = self._rows[leaves] @ query
             best[number] = leaves[scores.argmax()]
             if rows:
-                share[number] = 1 / np.exp(scores - scores.max()).sum()
-        return best, share
+                each = np.exp(scores - scores.max())
+                share[number] = 1 / each.sum()
+                chord = np.linalg.norm(self._points[leaves] - self._points[best[number]], axis=1)
+                order = chord.argsort()
+                enough = np.searchsorted(np.cumsum(each[order] * share[number]), _SHARES)
+                radii[number] = _km(chord[order[np.minimum(enough, len(order) - 1)]])
+        return best, share, radii
 
 
 class Levels:
@@ -102,19 +124,28 @@ class Levels:
         self._levels = [tensor_of(vectors) for vectors in geocells.vectors]
         self._ancestors = [tensor_of(np.ascontiguousarray(column)) for column in world.model.ancestors.T]
         self._temperatures = geocells.temperatures.tolist()
+        self._points = tensor_of(world.discs.points).float()
 
     def __call__(self, queries: np.ndarray, *, rows: bool) -> Answers:
-        """The best leaf of each query, and its probability among all, NaN if not asked for."""
+        """As `Answers`."""
         parts = [self._some(block, rows=rows) for block in torch.split(tensor_of(queries), _BLOCK)]
-        best, share = (torch.cat(each).numpy() for each in zip(*parts, strict=True))
-        return best, share
+        best, share, radii = (torch.cat(each).numpy() for each in zip(*parts, strict=True))
+        return best, share, radii
 
-    def _some(self, queries: torch.Tensor, *, rows: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    def _some(self, queries: torch.Tensor, *, rows: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         total = torch.zeros(len(queries), len(self._ancestors[0]))
         for vectors, ancestors, tau in zip(self._levels, self._ancestors, self._temperatures, strict=True):
             total += torch.log_softmax(queries @ vectors.T / tau, dim=1)[:, ancestors]
         score, best = total.max(dim=1)
-        return best, (score - total.logsumexp(dim=1)).exp() if rows else torch.full_like(score, torch.nan)
+        if not rows:
+            return best, torch.full_like(score, torch.nan), torch.empty(0, len(_SHARES))
+        each = total.softmax(dim=1)
+        nearness, order = (self._points[best] @ self._points.T).sort(dim=1, descending=True)
+        held = each.gather(1, order).cumsum(dim=1)
+        wanted = torch.tensor(_SHARES).expand(len(held), -1).contiguous()
+        enough = torch.searchsorted(held, wanted).clamp_max(held.shape[1] - 1)
+        angle = nearness.gather(1, enough).clamp(-1, 1).acos()
+        return best, each.gather(1, best[:, None])[:, 0], EARTH_RADIUS_KM * angle
 
 
 def faiss_levels(world: World, *, runs: int) -> Timing:
@@ -155,14 +186,14 @@ def mp16_world(
     return make_world(where, queries=queries, width=width, seed=seed)
 
 
-def exact_search(world: World) -> Way:
+def exact_search(world: World) -> ExactSearch:
     """(d): ours, over all leaves."""
-    return partial(answers, ExactSearch(world.model, tensor_of(world.rows), low_precision=QUICK))
+    return ExactSearch(world.model, tensor_of(world.rows), low_precision=QUICK)
 
 
-def beam_search(world: World) -> Way:
+def beam_search(world: World) -> BeamSearch:
     """(e): ours, over the lists of the world's chosen level."""
-    return partial(answers, BeamSearch(world.model, tree(world)))
+    return BeamSearch(world.model, tree(world))
 
 
 def adaptive_search(world: World) -> AdaptiveSearch:
@@ -170,10 +201,44 @@ def adaptive_search(world: World) -> AdaptiveSearch:
     return AdaptiveSearch(world.model, tree(world), world.rows)
 
 
-def answers(search: Search, queries: np.ndarray, *, rows: bool) -> Answers:
+def way_of(search: Search, world: World) -> Way:
+    """One of our searches, as the others are called."""
+    return partial(answers, search, world)
+
+
+def answers(search: Search, world: World, queries: np.ndarray, *, rows: bool) -> Answers:
     """What one of our searches answers."""
-    found = search(queries, 1, temperature=1.0 if rows else None)
-    return found.leaf[:, 0], found.probability[:, 0]
+    if not rows:
+        hits = search(queries, 1, temperature=None)
+        return hits.leaf[:, 0], hits.probability[:, 0], np.empty((0, len(_SHARES)))
+    parts = []
+    for start in range(0, len(queries), _ROWS):
+        block = queries[start : start + _ROWS]
+        hits, posterior = search.with_posterior(block, 1, temperature=1.0, left_out=LEFT_OUT)
+        leaf = hits.leaf[:, 0]
+        radii = radii_km(posterior, world.discs, world.lat_deg[leaf], world.lng_deg[leaf], _SHARES)
+        parts.append((leaf, hits.probability[:, 0], radii))
+    best, share, radii = (np.concatenate(each) for each in zip(*parts, strict=True))
+    return best, share, radii
+
+
+def check_radii(search: Search, world: World, *, some: int = 256) -> None:
+    """Make sure that radii hold as much of the probability of all leaves that count as they say.
+
+    Raises:
+        SystemExit: they do not.
+    """
+    queries = world.queries[:some]
+    leaf, _, radii = answers(search, world, queries, rows=True)
+    _, posterior = search.with_posterior(queries, 1, temperature=1.0, left_out=0.0)
+    for share, km in zip(_SHARES, radii.T, strict=True):
+        held = share_within(posterior, world.discs, world.lat_deg[leaf], world.lng_deg[leaf], km)
+        if np.abs(held - share).max() > 2 * LEFT_OUT:
+            raise SystemExit(f"Radii of {search.name} search do not hold {share:.0%}; nothing was timed.")
+
+
+def _km(chord: np.ndarray) -> np.ndarray:
+    return np.asarray(2 * EARTH_RADIUS_KM * np.arcsin(np.minimum(chord / 2, 1.0)))
 
 
 def same(found: np.ndarray, best: np.ndarray, world: World, what: str, *, rows: np.ndarray | None = None) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from encoder.config import MAX_SENT_PIXELS
 from encoder.model import GeoEncoder
 
 # On a CPU 4 and 8 crops are the fastest a piece (TinyCLIP ViT-8M/16 on two cores: 30 ms, and 42 ms with 16 or 32, whose
@@ -33,8 +34,9 @@ def _bytes_per_crop(model: GeoEncoder) -> int:
     tokens = 1 + (vision.image_size // vision.patch_size) ** 2
     widest = _HIDDEN_COPIES * vision.hidden_size + 2 * vision.intermediate_size
     pixels = 3 * vision.image_size**2 * 5  # as bytes and as float32
+    photo = 3 * MAX_SENT_PIXELS  # what it is cut from, before it is resized
     gathered = 0 if fusion is None else 4 * vision.image_size**2 * 2  # row numbers, and what they come from
-    return int(tokens * widest * model.dtype.itemsize + pixels + gathered)
+    return int(tokens * widest * model.dtype.itemsize + pixels + photo + gathered)
 
 
 def _free_bytes(device: torch.device) -> int:

@@ -12,6 +12,9 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 # Pillow itself refuses anything above 178,956,970 pixels; at three bytes each this is half a gigabyte.
 MAX_PIXELS = 178_000_000
 PILLOW_MAX_PIXELS = 178_956_970
+# Photos of more, after JPEGs were decoded at a fraction of their size, are resized where they are decoded: what waits
+# for the model, and what the model's device is sent, stays bounded.
+MAX_SENT_PIXELS = 2 << 20
 MAX_ASPECT = 32  # photos longer than this times their width are refused: strips of which no square shows anything
 
 MAP_EDGE = 384  # pixels of a class map's shorter edge: what ten crops of 336 need

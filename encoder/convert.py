@@ -37,7 +37,13 @@ def convert(model: str, out: Path, *, weights: str = PICKLED_WEIGHTS) -> int:
             f"{model}: no {weights}, but {WEIGHTS_FILE}: there is nothing to convert. Use the folder as it is: "
             f"hf:{model}, or --segmenter {model}."
         )
-    source = fetch(model, weights)
+    try:
+        source = fetch(model, weights)
+    except InputError as error:
+        if Path(model).is_dir():
+            raise
+        nothing = f" If it has {WEIGHTS_FILE}, there is nothing to convert: use hf:{model}, or --segmenter {model}."
+        raise InputError(f"{error}{nothing}") from None
     tensors = _tensors(source)
     with write_folder(out, kind=KIND, schema_version=SCHEMA_VERSION, inputs={weights: file_digest(source)}) as draft:
         save_file(tensors, draft.path / WEIGHTS_FILE, metadata={"format": "pt"})

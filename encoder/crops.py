@@ -15,6 +15,8 @@ from torch.nn.functional import interpolate
 
 from encoder.config import CropName, Preprocessing
 
+_RESIZED = 1 << 24  # pixels resized at once: as floats, with what is between the two passes, 400 MB
+
 N_CROPS: dict[CropName, int] = {"one": 1, "five": 5, "ten": 10}
 
 
@@ -34,9 +36,11 @@ def crop_photos(photos: Sequence[torch.Tensor], preprocessing: Preprocessing, *,
     """
     edge, square = preprocessing.shorter_edge(crops), preprocessing.crop
     out = photos[0].new_empty((len(photos), N_CROPS[crops], 3, square, square))
-    for (height, width, _), rows in _groups([tuple(photo.shape) for photo in photos]).items():
-        batch = torch.stack([photos[row] for row in rows]).permute(0, 3, 1, 2)
-        out[rows] = _cut(_bicubic(batch, resized_shape(height, width, edge)), square, crops)
+    for (height, width, _), same in _groups([tuple(photo.shape) for photo in photos]).items():
+        step = max(1, _RESIZED // (height * width))
+        for rows in (same[start : start + step] for start in range(0, len(same), step)):
+            batch = torch.stack([photos[row] for row in rows]).permute(0, 3, 1, 2)
+            out[rows] = _cut(_bicubic(batch, resized_shape(height, width, edge)), square, crops)
     return out
 
 

@@ -11,17 +11,13 @@ import torch
 from PIL import Image
 
 from encoder.class_maps import NO_CLASS, check_fit, decode_map
-from encoder.config import MAP_EDGE, MAX_PIXELS
+from encoder.config import MAP_EDGE, MAX_PIXELS, MAX_SENT_PIXELS
 from encoder.crops import resize_maps, resized_shape
 from encoder.images import BadImage, decode
 from encoder.reading import ReadLimits, read_bytes
 from encoder.segmentation_cache import SegmentationCache
 from encoder.segmenter_input import PreparedPhoto, SegmenterInput
 from indexer.photo import FileRange, Photo
-
-# Photos of more pixels than this, after JPEGs were decoded at a fraction of their size, are resized where they are
-# decoded: what waits for the model stays bounded.
-_LARGEST_SENT = 2 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +49,7 @@ class PhotoReader:
             # Decoded once more: what the segmenter sees must not depend on what the encoder needs.
             to_segment = self.segmenter.read(content, map_edge=self.map_edge, max_pixels=self.max_pixels)
         target = resized_shape(height, width, self.shorter_edge)
-        if height * width > max(_LARGEST_SENT, target[0] * target[1]):
+        if height * width > max(MAX_SENT_PIXELS, target[0] * target[1]):
             image = image.resize(target[::-1], Image.Resampling.BICUBIC)
         if class_map is not None and class_map.size > target[0] * target[1]:
             # As it would be where it is cut; what waits for the model must not grow with the map.

@@ -1,20 +1,8 @@
 """`python -m indexer`: partitions, bundles and the registry."""
 
 from indexer.cli import Command, main
-from indexer.commands import (
-    build,
-    ceiling,
-    export,
-    info,
-    partition,
-    pin,
-    publish,
-    retire,
-    rollback,
-    unpin,
-    update,
-    verify,
-)
+from indexer.commands import build, ceiling, export, partition, update
+from indexer.registry_commands import info, pin, publish, retire, rollback, unpin, verify
 
 DESCRIPTION = "Divide the Earth into cells, build bundles from them, publish bundles in a registry, and export cells."
 COMMANDS = {

@@ -22,6 +22,7 @@ from indexer.manifest import Manifest, file_digest, read_manifest
 KIND = "hierarchy"
 SCHEMA_VERSION = 1
 CELLS_FILE = "cells.duckdb"
+_MEDOID = ("medoid_lat_deg", "medoid_lng_deg")
 PHOTOS_FILE = "photos.parquet"  # s2_id (leaf) of every photo, and its labels where cells are labels
 
 
@@ -136,6 +137,7 @@ def read_cells(path: Path) -> Hierarchy:
         hierarchy = Hierarchy(
             [_level(row, table) for row, table in zip(levels, cells, strict=True)],
             np.stack([leaves[f"ancestor_{row['level']}"].to_numpy().astype(np.int64) for row in levels], axis=1),
+            _medoids(leaves),
         )
     except (duckdb.Error, KeyError, ValueError, pa.ArrowException) as error:
         newer = "database file with version number" in str(error)
@@ -192,9 +194,16 @@ def _leaves_table(hierarchy: Hierarchy) -> pa.Table:
             **{f"ancestor_{number}": pa.array(ancestors[:, number]) for number in range(ancestors.shape[1])},
             "lat_deg": pa.array(level.lat_deg),
             "lng_deg": pa.array(level.lng_deg),
+            **dict(zip(_MEDOID, () if hierarchy.medoids is None else map(pa.array, hierarchy.medoids.T), strict=False)),
             "n_photos": pa.array(level.n_photos),
         }
     )
+
+
+def _medoids(leaves: pa.Table) -> np.ndarray | None:
+    if _MEDOID[0] not in leaves.column_names:
+        return None
+    return np.stack([leaves[name].to_numpy() for name in _MEDOID], axis=1)
 
 
 def _column(values: np.ndarray | list[str] | None, kind: pa.DataType, length: int) -> pa.Array:

@@ -16,6 +16,7 @@ import numpy as np
 from indexer import s2
 from indexer.errors import InputError
 from indexer.extent import Extent, Runs, extents
+from indexer.medoids import medoids
 from indexer.partition import partition, photo_ranges
 from indexer.places import nearest_cities
 from indexer.rule import PartitionRule
@@ -57,6 +58,9 @@ class Hierarchy:
 
     levels: Sequence[Level]
     ancestors: np.ndarray  # (leaves, L) int64: the cell of each level that contains the leaf; last column 0, 1, 2, ...
+    # (leaves, 2) float64, latitude and longitude of each leaf's most central photo (`indexer.medoids`); None in
+    # hierarchies from before these were kept
+    medoids: np.ndarray | None
 
     @property
     def digest(self) -> str:
@@ -201,6 +205,7 @@ def tie(cells: Sequence[Cells], ancestors: np.ndarray, *, ids: np.ndarray) -> Hi
             for level, extent, ancestor in zip(cells, places, ancestors.T, strict=True)
         ],
         ancestors,
+        np.stack(medoids(ids, cells[-1].runs), axis=1),
     )
 
 

@@ -13,6 +13,7 @@ is not the default for many leaves, and why the budget is small.
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ import torch
 from indexer.leaf_index import tree_lists
 from indexer.scoring import ScoringModel
 from search.beam import best_visited
-from search.found import VISITED_LEAVES, Found, joined
+from search.found import VISITED_LEAVES, Hits, joined_hits
 from search.leaf_scores import LeafScores
 from search.lists import TreeLists, Visited
 from search.posterior import Posterior, joined_posteriors
@@ -55,7 +56,7 @@ class AdaptiveSearch:
         self._scores = LeafScores(model, torch.device("cpu"))
         self._bounds = ListBounds(model, rows, lists.level)
 
-    def __call__(self, queries: np.ndarray, k: int, *, temperature: float | None) -> Found:
+    def __call__(self, queries: np.ndarray, k: int, *, temperature: float | None) -> Hits:
         """As `Search`."""
         found = self._search(queries, k, temperature, self._budget)
         short = np.flatnonzero(found.leaf[:, -1] < 0)
@@ -63,34 +64,43 @@ class AdaptiveSearch:
             return found.replaced(short, self._search(queries[short], k, temperature, len(self._lists)))
         return found
 
-    def posterior(self, queries: np.ndarray, *, temperature: float, k: int, left_out: float) -> Posterior:
+    def with_posterior(
+        self, queries: np.ndarray, k: int, *, temperature: float, left_out: float
+    ) -> tuple[Hits, Posterior]:
         """As `Search`."""
-        found = self._posterior(queries, temperature, k, self._budget, left_out)
-        short = np.flatnonzero(found.counted < k)
+        hits, posterior = self._with_posterior(queries, k, temperature, self._budget, left_out)
+        short = np.flatnonzero(posterior.counted < k)
         if short.size:
-            everywhere = self._posterior(queries[short], temperature, k, len(self._lists), left_out)
-            return found.replaced(short, everywhere)
-        return found
+            others = self._with_posterior(queries[short], k, temperature, len(self._lists), left_out)
+            return hits.replaced(short, others[0]), posterior.replaced(short, others[1])
+        return hits, posterior
 
-    def _posterior(self, queries: np.ndarray, temperature: float, k: int, budget: int, left_out: float) -> Posterior:
-        extended = self._model.extended(queries)
-        blocks = self._blocks(len(queries), budget)
-        visited = (self._widened(extended[block], k, budget)[0] for block in blocks)
-        return joined_posteriors([each.posterior(temperature, left_out=left_out) for each in visited])
+    def _with_posterior(
+        self, queries: np.ndarray, k: int, temperature: float, budget: int, left_out: float
+    ) -> tuple[Hits, Posterior]:
+        hits, posteriors = [], []
+        for visited, found in self._blocks_found(queries, k, temperature, budget):
+            hits.append(found)
+            posteriors.append(visited.posterior(temperature, left_out=left_out))
+        return joined_hits(hits, k), joined_posteriors(posteriors)
 
     def _blocks(self, n_queries: int, budget: int) -> Iterator[slice]:
         """As if the budget went into the longest lists."""
         longest = np.argsort(-self._lists.sizes)[:budget]
         return self._lists.blocks(np.broadcast_to(longest, (n_queries, budget)))
 
-    def _search(self, queries: np.ndarray, k: int, temperature: float | None, budget: int) -> Found:
+    def _search(self, queries: np.ndarray, k: int, temperature: float | None, budget: int) -> Hits:
+        return joined_hits([found for _, found in self._blocks_found(queries, k, temperature, budget)], k)
+
+    def _blocks_found(
+        self, queries: np.ndarray, k: int, temperature: float | None, budget: int
+    ) -> Iterator[tuple[Visited, Hits]]:
+        """What was visited for some queries at a time, and the k best of it."""
         extended = self._model.extended(queries)
-        parts = []
         for block in self._blocks(len(queries), budget):
             visited, proved = self._widened(extended[block], k, budget)
             found = best_visited(visited, queries[block], k, self._scores, temperature, PROVED)
-            parts.append(Found(found.leaf, found.score, found.probability, np.where(proved, PROVED, SPENT)))
-        return joined(parts, k)
+            yield visited, replace(found, mode=np.where(proved, PROVED, SPENT))
 
     def _widened(self, queries: np.ndarray, k: int, budget: int) -> tuple[Visited, np.ndarray]:
         """What was visited for each query, and whether nothing else can be among its k best: (Q,) bool."""

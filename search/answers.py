@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from indexer import s2
 from indexer.features import FeatureBatch
 from search.engine import Areas, Engine
-from search.hits import Hits
+from search.found import Hits
 from search.precision_cap import NamedCells
 from search.recall import RecallCheck
 

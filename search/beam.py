@@ -5,13 +5,13 @@ asked for. An answer is exactly the best leaf of the lists visited, in the same 
 may stand in a list that was not visited, and probabilities count the visited leaves only.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
 
 from indexer.scoring import ScoringModel
-from search.found import VISITED_LEAVES, Found, joined
+from search.found import VISITED_LEAVES, Hits, joined_hits
 from search.leaf_scores import LeafScores, tensor_of
 from search.lists import TreeLists, Visited
 from search.posterior import Posterior, joined_posteriors
@@ -34,7 +34,7 @@ class BeamSearch:
         self.facts: Mapping[str, int] = {"level": lists.level, "probes": self._probes}
         self._scores = LeafScores(model, torch.device("cpu"))
 
-    def __call__(self, queries: np.ndarray, k: int, *, temperature: float | None) -> Found:
+    def __call__(self, queries: np.ndarray, k: int, *, temperature: float | None) -> Hits:
         """As `Search`."""
         found = self._search(queries, k, temperature, self._probes)
         short = np.flatnonzero(found.leaf[:, -1] < 0)
@@ -42,45 +42,57 @@ class BeamSearch:
             return found.replaced(short, self._search(queries[short], k, temperature, len(self._lists)))
         return found
 
-    def posterior(self, queries: np.ndarray, *, temperature: float, k: int, left_out: float) -> Posterior:
+    def with_posterior(
+        self, queries: np.ndarray, k: int, *, temperature: float, left_out: float
+    ) -> tuple[Hits, Posterior]:
         """As `Search`."""
-        found = self._posterior(queries, temperature, self._probes, left_out)
-        short = np.flatnonzero(found.counted < k)
+        hits, posterior = self._with_posterior(queries, k, temperature, self._probes, left_out)
+        short = np.flatnonzero(posterior.counted < k)
         if short.size:
-            return found.replaced(short, self._posterior(queries[short], temperature, len(self._lists), left_out))
-        return found
+            others = self._with_posterior(queries[short], k, temperature, len(self._lists), left_out)
+            return hits.replaced(short, others[0]), posterior.replaced(short, others[1])
+        return hits, posterior
 
-    def _posterior(self, queries: np.ndarray, temperature: float, probes: int, left_out: float) -> Posterior:
-        extended = self._model.extended(queries)
-        nearest = self._lists.nearest(extended, probes)
-        visited = (self._lists.visit(extended[block], nearest[block]) for block in self._lists.blocks(nearest))
-        return joined_posteriors([each.posterior(temperature, left_out=left_out) for each in visited])
+    def _with_posterior(
+        self, queries: np.ndarray, k: int, temperature: float, probes: int, left_out: float
+    ) -> tuple[Hits, Posterior]:
+        hits, posteriors = [], []
+        for block, visited in self._visited(queries, probes):
+            hits.append(best_visited(visited, queries[block], k, self._scores, temperature, MODE))
+            posteriors.append(visited.posterior(temperature, left_out=left_out))
+        return joined_hits(hits, k), joined_posteriors(posteriors)
 
-    def _search(self, queries: np.ndarray, k: int, temperature: float | None, probes: int) -> Found:
-        extended = self._model.extended(queries)
+    def _search(self, queries: np.ndarray, k: int, temperature: float | None, probes: int) -> Hits:
         if temperature is None:
+            extended = self._model.extended(queries)
             leaf, score = best_leaves(
                 tensor_of(queries),
                 look=lambda rows, n: self._lists.look(extended[rows.numpy()], n, probes=probes),
                 scores=self._scores,
                 k=k,
             )
-            return Found(leaf.numpy(), score.numpy(), np.full(score.shape, np.nan), np.full(len(queries), MODE))
+            return Hits(leaf.numpy(), score.numpy(), np.full(score.shape, np.nan), np.full(len(queries), MODE))
+        parts = [
+            best_visited(visited, queries[block], k, self._scores, temperature, MODE)
+            for block, visited in self._visited(queries, probes)
+        ]
+        return joined_hits(parts, k)
+
+    def _visited(self, queries: np.ndarray, probes: int) -> Iterator[tuple[slice, Visited]]:
+        """The leaves of the best lists, for some queries at a time."""
+        extended = self._model.extended(queries)
         nearest = self._lists.nearest(extended, probes)
-        parts = []
         for block in self._lists.blocks(nearest):
-            visited = self._lists.visit(extended[block], nearest[block])
-            parts.append(best_visited(visited, queries[block], k, self._scores, temperature, MODE))
-        return joined(parts, k)
+            yield block, self._lists.visit(extended[block], nearest[block])
 
 
 def best_visited(
     visited: Visited, queries: np.ndarray, k: int, scores: LeafScores, temperature: float | None, mode: str
-) -> Found:
+) -> Hits:
     """The k best of visited leaves, and their share of all of these."""
     leaf, score = best_leaves(tensor_of(queries), look=visited.best, scores=scores, k=k)
     probability = torch.full_like(score, torch.nan)
     if temperature is not None:
         total = visited.log_sum(leaf, score, temperature)
         probability = (score / temperature - total[:, None]).exp()
-    return Found(leaf.numpy(), score.numpy(), probability.numpy(), np.full(len(queries), mode))
+    return Hits(leaf.numpy(), score.numpy(), probability.numpy(), np.full(len(queries), mode))

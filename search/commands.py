@@ -77,7 +77,7 @@ def query(
         raise InputError(f"No photo to answer. {reasons}.{advice}")
     rows = explain(engine, batch, answer_table(engine, batch, first_row=0, k=top_k))
     if maps.wanted:
-        posterior = engine.posterior(engine.prepared(batch.embedding[batch.ok]), left_out=0.0)
+        _, posterior = engine.with_posterior(engine.prepared(batch.embedding[batch.ok]), left_out=0.0)
         maps.write(rows, listed_photos(photos), posterior, coarse=engine.coarse, read=read)
     data = {"bundle": engine.bundle.version, "encoder": encode.encoder.digest, "answers": rows}
     failed = any(row["status"] != OK for row in rows)

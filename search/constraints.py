@@ -22,7 +22,7 @@ from indexer.hierarchy import Level
 from indexer.manifest import file_digest
 from indexer.places import countries
 from indexer.scoring import leaf_vectors
-from search.found import Found, Search
+from search.found import Hits, Search
 from search.posterior import Posterior
 
 ALLOWED_LEAVES = "allowed leaves"
@@ -50,15 +50,19 @@ class RestrictedSearch:
         self.facts: Mapping[str, int] = {**search.facts, "allowed_leaves": len(leaves)}
         self._search, self._leaves = search, leaves
 
-    def __call__(self, queries: np.ndarray, k: int, *, temperature: float | None) -> Found:
+    def __call__(self, queries: np.ndarray, k: int, *, temperature: float | None) -> Hits:
         """As `Search`."""
-        found = self._search(queries, k, temperature=temperature)
-        return replace(found, leaf=np.where(found.leaf < 0, -1, self._leaves[found.leaf]))
+        return self._numbered(self._search(queries, k, temperature=temperature))
 
-    def posterior(self, queries: np.ndarray, *, temperature: float, k: int, left_out: float) -> Posterior:
+    def with_posterior(
+        self, queries: np.ndarray, k: int, *, temperature: float, left_out: float
+    ) -> tuple[Hits, Posterior]:
         """As `Search`."""
-        found = self._search.posterior(queries, temperature=temperature, k=k, left_out=left_out)
-        return replace(found, leaf=self._leaves[found.leaf])
+        hits, posterior = self._search.with_posterior(queries, k, temperature=temperature, left_out=left_out)
+        return self._numbered(hits), replace(posterior, leaf=self._leaves[posterior.leaf])
+
+    def _numbered(self, hits: Hits) -> Hits:
+        return replace(hits, leaf=np.where(hits.leaf < 0, -1, self._leaves[hits.leaf]))
 
 
 def allowed_leaves(leaves: Level, *, region: str | None, not_region: str | None) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 
 from indexer.errors import InputError
 from indexer.scoring import CosineKind, ScoringModel, cosine_product
-from search.found import ALL_LEAVES, Found, joined
+from search.found import ALL_LEAVES, Hits, joined_hits
 from search.posterior import Posterior
 
 _SCORES = 1 << 22  # held at once: 32 MB of float64
@@ -27,12 +27,15 @@ class CosineSearch:
         self._kind = kind
         self.name = f"cosine-{kind}"
 
-    def __call__(self, queries: np.ndarray, k: int, *, temperature: float | None) -> Found:
+    def __call__(self, queries: np.ndarray, k: int, *, temperature: float | None) -> Hits:
         """As `Search`; a probability is a share of the sum, whatever the temperature."""
         step = max(1, _SCORES // self._model.n_leaves)
-        return joined([self._some(queries[start : start + step], k) for start in range(0, len(queries), step)], k)
+        parts = [self._some(queries[start : start + step], k) for start in range(0, len(queries), step)]
+        return joined_hits(parts, k)
 
-    def posterior(self, queries: np.ndarray, *, temperature: float, k: int, left_out: float) -> Posterior:
+    def with_posterior(
+        self, queries: np.ndarray, k: int, *, temperature: float, left_out: float
+    ) -> tuple[Hits, Posterior]:
         """As `Search`: there is none, because a share of a sum of cosines is no probability that could be calibrated.
 
         Raises:
@@ -40,11 +43,11 @@ class CosineSearch:
         """
         raise InputError(f"--score {self.name} has no radii or maps: products of cosines are no probabilities.")
 
-    def _some(self, queries: np.ndarray, k: int) -> Found:
+    def _some(self, queries: np.ndarray, k: int) -> Hits:
         product = cosine_product(self._model, queries, kind=self._kind)
         leaf = np.argsort(-product, axis=1, kind="stable")[:, :k]
         score = np.take_along_axis(product, leaf, axis=1)
         total = product.sum(axis=1, keepdims=True)
         # Clamped cosines may multiply to 0 everywhere: then no leaf is likelier than another.
         share = np.divide(score, total, out=np.full(score.shape, 1 / self._model.n_leaves), where=total > 0)
-        return Found(leaf, score, share, np.full(len(queries), self.name))
+        return Hits(leaf, score, share, np.full(len(queries), self.name))

@@ -20,8 +20,7 @@ from indexer.errors import ArtifactError, BundleMismatch, InputError
 from indexer.registry import Registry
 from indexer.scoring import level_log_probabilities
 from search.constraints import RestrictedSearch, allowed_leaves, narrowed, region_digests
-from search.found import Search, joined
-from search.hits import Hits
+from search.found import Hits, Search, joined_hits
 from search.modes import DEFAULT_OPTIONS, SearchOptions, open_search
 from search.posterior import LEFT_OUT, Posterior, joined_posteriors
 from search.precision_cap import CoarseCells, NamedCells
@@ -95,12 +94,17 @@ class Engine:
             leaves = bundle.hierarchy.leaves
             self._allowed = allowed_leaves(leaves, region=options.region, not_region=options.not_region)
         self.reference_photos: ReferencePhotos | None = None
+        if self.coarse is not None and (options.references or options.point in ("medoid", "reference")):
+            raise InputError(
+                "--references and --point medoid and reference tell where photos were taken to the metre, which the "
+                f"precision cap of {self.coarse.km:g} km forbids. Leave them out."
+            )
+        if options.point == "medoid" and bundle.hierarchy.medoids is None:
+            raise InputError(
+                f"--point medoid: the bundle {bundle.version[:8]} is from before medoids were kept. Divide the Earth "
+                "again (python -m indexer partition), and build it with --inherit."
+            )
         if options.references or options.point == "reference":
-            if self.coarse is not None:
-                raise InputError(
-                    "--references and --point reference tell where photos were taken to the metre, which the precision "
-                    f"cap of {self.coarse.km:g} km forbids. Leave them out."
-                )
             self.reference_photos = ReferencePhotos(bundle)
         if options.constrained:
             self._searched = narrowed(bundle, self._allowed, prior_exponent=options.prior_exponent)
@@ -232,32 +236,33 @@ class Engine:
         """
         self.check_k(k)
         if not probability:
-            found = self._search(queries, k, temperature=None)
-            return Hits(found.leaf, found.score, found.probability, found.mode)
+            return self._search(queries, k, temperature=None)
         parts = [
             (rows, self._search(queries[rows], k, temperature=temperature))
             for rows, temperature in self._by_temperature(len(queries), n_photos)
         ]
         order = np.argsort(np.concatenate([rows for rows, _ in parts]))
-        found = joined([part for _, part in parts], k)
-        return Hits(found.leaf[order], found.score[order], self._inside * found.probability[order], found.mode[order])
+        return self._within(joined_hits([part for _, part in parts], k).take(order))
 
-    def posterior(
+    def with_posterior(
         self, queries: np.ndarray, *, k: int = 1, n_photos: np.ndarray | None = None, left_out: float = LEFT_OUT
-    ) -> Posterior:
-        """Probabilities over the leaves that count when the k best are asked for.
+    ) -> tuple[Hits, Posterior]:
+        """The k best finest cells of queries, and the probabilities of all that count, from one look at them.
 
         queries, n_photos: as for `search_prepared`. left_out: what leaves that are not listed may hold together.
 
         Raises:
-            InputError: cosines are multiplied, which gives no probabilities.
+            InputError: k is not between 1 and the number of leaves, or cosines are multiplied, which gives no
+                probabilities.
         """
-        parts = [
-            (rows, self._search.posterior(queries[rows], temperature=temperature, k=k, left_out=left_out))
-            for rows, temperature in self._by_temperature(len(queries), n_photos)
-        ]
-        order = np.argsort(np.concatenate([rows for rows, _ in parts]))
-        return joined_posteriors([part for _, part in parts]).take(order)
+        self.check_k(k)
+        places, parts = [], []
+        for rows, temperature in self._by_temperature(len(queries), n_photos):
+            places.append(rows)
+            parts.append(self._search.with_posterior(queries[rows], k, temperature=temperature, left_out=left_out))
+        hits, posteriors = zip(*parts, strict=True)
+        order = np.argsort(np.concatenate(places))
+        return self._within(joined_hits(hits, k).take(order)), joined_posteriors(posteriors).take(order)
 
     def answer(self, queries: np.ndarray, *, k: int, n_photos: np.ndarray | None = None) -> Answers:
         """The k best finest cells of queries, where each answer points, and how near the place is where that is told.
@@ -269,11 +274,7 @@ class Engine:
         """
         options, coarse = self.options, self.coarse
         if self.tells_areas or options.point == "mass" or coarse is not None:
-            hits = self.search_prepared(queries, k=k, probability=False)
-            posterior = self.posterior(queries, k=k, n_photos=n_photos)
-            temperature = self._temperatures(len(queries), n_photos)[:, None]
-            probability = self._inside * np.exp(hits.score / temperature - posterior.log_total[:, None])
-            hits = replace(hits, probability=probability)
+            hits, posterior = self.with_posterior(queries, k=k, n_photos=n_photos)
         else:
             hits, posterior = self.search_prepared(queries, k=k, n_photos=n_photos), None
         cells: NamedCells = self.bundle.hierarchy.leaves
@@ -287,6 +288,8 @@ class Engine:
             cells, leaf = coarse, coarse.of_leaf[leaf]
             hits = coarse.hits(hits, posterior, inside=self._inside)
         lat, lng = cells.lat_deg[leaf], cells.lng_deg[leaf]
+        if options.point == "medoid" and self.bundle.hierarchy.medoids is not None:
+            lat, lng = self.bundle.hierarchy.medoids[leaf].T
         if options.point == "reference" and nearest is not None and self.reference_photos is not None:
             known = nearest.row[:, 0]  # a leaf without reference photos keeps its point
             lat = np.where(known >= 0, self.reference_photos.lat_deg[known], lat)
@@ -314,6 +317,9 @@ class Engine:
     @cached_property
     def _discs(self) -> LeafDiscs:
         return LeafDiscs.of(self.bundle.hierarchy.leaves)
+
+    def _within(self, hits: Hits) -> Hits:
+        return replace(hits, probability=self._inside * hits.probability)
 
     @property
     def _inside(self) -> float:

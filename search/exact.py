@@ -6,6 +6,7 @@ beside encoding a photo, and on a GPU is lost to reading lists here and there.
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from encoder.device import multiplies_bfloat16
 from indexer.bundle import Bundle
 from indexer.leaf_index import EXHAUSTIVE_LEAVES
 from indexer.scoring import ScoringModel
-from search.found import ALL_LEAVES, Found
+from search.found import ALL_LEAVES, Hits, joined_hits
 from search.leaf_scores import LeafScores, tensor_of
 from search.posterior import Posterior, joined_posteriors, posterior_of
 from search.proof import Candidates, best_leaves, first_look
@@ -46,7 +47,7 @@ class ExactSearch:
             return cls(bundle.model, rows.half().to(device), low_precision=False)
         return cls(bundle.model, rows.to(device), low_precision=multiplies_bfloat16(device))
 
-    def __call__(self, queries: np.ndarray, k: int, *, temperature: float | None) -> Found:
+    def __call__(self, queries: np.ndarray, k: int, *, temperature: float | None) -> Hits:
         """As `Search`."""
         device = self._scores.device
         asked = tensor_of(queries).to(device)
@@ -68,14 +69,35 @@ class ExactSearch:
             best = torch.where(same, score[:, 0], first.score[:, 0].double())
             total = torch.logaddexp(best / temperature, others)
             probability = (score / temperature - total[:, None]).exp()
-        return Found(leaf.cpu().numpy(), score.cpu().numpy(), probability.cpu().numpy(), np.full(len(queries), MODE))
+        return _hits(leaf, score, probability)
 
-    def posterior(self, queries: np.ndarray, *, temperature: float, k: int, left_out: float) -> Posterior:
+    def with_posterior(
+        self, queries: np.ndarray, k: int, *, temperature: float, left_out: float
+    ) -> tuple[Hits, Posterior]:
         """As `Search`."""
-        return joined_posteriors(
-            [posterior_of(scores, temperature, left_out=left_out) for _, scores in self.scores(queries)]
-        )
+        device = self._scores.device
+        asked = tensor_of(queries).to(device)
+        extended = tensor_of(self._model.extended(queries)).to(device)
+        n_first = first_look(k, self._model.n_leaves)
+        hits, posteriors = [], []
+        for block, scores in self._scan.scores(extended):
+            some = extended[block]
+            first = self._scan.best_of(some, scores, n_first)
+            posteriors.append(posterior_of(scores, temperature, left_out=left_out))
+
+            def look(rows: torch.Tensor, n: int, some: torch.Tensor = some, first: Candidates = first) -> Candidates:
+                return first.of(rows) if n == n_first else self._scan.best(some[rows], n)
+
+            leaf, score = best_leaves(asked[block], look=look, scores=self._scores, k=k)
+            hits.append(_hits(leaf, score, torch.full_like(score, torch.nan)))
+        posterior = joined_posteriors(posteriors)
+        found = joined_hits(hits, k)
+        return replace(found, probability=posterior.probabilities(found.score, temperature)), posterior
 
     def scores(self, queries: np.ndarray) -> Iterator[tuple[slice, torch.Tensor]]:
-        """Scores of all leaves in float32, of some queries at a time: (Q', leaves); the next ones overwrite them."""
+        """Scores of all leaves in float32, of some queries at a time, as `LeafScan.scores` gives them."""
         return self._scan.scores(tensor_of(self._model.extended(queries)).to(self._scores.device))
+
+
+def _hits(leaf: torch.Tensor, score: torch.Tensor, probability: torch.Tensor) -> Hits:
+    return Hits(leaf.cpu().numpy(), score.cpu().numpy(), probability.cpu().numpy(), np.full(len(leaf), MODE))

@@ -1,4 +1,4 @@
-"""What a search finds, whatever its mode."""
+"""What a search is, and what it finds, whatever its mode."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,40 +12,37 @@ ALL_LEAVES, VISITED_LEAVES = "all leaves", "visited leaves"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Found:
-    """The k best leaves of Q queries."""
+class Hits:
+    """The K best leaves of Q queries, the best first."""
 
-    leaf: np.ndarray  # (Q, k) int64
-    score: np.ndarray  # (Q, k) float64, descending
-    probability: np.ndarray  # (Q, k) float64, softmax of score / T over the leaves that count; NaN if not asked for
-    mode: np.ndarray  # (Q,) str, how each was found
+    leaf: np.ndarray  # (Q, K) int64, finest cells; -1 where there are fewer
+    score: np.ndarray  # (Q, K) float64, v . G_r + b_r, descending; the product itself where cosines are multiplied
+    # (Q, K) float64, softmax of score / T over the leaves that count, times what they were calibrated to add up to; NaN
+    # if not asked for
+    probability: np.ndarray
+    mode: np.ndarray  # (Q,) str, how each was found: 'exact', 'beam', 'adaptive-proved', 'cosine-affine' and so on
 
-    def replaced(self, rows: np.ndarray, other: "Found") -> "Found":
+    def take(self, queries: np.ndarray) -> "Hits":
+        """Those of some of the queries, by their number, in that order."""
+        return Hits(self.leaf[queries], self.score[queries], self.probability[queries], self.mode[queries])
+
+    def replaced(self, rows: np.ndarray, other: "Hits") -> "Hits":
         """The same with other answers to some of the queries."""
-        return Found(
-            _replaced(self.leaf, rows, other.leaf),
-            _replaced(self.score, rows, other.score),
-            _replaced(self.probability, rows, other.probability),
-            _replaced(self.mode, rows, other.mode),
-        )
+        order = np.arange(len(self.leaf))
+        order[rows] = len(self.leaf) + np.arange(len(rows))
+        return joined_hits([self, other], self.leaf.shape[1]).take(order)
 
 
-def joined(parts: Sequence[Found], k: int) -> Found:
+def joined_hits(parts: Sequence[Hits], k: int) -> Hits:
     """Answers to one block of queries after another."""
     if not parts:
-        return Found(np.empty((0, k), np.int64), np.empty((0, k)), np.empty((0, k)), np.empty(0, str))
-    return Found(
+        return Hits(np.empty((0, k), np.int64), np.empty((0, k)), np.empty((0, k)), np.empty(0, str))
+    return Hits(
         np.concatenate([part.leaf for part in parts]),
         np.concatenate([part.score for part in parts]),
         np.concatenate([part.probability for part in parts]),
         np.concatenate([part.mode for part in parts]),
     )
-
-
-def _replaced(one: np.ndarray, rows: np.ndarray, two: np.ndarray) -> np.ndarray:
-    result = one.copy()
-    result[rows] = two
-    return result
 
 
 class Search(Protocol):
@@ -55,12 +52,14 @@ class Search(Protocol):
     counts: str  # the leaves that a probability counts: ALL_LEAVES or VISITED_LEAVES
     facts: Mapping[str, int]  # numbers that it was set to
 
-    def __call__(self, queries: np.ndarray, k: int, *, temperature: float | None) -> Found:
+    def __call__(self, queries: np.ndarray, k: int, *, temperature: float | None) -> Hits:
         """The k best leaves of queries (Q, D) float32 as they meet geocells; no probabilities where T is None."""
         ...
 
-    def posterior(self, queries: np.ndarray, *, temperature: float, k: int, left_out: float) -> Posterior:
-        """Probabilities over the leaves that count when the k best are asked for.
+    def with_posterior(
+        self, queries: np.ndarray, k: int, *, temperature: float, left_out: float
+    ) -> tuple[Hits, Posterior]:
+        """The same with the probabilities of all leaves that count, from one look at them.
 
         left_out: as for `posterior_of`.
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 ModeName = Literal["auto", "exact", "beam", "adaptive"]
 ScoreName = Literal["softmax", "cosine-clamped", "cosine-affine"]
-PointName = Literal["cell", "mass", "reference"]
+PointName = Literal["cell", "medoid", "mass", "reference"]
 WITHIN_KM = 25.0
 
 
@@ -31,8 +31,9 @@ class SearchOptions(Options):
         max_probes: cells after which an adaptive search gives up; by default 4 times those it visits first.
         score: the product of softmax probabilities, or for comparison that of raw cosines, clamped at 0 or mapped by
             (1 + c) / 2, by brute force.
-        point: where an answer points: at the point of the best cell; at that of the cell around which, within
-            --within-km, most of the probability lies; or at the best cell's reference photo that is most similar.
+        point: where an answer points: at the point of the best cell, the mean of its photos' places; at its medoid, the
+            place of the photo that is nearest to all others; at the point of the cell around which, within --within-km,
+            most of the probability lies; or at the best cell's reference photo that is most similar.
         within_km: distance that --point mass looks at.
         references: most similar reference photos of the best cell to tell with each answer.
         region: search only there: country codes such as FR,DE, a box as south,west,north,east, or a .geojson file.

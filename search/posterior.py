@@ -31,6 +31,10 @@ class Posterior:
         """The query of each listed leaf: (M,) int64."""
         return np.repeat(np.arange(len(self)), np.diff(self.begins))
 
+    def probabilities(self, score: np.ndarray, temperature: float) -> np.ndarray:
+        """What leaves of these scores hold, listed or not: (Q, K) float64, at most 1; score: (Q, K) float64."""
+        return np.minimum(np.exp(score / temperature - self.log_total[:, None]), 1.0)
+
     @property
     def left_out(self) -> np.ndarray:
         """What the leaves that are not listed hold together: (Q,) float64, at most LEFT_OUT."""

@@ -14,7 +14,7 @@ from indexer import s2
 from indexer.errors import InputError
 from indexer.hierarchy import Hierarchy, Level, s2_ids_of
 from indexer.places import nearest_cities
-from search.hits import Hits
+from search.found import Hits
 from search.posterior import Posterior
 
 

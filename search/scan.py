@@ -75,18 +75,20 @@ class LeafScan:
         return self._candidates(queries, found), found.others
 
     def scores(self, queries: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
-        """All float32 scores, of some queries at a time: (Q', leaves); the next ones overwrite them."""
-        step = max(1, self._held // len(self._rows))
+        """All float32 scores, of some queries at a time, for the caller to overwrite, as the next ones do.
+
+        They are (Q', M), M at least the number of leaves, and minus infinity beyond the last leaf.
+        """
+        columns = _COLUMN * -(-len(self._rows) // _COLUMN)
+        step = max(1, self._held // columns)
         for begin in range(0, len(queries), step):
             block = queries[begin : begin + step]
-            if self._rows.dtype == torch.float32:
-                scores = self._products(block, self._rows, len(self._rows))
-            else:
-                parts = (
-                    self._products(block, part.float(), len(part)).clone() for part in torch.split(self._rows, _PASS)
-                )
-                scores = torch.cat(list(parts), dim=1)
-            yield slice(begin, begin + len(block)), scores
+            yield slice(begin, begin + len(block)), self._products(block, self._rows, columns)
+
+    def best_of(self, queries: torch.Tensor, scores: torch.Tensor, n: int) -> Candidates:
+        """As `best`, of queries whose scores are known: those that `scores` gives, before they are overwritten."""
+        found = _best_of_scores(scores, min(n, len(self._rows)), scores.shape[1] // _COLUMN, temperature=None)
+        return self._candidates(queries, found)
 
     def _candidates(self, queries: torch.Tensor, found: _Best) -> Candidates:
         error = self._error(queries)
@@ -156,18 +158,20 @@ class LeafScan:
         """Inner products (Q, columns), minus infinity beyond the last row; overwritten by the next call."""
         on_cpu = rows.device.type == "cpu"
         # CPUs round a product to its factors' type; GPUs are asked for float32.
-        kind = rows.dtype if on_cpu else torch.float32
+        kind = torch.float32 if rows.dtype == torch.float16 or not on_cpu else rows.dtype
         buffer = self._buffers.get(kind)
         # Kept from call to call: new pages would cost a tenth of the time.
         if buffer is None or len(buffer) < len(queries) * columns:
             buffer = self._buffers[kind] = torch.empty(len(queries) * columns, dtype=kind, device=rows.device)
         scores = buffer[: len(queries) * columns].view(len(queries), columns)
         scores[:, len(rows) :] = -torch.inf
-        size = _PRODUCT if on_cpu else len(rows)
+        size = _PRODUCT if on_cpu else _PASS
         for begin in range(0, len(rows), size):
             some = rows[begin : begin + size].T
+            if some.dtype == torch.float16:
+                some = some.float()
             out = scores[:, begin : begin + some.shape[1]]
-            if rows.dtype == kind:
+            if some.dtype == kind:
                 torch.mm(queries, some, out=out)
             else:
                 torch.mm(queries, some, out_dtype=kind, out=out)

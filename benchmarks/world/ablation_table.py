@@ -43,7 +43,7 @@ class Row:
     """What one method came to, beside the full one."""
 
     method: Method
-    seconds: float  # of training, mean over seeds
+    seconds: float  # of training, of processor time, mean over seeds
     accuracy: Accuracy  # over all seeds' answers
     points: Mapping[str, float]  # within a distance, above the full method
     intervals: Intervals  # of these and other differences
@@ -84,7 +84,7 @@ def errors_of(method: Method, runs: Sequence[Run]) -> np.ndarray:
 def figures_text(reached: Accuracy, seconds: float) -> str:
     """What a method reached, in a few words."""
     shares = ", ".join(f"{limit} km {reached.within[limit]:.1f} %" for limit in COMPARED)
-    return f"median {reached.median_km:.0f} km; {shares}; {seconds:.0f} s of training"
+    return f"median {reached.median_km:.0f} km; {shares}; {seconds:.0f} s of training on one core"
 
 
 def verdict_text(row: Row) -> str:

@@ -58,7 +58,7 @@ from training.nearest import Known, choose_vote, elect, nearest_photos
 
 # The paper's tau_max, divided by 50.
 PRESET = Preset(WorldConfig(n_train=7_500), (500, 200, 100, 40, 20, 15, 10), 3, epochs=6)
-RATES, _RATES_SEED = (3e-3, 1e-2, 3e-2), 100  # of heads, to choose from with a seed of its own
+RATES, _RATES_SEED = (3e-3, 1e-2, 3e-2, 1e-1), 100  # of heads, to choose from with a seed of its own
 # Of a location encoder. GeoCLIP's 4,096 and 1,024 would cost several times what this small encoder of photos does.
 _QUEUE, _HIDDEN = 1024, 256
 WORLD_SCALES = (1.0, 4.0, 16.0)  # of a location encoder: its shortest waves are as long as a tile is wide, some 400 km

@@ -17,7 +17,9 @@ from indexer.features import read_features
 from indexer.hierarchy import Level
 from indexer.photos import PhotoTable, read_photos
 from indexer.places import nearest_cities
+from search.bootstrap import Resampling
 from search.engine import Engine
+from search.evaluate import evaluate
 
 _DECODERS = 2  # threads; Pillow lets go of the interpreter lock while it decodes
 
@@ -46,6 +48,7 @@ def compare(photos: Path, *, registry: Path, features: Path, predictions: Path, 
         )
     pixels = pixel_nearest(_tiles(_paths(photos, train)), _tiles(_paths(photos, test)))
     ours = Places(answered["lat"].to_numpy(), answered["lng"].to_numpy())
+    evaluation = evaluate(predictions, photos, split="test")
     cities, countries = answered["city"].to_pylist(), answered["country"].to_pylist()
     return Answers(
         lat_deg=test.lat_deg,
@@ -61,6 +64,8 @@ def compare(photos: Path, *, registry: Path, features: Path, predictions: Path, 
         },
         predicted_place=_named(cities, countries),
         probability=answered["probability"].to_numpy(),
+        reliability=evaluation.reliability(Resampling()) if evaluation.calibrated else None,
+        radii=evaluation.coverages(),
         cells=[len(level) for level in hierarchy.levels],
         coverage=[level.coverage for level in hierarchy.levels],
         n_train=len(train),

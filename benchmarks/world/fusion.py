@@ -148,7 +148,7 @@ def report_runs(runs: Sequence[Run], preset: Preset, model: ModelConfig) -> int:
         report.row(
             arm,
             f"median {spread['median_km']} km; 200 km {spread['within_200']} %, 750 km {spread['within_750']} %, "
-            f"{spread['seconds']} s of training, {len(mine)} seeds",
+            f"{spread['seconds']} s of training on one core, {len(mine)} seeds",
             holds=holds,
             **figures,
         )

@@ -94,6 +94,7 @@ def render(results: WorldResults) -> str:
         _introduction(results),
         _accuracy_section(results),
         _goal_section(results),
+        _trust_section(results),
         _curve_section(results),
         _map_section(results),
         _strip_section(results),
@@ -185,6 +186,23 @@ def _figures(text: str) -> str:
     return re.sub(r"(?<=\d) ", "\u00a0", escape(text))
 
 
+def _trust_section(results: WorldResults) -> str:
+    reliability, radii = results.answers.reliability, results.answers.radii
+    if reliability is None or reliability.interval is None:
+        return ""
+    low, high = reliability.interval.low, reliability.interval.high
+    rows = [
+        f"<tr><td>{each.promised:.0%} radius</td><td>{each.found:.1%}</td>"
+        f"<td>{each.interval.low:.1%} to {each.interval.high:.1%}</td><td>{each.median_km:,.0f} km</td></tr>"
+        for each in radii
+    ]
+    return f"""<h2>How sure</h2>
+<p>Probabilities and radii were calibrated with the validation pictures; here they are held to the test pictures.
+Probabilities are off by {reliability.error:.3f} on average (expected calibration error; 95 % interval {low:.3f} to
+{high:.3f}): {reliability.right:.1%} of the pictures do lie in the cell that was answered.</p>
+{_table(["around each answer", "pictures within it", "95 % interval", "half are at most"], rows)}"""
+
+
 def _curve_section(results: WorldResults) -> str:
     errors = {METHODS[method]: errors for method, errors in errors_km(results).items()}
     curve = accuracy_curve(errors, from_km=_CURVE_FROM_KM, kind="svg")
@@ -241,9 +259,8 @@ def _strip_section(results: WorldResults) -> str:
         for title, rows in strips
     ]
     return (
-        "<h2>Examples</h2>\n<p>Test photos with the city nearest to their true and to their predicted place. "
-        "Probabilities are uncalibrated: they are the model\u2019s own belief, and nobody has checked it yet.</p>\n"
-        + "\n".join(blocks)
+        "<h2>Examples</h2>\n<p>Test photos with the city nearest to their true and to their predicted place, and the "
+        "probability that they lie in the cell that was answered.</p>\n" + "\n".join(blocks)
     )
 
 
@@ -255,7 +272,7 @@ def _example(results: WorldResults, row: int, error_km: float) -> str:
     else:
         distance, answer = f"{error_km:,.0f} km", predicted
     probability = results.answers.probability[row]
-    belief = "" if np.isnan(probability) else f'<div class="quiet">{probability:.0%} (uncalibrated)</div>'
+    belief = "" if np.isnan(probability) else f'<div class="quiet">{probability:.0%}</div>'
     return (
         f'<li><img src="{tile}" alt="Tile taken near {true}"><b>{distance}</b>'
         f'<dl class="places"><dt>true</dt><dd>{true}</dd><dt>answer</dt><dd>{answer}</dd></dl>{belief}</li>'

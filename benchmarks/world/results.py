@@ -9,6 +9,7 @@ import numpy as np
 
 from benchmarks.world.methods import OrderCheck
 from indexer.geo import Accuracy, accuracy, haversine_km
+from search.reliability import Coverage, Reliability
 
 OURS, FINEST, PIXELS, RANDOM, ORACLE = "ours", "finest_only", "pixel_nn", "random", "oracle_cell"
 # How people are told about each method, in the order of every table.
@@ -44,6 +45,8 @@ class Answers:
     predictions: Mapping[str, Places]  # for each of METHODS
     predicted_place: Sequence[str]  # N names, of what `ours` answers
     probability: np.ndarray  # (N,) float64, of what `ours` answers; NaN where there is no answer
+    reliability: Reliability | None  # of these; None where nothing was calibrated
+    radii: Sequence[Coverage]  # how often the truth lies within those of `ours`
     cells: Sequence[int]  # per level, coarsest first
     coverage: Sequence[float]  # per level: share of training photos that fall in one of its cells
     n_train: int  # photos
@@ -148,6 +151,8 @@ def as_json(results: WorldResults) -> dict[str, Any]:
         "cells": list(results.answers.cells),
         "coverage": list(results.answers.coverage),
         **methods,
+        "reliability": None if results.answers.reliability is None else asdict(results.answers.reliability),
+        "radii": [asdict(each) for each in results.answers.radii],
         "order_check": asdict(results.answers.order),
         "peak_memory_bytes": results.peak_memory_bytes,
         "seed": results.seed,

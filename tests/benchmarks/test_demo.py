@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from benchmarks.harness import Report
+from benchmarks.world import trust
 from benchmarks.world.demo import QUICK, Demo, StepFailed, clear_results
 from benchmarks.world.results import METHODS
 from indexer.errors import InputError
@@ -66,6 +68,25 @@ def test_each_command_is_shown_so_that_it_can_be_repeated(
     again = subprocess.run([sys.executable, *shown[7]], cwd=ROOT, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
     assert again.stdout.strip() in done.stdout
+
+
+@pytest.mark.slow
+def test_what_answers_say_of_themselves_is_measured(
+    quick: tuple[Path, subprocess.CompletedProcess[str]],
+    tmp_path: Path,
+) -> None:
+    report = Report("world-trust")
+    trust.measure(report, quick[0], tmp_path / "work")
+    rows = {row["what"]: row for row in report.rows}
+    before, after = rows["calibration error, as fitted"], rows["calibration error, calibrated"]
+    assert before["photos"] == after["photos"] == 100
+    assert before["right"] == after["right"]
+    assert {"within the 50% radius", "within the 90% radius", "--point mass", "--point reference"} <= set(rows)
+
+
+def test_trust_is_of_a_finished_demo(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="make demo"):
+        trust.measure(Report("world-trust"), tmp_path, tmp_path / "work")
 
 
 def test_earlier_results_go_and_the_world_stays(tmp_path: Path) -> None:

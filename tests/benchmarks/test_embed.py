@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import embed
-from benchmarks.embed import compare_plain, make_photos, save_clip, share_of_model, smallest_cosine
+from benchmarks.embed import compare_plain, compiled, make_photos, save_clip, share_of_model, smallest_cosine
 from benchmarks.harness import Report
 from encoder.decoded_batch import DecodedBatch
 from encoder.encode import PhotoEncoder
@@ -35,19 +35,19 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_plain_loop_gives_the_same_vectors_and_floors_count(clip: Path, photos: Path) -> None:
     report = Report("embed")
-    compare_plain(report, photos, clip, what="tiny", floor=None)
-    compare_plain(report, photos, clip, what="tiny", floor=1e9)
+    compare_plain(report, photos, clip, what="tiny", floor=None, repeats=2)
+    compare_plain(report, photos, clip, what="tiny", floor=1e9, repeats=2)
     free, bound = report.rows
     assert free["cosine"] > embed.MIN_COSINE
-    assert free["photos"] == 4 * embed._REPEATS
+    assert free["photos"] == 4 * 2
     assert (free["holds"], bound["holds"], report.missed) == (None, False, 1)
 
 
 def test_other_vectors_are_never_timed(clip: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embed, "plain_loop", lambda folder, clip: lambda: np.eye(16, dtype=np.float32))
+    monkeypatch.setattr(embed, "plain_loop", lambda photos, clip: lambda: np.eye(4, 16, dtype=np.float32))
     report = Report("embed")
     with pytest.raises(SystemExit, match="differ"):
-        compare_plain(report, photos, clip, what="tiny", floor=None)
+        compare_plain(report, photos, clip, what="tiny", floor=None, repeats=1)
     assert not report.rows
 
 
@@ -82,6 +82,14 @@ def test_the_share_of_the_model_is_measured_over_all_photos(
     assert (row["share"], row["holds"]) == (pytest.approx(share), holds)
     assert row["share"] == pytest.approx(row["model_s"] / row["pipeline_s"])
     assert next(times, None) is None
+
+
+def test_other_ways_to_run_the_model_are_compared_with_it(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.compile", lambda model: model)  # which takes a compiler and a minute
+    report = Report("embed")
+    compiled(report, clip, size=VISION["image_size"], n=8)
+    assert [row["what"].rpartition(", ")[2] for row in report.rows] == ["as it is", "channels last", "compiled"]
+    assert report.rows[0]["ratio"] == 1
 
 
 def test_what_all_vectors_share_does_not_make_them_alike() -> None:

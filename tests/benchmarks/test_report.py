@@ -15,6 +15,8 @@ from benchmarks.world.methods import OrderCheck
 from benchmarks.world.pictures import world_map
 from benchmarks.world.report import render, write_report
 from benchmarks.world.results import METHODS, Answers, Places, WorldResults, goals
+from search.bootstrap import Resampling
+from search.reliability import coverage, reliability
 
 HOSTILE = '<script>alert(1)</script> & "O\'Higgins"'
 KM_PER_DEGREE = 111.19  # along a meridian
@@ -38,6 +40,8 @@ def results(tmp_path: Path) -> WorldResults:
         predictions={method: Places(lat + SHIFTS_DEG[method], lng) for method in METHODS},
         predicted_place=[f"{HOSTILE} {number}" for number in range(n)],
         probability=np.full(n, 0.25),
+        reliability=reliability(np.full(n, 0.25), np.arange(n) < 4, Resampling()),
+        radii=[coverage(0.9, np.full(n, 120.0), np.linspace(0, 130, n))],
         cells=[2, 7],
         coverage=[1.0, 0.9],
         n_train=50,
@@ -123,7 +127,15 @@ def test_the_page_is_self_contained_and_strings_are_escaped(results: WorldResult
         assert (image["src"] or "").startswith("data:image/")
         assert image["alt"]
         assert base64.b64decode((image["src"] or "").split(",", 1)[1])
-    assert "uncalibrated" in page
+
+
+def test_what_answers_say_of_themselves_stands_beside_what_came_true(results: WorldResults) -> None:
+    page = render(results)
+    assert "off by 0.150 on average" in page  # 25 % were promised, 40 % came true
+    assert "90% radius</td><td>90.0%" in page  # the farthest of ten lies 130 km away, the radius is 120 km
+    assert "25%</div>" in page
+    uncalibrated = replace(results, answers=replace(results.answers, reliability=None, radii=[]))
+    assert "How sure" not in render(uncalibrated)
 
 
 def test_the_best_of_each_column_is_marked_and_the_oracle_is_no_rival(results: WorldResults) -> None:

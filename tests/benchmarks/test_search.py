@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import search
+from benchmarks import search, search_ways
 from benchmarks.harness import Report
 from benchmarks.place_vectors import PlaceVectors
 from benchmarks.search import break_even, compare, crossed, k_means, many_queries, ten_times
-from benchmarks.search_ways import World, city_places, make_world, mp16_world, same
+from benchmarks.search_ways import World, check_radii, city_places, exact_search, make_world, mp16_world, same
 from indexer.leaf_index import best_of_all
 from indexer.scoring import log_product
+from search.radii import radii_km
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +42,14 @@ def test_wrong_answers_are_never_timed(world: World) -> None:
     same(best, best, world, "itself")
     with pytest.raises(SystemExit, match="answers of something differ for 1 queries; nothing was timed"):
         same(np.append(best[:-1], (best[-1] + 7) % world.model.n_leaves), best, world, "something")
+
+
+def test_wrong_radii_are_never_timed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    exact = exact_search(world)
+    check_radii(exact, world)
+    monkeypatch.setattr(search_ways, "radii_km", lambda *arguments: 1.1 * radii_km(*arguments))
+    with pytest.raises(SystemExit, match="Radii of exact search do not hold 50%; nothing was timed"):
+        check_radii(exact, world)
 
 
 def test_worlds_are_the_same_every_time_and_photos_look_like_where_they_were_taken() -> None:

@@ -213,7 +213,7 @@ def test_a_decompression_bomb_is_refused_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "factor"), [((1600, 1200), 8), ((1200, 900), 4), ((900, 1204), 4), ((402, 398), 2), ((1201, 900), 1)]
+    ("shape", "factor"), [((1600, 1200), 8), ((904, 1200), 8), ((700, 400), 4), ((404, 200), 2), ((300, 191), 1)]
 )
 def test_a_reduced_jpeg_shows_the_same_crop(tmp_path: Path, shape: tuple[int, int], factor: int) -> None:
     path = saved(tmp_path / "a.jpg", natural(*shape), quality=92)
@@ -228,13 +228,32 @@ def test_a_reduced_jpeg_shows_the_same_crop(tmp_path: Path, shape: tuple[int, in
     assert (one - other).abs().float().mean() < 2.5
 
 
-@pytest.mark.parametrize(("shape", "factor"), [((1400, 1344), 2), ((3200, 2704), 4)])
+@pytest.mark.parametrize("turned", [1, 6])
+@pytest.mark.parametrize("shape", [(1201, 900), (905, 1207), (785, 1571), (397, 401)])
+def test_a_jpeg_of_any_edges_is_reduced_without_moving_it(tmp_path: Path, shape: tuple[int, int], turned: int) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = turned
+    path = saved(tmp_path / "a.jpg", natural(*shape), quality=92, exif=exif)
+    full, reduced = decoded(path), decoded(path, shorter_edge=48)
+    assert min(reduced.size) == 96
+    assert full.size == (shape if turned == 1 else shape[::-1])
+    wanted = full.resize(reduced.size, Image.Resampling.BICUBIC)
+
+    def apart(east: int, south: int) -> float:
+        """How far both are apart when one is moved."""
+        one, other = (np.asarray(image, np.float64)[4:-4, 4:-4] for image in (reduced, wanted))
+        return float(np.abs(np.roll(one, (south, east), (0, 1)) - other)[2:-2, 2:-2].mean())
+
+    assert apart(0, 0) < 0.5 * min(apart(1, 0), apart(-1, 0), apart(0, 1), apart(0, -1))
+
+
+@pytest.mark.parametrize(("shape", "factor"), [((1400, 1344), 2), ((3200, 2704), 4), ((2711, 2693), None)])
 def test_a_reduced_jpeg_is_close_to_what_clips_own_processor_makes_of_all_of_it(
-    tmp_path: Path, shape: tuple[int, int], factor: int
+    tmp_path: Path, shape: tuple[int, int], factor: int | None
 ) -> None:
     path = saved(tmp_path / "a.jpg", natural(*shape), quality=92)
     reduced = decoded(path, shorter_edge=336)
-    assert reduced.size == (shape[0] // factor, shape[1] // factor)
+    assert reduced.size == ((676, 672) if factor is None else (shape[0] // factor, shape[1] // factor))
     ours = crop_photos([torch.from_numpy(np.array(reduced))], Preprocessing(), crops="one")[0, 0].int()
     processor = CLIPImageProcessorPil(size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336})
     with Image.open(path) as image:

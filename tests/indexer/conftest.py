@@ -1,11 +1,14 @@
-"""A registry with one published version and how to add more, and a folder of the simplest kind."""
+"""The command line, a registry with one published version and how to add more, and folders of simple kinds."""
 
 from pathlib import Path
 
 import pytest
 
+from indexer.__main__ import COMMANDS
 from indexer.artifact import write_folder
 from indexer.bundle import build_bundle
+from indexer.cli import main
+from indexer.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION, save_geocells
 from indexer.hierarchy import Hierarchy
 from indexer.registry import Registry
 from tests.conftest import random_geocells
@@ -31,3 +34,18 @@ def write(target: Path, content: bytes = b"hello") -> Path:
         draft.facts["n"] = 5
     assert draft.final == target
     return target
+
+
+def indexer(*arguments: object) -> int:
+    """`python -m indexer`; returns its exit code."""
+    try:
+        return main("indexer", "test", COMMANDS, argv=[str(argument) for argument in arguments])
+    except SystemExit as end:
+        return int(end.code or 0)
+
+
+@pytest.fixture
+def checkpoint(hierarchy: Hierarchy, tmp_path: Path) -> Path:
+    with write_folder(tmp_path / "C", kind=CHECKPOINT_KIND, schema_version=CHECKPOINT_SCHEMA_VERSION) as draft:
+        save_geocells(draft, random_geocells(hierarchy, 8, seed=0))
+    return tmp_path / "C"

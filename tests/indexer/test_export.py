@@ -19,7 +19,7 @@ from indexer.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION, save_ge
 from indexer.hierarchy import Hierarchy
 from indexer.polygons import cell_polygons
 from tests.conftest import random_geocells
-from tests.indexer.test_commands import indexer
+from tests.indexer.conftest import indexer
 
 
 def read(path: Path) -> geopandas.GeoDataFrame:

@@ -56,7 +56,7 @@ def test_probabilities_are_those_of_brute_force(bundle: Bundle, mode: ModeName) 
     queries = stand_ins(bundle.model, n=60, seed=1)
     logs = log_product(bundle.model, queries)
     expected = np.exp(log_softmax(logs))
-    posterior = engine.posterior(queries)
+    _, posterior = engine.with_posterior(queries)
     found = dense(posterior, bundle.model.n_leaves)
     listed = found > 0
     np.testing.assert_allclose(found[listed], expected[listed], rtol=rounding(bundle))
@@ -68,7 +68,7 @@ def test_probabilities_are_those_of_brute_force(bundle: Bundle, mode: ModeName) 
 
 
 def test_a_beam_counts_what_it_visits(bundle: Bundle) -> None:
-    posterior = Engine(bundle, options=SearchOptions("beam", probes=1)).posterior(unit_rows(40, WIDTH, seed=2))
+    _, posterior = Engine(bundle, options=SearchOptions("beam", probes=1)).with_posterior(unit_rows(40, WIDTH, seed=2))
     assert posterior.counted.max() < bundle.model.n_leaves
     np.testing.assert_allclose(dense(posterior, bundle.model.n_leaves).sum(axis=1) + posterior.left_out, 1, atol=1e-6)
 
@@ -85,11 +85,11 @@ def test_answers_hold_the_probabilities_that_a_search_gives(bundle: Bundle, mode
 def test_cosines_have_no_posterior(bundle: Bundle) -> None:
     engine = Engine(bundle, options=SearchOptions(score="cosine-affine"))
     with pytest.raises(InputError, match="no probabilities"):
-        engine.posterior(unit_rows(1, WIDTH, seed=0))
+        engine.with_posterior(unit_rows(1, WIDTH, seed=0))
 
 
 def test_no_query_has_no_posterior(bundle: Bundle) -> None:
-    posterior = Engine(bundle).posterior(np.empty((0, WIDTH), np.float32))
+    _, posterior = Engine(bundle).with_posterior(np.empty((0, WIDTH), np.float32))
     assert len(posterior) == len(posterior.entropy()) == 0
     assert len(joined_posteriors([])) == 0
 

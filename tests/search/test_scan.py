@@ -51,6 +51,31 @@ def test_candidates_hold_the_best_and_others_are_below_the_ceiling(
         assert (others <= max(found.ceiling[row].item(), reach)).all()
 
 
+@pytest.mark.parametrize(("kind", "low"), KINDS, ids=["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("n_rows", [1, 64, 65, 200])
+@pytest.mark.parametrize("held", [1, 1 << 23])
+@pytest.mark.usefixtures("blocks")
+def test_all_scores_come_with_the_best_of_them(
+    kind: torch.dtype, low: bool, n_rows: int, held: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, queries = (torch.from_numpy(each) for each in world(n_rows, 12, seed=n_rows))
+    looking = LeafScan(rows.to(kind), low_precision=low)
+    monkeypatch.setattr(looking, "_held", held)
+    truth = queries.double() @ rows.to(kind).double().T
+    n, seen = min(9, n_rows), []
+    for block, scores in looking.scores(queries):
+        assert bool((scores[:, n_rows:] == -torch.inf).all())
+        torch.testing.assert_close(scores[:, :n_rows].double(), truth[block], rtol=1e-5, atol=1e-4)
+        found = looking.best_of(queries[block], scores, n)
+        torch.testing.assert_close(found.score.double(), truth[block].topk(n).values, rtol=1e-5, atol=1e-4)
+        torch.testing.assert_close(found.score, scores.gather(1, found.leaf))
+        others = truth[block].scatter(1, found.leaf, -torch.inf).amax(dim=1)
+        assert bool((others <= found.ceiling).all())
+        seen.append(len(scores))
+    assert sum(seen) == len(queries)
+    assert len(seen) == (len(queries) if held == 1 else 1)
+
+
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 50.0])
 @pytest.mark.parametrize("n_rows", [1, 2, 65, 200])
 @pytest.mark.usefixtures("blocks")

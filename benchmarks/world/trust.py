@@ -1,0 +1,121 @@
+"""`python -m benchmarks.world.trust`: whether answers are right about themselves, and where in a cell they should be.
+
+On the world and with the encoder that `make demo` leaves, with the product's own commands: refit the cells and keep
+reference photos, build, answer; calibrate with the validation photos, and answer again. Then the test photos, which no
+command before has seen, tell how far probabilities are off before and after, how many of them lie within the radii they
+were told, and whether pointing elsewhere than at a cell's own point is nearer (paired, on the same photos).
+
+In: the folder of a demo. Out: a line of `benchmarks/results/world-trust.jsonl`.
+"""
+
+import logging
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+from benchmarks.harness import Report, run_command
+from benchmarks.world.demo import FULL_OUT
+from indexer.errors import InputError
+from search.bootstrap import Resampling
+from search.evaluate import Evaluation, compare, evaluate
+from training.run_folder import CHECKPOINT
+
+MAX_ERROR = 0.03  # of probabilities
+REFERENCES = 8  # photos kept for each cell
+POINTS = ("medoid", "mass", "reference")  # beside a cell's own
+_RESAMPLING = Resampling(10_000)
+
+
+def measure(report: Report, demo: Path, folder: Path) -> None:
+    """Make everything in a folder and report.
+
+    Raises:
+        InputError: no finished demo.
+    """
+    photos, checkpoint, hierarchy = demo / "world" / "photos.parquet", demo / "run" / CHECKPOINT, demo / "hierarchy"
+    for needed in (photos, checkpoint, hierarchy):
+        if not needed.exists():
+            raise InputError(f"{needed}: missing. Run the demo first: make demo")
+    features, fitted, registry = folder / "features", folder / "refit", folder / "registry"
+    run_command("encoder", "embed", "--photos", photos, "--checkpoint", checkpoint, "--out", features)
+    learnt = ("--features", features, "--hierarchy", hierarchy, "--photos", photos, "--split", "train")
+    kept = ("--from", checkpoint, "--references", str(REFERENCES), "--out", fitted)
+    run_command("training", "refit", *learnt, *kept)
+    run_command("indexer", "build", "--hierarchy", hierarchy, "--checkpoint", fitted, "--registry", registry)
+
+    def answers(name: str, *options: str) -> Evaluation:
+        out = folder / name
+        run_command("search", "run", "--registry", registry, "--features", features, "--out", out, *options)
+        return evaluate(out, photos, split="test")
+
+    before = answers("before")
+    known = ("--truth", photos, "--split", "validation")
+    run_command("search", "calibrate", "--registry", registry, "--features", features, *known)
+    after = answers("after")
+    calibration(report, before, after)
+    radii(report, after)
+    for point in POINTS:
+        pointing(report, after, answers(point, "--point", point), point)
+
+
+def calibration(report: Report, before: Evaluation, after: Evaluation) -> None:
+    """How far probabilities are from what came true."""
+    for what, evaluation, bound in (("as fitted", before, None), ("calibrated", after, MAX_ERROR)):
+        found = evaluation.reliability(_RESAMPLING)
+        assert found is not None, "cells are S2 cells, and answers have probabilities"
+        assert found.interval is not None
+        report.row(
+            f"calibration error, {what}",
+            f"{found.error:.3f} ({found.interval.low:.3f} to {found.interval.high:.3f}), {found.photos:,} photos, "
+            f"{found.right:.1%} in the answered cell" + ("" if bound is None else f", at most {bound:g}"),
+            holds=None if bound is None else found.error <= bound,
+            **asdict(found),
+        )
+
+
+def radii(report: Report, evaluation: Evaluation) -> None:
+    """How many photos lie within the radii that they were told."""
+    for each in evaluation.coverages():
+        report.row(
+            f"within the {each.promised:.0%} radius",
+            f"{each.found:.1%} of {each.photos:,} photos ({each.interval.low:.1%} to {each.interval.high:.1%}); half "
+            f"of the radii are at most {each.median_km:.0f} km",
+            holds=each.interval.low <= each.promised <= each.interval.high,
+            **asdict(each),
+        )
+
+
+def pointing(report: Report, usual: Evaluation, other: Evaluation, point: str) -> None:
+    """Whether answers that point elsewhere are nearer."""
+    end = compare(other, usual, _RESAMPLING).difference.median_km
+    verdict = "nearer" if end.high < 0 else "farther" if end.low > 0 else "not distinguishable"
+    figures: dict[str, Any] = {"median_km": other.accuracy.median_km, "usual_km": usual.accuracy.median_km}
+    report.row(
+        f"--point {point}",
+        f"median {figures['usual_km']:.1f} km, then {figures['median_km']:.1f} km; difference {end.low:+.1f} to "
+        f"{end.high:+.1f} km: {verdict}",
+        difference_km=[end.low, end.high],
+        **figures,
+    )
+
+
+def main() -> int:
+    """Run the command line; the exit code is 1 where a bound was missed."""
+    parser = ArgumentParser(prog="python -m benchmarks.world.trust", description=__doc__)
+    parser.add_argument("--demo", type=Path, default=FULL_OUT, help="Folder of a finished demo.")
+    options = parser.parse_args()
+    report = Report("world-trust")
+    with tempfile.TemporaryDirectory(prefix="bench-trust-") as name:
+        try:
+            measure(report, options.demo, Path(name))
+        except InputError as error:
+            raise SystemExit(f"error: {error}") from None
+    return report.finish(references=REFERENCES, draws=_RESAMPLING.draws)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(format="%(message)s")
+    raise SystemExit(main())
