@@ -23,7 +23,7 @@ from indexer.scoring import ScoringModel, leaf_vectors
 from search.adaptive import AdaptiveSearch
 from search.beam import BeamSearch
 from search.exact import ExactSearch
-from search.found import Search
+from search.found import VISITED_LEAVES, Search
 from search.leaf_scores import tensor_of
 from search.lists import TreeLists
 from search.posterior import LEFT_OUT
@@ -36,7 +36,7 @@ _TIE = 1e-3  # scores that float32 cannot tell apart in all ways of adding them 
 _BLOCK = 256  # queries of `Levels` at once
 
 _SHARES = (0.5, 0.9)  # that radii hold
-_ROWS = 1 << 13  # queries of ours at once: about as many as a job's shard holds
+_LISTED = 1 << 23  # leaves in the posteriors of some queries, as in `Engine.at_once`
 
 # The best leaf of each query, (Q,) int64; its probability, (Q,) float64, NaN if not asked for; and the radii around its
 # point that hold _SHARES of the probability, (Q, 2) float64 in km, none if not asked for.
@@ -212,8 +212,9 @@ def answers(search: Search, world: World, queries: np.ndarray, *, rows: bool) ->
         hits = search(queries, 1, temperature=None)
         return hits.leaf[:, 0], hits.probability[:, 0], np.empty((0, len(_SHARES)))
     parts = []
-    for start in range(0, len(queries), _ROWS):
-        block = queries[start : start + _ROWS]
+    step = 1024 if search.counts == VISITED_LEAVES else max(1, _LISTED // world.model.n_leaves)
+    for start in range(0, len(queries), step):
+        block = queries[start : start + step]
         hits, posterior = search.with_posterior(block, 1, temperature=1.0, left_out=LEFT_OUT)
         leaf = hits.leaf[:, 0]
         radii = radii_km(posterior, world.discs, world.lat_deg[leaf], world.lng_deg[leaf], _SHARES)

@@ -84,6 +84,14 @@ def answers_of(engine: Engine, queries: np.ndarray, *, k: int, n_photos: np.ndar
 
     queries: as `Engine.search_prepared` takes them. n_photos: (Q,) int64, how many photos each is made of.
     """
+    parts = [
+        _some_answers(engine, queries[start : start + engine.at_once], k, n_photos[start : start + engine.at_once])
+        for start in range(0, max(len(queries), 1), engine.at_once)  # of no queries, a table with no rows
+    ]
+    return pa.concat_tables(parts).combine_chunks()
+
+
+def _some_answers(engine: Engine, queries: np.ndarray, k: int, n_photos: np.ndarray) -> pa.Table:
     answers = engine.answer(queries, k=k, n_photos=n_photos)
     cells, hits, best, place = answers.cells, answers.hits, answers.hits.leaf[:, 0], answers.place
     ids = None if cells.s2_ids is None else cells.s2_ids[best]

@@ -27,6 +27,7 @@ from search.precision_cap import CoarseCells, NamedCells
 from search.radii import LeafDiscs, heaviest_leaves, radii_km
 from search.references import Nearest, ReferencePhotos
 
+_LISTED = 1 << 23  # leaves in the posteriors of one call: 130 MB
 _CANDIDATES = 32  # likeliest cells of a query around which most of the probability may lie
 
 
@@ -194,6 +195,11 @@ class Engine:
             )
 
     @property
+    def at_once(self) -> int:
+        """Queries that `answer` takes at a time: posteriors may list all leaves."""
+        return 1024 if self.counts.startswith("visited") else max(1, _LISTED // self.n_leaves)
+
+    @property
     def inputs(self) -> dict[str, str | None]:
         """Digests of what decides answers: the bundle, and files of regions."""
         return {"bundle": self.bundle.version, **region_digests(self.options.region, self.options.not_region)}
@@ -261,13 +267,16 @@ class Engine:
             places.append(rows)
             parts.append(self._search.with_posterior(queries[rows], k, temperature=temperature, left_out=left_out))
         hits, posteriors = zip(*parts, strict=True)
-        order = np.argsort(np.concatenate(places))
-        return self._within(joined_hits(hits, k).take(order)), joined_posteriors(posteriors).take(order)
+        found, posterior = joined_hits(hits, k), joined_posteriors(posteriors)
+        if len(parts) > 1:  # one group is in order
+            order = np.argsort(np.concatenate(places))
+            found, posterior = found.take(order), posterior.take(order)
+        return self._within(found), posterior
 
     def answer(self, queries: np.ndarray, *, k: int, n_photos: np.ndarray | None = None) -> Answers:
         """The k best finest cells of queries, where each answer points, and how near the place is where that is told.
 
-        queries, n_photos: as for `search_prepared`.
+        queries, n_photos: as for `search_prepared`; `at_once` says how many are good to ask for together.
 
         Raises:
             InputError: k is not between 1 and the number of leaves.

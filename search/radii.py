@@ -18,6 +18,9 @@ from indexer.hierarchy import Level
 from search.posterior import Posterior
 
 _LEAST_RADIUS_KM = 0.05  # of a leaf whose photos were all taken at one point: about what a GPS is off
+_LISTED = 1 << 17  # leaves of queries looked at together: what is worked out of them stays in a processor's cache
+_FIRST_KM, _BINS_AN_OCTAVE = 0.05, 16  # bins of distances, 4 % wide from there on
+_N_BINS = int(np.log2(FARTHEST_KM / _FIRST_KM + 1) * _BINS_AN_OCTAVE) + 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,13 +33,23 @@ class LeafDiscs:
     @classmethod
     def of(cls, leaves: Level) -> "LeafDiscs":
         """Those of a hierarchy's finest level."""
-        return cls(unit_vectors(leaves.lat_deg, leaves.lng_deg), np.maximum(leaves.radius_km, _LEAST_RADIUS_KM))
+        points = np.asfortranarray(unit_vectors(leaves.lat_deg, leaves.lng_deg))  # axis by axis, as they are gathered
+        return cls(points, np.maximum(leaves.radius_km, _LEAST_RADIUS_KM))
 
     def spans_km(self, leaf: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """How near to points (M, 3) leaves (M,) begin, and how far away they end: (M,) float64 each."""
-        chord = np.linalg.norm(self.points[leaf] - points, axis=1)
-        apart = 2 * EARTH_RADIUS_KM * np.arcsin(np.minimum(chord / 2, 1.0))
-        radius = self.radius_km[leaf]
+        apart = np.zeros(len(leaf))
+        for axis in range(3):
+            difference = self.points[:, axis].take(leaf)
+            difference -= points[:, axis]
+            difference *= difference
+            apart += difference
+        np.sqrt(apart, out=apart)
+        np.minimum(apart, 2.0, out=apart)
+        apart /= 2
+        np.arcsin(apart, out=apart)
+        apart *= 2 * EARTH_RADIUS_KM
+        radius = self.radius_km.take(leaf)
         return np.maximum(apart - radius, 0.0), np.minimum(apart + radius, FARTHEST_KM)
 
 
@@ -47,28 +60,71 @@ def radii_km(
 
     lat_deg, lng_deg: (Q,) float64. Where the listed leaves do not hold as much, it is the farthest there is.
     """
-    query = posterior.query
-    near, far = discs.spans_km(posterior.leaf, unit_vectors(lat_deg, lng_deg)[query])
-    rate = posterior.probability / (far - near)
+    result = np.empty((len(posterior), len(shares)))
+    points = unit_vectors(lat_deg, lng_deg)
+    ends = np.searchsorted(posterior.begins, np.arange(_LISTED, posterior.begins[-1] + _LISTED, _LISTED), side="left")
+    begin = 0
+    for end in np.unique(np.append(ends.clip(max=len(posterior)), len(posterior))).tolist():
+        if end > begin:
+            result[begin:end] = _radii_km(posterior.between(begin, end), discs, points[begin:end], shares)
+        begin = end
+    return result
+
+
+def _radii_km(posterior: Posterior, discs: LeafDiscs, points: np.ndarray, shares: tuple[float, ...]) -> np.ndarray:
+    """The same for as many queries as fit in a processor's cache, with points (Q, 3)."""
+    n, query = len(posterior), posterior.query
+    near, far = discs.spans_km(posterior.leaf, points[query])
+    # Most leaves lie wholly within a radius or wholly beyond it. Masses by distance, in bins, tell which ones.
+    first, last = _bins(near), _bins(far)
+    begun, ended = (
+        np.cumsum(np.bincount(query * _N_BINS + bins, posterior.probability, n * _N_BINS).reshape(n, _N_BINS), axis=1)
+        for bins in (first, last)
+    )
+    result = np.empty((n, len(shares)))
+    for column, share in enumerate(shares):
+        low, high = ((mass < share).sum(axis=1) for mass in (begun, ended))  # bins that the radius lies between
+        within = np.where(low > 0, np.take_along_axis(ended, np.maximum(low - 1, 0)[:, None], axis=1)[:, 0], 0.0)
+        open_ = np.flatnonzero((last >= low[query]) & (first <= high[query]))
+        km = _crossings_km(query[open_], near[open_], far[open_], posterior.probability[open_], share - within)
+        # NaN is what rounding made of a share that is just reached, or one that the listed leaves do not hold.
+        result[:, column] = np.where(np.isnan(km), np.where(high < _N_BINS, _end_km(high), FARTHEST_KM), km)
+    return result
+
+
+def _crossings_km(
+    query: np.ndarray, near: np.ndarray, far: np.ndarray, probability: np.ndarray, wanted: np.ndarray
+) -> np.ndarray:
+    """Where each of Q queries holds what is wanted, (Q,), of leaves that begin and end somewhere; NaN if nowhere."""
+    rate = probability / (far - near)
     # Going outwards, each leaf adds its rate where it begins and takes it away where it ends.
     of, at, change = np.concatenate([query, query]), np.concatenate([near, far]), np.concatenate([rate, -rate])
     order = np.lexsort((at, of))
     of, at, change = of[order], at[order], change[order]
     step = np.diff(at, prepend=0.0)
     step[of != np.concatenate([[-1], of[:-1]])] = 0.0  # nothing is held before a query's first leaf begins
-    flowing = np.cumsum(change)  # what was added is taken away again before the next query
-    held = np.cumsum(np.concatenate([[0.0], flowing[:-1]])[: len(step)] * step)
-    ends = 2 * posterior.begins
-    before = np.concatenate([[0.0], held])[ends[:-1]]  # all that the queries before hold
-    result = np.full((len(posterior), len(shares)), FARTHEST_KM)
-    for column, share in enumerate(shares):
-        place = np.searchsorted(held, before + share)
-        inside = np.flatnonzero(place < ends[1:])
-        last = place[inside]
-        missing = held[last] - (before + share)[inside]
-        slope = np.concatenate([[0.0], flowing[:-1]])[last]
-        result[inside, column] = at[last] - np.where(slope > 0, missing / np.where(slope > 0, slope, 1.0), 0.0)
-    return np.maximum(result, 0.0)
+    # What was added is taken away again before the next query.
+    flowing = np.concatenate([[0.0], np.cumsum(change)[:-1]])[: len(step)]
+    held = np.cumsum(flowing * step)
+    ends = np.concatenate([[0], np.cumsum(np.bincount(of, minlength=len(wanted)))])
+    until = np.concatenate([[0.0], held])[ends[:-1]] + wanted  # with all that the queries before hold
+    place = np.searchsorted(held, until)
+    result = np.full(len(wanted), np.nan)
+    inside = np.flatnonzero(place < ends[1:])
+    last, missing = place[inside], held[place[inside]] - until[inside]
+    slope = flowing[last]
+    result[inside] = np.maximum(at[last] - np.where(slope > 0, missing / np.where(slope > 0, slope, 1.0), 0.0), 0.0)
+    return result
+
+
+def _bins(km: np.ndarray) -> np.ndarray:
+    """The bin of each distance (M,), in the order of distances."""
+    return np.asarray((np.log2(km + _FIRST_KM) - np.log2(_FIRST_KM)) * _BINS_AN_OCTAVE).astype(np.int64)
+
+
+def _end_km(bins: np.ndarray) -> np.ndarray:
+    """Where bins end."""
+    return np.asarray(np.minimum(_FIRST_KM * 2.0 ** ((bins + 1) / _BINS_AN_OCTAVE) - _FIRST_KM, FARTHEST_KM))
 
 
 def share_within(
