@@ -85,8 +85,8 @@ def posterior_of(
     """
     # A few rows at a time, which stay in a CPU's own cache through all steps.
     step = max(1, _TOGETHER // max(1, score.shape[1])) if score.device.type == "cpu" else max(1, len(score))
-    leaves = [None] * -(-len(score) // step) if leaf is None else leaf.split(step)
-    blocks = zip(score.split(step), leaves, strict=True) if len(score) else []
+    leaves = [None] * -(-len(score) // step) if leaf is None else torch.split(leaf, step)
+    blocks = zip(torch.split(score, step), leaves, strict=True) if len(score) else ()
     return joined_posteriors([_some(block, temperature, own, left_out) for block, own in blocks])
 
 
