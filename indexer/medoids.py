@@ -5,7 +5,7 @@ least sum of distances to the others; distances are chords. A mean direction may
 medoid is where somebody stood.
 
 All pairs of a cell's photos would take the square of their number. So of a cell with many photos, distances to a few
-dozen of them, spread evenly along the S2 curve, choose the candidates, and distances to all of them choose among these
+of them, spread evenly along the S2 curve, choose the candidates, and distances to all of them choose among these
 (after Newling and Fleuret, A Sub-Quadratic Exact Medoid Algorithm, AISTATS 2017, without its exactness).
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 from indexer import geo, s2
 from indexer.extent import Runs
 
-EXACT = 32  # photos up to which all are compared with all; of more, so many stand for all at first
+EXACT = 16  # photos up to which all are compared with all; of more, so many stand for all at first
 _CANDIDATES = 8
 _HELD = 1 << 18  # photos worked on at once
 

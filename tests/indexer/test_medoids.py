@@ -39,7 +39,7 @@ def test_small_cells_have_the_very_medoid(lengths: list[int], seed: int) -> None
         assert sums[found] <= sums.min() * (1 + 1e-9)
 
 
-@pytest.mark.parametrize("n", [33, 64, 65, 500, 3000])
+@pytest.mark.parametrize("n", [17, 33, 64, 65, 500, 3000])
 def test_large_cells_have_nearly_the_medoid(n: int) -> None:
     ids = leaf_ids(n, seed=n)
     (lat,), (lng,) = medoids(ids, runs_of([n]))
@@ -66,7 +66,7 @@ def test_photos_at_one_place_and_between_runs() -> None:
 
 
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    lengths = [1, 2, 31, 32, 33, 40, 64, 65, 129, 7, 7, 7]
+    lengths = [1, 2, 15, 16, 17, 31, 32, 33, 65, 129, 7, 7, 7]
     ids, runs = leaf_ids(sum(lengths), 5), runs_of(lengths)
     whole = medoids(ids, runs)
     monkeypatch.setattr("indexer.medoids._HELD", 1)
