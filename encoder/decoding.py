@@ -151,8 +151,8 @@ class _LonelyReader:
         if self.deaths == _MOST_DEATHS:
             raise WorkError(
                 f"{self.deaths} photos in a row ended the process that decoded them, the last one {photo.name!r}. If "
-                "memory ran out, lower --workers or --batch-size; then run it again. (A script of your own must start its "
-                "work below `if __name__ == '__main__':`, because every worker process imports it.)"
+                "memory ran out, lower --workers or --batch-size; then run it again. (A script of your own must start "
+                "its work below `if __name__ == '__main__':`, because every worker process imports it.)"
             )
         return _CRASHED
 
