@@ -13,18 +13,14 @@ is not the default for many leaves, and why the budget is small.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 
 import numpy as np
 import torch
 
 from indexer.leaf_index import tree_lists
 from indexer.scoring import ScoringModel
-from search.beam import best_visited
-from search.found import VISITED_LEAVES, Hits, joined_hits
-from search.leaf_scores import LeafScores
+from search.list_search import ListSearch
 from search.lists import TreeLists, Visited
-from search.posterior import Posterior, joined_posteriors
 from search.proof import float32_error
 
 _ROWS = 1 << 14  # leaf vectors looked at together while the bounds are made
@@ -32,11 +28,10 @@ PROVED, SPENT = "adaptive-proved", "adaptive-budget"
 BUDGET = 4  # times as many lists as a beam visits, where nobody says how many
 
 
-class AdaptiveSearch:
+class AdaptiveSearch(ListSearch):
     """Searches the leaves of as many lists as an answer takes."""
 
     name = "adaptive"
-    counts = VISITED_LEAVES
 
     def __init__(
         self,
@@ -48,59 +43,17 @@ class AdaptiveSearch:
         max_probes: int | None = None,
     ) -> None:
         """rows: leaf vectors. probes: lists of the first round; None: a beam's. max_probes: None: BUDGET times that."""
-        self._model = model
-        self._lists = lists
         self._probes = min(probes or lists.probes, len(lists))
-        self._budget = min(max(max_probes or BUDGET * self._probes, self._probes), len(lists))
-        self.facts: Mapping[str, int] = {"level": lists.level, "probes": self._probes, "max_probes": self._budget}
-        self._scores = LeafScores(model, torch.device("cpu"))
+        super().__init__(model, lists, limit=min(max(max_probes or BUDGET * self._probes, self._probes), len(lists)))
+        self.facts: Mapping[str, int] = {"level": lists.level, "probes": self._probes, "max_probes": self._limit}
         self._bounds = ListBounds(model, rows, lists.level)
 
-    def __call__(self, queries: np.ndarray, k: int, *, temperature: float | None) -> Hits:
-        """As `Search`."""
-        found = self._search(queries, k, temperature, self._budget)
-        short = np.flatnonzero(found.leaf[:, -1] < 0)
-        if short.size:  # the budget's lists hold fewer than k leaves: then there is no budget
-            return found.replaced(short, self._search(queries[short], k, temperature, len(self._lists)))
-        return found
-
-    def with_posterior(
-        self, queries: np.ndarray, k: int, *, temperature: float, left_out: float
-    ) -> tuple[Hits, Posterior]:
-        """As `Search`."""
-        hits, posterior = self._with_posterior(queries, k, temperature, self._budget, left_out)
-        short = np.flatnonzero(posterior.counted < k)
-        if short.size:
-            others = self._with_posterior(queries[short], k, temperature, len(self._lists), left_out)
-            return hits.replaced(short, others[0]), posterior.replaced(short, others[1])
-        return hits, posterior
-
-    def _with_posterior(
-        self, queries: np.ndarray, k: int, temperature: float, budget: int, left_out: float
-    ) -> tuple[Hits, Posterior]:
-        hits, posteriors = [], []
-        for visited, found in self._blocks_found(queries, k, temperature, budget):
-            hits.append(found)
-            posteriors.append(visited.posterior(temperature, left_out=left_out))
-        return joined_hits(hits, k), joined_posteriors(posteriors)
-
-    def _blocks(self, n_queries: int, budget: int) -> Iterator[slice]:
-        """As if the budget went into the longest lists."""
-        longest = np.argsort(-self._lists.sizes)[:budget]
-        return self._lists.blocks(np.broadcast_to(longest, (n_queries, budget)))
-
-    def _search(self, queries: np.ndarray, k: int, temperature: float | None, budget: int) -> Hits:
-        return joined_hits([found for _, found in self._blocks_found(queries, k, temperature, budget)], k)
-
-    def _blocks_found(
-        self, queries: np.ndarray, k: int, temperature: float | None, budget: int
-    ) -> Iterator[tuple[Visited, Hits]]:
-        """What was visited for some queries at a time, and the k best of it."""
+    def _visited(self, queries: np.ndarray, k: int, limit: int) -> Iterator[tuple[slice, Visited, np.ndarray]]:
         extended = self._model.extended(queries)
-        for block in self._blocks(len(queries), budget):
-            visited, proved = self._widened(extended[block], k, budget)
-            found = best_visited(visited, queries[block], k, self._scores, temperature, PROVED)
-            yield visited, replace(found, mode=np.where(proved, PROVED, SPENT))
+        longest = np.argsort(-self._lists.sizes)[:limit]  # blocks are as if all was spent on these
+        for block in self._lists.blocks(np.broadcast_to(longest, (len(queries), limit))):
+            visited, proved = self._widened(extended[block], k, limit)
+            yield block, visited, np.where(proved, PROVED, SPENT)
 
     def _widened(self, queries: np.ndarray, k: int, budget: int) -> tuple[Visited, np.ndarray]:
         """What was visited for each query, and whether nothing else can be among its k best: (Q,) bool."""
