@@ -248,7 +248,7 @@ class Engine:
             for rows, temperature in self._by_temperature(len(queries), n_photos)
         ]
         order = np.argsort(np.concatenate([rows for rows, _ in parts]))
-        return self._within(joined_hits([part for _, part in parts], k).take(order))
+        return self._times_inside(joined_hits([part for _, part in parts], k).take(order))
 
     def with_posterior(
         self, queries: np.ndarray, *, k: int = 1, n_photos: np.ndarray | None = None, left_out: float = LEFT_OUT
@@ -271,7 +271,7 @@ class Engine:
         if len(parts) > 1:  # one group is in order
             order = np.argsort(np.concatenate(places))
             found, posterior = found.take(order), posterior.take(order)
-        return self._within(found), posterior
+        return self._times_inside(found), posterior
 
     def answer(self, queries: np.ndarray, *, k: int, n_photos: np.ndarray | None = None) -> Answers:
         """The k best finest cells of queries, where each answer points, and how near the place is where that is told.
@@ -327,7 +327,7 @@ class Engine:
     def _discs(self) -> LeafDiscs:
         return LeafDiscs.of(self.bundle.hierarchy.leaves)
 
-    def _within(self, hits: Hits) -> Hits:
+    def _times_inside(self, hits: Hits) -> Hits:
         return replace(hits, probability=self._inside * hits.probability)
 
     @property
