@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.world import ablations, arms
+from benchmarks.world import ablations
 from benchmarks.world.ablation_table import (
     AS,
     LIMITS,
@@ -20,7 +20,7 @@ from benchmarks.world.ablation_table import (
     draw,
     verdict_text,
 )
-from benchmarks.world.ablations import ARMS, FULL, HEAD, NEAREST, PRESET, REFERENCE, Ablation, ablate, methods
+from benchmarks.world.ablations import ARMS, FULL, HEAD, NEAREST, PRESET, RATES, REFERENCE, Ablation, ablate, methods
 from benchmarks.world.arms import Preset, Run, Stage
 from benchmarks.world.generator import WorldConfig
 from indexer.geo import FARTHEST_KM
@@ -80,8 +80,12 @@ def test_arms_are_what_they_are_called() -> None:
     assert len(PRESET.tau_max) == len(FULL.levels)
 
 
-def test_the_demos_rate_is_the_full_methods() -> None:
-    assert FULL.head_lr == arms.demo_settings(Path("photos.parquet")).optimizer.geocell_lr
+def test_each_kind_of_head_has_a_rate_that_was_tried_beside_lower_and_higher_ones() -> None:
+    tried = {(arm.head, arm.scales): rates for arm, rates in RATES}
+    for arm in ARMS:
+        rates = tried[arm.head, arm.scales]
+        assert min(rates) < arm.head_lr < max(rates)
+        assert arm.head_lr in rates
 
 
 def test_the_papers_figures_stand_beside_the_right_arms() -> None:
