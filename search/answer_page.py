@@ -45,7 +45,8 @@ def write_answer_page(
         InputError: `out` exists or cannot be written.
         WorkError: the disk is full.
     """
-    sections, query = [f"<h1>Where {len(answers):,} photos were taken</h1>" if len(answers) != 1 else ""], 0
+    title = f"Where {len(answers):,} photos were taken" if len(answers) != 1 else "Where a photo was taken"
+    sections, query = [f"<h1>{title}</h1>"], 0
     for answer, picture in zip(answers, pictures, strict=True):
         if answer["lat"] is None:
             sections.append(f"<h2>{escape(answer['photo'])}</h2>\n<p>{escape(answer['reason'])}</p>")
@@ -93,11 +94,24 @@ def _answer(
         for step in answer["path"]
     ]
     heads = ("level", "probability within it", "cell", "near", "radius, km")
+    lists = ""
+    if answer["top"]:
+        places = [
+            table_row(f"{rank}", [f"{each['probability']:.3f}", each["key"], f"{each['lat']:.4f}, {each['lng']:.4f}"])
+            for rank, each in enumerate(answer["top"], 1)
+        ]
+        lists += "\n" + table(("place", "probability", "cell", "at"), places)
+    if answer["references"]:
+        alike = [
+            table_row(each["photo"], [f"{each['cosine']:.3f}", f"{each['lat']:.4f}, {each['lng']:.4f}"])
+            for each in answer["references"]
+        ]
+        lists += "\n" + table(("like the cell's photo", "cosine", "taken at"), alike)
     seen = "" if picture is None else f'<img alt="the photo" src="{data_uri(_thumbnail(picture))}">\n'
     paragraphs = "\n".join(f"<p>{line}</p>" for line in lines)
     return (
         f"<h2>{escape(answer['photo'])}</h2>\n{seen}{paragraphs}\n"
-        f"{_map(hierarchy, answer, posterior, query, radii, level=level, coarse=coarse)}\n{table(heads, rows)}"
+        f"{_map(hierarchy, answer, posterior, query, radii, level=level, coarse=coarse)}\n{table(heads, rows)}{lists}"
     )
 
 

@@ -93,7 +93,7 @@ def answers_of(engine: Engine, queries: np.ndarray, *, k: int, n_photos: np.ndar
 
 def _some_answers(engine: Engine, queries: np.ndarray, k: int, n_photos: np.ndarray) -> pa.Table:
     answers = engine.answer(queries, k=k, n_photos=n_photos)
-    cells, hits, best, place = answers.cells, answers.hits, answers.hits.leaf[:, 0], answers.place
+    cells, hits, best = answers.cells, answers.hits, answers.hits.leaf[:, 0]
     ids = None if cells.s2_ids is None else cells.s2_ids[best]
     columns = {
         "lat": answers.lat_deg,
@@ -101,8 +101,8 @@ def _some_answers(engine: Engine, queries: np.ndarray, k: int, n_photos: np.ndar
         "key": cells.keys[best].tolist(),
         "s2_id": [None] * len(best) if ids is None else ids,
         "token": [None] * len(best) if ids is None else s2.tokens(ids),
-        "city": cells.city[place].tolist(),
-        "country": cells.country[place].tolist(),
+        "city": answers.city.tolist(),
+        "country": answers.country.tolist(),
         "score": hits.score[:, 0],
         "probability": hits.probability[:, 0],
         "calibrated": [engine.calibrated] * len(best),
@@ -126,8 +126,8 @@ def _area_columns(areas: Areas | None, n: int) -> dict[str, Any]:
     if areas is None:
         return dict.fromkeys(("radius_50_km", "radius_90_km", "entropy", "abstain"), [None] * n)
     return {
-        "radius_50_km": areas.radius_50_km,
-        "radius_90_km": areas.radius_90_km,
+        "radius_50_km": [None] * n if areas.radius_50_km is None else areas.radius_50_km,
+        "radius_90_km": [None] * n if areas.radius_90_km is None else areas.radius_90_km,
         "entropy": areas.entropy,
         "abstain": [UNLIKE if abstain else None for abstain in areas.abstain],
     }

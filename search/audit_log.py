@@ -29,13 +29,20 @@ def log_request(file: Path | None, command: str, **asked: Any) -> None:
         return
     line: Mapping[str, Any] = {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "user": getpass.getuser(),
+        "user": _user(),
         "command": command,
         **{name: _plain(value) for name, value in asked.items()},
     }
     with explain_full(file), explain_unwritable(file), file.open("ab", buffering=0) as log:
         log.write(json.dumps(line).encode() + b"\n")
         os.fsync(log.fileno())
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # nobody has this number a name, as is usual in containers
+        return f"uid {os.getuid()}"
 
 
 def _plain(value: Any) -> Any:

@@ -15,6 +15,7 @@ A disc that holds the share that nine in ten of them stay below holds nine in te
 is wrong with the posterior. A photo scores unlike them when its best cell does below a hundredth of theirs.
 """
 
+import logging
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -50,6 +51,8 @@ from search.posterior import posterior_of
 from search.radii import LeafDiscs, share_within
 from search.recipe import protocol_of
 from search.reliability import Reliability, reliability
+
+log = logging.getLogger(__name__)
 
 FEWEST = 100  # queries: with fewer, nine in ten are a matter of luck
 _ABSTAIN_SHARE = 0.01  # of photos like the held-out ones, that are told to abstain
@@ -210,6 +213,14 @@ def calibrate(
     temperature, growth = _temperature(search, sample)
     inside = _inside(sample)
     before, _, _ = _answers(search, hierarchy, sample, np.ones(len(sample)), 1.0, resampling)
+    if not before.right:
+        raise InputError(
+            "None of the held-out photos was taken in the cell that answers it, so nothing tells how sure an answer "
+            "may be. Are the features and the table of the same photos?"
+        )
+    lowest, highest = _TEMPERATURES[[0, -1]]
+    if not lowest < temperature < highest:
+        log.warning("the temperature that fits best, %.3g, is at an end of those that are tried", temperature)
     own = temperature * sample.n_photos.astype(np.float64) ** growth
     after, shares, best = _answers(search, hierarchy, sample, own, inside, resampling)
     calibration = Calibration(

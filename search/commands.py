@@ -61,7 +61,7 @@ def query(
     from search.engine import Engine
     from search.map_files import MapFiles
 
-    engine = Engine.open(registry, version=version, options=search, protocol=crops)
+    engine = Engine.open(registry, version=version, device=encoder.device, options=search, protocol=crops)
     engine.check_k(top_k)
     maps = MapFiles(engine.bundle.hierarchy, geojson=geojson, html=html, level=level)
     encode = encoder.open(checkpoint, crops=crops)

@@ -18,12 +18,12 @@ import numpy as np
 from indexer.bundle import Bundle
 from indexer.errors import InputError
 from indexer.faiss_index import flat_index
-from indexer.hierarchy import Level
 from indexer.manifest import file_digest
 from indexer.places import countries
 from indexer.scoring import leaf_vectors
 from search.found import Hits, Search
 from search.posterior import Posterior
+from search.precision_cap import NamedCells
 
 ALLOWED_LEAVES = "allowed leaves"
 JSON_SUFFIXES = (".geojson", ".json")
@@ -37,7 +37,10 @@ def narrowed(bundle: Bundle, leaves: np.ndarray | None, *, prior_exponent: float
         model = replace(model, geocells=replace(model.geocells, prior_exponent=prior_exponent))
     if leaves is not None:
         model = model.only(leaves)
-    return replace(bundle, model=model, leaf_index=flat_index(leaf_vectors(model)))
+    # What was chosen for all leaves, and for another prior, says nothing of these.
+    facts = {name: fact for name, fact in bundle.manifest.facts.items() if name != "beam"}
+    manifest = replace(bundle.manifest, facts=facts)
+    return replace(bundle, manifest=manifest, model=model, leaf_index=flat_index(leaf_vectors(model)))
 
 
 class RestrictedSearch:
@@ -65,8 +68,8 @@ class RestrictedSearch:
         return replace(hits, leaf=np.where(hits.leaf < 0, -1, self._leaves[hits.leaf]))
 
 
-def allowed_leaves(leaves: Level, *, region: str | None, not_region: str | None) -> np.ndarray:
-    """The leaves in which a place may lie: (R,) int64, ascending.
+def allowed_cells(cells: NamedCells, *, region: str | None, not_region: str | None) -> np.ndarray:
+    """The cells in which a place may lie, leaves or those of a precision cap: (R,) int64, ascending.
 
     region, not_region: ISO 3166 country codes with commas between; a box as south,west,north,east in degrees, which
     passes the 180th meridian where west is above east; or the name of a GeoJSON file of polygons. None: anywhere.
@@ -75,13 +78,13 @@ def allowed_leaves(leaves: Level, *, region: str | None, not_region: str | None)
         InputError: a region that says nothing or holds no leaf, or borders where cells are labels.
         MissingBackend: borders need the extra `export`.
     """
-    allowed = np.ones(len(leaves), bool)
+    allowed = np.ones(len(cells.keys), bool)
     if region is not None:
-        allowed &= _in_region(leaves, region, "--region", wholly=False)
+        allowed &= _in_region(cells, region, "--region", wholly=False)
         if not allowed.any():
             raise InputError(f"--region {region}: no cell of this bundle overlaps it. Ask for a larger one.")
     if not_region is not None:
-        allowed &= ~_in_region(leaves, not_region, "--not-region", wholly=True)
+        allowed &= ~_in_region(cells, not_region, "--not-region", wholly=True)
         if not allowed.any():
             raise InputError(f"--not-region {not_region}: it leaves no cell of this bundle. Rule out less.")
     return np.flatnonzero(allowed)
@@ -97,14 +100,14 @@ def _is_file_name(text: str) -> bool:
     return Path(text).suffix.lower() in JSON_SUFFIXES
 
 
-def _in_region(leaves: Level, text: str, option: str, *, wholly: bool) -> np.ndarray:
-    """Which leaves lie in a region, wholly or with some part: (leaves,) bool."""
+def _in_region(cells: NamedCells, text: str, option: str, *, wholly: bool) -> np.ndarray:
+    """Which cells lie in a region, wholly or with some part: (C,) bool."""
     if _is_file_name(text) or _BOX.fullmatch(text):
         import indexer.polygons  # noqa: F401 (it says what to install where shapely is missing)
         from search.region_shapes import box, in_shape, polygons  # the extra is asked for by those who use it
 
         shape = polygons(Path(text), option) if _is_file_name(text) else box(text, option)
-        return in_shape(leaves, shape, option, wholly=wholly)
+        return in_shape(cells, shape, option, wholly=wholly)
     codes = [code.strip().upper() for code in text.split(",")]
     unknown = sorted(set(codes) - set(countries()))
     if unknown:
@@ -112,4 +115,4 @@ def _in_region(leaves: Level, text: str, option: str, *, wholly: bool) -> np.nda
             f"{option} {text}: {unknown[0]!r} is no ISO 3166 country code. Give codes such as FR,DE, a box as "
             "south,west,north,east, or a .geojson file."
         )
-    return np.isin(leaves.country, codes)
+    return np.isin(cells.country, codes)

@@ -17,9 +17,10 @@ from encoder.device import choose_device
 from indexer.bundle import Bundle, open_bundle
 from indexer.calibration import PROTOCOL_TEXTS, Protocol
 from indexer.errors import ArtifactError, BundleMismatch, InputError
+from indexer.places import nearest_cities
 from indexer.registry import Registry
 from indexer.scoring import level_log_probabilities
-from search.constraints import RestrictedSearch, allowed_leaves, narrowed, region_digests
+from search.constraints import RestrictedSearch, allowed_cells, narrowed, region_digests
 from search.found import Hits, Search, joined_hits
 from search.modes import DEFAULT_OPTIONS, SearchOptions, open_search
 from search.posterior import LEFT_OUT, Posterior, joined_posteriors
@@ -35,8 +36,9 @@ _CANDIDATES = 32  # likeliest cells of a query around which most of the probabil
 class Areas:
     """How near Q answers the places are, by what was calibrated."""
 
-    radius_50_km: np.ndarray  # (Q,) float64; half of such photos were taken within it
-    radius_90_km: np.ndarray  # (Q,) float64; nine in ten were
+    radius_50_km: np.ndarray | None  # (Q,) float64; half of such photos were taken within it
+    # (Q,) float64; nine in ten were. None around other points than those that they were calibrated around
+    radius_90_km: np.ndarray | None
     entropy: np.ndarray  # (Q,) float64, of the posterior over leaves, in nats
     abstain: np.ndarray  # (Q,) bool; the photo is like nothing that the bundle knows
 
@@ -47,9 +49,10 @@ class Answers:
 
     cells: NamedCells  # that it is told in
     hits: Hits  # with these cells in place of leaves, -1 and NaN where there are fewer than K
-    place: np.ndarray  # (Q,) int64, the cell whose names the answered place has
     lat_deg: np.ndarray  # (Q,) float64, where the answer points
     lng_deg: np.ndarray  # (Q,) float64
+    city: np.ndarray  # (Q,) str, the city nearest to that
+    country: np.ndarray  # (Q,) str, its ISO 3166 code
     areas: Areas | None  # None where they are not told
     references: Nearest | None  # of the best cell; None where they are not told
 
@@ -91,9 +94,16 @@ class Engine:
         self.coarse = CoarseCells(bundle.hierarchy.leaves, max(caps)) if caps else None
         self._allowed: np.ndarray | None = None
         self._searched = bundle
+        cells: NamedCells = bundle.hierarchy.leaves if self.coarse is None else self.coarse
         if options.region is not None or options.not_region is not None:
-            leaves = bundle.hierarchy.leaves
-            self._allowed = allowed_leaves(leaves, region=options.region, not_region=options.not_region)
+            allowed = allowed_cells(cells, region=options.region, not_region=options.not_region)
+            # Under a cap by whole cells: which leaves a border parts would tell more.
+            self._allowed = allowed if self.coarse is None else np.flatnonzero(np.isin(self.coarse.of_leaf, allowed))
+        if self.coarse is not None and options.prior_exponent is not None:
+            raise InputError(
+                "--prior-exponent: what another prior changes tells cells apart that the precision cap of "
+                f"{self.coarse.km:g} km hides. Leave it out."
+            )
         self.reference_photos: ReferencePhotos | None = None
         if self.coarse is not None and (options.references or options.point in ("medoid", "reference")):
             raise InputError(
@@ -110,6 +120,11 @@ class Engine:
         if options.constrained:
             self._searched = narrowed(bundle, self._allowed, prior_exponent=options.prior_exponent)
         self._where = choose_device(device)
+        if options.radii and self.calibration is not None and (not self.calibrated or options.point != "cell"):
+            raise InputError(
+                "--radii: they were calibrated around the points of cells (--point cell), for no fewer --probes than "
+                "the bundle was built with, and for no precision cap. Leave them out, or what they do not hold for."
+            )
         if options.radii and self.calibration is None:
             raise InputError(
                 f"--radii: the bundle {bundle.version[:8]} was not calibrated for {PROTOCOL_TEXTS[protocol]}. "
@@ -172,13 +187,15 @@ class Engine:
 
     @property
     def calibrated(self) -> bool:
-        """Whether probabilities were calibrated on held-out photos."""
-        return self.calibration is not None and not self.options.constrained
+        """Whether probabilities were calibrated on held-out photos: those of leaves, searched as the bundle is."""
+        probes = self.bundle.manifest.facts.get("beam", {}).get("probes", 0)
+        fewer = min(self.options.probes or probes, self.options.max_probes or probes) < probes
+        return self.calibration is not None and not self.options.constrained and self.coarse is None and not fewer
 
     @property
     def tells_areas(self) -> bool:
         """Whether answers say how near the place is."""
-        return self.calibrated if self.options.radii is None else self.options.radii
+        return self.options.radii is not False and self.calibrated
 
     def check_encoder(self, encoder: str | None, *, source: str) -> None:
         """Refuse vectors of another encoder than the bundle's.
@@ -206,18 +223,25 @@ class Engine:
 
     @property
     def n_leaves(self) -> int:
-        """How many finest cells may be an answer."""
+        """How many finest cells are searched."""
         return self._searched.model.n_leaves
 
     def check_k(self, k: int) -> None:
         """Refuse a number of answers that cannot be given.
 
         Raises:
-            InputError: k is not between 1 and the number of leaves.
+            InputError: k is not between 1 and the number of cells that answers are told as.
         """
-        if not 1 <= k <= self.n_leaves:
+        if self.coarse is None:
+            self._check_k(k, self.n_leaves, "finest cells")
+        else:
+            told = self.coarse.of_leaf if self._allowed is None else self.coarse.of_leaf[self._allowed]
+            self._check_k(k, len(np.unique(told)), f"cells of the precision cap of {self.coarse.km:g} km")
+
+    def _check_k(self, k: int, most: int, what: str) -> None:
+        if not 1 <= k <= most:
             where = "" if self._allowed is None else " in the region"
-            raise InputError(f"top-k must be from 1 to {self.n_leaves}, the number of finest cells{where}, not {k}.")
+            raise InputError(f"top-k must be from 1 to {most}, the number of {what}{where}, not {k}.")
 
     def search(self, vectors: np.ndarray, *, k: int = 1, probability: bool = True) -> Hits:
         """The k best finest cells of each vector, as the engine's options have it.
@@ -240,7 +264,7 @@ class Engine:
         Raises:
             InputError: k is not between 1 and the number of leaves.
         """
-        self.check_k(k)
+        self._check_k(k, self.n_leaves, "finest cells")
         if not probability:
             return self._search(queries, k, temperature=None)
         parts = [
@@ -261,7 +285,7 @@ class Engine:
             InputError: k is not between 1 and the number of leaves, or cosines are multiplied, which gives no
                 probabilities.
         """
-        self.check_k(k)
+        self._check_k(k, self.n_leaves, "finest cells")
         places, parts = [], []
         for rows, temperature in self._by_temperature(len(queries), n_photos):
             places.append(rows)
@@ -279,11 +303,12 @@ class Engine:
         queries, n_photos: as for `search_prepared`; `at_once` says how many are good to ask for together.
 
         Raises:
-            InputError: k is not between 1 and the number of leaves.
+            InputError: k is not between 1 and the number of cells that answers are told as.
         """
+        self.check_k(k)
         options, coarse = self.options, self.coarse
         if self.tells_areas or options.point == "mass" or coarse is not None:
-            hits, posterior = self.with_posterior(queries, k=k, n_photos=n_photos)
+            hits, posterior = self.with_posterior(queries, k=k if coarse is None else 1, n_photos=n_photos)
         else:
             hits, posterior = self.search_prepared(queries, k=k, n_photos=n_photos), None
         cells: NamedCells = self.bundle.hierarchy.leaves
@@ -294,19 +319,22 @@ class Engine:
         if options.point == "mass" and posterior is not None:
             leaf = heaviest_leaves(posterior, self._discs, within_km=options.within_km, candidates=_CANDIDATES)
         if coarse is not None and posterior is not None:
-            cells, leaf = coarse, coarse.of_leaf[leaf]
-            hits = coarse.hits(hits, posterior, inside=self._inside)
+            hits = coarse.hits(posterior, k, mode=hits.mode, inside=self._inside)
+            cells, leaf = coarse, coarse.of_leaf[leaf] if options.point == "mass" else hits.leaf[:, 0]
         lat, lng = cells.lat_deg[leaf], cells.lng_deg[leaf]
+        city, country = cells.city[leaf], cells.country[leaf]
         if options.point == "medoid" and self.bundle.hierarchy.medoids is not None:
             lat, lng = self.bundle.hierarchy.medoids[leaf].T
         if options.point == "reference" and nearest is not None and self.reference_photos is not None:
             known = nearest.row[:, 0]  # a leaf without reference photos keeps its point
             lat = np.where(known >= 0, self.reference_photos.lat_deg[known], lat)
             lng = np.where(known >= 0, self.reference_photos.lng_deg[known], lng)
+        if options.point in ("medoid", "reference"):
+            city, country = nearest_cities(lat, lng)
         areas = None
         if posterior is not None and self.tells_areas:
             areas = self._areas(posterior, hits.score[:, 0], lat, lng, n_photos)
-        return Answers(cells, hits, leaf, lat, lng, areas, nearest if options.references else None)
+        return Answers(cells, hits, lat, lng, city, country, areas, nearest if options.references else None)
 
     def _areas(
         self,
@@ -317,9 +345,10 @@ class Engine:
         n_photos: np.ndarray | None,
     ) -> Areas:
         assert self.calibration is not None, "that is when they are told"
-        shares = (self.calibration.mass_50, self.calibration.mass_90)
-        least = 0.0 if self.coarse is None else self.coarse.km
-        half, most = np.maximum(radii_km(posterior, self._discs, lat_deg, lng_deg, shares), least).T
+        half = most = None
+        if self.options.point == "cell":
+            shares = (self.calibration.mass_50, self.calibration.mass_90)
+            half, most = radii_km(posterior, self._discs, lat_deg, lng_deg, shares).T
         each = score if n_photos is None else score / n_photos
         return Areas(half, most, posterior.entropy(), each < self.calibration.least_score)
 

@@ -80,7 +80,7 @@ def evaluate(
         raise InputError("--out, --crops, --segmentation-cache and --segmenter go with --registry: O has its answers.")
     if predictions is not None and (search != SearchOptions() or check_recall is not None):
         raise InputError(
-            "--mode, --probes, --max-probes, --score and --check-recall go with --registry: O has its answers."
+            "--mode, --region, --point and all else that says how to search go with --registry: O has its answers."
         )
     resampling = Resampling(resamples, seed)
     if against is not None and not resamples:

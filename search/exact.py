@@ -90,8 +90,8 @@ class ExactSearch:
 
             leaf, score = best_leaves(asked[block], look=look, scores=self._scores, k=k)
             hits.append(_hits(leaf, score, torch.full_like(score, torch.nan)))
-        posterior = joined_posteriors(posteriors)
         found = joined_hits(hits, k)
+        posterior = joined_posteriors(posteriors).with_best(found.score[:, 0] / temperature)
         return replace(found, probability=posterior.probabilities(found.score, temperature)), posterior
 
     def scores(self, queries: np.ndarray) -> Iterator[tuple[slice, torch.Tensor]]:

@@ -28,7 +28,8 @@ class SearchOptions(Options):
             was built for that. Beams run on the CPU, also with --device cuda.
         probes: cells whose leaves a beam visits, and an adaptive search visits first; by default what was measured at
             the build to find the best leaf of 0.999 of photos.
-        max_probes: cells after which an adaptive search gives up; by default 4 times those it visits first.
+        max_probes: cells after which an adaptive search gives up, where they hold as many leaves as are asked for; by
+            default 4 times those it visits first.
         score: the product of softmax probabilities, or for comparison that of raw cosines, clamped at 0 or mapped by
             (1 + c) / 2, by brute force.
         point: where an answer points: at the point of the best cell, the mean of its photos' places; at its medoid, the
@@ -36,7 +37,8 @@ class SearchOptions(Options):
             most of the probability lies; or at the best cell's reference photo that is most similar.
         within_km: distance that --point mass looks at.
         references: most similar reference photos of the best cell to tell with each answer.
-        region: search only there: country codes such as FR,DE, a box as south,west,north,east, or a .geojson file.
+        region: search only there: country codes such as FR,DE, a box as south,west,north,east, or a .geojson file. With
+            a minus in front: --region=-35,16,-22,33.
         not_region: do not search there; as for --region.
         prior_exponent: how much the number of photos in a cell counts, in place of what the bundle says; 0: nothing.
         precision_cap: tell no place finer than so many kilometres; a bundle's own cap can be made coarser, not finer.

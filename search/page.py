@@ -7,7 +7,7 @@ from html import escape
 _STYLE = """
 :root { color-scheme: light; --ink: #1d2327; --quiet: #59636b; --line: #d5dade; }
 * { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1.5rem 1rem 3rem; max-width: 64rem; color: var(--ink); background: #fff;
+body { margin: 0 auto; padding: 1.5rem 1rem 3rem; max-width: 72rem; color: var(--ink); background: #fff;
   font: 1rem/1.5 "Helvetica Neue", Arial, "Liberation Sans", sans-serif; }
 h1 { font-size: 1.5rem; line-height: 1.2; margin: 0 0 .75rem; overflow-wrap: anywhere; }
 h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; padding-top: .75rem; border-top: 1px solid var(--line); }

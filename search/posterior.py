@@ -5,7 +5,7 @@ ten thousands of leaves hold next to nothing, so those that hold a thousandth to
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -36,6 +36,15 @@ class Posterior:
     def probabilities(self, score: np.ndarray, temperature: float) -> np.ndarray:
         """What leaves of these scores hold, listed or not: (Q, K) float64, at most 1; score: (Q, K) float64."""
         return np.minimum(np.exp(score / temperature - self.log_total[:, None]), 1.0)
+
+    def with_best(self, best: np.ndarray) -> "Posterior":
+        """The same with what its likeliest leaves add to the totals known better: score / T in float64, (Q,)."""
+        if not len(self):
+            return self
+        own = np.maximum.reduceat(self.probability, self.begins[:-1])
+        with np.errstate(divide="ignore"):  # where one leaf holds all
+            others = self.log_total + np.log1p(-own)
+        return replace(self, log_total=np.logaddexp(best, others))
 
     @property
     def left_out(self) -> np.ndarray:

@@ -78,25 +78,23 @@ class CoarseCells:
         """Whether a cell of a level is finer than the cap allows."""
         return level.s2_ids is None or bool(s2.levels(level.s2_ids[cell : cell + 1])[0] > self.s2_level)
 
-    def hits(self, hits: Hits, posterior: Posterior, *, inside: float) -> Hits:
-        """The same answers as coarse cells: each once, by its best leaf; -1 where there are fewer.
+    def hits(self, posterior: Posterior, k: int, *, mode: np.ndarray, inside: float) -> Hits:
+        """The k likeliest cells of each query, by what all leaves in them hold; -1 where fewer hold anything.
 
-        posterior: of the same queries. Probabilities are those of whole cells, which add up to `inside`.
+        Probabilities add up to `inside`. A score is the logarithm of what the cell holds: that of a leaf would tell
+        which leaf it is. mode: (Q,) str, how the leaves were found.
         """
-        cell = np.where(hits.leaf < 0, -1, self.of_leaf[hits.leaf])
-        new = np.zeros(cell.shape, bool)
-        for rank in range(cell.shape[1]):
-            new[:, rank] = (cell[:, rank] >= 0) & ~(cell[:, :rank] == cell[:, rank : rank + 1]).any(axis=1)
-        order = np.argsort(~new, axis=1, kind="stable")
-        new, cell, score = (np.take_along_axis(each, order, axis=1) for each in (new, cell, hits.score))
-        probability = np.empty(cell.shape)
-        of = self.of_leaf[posterior.leaf]
-        for rank in range(cell.shape[1]):
-            held = posterior.probability * (of == cell[posterior.query, rank])
-            probability[:, rank] = inside * np.bincount(posterior.query, held, minlength=len(cell))
-        return Hits(
-            np.where(new, cell, -1), np.where(new, score, np.nan), np.where(new, probability, np.nan), hits.mode
-        )
+        held_by, which = np.unique(posterior.query * len(self) + self.of_leaf[posterior.leaf], return_inverse=True)
+        held = np.bincount(which, posterior.probability)
+        query, cell = np.divmod(held_by, len(self))
+        order = np.lexsort((cell, -held, query))
+        query, cell, held = query[order], cell[order], held[order]
+        rank = np.arange(len(query)) - np.searchsorted(query, query)
+        told = rank < k
+        place = query[told], rank[told]
+        answer, share = np.full((len(posterior), k), -1), np.full((len(posterior), k), np.nan)
+        answer[place], share[place] = cell[told], held[told]
+        return Hits(answer, np.log(share), inside * share, mode)
 
 
 def posterior_by_cell(

@@ -57,8 +57,8 @@ class RecallCheck:
         if not len(self._queries):
             return None
         engine = self._engine
-        options = replace(engine.options, mode="exact", probes=None, max_probes=None)
-        exact = Engine(engine.bundle, device=engine.device, options=options)
+        options = replace(engine.options, mode="exact", probes=None, max_probes=None, radii=False)
+        exact = Engine(engine.bundle, device=engine.device, options=options, protocol=engine.protocol)
         k = min(_TEN, engine.n_leaves)
         best = exact.search_prepared(self._queries, k=k, probability=False).leaf
         # Asked for apart: whoever asks for ten visits all lists where the nearest hold fewer.

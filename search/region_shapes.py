@@ -3,27 +3,28 @@
 Shapes are drawn on longitude and latitude, where lines of GeoJSON are straight.
 """
 
+import json
 from pathlib import Path
 
 import numpy as np
 import shapely
 
 from indexer.errors import InputError
-from indexer.hierarchy import Level
 from indexer.polygons import cell_polygons
+from search.precision_cap import NamedCells
 
 
-def in_shape(leaves: Level, shape: shapely.Geometry, option: str, *, wholly: bool) -> np.ndarray:
-    """Which leaves lie in a shape, wholly or with some part: (leaves,) bool.
+def in_shape(cells: NamedCells, shape: shapely.Geometry, option: str, *, wholly: bool) -> np.ndarray:
+    """Which cells lie in a shape, wholly or with some part: (C,) bool.
 
     Raises:
         InputError: cells are labels, which have no borders.
     """
-    if leaves.s2_ids is None:
-        raise InputError(f"{option}: the cells are labels ({leaves.label}), which have no borders. Name countries.")
+    if cells.s2_ids is None:
+        raise InputError(f"{option}: the cells are labels, which have no borders. Name countries.")
     shapely.prepare(shape)
-    cells = cell_polygons(leaves.s2_ids)
-    return np.asarray(shapely.contains(shape, cells) if wholly else shapely.intersects(shape, cells))
+    borders = cell_polygons(cells.s2_ids)
+    return np.asarray(shapely.contains(shape, borders) if wholly else shapely.intersects(shape, borders))
 
 
 def box(text: str, option: str) -> shapely.Geometry:
@@ -55,13 +56,16 @@ def polygons(file: Path, option: str) -> shapely.Geometry:
     if not file.is_file():
         raise InputError(f"{option} {file}: no such file.")
     try:
-        shapes = shapely.get_parts(shapely.from_geojson(file.read_text(encoding="utf-8")))
+        shapes = shapely.get_parts(shapely.from_geojson(_with_geometries(file.read_text(encoding="utf-8"))))
         shapes = shapely.get_parts(shapes)  # of collections in a collection
-    except (shapely.errors.GEOSException, UnicodeDecodeError, OSError) as error:
+    except (shapely.errors.GEOSException, ValueError, OSError) as error:
         raise InputError(f"{option} {file}: not GeoJSON ({error}).") from None
     kinds = {shape.geom_type for shape in shapes.tolist()}
     if not kinds or kinds - {"Polygon"}:
         raise InputError(f"{option} {file}: it must hold polygons, not {', '.join(sorted(kinds)) or 'nothing'}.")
+    shapes = shapes[~shapely.is_empty(shapes)]
+    if not shapes.size:
+        raise InputError(f"{option} {file}: its polygons are empty.")
     west, south, east, north = shapely.total_bounds(shapes)
     if not (-180 <= west and east <= 180 and -90 <= south and north <= 90):
         raise InputError(
@@ -73,3 +77,12 @@ def polygons(file: Path, option: str) -> shapely.Geometry:
             f"{option} {file}: {shapely.is_valid_reason(shapes[invalid[0]])} in its polygon {invalid[0]}. Mend it."
         )
     return shapely.union_all(shapes)
+
+
+def _with_geometries(text: str) -> str:
+    """GeoJSON without features that have no place, which RFC 7946 allows and GEOS does not."""
+    content = json.loads(text)
+    if isinstance(content, dict) and isinstance(content.get("features"), list):
+        features = content["features"]
+        content["features"] = [each for each in features if not isinstance(each, dict) or each.get("geometry", 0)]
+    return json.dumps(content)

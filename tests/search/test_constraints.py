@@ -16,8 +16,9 @@ from indexer.leaf_index import IndexChoice, stand_ins
 from indexer.polygons import cell_polygons
 from indexer.scoring import log_product, log_softmax
 from search.__main__ import COMMANDS
-from search.constraints import allowed_leaves
+from search.constraints import allowed_cells
 from search.engine import Engine
+from search.lists import TreeLists
 from search.modes import ModeName, SearchOptions
 from search.recall import RecallCheck
 from tests.conftest import unit_rows
@@ -65,7 +66,7 @@ def test_the_best_allowed_leaf_is_found_and_no_other(bundle: Bundle, mode: ModeN
         assert hits.score[row, 0] == pytest.approx(own[0], rel=1e-9)
     shares = np.exp(log_softmax(logs[:, allowed]))
     np.testing.assert_allclose(hits.probability[:, 0], shares.max(axis=1), rtol=1e-4)
-    assert engine.counts == "allowed leaves" if mode == "exact" else "visited allowed leaves"
+    assert engine.counts == ("allowed leaves" if mode == "exact" else "visited allowed leaves")
     _, posterior = engine.with_posterior(queries, left_out=0.0)
     assert np.isin(posterior.leaf, allowed).all()
     assert engine.search_facts["allowed_leaves"] == len(allowed)
@@ -73,11 +74,30 @@ def test_the_best_allowed_leaf_is_found_and_no_other(bundle: Bundle, mode: ModeN
 
 def test_a_beam_misses_no_region_because_others_are_nearer(bundle: Bundle) -> None:
     """Queries that belong elsewhere: the lists nearest to them hold nothing that is allowed."""
-    allowed = allowed_leaves(bundle.hierarchy.leaves, region=BOX, not_region=None)
+    allowed = allowed_cells(bundle.hierarchy.leaves, region=BOX, not_region=None)
     elsewhere = np.setdiff1d(np.arange(bundle.model.n_leaves), allowed)
     queries = bundle.model.geocells.vectors[-1][elsewhere[:40]]
     hits = Engine(bundle, options=SearchOptions("beam", probes=1, region=BOX)).search(queries)
     assert np.isin(hits.leaf, allowed).all()
+    best = Engine(bundle, options=SearchOptions("exact", region=BOX)).search(queries)
+    found = Engine(bundle, options=SearchOptions("beam", region=BOX)).search(queries)
+    assert (found.leaf == best.leaf).mean() >= 0.95  # queries such as no list was chosen for
+
+
+def test_a_beam_visits_as_many_lists_as_the_region_takes(bundle: Bundle) -> None:
+    """What was chosen for all leaves says nothing of the lists of some."""
+    probes = {}
+    for region in (None, BOX):
+        facts = Engine(bundle, options=SearchOptions("beam", region=region)).search_facts
+        probes[region] = facts["level"], facts["probes"]
+    queries = stand_ins(bundle.model, n=200, seed=4)
+    allowed = allowed_cells(bundle.hierarchy.leaves, region=BOX, not_region=None)
+    there = queries[np.isin(log_product(bundle.model, queries).argmax(axis=1), allowed)]
+    best = Engine(bundle, options=SearchOptions("exact", region=BOX)).search(there)
+    found = Engine(bundle, options=SearchOptions("beam", region=BOX)).search(there)
+    assert (found.leaf == best.leaf).mean() >= 0.99
+    whole = TreeLists.of_bundle(bundle)
+    assert probes[None] == (whole.level, whole.probes)
 
 
 def test_what_is_ruled_out_wholly_is_left_out(bundle: Bundle) -> None:
@@ -85,16 +105,16 @@ def test_what_is_ruled_out_wholly_is_left_out(bundle: Bundle) -> None:
     assert hierarchy.leaves.s2_ids is not None
     shape = shapely.box(-40, -30, 50, 60)
     inside = np.flatnonzero([shape.contains(cell) for cell in cell_polygons(hierarchy.leaves.s2_ids)])
-    allowed = allowed_leaves(hierarchy.leaves, region=None, not_region=BOX)
+    allowed = allowed_cells(hierarchy.leaves, region=None, not_region=BOX)
     assert len(inside)
     np.testing.assert_array_equal(np.union1d(allowed, inside), np.arange(len(hierarchy.leaves)))
     assert not np.intersect1d(allowed, inside).size
-    both = allowed_leaves(hierarchy.leaves, region=BOX, not_region="-30,-40,60,0")
+    both = allowed_cells(hierarchy.leaves, region=BOX, not_region="-30,-40,60,0")
     np.testing.assert_array_equal(
         both,
         np.intersect1d(
-            allowed_leaves(hierarchy.leaves, region=BOX, not_region=None),
-            allowed_leaves(hierarchy.leaves, region=None, not_region="-30,-40,60,0"),
+            allowed_cells(hierarchy.leaves, region=BOX, not_region=None),
+            allowed_cells(hierarchy.leaves, region=None, not_region="-30,-40,60,0"),
         ),
     )
 
@@ -103,14 +123,14 @@ def test_countries_are_those_of_the_cells_names(hierarchy: Hierarchy) -> None:
     leaves = hierarchy.leaves
     codes, counts = np.unique(leaves.country, return_counts=True)
     first, second = codes[np.argsort(-counts)][:2]
-    found = allowed_leaves(leaves, region=f"{first.lower()}, {second}", not_region=None)
+    found = allowed_cells(leaves, region=f"{first.lower()}, {second}", not_region=None)
     np.testing.assert_array_equal(found, np.flatnonzero(np.isin(leaves.country, [first, second])))
-    rest = allowed_leaves(leaves, region=None, not_region=str(first))
+    rest = allowed_cells(leaves, region=None, not_region=str(first))
     np.testing.assert_array_equal(rest, np.flatnonzero(leaves.country != first))
 
 
 def test_a_box_passes_the_antimeridian(hierarchy: Hierarchy) -> None:
-    found = allowed_leaves(hierarchy.leaves, region="-20,175,30,-175", not_region=None)
+    found = allowed_cells(hierarchy.leaves, region="-20,175,30,-175", not_region=None)
     both = shapely.union(shapely.box(175, -20, 180, 30), shapely.box(-180, -20, -175, 30))
     np.testing.assert_array_equal(found, overlapping(hierarchy, both))
 
@@ -119,7 +139,7 @@ def test_polygons_of_a_file_with_a_hole(hierarchy: Hierarchy, tmp_path: Path) ->
     shape = shapely.box(-40, -30, 50, 60).difference(shapely.box(-10, -10, 20, 30))
     feature = {"type": "Feature", "properties": {}, "geometry": json.loads(shapely.to_geojson(shape))}
     (tmp_path / "r.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": [feature, feature]}))
-    found = allowed_leaves(hierarchy.leaves, region=str(tmp_path / "r.geojson"), not_region=None)
+    found = allowed_cells(hierarchy.leaves, region=str(tmp_path / "r.geojson"), not_region=None)
     np.testing.assert_array_equal(found, overlapping(hierarchy, shape))
 
 
@@ -153,6 +173,8 @@ def test_recall_is_against_exact_search_of_the_same_region(bundle: Bundle) -> No
         ("{tmp}/text.json", "not GeoJSON"),
         ("{tmp}/point.json", "it must hold polygons, not Point"),
         ("{tmp}/mercator.json", "not longitude and latitude"),
+        ("{tmp}/empty.json", "its polygons are empty"),
+        ("{tmp}/nowhere.json", "it must hold polygons, not nothing"),
         ("{tmp}/bow.json", "Self-intersection"),
     ],
 )
@@ -163,8 +185,11 @@ def test_regions_that_cannot_be_are_refused(hierarchy: Hierarchy, tmp_path: Path
     (tmp_path / "mercator.json").write_text(far)
     bow = '{"type": "Polygon", "coordinates": [[[0, 0], [10, 10], [10, 0], [0, 10], [0, 0]]]}'
     (tmp_path / "bow.json").write_text(bow)
+    (tmp_path / "empty.json").write_text('{"type": "Polygon", "coordinates": []}')
+    nowhere = '{"type": "Feature", "properties": {}, "geometry": null}'
+    (tmp_path / "nowhere.json").write_text(f'{{"type": "FeatureCollection", "features": [{nowhere}]}}')
     with pytest.raises(InputError, match=message):
-        allowed_leaves(hierarchy.leaves, region=region.format(tmp=tmp_path), not_region=None)
+        allowed_cells(hierarchy.leaves, region=region.format(tmp=tmp_path), not_region=None)
 
 
 def test_a_region_between_the_cells_is_refused(hierarchy: Hierarchy) -> None:
@@ -173,12 +198,12 @@ def test_a_region_between_the_cells_is_refused(hierarchy: Hierarchy) -> None:
     row = int(np.flatnonzero(hierarchy.locate(lat, lng)[:, -1] < 0)[0])
     box = ",".join(f"{value:.9f}" for value in (lat[row], lng[row], lat[row] + 1e-6, lng[row] + 1e-6))
     with pytest.raises(InputError, match="no cell of this bundle overlaps it"):
-        allowed_leaves(hierarchy.leaves, region=box, not_region=None)
+        allowed_cells(hierarchy.leaves, region=box, not_region=None)
 
 
 def test_all_ruled_out_and_options_that_do_not_go_together_are_refused(engine: Engine) -> None:
     with pytest.raises(InputError, match="leaves no cell"):
-        allowed_leaves(engine.bundle.hierarchy.leaves, region=None, not_region="-90,-180,90,180")
+        allowed_cells(engine.bundle.hierarchy.leaves, region=None, not_region="-90,-180,90,180")
     with pytest.raises(InputError, match="for comparison"):
         SearchOptions(score="cosine-affine", region="FR")
     with pytest.raises(InputError, match="calibrated for the whole Earth"):

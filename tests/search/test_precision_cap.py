@@ -69,7 +69,6 @@ def test_rows_tell_nothing_finer_and_whole_cells_probabilities(engine: Engine, t
     assert coarse.s2_ids is not None
     places = {(lat, lng) for lat, lng in zip(coarse.lat_deg.tolist(), coarse.lng_deg.tolist(), strict=True)}
     share = np.exp(log_softmax(log_product(engine.bundle.model, unit_rows(30, WIDTH, seed=0))))
-    best = engine.search(unit_rows(30, WIDTH, seed=0)).leaf[:, 0]
     for row in pa.parquet.read_table(tmp_path / "O").to_pylist():
         if row["status"] != "ok":
             continue
@@ -79,10 +78,46 @@ def test_rows_tell_nothing_finer_and_whole_cells_probabilities(engine: Engine, t
         assert set(zip(row["top_lat"], row["top_lng"], strict=True)) <= places
         assert len(set(row["top_key"])) == len(row["top_key"]) == len(row["top_score"]) <= 5
         assert row["top_key"][0] == row["key"]
+        assert row["top_probability"] == sorted(row["top_probability"], reverse=True)
+        assert row["score"] == pytest.approx(np.log(row["probability"]))
+        assert not row["calibrated"]
+        assert row["radius_90_km"] is None
         if mode == "exact":
-            assert cell == coarse.of_leaf[best[row["row"]]]
-            whole = share[row["row"], coarse.of_leaf == cell].sum()
-            assert row["probability"] == pytest.approx(whole, abs=2e-3)
+            whole = np.bincount(coarse.of_leaf, share[row["row"]])
+            assert cell == whole.argmax()
+            told = len(row["top_probability"])  # those that hold next to nothing are not listed
+            assert row["top_probability"] == pytest.approx((-np.sort(-whole)[:told]).tolist(), abs=2e-3)
+            assert -np.sort(-whole)[told:5].sum() < 2e-3
+
+
+def test_a_region_parts_no_cell_of_the_cap(engine: Engine) -> None:
+    """Else smaller and smaller regions would find the leaf that a coarse cell hides."""
+    coarse = CoarseCells(engine.bundle.hierarchy.leaves, CAP_KM)
+    leaves, queries = engine.bundle.hierarchy.leaves, unit_rows(10, WIDTH, seed=5)
+    assert coarse.s2_ids is not None
+    largest = int(np.bincount(coarse.of_leaf).argmax())
+    own = np.flatnonzero(coarse.of_leaf == largest)
+    ids = s2.leaf_ids(leaves.lat_deg[own], leaves.lng_deg[own])
+    inside = own[s2.locate(coarse.s2_ids, ids) == largest][:3]
+    assert len(inside) > 1
+    told = []
+    for leaf in inside:
+        lat, lng = float(leaves.lat_deg[leaf]), float(leaves.lng_deg[leaf])
+        box = f"{lat - 1e-4},{lng - 1e-4},{lat + 1e-4},{lng + 1e-4}"
+        held = Engine(engine.bundle, options=SearchOptions(region=box, precision_cap=CAP_KM))
+        assert held.n_leaves == len(own)
+        answers = held.answer(held.prepared(queries), k=1)
+        told.append((answers.hits.leaf, answers.hits.score, answers.hits.probability))
+        with pytest.raises(InputError, match="top-k must be from 1 to 1, the number of cells of the precision cap"):
+            held.check_k(2)
+    for other in told[1:]:
+        for one, two in zip(told[0], other, strict=True):
+            np.testing.assert_array_equal(one, two)
+
+
+def test_what_would_tell_leaves_of_a_cell_apart_is_refused(engine: Engine) -> None:
+    with pytest.raises(InputError, match=r"--prior-exponent.*the precision cap of 600 km hides"):
+        Engine(engine.bundle, options=SearchOptions(prior_exponent=0.5, precision_cap=CAP_KM))
 
 
 @pytest.fixture
