@@ -66,8 +66,8 @@ def query(
     maps = MapFiles(engine.bundle.hierarchy, geojson=geojson, html=html, level=level)
     encode = encoder.open(checkpoint, crops=crops)
     engine.check_encoder(encode.encoder.digest, source=checkpoint)
-    asked = {"photos": photos, "registry": registry, "bundle": engine.bundle.version}
-    log_request(audit_log, "query", **asked)
+    asked = {"photos": photos, "registry": registry, "bundle": engine.bundle.version, "crops": crops}
+    log_request(audit_log, "query", **asked, **search.given)
     # No worker processes: a few photos are decoded before another interpreter has started.
     config = EmbedConfig(workers=0, shard_rows=len(photos), max_pixels=read.max_pixels, limits=read.limits)
     (batch,) = embed_photos(encode, listed_photos(photos, class_maps), config=config)
@@ -77,7 +77,8 @@ def query(
         raise InputError(f"No photo to answer. {reasons}.{advice}")
     rows = explain(engine, batch, answer_table(engine, batch, first_row=0, k=top_k))
     if maps.wanted:
-        _, posterior = engine.with_posterior(engine.prepared(batch.embedding[batch.ok]), left_out=0.0)
+        k = top_k if engine.coarse is None else 1  # as for the answers: a beam widens where it finds fewer leaves
+        _, posterior = engine.with_posterior(engine.prepared(batch.embedding[batch.ok]), k=k, left_out=0.0)
         maps.write(rows, listed_photos(photos), posterior, coarse=engine.coarse, read=read)
     data = {"bundle": engine.bundle.version, "encoder": encode.encoder.digest, "answers": rows}
     failed = any(row["status"] != OK for row in rows)
@@ -185,7 +186,8 @@ def run(
         shard_rows,
         in_albums=album is not None,
     )
-    log_request(audit_log, "run", photos=photos or features, registry=registry, version=version, out=out)
+    asked = {"photos": photos or features, "registry": registry, "version": version, "crops": crops, "out": out}
+    log_request(audit_log, "run", **asked, **search.given)
     if engine == "ray":
         from search.ray_engine import run_on_ray
 

@@ -91,6 +91,11 @@ class SearchOptions(Options):
             raise InputError("--within-km goes with --point mass.")
 
     @property
+    def given(self) -> dict[str, str]:
+        """Those that differ from their defaults, as text."""
+        return {name: str(value) for name, value in vars(self).items() if value != getattr(DEFAULT_OPTIONS, name)}
+
+    @property
     def constrained(self) -> bool:
         """Whether something else is searched than the whole bundle as it is."""
         return (self.region, self.not_region, self.prior_exponent) != (None, None, None)

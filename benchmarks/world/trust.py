@@ -1,9 +1,10 @@
 """`python -m benchmarks.world.trust`: whether answers are right about themselves, and where in a cell they should be.
 
-On the world and with the encoder that `make demo` leaves, with the product's own commands: refit the cells and keep
-reference photos, build, answer; calibrate with the validation photos, and answer again. Then the test photos, which no
-command before has seen, tell how far probabilities are off before and after, how many of them lie within the radii they
-were told, and whether pointing elsewhere than at a cell's own point is nearer (paired, on the same photos).
+On the world and with the encoder that `make demo` leaves, with the product's own commands: build and answer; calibrate
+with the validation photos, and answer again. Then the test photos, which no command before has seen, tell how far
+probabilities are off before and after, and how many of them lie within the radii they were told. With cells that were
+refitted, so that they keep reference photos, they tell whether pointing elsewhere than at a cell's own point is nearer
+(paired, on the same photos).
 
 In: the folder of a demo. Out: a line of `benchmarks/results/world-trust.jsonl`.
 """
@@ -39,26 +40,33 @@ def measure(report: Report, demo: Path, folder: Path) -> None:
     for needed in (photos, checkpoint, hierarchy):
         if not needed.exists():
             raise InputError(f"{needed}: missing. Run the demo first: make demo")
-    features, fitted, registry = folder / "features", folder / "refit", folder / "registry"
+    features, fitted = folder / "features", folder / "refit"
     run_command("encoder", "embed", "--photos", photos, "--checkpoint", checkpoint, "--out", features)
-    learnt = ("--features", features, "--hierarchy", hierarchy, "--photos", photos, "--split", "train")
-    kept = ("--from", checkpoint, "--references", str(REFERENCES), "--out", fitted)
-    run_command("training", "refit", *learnt, *kept)
-    run_command("indexer", "build", "--hierarchy", hierarchy, "--checkpoint", fitted, "--registry", registry)
 
-    def answers(name: str, *options: str) -> Evaluation:
-        out = folder / name
+    def build(name: str, learnt: Path) -> Path:
+        registry = folder / name
+        run_command("indexer", "build", "--hierarchy", hierarchy, "--checkpoint", learnt, "--registry", registry)
+        return registry
+
+    def answers(registry: Path, name: str, *options: str) -> Evaluation:
+        out = folder / f"{registry.name}-{name}"
         run_command("search", "run", "--registry", registry, "--features", features, "--out", out, *options)
         return evaluate(out, photos, split="test")
 
-    before = answers("before")
+    registry = build("registry", checkpoint)
+    before = answers(registry, "before")
     known = ("--truth", photos, "--split", "validation")
     run_command("search", "calibrate", "--registry", registry, "--features", features, *known)
-    after = answers("after")
+    after = answers(registry, "after")
     calibration(report, before, after)
     radii(report, after)
+    learnt = ("--features", features, "--hierarchy", hierarchy, "--photos", photos, "--split", "train")
+    kept = ("--from", checkpoint, "--references", str(REFERENCES), "--out", fitted)
+    run_command("training", "refit", *learnt, *kept)
+    refitted = build("refitted", fitted)
+    usual = answers(refitted, "cell")
     for point in POINTS:
-        pointing(report, after, answers(point, "--point", point), point)
+        pointing(report, usual, answers(refitted, point, "--point", point), point)
 
 
 def calibration(report: Report, before: Evaluation, after: Evaluation) -> None:

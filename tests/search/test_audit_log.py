@@ -1,6 +1,7 @@
 """The log of requests: nothing without it, a whole line for each command with it."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ def test_commands_add_lines_where_a_log_is_asked_for(world: Path, tmp_path: Path
     assert not log.exists()
     assert search("query", *common, world / "0.png", world / "1.png", "--audit-log", log) == 0
     run = ("run", *common, "--photos", world / "photos.csv", "--out", tmp_path / "O", "--audit-log", log)
+    run = (*run, "--mode", "beam")
     assert search(*run) == 0
     first, second = (json.loads(line) for line in log.read_text().splitlines())
     assert (first["command"], first["photos"]) == ("query", [str(world / "0.png"), str(world / "1.png")])
@@ -29,7 +31,17 @@ def test_commands_add_lines_where_a_log_is_asked_for(world: Path, tmp_path: Path
         str(tmp_path / "O"),
     )
     assert {"at", "user"} <= set(first)
+    assert ("mode" in first, second["mode"], second["crops"]) == (False, "beam", "one")
     assert not {"lat", "lng", "token"} & set(first)
+
+
+def test_a_user_without_a_name_is_a_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown() -> str:
+        raise KeyError("getpwuid(): uid not found")
+
+    monkeypatch.setattr("getpass.getuser", unknown)
+    log_request(tmp_path / "log", "query", photos=[])
+    assert json.loads((tmp_path / "log").read_text())["user"] == f"uid {os.getuid()}"
 
 
 def test_credentials_are_starred_out(tmp_path: Path) -> None:
