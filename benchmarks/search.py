@@ -224,8 +224,8 @@ def grown(report: Report, few: int, many: int, times: Sequence[float]) -> None:
     tenfold = ratio ** (math.log(10) / math.log(larger))  # as if it grew by the same power all the way
     report.row(
         f"a beam over {larger:.1f} times the leaves ({few:,} to {many:,})",
-        f"{times[0]:.0f} us a query, then {times[1]:.0f} us: {ratio:.1f} times the time; {tenfold:.1f} for ten times the "
-        f"leaves, at most {MAX_TEN_TIMES:g}",
+        f"{times[0]:.0f} us a query, then {times[1]:.0f} us: {ratio:.1f} times the time; {tenfold:.1f} for ten times "
+        f"the leaves, at most {MAX_TEN_TIMES:g}",
         holds=tenfold <= MAX_TEN_TIMES,
         ratio=ratio,
         tenfold=tenfold,
