@@ -1,7 +1,7 @@
 """What beam and adaptive search share: they visit some lists for each query, and rank the leaves of these."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from search.posterior import Posterior, joined_posteriors
 from search.proof import best_leaves
 
 
-class ListSearch:
+class ListSearch(ABC):
     """A search of lists, up to a limit; where these hold fewer leaves than are asked for, of all lists."""
 
     counts = VISITED_LEAVES
@@ -45,13 +45,13 @@ class ListSearch:
             return hits.replaced(short, others[0]), posterior.replaced(short, others[1])
         return hits, posterior
 
+    @abstractmethod
     def _visited(self, queries: np.ndarray, k: int, limit: int) -> Iterator[tuple[slice, Visited, np.ndarray]]:
         """For some queries at a time what is visited, and how each was found: (Q',) str."""
-        raise NotImplementedError
 
     def _hits(self, queries: np.ndarray, k: int, temperature: float | None, limit: int) -> Hits:
         parts = [
-            replace(self._best(visited, queries[block], k, temperature), mode=mode)
+            self._best(visited, queries[block], k, temperature, mode)
             for block, visited, mode in self._visited(queries, k, limit)
         ]
         return joined_hits(parts, k)
@@ -61,15 +61,15 @@ class ListSearch:
     ) -> tuple[Hits, Posterior]:
         hits, posteriors = [], []
         for block, visited, mode in self._visited(queries, k, limit):
-            hits.append(replace(self._best(visited, queries[block], k, temperature), mode=mode))
+            hits.append(self._best(visited, queries[block], k, temperature, mode))
             posteriors.append(visited.posterior(temperature, left_out=left_out))
         return joined_hits(hits, k), joined_posteriors(posteriors)
 
-    def _best(self, visited: Visited, queries: np.ndarray, k: int, temperature: float | None) -> Hits:
+    def _best(self, visited: Visited, queries: np.ndarray, k: int, temperature: float | None, mode: np.ndarray) -> Hits:
         """The k best of visited leaves, and their share of all of these."""
         leaf, score = best_leaves(tensor_of(queries), look=visited.best, scores=self._scores, k=k)
         probability = torch.full_like(score, torch.nan)
         if temperature is not None:
             total = visited.log_sum(leaf, score, temperature)
             probability = (score / temperature - total[:, None]).exp()
-        return Hits(leaf.numpy(), score.numpy(), probability.numpy(), np.empty(len(queries), str))
+        return Hits(leaf.numpy(), score.numpy(), probability.numpy(), mode)
