@@ -10,7 +10,6 @@ A photo's key is the SHA-256 of its file, so that copies, other names and other 
 """
 
 import contextlib
-import fcntl
 import hashlib
 import logging
 import re
@@ -28,6 +27,7 @@ from encoder.map_lookup import Lookup
 from encoder.map_shards import ShardDraft, index_path, mend, read_index, read_map, tar_path
 from indexer.artifact import check_target, explain_unwritable, is_temporary, place_file, remove_leftovers
 from indexer.errors import ArtifactError, BundleMismatch, InputError
+from indexer.lock import alone
 from indexer.manifest import MANIFEST, Manifest, code_version, parse_manifest, write_manifest
 
 log = logging.getLogger(__name__)
@@ -189,17 +189,11 @@ def write_cache(folder: Path, origin: MapOrigin, *, shard_maps: int = SHARD_MAPS
         WorkError: the disk is full.
     """
     check_cache(folder)
-    with explain_unwritable(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        # The kernel frees this lock with its holder, so a killed process never blocks the next one.
-        lock = (folder / _LOCK).open("w")
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                f"{folder}: another process is writing class maps to it. Wait for its end, or choose another --out."
-            ) from None
+    busy = f"{folder}: another process is writing class maps to it. Wait for its end, or choose another --out."
+    with contextlib.ExitStack() as stack:
+        with explain_unwritable(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(alone(folder / _LOCK, busy=busy))
         _begin(folder, origin)
         lookup, sizes, saved = _read_lookup(folder)
         if not saved:  # it is of no use; and should a number of a removed shard be given again, it would mislead

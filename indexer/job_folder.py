@@ -11,7 +11,6 @@ What starts with `_` is passed over by readers of Parquet, so the folder can be 
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import logging
@@ -21,7 +20,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -36,6 +35,7 @@ from indexer.artifact import (
     temporary_folder,
 )
 from indexer.errors import ArtifactError, InputError, WorkError
+from indexer.lock import alone, is_held
 from indexer.manifest import ROWS_MANIFEST, Manifest, code_version, file_digest, write_manifest
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,6 @@ OK = "ok"  # the status of a row that has what was asked for; any other is a sho
 JOB_FILE = "_job.json"
 _FREE = {"batch_size"}  # another one, where memory ran out, changes the last bits of a vector at most
 _MARKS, _LOCK, _ASIDE = "_done", "_lock", "_part"
-_LOOKS, _SECONDS_BETWEEN_LOOKS = 10, 0.02  # at a lock, which `is_running` holds for a moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,14 +250,7 @@ def check_ended(path: Path) -> None:
 
 def is_running(path: Path) -> bool:
     """Whether a living process is writing to the folder."""
-    try:
-        with (path / _LOCK).open() as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except FileNotFoundError:
-        pass
-    return False
+    return is_held(path / _LOCK)
 
 
 @contextlib.contextmanager
@@ -272,11 +264,12 @@ def open_job(path: Path, job: Job) -> Iterator[JobFolder]:
         WorkError: the disk is full.
     """
     check_job_target(path)
-    with _explained(path):
-        path.mkdir(parents=True, exist_ok=True)
-        lock = (path / _LOCK).open("w")
-    with lock:
-        _hold(lock, path)
+    with contextlib.ExitStack() as stack:
+        with _explained(path):
+            path.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(
+                alone(path / _LOCK, busy=f"{path}: another process is writing to it. Wait for its end.")
+            )
         with _explained(path):
             remove_leftovers(path, _ASIDE)
             (path / _MARKS).mkdir(exist_ok=True)
@@ -304,17 +297,6 @@ def _is_begun(path: Path) -> bool:
         or (entry.name.startswith(f"{_ASIDE}.") and is_temporary(entry))
         for entry in entries
     )
-
-
-def _hold(lock: IO[str], path: Path) -> None:
-    """Take the lock, which the death of its holder frees."""
-    for look in range(_LOOKS):
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        if look < _LOOKS - 1:
-            time.sleep(_SECONDS_BETWEEN_LOOKS)
-    raise InputError(f"{path}: another process is writing to it. Wait for its end.")
 
 
 def _usable(path: Path, marks: Mapping[int, Mark]) -> dict[int, Mark]:

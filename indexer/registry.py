@@ -9,7 +9,6 @@ A reader takes no lock: it resolves `current` once and keeps what it opened.
 """
 
 import contextlib
-import fcntl
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from indexer.artifact import explain_unwritable, is_temporary, remove_version, r
 from indexer.bundle import open_bundle, verify_bundle
 from indexer.errors import ArtifactError, InputError
 from indexer.history import Entry, append_entry, pins, publications, read_entries, trail
+from indexer.lock import in_turn
 from indexer.manifest import MANIFEST
 
 
@@ -276,7 +276,5 @@ class Registry:
     @contextlib.contextmanager
     def _changing(self) -> Iterator[None]:
         self._check_exists()
-        # The kernel frees this lock with its holder, so a killed process never blocks the next one.
-        with explain_unwritable(self.path), (self.path / ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with explain_unwritable(self.path), in_turn(self.path / ".lock"):
             yield

@@ -12,7 +12,6 @@ A second start with the same options and inputs goes on where the first one ende
 """
 
 import contextlib
-import fcntl
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -23,6 +22,7 @@ import yaml  # type: ignore[import-untyped]
 
 from indexer.artifact import check_target, write_file
 from indexer.errors import ArtifactError, InputError
+from indexer.lock import alone
 from indexer.manifest import code_version
 from training.config import FitConfig
 
@@ -88,11 +88,8 @@ class RunFolder:
         Raises:
             InputError: another process trains here.
         """
-        with (self.path / ".lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise InputError(f"{self.path}: another process is training in this folder. Wait for it.") from None
+        busy = f"{self.path}: another process is training in this folder. Wait for it."
+        with alone(self.path / ".lock", busy=busy):
             yield
 
     def next_log(self) -> str:

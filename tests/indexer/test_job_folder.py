@@ -228,18 +228,6 @@ def test_one_process_at_a_time_and_death_frees_the_folder(tmp_path: Path, undist
     check_done(out, undisturbed)
 
 
-def test_who_asks_whether_a_job_runs_does_not_keep_it_from_starting(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import fcntl
-
-    do(tmp_path / "O", at_most=1)
-    asks = (tmp_path / "O" / "_lock").open()
-    fcntl.flock(asks, fcntl.LOCK_SH)
-    monkeypatch.setattr("indexer.job_folder.time.sleep", lambda _: asks.close())  # done while the job waits
-    assert do(tmp_path / "O") == [1, 2]
-
-
 GOOD = {"shard": 1, "first_row": 4, "rows": 4, "ok": 3, "failed": {"missing": 1}, "examples": {}, "names": "n"}
 GOOD |= {"sha256": "s", "size_bytes": 5, "ended_at": 0.0}
 

@@ -1,0 +1,55 @@
+"""One process at a time: locks on files, which the kernel frees with their holder: a killed one blocks nobody."""
+
+import contextlib
+import fcntl
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from indexer.errors import InputError
+
+_LOOKS, _SECONDS_BETWEEN_LOOKS = 10, 0.02  # at a lock, which `is_held` holds for a moment
+
+
+@contextlib.contextmanager
+def alone(lock: Path, *, busy: str) -> Iterator[None]:
+    """Hold a lock for as long as a block runs, or give up at once.
+
+    Raises:
+        InputError: another process holds it; with `busy`, a sentence.
+        OSError: the file cannot be written.
+    """
+    with lock.open("w") as stream:
+        for look in range(_LOOKS):
+            if look:
+                time.sleep(_SECONDS_BETWEEN_LOOKS)
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+        else:
+            raise InputError(busy)
+        yield
+
+
+@contextlib.contextmanager
+def in_turn(lock: Path) -> Iterator[None]:
+    """Hold a lock for as long as a block runs, once nobody else does.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with lock.open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def is_held(lock: Path) -> bool:
+    """Whether a living process holds a lock by `alone` or `in_turn`."""
+    try:
+        with lock.open() as stream:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        pass
+    return False
