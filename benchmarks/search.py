@@ -10,9 +10,9 @@
 Two figures each: leaves and scores; and whole rows, with the probability and the radii that hold 50 and 90 % of it:
 over all leaves in (b) and (d), over those visited in (a) and (e). FAISS's own k-means lists stand beside ours. Sizes
 are those of MP-16: as many places as a 47th of its photos, thresholds a 47th of the paper's (`--photos table.csv` takes
-places from a table); then ten times as many leaves; `--large` adds ten times that, beam and exact search alone, in
-float16 with fewer dimensions. Vectors are those of `benchmarks.place_vectors`; lists are chosen with other photos than
-asked for.
+places from a table); then ten times as many leaves. The part `large` is of ten times that again, beam and exact search
+alone, in float16 with fewer dimensions; it has a run of its own, as it takes the memory of the others twice. Vectors
+are those of `benchmarks.place_vectors`; lists are chosen with other photos than asked for.
 
 Goals are for two cores with avx512_bf16, and count only there: (d) leaves at least 5 times faster than (c), whole rows
 4 times faster than (b); (e) leaves 12 times faster than (c) at recall@1 of 0.999 or more. That ten times the leaves
@@ -36,7 +36,7 @@ from typing import Any
 import faiss
 import numpy as np
 import torch
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 
 from benchmarks.harness import Report, Timing, timed
 from benchmarks.search_ways import (
@@ -58,9 +58,9 @@ from benchmarks.search_ways import (
     way_of,
 )
 from encoder.device import multiplies_bfloat16
+from indexer.cli import Strings
 from indexer.faiss_index import Index, flat_index, gpu_count, list_count, on_device, search_index, set_probes
 from indexer.leaf_index import best_of_all, list_index
-from indexer.paper import TAU_MAX
 from search.adaptive import PROVED
 from search.beam import BeamSearch
 from search.exact import ExactSearch
@@ -71,6 +71,7 @@ MIN_EXACT, MIN_ROWS, MIN_BEAM = 5.0, 4.0, 12.0  # times faster, on two cores wit
 MIN_RECALL = 0.999
 MAX_TEN_TIMES = 3.5  # times the time for ten times the leaves, by a beam
 MAX_GPU_SECONDS = 1.0  # for a million queries
+PARTS = Strings(("mp16", "tenfold", "large"))  # the last two take 5 GB and 15 GB
 
 
 def compare(report: Report, world: World, *, runs: int) -> None:
@@ -233,11 +234,10 @@ def grown(report: Report, few: int, many: int, times: Sequence[float]) -> None:
 
 
 def large_worlds(report: Report, *, width: int, seed: int, runs: int) -> None:
-    """About 200,000 and 2 million leaves in float16, three levels: exact search and beams only."""
+    """Ten and a hundred times MP-16's leaves in float16: exact search and beams only."""
     times, sizes = [], []
     for scale in (10, 100):
-        places = city_places(scale * MP16_PLACES, seed=seed)
-        world = make_world(places, queries=256, width=width, seed=seed, taus=TAU_MAX[::3])
+        world = make_world(city_places(scale * MP16_PLACES, seed=seed), queries=256, width=width, seed=seed)
         index = list_index(world.model, world.rows, world.level, "fp16")
         lists = TreeLists(world.model, index, level=world.level, probes=world.probes)
         beam = way_of(BeamSearch(world.model, lists), world)
@@ -294,30 +294,20 @@ def microseconds(timing: Timing, queries: np.ndarray) -> float:
     return timing.median_s / len(queries) * 1e6
 
 
-def main() -> int:
-    """Run the command line; the exit code is 1 where a floor was missed."""
-    parser = ArgumentParser(prog="python -m benchmarks.search", description=__doc__)
-    parser.add_argument("--photos", type=Path, default=None, help="table of lat and lng, as many as a 47th of MP-16's")
-    parser.add_argument("--width", type=int, default=768)
-    parser.add_argument("--queries", type=int, default=2048)
-    parser.add_argument("--runs", type=int, default=7)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--small", action="store_true", help="leave the world of 240,000 leaves out: it takes 4 GB")
-    parser.add_argument("--large", action="store_true", help="add 2 million leaves of --large-width: they take 6 GB")
-    parser.add_argument("--large-width", type=int, default=128)
-    options = parser.parse_args()
-    report = Report("search")
+def usual_worlds(report: Report, options: Namespace) -> None:
+    """MP-16's size and smaller ones, ten times as many leaves, and from what size on a beam is worth it."""
     settings = {"width": options.width, "seed": options.seed}
     world = mp16_world(queries=options.queries, photos=options.photos, **settings)
-    compare(report, world, runs=options.runs)
-    k_means(report, world, runs=options.runs)
+    if "mp16" in options.parts:
+        compare(report, world, runs=options.runs)
+        k_means(report, world, runs=options.runs)
     worlds = [
         make_world(city_places(MP16_PLACES // part, seed=options.seed), queries=options.queries, **settings)
         for part in (100, 30, 10, 3)
     ]
     worlds.append(world)
     few_runs = max(3, options.runs // 2)
-    if not options.small:
+    if "tenfold" in options.parts:
         places = city_places(10 * MP16_PLACES, seed=options.seed)
         many = make_world(places, queries=max(1, options.queries // 4), **settings)
         compare(report, many, runs=few_runs)
@@ -326,10 +316,29 @@ def main() -> int:
     break_even(report, worlds, runs=few_runs)
     if torch.cuda.is_available():
         many_queries(report, world, queries=1_000_000, device=torch.device("cuda"), runs=options.runs)
-    if options.large:
+
+
+def main() -> int:
+    """Run the command line; the exit code is 1 where a floor was missed."""
+    parser = ArgumentParser(prog="python -m benchmarks.search", description=__doc__)
+    parser.add_argument("--photos", type=Path, default=None, help="table of lat and lng, as many as a 47th of MP-16's")
+    parser.add_argument("--width", type=int, default=768)
+    parser.add_argument("--queries", type=int, default=2048)
+    parser.add_argument("--runs", type=int, default=7)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--parts", type=Strings, default=Strings(PARTS[:2]), help=f"Which of {','.join(PARTS)} to measure."
+    )
+    parser.add_argument("--large-width", type=int, default=128)
+    options = parser.parse_args()
+    report = Report("search")
+    if "mp16" in options.parts or "tenfold" in options.parts:
+        usual_worlds(report, options)
+    if "large" in options.parts:
         large_worlds(report, width=options.large_width, seed=options.seed, runs=3)
-    given: dict[str, Any] = {name: value for name, value in vars(options).items() if name != "photos"}
-    return report.finish(**given, photos=None if options.photos is None else options.photos.name)
+    given: dict[str, Any] = vars(options) | {"parts": list(options.parts)}
+    given["photos"] = None if options.photos is None else options.photos.name
+    return report.finish(**given)
 
 
 if __name__ == "__main__":

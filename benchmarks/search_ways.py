@@ -1,6 +1,6 @@
 """What `benchmarks.search` compares: worlds to search in, and the usual ways to do it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from benchmarks.partition import photo_places
 from benchmarks.place_vectors import STANDS_FOR, PlaceVectors
 from encoder.device import multiplies_bfloat16
 from indexer.faiss_index import flat_index, search_index
-from indexer.geo import EARTH_RADIUS_KM
+from indexer.geo import EARTH_RADIUS_KM, chords_to_km
 from indexer.hierarchy import build_hierarchy, sorted_ids
 from indexer.leaf_index import best_of_all, choose_beam, list_index, tree_lists
 from indexer.paper import TAU_MAX
@@ -23,7 +23,7 @@ from indexer.scoring import ScoringModel, leaf_vectors
 from search.adaptive import AdaptiveSearch
 from search.beam import BeamSearch
 from search.exact import ExactSearch
-from search.found import VISITED_LEAVES, Search
+from search.found import Search, queries_at_once
 from search.leaf_scores import tensor_of
 from search.lists import TreeLists
 from search.posterior import LEFT_OUT
@@ -36,7 +36,6 @@ _TIE = 1e-3  # scores that float32 cannot tell apart in all ways of adding them 
 _BLOCK = 256  # queries of `Levels` at once
 
 _SHARES = (0.5, 0.9)  # that radii hold
-_LISTED = 1 << 23  # leaves in the posteriors of some queries, as in `Engine.at_once`
 
 # The best leaf of each query, (Q,) int64; its probability, (Q,) float64, NaN if not asked for; and the radii around its
 # point that hold _SHARES of the probability, (Q, 2) float64 in km, none if not asked for.
@@ -58,11 +57,9 @@ class World:
     queries: np.ndarray
 
 
-def make_world(
-    places: tuple[np.ndarray, np.ndarray], *, queries: int, width: int, seed: int, taus: Sequence[int] = TAU_MAX
-) -> World:
+def make_world(places: tuple[np.ndarray, np.ndarray], *, queries: int, width: int, seed: int) -> World:
     """A world of these places, (N,) latitudes and longitudes, and photos of others like them."""
-    rule = PartitionRule(tuple(tau // STANDS_FOR for tau in taus), tau_min=0)
+    rule = PartitionRule(tuple(tau // STANDS_FOR for tau in TAU_MAX), tau_min=0)
     tree = build_hierarchy(sorted_ids([places]), rule=rule)
     vectors = PlaceVectors(width, seed=seed)
     model = ScoringModel(vectors.geocells(tree), tree.ancestors, tree.leaves.n_photos)
@@ -112,7 +109,7 @@ class Plain:
                 chord = np.linalg.norm(self._points[leaves] - self._points[best[number]], axis=1)
                 order = chord.argsort()
                 enough = np.searchsorted(np.cumsum(each[order] * share[number]), _SHARES)
-                radii[number] = _km(chord[order[np.minimum(enough, len(order) - 1)]])
+                radii[number] = chords_to_km(chord[order[np.minimum(enough, len(order) - 1)]])
         return best, share, radii
 
 
@@ -212,7 +209,7 @@ def answers(search: Search, world: World, queries: np.ndarray, *, rows: bool) ->
         hits = search(queries, 1, temperature=None)
         return hits.leaf[:, 0], hits.probability[:, 0], np.empty((0, len(_SHARES)))
     parts = []
-    step = 1024 if search.counts == VISITED_LEAVES else max(1, _LISTED // world.model.n_leaves)
+    step = queries_at_once(search.counts, world.model.n_leaves)
     for start in range(0, len(queries), step):
         block = queries[start : start + step]
         hits, posterior = search.with_posterior(block, 1, temperature=1.0, left_out=LEFT_OUT)
@@ -236,10 +233,6 @@ def check_radii(search: Search, world: World, *, some: int = 256) -> None:
         held = share_within(posterior, world.discs, world.lat_deg[leaf], world.lng_deg[leaf], km)
         if np.abs(held - share).max() > 2 * LEFT_OUT:
             raise SystemExit(f"Radii of {search.name} search do not hold {share:.0%}; nothing was timed.")
-
-
-def _km(chord: np.ndarray) -> np.ndarray:
-    return np.asarray(2 * EARTH_RADIUS_KM * np.arcsin(np.minimum(chord / 2, 1.0)))
 
 
 def same(found: np.ndarray, best: np.ndarray, world: World, what: str, *, rows: np.ndarray | None = None) -> None:

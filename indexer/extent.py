@@ -64,7 +64,7 @@ def extents(ids: np.ndarray, levels: Sequence[Runs]) -> list[Extent]:
                 squared += difference
             largest[cells] = np.maximum(largest[cells], _reduce(np.maximum, squared, begin, end))
     return [
-        Extent(*geo.lat_lng(centre.T), 2 * geo.EARTH_RADIUS_KM * np.arcsin(np.minimum(np.sqrt(largest) / 2, 1.0)))
+        Extent(*geo.lat_lng(centre.T), geo.chords_to_km(np.sqrt(largest)))
         for centre, largest in zip(centres, chords, strict=True)
     ]
 

@@ -61,6 +61,15 @@ def haversine_km(
     return 2 * EARTH_RADIUS_KM * np.arcsin(np.sqrt(np.minimum(half, 1.0)))
 
 
+def chords_to_km(chords: np.ndarray) -> np.ndarray:
+    """Lengths of chords of the unit sphere, (N,) float64, to great-circle distances in km, in the same array."""
+    np.minimum(chords, 2.0, out=chords)  # rounding can push them just past 2 at antipodes
+    chords /= 2
+    np.arcsin(chords, out=chords)
+    chords *= 2 * EARTH_RADIUS_KM
+    return chords
+
+
 @dataclass(frozen=True, slots=True)
 class Accuracy:
     """How far answers are from the truth. `within` maps a threshold in km, written `25`, to percent of all photos."""

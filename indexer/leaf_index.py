@@ -127,15 +127,24 @@ def choose_beam(model: ScoringModel, queries: np.ndarray, best: np.ndarray) -> t
     cheapest, chosen = np.inf, None
     for level in range(max(1, len(model.geocells.vectors) - 1)):
         lists, heads = tree_lists(model, level)
-        scores = asked @ heads.T
-        own = np.take_along_axis(scores, lists[best][:, None], axis=1)
-        rank = np.sort((scores >= own).sum(axis=1))
+        rank = np.sort(_ranks(asked, heads, lists[best]))
         probes = int(rank[int(np.ceil(_ENOUGH_RECALL * len(rank))) - 1])
         cost = len(heads) + _LIST_ROW_COST * probes * model.n_leaves / len(heads)
         if cost < cheapest:
             cheapest, chosen = cost, (level, probes)
     assert chosen is not None, "there is a level"
     return chosen
+
+
+def _ranks(queries: np.ndarray, heads: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """How many heads do not score below one of them, for each query: (Q,) int64; own: (Q,) int64, that one."""
+    ranks = np.empty(len(queries), np.int64)
+    step = max(1, _SCORES // len(heads))
+    for start in range(0, len(queries), step):
+        block = slice(start, start + step)
+        scores = queries[block] @ heads.T
+        ranks[block] = (scores >= np.take_along_axis(scores, own[block, None], axis=1)).sum(axis=1)
+    return ranks
 
 
 def best_of_all(model: ScoringModel, leaves: np.ndarray, queries: np.ndarray) -> np.ndarray:

@@ -9,6 +9,8 @@ import numpy as np
 from search.posterior import Posterior
 
 ALL_LEAVES, VISITED_LEAVES = "all leaves", "visited leaves"
+_LISTED = 1 << 23  # leaves in the posteriors of one call: 130 MB
+_VISITING = 1024  # queries of one call where a posterior has no more leaves than were visited
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,3 +69,8 @@ class Search(Protocol):
             InputError: this search has none.
         """
         ...
+
+
+def queries_at_once(counts: str, n_leaves: int) -> int:
+    """How many queries of a search, by what it counts, are good to ask for together with their posteriors."""
+    return _VISITING if counts.startswith("visited") else max(1, _LISTED // n_leaves)
