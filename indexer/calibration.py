@@ -30,15 +30,17 @@ class Calibration:
     # An album of n photos has T n**growth: n photos of one event tell less than n photos taken independently would.
     growth: float
     inside: float  # share of photos that were taken in a leaf at all: what probabilities over leaves add up to
-    mass_50: float  # a disc that holds this share of the posterior holds the true place of half of the photos
-    mass_90: float  # and of nine in ten
+    # For each kind of point that answers may have (`search.points`): a disc around it that holds the first share of the
+    # posterior holds the true place of half of the photos; the second, of nine in ten.
+    masses: Mapping[str, tuple[float, float]]
     least_score: float  # the best leaf of all but a hundredth of the photos scores this, for each photo of an album
     queries: int  # photos, or albums, that it was fitted to
 
     def __post_init__(self) -> None:
-        numbers = (self.temperature, self.growth, self.inside, self.mass_50, self.mass_90, self.least_score)
+        numbers = (self.temperature, self.growth, self.inside, self.least_score, *sum(self.masses.values(), ()))
         sound = all(isinstance(value, int | float) and np.isfinite(value) for value in numbers)
-        if not (sound and self.temperature > 0 and 0 < self.inside <= 1 and 0 <= self.mass_50 <= self.mass_90 <= 1):
+        shares = all(len(pair) == 2 and 0 <= pair[0] <= pair[1] <= 1 for pair in self.masses.values() if sound)
+        if not (sound and shares and "cell" in self.masses and self.temperature > 0 and 0 < self.inside <= 1):
             raise ArtifactError(f"{self}: no calibration. Fit it again: python -m search calibrate")
 
     def temperatures(self, n_photos: np.ndarray) -> np.ndarray:
@@ -62,7 +64,14 @@ def calibrations_of(facts: Mapping[str, Any] | None) -> dict[Protocol, Calibrati
         if name not in PROTOCOLS:
             raise ArtifactError(f"A calibration for {name!r}; this release knows {', '.join(PROTOCOLS)}.")
         try:
-            result[name] = Calibration(**numbers)
-        except TypeError as error:
+            result[name] = _calibration(**numbers)
+        except (TypeError, AttributeError, KeyError) as error:
             raise ArtifactError(f"The calibration for {name!r} is damaged ({error}). Fit it again.") from None
     return result
+
+
+def _calibration(**numbers: Any) -> Calibration:
+    if "mass_50" in numbers:  # of a bundle from before other points than cells' own were calibrated
+        numbers["masses"] = {"cell": [numbers.pop("mass_50"), numbers.pop("mass_90")]}
+    masses = {name: tuple(pair) for name, pair in numbers.pop("masses").items()}
+    return Calibration(**numbers, masses=masses)

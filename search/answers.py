@@ -96,13 +96,13 @@ def _some_answers(engine: Engine, queries: np.ndarray, k: int, n_photos: np.ndar
     cells, hits, best = answers.cells, answers.hits, answers.hits.leaf[:, 0]
     ids = None if cells.s2_ids is None else cells.s2_ids[best]
     columns = {
-        "lat": answers.lat_deg,
-        "lng": answers.lng_deg,
+        "lat": answers.at.lat_deg,
+        "lng": answers.at.lng_deg,
         "key": cells.keys[best].tolist(),
         "s2_id": [None] * len(best) if ids is None else ids,
         "token": [None] * len(best) if ids is None else s2.tokens(ids),
-        "city": answers.city.tolist(),
-        "country": answers.country.tolist(),
+        "city": answers.at.city.tolist(),
+        "country": answers.at.country.tolist(),
         "score": hits.score[:, 0],
         "probability": hits.probability[:, 0],
         "calibrated": [engine.calibrated] * len(best),

@@ -10,13 +10,15 @@ answer is right for: probabilities over cells add up to the share of photos that
 n photos.
 
 Radii are calibrated as conformal prediction does it (Vovk et al., Algorithmic Learning in a Random World, 2005): of
-each held-out photo it is known what share of its posterior lies no farther from the answer than the true place does.
-A disc that holds the share that nine in ten of them stay below holds nine in ten places of photos like these, whatever
-is wrong with the posterior. A photo scores unlike them when its best cell does below a hundredth of theirs.
+each held-out photo it is known what share of its posterior lies no farther from the answer than the true place does. A
+disc that holds the share that nine in ten of them stay below holds nine in ten places of photos like these, whatever is
+wrong with the posterior. So it is for each kind of point that answers may have. A photo scores unlike the held-out ones
+when its best cell does below a hundredth of theirs.
 """
 
 import logging
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -47,8 +49,10 @@ from search.engine import Engine
 from search.exact import ExactSearch
 from search.ground_truth import read_truth
 from search.leaf_scores import tensor_of
+from search.modes import PointName
+from search.points import AnswerPoints, points_of_bundle
 from search.posterior import posterior_of
-from search.radii import LeafDiscs, share_within
+from search.radii import share_within
 from search.recipe import protocol_of
 from search.reliability import Reliability, reliability
 
@@ -128,7 +132,8 @@ def calibrate_version(
     if fit_weights:
         geocells = fit_level_weights(model, sample.queries, sample.leaf)
         model, calibrations = replace(model, geocells=geocells), {}
-    fitted = calibrate(model, bundle.hierarchy, sample, device=choose_device(device), resampling=resampling)
+    points = points_of_bundle(bundle)
+    fitted = calibrate(model, points, sample, device=choose_device(device), resampling=resampling)
     calibrations[protocol] = fitted.calibration
     folder = calibrated_bundle(
         bundle,
@@ -203,29 +208,33 @@ def _leaves_of(
 
 
 def calibrate(
-    model: ScoringModel, hierarchy: Hierarchy, sample: HeldOut, *, device: torch.device, resampling: Resampling
+    model: ScoringModel,
+    points: Mapping[PointName, AnswerPoints],
+    sample: HeldOut,
+    *,
+    device: torch.device,
+    resampling: Resampling,
 ) -> Fitted:
     """Fit a calibration to held-out queries; by exact search, whatever way the bundle is searched.
 
-    model: of the bundle that it is for. resampling: for the intervals of the reliabilities.
+    model, points: of the bundle that it is for. resampling: for the intervals of the reliabilities.
     """
     search = ExactSearch(model, tensor_of(leaf_vectors(model)).to(device), low_precision=False)
     temperature, growth = _temperature(search, sample)
     inside = _inside(sample)
-    before, _, _ = _answers(search, hierarchy, sample, np.ones(len(sample)), 1.0, resampling)
+    before, _, _ = _answers(search, {}, sample, np.ones(len(sample)), 1.0, resampling)
     if not before.right:
         log.warning("none of the held-out photos was taken in the cell that answers it: are these the right tables?")
     lowest, highest = _TEMPERATURES[[0, -1]]
     if not lowest < temperature < highest:
         log.warning("the temperature that fits best, %.3g, is at an end of those that are tried", temperature)
     own = temperature * sample.n_photos.astype(np.float64) ** growth
-    after, shares, best = _answers(search, hierarchy, sample, own, inside, resampling)
+    after, shares, best = _answers(search, points, sample, own, inside, resampling)
     calibration = Calibration(
         temperature=temperature,
         growth=growth,
         inside=inside,
-        mass_50=_conformal(shares, 0.5),
-        mass_90=_conformal(shares, 0.9),
+        masses={name: (_conformal(each, 0.5), _conformal(each, 0.9)) for name, each in shares.items()},
         least_score=float(np.quantile(best / sample.n_photos, _ABSTAIN_SHARE)),
         queries=len(sample),
     )
@@ -271,27 +280,31 @@ def _losses(search: ExactSearch, sample: HeldOut, temperatures: np.ndarray, grow
 
 def _answers(
     search: ExactSearch,
-    hierarchy: Hierarchy,
+    points: Mapping[PointName, AnswerPoints],
     sample: HeldOut,
     temperature: np.ndarray,
     inside: float,
     resampling: Resampling,
-) -> tuple[Reliability, np.ndarray, np.ndarray]:
-    """How reliable answers are, what share of each posterior lies as near as the true place, and the best scores."""
-    leaves, discs = hierarchy.leaves, LeafDiscs.of(hierarchy.leaves)
-    probability, share = np.empty(len(sample)), np.empty(len(sample))
+) -> tuple[Reliability, dict[PointName, np.ndarray], np.ndarray]:
+    """How reliable answers are; what share of each posterior lies as near as the true place; and the best scores.
+
+    Shares are told for each kind of point.
+    """
+    probability = np.empty(len(sample))
+    shares = {name: np.empty(len(sample)) for name in points}
     right, best = np.empty(len(sample), bool), np.empty(len(sample))
     for block, scores in search.scores(sample.queries):
         top, leaf = scores.max(dim=1)
         answer, score = leaf.cpu().numpy(), top.double().cpu().numpy()
         divisor = torch.from_numpy(temperature[block].astype(np.float32)).to(scores.device)[:, None]
         posterior = posterior_of(scores.div_(divisor), 1.0)
-        lat, lng = leaves.lat_deg[answer], leaves.lng_deg[answer]
-        km = haversine_km(lat, lng, sample.lat_deg[block], sample.lng_deg[block])
         probability[block] = np.exp(score / temperature[block] - posterior.log_total)
-        share[block] = share_within(posterior, discs, lat, lng, km)
+        for name, kind in points.items():
+            at = kind(sample.queries[block], answer, posterior)
+            km = haversine_km(at.lat_deg, at.lng_deg, sample.lat_deg[block], sample.lng_deg[block])
+            shares[name][block] = share_within(posterior, kind.discs, at.lat_deg, at.lng_deg, km)
         right[block], best[block] = answer == sample.leaf[block], score
-    return reliability(inside * np.minimum(probability, 1.0), right, resampling), share, best
+    return reliability(inside * np.minimum(probability, 1.0), right, resampling), shares, best
 
 
 def _conformal(shares: np.ndarray, wanted: float) -> float:

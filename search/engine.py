@@ -17,19 +17,16 @@ from encoder.device import choose_device
 from indexer.bundle import Bundle, open_bundle
 from indexer.calibration import PROTOCOL_TEXTS, Protocol
 from indexer.errors import ArtifactError, BundleMismatch, InputError
-from indexer.places import nearest_cities
 from indexer.registry import Registry
 from indexer.scoring import level_log_probabilities
 from search.constraints import RestrictedSearch, allowed_cells, narrowed, region_digests
-from search.found import Hits, Search, joined_hits
-from search.modes import DEFAULT_OPTIONS, SearchOptions, open_search
+from search.found import Hits, Search, joined_hits, queries_at_once
+from search.modes import DEFAULT_OPTIONS, WITHIN_KM, SearchOptions, open_search
+from search.points import AnswerPoints, Places
 from search.posterior import LEFT_OUT, Posterior, joined_posteriors
 from search.precision_cap import CoarseCells, NamedCells
-from search.radii import LeafDiscs, heaviest_leaves, radii_km
+from search.radii import radii_km
 from search.references import Nearest, ReferencePhotos
-
-_LISTED = 1 << 23  # leaves in the posteriors of one call: 130 MB
-_CANDIDATES = 32  # likeliest cells of a query around which most of the probability may lie
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,10 +46,7 @@ class Answers:
 
     cells: NamedCells  # that it is told in
     hits: Hits  # with these cells in place of leaves, -1 and NaN where there are fewer than K
-    lat_deg: np.ndarray  # (Q,) float64, where the answer points
-    lng_deg: np.ndarray  # (Q,) float64
-    city: np.ndarray  # (Q,) str, the city nearest to that
-    country: np.ndarray  # (Q,) str, its ISO 3166 code
+    at: Places  # where they point
     areas: Areas | None  # None where they are not told
     references: Nearest | None  # of the best cell; None where they are not told
 
@@ -104,26 +98,27 @@ class Engine:
                 "--prior-exponent: what another prior changes tells cells apart that the precision cap of "
                 f"{self.coarse.km:g} km hides. Leave it out."
             )
-        self.reference_photos: ReferencePhotos | None = None
         if self.coarse is not None and (options.references or options.point in ("medoid", "reference")):
             raise InputError(
                 "--references and --point medoid and reference tell where photos were taken to the metre, which the "
                 f"precision cap of {self.coarse.km:g} km forbids. Leave them out."
             )
-        if options.point == "medoid" and bundle.hierarchy.medoids is None:
-            raise InputError(
-                f"--point medoid: the bundle {bundle.version[:8]} is from before medoids were kept. Divide the Earth "
-                "again (python -m indexer partition), and build it with --inherit."
-            )
-        if options.references or options.point == "reference":
-            self.reference_photos = ReferencePhotos(bundle)
+        wants_photos = options.references > 0 or options.point == "reference"
+        self.reference_photos = ReferencePhotos(bundle) if wants_photos else None
+        self._points = AnswerPoints(bundle, options.point, within_km=options.within_km, photos=self.reference_photos)
         if options.constrained:
             self._searched = narrowed(bundle, self._allowed, prior_exponent=options.prior_exponent)
         self._where = choose_device(device)
-        if options.radii and self.calibration is not None and (not self.calibrated or options.point != "cell"):
+        if options.radii and self.calibration is not None and not self.calibrated:
             raise InputError(
-                "--radii: they were calibrated around the points of cells (--point cell), for no fewer --probes than "
-                "the bundle was built with, and for no precision cap. Leave them out, or what they do not hold for."
+                "--radii: they were calibrated for no fewer --probes than the bundle was built with, and for no "
+                "precision cap. Leave them out, or what they do not hold for."
+            )
+        if options.radii and self.calibration is not None and self._masses is None:
+            raise InputError(
+                f"--radii: they were not calibrated around --point {options.point} as it is asked for here. Leave "
+                f"--within-km at {WITHIN_KM:g}, and calibrate bundles again that were calibrated before other points "
+                "than cells' own were: python -m search calibrate ..."
             )
         if options.radii and self.calibration is None:
             raise InputError(
@@ -213,8 +208,8 @@ class Engine:
 
     @property
     def at_once(self) -> int:
-        """Queries that `answer` takes at a time: posteriors may list all leaves."""
-        return 1024 if self.counts.startswith("visited") else max(1, _LISTED // self.n_leaves)
+        """Queries that are good to ask `answer` for together."""
+        return queries_at_once(self.counts, self.n_leaves)
 
     @property
     def inputs(self) -> dict[str, str | None]:
@@ -307,54 +302,38 @@ class Engine:
         """
         self.check_k(k)
         options, coarse = self.options, self.coarse
-        if self.tells_areas or options.point == "mass" or coarse is not None:
+        if self.tells_areas or self._points.takes_posterior or coarse is not None:
             hits, posterior = self.with_posterior(queries, k=k if coarse is None else 1, n_photos=n_photos)
         else:
             hits, posterior = self.search_prepared(queries, k=k, n_photos=n_photos), None
-        cells: NamedCells = self.bundle.hierarchy.leaves
         leaf = hits.leaf[:, 0]
-        nearest = None
-        if self.reference_photos is not None:
-            nearest = self.reference_photos.nearest(queries, leaf, max(options.references, 1))
-        if options.point == "mass" and posterior is not None:
-            leaf = heaviest_leaves(posterior, self._discs, within_km=options.within_km, candidates=_CANDIDATES)
         if coarse is not None and posterior is not None:
             hits = coarse.hits(posterior, k, mode=hits.mode, inside=self._inside)
-            cells, leaf = coarse, coarse.of_leaf[leaf] if options.point == "mass" else hits.leaf[:, 0]
-        lat, lng = cells.lat_deg[leaf], cells.lng_deg[leaf]
-        city, country = cells.city[leaf], cells.country[leaf]
-        if options.point == "medoid" and self.bundle.hierarchy.medoids is not None:
-            lat, lng = self.bundle.hierarchy.medoids[leaf].T
-        if options.point == "reference" and nearest is not None and self.reference_photos is not None:
-            known = nearest.row[:, 0]  # a leaf without reference photos keeps its point
-            lat = np.where(known >= 0, self.reference_photos.lat_deg[known], lat)
-            lng = np.where(known >= 0, self.reference_photos.lng_deg[known], lng)
-        if options.point in ("medoid", "reference"):
-            city, country = nearest_cities(lat, lng)
-        areas = None
+            into = coarse.of_leaf[self._points.leaves(leaf, posterior)] if options.point == "mass" else hits.leaf[:, 0]
+            at = Places(coarse.lat_deg[into], coarse.lng_deg[into], coarse.city[into], coarse.country[into])
+            return Answers(coarse, hits, at, None, None)
+        at = self._points(queries, leaf, posterior)
+        areas = nearest = None
         if posterior is not None and self.tells_areas:
-            areas = self._areas(posterior, hits.score[:, 0], lat, lng, n_photos)
-        return Answers(cells, hits, lat, lng, city, country, areas, nearest if options.references else None)
+            areas = self._areas(posterior, hits.score[:, 0], at, n_photos)
+        if options.references and self.reference_photos is not None:
+            nearest = self.reference_photos.nearest(queries, leaf, options.references)
+        return Answers(self.bundle.hierarchy.leaves, hits, at, areas, nearest)
 
-    def _areas(
-        self,
-        posterior: Posterior,
-        score: np.ndarray,
-        lat_deg: np.ndarray,
-        lng_deg: np.ndarray,
-        n_photos: np.ndarray | None,
-    ) -> Areas:
+    def _areas(self, posterior: Posterior, score: np.ndarray, at: Places, n_photos: np.ndarray | None) -> Areas:
         assert self.calibration is not None, "that is when they are told"
         half = most = None
-        if self.options.point == "cell":
-            shares = (self.calibration.mass_50, self.calibration.mass_90)
-            half, most = radii_km(posterior, self._discs, lat_deg, lng_deg, shares).T
+        if self._masses is not None:
+            half, most = radii_km(posterior, self._points.discs, at.lat_deg, at.lng_deg, self._masses).T
         each = score if n_photos is None else score / n_photos
         return Areas(half, most, posterior.entropy(), each < self.calibration.least_score)
 
-    @cached_property
-    def _discs(self) -> LeafDiscs:
-        return LeafDiscs.of(self.bundle.hierarchy.leaves)
+    @property
+    def _masses(self) -> tuple[float, float] | None:
+        """What discs around the points of its answers must hold; None where nobody knows."""
+        if self.calibration is None or (self.options.point == "mass" and self.options.within_km != WITHIN_KM):
+            return None
+        return self.calibration.masses.get(self.options.point)
 
     def _times_inside(self, hits: Hits) -> Hits:
         return replace(hits, probability=self._inside * hits.probability)

@@ -256,8 +256,8 @@ def _calibration_text(data: Mapping[str, Any], registry: Path) -> str:
         f"  temperature {fitted['temperature']:.3f}{growth}; {fitted['inside']:.1%} were taken in a finest cell",
         f"  the true place lies in the answered cell for {after['right']:.1%}; calibration error {_error(before)} "
         f"before, {_error(after)} after",
-        f"  discs with {fitted['mass_50']:.1%} and {fitted['mass_90']:.1%} of the probability hold half and nine in "
-        "ten of the true places",
+        "  half and nine in ten of the true places lie in discs with so much of the probability, around",
+        *(f"    --point {point}: {half:.1%} and {most:.1%}" for point, (half, most) in fitted["masses"].items()),
     ]
     return "\n".join(lines)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from indexer.geo import EARTH_RADIUS_KM, FARTHEST_KM, unit_vectors
+from indexer.geo import EARTH_RADIUS_KM, FARTHEST_KM, chords_to_km, unit_vectors
 from indexer.hierarchy import Level
 from search.posterior import Posterior
 
@@ -44,11 +44,7 @@ class LeafDiscs:
             difference -= points[:, axis]
             difference *= difference
             apart += difference
-        np.sqrt(apart, out=apart)
-        np.minimum(apart, 2.0, out=apart)
-        apart /= 2
-        np.arcsin(apart, out=apart)
-        apart *= 2 * EARTH_RADIUS_KM
+        chords_to_km(np.sqrt(apart, out=apart))
         radius = self.radius_km.take(leaf)
         return np.maximum(apart - radius, 0.0), np.minimum(apart + radius, FARTHEST_KM)
 
@@ -146,10 +142,16 @@ def heaviest_leaves(posterior: Posterior, discs: LeafDiscs, *, within_km: float,
     candidates: how many of a query's likeliest leaves are tried; of equals the likeliest is taken.
     """
     result = np.empty(len(posterior), np.int64)
+    # A leaf that begins farther away than that holds nothing within it. Most do, as their cosines tell, with some to
+    # spare for rounding; distances are only worked out of the others.
+    least_cosine = np.cos(np.minimum((within_km + discs.radius_km) / EARTH_RADIUS_KM, np.pi)) - 1e-12
     for query, own in enumerate(map(slice, posterior.begins[:-1], posterior.begins[1:])):
         leaves, probability = posterior.leaf[own], posterior.probability[own]
         tried = leaves[np.lexsort((leaves, -probability))[:candidates]]
-        near, far = discs.spans_km(np.tile(leaves, len(tried)), np.repeat(discs.points[tried], len(leaves), axis=0))
-        inside = np.clip((within_km - near) / (far - near), 0.0, 1.0).reshape(len(tried), -1)
-        result[query] = tried[(inside @ probability).argmax()]
+        cosines = discs.points[tried] @ discs.points[leaves].T
+        row, column = np.nonzero(cosines >= least_cosine[leaves])
+        near, far = discs.spans_km(leaves[column], discs.points[tried[row]])
+        inside = np.clip((within_km - near) / (far - near), 0.0, 1.0)
+        held = np.bincount(row, inside * probability[column], minlength=len(tried))
+        result[query] = tried[held.argmax()]
     return result

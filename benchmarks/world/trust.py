@@ -4,7 +4,7 @@ On the world and with the encoder that `make demo` leaves, with the product's ow
 with the validation photos, and answer again. Then the test photos, which no command before has seen, tell how far
 probabilities are off before and after, and how many of them lie within the radii they were told. With cells that were
 refitted, so that they keep reference photos, they tell whether pointing elsewhere than at a cell's own point is nearer
-(paired, on the same photos).
+(paired, on the same photos), and whether the radii around such points are true.
 
 In: the folder of a demo. Out: a line of `benchmarks/results/world-trust.jsonl`.
 """
@@ -59,14 +59,17 @@ def measure(report: Report, demo: Path, folder: Path) -> None:
     run_command("search", "calibrate", "--registry", registry, "--features", features, *known)
     after = answers(registry, "after")
     calibration(report, before, after)
-    radii(report, after)
+    radii(report, after, "cell")
     learnt = ("--features", features, "--hierarchy", hierarchy, "--photos", photos, "--split", "train")
     kept = ("--from", checkpoint, "--references", str(REFERENCES), "--out", fitted)
     run_command("training", "refit", *learnt, *kept)
     refitted = build("refitted", fitted)
+    run_command("search", "calibrate", "--registry", refitted, "--features", features, *known)
     usual = answers(refitted, "cell")
     for point in POINTS:
-        pointing(report, usual, answers(refitted, point, "--point", point), point)
+        other = answers(refitted, point, "--point", point)
+        pointing(report, usual, other, point)
+        radii(report, other, point)
 
 
 def calibration(report: Report, before: Evaluation, after: Evaluation) -> None:
@@ -84,11 +87,11 @@ def calibration(report: Report, before: Evaluation, after: Evaluation) -> None:
         )
 
 
-def radii(report: Report, evaluation: Evaluation) -> None:
-    """How many photos lie within the radii that they were told."""
+def radii(report: Report, evaluation: Evaluation, point: str) -> None:
+    """How many photos lie within the radii that they were told, around one kind of point."""
     for each in evaluation.coverages():
         report.row(
-            f"within the {each.promised:.0%} radius",
+            f"within the {each.promised:.0%} radius around --point {point}",
             f"{each.found:.1%} of {each.photos:,} photos ({each.interval.low:.1%} to {each.interval.high:.1%}); half "
             f"of the radii are at most {each.median_km:.0f} km",
             holds=each.interval.low <= each.promised <= each.interval.high,

@@ -1,5 +1,6 @@
 """What a manifest says of calibrations, read back or refused; and bundles that only differ in them."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,13 +14,15 @@ from indexer.hierarchy import Hierarchy
 from indexer.scoring import leaf_vectors
 from tests.conftest import random_geocells
 
-ONE = Calibration(temperature=2.5, growth=0.0, inside=0.9, mass_50=0.45, mass_90=0.93, least_score=1.5, queries=400)
-ALBUM = Calibration(temperature=2.0, growth=0.5, inside=1.0, mass_50=0.5, mass_90=0.9, least_score=1.0, queries=100)
+MASSES = {"cell": (0.45, 0.93), "medoid": (0.4, 0.9)}
+ONE = Calibration(temperature=2.5, growth=0.0, inside=0.9, masses=MASSES, least_score=1.5, queries=400)
+ALBUM = replace(ONE, temperature=2.0, growth=0.5, inside=1.0, masses={"cell": (0.5, 0.9)}, queries=100)
 
 
 def test_calibrations_survive_the_way_through_a_manifest() -> None:
     both = {"one": ONE, "album": ALBUM}
-    assert calibrations_of(calibration_facts(both)) == both  # type: ignore[arg-type]
+    facts = json.loads(json.dumps(calibration_facts(both)))  # type: ignore[arg-type]
+    assert calibrations_of(facts) == both
     assert calibration_facts({}) is None
     assert calibrations_of(None) == {}
 
@@ -35,8 +38,11 @@ def test_temperatures_grow_with_albums() -> None:
         {"temperature": 0.0},
         {"inside": 0.0},
         {"temperature": float("nan")},
-        {"mass_50": 0.95},
-        {"mass_90": 1.5},
+        {"masses": {"cell": [0.95, 0.9]}},
+        {"masses": {"cell": [0.5, 1.5]}},
+        {"masses": {"cell": [0.5, 0.9], "medoid": [0.5]}},
+        {"masses": {"cell": [0.5, "most"]}},
+        {"masses": {"medoid": [0.5, 0.9]}},
         {"least_score": "low"},
     ],
 )
@@ -54,6 +60,15 @@ def test_unknown_protocols_and_fields_are_refused() -> None:
         calibrations_of({"video": facts["one"]})
     with pytest.raises(ArtifactError, match="damaged"):
         calibrations_of({"one": {"temperature": 1.0}})
+    with pytest.raises(ArtifactError, match="damaged"):
+        calibrations_of({"one": facts["one"] | {"masses": [0.5, 0.9]}})
+
+
+def test_bundles_from_before_other_points_were_calibrated_are_read() -> None:
+    facts = calibration_facts({"album": ALBUM})
+    assert facts is not None
+    half, most = facts["album"].pop("masses")["cell"]
+    assert calibrations_of({"album": facts["album"] | {"mass_50": half, "mass_90": most}}) == {"album": ALBUM}
 
 
 def test_a_calibrated_bundle_is_the_same_but_for_that(

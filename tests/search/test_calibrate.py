@@ -1,6 +1,7 @@
 """Calibration against photos drawn from a posterior of known temperature, and the command on real folders."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +23,10 @@ from search.__main__ import COMMANDS, DESCRIPTION
 from search.bootstrap import Resampling
 from search.calibrate import HeldOut, calibrate, held_out
 from search.engine import Engine
-from search.modes import SearchOptions
+from search.modes import PointName, SearchOptions
+from search.points import points_of_bundle
 from search.radii import LeafDiscs
-from tests.conftest import random_geocells, write_features
+from tests.conftest import random_geocells, unit_rows, write_features
 from tests.search.conftest import WIDTH
 
 CPU = torch.device("cpu")
@@ -49,13 +51,14 @@ def drawn(engine: Engine, temperature: float, *, n: int, seed: int) -> HeldOut:
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 6.0])
 def test_the_temperature_that_made_the_photos_is_found(engine: Engine, temperature: float) -> None:
     sample = drawn(engine, temperature, n=3000, seed=0)
-    fitted = calibrate(engine.bundle.model, engine.bundle.hierarchy, sample, device=CPU, resampling=Resampling(100))
+    fitted = calibrate(
+        engine.bundle.model, points_of_bundle(engine.bundle), sample, device=CPU, resampling=Resampling(100)
+    )
     found = fitted.calibration
     assert found.temperature == pytest.approx(temperature, rel=0.12)
     assert (found.growth, found.queries) == (0, 3000)
     # The picture of a leaf is near what the photos were drawn from, so that shares are near what they promise.
-    assert found.mass_50 == pytest.approx(0.5, abs=0.06)
-    assert found.mass_90 == pytest.approx(0.9, abs=0.04)
+    assert found.masses["cell"] == pytest.approx((0.5, 0.9), abs=0.06)
     assert fitted.after.interval is not None
     assert fitted.after.interval.low < 0.02
     assert fitted.after.error <= fitted.before.error + 0.005
@@ -67,7 +70,7 @@ def test_photos_outside_all_cells_make_all_others_less_likely(engine: Engine) ->
         sample.queries, sample.n_photos, sample.lat_deg, sample.lng_deg, np.where(np.arange(2000) % 3, sample.leaf, -1)
     )
     fits = [
-        calibrate(engine.bundle.model, engine.bundle.hierarchy, each, device=CPU, resampling=Resampling(100))
+        calibrate(engine.bundle.model, points_of_bundle(engine.bundle), each, device=CPU, resampling=Resampling(100))
         for each in (sample, lost)
     ]
     assert fits[0].calibration.inside == 1
@@ -84,7 +87,9 @@ def test_albums_of_one_photo_seen_again_and_again_grow_colder_by_none(engine: En
     n_photos = np.random.default_rng(3).integers(1, 9, 2000)
     queries = (sample.queries * n_photos[:, None]).astype(np.float32)
     album = HeldOut(queries, n_photos, sample.lat_deg, sample.lng_deg, sample.leaf)
-    fitted = calibrate(engine.bundle.model, engine.bundle.hierarchy, album, device=CPU, resampling=Resampling(0))
+    fitted = calibrate(
+        engine.bundle.model, points_of_bundle(engine.bundle), album, device=CPU, resampling=Resampling(0)
+    )
     assert fitted.calibration.growth == 1
     assert fitted.calibration.temperature == pytest.approx(1.0, rel=0.12)
 
@@ -151,6 +156,50 @@ def test_the_command_publishes_a_version_that_tells_radii(home: Path, capsys: py
     page = (home / "report" / "report.html").read_text()
     assert "How sure" in page
     assert "90% radius" in page
+
+
+@pytest.mark.parametrize("point", ["medoid", "mass"])
+def test_radii_around_other_points_are_true_of_these(
+    home: Path, capsys: pytest.CaptureFixture[str], point: PointName
+) -> None:
+    given = ("--registry", home / "R", "--features", home / "F", "--truth", home / "truth.parquet")
+    code, out, err = call(capsys, "calibrate", *given, "--split", "val")
+    assert code == 0, err
+    assert f"--point {point}: " in out
+    run = ("run", "--registry", home / "R", "--features", home / "F")
+    for name, options in (("cell", ()), (point, ("--point", point))):
+        code, _, err = call(capsys, *run, "--out", home / name, *options)
+        assert code == 0, err
+    cells, others = (pa.parquet.read_table(home / name) for name in ("cell", point))
+    assert cells["lat"] != others["lat"]
+    assert cells["radius_90_km"] != others["radius_90_km"]
+    code, out, err = call(
+        *(capsys, "evaluate", "--truth", home / "truth.parquet", "--predictions", home / point, "--json")
+    )
+    assert code == 0, err
+    for radius in json.loads(out)["calibration"]["radii"]:
+        assert radius["interval"]["low"] < radius["promised"] < radius["interval"]["high"]
+
+
+def test_radii_around_points_that_were_not_calibrated_are_not_told(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ("--registry", home / "R", "--features", home / "F", "--truth", home / "truth.parquet")
+    assert call(capsys, "calibrate", *given)[0] == 0
+    bundle = Engine.open(home / "R").bundle
+    one = bundle.calibrations["one"]
+    before = replace(bundle, calibrations={"one": replace(one, masses={"cell": one.masses["cell"]})})
+    queries = unit_rows(5, WIDTH, seed=0)
+    for each, options in (
+        (before, SearchOptions(point="medoid")),
+        (bundle, SearchOptions(point="mass", within_km=100)),
+    ):
+        areas = Engine(each, options=options).answer(queries, k=1).areas
+        assert areas is not None
+        assert areas.radius_90_km is None
+        assert areas.entropy.shape == (5,)
+        with pytest.raises(InputError, match=r"--radii: they were not calibrated around --point"):
+            Engine(each, options=replace(options, radii=True))
 
 
 def test_other_protocols_are_kept_unless_scores_change(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

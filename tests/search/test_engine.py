@@ -8,12 +8,10 @@ import pytest
 
 from indexer.bundle import build_bundle
 from indexer.errors import BundleMismatch, InputError
-from indexer.geo import haversine_km
 from indexer.hierarchy import Hierarchy
 from indexer.registry import Registry
 from indexer.scoring import leaf_vectors, level_log_probabilities, log_product, log_softmax
 from search.engine import Engine
-from search.modes import SearchOptions
 from tests.conftest import random_geocells, unit_rows
 from tests.search.conftest import WIDTH
 
@@ -163,23 +161,3 @@ def test_a_reader_keeps_answering_from_a_version_that_was_retired(
     assert Engine.open(home.path).bundle.version == new
     with pytest.raises(InputError, match="retired"):
         Engine.open(home.path, version=old)
-
-
-def test_answers_may_point_at_the_medoid_of_the_cell(engine: Engine) -> None:
-    bundle, queries = engine.bundle, unit_rows(30, WIDTH, seed=4)
-    usual = engine.answer(queries, k=2)
-    answers = Engine(bundle, options=SearchOptions(point="medoid")).answer(queries, k=2)
-    assert bundle.hierarchy.medoids is not None
-    leaf = usual.hits.leaf[:, 0]
-    np.testing.assert_array_equal(answers.hits.leaf, usual.hits.leaf)
-    np.testing.assert_array_equal(np.stack([answers.lat_deg, answers.lng_deg], 1), bundle.hierarchy.medoids[leaf])
-    apart = haversine_km(answers.lat_deg, answers.lng_deg, usual.lat_deg, usual.lng_deg)
-    assert 0 < apart.max()
-    assert (apart <= bundle.hierarchy.leaves.radius_km[leaf] + 1e-6).all()  # a photo of the cell
-
-
-def test_a_bundle_from_before_medoids_says_how_to_get_some(engine: Engine) -> None:
-    older = replace(engine.bundle, hierarchy=replace(engine.bundle.hierarchy, medoids=None))
-    Engine(older)
-    with pytest.raises(InputError, match=r"before medoids were kept.*--inherit"):
-        Engine(older, options=SearchOptions(point="medoid"))

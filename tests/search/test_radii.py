@@ -84,3 +84,23 @@ def test_the_heaviest_point_is_in_the_crowd_not_on_the_likeliest_leaf() -> None:
     assert heaviest_leaves(crowd, discs(places), within_km=25, candidates=4).tolist() == [1, 0]
     assert heaviest_leaves(crowd, discs(places), within_km=2, candidates=4).tolist() == [0, 0]
     assert heaviest_leaves(crowd, discs(places), within_km=25, candidates=1).tolist() == [0, 0]
+
+
+@settings(max_examples=60)
+@given(st.integers(0, 10_000), st.integers(1, 30), st.sampled_from([0.1, 2, 25, 900, 30_000]))
+def test_the_heaviest_point_is_that_of_all_distances(seed: int, n_leaves: int, within_km: float) -> None:
+    rng = np.random.default_rng(seed)
+    # Crowds of leaves around a few places, some of them at the same point.
+    middle = rng.integers(0, 3, n_leaves)
+    lat, lng = (rng.uniform(-80, 80, 3)[middle] + rng.choice([0, 0.01, 0.3], n_leaves) for _ in range(2))
+    around = LeafDiscs(unit_vectors(lat, lng), rng.uniform(0.05, 90, n_leaves))
+    found = posterior_of(torch.from_numpy(rng.normal(0, 2, (4, n_leaves)).astype(np.float32)), 1.0, left_out=0.0)
+    chosen = heaviest_leaves(found, around, within_km=within_km, candidates=n_leaves)
+    held = np.stack(
+        [
+            share_within(found, around, np.full(4, lat[leaf]), np.full(4, lng[leaf]), np.full(4, within_km))
+            for leaf in range(n_leaves)
+        ],
+        axis=1,
+    )
+    np.testing.assert_allclose(held[np.arange(4), chosen], held.max(axis=1), atol=1e-9)

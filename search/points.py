@@ -1,0 +1,102 @@
+"""Where an answer points: the best cell's own point, or another place that may be nearer.
+
+In: the best leaf of each query, what was asked, the posterior. Out: a place for each, with its names. What share of a
+posterior lies near such a place is calibrated for each kind of point apart (`search.calibrate`).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from indexer.bundle import Bundle
+from indexer.errors import InputError
+from indexer.places import nearest_cities
+from search.modes import WITHIN_KM, PointName
+from search.posterior import Posterior
+from search.radii import LeafDiscs, heaviest_leaves
+from search.references import ReferencePhotos
+
+_CANDIDATES = 32  # likeliest cells of a query around which most of the probability may lie
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Places:
+    """Where Q answers point."""
+
+    lat_deg: np.ndarray  # (Q,) float64
+    lng_deg: np.ndarray  # (Q,) float64
+    city: np.ndarray  # (Q,) str, the city nearest to that
+    country: np.ndarray  # (Q,) str, its ISO 3166 code
+
+
+class AnswerPoints:
+    """One kind of point, for answers from one bundle.
+
+    Raises:
+        InputError: the bundle lacks what it takes.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        kind: PointName,
+        *,
+        within_km: float = WITHIN_KM,
+        photos: ReferencePhotos | None = None,
+    ) -> None:
+        """photos: the bundle's, where somebody has them already."""
+        self.kind, self._within_km = kind, within_km
+        self._leaves, self._medoids = bundle.hierarchy.leaves, bundle.hierarchy.medoids
+        self._photos = photos if photos is not None or kind != "reference" else ReferencePhotos(bundle)
+        if kind == "medoid" and self._medoids is None:
+            raise InputError(
+                f"--point medoid: the bundle {bundle.version[:8]} is from before medoids were kept. Divide the Earth "
+                "again (python -m indexer partition), and build it with --inherit."
+            )
+
+    @cached_property
+    def discs(self) -> LeafDiscs:
+        """Where the photos of the bundle's leaves are."""
+        return LeafDiscs.of(self._leaves)
+
+    @property
+    def takes_posterior(self) -> bool:
+        """Whether posteriors are looked at."""
+        return self.kind == "mass"
+
+    def leaves(self, leaf: np.ndarray, posterior: Posterior | None) -> np.ndarray:
+        """The leaves that answers point into, (Q,) int64, of those that are best, (Q,) int64."""
+        if self.kind != "mass":
+            return leaf
+        assert posterior is not None, "takes_posterior says that it is needed"
+        return heaviest_leaves(posterior, self.discs, within_km=self._within_km, candidates=_CANDIDATES)
+
+    def __call__(self, queries: np.ndarray, leaf: np.ndarray, posterior: Posterior | None) -> Places:
+        """Where answers point whose best leaves are these, (Q,) int64.
+
+        queries: (Q, D) float32, as they meet geocells.
+        """
+        leaf, leaves = self.leaves(leaf, posterior), self._leaves
+        if self.kind in ("cell", "mass"):
+            return Places(leaves.lat_deg[leaf], leaves.lng_deg[leaf], leaves.city[leaf], leaves.country[leaf])
+        if self.kind == "medoid":
+            assert self._medoids is not None, "a bundle without them was refused"
+            lat, lng = self._medoids[leaf].T
+        else:
+            assert self._photos is not None, "they are there for this kind"
+            row = self._photos.nearest(queries, leaf, 1).row[:, 0]  # a leaf without reference photos keeps its point
+            lat = np.where(row >= 0, self._photos.lat_deg[row], leaves.lat_deg[leaf])
+            lng = np.where(row >= 0, self._photos.lng_deg[row], leaves.lng_deg[leaf])
+        return Places(lat, lng, *nearest_cities(lat, lng))
+
+
+def points_of_bundle(bundle: Bundle) -> Mapping[PointName, AnswerPoints]:
+    """All kinds of points that a bundle has."""
+    kinds: list[PointName] = ["cell", "mass"]
+    if bundle.hierarchy.medoids is not None:
+        kinds.append("medoid")
+    if bundle.references is not None:
+        kinds.append("reference")
+    return {kind: AnswerPoints(bundle, kind) for kind in kinds}

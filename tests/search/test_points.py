@@ -1,0 +1,67 @@
+"""Where answers point: each kind against what the bundle says of its cells, and bundles that lack something."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from indexer.errors import InputError
+from indexer.geo import haversine_km
+from indexer.places import nearest_cities
+from search.engine import Engine
+from search.modes import SearchOptions
+from search.points import AnswerPoints, points_of_bundle
+from search.radii import share_within
+from tests.conftest import unit_rows
+from tests.search.conftest import WIDTH
+
+
+def test_a_bundle_has_the_kinds_that_it_has_the_means_for(engine: Engine) -> None:
+    assert set(points_of_bundle(engine.bundle)) == {"cell", "mass", "medoid"}
+    older = replace(engine.bundle, hierarchy=replace(engine.bundle.hierarchy, medoids=None))
+    assert set(points_of_bundle(older)) == {"cell", "mass"}
+
+
+def test_places_have_the_names_of_what_is_around_them(engine: Engine) -> None:
+    queries = unit_rows(30, WIDTH, seed=4)
+    hits, posterior = engine.with_posterior(queries)
+    for kind, points in points_of_bundle(engine.bundle).items():
+        at = points(queries, hits.leaf[:, 0], posterior)
+        city, country = nearest_cities(at.lat_deg, at.lng_deg)
+        np.testing.assert_array_equal(at.city, city, err_msg=kind)
+        np.testing.assert_array_equal(at.country, country, err_msg=kind)
+
+
+def test_no_leaf_has_more_around_it_than_the_heaviest(engine: Engine) -> None:
+    queries, leaves = unit_rows(30, WIDTH, seed=4), engine.bundle.hierarchy.leaves
+    hits, posterior = engine.with_posterior(queries)
+    points = AnswerPoints(engine.bundle, "mass", within_km=800)
+    at = points(queries, hits.leaf[:, 0], posterior)
+
+    def held(lat: np.ndarray, lng: np.ndarray) -> np.ndarray:
+        return share_within(posterior, points.discs, lat, lng, np.full(30, 800.0))
+
+    best = hits.leaf[:, 0]
+    gained = held(at.lat_deg, at.lng_deg) - held(leaves.lat_deg[best], leaves.lng_deg[best])
+    assert (gained >= -1e-9).all()
+    assert gained.max() > 0.01
+
+
+def test_answers_may_point_at_the_medoid_of_the_cell(engine: Engine) -> None:
+    bundle, queries = engine.bundle, unit_rows(30, WIDTH, seed=4)
+    usual = engine.answer(queries, k=2)
+    answers = Engine(bundle, options=SearchOptions(point="medoid")).answer(queries, k=2)
+    assert bundle.hierarchy.medoids is not None
+    leaf = usual.hits.leaf[:, 0]
+    np.testing.assert_array_equal(answers.hits.leaf, usual.hits.leaf)
+    np.testing.assert_array_equal(np.stack([answers.at.lat_deg, answers.at.lng_deg], 1), bundle.hierarchy.medoids[leaf])
+    apart = haversine_km(answers.at.lat_deg, answers.at.lng_deg, usual.at.lat_deg, usual.at.lng_deg)
+    assert 0 < apart.max()
+    assert (apart <= bundle.hierarchy.leaves.radius_km[leaf] + 1e-6).all()  # a photo of the cell
+
+
+def test_a_bundle_from_before_medoids_says_how_to_get_some(engine: Engine) -> None:
+    older = replace(engine.bundle, hierarchy=replace(engine.bundle.hierarchy, medoids=None))
+    Engine(older)
+    with pytest.raises(InputError, match=r"before medoids were kept.*--inherit"):
+        Engine(older, options=SearchOptions(point="medoid"))
