@@ -181,8 +181,9 @@ def posterior_map(
         world.set_yticks(range(-90, 91, 30))
         world.plot(lng, lat, "o", markersize=9, markerfacecolor="none", markeredgecolor="#d55e00", markeredgewidth=1.6)
         stretch = max(np.cos(np.radians(lat)), 0.05)  # a degree of longitude in degrees of latitude
-        near.set_xlim(lng - reach / stretch, lng + reach / stretch)
-        near.set_ylim(lat - reach, lat + reach)
+        aside = min(reach / stretch, 180.0)  # no wider than the Earth
+        near.set_xlim(lng - aside, lng + aside)
+        near.set_ylim(max(lat - reach, -90.0), min(lat + reach, 90.0))
         near.set_aspect(1 / stretch)
         near.xaxis.set_major_locator(MaxNLocator(4))
         near.yaxis.set_major_locator(MaxNLocator(5))
