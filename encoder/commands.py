@@ -123,7 +123,14 @@ def segment(
     from indexer.progress import counts_text, per_second, track
 
     check_cache(out)
-    config = SegmentConfig(batch_size, workers, map_edge, shard_maps, read.max_pixels, read.limits)
+    config = SegmentConfig(
+        batch_size=batch_size,
+        workers=workers,
+        map_edge=map_edge,
+        shard_maps=shard_maps,
+        max_pixels=read.max_pixels,
+        limits=read.limits,
+    )
     source = open_photos(photos, split=split, schemes=read.schemes)
     segmenter = load_segmenter(model, device=choose_device(device))
     with track("segmenting", source.n_photos) as advance:

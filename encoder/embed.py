@@ -103,13 +103,13 @@ def embed_photos(
     if encode.makes_maps:
         batches = stage("segment", (encode.segment(batch) for batch in batches))
     encoded = stage("encode", (encode(batch) for batch in batches))
-    return _in_shards(encoded, config.shard_rows, closing(decoded) if line is None else nullcontext())
+    return _in_shards(encoded, config.shard_rows, closing(decoded) if line is None else nullcontext(), line)
 
 
 def _in_shards(
-    batches: Iterable[FeatureBatch], shard_rows: int, source: AbstractContextManager[Any]
+    batches: Iterable[FeatureBatch], shard_rows: int, source: AbstractContextManager[Any], line: Line | None
 ) -> Generator[FeatureBatch, None, None]:
-    """Batches joined to shards, and what failed told. source: is left when nobody wants more."""
+    """Batches joined to shards, and what failed told. source: is left when nobody wants more. line: counts failures."""
     failed = Failures()
     pile: list[FeatureBatch] = []
     rows = 0
@@ -117,6 +117,8 @@ def _in_shards(
         for batch in batches:
             for row in np.flatnonzero(~batch.ok).tolist():
                 failed.add(batch.photo[row] or f"row {rows + row}", batch.status[row], batch.reason[row])
+                if line is not None:
+                    line.failed += 1
             rows += len(batch)
             pile.append(batch)
             if rows % shard_rows == 0:
@@ -139,12 +141,12 @@ def embed_source(encode: PhotoEncoder, photos: PhotoSource, out: Path, *, config
     config = config.as_before(out, encode)
     line = Line()
     with open_job(out, features_job(encode, photos, config)) as folder, stopping() as asked:
-        known = totals_of(folder.done.values()).rows
+        known = totals_of(folder.done.values())
         cut = ShardCut(photos, shard_rows=config.shard_rows, done=folder.done, part=WHOLE)
         batches = embed_photos(encode, cut, config=config, line=line)
         status = StatusFile(out, line, rows=photos.n_photos)
-        said = partial(job_remarks, folder)
-        with line, track_line(line, "embedding", photos.n_photos, known=known, tick=status.tick, also=said):
+        said = partial(job_remarks, line, known.rows - known.ok)
+        with line, track_line(line, "embedding", photos.n_photos, known=known.rows, tick=status.tick, also=said):
             for batch in batches:
                 number = cut.next_number()
                 folder.add(Shard(number, number * config.shard_rows, feature_table(batch)))
@@ -152,7 +154,7 @@ def embed_source(encode: PhotoEncoder, photos: PhotoSource, out: Path, *, config
         status.write()
         folder.finish(facts_of(encode.encoder), rows=photos.n_photos)
         totals = totals_of(folder.done.values())
-    return EmbedSummary(totals.rows, totals.ok, totals.failed, known, status.seconds)
+    return EmbedSummary(totals.rows, totals.ok, totals.failed, known.rows, status.seconds)
 
 
 def features_job(encode: PhotoEncoder, photos: PhotoSource, config: EmbedConfig) -> Job:

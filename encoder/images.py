@@ -14,6 +14,8 @@ from encoder.crops import resized_shape
 # Formats photos come in (JPEG includes MPO). Others that Pillow knows are left out: some of them start other programs.
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 
+_STRIP = 1 << 20  # grey values of 16 or 32 bits that are made into shades at once
+
 # EXIF orientation -> what turns the pixels upright (ImageOps.exif_transpose also rewrites metadata nobody needs here,
 # and fails on metadata that is broken).
 _UPRIGHT = {
@@ -129,4 +131,8 @@ def _from_deep(image: Image.Image) -> Image.Image:
         white = 65535
     else:
         white = 1 if image.mode == "F" and high <= 1 else 255
-    return Image.fromarray((values * (255.0 / white)).round().astype(np.uint8)).convert("RGB")
+    shades = np.empty(values.shape, np.uint8)
+    step = max(1, _STRIP // values.shape[1])
+    for row in range(0, len(values), step):  # numbers of 8 bytes for all of a large photo would be gigabytes
+        shades[row : row + step] = (values[row : row + step] * (255.0 / white)).round()
+    return Image.fromarray(shades).convert("RGB")

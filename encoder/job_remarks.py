@@ -1,10 +1,10 @@
 """What the progress line of a job says beside its stages: failures, and how busy the GPU is."""
 
 from encoder.device import gpu_share
-from indexer.job_folder import JobFolder
+from indexer.stages import Line
 
 
-def job_remarks(folder: JobFolder) -> list[str]:
-    """Short texts. Failures are those of shards that are done, whenever they were."""
-    failed, share = sum(mark.rows - mark.ok for mark in list(folder.done.values())), gpu_share()
-    return [f"{failed:,} failed", *([] if share is None else [f"GPU {share:.0%}"])]
+def job_remarks(line: Line, known: int) -> list[str]:
+    """Short texts; known: rows that failed in shards that were done before."""
+    share = gpu_share()
+    return [f"{known + line.failed:,} failed", *([] if share is None else [f"GPU {share:.0%}"])]

@@ -90,4 +90,10 @@ class FeedOptions(ReadOptions):
         from encoder.embed import EmbedConfig
 
         size = None if self.batch_size == "auto" else self.batch_size
-        return EmbedConfig(size, self.workers, shard_rows, self.max_pixels, self.limits)
+        return EmbedConfig(
+            batch_size=size,
+            workers=self.workers,
+            shard_rows=shard_rows,
+            max_pixels=self.max_pixels,
+            limits=self.limits,
+        )

@@ -49,6 +49,7 @@ class Line:
 
     def __init__(self) -> None:
         self.meters: list[Meter] = []
+        self.failed = 0  # rows without a result so far; whoever finds them counts them
         self._stages: list[_Stage[Any]] = []
         self._stopped = threading.Event()
 

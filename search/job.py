@@ -161,20 +161,20 @@ def run(engine: Engine, source: VectorSource, out: Path, config: RunConfig) -> d
     line = Line()
     recall = None if config.check_recall is None else RecallCheck(engine, config.check_recall)
     with open_folders(engine, source, out, config) as folders, stopping() as asked:
-        known, rows = totals_of(folders.done.values()).rows, rows_of_part(source, config.part)
+        known, rows = totals_of(folders.done.values()), rows_of_part(source, config.part)
         if config.albums is None:
             shards = source.shards(line, folders.done, config.part)
             found = answered(engine, shards, line, shard_rows=source.shard_rows, k=config.top_k, recall=recall)
         else:
             found = answered_in_albums(engine, source, line, folders, config, recall)
         status, written = StatusFile(out, line, rows=rows), line.meter("write")
-        said = partial(job_remarks, folders.answers)
-        with line, track_line(line, "answering", rows, known=known, tick=status.tick, also=said):
+        said = partial(job_remarks, line, known.rows - known.ok)
+        with line, track_line(line, "answering", rows, known=known.rows, tick=status.tick, also=said):
             for each in found:
                 with written.at_work(len(each)):
                     folders.write(each.vectors, each.answers)
                 asked.check(out)
-        return finish(engine, source, folders, status, known=known, stages=line.meters, recall=recall)
+        return finish(engine, source, folders, status, known=known.rows, stages=line.meters, recall=recall)
 
 
 def finish(

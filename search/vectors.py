@@ -88,5 +88,9 @@ class StoredVectors:
         return {}
 
     def _read(self, line: Line, wanted: Callable[[int], bool]) -> Iterator[VectorShard]:
-        cut = self._source.cut(self.shard_rows, wanted)
-        return line.stage("read", (VectorShard(number, batch) for number, batch in cut))
+        def shards() -> Iterator[VectorShard]:
+            for number, batch in self._source.cut(self.shard_rows, wanted):
+                line.failed += len(batch) - int(batch.ok.sum())
+                yield VectorShard(number, batch)
+
+        return line.stage("read", shards())

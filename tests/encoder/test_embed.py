@@ -20,6 +20,7 @@ from encoder.encode import PhotoEncoder
 from indexer.errors import InputError, WorkError
 from indexer.features import open_features, read_features
 from indexer.photos import Photo, PhotoSource, open_photos
+from indexer.stages import Line
 from tests.encoder.conftest import natural
 
 
@@ -106,6 +107,13 @@ def test_the_folder_holds_every_row_and_says_what_made_it(
     np.testing.assert_array_equal(read.lat_deg, np.arange(11))
     np.testing.assert_allclose(read.embedding, vectors(encoder, photos), atol=1e-6)
     assert pyarrow.parquet.read_table(tmp_path / "F").num_rows == 11
+
+
+def test_failures_are_counted_before_their_shard_is_done(encoder: LoadedEncoder, photos: PhotoSource) -> None:
+    line, config = Line(), EmbedConfig(batch_size=2, workers=0)
+    with line:
+        (batch,) = embed_photos(PhotoEncoder(encoder), photos, config=config, line=line)
+    assert line.failed == len(batch) - batch.ok.sum() == 2
 
 
 def test_an_existing_folder_is_kept(encoder: LoadedEncoder, photos: PhotoSource, tmp_path: Path) -> None:

@@ -99,7 +99,9 @@ def test_palettes_with_their_own_alpha_and_with_one_for_each_pixel(tmp_path: Pat
     assert decoded(path).getpixel((3, 3)) == RED
 
 
-def test_grey_of_sixteen_bits_keeps_its_shades(tmp_path: Path) -> None:
+@pytest.mark.parametrize("strip", [1 << 20, 7 * 16, 1])
+def test_grey_of_sixteen_bits_keeps_its_shades(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strip: int) -> None:
+    monkeypatch.setattr("encoder.images._STRIP", strip)
     ramp = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
     values = np.asarray(decoded(saved(tmp_path / "a.png", Image.fromarray(ramp))))[..., 0]
     np.testing.assert_array_equal(values.ravel(), np.arange(256))

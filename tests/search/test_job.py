@@ -14,6 +14,8 @@ from indexer.errors import BundleMismatch, InputError, WorkError
 from indexer.features import FeatureBatch, open_features
 from indexer.job_folder import check_ended
 from indexer.manifest import ROWS_MANIFEST, read_manifest
+from indexer.shard_cut import WHOLE
+from indexer.stages import Line
 from search import job
 from search.album import albums_of_table
 from search.engine import Engine
@@ -41,6 +43,13 @@ def features(out: Path, sizes: list[int], *, encoder: str | None = "e" * 64, bad
 def answers(engine: Engine, source: Path, out: Path, k: int = 1) -> pa.Table:
     job.run(engine, StoredVectors(engine, open_features(source), shard_rows=7), out, RunConfig(top_k=k))
     return pyarrow.parquet.read_table(out)
+
+
+def test_rows_that_have_no_vector_are_counted_as_failed(engine: Engine, tmp_path: Path) -> None:
+    stored = StoredVectors(engine, open_features(features(tmp_path / "F", [10, 1, 7], bad={3, 10})), shard_rows=7)
+    with Line() as line:
+        assert sum(map(len, stored.shards(line, {}, WHOLE))) == 18
+    assert line.failed == 2
 
 
 def test_rows_out_are_rows_in_and_match_the_engine(engine: Engine, tmp_path: Path) -> None:
