@@ -164,6 +164,11 @@ def encoder_digest(folder: Path) -> str:
     return digest
 
 
+def encoder_width(folder: Path) -> int:
+    """D of the vectors of a checkpoint folder's encoder, of which `encoder_digest` found nothing wrong."""
+    return int(read_json(folder / CONFIG_FILE)["projection_dim"])
+
+
 def _load_pushed(config_file: Path, weights_file: Path) -> GeoEncoder:
     """An encoder of this project, from the two files that hold it in Hugging Face's layout."""
     config = GeoEncoderConfig.from_dict(read_json(config_file))

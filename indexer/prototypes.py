@@ -161,7 +161,7 @@ def prototypes(
         if sum(map(len, queries)) < _QUERIES:
             queries.append(placed.vectors if fitted is None else fitted.apply(placed.vectors))
     if means is None:
-        raise _nothing(features)
+        raise no_photo(features)
     geocells = means.geocells(hierarchy=hierarchy.digest, encoder=features.encoder)
     inherited = sum(int((~level).sum()) for level in filled)
     if n_photos < features.rows / 2 or inherited > sum(map(len, filled)) / 2:
@@ -187,7 +187,7 @@ def _fit(
         if shrinkage is None:
             sample.append(placed.take(np.flatnonzero(sampled[placed.cells[:, -1]] & (placed.cells[:, -1] >= 0))))
     if moments is None:
-        raise _nothing(features)
+        raise no_photo(features)
     if shrinkage is not None:
         return whiten(moments, shrinkage), {"shrinkage": shrinkage, "chosen_by": "the user"}
     together = joined_placed(sample)
@@ -242,7 +242,8 @@ def placed_batches(features: FeatureSource, placement: Placement, what: str) -> 
                 yield placed
 
 
-def _nothing(features: FeatureSource) -> InputError:
+def no_photo(features: FeatureSource) -> InputError:
+    """What to say of features of which nothing can be made."""
     return InputError(
         f"{features.location}: none of its photos has both a vector and a cell. Are its names those of --photos, and "
         "is the hierarchy made from photos of the same places?"

@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from encoder.checkpoint import encoder_digest, save_geocells_checkpoint
+from encoder.checkpoint import encoder_digest, encoder_width, save_geocells_checkpoint
 from indexer.artifact import Draft, check_target
 from indexer.cells import load_hierarchy
 from indexer.errors import BundleMismatch, InputError
@@ -31,7 +31,7 @@ from indexer.level_weights import fit_level_weights
 from indexer.lineage import carry_over
 from indexer.manifest import file_digest, manifest_digest
 from indexer.progress import track
-from indexer.prototypes import Placed, Placement, joined_placed, placed_batches, prototypes
+from indexer.prototypes import Placed, Placement, joined_placed, no_photo, placed_batches, prototypes
 from indexer.references import save_references
 from indexer.scoring import ScoringModel, leaf_vectors
 from training.cell_fit import HeldOut, LevelFit, fit_cells, steps_per_epoch
@@ -148,6 +148,8 @@ def refit(
         for placed in placed_batches(features, learnt, "transforming"):
             photos.add(placed)
         photos.finish()
+        if not len(photos):
+            raise no_photo(features)
         laid_out = time.perf_counter()
         n_photos, n_steps = len(photos), max(1, config.epochs * steps_per_epoch(photos, config))
         with track("refitting", n_steps) as advance:
@@ -214,11 +216,16 @@ def _encoder_of(sources: RefitSources, features: FeatureSource) -> str | None:
     """Digest of the encoder the new geocells are for."""
     if sources.checkpoint is None:
         return features.encoder
-    digest = encoder_digest(sources.checkpoint)
+    digest, advice = encoder_digest(sources.checkpoint), "Make features with that checkpoint: python -m encoder embed"
     if features.encoder is not None and features.encoder != digest:
         raise BundleMismatch(
             f"{features.location}: vectors of encoder {features.encoder[:8]}; {sources.checkpoint} holds "
-            f"{digest[:8]}. Make features with that checkpoint: python -m encoder embed"
+            f"{digest[:8]}. {advice}"
+        )
+    wanted, width = encoder_width(sources.checkpoint), next((batch.embedding.shape[1] for batch in features), None)
+    if width not in (None, wanted):  # nobody recorded which encoder made them
+        raise BundleMismatch(
+            f"{features.location}: vectors of {width} dimensions; those of {sources.checkpoint} have {wanted}. {advice}"
         )
     return digest
 

@@ -35,6 +35,7 @@ class VectorFile:
         self._transform = transform
         self._target = beside
         with explain_unwritable(beside):
+            beside.absolute().parent.mkdir(parents=True, exist_ok=True)
             self._file = tempfile.TemporaryFile(dir=beside.absolute().parent)
         self._cells: list[np.ndarray] = []
         self._keys: list[np.ndarray] = []
@@ -62,9 +63,9 @@ class VectorFile:
         """Put the rows in order."""
         with explain_unwritable(self._target):
             self._file.flush()
-        keys = np.concatenate(self._keys)
-        self._order = np.argsort(keys, kind="stable")
-        self.cells = np.concatenate(self._cells)[self._order]
+        if self._keys:
+            self._order = np.argsort(np.concatenate(self._keys), kind="stable")
+            self.cells = np.concatenate(self._cells)[self._order]
         self._keys.clear()
         self._cells.clear()
 

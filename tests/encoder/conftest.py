@@ -51,10 +51,10 @@ def natural(width: int, height: int, *, seed: int = 0) -> Image.Image:
     return Image.fromarray(np.clip(smooth + grain, 0, 255).astype(np.uint8))
 
 
-def tiny_encoder(seed: int = 0, *, resize: int = EDGE) -> GeoEncoder:
+def tiny_encoder(seed: int = 0, *, resize: int = EDGE, width: int = WIDTH) -> GeoEncoder:
     torch.manual_seed(seed)
     preprocessing = Preprocessing(resize, EDGE).to_dict()
-    config = GeoEncoderConfig(vision_config=VISION, projection_dim=WIDTH, preprocessing=preprocessing)
+    config = GeoEncoderConfig(vision_config=VISION, projection_dim=width, preprocessing=preprocessing)
     return GeoEncoder(config).eval()
 
 

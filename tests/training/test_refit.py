@@ -174,7 +174,7 @@ def checkpoint(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     out = tmp_path_factory.mktemp("checkpoint") / "C"
     geocells = random_geocells(load_hierarchy(folder / "H"), WIDTH, seed=0)
-    return save_checkpoint(out, encoder=tiny_encoder(), geocells=geocells, config={}, inputs={})
+    return save_checkpoint(out, encoder=tiny_encoder(width=WIDTH), geocells=geocells, config={}, inputs={})
 
 
 def test_the_encoder_comes_along_untouched(folder: Path, checkpoint: Path, tmp_path: Path) -> None:
@@ -244,6 +244,45 @@ def test_features_of_another_encoder_are_refused(folder: Path, checkpoint: Path,
     with pytest.raises(BundleMismatch, match="vectors of encoder ffffffff"):
         refit(sources, tmp_path / "C", config=CONFIG, device=CPU)
     assert not (tmp_path / "C").exists()
+
+
+@pytest.mark.parametrize("lineage", [False, True])
+def test_features_of_another_width_are_refused_though_nobody_says_whose_they_are(
+    folder: Path, checkpoint: Path, tmp_path: Path, lineage: bool
+) -> None:
+    narrow = np.random.default_rng(0).normal(size=(100, WIDTH // 2)).astype(np.float32)
+    (tmp_path / "F").mkdir()
+    table = pa.table({"photo": names(100), "embedding": narrow.tolist()})
+    pyarrow.parquet.write_table(table, tmp_path / "F" / "part-00.parquet")
+    old = folder / "H" if lineage else None
+    sources = RefitSources(
+        tmp_path / "F", folder / "H", folder / "photos.parquet", checkpoint=checkpoint, old_hierarchy=old
+    )
+    with pytest.raises(BundleMismatch, match=rf"vectors of {WIDTH // 2} dimensions; those of .* have {WIDTH}"):
+        refit(sources, tmp_path / "C", config=CONFIG, device=CPU)
+
+
+def test_photos_to_fit_to_without_vectors_are_refused(
+    folder: Path, checkpoint: Path, world: World, tmp_path: Path
+) -> None:
+    write_features(world, [np.arange(0, world.n_known, 10)], tmp_path / "F")  # of the validation split alone
+    sources = RefitSources(
+        tmp_path / "F",
+        folder / "H",
+        folder / "photos.parquet",
+        split="train",
+        validation_split="validation",
+        checkpoint=checkpoint,
+        old_hierarchy=folder / "H",
+    )
+    with pytest.raises(InputError, match="none of its photos has both a vector and a cell"):
+        refit(sources, tmp_path / "new" / "C", config=CONFIG, device=CPU)
+
+
+def test_a_folder_to_write_to_is_made(folder: Path, tmp_path: Path) -> None:
+    sources = RefitSources(folder / "F", folder / "H")
+    summary = refit(sources, tmp_path / "new" / "C", config=replace(CONFIG, epochs=0), device=CPU)
+    assert load_geocells(summary.checkpoint).width == WIDTH
 
 
 @pytest.mark.parametrize(
