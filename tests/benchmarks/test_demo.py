@@ -81,7 +81,12 @@ def test_what_answers_say_of_themselves_is_measured(
     before, after = rows["calibration error, as fitted"], rows["calibration error, calibrated"]
     assert before["photos"] == after["photos"] == 100
     assert before["right"] == after["right"]
-    assert {"within the 50% radius", "within the 90% radius", "--point mass", "--point reference"} <= set(rows)
+    for point in ("medoid", "mass", "reference"):
+        assert rows[f"--point {point}"]["usual_km"] > 0
+    for point in ("cell", "medoid", "mass", "reference"):
+        half, most = (rows[f"within the {share}% radius around --point {point}"] for share in (50, 90))
+        assert half["median_km"] <= most["median_km"]
+        assert half["photos"] == most["photos"] == 100
 
 
 def test_trust_is_of_a_finished_demo(tmp_path: Path) -> None:
