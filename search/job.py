@@ -168,7 +168,8 @@ def run(engine: Engine, source: VectorSource, out: Path, config: RunConfig) -> d
         else:
             found = answered_in_albums(engine, source, line, folders, config, recall)
         status, written = StatusFile(out, line, rows=rows), line.meter("write")
-        said = partial(job_remarks, line, known.rows - known.ok)
+        # For albums the rows of shards that are done are read again, and their failures found again.
+        said = partial(job_remarks, line, known.rows - known.ok if config.albums is None else 0)
         with line, track_line(line, "answering", rows, known=known.rows, tick=status.tick, also=said):
             for each in found:
                 with written.at_work(len(each)):
