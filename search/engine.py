@@ -312,12 +312,12 @@ class Engine:
             into = coarse.of_leaf[self._points.leaves(leaf, posterior)] if options.point == "mass" else hits.leaf[:, 0]
             at = Places(coarse.lat_deg[into], coarse.lng_deg[into], coarse.city[into], coarse.country[into])
             return Answers(coarse, hits, at, None, None)
-        at = self._points(queries, leaf, posterior)
         areas = nearest = None
-        if posterior is not None and self.tells_areas:
-            areas = self._areas(posterior, hits.score[:, 0], at, n_photos)
         if options.references and self.reference_photos is not None:
             nearest = self.reference_photos.nearest(queries, leaf, options.references)
+        at = self._points(queries, leaf, posterior, nearest=nearest)
+        if posterior is not None and self.tells_areas:
+            areas = self._areas(posterior, hits.score[:, 0], at, n_photos)
         return Answers(self.bundle.hierarchy.leaves, hits, at, areas, nearest)
 
     def _areas(self, posterior: Posterior, score: np.ndarray, at: Places, n_photos: np.ndarray | None) -> Areas:

@@ -16,7 +16,7 @@ from indexer.places import nearest_cities
 from search.modes import WITHIN_KM, PointName
 from search.posterior import Posterior
 from search.radii import LeafDiscs, heaviest_leaves
-from search.references import ReferencePhotos
+from search.references import Nearest, ReferencePhotos
 
 _CANDIDATES = 32  # likeliest cells of a query around which most of the probability may lie
 
@@ -73,10 +73,12 @@ class AnswerPoints:
         assert posterior is not None, "takes_posterior says that it is needed"
         return heaviest_leaves(posterior, self.discs, within_km=self._within_km, candidates=_CANDIDATES)
 
-    def __call__(self, queries: np.ndarray, leaf: np.ndarray, posterior: Posterior | None) -> Places:
+    def __call__(
+        self, queries: np.ndarray, leaf: np.ndarray, posterior: Posterior | None, *, nearest: Nearest | None = None
+    ) -> Places:
         """Where answers point whose best leaves are these, (Q,) int64.
 
-        queries: (Q, D) float32, as they meet geocells.
+        queries: (Q, D) float32, as they meet geocells. nearest: reference photos of these leaves, where they are known.
         """
         leaf, leaves = self.leaves(leaf, posterior), self._leaves
         if self.kind in ("cell", "mass"):
@@ -86,7 +88,8 @@ class AnswerPoints:
             lat, lng = self._medoids[leaf].T
         else:
             assert self._photos is not None, "they are there for this kind"
-            row = self._photos.nearest(queries, leaf, 1).row[:, 0]  # a leaf without reference photos keeps its point
+            known = nearest or self._photos.nearest(queries, leaf, 1)
+            row = known.row[:, 0]  # a leaf without reference photos keeps its point
             lat = np.where(row >= 0, self._photos.lat_deg[row], leaves.lat_deg[leaf])
             lng = np.where(row >= 0, self._photos.lng_deg[row], leaves.lng_deg[leaf])
         return Places(lat, lng, *nearest_cities(lat, lng))
