@@ -11,11 +11,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from indexer.manifest import code_version
+from indexer.manifest import code_version, package_versions
 
 RESULTS = Path(__file__).parent / "results"
 _PACKAGES = ("numpy", "duckdb", "pyarrow", "faiss-cpu", "faiss-gpu", "torch", "transformers", "s2sphere")
@@ -120,7 +119,7 @@ def machine() -> Mapping[str, Any]:
         "python": platform.python_version(),
         "processor": _processor(),
         "cores": os.cpu_count(),
-        "versions": {name: found for name in _PACKAGES if (found := _version(name))},
+        "versions": package_versions(_PACKAGES),
     }
 
 
@@ -130,13 +129,6 @@ def _processor() -> str:
     except OSError:
         return platform.machine()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _plain(value: Any) -> Any:

@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import json
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -52,6 +52,15 @@ def code_version() -> Mapping[str, str]:
         _git("ls-files", "--error-unmatch", Path(__file__).name)  # an installed copy may lie in another project's tree
         made_by["commit"] = _git("describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")
     return made_by
+
+
+def package_versions(packages: Sequence[str]) -> Mapping[str, str]:
+    """Of those packages that are installed."""
+    found = {}
+    for name in packages:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def _git(*arguments: str) -> str:

@@ -11,6 +11,7 @@ webp or photo, or of Hugging Face's structs of bytes and path; their names are t
 rows' numbers.
 """
 
+import hashlib
 import itertools
 import logging
 import math
@@ -76,9 +77,23 @@ class PhotoSource:
     may_have_maps: bool = True  # False: no photo can bring a class map
     shards: Callable[[Callable[[list[str]], list[str]]], Iterator[Photo]] | None = None  # of shards, in an order given
     split: str | None = None  # of a table, that these are; None: all of it
+    containers: Callable[[], Iterator[str]] | None = None  # files or URIs that hold the bytes of many photos each
 
     def __iter__(self) -> Iterator[Photo]:
         return self.photos()
+
+    @property
+    def identity(self) -> str | None:
+        """What tells other photos from these: the digest, or one of the names and sizes of containers on this machine.
+
+        Terabytes of photos are not read to tell. None for a source that is a folder, or lies at a URI.
+        """
+        if self.digest is not None:
+            return self.digest
+        names = () if self.containers is None else self.containers()
+        files = [Path(name) for name in names if not is_uri(name)]
+        sizes = [f"{file.name}\0{file.stat().st_size}" for file in files]
+        return hashlib.sha256("\n".join(sizes).encode("utf-8", "surrogateescape")).hexdigest() if files else None
 
     def shuffled_shards(self, rng: np.random.Generator) -> Iterator[Photo]:
         """The same photos, shard after shard in a random order; in their own order where they are not in shards."""
@@ -131,7 +146,7 @@ def open_photos(
         def reordered(order: Callable[[list[str]], list[str]]) -> Iterator[Photo]:
             return read_shards(location, lambda: iter(order(list(shards()))), coordinates=coordinates)
 
-        return PhotoSource(masked(location), None, None, photos, shards=reordered)
+        return PhotoSource(masked(location), None, None, photos, shards=reordered, containers=shards)
     # Below a URI counting is listing, which costs time and money; on this machine it is soon done.
     count = None if is_uri(location) else _count_images(location)
     if count == 0:
@@ -299,13 +314,17 @@ def _folder_photos(folder: str) -> Iterator[Photo]:
 def _open_table(location: str, *, split: str | None, coordinates: bool) -> PhotoSource:
     places = ["lat", "lng"] if coordinates else []
     count, digest = check_columns(location, ["photo", *places], split=split), None
+    has_images = holds_images(location)
     if not is_uri(location):
         tables = scan_columns(location, places, optional=("lat", "lng"), split=split)
         count = sum(len(coordinates_of(table, location, required=coordinates)[0]) for table in tables)
-        digest = None if holds_images(location) else file_digest(Path(location))
+        digest = None if has_images else file_digest(Path(location))
     photos = partial(_table_photos, location, split=split, coordinates=coordinates)
     has_maps = holds_column(location, "map")
-    return PhotoSource(masked(location), count, digest, photos, may_have_maps=has_maps, split=split)
+    containers = partial(iter, (location,)) if has_images else None
+    return PhotoSource(
+        masked(location), count, digest, photos, may_have_maps=has_maps, split=split, containers=containers
+    )
 
 
 def _table_photos(location: str, *, split: str | None, coordinates: bool) -> Iterator[Photo]:

@@ -7,11 +7,12 @@ slots: jsonargparse reads defaults through `vars`.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
 from encoder.config import CLIP_MEAN, CLIP_STD, FusionConfig
+from indexer.cli import Options
 from indexer.errors import InputError
 
 Negatives = Literal["batch", "batch_distinct", "all"]  # training.losses says what each one means
@@ -133,6 +134,14 @@ class ModelConfig:
             self.fusion.check(hidden_size=self.hidden_size)
         _check("model", {f"std[{channel}]": value for channel, value in enumerate(self.std)}, low=1e-3)
 
+    @property
+    def unused(self) -> list[str]:
+        """Options that were given and say nothing: what `start_from` names has sizes and colours of its own."""
+        if self.start_from is None:
+            return []
+        own = [each for each in fields(self) if each.name not in ("start_from", "fusion", "trainable_blocks")]
+        return [each.name for each in own if getattr(self, each.name) != each.default]
+
 
 @dataclass(frozen=True)
 class LossConfig:
@@ -249,18 +258,18 @@ class FitConfig:
 
 
 @dataclass(frozen=True)
-class RefitConfig:
+class RefitConfig(Options):
     """How geocells are fitted to photo vectors that stay as they are.
 
     Args:
-        epochs: passes over the photos, or over as many of them as epoch_photos, at most.
+        epochs: passes over the photos, or over --epoch-photos of them, at most; 0 fits temperatures alone.
         patience: epochs without gain on the held-out photos after which a level stops.
         epoch_photos: of more photos than these an epoch takes as many, and the next one goes on with others: how long
             a fit takes is then bounded, and levels that gain nothing stop before all photos have been seen.
         batch_size: photos in one step.
         learning_rate: of the cells' vectors.
         decay: what the learning rate is multiplied with after each epoch.
-        held_out: share of the photos that nothing is learned from, where no split of a table says which.
+        held_out: share of the photos to hold out, by name, where no --validation-split says which.
         held_out_photos: of them, this many at most are used.
     """
 

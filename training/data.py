@@ -85,7 +85,7 @@ def load_photos(
     """
     source = open_photos(config.photos, split=split, coordinates=True)
     photos = _wanted(source, hierarchy, chosen, needs_cell=needs_cell)
-    what = f"split {split!r}" if split else "the photos wanted"
+    what = f"split {split!r}" if split else "those that data.validation_share chooses" if chosen else "all"
     if not photos:
         if needs_cell:
             raise InputError(

@@ -7,15 +7,13 @@ import logging
 import signal
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
@@ -34,9 +32,10 @@ from indexer.photos import open_photos
 from indexer.progress import track
 from indexer.references import save_references
 from training.batches import Photos, Position, Share, TrainingLoader, ValidationLoader, n_batches
-from training.config import FitConfig, ModelConfig, TrainerConfig
+from training.callbacks import BestEpoch, Reporter, Resumable
+from training.config import FitConfig, ModelConfig
 from training.heads import GeocellHead, Head
-from training.module import VALIDATION_LOSS, Epoch, GeoModule
+from training.module import Epoch, GeoModule
 from training.photos import open_part
 from training.references import typical_training_photos
 from training.run_folder import RunFolder, options_of, plain
@@ -80,13 +79,21 @@ def fit(*, hierarchy: Path, out: Path, config: FitConfig) -> FitSummary | None:
     data, model = config.data, config.model
     cache = None if data.segmentation_cache is None else open_cache(data.segmentation_cache)
     start = None if model.start_from is None else load_encoder(model.start_from)
+    if model.unused:
+        log.warning("%s has its own model.%s: what is given has no effect", model.start_from, ", ".join(model.unused))
     encoder = build_encoder(model if cache is None else _learning_from(cache.origin, model), start)
     check_maps(encoder, MapSource(cache))
+    source = open_photos(data.photos)
+    if encoder.fusion is not None and cache is None and not source.may_have_maps:
+        raise InputError(
+            f"{source.location}: model.fusion sees each photo with its class map, and none come with these. Give "
+            "data.segmentation_cache (python -m encoder segment makes one), or leave out model.fusion."
+        )
     open_ = partial(open_part, data, hierarchy=tree, encoder=encoder, cache=cache, device=device)
     validation, learnt = open_("validation"), open_("train")  # what is wrong with the table shows at the small one
     # Before training: what the files say hours later is not what was learned from.
     inputs = {
-        "photos": open_photos(data.photos).digest,
+        "photos": source.identity,
         "hierarchy": manifest_digest(hierarchy),
         "maps": None if cache is None else cache.origin.segmenter,
         "start_from": None if start is None else start.digest,
@@ -152,6 +159,7 @@ def train(
     Raises:
         WorkError: the loss stopped being a number.
         InputError: there are fewer photos than a batch that is to be shared.
+        Stopped: SIGTERM asked the run to end; it can be gone on with.
     """
     options, data = config.trainer, config.data
     processes = options.devices * options.num_nodes
@@ -159,23 +167,12 @@ def train(
         raise InputError(
             f"{len(photos)} training photos; data.batch_size {data.batch_size} cannot be shared. Lower it."
         )
-    reporter = _Reporter(options)
+    reporter = Reporter(options)
     callbacks: list[lightning.Callback] = [reporter]
-    if run is not None:
-        callbacks.append(_Resumable(run.resume, every=options.checkpoint_every_n_steps))
-        if options.patience is not None:
-            callbacks.append(
-                ModelCheckpoint(
-                    dirpath=run.path,
-                    filename=run.best.stem,
-                    monitor=VALIDATION_LOSS,
-                    save_weights_only=True,
-                    enable_version_counter=False,
-                )
-            )
     if options.patience is not None:
-        # min_delta: any gain counts.
-        callbacks.append(EarlyStopping(VALIDATION_LOSS, patience=options.patience, min_delta=0.0, check_finite=False))
+        callbacks.append(BestEpoch(None if run is None else run.best, patience=options.patience))
+    if run is not None:  # after the best epoch: what is gone on with must know of it
+        callbacks.append(Resumable(run.resume, every=options.checkpoint_every_n_steps))
     steps = n_batches(len(photos), data.batch_size)
     trainer = _trainer(config, device, callbacks, run, log_every=min(options.log_every_n_steps, steps))
     share = Share(trainer.global_rank, processes, options.accumulate_grad_batches)
@@ -189,7 +186,6 @@ def train(
         with _interruptible(), warnings.catch_warnings():
             # Lightning 2.6 with torch 2.13: its own call of a torch function that is going away.
             warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)`", FutureWarning)
-            warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty", UserWarning)
             trainer.fit(
                 module,
                 loader,
@@ -243,58 +239,6 @@ def _new_encoder(config: ModelConfig) -> GeoEncoder:
     return GeoEncoder(GeoEncoderConfig(vision_config=vision, projection_dim=config.width, preprocessing=preprocessing))
 
 
-class _Reporter(lightning.Callback):
-    """Moves the progress bar with each part of a batch and says how each epoch went."""
-
-    def __init__(self, options: TrainerConfig) -> None:
-        self.advance: Callable[[int], None] = lambda parts: None
-        self.n_epochs = options.max_epochs
-
-    def on_train_start(self, trainer: lightning.Trainer, module: GeoModule) -> None:
-        position = module.position
-        done = position.epoch * int(trainer.num_training_batches) + position.batches * module.share.parts
-        if done:  # of a run that goes on
-            self.advance(done)
-
-    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        self.advance(1)
-
-    def on_validation_end(self, trainer: lightning.Trainer, module: GeoModule) -> None:
-        if trainer.global_rank:
-            return
-        epoch = module.epochs[-1]
-        within = epoch.validation.within
-        log.info(
-            "epoch %d of %d: loss %.3f, validation loss %.3f, median %.0f km, within 200 km %.1f %%, 750 km %.1f %%, "
-            "temperatures %s, %.0f s, %.0f s left",
-            epoch.epoch + 1,
-            self.n_epochs,
-            epoch.loss,
-            epoch.validation_loss,
-            epoch.validation.median_km,
-            within["200"],
-            within["750"],
-            " ".join(f"{tau:.3f}" for tau in epoch.temperatures),
-            epoch.seconds,
-            epoch.seconds / (epoch.epoch + 1) * (self.n_epochs - epoch.epoch - 1),
-        )
-
-
-class _Resumable(lightning.Callback):
-    """Writes where a killed run goes on: every so many steps, and at the end of each epoch."""
-
-    def __init__(self, file: Path, *, every: int) -> None:
-        self._file, self._every = file, every
-
-    def on_train_batch_end(self, trainer: lightning.Trainer, module: GeoModule, *args: Any) -> None:
-        between_batches = module._changes is None
-        if between_batches and module.position.batches % self._every == 0 and not trainer.is_last_batch:
-            trainer.save_checkpoint(self._file)
-
-    def on_train_epoch_end(self, trainer: lightning.Trainer, module: GeoModule) -> None:
-        trainer.save_checkpoint(self._file)
-
-
 def _trainer(
     config: FitConfig, device: str, callbacks: list[lightning.Callback], run: RunFolder | None, *, log_every: int
 ) -> lightning.Trainer:
@@ -320,7 +264,7 @@ def _trainer(
         log_every_n_steps=log_every,
         num_sanity_val_steps=0,
         logger=logs,
-        enable_checkpointing=any(isinstance(each, ModelCheckpoint) for each in callbacks),
+        enable_checkpointing=False,  # `Resumable` and `BestEpoch` do it
         enable_progress_bar=False,
         enable_model_summary=False,
         callbacks=callbacks,

@@ -19,8 +19,6 @@ from training.batches import Part, Position, Share, Truth, ValidationPart
 from training.config import FitConfig
 from training.heads import Head, best_rows
 
-VALIDATION_LOSS = "validation_loss"  # as the logs call it
-
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
@@ -67,6 +65,11 @@ class GeoModule(lightning.LightningModule):
         self._rows: torch.Tensor | None = None  # of the head, during validation
         self._started = time.perf_counter()
 
+    @property
+    def between_batches(self) -> bool:
+        """Whether no part of a batch is still to come."""
+        return self._changes is None
+
     def training_step(self, part: Part, number: int) -> torch.Tensor:
         """Loss of a part of a batch, so scaled that what Lightning makes of all parts is the loss of the batch.
 
@@ -107,10 +110,11 @@ class GeoModule(lightning.LightningModule):
     def validation_step(self, part: ValidationPart, number: int) -> None:
         """Errors and loss of some validation photos."""
         assert self._rows is not None, "set when validation begins"
-        vectors = self.encoder.unscaled(normalise(part.pixels, self.encoder.preprocessing), part.class_maps)
+        vectors = self._encoded(part)
         if not torch.isfinite(vectors).all():  # the last step of an epoch is followed by no loss that would tell
             raise self._diverged("The encoder's vectors are no numbers", "after its last batch")
-        best = best_rows(self.head.queries(vectors), self._rows).cpu().numpy()
+        with torch.autocast(vectors.device.type, enabled=False):  # cells that are hardly apart: float32
+            best = best_rows(self.head.queries(vectors), self._rows).cpu().numpy()
         lat, lng = part.lat_deg.cpu().numpy(), part.lng_deg.cpu().numpy()
         self._validation.distance_km.append(haversine_km(lat, lng, self.head.lat_deg[best], self.head.lng_deg[best]))
         self._validation.loss += float(self._loss(vectors, part.truth)) * len(part.pixels)
@@ -134,7 +138,7 @@ class GeoModule(lightning.LightningModule):
         self.log_dict(
             {
                 "epoch_loss": epoch.loss,
-                VALIDATION_LOSS: validation_loss,
+                "validation_loss": validation_loss,
                 "validation_median_km": epoch.validation.median_km,
                 **{f"validation_within_{limit}_km": share for limit, share in epoch.validation.within.items()},
                 **{f"temperature_{level}": tau for level, tau in enumerate(epoch.temperatures)},
@@ -177,6 +181,18 @@ class GeoModule(lightning.LightningModule):
         total = int(self.trainer.estimated_stepping_batches)
         cycle = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: one_cycle(step, total, schedule.warm_up))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
+
+    def _encoded(self, part: ValidationPart) -> torch.Tensor:
+        """Vectors (b, D) of validation photos, as many at once as are trained with: more may not fit in memory.
+
+        The loss is that of all of them together, because negatives of the batch are.
+        """
+        at_once = self.config.data.batch_size // (self.share.processes * self.share.parts)
+        vectors = []
+        for rows in torch.split(torch.arange(len(part.pixels), device=part.pixels.device), at_once):
+            maps = None if part.class_maps is None else part.class_maps[rows]
+            vectors.append(self.encoder.unscaled(normalise(part.pixels[rows], self.encoder.preprocessing), maps))
+        return torch.cat(vectors)
 
     def _loss(self, vectors: torch.Tensor, truth: Truth) -> torch.Tensor:
         with torch.autocast(vectors.device.type, enabled=False):  # small differences of large logits: float32

@@ -85,6 +85,10 @@ class PhotoStream:
                 self._n_photos = sum(len(found) for found in self._found(iter(self._source), advance))
         return self._n_photos
 
+    def has_any(self) -> bool:
+        """Whether there is one at all; unlike the number, that is soon known."""
+        return any(self._found(iter(self._source)))
+
     def parts(self, batch_size: int, share: Share, *, epoch: int, seed: int, skip: int) -> Iterator[Part]:
         """As `training.batches.Photos` says. A photo that cannot be decoded has no cell, and counts all the same."""
         rng = np.random.default_rng([seed, 0, epoch])

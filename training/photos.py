@@ -7,6 +7,7 @@ import torch
 from encoder.encode import reader_of
 from encoder.model import GeoEncoder
 from encoder.segmentation_cache import SegmentationCache
+from indexer.errors import InputError
 from indexer.hierarchy import Hierarchy
 from indexer.photos import PhotoSource, open_photos
 from training.batches import Photos
@@ -45,7 +46,7 @@ def open_part(
             config, split, hierarchy=hierarchy, encoder=encoder, cache=cache, chosen=chosen, needs_cell=learnt
         )
     source, chosen = source_of(config, part)
-    return PhotoStream(
+    photos = PhotoStream(
         source,
         hierarchy,
         reader_of(encoder, crops="one", cache=cache),
@@ -54,6 +55,10 @@ def open_part(
         needs_cell=learnt,
         options=StreamOptions(config.workers, config.shuffle_photos, config.shuffle_mb << 20, device),
     )
+    if not learnt and not photos.has_any():
+        advice = "" if config.validation_share is None else " Raise data.validation_share."
+        raise InputError(f"{source.location}: there is no photo to validate with.{advice}")
+    return photos
 
 
 def _asked(config: DataConfig, part: Which) -> tuple[str | None, Choice | None]:

@@ -23,11 +23,12 @@ import yaml  # type: ignore[import-untyped]
 from indexer.artifact import check_target, write_file
 from indexer.errors import ArtifactError, InputError
 from indexer.lock import alone
-from indexer.manifest import code_version
+from indexer.manifest import code_version, package_versions
 from training.config import FitConfig
 
 CHECKPOINT = "checkpoint"
 _CONFIG, _RUN = "config.yaml", "run.json"
+_PACKAGES = ("torch", "lightning", "transformers", "numpy")  # what weights come out of
 # What may differ between two starts of one run, because it changes no result.
 _FREE = frozenset({"data.workers", "data.memory_limit_gb", "trainer.accelerator", "trainer.log_every_n_steps"})
 
@@ -72,7 +73,7 @@ class RunFolder:
             ArtifactError: what says so is damaged.
         """
         options = plain(options_of(hierarchy, self.path, config))
-        now = {"options": options, "inputs": dict(inputs), "made_by": dict(code_version())}
+        now = {"options": options, "inputs": dict(inputs), "made_by": {**code_version(), **package_versions(_PACKAGES)}}
         known = self.path / _RUN
         if known.is_file():
             _check_same(self.path, _read(known), now)

@@ -333,3 +333,21 @@ def test_listed_photos_have_a_map_each_or_none() -> None:
     ]
     with pytest.raises(InputError, match="1 class maps for 2 photos"):
         listed_photos(["a.jpg", "b.jpg"], ["a.png"])
+
+
+def test_other_photos_are_told_by_their_digest_or_by_the_sizes_of_what_holds_them(tmp_path: Path) -> None:
+    """A digest of terabytes is not made. A folder that is moved holds the same photos."""
+    table = csv(tmp_path / "a.csv", "photo,lat,lng\nx.jpg,1.5,3\n")
+    assert open_photos(table).identity == file_digest(table)
+    for folder, size in (("one", 10), ("moved", 10), ("other", 30)):
+        (tmp_path / folder).mkdir()
+        with tarfile.open(tmp_path / folder / "00.tar", "w") as tar:
+            (tmp_path / "x.jpg").write_bytes(b"x" * size * 1024)
+            tar.add(tmp_path / "x.jpg", "x.jpg")
+    one, moved, other = (open_photos(tmp_path / name / "*.tar").identity for name in ("one", "moved", "other"))
+    assert one == moved != other
+    assert one is not None
+    held = [parquet(tmp_path / f"{n}.parquet", photo=["x"], image=[b"y" * n]) for n in (1, 5000)]
+    first, second = (open_photos(file).identity for file in held)
+    assert None is not first != second
+    assert open_photos(tmp_path / "one" / "..").identity is None  # of a folder of single files

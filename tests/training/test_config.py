@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from encoder.config import FusionConfig
 from indexer.errors import InputError
 from training.config import (
     Augmentation,
@@ -67,6 +68,12 @@ def test_a_channel_without_spread() -> None:
 def test_wrong_augmentation(name: str) -> None:
     with pytest.raises(InputError, match=f"data.augmentation.{name} must be"):
         Augmentation(**{name: -0.1})
+
+
+def test_what_an_existing_encoder_has_of_its_own_is_not_taken_from_the_options() -> None:
+    assert ModelConfig(width=16, layers=2).unused == []
+    assert ModelConfig(start_from="hf:clip", trainable_blocks=2, fusion=FusionConfig()).unused == []
+    assert ModelConfig(start_from="hf:clip", width=16, mean=(0.1, 0.1, 0.1)).unused == ["width", "mean"]
 
 
 def test_the_limits_themselves_are_allowed() -> None:

@@ -143,7 +143,7 @@ def test_the_rates_of_every_step_are_those_of_the_schedule(
     def record(reporter: object, trainer: lightning.Trainer, *rest: object) -> None:
         rates.append([group["lr"] for group in trainer.optimizers[0].param_groups])
 
-    monkeypatch.setattr("training.fit._Reporter.on_train_batch_start", record, raising=False)
+    monkeypatch.setattr("training.fit.Reporter.on_train_batch_start", record, raising=False)
     train(toy, tmp_path / "C", changed(trainer={"max_epochs": 3}, lr_scheduler={"name": schedule, "warm_up": 0.25}))
     steps, full = 18, [3e-3, 3e-3, 3e-2]  # six batches an epoch; encoder (decaying or not), geocells
     shares = [0.5 ** (step // 6) if schedule == "halving" else one_cycle(step, steps, 0.25) for step in range(steps)]
@@ -279,7 +279,7 @@ def test_a_streamed_run_goes_on_to_the_same_losses(toy: Path, tmp_path: Path, mo
     config = changed(EVERY_STEP, data={"stream": True, "shuffle_photos": 40})
     train(toy, tmp_path / "whole", config)
     with monkeypatch.context() as patch:
-        patch.setattr("training.fit._Reporter.on_train_batch_end", kill)
+        patch.setattr("training.fit.Reporter.on_train_batch_end", kill)
         with pytest.raises(KilledError):
             train(toy, tmp_path / "C", config)
     train(toy, tmp_path / "C", config)
@@ -323,7 +323,7 @@ def test_a_killed_run_goes_on_to_the_same_losses_and_weights(
 
     config = changed(EVERY_STEP, trainer={"accumulate_grad_batches": parts})
     with monkeypatch.context() as patch:
-        patch.setattr("training.fit._Reporter.on_train_batch_end", kill)
+        patch.setattr("training.fit.Reporter.on_train_batch_end", kill)
         with pytest.raises(KilledError):
             train(toy, tmp_path / "C", config)
     assert not (tmp_path / "C" / "checkpoint").exists()
@@ -354,7 +354,7 @@ def test_a_run_folder_says_what_made_it(undisturbed: Path, toy: Path) -> None:
     told = json.loads((undisturbed / "run.json").read_text())
     assert told["options"]["trainer"]["max_epochs"] == 3
     assert told["inputs"]["photos"] == file_digest(toy / "photos.parquet")
-    assert told["made_by"]
+    assert {"geosurge", "torch", "lightning", "transformers", "numpy"} <= set(told["made_by"])
     assert list((undisturbed / "logs" / "0").glob("events.out.tfevents.*"))
     rows = list(csv.DictReader((undisturbed / "logs" / "0" / "metrics.csv").read_text().splitlines()))
     assert len([row for row in rows if row["validation_loss"]]) == 3
@@ -430,20 +430,6 @@ def test_a_folder_of_other_things_is_left_alone(toy: Path, tmp_path: Path) -> No
     with pytest.raises(InputError, match="exists already"):
         train(toy, tmp_path / "mine")
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["diary.txt"]
-
-
-def test_patience_ends_a_run_and_keeps_the_best_epoch(toy: Path, tmp_path: Path) -> None:
-    """A rate that rises until it ruins the weights: the checkpoint is that of an earlier epoch."""
-    ruin = changed(
-        trainer={"max_epochs": 12, "patience": 2},
-        optimizer={"lr": 1.0},
-        lr_scheduler={"name": "one_cycle", "warm_up": 1.0},
-    )
-    summary = train(toy, tmp_path / "C", ruin)
-    best = min(summary.epochs, key=lambda epoch: epoch.validation_loss)
-    assert len(summary.epochs) < 12
-    assert len(summary.epochs) == best.epoch + 3
-    assert summary.temperatures == pytest.approx(best.temperatures)
 
 
 def test_two_processes_with_two_parts_each_come_to_what_one_comes_to(toy: Path, tmp_path: Path) -> None:
@@ -546,3 +532,28 @@ def test_no_references_unless_they_are_asked_for(trained: FitSummary) -> None:
     assert not (trained.checkpoint / "references.parquet").exists()
     with pytest.raises(InputError, match="references must be at least 0"):
         replace(LEARN, references=-1)
+
+
+def test_options_that_say_nothing_beside_an_existing_encoder_are_named(
+    trained: FitSummary, toy: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    start = ModelConfig(start_from=str(trained.checkpoint), layers=3, width=99)
+    train(toy, tmp_path / "C", replace(changed(trainer={"max_epochs": 1}), model=start))
+    assert f"{trained.checkpoint} has its own model.layers, width: what is given has no effect" in caplog.text
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_fusion_without_any_maps_is_refused_before_a_photo_is_read(toy: Path, tmp_path: Path, stream: bool) -> None:
+    config = changed(model={"fusion": FusionConfig(classes=7, heads=2)}, data={"stream": stream})
+    with pytest.raises(InputError, match=r"none come with these\. Give data\.segmentation_cache"):
+        train(toy, tmp_path / "C", config)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_photos_without_any_to_validate_with_are_refused_before_training(
+    toy: Path, tmp_path: Path, stream: bool
+) -> None:
+    few = changed(data={"stream": stream, "validation_share": 0.0001})
+    with pytest.raises(InputError, match="there is no photo"):
+        train(toy, tmp_path / "C", few)
+    assert not (tmp_path / "C").exists()

@@ -83,6 +83,53 @@ def test_validation_is_the_reference_accuracy_and_the_mean_loss(
     assert module.position == Position(1, 0)
 
 
+@pytest.mark.parametrize("negatives", ["batch", "all"])
+def test_validation_encodes_no_more_at_once_than_training_does(
+    module: GeoModule, hierarchy: Hierarchy, photos: PhotoSet, monkeypatch: pytest.MonkeyPatch, negatives: Negatives
+) -> None:
+    """And the loss stays that of the whole batch, also where the batch is what photos are told from."""
+    module.head = GeocellHead(hierarchy, WIDTH, negatives=negatives, seed=0)
+    encode, sizes = GeoEncoder.unscaled, []
+
+    def counted(encoder: GeoEncoder, pixels: torch.Tensor, maps: torch.Tensor | None = None) -> torch.Tensor:
+        sizes.append(len(pixels))
+        return encode(encoder, pixels, maps)
+
+    def epoch(share: Share) -> Epoch:
+        sizes.clear()
+        module.config = replace(CONFIG, data=replace(CONFIG.data, batch_size=20))
+        module.share, module.position.batches = share, 1
+        with torch.no_grad():
+            module.on_validation_epoch_start()
+            for number, part in enumerate(photos.validation_parts(20, Share())):
+                module.validation_step(part, number)
+            module.on_validation_epoch_end()
+        return module.epochs[-1]
+
+    monkeypatch.setattr(GeoEncoder, "unscaled", counted)
+    whole = epoch(Share())
+    assert sizes == [20, 20, 10]
+    parts = epoch(Share(parts=5))
+    assert sizes == [4] * 12 + [2]
+    assert parts.validation_loss == pytest.approx(whole.validation_loss, rel=1e-6)
+    assert parts.validation == whole.validation
+
+
+def test_answers_are_found_in_float32_whatever_the_encoder_computes_in(module: GeoModule, photos: PhotoSet) -> None:
+    """Of two rows that bfloat16 cannot tell apart, the better one."""
+    (part,) = photos.validation_parts(N, Share())
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        module.on_validation_epoch_start()
+        vectors = module.encoder.unscaled(normalise(part.pixels, module.encoder.preprocessing), None)
+        row = vectors.mean(dim=0)
+        module._rows = torch.stack([row, row * (1 + 2**-12)])
+        module.validation_step(part, 0)
+    best = (vectors.double() @ row.double() > 0).long().numpy()
+    assert best.any()
+    km = haversine_km(photos.lat_deg, photos.lng_deg, module.head.lat_deg[best], module.head.lng_deg[best])
+    np.testing.assert_allclose(module._validation.distance_km[0], km)
+
+
 @pytest.mark.parametrize("kind", [*get_args(Negatives), "classes", "places"])
 @pytest.mark.parametrize(("processes", "parts"), [(1, 4), (2, 1), (2, 2)])
 def test_gradients_of_all_shares_are_those_of_one_process(

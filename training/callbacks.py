@@ -1,0 +1,151 @@
+"""What happens around the steps of a run: progress is told, the run is kept, and it ends when it should.
+
+All that decides anything lies in the module's `position` and `epochs`, which go on with a run. So a run that was killed
+any number of times, or whose folder was moved, keeps the same best epoch and ends after the same one.
+"""
+
+import contextlib
+import logging
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+
+from indexer.stopping import Asked, stopping
+from training.config import TrainerConfig
+from training.module import GeoModule
+
+log = logging.getLogger(__name__)
+
+
+class Reporter(lightning.Callback):
+    """Moves the progress bar with each part of a batch and says how each epoch went."""
+
+    def __init__(self, options: TrainerConfig) -> None:
+        self.advance: Callable[[int], None] = lambda parts: None
+        self.n_epochs = options.max_epochs
+
+    def on_train_start(self, trainer: lightning.Trainer, module: GeoModule) -> None:
+        """Begin where the run stands."""
+        position = module.position
+        done = position.epoch * int(trainer.num_training_batches) + position.batches * module.share.parts
+        if done:  # of a run that goes on
+            self.advance(done)
+
+    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        """One part more."""
+        self.advance(1)
+
+    def on_validation_end(self, trainer: lightning.Trainer, module: GeoModule) -> None:
+        """Tell of the epoch."""
+        if trainer.global_rank:
+            return
+        epoch = module.epochs[-1]
+        within = epoch.validation.within
+        log.info(
+            "epoch %d of %d: loss %.3f, validation loss %.3f, median %.0f km, within 200 km %.1f %%, 750 km %.1f %%, "
+            "temperatures %s, %.0f s, %.0f s left",
+            epoch.epoch + 1,
+            self.n_epochs,
+            epoch.loss,
+            epoch.validation_loss,
+            epoch.validation.median_km,
+            within["200"],
+            within["750"],
+            " ".join(f"{tau:.3f}" for tau in epoch.temperatures),
+            epoch.seconds,
+            epoch.seconds / (epoch.epoch + 1) * (self.n_epochs - epoch.epoch - 1),
+        )
+
+
+class BestEpoch(lightning.Callback):
+    """Keeps the weights of the epoch with the smallest validation loss, and ends a run that finds no smaller one.
+
+    Lightning's ModelCheckpoint and EarlyStopping keep what they know to themselves, and learn of an epoch only after
+    the run was written where it goes on: a run that is killed right then has forgotten how good that epoch was.
+
+    Args:
+        file: where the weights go; None keeps none.
+        patience: epochs without a smaller loss after which the run ends.
+    """
+
+    def __init__(self, file: Path | None, *, patience: int) -> None:
+        self._file, self._patience = file, patience
+
+    def on_train_start(self, trainer: lightning.Trainer, module: GeoModule) -> None:
+        """A run that was killed between its last epoch and its end has nothing left to do."""
+        trainer.should_stop |= self._is_over(module)
+
+    def on_validation_end(self, trainer: lightning.Trainer, module: GeoModule) -> None:
+        """Keep the weights if the epoch was the best one, and end the run if too many have not been."""
+        if self._file is not None and _best(module) == len(module.epochs) - 1:
+            trainer.save_checkpoint(self._file, weights_only=True)
+        trainer.should_stop |= self._is_over(module)
+
+    def _is_over(self, module: GeoModule) -> bool:
+        return len(module.epochs) - 1 - _best(module) >= self._patience
+
+
+class Resumable(lightning.Callback):
+    """Writes where a run goes on: every so many steps, at the end of each epoch, and when it is asked to end.
+
+    Args:
+        file: what is written.
+        every: steps.
+    """
+
+    def __init__(self, file: Path, *, every: int) -> None:
+        self._file, self._every = file, every
+        self._asked = Asked()
+        self._kept_to_end = False
+        self._hearing = contextlib.ExitStack()
+
+    def on_train_start(self, trainer: lightning.Trainer, module: GeoModule) -> None:
+        """Hear of SIGTERM, in place of Lightning's own handler, which ends the process with 0 and keeps no step."""
+        if threading.current_thread() is threading.main_thread():  # in others Lightning has set none
+            # A second one ends the process. What was before Lightning came, it brings back itself.
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        self._asked = self._hearing.enter_context(stopping())
+
+    def on_train_batch_start(self, trainer: lightning.Trainer, module: GeoModule, *args: Any) -> None:
+        """End a run that was asked to and is kept: not before here, when the logs have the last batch, too."""
+        if self._kept_to_end:
+            self._asked.check(self._file.parent, kept="and kept after the last batch")
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, module: GeoModule, *args: Any) -> None:
+        """After so many batches, or where the run is asked to end; an epoch's last batch is kept at its end."""
+        if trainer.is_last_batch or not module.between_batches:
+            return
+        self._kept_to_end = self._is_asked(trainer)
+        if self._kept_to_end or module.position.batches % self._every == 0:
+            trainer.save_checkpoint(self._file)
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, module: GeoModule) -> None:
+        """When all that is told of the epoch is known."""
+        trainer.save_checkpoint(self._file)
+        self._kept_to_end = self._is_asked(trainer)
+
+    def on_train_end(self, trainer: lightning.Trainer, module: GeoModule) -> None:
+        """Hear no more."""
+        self._hearing.close()
+
+    def on_exception(self, trainer: lightning.Trainer, module: GeoModule, exception: BaseException) -> None:
+        """Likewise."""
+        self._hearing.close()
+
+    def _is_asked(self, trainer: lightning.Trainer) -> bool:
+        """Whether any process of the run was asked to end: all must end after the same step."""
+        if trainer.world_size == 1:
+            return self._asked.is_set
+        asked = torch.tensor(float(self._asked.is_set), device=trainer.strategy.root_device)
+        self._asked.is_set = bool(trainer.strategy.reduce(asked, reduce_op="sum"))
+        return self._asked.is_set
+
+
+def _best(module: GeoModule) -> int:
+    """Number of the epoch with the smallest validation loss, the earliest of equals; -1 before there is any."""
+    return min(range(len(module.epochs)), key=lambda number: module.epochs[number].validation_loss, default=-1)
