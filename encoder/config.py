@@ -74,7 +74,8 @@ class FusionConfig:
         width: of a segmentation token.
         latent: what keys and values are squeezed through.
         heads: of each block's attention; together they are as wide as the vision transformer.
-        blocks: one upon the other.
+        blocks: one upon the other. Of a single one the map decides nothing: patches of it change the tokens of patches,
+            which only a further block hands on to the class token.
         mlp_size: width of a block's inner layer.
         segmenter: digest of the model that made the maps learned from; None where nobody recorded it.
     """

@@ -35,11 +35,7 @@ def fit_level_weights(model: ScoringModel, vectors: np.ndarray, leaf: np.ndarray
     """
     geocells, inside = model.geocells, np.flatnonzero(leaf >= 0)
     n_numbers = len(geocells.vectors) + 1
-    if len(inside) < _FEWEST * n_numbers:
-        raise InputError(
-            f"{len(inside)} held-out photos lie in a finest cell; {n_numbers} level weights need "
-            f"{_FEWEST * n_numbers}. Hold out more photos, or fit no weights."
-        )
+    check_enough(leaf, levels=len(geocells.vectors))
     vectors, truth = vectors[inside], leaf[inside]
     log_share = np.log(model.n_photos / model.n_photos.sum())
     rows = max(1, _BLOCK_SCORES // len(log_share))
@@ -58,6 +54,16 @@ def fit_level_weights(model: ScoringModel, vectors: np.ndarray, leaf: np.ndarray
     bounds = [(0, None)] * (n_numbers - 1) + [(None, None)]
     found = minimize(loss_and_slope, begin, jac=True, method="L-BFGS-B", bounds=bounds).x
     return replace(geocells, level_weights=found[:-1], prior_exponent=float(found[-1]))
+
+
+def check_enough(leaf: np.ndarray, *, levels: int) -> None:
+    """Raise InputError where too few photos lie in a leaf for the weights of so many levels; leaf: as above."""
+    inside, wanted = int((leaf >= 0).sum()), _FEWEST * (levels + 1)
+    if inside < wanted:
+        raise InputError(
+            f"{inside} held-out photos lie in a finest cell; {levels} level weights and the prior's need {wanted}. "
+            "Hold out more photos, or fit no weights."
+        )
 
 
 def _features(

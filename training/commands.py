@@ -83,17 +83,11 @@ def refit(
     photos: Path | None = None,
     split: str | None = None,
     validation_split: str | None = None,
-    held_out: float = RefitConfig.held_out,
     transform: Literal["whiten", "none"] = "whiten",
     shrinkage: float | None = None,
-    level_weights: Literal["ones", "fit"] = "ones",
+    levels_weights: Literal["ones", "fit"] = "ones",
     references: int = 0,
-    epochs: int = RefitConfig.epochs,
-    patience: int = RefitConfig.patience,
-    epoch_photos: int = RefitConfig.epoch_photos,
-    batch_size: int = RefitConfig.batch_size,
-    learning_rate: float = RefitConfig.learning_rate,
-    decay: float = RefitConfig.decay,
+    fit: RefitConfig,
     seed: int = 0,
     device: DeviceName = "auto",
 ) -> Result:
@@ -109,17 +103,11 @@ def refit(
         photos: table that says where the photos of the features are; a tree of labels needs it for the labels.
         split: of that table, photos to fit to.
         validation_split: of that table, photos to hold out.
-        held_out: share of the photos to hold out, where no --validation-split says which.
         transform: what vectors pass first; whiten removes what does not tell places apart. Not by lineage.
         shrinkage: of the whitening, from 0 to 1; by default the best in cross-validation.
-        level_weights: fit: also how much each level counts, and the number of photos in a cell.
+        levels_weights: fit: also how much each level counts, and the number of photos in a cell.
         references: most typical photos to keep of each finest cell, to explain answers with.
-        epochs: passes over the photos, or over --epoch-photos of them, at most; 0 fits temperatures alone.
-        patience: epochs without gain on the held-out photos after which a level stops.
-        epoch_photos: of more photos than these an epoch takes as many, the next one others.
-        batch_size: photos in one step.
-        learning_rate: of the cells' vectors.
-        decay: what the learning rate is multiplied with after each epoch.
+        fit: how the cells' vectors descend.
         seed: of every random draw.
         device: where to fit; cuda where there is none is an error.
     """
@@ -136,9 +124,9 @@ def refit(
         out,
         transform=transform,
         shrinkage=shrinkage,
-        level_weights=level_weights,
+        level_weights=levels_weights,
         references=references,
-        config=RefitConfig(epochs, patience, epoch_photos, batch_size, learning_rate, decay, held_out),
+        config=fit,
         seed=seed,
         device=choose_device(device),
     )

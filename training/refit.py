@@ -27,7 +27,7 @@ from indexer.features import FeatureSource, open_features
 from indexer.geo import Accuracy, accuracy, haversine_km
 from indexer.geocells import Geocells, load_geocells
 from indexer.hierarchy import Hierarchy
-from indexer.level_weights import fit_level_weights
+from indexer.level_weights import check_enough, fit_level_weights
 from indexer.lineage import carry_over
 from indexer.manifest import file_digest, manifest_digest
 from indexer.progress import track
@@ -143,6 +143,8 @@ def refit(
     start = _start(sources, features, learnt, tree, transform=transform, shrinkage=shrinkage, seed=seed)
     start = replace(start, encoder=encoder)
     held_out = _held_out(features, others, start, limit=config.held_out_photos)
+    if level_weights == "fit":  # told before the fit
+        check_enough(held_out.cells[:, -1], levels=len(tree.levels))
     prepared = time.perf_counter()
     with VectorFile(start.width, transform=start.transform, beside=out) as photos:
         for placed in placed_batches(features, learnt, "transforming"):

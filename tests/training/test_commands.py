@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 
 from indexer.cli import main
+from indexer.rule import PartitionRule
 from tests.training.conftest import SIZE
 from training.__main__ import COMMANDS
+from training.config import FitConfig, ModelConfig
+from training.heads import INITIAL_TEMPERATURE
 
 
 def fit(*arguments: object) -> int:
@@ -76,10 +79,35 @@ def test_help_answers_without_loading_torch() -> None:
     assert done.stderr == "[]\n"
 
 
-def test_the_papers_configuration_is_valid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    paper = Path(__file__).parents[2] / "configs" / "mp16.yaml"
+PAPER = Path(__file__).parents[2] / "configs" / "mp16.yaml"
+
+
+def test_the_papers_configuration_is_the_papers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sections III-C and IV, and what NOTES A2 settles of them; taken as `fit` is given it."""
+    given = {}
+
+    def take(*, config: FitConfig, **paths: Path) -> None:
+        given.update(vars(config) | paths)
+
+    monkeypatch.setattr("training.fit.fit", take)
+    assert fit("--config", PAPER) == 0
+    model, trainer, optimizer = given["model"], given["trainer"], given["optimizer"]
+    assert model.start_from == "hf:openai/clip-vit-large-patch14-336"
+    assert model.trainable_blocks == 1
+    fusion = model.fusion
+    assert (fusion.blocks, fusion.classes, fusion.width, fusion.latent, fusion.heads) == (3, 150, 128, 64, 16)
+    assert ModelConfig().width == 768  # the width of that CLIP's own embedding
+    assert (optimizer.lr, optimizer.geocell_lr, optimizer.weight_decay) == (1e-4, 1e-4, 1e-4)
+    assert (given["data"].batch_size, given["data"].validation_share) == (1024, 0.01)
+    assert (given["lr_scheduler"].name, trainer.patience, given["loss"].negatives) == ("halving", 4, "batch")
+    assert (trainer.devices, trainer.precision) == (8, "bf16-mixed")
+    assert (INITIAL_TEMPERATURE, PartitionRule().tau_min) == (0.07, 50)
+    assert PartitionRule().tau_max == (25000, 10000, 5000, 2000, 1000, 750, 500)
+
+
+def test_the_papers_configuration_reads_a_hierarchy_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     here = ("--hierarchy", tmp_path / "absent", "--out", tmp_path / "C", "--trainer.accelerator", "cpu")
-    assert fit("--config", paper, *here) == 2
+    assert fit("--config", PAPER, *here) == 2
     assert "not a hierarchy folder" in capsys.readouterr().err
 
 

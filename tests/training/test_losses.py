@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from training.batches import Truth
 from training.config import Negatives
-from training.losses import hierarchy_loss, level_loss
+from training.losses import classification_loss, hierarchy_loss, level_loss, place_loss
 
 NEGATIVES: tuple[Negatives, ...] = ("batch", "batch_distinct", "all")
 
@@ -136,3 +137,39 @@ def test_losses_and_gradients_of_the_parts_add_up_to_those_of_the_batch(negative
     torch.testing.assert_close(sum(parts), whole)
     for one, other in zip(gradients(sum(parts)), gradients(whole), strict=True):  # type: ignore[arg-type]
         torch.testing.assert_close(one, other)
+
+
+def a_truth(targets: torch.Tensor, first: int = 0, everyone: torch.Tensor | None = None) -> Truth:
+    everyone = targets if everyone is None else everyone
+    return Truth(targets, everyone, torch.zeros((len(everyone), 3)), first)
+
+
+def test_the_loss_of_classes_is_the_cross_entropy_of_each_level_and_its_gradients_are_right() -> None:
+    vectors, coarse, targets = sample(6, 4, 5, seed=10)
+    fine = sample(6, 7, 5, seed=11)[1]
+    both = torch.stack([targets, torch.tensor([1, 2, -1, 3, 0, -1])], dim=1)
+    biases = [torch.linspace(-1, 1, len(cells), dtype=torch.float64) for cells in (coarse, fine)]
+    inputs = [tensor.requires_grad_() for tensor in (vectors, coarse, fine, *biases)]
+
+    def loss(*given: torch.Tensor) -> torch.Tensor:
+        return classification_loss(given[0], list(given[1:3]), list(given[3:]), a_truth(both))
+
+    assert torch.autograd.gradcheck(loss, inputs)
+    expected = 0.0
+    for level, (weight, bias) in enumerate(((coarse, biases[0]), (fine, biases[1]))):
+        photos = [row for row in range(6) if both[row, level] >= 0]
+        logs = (vectors @ weight.T + bias).log_softmax(dim=1).detach()
+        expected -= sum(float(logs[row, both[row, level]]) for row in photos) / len(photos)
+    assert loss(*inputs).item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_loss_of_places_tells_a_photo_from_all_candidates_and_its_gradients_are_right() -> None:
+    vectors, candidates, _ = sample(4, 9, 5, seed=12)
+    everyone = torch.tensor([[0, 1], [2, 3], [-1, -1], [-1, 1], [0, 0]])
+    truth = a_truth(everyone[1:], 1, everyone)  # the last four of a batch of five, of which one has no cell
+    tau = torch.tensor(0.5, dtype=torch.float64)
+    inputs = [tensor.requires_grad_() for tensor in (vectors, normalize(candidates, dim=-1).detach(), tau)]
+    assert torch.autograd.gradcheck(lambda v, c, t: place_loss(v, c, t, truth), inputs)
+    logs = (inputs[0] @ inputs[1].T / 0.5).log_softmax(dim=1).detach()
+    expected = -sum(float(logs[row, 1 + row]) for row in (0, 2, 3)) / 4  # four of the batch have a cell
+    assert place_loss(*inputs, truth).item() == pytest.approx(expected, rel=1e-12)

@@ -105,7 +105,7 @@ def command(*arguments: object) -> int:
 def test_a_refit_is_better_than_its_start_on_photos_nobody_has_seen(
     folder: Path, world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = ("--features", folder / "F", "--hierarchy", folder / "H", "--level-weights", "fit", "--references", 2)
+    asked = ("--features", folder / "F", "--hierarchy", folder / "H", "--levels-weights", "fit", "--references", 2)
     assert command(*asked, "--out", tmp_path / "C", "--json") == 0
     told = json.loads(capsys.readouterr().out)
     inside = int((load_hierarchy(folder / "H").locate(*places(world))[:, 0] >= 0).sum())
@@ -215,6 +215,16 @@ def test_photos_in_no_cell_are_refused(folder: Path, tmp_path: Path) -> None:
     save_s2_hierarchy(*far, rule=PartitionRule((20, 10), 1), out=tmp_path / "H")
     with pytest.raises(InputError, match="none of its photos has both a vector and a cell"):
         refit(RefitSources(folder / "F", tmp_path / "H"), tmp_path / "C", config=CONFIG, device=CPU)
+    assert not (tmp_path / "C").exists()
+
+
+def test_too_few_photos_for_level_weights_are_told_before_the_fit(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.refit.fit_cells", lambda *_, **__: pytest.fail("it fitted"))
+    few = replace(CONFIG, held_out=0.02)
+    with pytest.raises(InputError, match="level weights and the prior's need"):
+        refit(RefitSources(folder / "F", folder / "H"), tmp_path / "C", level_weights="fit", config=few, device=CPU)
     assert not (tmp_path / "C").exists()
 
 

@@ -1,0 +1,141 @@
+"""Two processes with gloo, each with its share of a batch, against one process with all of it: loss and gradients.
+
+By torch's own DistributedDataParallel, which is what Lightning's strategy wraps a module in.
+"""
+
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from encoder.config import FusionConfig
+from encoder.model import GeoEncoder
+from indexer.cells import load_hierarchy
+from indexer.hierarchy import Hierarchy
+from tests.training.conftest import SIZE
+from training.batches import Position, Share
+from training.config import Augmentation, DataConfig, FitConfig, ModelConfig, Negatives
+from training.data import PhotoSet
+from training.fit import build_encoder
+from training.heads import ClassifierHead, GeocellHead, Head
+from training.location_encoder import LocationEncoder, LocationHead
+from training.module import GeoModule
+
+WIDTH, BATCH, N = 16, 16, 40
+KINDS = (*get_args(Negatives), "classes", "places")
+PARTS = (1, 2)
+# Two blocks: of a single one the patches of the map have no part in the class token, which is all that is used.
+FUSION = FusionConfig(classes=7, width=8, latent=4, heads=2, blocks=2, mlp_size=8)
+MODEL = ModelConfig(
+    image_size=SIZE, patch_size=8, hidden_size=32, layers=2, heads=2, mlp_size=64, width=WIDTH, fusion=FUSION
+)
+CONFIG = FitConfig(
+    DataConfig("photos.parquet", batch_size=BATCH, augmentation=Augmentation(shift=0.1, brightness=0.2)),
+    replace(MODEL, trainable_blocks=1),  # as in the paper: the frozen ones have no part in what is averaged
+)
+
+_Outcome = tuple[float, dict[str, torch.Tensor]]  # the loss of the batch, and each weight's gradient
+
+
+class _Step(nn.Module):
+    """A training step as a forward pass, which is what DistributedDataParallel watches."""
+
+    def __init__(self, module: GeoModule) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, part: object, number: int) -> torch.Tensor:
+        return self.module.training_step(part, number)  # type: ignore[arg-type]
+
+
+def step_of(kind: str, tree: Hierarchy, share: Share) -> _Outcome:
+    """Loss and gradients of one batch, of all processes together."""
+    torch.manual_seed(0)
+    photos = some_photos(tree)
+    encoder = build_encoder(CONFIG.model)
+    awaken(encoder)
+    module = GeoModule(encoder, head_of(kind, tree, photos), config=CONFIG, share=share, position=Position(3, 1))
+    module.log = lambda *_, **__: None  # type: ignore[method-assign]  # there is no trainer to log to
+    step: nn.Module = _Step(module)
+    if share.processes > 1:
+        step = DistributedDataParallel(step)
+    parts = list(photos.parts(BATCH, share, epoch=3, seed=0, skip=1))[: share.parts]
+    for number, part in enumerate(parts):
+        waits = share.processes > 1 and number + 1 < share.parts
+        with step.no_sync() if waits else nullcontext():  # type: ignore[operator]
+            (step(part, number) / share.parts).backward()
+    loss = torch.tensor(module._loss_sum)
+    if share.processes > 1:
+        torch.distributed.all_reduce(loss)
+    learnt = {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
+    return float(loss), {name: weight.grad for name, weight in learnt.items() if weight.grad is not None}
+
+
+def some_photos(tree: Hierarchy) -> PhotoSet:
+    rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
+    rows = rng.integers(0, len(tree.leaves), N)
+    lat, lng = tree.leaves.lat_deg[rows].copy(), tree.leaves.lng_deg[rows].copy()
+    lat[::7] = -80  # outside all cells
+    pixels = torch.randint(0, 256, (N, 3, SIZE, SIZE), dtype=torch.uint8, generator=generator)
+    maps = torch.randint(0, 7, (N, SIZE, SIZE), dtype=torch.uint8, generator=generator)
+    return PhotoSet(pixels, maps, torch.from_numpy(tree.locate(lat, lng)), lat, lng)
+
+
+def awaken(encoder: GeoEncoder) -> None:
+    """Weights of a new fusion that are zero to begin with would hide the gradients of those before them."""
+    with torch.no_grad():
+        for weight in encoder.parameters():
+            if not weight.any():
+                weight.normal_(std=0.1)
+
+
+def head_of(kind: str, tree: Hierarchy, photos: PhotoSet) -> Head:
+    if kind == "classes":
+        return ClassifierHead(tree, WIDTH, seed=0)
+    if kind == "places":
+        places = LocationEncoder(WIDTH, scales=(1.0, 4.0), frequencies=8, hidden=16)
+        return LocationHead(places, photos.lat_deg, photos.lng_deg, queue=20)
+    return GeocellHead(tree, WIDTH, negatives=kind, seed=0)  # type: ignore[arg-type]
+
+
+def work(rank: int, hierarchy: Path, folder: Path) -> None:
+    """What each of the two does."""
+    torch.set_num_threads(1)
+    store = f"file://{folder / 'store'}"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
+    tree = load_hierarchy(hierarchy)
+    found = {(kind, parts): step_of(kind, tree, Share(rank, 2, parts)) for kind in KINDS for parts in PARTS}
+    torch.save(found, folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def shared(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[tuple[str, int], _Outcome]]:
+    folder = tmp_path_factory.mktemp("two")
+    torch.multiprocessing.spawn(work, (toy / "H", folder), nprocs=2)  # type: ignore[attr-defined, no-untyped-call]
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("parts", PARTS)
+def test_loss_and_gradients_are_those_of_one_process_with_the_joined_batch(
+    toy: Path, shared: list[dict[tuple[str, int], _Outcome]], kind: str, parts: int
+) -> None:
+    loss, gradients = step_of(kind, load_hierarchy(toy / "H"), Share())
+    assert len(gradients) > 20
+    assert any("fusion" in name for name in gradients)
+    largest = max(float(gradient.abs().max()) for gradient in gradients.values())
+    for of_rank in shared:
+        theirs, shares = of_rank[kind, parts]
+        assert theirs == pytest.approx(loss, rel=1e-5)
+        assert set(shares) == set(gradients)
+        for name, gradient in gradients.items():
+            torch.testing.assert_close(shares[name], gradient, atol=1e-5 * largest, rtol=1e-5, msg=name)
+            if not name.endswith("k_proj.bias"):  # adds the same to every logit of a softmax: nothing pulls at it
+                assert gradient.any(), name
