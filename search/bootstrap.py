@@ -83,6 +83,12 @@ def paired_intervals(
     return _ends(one - other, thresholds_km, resampling.level)
 
 
+def mean_interval(values: np.ndarray, resampling: Resampling) -> Interval:
+    """Interval of the mean of values (N,), one for each photo: such as what each gains from one system to another."""
+    means = np.concatenate([times @ values for times in _draws(len(values), 1, resampling)]) / len(values)
+    return Interval(*np.quantile(means, [(1 - resampling.level) / 2, (1 + resampling.level) / 2]).tolist())
+
+
 def _resampled(systems: Sequence[np.ndarray], thresholds_km: Sequence[float], resampling: Resampling) -> np.ndarray:
     """Figures of every draw: (systems, draws, figures) float64; median, mean, GeoScore, then percent within each."""
     assert all(errors.shape == systems[0].shape for errors in systems), "systems answered different photos"

@@ -11,7 +11,7 @@ from scipy.stats import binomtest
 
 from indexer.errors import InputError
 from search import bootstrap
-from search.bootstrap import Interval, Resampling, intervals, paired_intervals
+from search.bootstrap import Interval, Resampling, intervals, mean_interval, paired_intervals
 from search.metrics import figures
 
 LIMITS = (25.0, 750.0)
@@ -138,3 +138,12 @@ def test_ends_are_in_order_and_shares_are_percent(n: int, seed: int) -> None:
 def test_settings_that_make_no_sense_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(InputError):
         dataclasses.replace(Resampling(), **wrong)
+
+
+def test_the_interval_of_a_mean_is_that_of_the_normal_law() -> None:
+    values = np.random.default_rng(3).normal(2.0, 5.0, 4000)
+    ends = mean_interval(values, Resampling(draws=2000))
+    expected = 1.96 * values.std() / np.sqrt(len(values))
+    assert values.mean() - ends.low == pytest.approx(expected, rel=0.1)
+    assert ends.high - values.mean() == pytest.approx(expected, rel=0.1)
+    assert mean_interval(np.zeros(50), Resampling()) == Interval(0.0, 0.0)
