@@ -24,6 +24,7 @@ LIMITS = tuple(f"{km:g}" for km in PUBLISHED_KM)
 COMPARED = LIMITS[1:]  # a leaf of the embedded world is tens of km wide: who is within 1 km is so by luck
 
 _TITLE = "Points above the full method, with 95 % intervals"
+_PAPERS = "  the paper's Table"
 AS, NOT_AS, OPEN = "as in the paper", "not as in the paper", "not distinguishable"
 
 
@@ -94,17 +95,35 @@ def verdict_text(row: Row) -> str:
 
 
 def table(full: Accuracy, rows: Sequence[Row]) -> Table:
-    """All differences with their intervals, and below each what the paper has."""
-    result = Table("", "median", *(f"within {int(limit):,} km" for limit in COMPARED), title=_TITLE)
-    result.add_row("full method", f"{full.median_km:.0f} km", *(f"{full.within[limit]:.1f} %" for limit in COMPARED))
+    """All differences with their intervals, and below each what the paper has, for a terminal."""
+    head, *lines = _lines(full, rows)
+    result = Table(*head, title=_TITLE)
+    for line in lines:
+        result.add_row(*line, style="dim" if line[0].startswith(_PAPERS) else None)
+    return result
+
+
+def markdown(full: Accuracy, rows: Sequence[Row]) -> str:
+    """The same as a page."""
+    head, *lines = _lines(full, rows)
+    written = [" | ".join(line) for line in (head, ["---"] * len(head), *lines)]
+    return f"# {_TITLE}\n\n" + "".join(f"| {line} |\n" for line in written)
+
+
+def _lines(full: Accuracy, rows: Sequence[Row]) -> list[list[str]]:
+    """The table's cells, the heading first."""
+    lines = [
+        ["", "median", *(f"within {int(limit):,} km" for limit in COMPARED)],
+        ["full method", f"{full.median_km:.0f} km", *(f"{full.within[limit]:.1f} %" for limit in COMPARED)],
+    ]
     for row in rows:
         cells = [f"{row.points[limit]:+.1f} {_interval(row, limit)} {row.verdicts[limit]}" for limit in COMPARED]
-        result.add_row(row.method.name, f"{row.accuracy.median_km:.0f} km", *cells)
+        lines.append([row.method.name, f"{row.accuracy.median_km:.0f} km", *cells])
         if row.method.points is not None:
             said = {limit: "" if row.agreement[limit] == OPEN else f": {row.agreement[limit]}" for limit in COMPARED}
             points = [f"{row.method.points[limit]:+.1f}{said[limit]}" for limit in COMPARED]
-            result.add_row(f"  the paper's Table {row.method.paper}", "", *points, style="dim")
-    return result
+            lines.append([f"{_PAPERS} {row.method.paper}", "", *points])
+    return lines
 
 
 def draw(rows: Sequence[Row]) -> bytes:

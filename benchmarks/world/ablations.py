@@ -14,7 +14,7 @@ distinguishable", and "as in the paper" where it has the sign of the paper's dif
 compared, because a tile of this world is no photo of a street.
 
 In: nothing but this checkout. Out: a folder with a file for each arm and seed, which a second run does not make again;
-a line of `benchmarks/results/ablations.jsonl`, and `ablations.png` beside it.
+a line of `benchmarks/results/ablations.jsonl`, and beside it the table as a page (`.md`) and a picture (`.png`).
 """
 
 import logging
@@ -39,6 +39,7 @@ from benchmarks.world.ablation_table import (
     draw,
     errors_of,
     figures_text,
+    markdown,
     table,
     verdict_text,
 )
@@ -213,6 +214,7 @@ def report_rows(rows: Sequence[Row], runs: Sequence[Run], preset: Preset, resamp
         resampling=asdict(resampling),
         arms=[asdict(arm) for arm in ARMS],
     )
+    (harness.RESULTS / "ablations.md").write_text(markdown(full, rows))
     (harness.RESULTS / "ablations.png").write_bytes(draw(rows))
     return code
 
