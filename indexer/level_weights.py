@@ -21,7 +21,7 @@ from indexer.geocells import Geocells
 from indexer.scoring import ScoringModel, log_softmax
 
 _BLOCK_SCORES = 1 << 22  # leaves times photos whose scores are held at once
-_FEWEST = 50  # photos for each number that is fitted
+_FEWEST = 25  # photos for each number that is fitted; ten are the least by rule of thumb (Peduzzi et al. 1996)
 
 
 def fit_level_weights(model: ScoringModel, vectors: np.ndarray, leaf: np.ndarray) -> Geocells:

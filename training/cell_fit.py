@@ -40,12 +40,17 @@ class HeldOut:
     def __len__(self) -> int:
         return len(self.vectors)
 
+    def take(self, rows: np.ndarray) -> "HeldOut":
+        """Some of them."""
+        return HeldOut(self.vectors[rows], self.cells[rows], self.lat_deg[rows], self.lng_deg[rows])
+
 
 @dataclass(frozen=True, slots=True)
 class LevelFit:
     """What became of one level."""
 
     start_loss: float  # of the held-out photos at the start's vectors, at the best temperature for them
+    start_temperature: float  # which is this
     loss: float  # of what was kept
     epoch: int  # that it comes from; 0 is the start
 
@@ -139,7 +144,7 @@ class _Level:
         self.kept = self._unit_rows()
         self.kept_temperature, loss = fitted_temperature(self._seen, self._truth, self.kept)
         self._temperature = torch.tensor(self.kept_temperature, device=device)
-        self.fit = LevelFit(loss, loss, 0)
+        self.fit = LevelFit(loss, self.kept_temperature, loss, 0)
         self.epochs_without_gain = 0
 
     def step(self, vectors: torch.Tensor, targets: torch.Tensor, *, where: str) -> None:

@@ -3,10 +3,8 @@
 In: features (photo vectors, made once), a hierarchy, and where to begin. Out: a checkpoint folder whose geocells belong
 to that hierarchy; with `start_from` it holds that checkpoint's encoder too.
 
-Photos are divided by name into those that are fitted to and those held out, or as the splits of a table say. Three sets
-of geocells compete on the held-out photos: the start, the fitted ones (`training.cell_fit`), and where asked those with
-fitted level weights (`indexer.level_weights`). A later one is taken only where its mean log error is smaller than the
-start's by more than the standard error of that difference, so that a refit is no worse than its start but for chance.
+Photos are divided by name into those that are fitted to and those held out, or as the splits of a table say. By these
+several sets of geocells are judged (`training.candidates`), the start among them.
 """
 
 import logging
@@ -24,16 +22,15 @@ from indexer.artifact import Draft, check_target
 from indexer.cells import load_hierarchy
 from indexer.errors import BundleMismatch, InputError
 from indexer.features import FeatureSource, open_features
-from indexer.geo import Accuracy, accuracy, haversine_km
+from indexer.geo import Accuracy, accuracy
 from indexer.geocells import Geocells, load_geocells
 from indexer.hierarchy import Hierarchy
-from indexer.level_weights import check_enough, fit_level_weights
 from indexer.lineage import carry_over
 from indexer.manifest import file_digest, manifest_digest
 from indexer.progress import track
 from indexer.prototypes import Placed, Placement, joined_placed, no_photo, placed_batches, prototypes
 from indexer.references import save_references
-from indexer.scoring import ScoringModel, leaf_vectors
+from training.candidates import FITTED, START, TEMPERED, WEIGHTED, check_enough_to_weigh, choose, errors_km, weighted
 from training.cell_fit import HeldOut, LevelFit, fit_cells, steps_per_epoch
 from training.config import RefitConfig
 from training.holding_out import by_name, name_keys
@@ -43,9 +40,6 @@ from training.vector_file import VectorFile
 log = logging.getLogger(__name__)
 
 _FEWEST_HELD_OUT = 20  # below this nothing can be said of a fit
-_BLOCK = 1024  # held-out photos answered at a time
-
-START, FITTED, WEIGHTED = "start", "fitted", "weighted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +87,7 @@ class RefitSummary:
     checkpoint: Path
     photos: int  # that were fitted to
     held_out: int
-    kept: str  # which of the candidates: 'start', 'fitted' or 'weighted'
+    kept: str  # which of the candidates (`training.candidates`)
     candidates: Mapping[str, Accuracy]  # on the held-out photos
     levels: list[LevelFit]
     geocells: Geocells
@@ -143,8 +137,11 @@ def refit(
     start = _start(sources, features, learnt, tree, transform=transform, shrinkage=shrinkage, seed=seed)
     start = replace(start, encoder=encoder)
     held_out = _held_out(features, others, start, limit=config.held_out_photos)
+    for number, level in enumerate(tree.levels):
+        if len(level) == 1:
+            log.warning("level %d has a single cell, which tells no photo from another", number)
     if level_weights == "fit":  # told before the fit
-        check_enough(held_out.cells[:, -1], levels=len(tree.levels))
+        check_enough_to_weigh(held_out)
     prepared = time.perf_counter()
     with VectorFile(start.width, transform=start.transform, beside=out) as photos:
         for placed in placed_batches(features, learnt, "transforming"):
@@ -158,12 +155,12 @@ def refit(
             fitted, levels = fit_cells(
                 start, photos, held_out, config=config, device=device, seed=seed, advance=advance
             )
-    candidates = {START: start, FITTED: fitted}
+    tempered = replace(start, temperatures=np.array([level.start_temperature for level in levels]))
+    candidates = {START: start, TEMPERED: tempered, FITTED: fitted}
+    errors = {name: errors_km(geocells, tree, held_out) for name, geocells in candidates.items()}
     if level_weights == "fit":
-        model = ScoringModel(fitted, tree.ancestors, tree.leaves.n_photos)
-        candidates[WEIGHTED] = fit_level_weights(model, held_out.vectors, held_out.cells[:, -1])
-    errors = {name: _errors_km(geocells, tree, held_out) for name, geocells in candidates.items()}
-    kept = _choose(errors)
+        candidates[WEIGHTED], errors[WEIGHTED] = weighted(fitted, tree, held_out)
+    kept = choose(errors)
     fit_ended = time.perf_counter()
     table = None
     if references:
@@ -274,24 +271,3 @@ def _held_out(features: FeatureSource, placement: Placement, start: Geocells, *,
         )
     (placed,) = kept
     return HeldOut(start.compared(placed.vectors), placed.cells, placed.lat_deg, placed.lng_deg)
-
-
-def _errors_km(geocells: Geocells, tree: Hierarchy, held_out: HeldOut) -> np.ndarray:
-    """Great-circle errors of the held-out photos' best leaves: (H,) float64."""
-    model = ScoringModel(geocells, tree.ancestors, tree.leaves.n_photos)
-    rows, queries = leaf_vectors(model), model.extended(held_out.vectors)
-    best = np.concatenate(
-        [(queries[first : first + _BLOCK] @ rows.T).argmax(axis=1) for first in range(0, len(queries), _BLOCK)]
-    )
-    return haversine_km(held_out.lat_deg, held_out.lng_deg, tree.leaves.lat_deg[best], tree.leaves.lng_deg[best])
-
-
-def _choose(errors_km: Mapping[str, np.ndarray]) -> str:
-    """The candidate to keep: the start, unless another is better by more than chance."""
-    kept, gain_so_far = START, 0.0
-    for name, km in errors_km.items():
-        gain = np.log1p(errors_km[START]) - np.log1p(km)
-        mean, chance = float(gain.mean()), float(gain.std(ddof=1) / np.sqrt(len(gain)))
-        if mean > chance and mean > gain_so_far:
-            kept, gain_so_far = name, mean
-    return kept

@@ -62,6 +62,6 @@ def test_no_level_counts_against_itself(hierarchy: Hierarchy) -> None:
 def test_too_few_photos_are_refused(hierarchy: Hierarchy) -> None:
     plain = random_geocells(hierarchy, WIDTH, seed=0)
     with pytest.raises(
-        InputError, match="100 held-out photos lie in a finest cell; 3 level weights and the prior's need 200"
+        InputError, match="99 held-out photos lie in a finest cell; 3 level weights and the prior's need 100"
     ):
-        fit_level_weights(model_of(hierarchy, plain), *drawn(model_of(hierarchy, plain), 100))
+        fit_level_weights(model_of(hierarchy, plain), *drawn(model_of(hierarchy, plain), 99))

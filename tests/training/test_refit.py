@@ -30,6 +30,7 @@ from indexer.scoring import ScoringModel, leaf_vectors
 from tests.conftest import random_geocells, save_s2_hierarchy
 from tests.indexer.anisotropic import World, anisotropic_world
 from training.config import RefitConfig
+from training.holding_out import by_name
 from training.refit import RefitSources, refit
 
 CONFIG = RefitConfig(epochs=4, patience=1, batch_size=256)
@@ -111,7 +112,7 @@ def test_a_refit_is_better_than_its_start_on_photos_nobody_has_seen(
     inside = int((load_hierarchy(folder / "H").locate(*places(world))[:, 0] >= 0).sum())
     assert told["photos"] + told["held_out"] == inside
     assert told["held_out"] == pytest.approx(200, abs=60)
-    assert set(told["candidates"]) == {"start", "fitted", "weighted"}
+    assert list(told["candidates"]) == ["start", "tempered", "fitted", "weighted"]
     assert told["kept"] != "start"
     geocells = load_geocells(tmp_path / "C", hierarchy=load_hierarchy(folder / "H").digest)
     means = prototypes(open_features(folder / "F"), Placement(load_hierarchy(folder / "H"))).geocells
@@ -216,6 +217,19 @@ def test_photos_in_no_cell_are_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="none of its photos has both a vector and a cell"):
         refit(RefitSources(folder / "F", tmp_path / "H"), tmp_path / "C", config=CONFIG, device=CPU)
     assert not (tmp_path / "C").exists()
+
+
+def test_no_epochs_fit_temperatures_alone(folder: Path, tmp_path: Path) -> None:
+    """And what comes out is likelier than at the temperatures a refit begins with, which the product shows."""
+    sources = RefitSources(folder / "F", folder / "H")
+    summary = refit(sources, tmp_path / "C", config=replace(CONFIG, epochs=0), device=CPU)
+    assert summary.kept == "tempered"
+    assert summary.geocells.temperatures == pytest.approx([level.start_temperature for level in summary.levels])
+    assert (np.abs(np.log(summary.geocells.temperatures / 0.07)) > 0.01).all()
+    learnt = by_name(CONFIG.held_out)[0]
+    means = prototypes(open_features(folder / "F"), Placement(load_hierarchy(folder / "H"), chosen=learnt)).geocells
+    for ours, theirs in zip(summary.geocells.vectors, means.vectors, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
 def test_too_few_photos_for_level_weights_are_told_before_the_fit(
