@@ -1,14 +1,9 @@
-"""Encoders on disk: checkpoint folders, and any plain CLIP or pushed encoder as `hf:<hub id or folder>`.
-
-    model.safetensors, config.json     the encoder, in Hugging Face's layout
-    geocells/level_<l>.safetensors     the geographic representation (`indexer.geocells`)
-    manifest.json                      digests, temperatures, what made it
+"""Encoders from disk: checkpoint folders, and any plain CLIP or pushed encoder as `hf:<hub id or folder>`.
 
 Nothing here reads a pickle.
 """
 
 import copy
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,16 +17,14 @@ from transformers import CLIPConfig
 from transformers.initialization import no_init_weights
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from encoder.checkpoint_folder import HUB_PREFIX, encoder_digest
 from encoder.config import Preprocessing
 from encoder.hub import CONFIG_FILE, PROCESSOR_FILES, WEIGHTS_FILE, digest_of, fetch, read_json
 from encoder.model import GeoEncoder, GeoEncoderConfig
 from indexer.artifact import Draft, write_folder
 from indexer.errors import ArtifactError, InputError
 from indexer.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION, Geocells, save_geocells
-from indexer.manifest import MANIFEST, read_manifest
 
-_HUB_PREFIX = "hf:"
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _BICUBIC = 3  # PIL.Image.Resampling.BICUBIC, as image processors write it
 
 
@@ -57,31 +50,6 @@ class LoadedEncoder:
     def precision(self) -> str:
         """What it computes in: float32 or bfloat16."""
         return str(self.model.dtype).removeprefix("torch.")
-
-
-def save_geocells_checkpoint(
-    out: Path,
-    *,
-    geocells: Geocells,
-    encoder: Path | None,
-    config: Mapping[str, Any],
-    inputs: Mapping[str, str | None],
-    finish: Callable[[Draft], None] = lambda draft: None,
-) -> Path:
-    """Write a checkpoint folder of new geocells, whole or not at all, and return it.
-
-    encoder: checkpoint folder whose encoder is copied as it is, so that its digest stays; None: the checkpoint holds
-    geocells alone. finish: writes what else belongs into the folder.
-    """
-    with write_folder(
-        out, kind=CHECKPOINT_KIND, schema_version=CHECKPOINT_SCHEMA_VERSION, config=config, inputs=inputs
-    ) as draft:
-        if encoder is not None:
-            for name in (CONFIG_FILE, WEIGHTS_FILE):
-                shutil.copyfile(encoder / name, draft.path / name)
-        save_geocells(draft, geocells)
-        finish(draft)
-    return out
 
 
 def save_checkpoint(
@@ -126,8 +94,8 @@ def load_encoder(
         InputError: the hub cannot be reached, or the model is neither.
     """
     name = str(checkpoint)
-    if name.startswith(_HUB_PREFIX):
-        model, digest = _load_hub(name.removeprefix(_HUB_PREFIX))
+    if name.startswith(HUB_PREFIX):
+        model, digest = _load_hub(name.removeprefix(HUB_PREFIX))
     else:
         model, digest = _load_folder(Path(name))
     return LoadedEncoder(name, model.eval().requires_grad_(False).to(device, dtype), digest)
@@ -138,51 +106,10 @@ def _load_folder(folder: Path) -> tuple[GeoEncoder, str]:
     return _load_pushed(folder / CONFIG_FILE, folder / WEIGHTS_FILE), digest
 
 
-def encoder_digest(folder: Path) -> str:
-    """Digest of the encoder in a checkpoint folder, after a look at every byte of it.
-
-    Raises:
-        ArtifactError: it is no checkpoint, holds no encoder, or is damaged.
-    """
-    if folder.is_dir() and not (folder / MANIFEST).is_file():
-        raise ArtifactError(f"{folder}: not a checkpoint folder (it has no {MANIFEST}). {_advice(folder)}")
-    try:
-        manifest = read_manifest(folder, kind=CHECKPOINT_KIND, schema_version=CHECKPOINT_SCHEMA_VERSION)
-    except ArtifactError as error:
-        if (folder / WEIGHTS_FILE).is_file() and (folder / CONFIG_FILE).is_file():  # such as convert makes
-            raise ArtifactError(f"{error} {_advice(folder)}") from None
-        raise
-    config_file, weights_file = folder / CONFIG_FILE, folder / WEIGHTS_FILE
-    if WEIGHTS_FILE not in manifest.files:
-        raise ArtifactError(f"{folder}: this checkpoint holds geocells alone, no encoder. Give the one it came from.")
-    digest = digest_of(config_file, weights_file)
-    if digest != manifest.facts.get("encoder"):
-        raise ArtifactError(
-            f"{folder}: {CONFIG_FILE} or {WEIGHTS_FILE} is not what was written (encoder {digest[:8]}, the manifest "
-            f"says {str(manifest.facts.get('encoder'))[:8]}). Restore the folder from a copy."
-        )
-    return digest
-
-
-def encoder_width(folder: Path) -> int:
-    """D of the vectors of a checkpoint folder's encoder, of which `encoder_digest` found nothing wrong."""
-    return int(read_json(folder / CONFIG_FILE)["projection_dim"])
-
-
 def _load_pushed(config_file: Path, weights_file: Path) -> GeoEncoder:
     """An encoder of this project, from the two files that hold it in Hugging Face's layout."""
     config = GeoEncoderConfig.from_dict(read_json(config_file))
     return _build(config, _read_weights(weights_file), weights_file)
-
-
-def _advice(folder: Path) -> str:
-    """What to do about a folder of weights that is not one of ours."""
-    if (folder / WEIGHTS_FILE).is_file() and (folder / CONFIG_FILE).is_file():
-        return f"If it is a plain CLIP, write {_HUB_PREFIX}{folder}."
-    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
-    if pickles:
-        return f"{pickles[0]} may hold a pickle, which is never loaded. Convert it first: python -m encoder convert"
-    return "Train one: python -m training fit"
 
 
 def _read_weights(file: Path) -> dict[str, torch.Tensor]:
@@ -211,10 +138,10 @@ def _not_weights(file: Path, error: Exception) -> ArtifactError:
 
 
 def _load_hub(name: str) -> tuple[GeoEncoder, str]:
-    config_file = fetch(name, CONFIG_FILE, prefix=_HUB_PREFIX)
+    config_file = fetch(name, CONFIG_FILE, prefix=HUB_PREFIX)
     raw = read_json(config_file)
     if raw.get("model_type") == GeoEncoderConfig.model_type:
-        weights_file = fetch(name, WEIGHTS_FILE, prefix=_HUB_PREFIX)
+        weights_file = fetch(name, WEIGHTS_FILE, prefix=HUB_PREFIX)
         return _load_pushed(config_file, weights_file), digest_of(config_file, weights_file)
     if raw.get("model_type") == "clip_vision_model":  # the visual half alone, as CLIPVisionModelWithProjection saves it
         raw = {"vision_config": raw, "projection_dim": raw.get("projection_dim", 512)}
@@ -227,8 +154,8 @@ def _load_hub(name: str) -> tuple[GeoEncoder, str]:
 
 
 def _load_clip(name: str, config_file: Path, raw: Mapping[str, Any]) -> tuple[GeoEncoder, str]:
-    weights_file = fetch(name, WEIGHTS_FILE, prefix=_HUB_PREFIX)
-    processor_file = fetch(name, *PROCESSOR_FILES, prefix=_HUB_PREFIX)
+    weights_file = fetch(name, WEIGHTS_FILE, prefix=HUB_PREFIX)
+    processor_file = fetch(name, *PROCESSOR_FILES, prefix=HUB_PREFIX)
     processor = read_json(processor_file)
     try:
         clip, preprocessing = CLIPConfig.from_dict(dict(raw)), _preprocessing(processor, processor_file)

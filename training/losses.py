@@ -52,12 +52,13 @@ def level_loss(
         # A zero that still belongs to the graph: each process must have a gradient for each parameter.
         return vectors.sum() * 0.0 + geocells.sum() * 0.0 + temperature * 0.0
     in_batch = (everyone >= 0).nonzero()[:, 0]
-    vectors, targets = vectors[present], targets[present]
+    # Divided before they are multiplied: there are fewer vectors than logits, here and on the way back.
+    vectors, targets = vectors[present] / temperature, targets[present]
     if negatives == "all":
-        logits = vectors @ normalize(geocells, dim=-1).T / temperature
+        logits = vectors @ normalize(geocells, dim=-1).T
         return cross_entropy(logits, targets, reduction="sum") / len(in_batch)
     rivals = everyone[in_batch]
-    logits = vectors @ normalize(geocells[rivals], dim=-1).T / temperature
+    logits = vectors @ normalize(geocells[rivals], dim=-1).T
     own = torch.searchsorted(in_batch, first + present.nonzero()[:, 0])
     if negatives == "batch_distinct":
         shared = targets[:, None] == rivals[None, :]

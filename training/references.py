@@ -9,18 +9,9 @@ from itertools import pairwise
 import numpy as np
 import pyarrow as pa
 
-from encoder.checkpoint import LoadedEncoder
-from encoder.embed import EmbedConfig, embed_photos
-from encoder.encode import MapSource, PhotoEncoder
-from encoder.segmentation_cache import SegmentationCache
 from indexer.geocells import Geocells
-from indexer.hierarchy import Hierarchy
-from indexer.progress import track_line
-from indexer.prototypes import Placed, Placement
+from indexer.prototypes import Placed
 from indexer.references import references_table
-from indexer.stages import Line
-from training.config import DataConfig
-from training.photos import source_of
 
 DUPLICATE_COSINE = 0.98  # of transformed vectors; photos of one place taken on different days lie far below
 _CANDIDATES = 4  # looked at for each reference wanted
@@ -32,28 +23,6 @@ def typical_photos(batches: Iterable[Placed], geocells: Geocells, *, k: int) -> 
     for placed in batches:
         typical.add(placed)
     return typical.table()
-
-
-def typical_training_photos(
-    encoder: LoadedEncoder,
-    geocells: Geocells,
-    hierarchy: Hierarchy,
-    config: DataConfig,
-    *,
-    k: int,
-    cache: SegmentationCache | None = None,
-) -> pa.Table:
-    """The same of the photos a run has learned from, whose vectors are made anew with the encoder it came to.
-
-    They are the vectors that `encoder embed` would make, so that these references are those that `refit` would choose.
-    """
-    encode = PhotoEncoder(encoder, maps=MapSource(cache))
-    source, chosen = source_of(config, "train")
-    placement = Placement(hierarchy, chosen=chosen)
-    line = Line()
-    embedded = embed_photos(encode, source, config=EmbedConfig(workers=config.workers), line=line)
-    with line, track_line(line, "choosing references", source.n_photos):
-        return typical_photos(map(placement.place, embedded), geocells, k=k)
 
 
 class TypicalPhotos:

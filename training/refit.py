@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from encoder.checkpoint import encoder_digest, encoder_width, save_geocells_checkpoint
+from encoder.checkpoint_folder import encoder_digest, encoder_width, save_geocells_checkpoint
 from indexer.artifact import Draft, check_target
 from indexer.cells import load_hierarchy
 from indexer.errors import BundleMismatch, InputError
