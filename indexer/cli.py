@@ -101,6 +101,9 @@ class _Parser(ArgumentParser):
             if getattr(action, "_typehint", None) is bool:
                 action.nargs, action.const = "?", True
             # A parameter cannot be called `from`: `from_` is offered as `--from`.
+            # jsonargparse looks for `--print_config` by its name, as Lightning's users know it.
+            if action.dest == "print_config":
+                continue
             dashed = [option.rstrip("_").replace("_", "-") for option in action.option_strings]
             if dashed != action.option_strings:
                 self._option_string_actions.update(dict.fromkeys(dashed, action))

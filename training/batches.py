@@ -1,8 +1,9 @@
 """Batches, and how several processes and parts share one.
 
 A batch is what one step of the optimiser sees. Its photos are divided into equal shares, one for each process, and each
-share into equal parts that are worked one after another. Everybody draws the same photos from the seed, knows the cells
-of all of them, and decodes only its own, so nothing has to be sent around but gradients.
+share into equal parts that are worked one after another. Everybody draws the same photos from the seed and knows the
+cells of all of them, so nothing has to be sent around but gradients. Of a stream everybody decodes only its own photos;
+of photos in memory everybody holds all.
 """
 
 from collections.abc import Callable, Iterator
@@ -56,9 +57,13 @@ class Share:
     processes: int = 1
     parts: int = 1
 
+    def photos_at_once(self, batch_size: int) -> int:
+        """How many photos a part of a batch has: more may not fit in memory."""
+        return batch_size // (self.processes * self.parts)
+
     def slices(self, batch_size: int) -> list[slice]:
         """Its parts of a batch; `batch_size` is a multiple of processes x parts."""
-        size = batch_size // (self.processes * self.parts)
+        size = self.photos_at_once(batch_size)
         first = self.rank * self.parts * size
         return [slice(first + part * size, first + (part + 1) * size) for part in range(self.parts)]
 

@@ -82,12 +82,12 @@ class BestEpoch(lightning.Callback):
 
     def on_validation_end(self, trainer: lightning.Trainer, module: GeoModule) -> None:
         """Keep the weights if the epoch was the best one, and end the run if too many have not been."""
-        if self._file is not None and _best(module) == len(module.epochs) - 1:
+        if self._file is not None and best_epoch(module) == len(module.epochs) - 1:
             trainer.save_checkpoint(self._file, weights_only=True)
         trainer.should_stop |= self._is_over(module)
 
     def _is_over(self, module: GeoModule) -> bool:
-        return len(module.epochs) - 1 - _best(module) >= self._patience
+        return len(module.epochs) - 1 - best_epoch(module) >= self._patience
 
 
 class Resumable(lightning.Callback):
@@ -146,6 +146,6 @@ class Resumable(lightning.Callback):
         return self._asked.is_set
 
 
-def _best(module: GeoModule) -> int:
+def best_epoch(module: GeoModule) -> int:
     """Number of the epoch with the smallest validation loss, the earliest of equals; -1 before there is any."""
     return min(range(len(module.epochs)), key=lambda number: module.epochs[number].validation_loss, default=-1)

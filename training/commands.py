@@ -53,22 +53,24 @@ def fit(
     summary = fit_run(hierarchy=hierarchy, out=out, config=config)
     if summary is None:  # another process of the run reports
         raise SystemExit(0)
-    last = summary.epochs[-1]
+    kept = summary.kept
     result = {
         "checkpoint": str(summary.checkpoint),
         "train_seconds": summary.train_seconds,
         "total_seconds": summary.total_seconds,
         "train_photos": summary.train_photos,
         "epochs": len(summary.epochs),
-        "loss": last.loss,
+        "kept_epoch": kept.epoch + 1,
+        "loss": kept.loss,
         "temperatures": list(summary.temperatures),
-        "validation": asdict(last.validation),
+        "validation": asdict(kept.validation),
         "references": summary.references,
     }
+    kept_one = "" if kept is summary.epochs[-1] else f"the weights are those of epoch {kept.epoch + 1}, "
     text = (
         f"{summary.checkpoint}: {len(summary.epochs)} epochs over {summary.train_photos:,} photos in "
-        f"{summary.train_seconds:.0f} s; validation median {last.validation.median_km:.0f} km, within 200 km "
-        f"{last.validation.within['200']:.1f} %"
+        f"{summary.train_seconds:.0f} s; {kept_one}validation median {kept.validation.median_km:.0f} km, within 200 km "
+        f"{kept.validation.within['200']:.1f} %"
     )
     return Result(result, text)
 

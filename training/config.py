@@ -58,7 +58,7 @@ class DataConfig:
         validation_split: value of the column `split` in the photos to measure with after each epoch.
         batch_size: photos in one step, of all processes together.
         workers: processes that decode, beside each that trains.
-        memory_limit_gb: decoded photos are kept in memory; more than this is refused.
+        memory_limit_gb: decoded photos are kept in memory, in each process; more than this of a split is refused.
         augmentation: how photos are changed while they are learned from.
         segmentation_cache: class maps of the photos, for a model with fusion; those in the table's own column `map`
             are used before these.
@@ -273,12 +273,12 @@ class RefitConfig(Options):
         held_out_photos: of them, this many at most are used.
     """
 
-    epochs: int = 20
-    patience: int = 3
+    epochs: int = 8
+    patience: int = 2
     epoch_photos: int = 500_000
     batch_size: int = 1024
-    learning_rate: float = 3e-3
-    decay: float = 0.85
+    learning_rate: float = 5e-3
+    decay: float = 0.7
     held_out: float = 0.05
     held_out_photos: int = 10_000
 

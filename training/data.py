@@ -44,7 +44,7 @@ class PhotoSet:
 
     def parts(self, batch_size: int, share: Share, *, epoch: int, seed: int, skip: int) -> Iterator[Part]:
         """As `training.batches.Photos` says."""
-        order = torch.from_numpy(order_of(len(self), epoch=epoch, seed=seed))
+        order = order_of(len(self), epoch=epoch, seed=seed)
         batch_size = min(batch_size, len(self))
         slices = share.slices(batch_size)
         for number in range(skip, n_batches(len(self), batch_size)):
@@ -58,7 +58,8 @@ class PhotoSet:
 
     def validation_parts(self, batch_size: int, share: Share) -> Iterator[ValidationPart]:
         """As `training.batches.Photos` says."""
-        for rows in torch.split(torch.arange(share.rank, len(self), share.processes), batch_size):
+        mine = np.arange(share.rank, len(self), share.processes)
+        for rows in (mine[first : first + batch_size] for first in range(0, len(mine), batch_size)):
             maps = None if self.class_maps is None else self.class_maps[rows]
             lat, lng = (column[rows] for column in (self.lat_deg, self.lng_deg))
             truth = Truth.alone(self.targets[rows], lat, lng)

@@ -32,13 +32,14 @@ from indexer.photos import open_photos
 from indexer.progress import track
 from indexer.references import save_references
 from training.batches import Photos, Position, Share, TrainingLoader, ValidationLoader, n_batches
-from training.callbacks import BestEpoch, Reporter, Resumable
+from training.callbacks import BestEpoch, Reporter, Resumable, best_epoch
+from training.checkpoint_files import CheckpointFiles
 from training.config import FitConfig, ModelConfig
 from training.heads import GeocellHead, Head
 from training.module import Epoch, GeoModule
 from training.photos import open_part
-from training.references import typical_training_photos
 from training.run_folder import RunFolder, options_of, plain
+from training.run_references import typical_training_photos
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ class FitSummary:
     train_seconds: float  # inside the training loop, validation included
     total_seconds: float  # reading and writing included
     epochs: Sequence[Epoch]
+    kept: Epoch  # whose weights these are: the last one, or with patience the best one
     temperatures: Sequence[float]
     train_photos: int
     references: int  # rows of the table
@@ -68,6 +70,8 @@ def fit(*, hierarchy: Path, out: Path, config: FitConfig) -> FitSummary | None:
     """
     started = time.perf_counter()
     run, options = RunFolder(out), config.trainer
+    if options.accelerator == "gpu" and not torch.cuda.is_available():
+        raise InputError("trainer.accelerator is gpu, and torch finds none. Use auto or cpu, or mend the driver.")
     device = choose_device({"auto": "auto", "cpu": "cpu", "gpu": "cuda"}[options.accelerator])  # type: ignore[arg-type]
     if rank_zero_only.rank == 0:
         run.check()
@@ -89,8 +93,6 @@ def fit(*, hierarchy: Path, out: Path, config: FitConfig) -> FitSummary | None:
             f"{source.location}: model.fusion sees each photo with its class map, and none come with these. Give "
             "data.segmentation_cache (python -m encoder segment makes one), or leave out model.fusion."
         )
-    open_ = partial(open_part, data, hierarchy=tree, encoder=encoder, cache=cache, device=device)
-    validation, learnt = open_("validation"), open_("train")  # what is wrong with the table shows at the small one
     # Before training: what the files say hours later is not what was learned from.
     inputs = {
         "photos": source.identity,
@@ -98,11 +100,15 @@ def fit(*, hierarchy: Path, out: Path, config: FitConfig) -> FitSummary | None:
         "maps": None if cache is None else cache.origin.segmenter,
         "start_from": None if start is None else start.digest,
     }
+    first = rank_zero_only.rank == 0
+    if first:
+        run.check_same(hierarchy, config, inputs)  # before photos are read, which may take long
+    open_ = partial(open_part, data, hierarchy=tree, encoder=encoder, cache=cache, device=device)
+    validation, learnt = open_("validation"), open_("train")  # what is wrong with the table shows at the small one
     if not len(learnt):
         raise InputError(
             f"{data.photos}: no training photo lies in a cell of the hierarchy. Was it made from other photos?"
         )
-    first = rank_zero_only.rank == 0
     if first:
         run.begin(hierarchy, config, inputs)
     with run.locked() if first else contextlib.nullcontext():
@@ -113,12 +119,13 @@ def fit(*, hierarchy: Path, out: Path, config: FitConfig) -> FitSummary | None:
         if not first:
             return None
         geocells, table = head.geocells(), None
+        kept = module.epochs[-1 if config.trainer.patience is None else best_epoch(module)]
         if config.references:
             loaded = LoadedEncoder(str(out), encoder.eval().to(device), digest="not stored yet")
             table = typical_training_photos(loaded, geocells, tree, data, k=config.references, cache=cache)
 
         def finish(draft: Draft) -> None:
-            (draft.path / "training_log.csv").write_text(_as_csv(module.epochs))
+            (draft.path / "training_log.csv").write_text(_as_csv(module.epochs, kept))
             if table is not None:
                 save_references(table, draft.path)
 
@@ -136,6 +143,7 @@ def fit(*, hierarchy: Path, out: Path, config: FitConfig) -> FitSummary | None:
         train_seconds,
         time.perf_counter() - started,
         module.epochs,
+        kept,
         head.temperatures.tolist(),
         len(learnt),
         0 if table is None else table.num_rows,
@@ -189,12 +197,12 @@ def train(
             trainer.fit(
                 module,
                 loader,
-                ValidationLoader(validation, data.batch_size, share),
+                ValidationLoader(validation, share.photos_at_once(data.batch_size), share),
                 ckpt_path=resume,
                 weights_only=True,
             )
-    if run is not None and options.patience is not None and run.best.is_file():
-        best = torch.load(run.best, map_location="cpu", weights_only=True)
+    if run is not None and options.patience is not None:
+        best = CheckpointFiles().load_checkpoint(run.best)
         module.load_state_dict(best["state_dict"], strict=True)
     return module
 
@@ -264,6 +272,7 @@ def _trainer(
         log_every_n_steps=log_every,
         num_sanity_val_steps=0,
         logger=logs,
+        plugins=[CheckpointFiles()],
         enable_checkpointing=False,  # `Resumable` and `BestEpoch` do it
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -293,7 +302,7 @@ def _check_levels(hierarchy: Hierarchy) -> None:
             )
 
 
-def _as_csv(epochs: Sequence[Epoch]) -> str:
+def _as_csv(epochs: Sequence[Epoch], kept: Epoch) -> str:
     text = io.StringIO()
     rows = [
         {
@@ -305,6 +314,7 @@ def _as_csv(epochs: Sequence[Epoch]) -> str:
             **{f"validation_within_{limit}_km": share for limit, share in epoch.validation.within.items()},
             "validation_loss": epoch.validation_loss,
             **{f"temperature_{level}": tau for level, tau in enumerate(epoch.temperatures)},
+            "kept": int(epoch is kept),
         }
         for epoch in epochs
     ]

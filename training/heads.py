@@ -26,7 +26,7 @@ from indexer.geocells import Geocells
 from indexer.hierarchy import Hierarchy
 from training.batches import Truth
 from training.config import Negatives, OptimizerConfig
-from training.losses import classification_loss, hierarchy_loss
+from training.losses import classification_loss, hierarchy_loss, level_loss
 
 # CLIP's own limits (Radford et al. 2021, section 2.5): 0.07 to begin with, and never a scale above 100.
 INITIAL_TEMPERATURE = 0.07
@@ -56,6 +56,15 @@ class Head(nn.Module, ABC):
 
         vectors: (b, D) float32, of any length.
         """
+
+    def validation_sums(self, vectors: torch.Tensor, truth: Truth) -> torch.Tensor:
+        """What a validation loss is made of: for each of its terms a sum over photos, and over how many: (T, 2).
+
+        The loss is the sum over terms of sum / number, over all validation photos, however they came in batches.
+        """
+        n = (truth.targets >= 0).any(dim=1).sum()
+        loss = self.loss(vectors, truth)
+        return torch.stack([loss * n, n.to(loss.dtype)])[None]
 
     @abstractmethod
     def rows(self) -> torch.Tensor:
@@ -145,6 +154,17 @@ class GeocellHead(ContrastiveHead):
             everyone=truth.everyone,
             first=truth.first,
         )
+
+    def validation_sums(self, vectors: torch.Tensor, truth: Truth) -> torch.Tensor:
+        """One term for each level: the full softmax, whatever a photo is told from in training.
+
+        It is what answers are normalised by, and knows nothing of batches: with negatives of the batch, a loss would
+        say which photos came together, and end a run by it.
+        """
+        n = (truth.targets >= 0).sum(dim=0)
+        unit, levels = normalize(vectors, dim=-1), zip(self.cells, self.temperatures, truth.targets.T, strict=True)
+        losses = [level_loss(unit, cells, tau, targets, negatives="all") for cells, tau, targets in levels]
+        return torch.stack([torch.stack(losses) * n, n.to(unit.dtype)], dim=1)
 
     def rows(self) -> torch.Tensor:
         """G of `indexer.scoring`: (leaves, D)."""

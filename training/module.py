@@ -3,8 +3,8 @@
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, TypeVar
 
 import lightning
 import numpy as np
@@ -19,6 +19,8 @@ from training.batches import Part, Position, Share, Truth, ValidationPart
 from training.config import FitConfig
 from training.heads import Head, best_rows
 
+_T = TypeVar("_T")
+
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
@@ -28,7 +30,7 @@ class Epoch:
     loss: float  # mean over the epoch's batches
     seconds: float  # since training began, without the time between a kill and the next start
     temperatures: Sequence[float]  # of the head: one per level of geocells
-    validation_loss: float  # mean over the validation photos, in batches of the same size
+    validation_loss: float  # of all validation photos (`Head.validation_sums`)
     validation: Accuracy
 
 
@@ -37,7 +39,7 @@ class _Validation:
     """Sums over the validation photos of one process so far."""
 
     distance_km: list[np.ndarray]
-    loss: float = 0.0
+    sums: np.ndarray = field(default_factory=lambda: np.zeros(2))  # (T, 2) float64, as the head gives them
 
 
 class GeoModule(lightning.LightningModule):
@@ -110,25 +112,27 @@ class GeoModule(lightning.LightningModule):
     def validation_step(self, part: ValidationPart, number: int) -> None:
         """Errors and loss of some validation photos."""
         assert self._rows is not None, "set when validation begins"
-        vectors = self._encoded(part)
+        vectors = self.encoder.unscaled(normalise(part.pixels, self.encoder.preprocessing), part.class_maps)
         if not torch.isfinite(vectors).all():  # the last step of an epoch is followed by no loss that would tell
             raise self._diverged("The encoder's vectors are no numbers", "after its last batch")
+        lat, lng = part.lat_deg.cpu().numpy(), part.lng_deg.cpu().numpy()
         with torch.autocast(vectors.device.type, enabled=False):  # cells that are hardly apart: float32
             best = best_rows(self.head.queries(vectors), self._rows).cpu().numpy()
-        lat, lng = part.lat_deg.cpu().numpy(), part.lng_deg.cpu().numpy()
+            sums = self.head.validation_sums(vectors, part.truth)
+        self._validation.sums = self._validation.sums + sums.double().cpu().numpy()
         self._validation.distance_km.append(haversine_km(lat, lng, self.head.lat_deg[best], self.head.lng_deg[best]))
-        self._validation.loss += float(self._loss(vectors, part.truth)) * len(part.pixels)
 
     def on_validation_epoch_end(self) -> None:
         """How far the answers to the validation photos are from the truth, over all processes."""
         self._rows = None
         distance = np.concatenate([np.empty(0), *self._validation.distance_km])
-        everyone = self._everyones((distance, self._validation.loss, self._loss_sum))
+        everyone = self._everyones((distance, self._validation.sums))
         distance = np.concatenate([part[0] for part in everyone])
-        validation_loss = sum(part[1] for part in everyone) / len(distance)
+        total, n = np.sum([part[1] for part in everyone if len(part[0])], axis=0).T
+        validation_loss = float((total / np.maximum(n, 1)).sum())
         epoch = Epoch(
             self.position.epoch,
-            sum(part[2] for part in everyone) / max(1, self.position.batches),
+            sum(self._everyones(self._loss_sum)) / max(1, self.position.batches),
             time.perf_counter() - self._started,
             self.head.temperatures.tolist(),
             validation_loss,
@@ -150,11 +154,14 @@ class GeoModule(lightning.LightningModule):
         self.position.batches = 0
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """What a run needs to go on that is no weight: plain values, so that nothing but these need be loaded."""
+        """What a run needs to go on that is no weight: plain values, so that nothing but these need be loaded.
+
+        Called in every process; what one of them writes is of all.
+        """
         checkpoint["geosurge"] = {
             "position": asdict(self.position),
             "epochs": [asdict(epoch) for epoch in self.epochs],
-            "loss_sum": self._loss_sum,
+            "loss_sum": sum(self._everyones(self._loss_sum)),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -162,7 +169,7 @@ class GeoModule(lightning.LightningModule):
         kept = checkpoint["geosurge"]
         self.position.epoch, self.position.batches = kept["position"]["epoch"], kept["position"]["batches"]
         self.epochs = [Epoch(**epoch | {"validation": Accuracy(**epoch["validation"])}) for epoch in kept["epochs"]]
-        self._loss_sum = kept["loss_sum"]
+        self._loss_sum = 0.0 if self.share.rank else kept["loss_sum"]  # the sum of all: once
 
     def configure_optimizers(self) -> Any:
         """AdamW; matrices of the encoder decay, offsets and scales do not; the head says so of itself."""
@@ -182,23 +189,11 @@ class GeoModule(lightning.LightningModule):
         cycle = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: one_cycle(step, total, schedule.warm_up))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
 
-    def _encoded(self, part: ValidationPart) -> torch.Tensor:
-        """Vectors (b, D) of validation photos, as many at once as are trained with: more may not fit in memory.
-
-        The loss is that of all of them together, because negatives of the batch are.
-        """
-        at_once = self.config.data.batch_size // (self.share.processes * self.share.parts)
-        vectors = []
-        for rows in torch.split(torch.arange(len(part.pixels), device=part.pixels.device), at_once):
-            maps = None if part.class_maps is None else part.class_maps[rows]
-            vectors.append(self.encoder.unscaled(normalise(part.pixels[rows], self.encoder.preprocessing), maps))
-        return torch.cat(vectors)
-
     def _loss(self, vectors: torch.Tensor, truth: Truth) -> torch.Tensor:
         with torch.autocast(vectors.device.type, enabled=False):  # small differences of large logits: float32
             return self.head.loss(vectors, truth)
 
-    def _everyones(self, mine: tuple[np.ndarray, float, float]) -> list[tuple[np.ndarray, float, float]]:
+    def _everyones(self, mine: _T) -> list[_T]:
         """The same of every process, in the order of their ranks."""
         if self.share.processes == 1:
             return [mine]

@@ -76,7 +76,7 @@ class PhotoStream:
     ) -> None:
         self._source, self._hierarchy, self._read, self._preprocessing = source, hierarchy, read, preprocessing
         self._chosen, self._needs_cell, self._options = chosen, needs_cell, options
-        self._failed: Counter[str] = Counter()
+        self._shown: set[str] = set()  # kinds of failures
         self._n_photos: int | None = None
 
     def __len__(self) -> int:
@@ -159,15 +159,28 @@ class PhotoStream:
         on_gpu = self._options.device.type == "cuda"
         batches = decoded_batches(photos, self._read, workers=self._options.workers, pin=on_gpu)
         first_failure: str | None = None
+        failed = Counter[str]()
         n_seen = n_read = 0
         with closing(batches):
-            for batch in batches:
-                self._tell(batch)
-                n_seen, n_read = n_seen + len(batch), n_read + len(batch.rows)
-                first_failure = first_failure or next(_failures(batch), None)
-                if not n_read and n_seen >= _GIVEN_UP_AFTER:
-                    break
-                yield batch.to(self._options.device) if on_gpu else batch
+            try:
+                for batch in batches:
+                    self._show(batch)
+                    failed.update(status for status in batch.status if status != OK)
+                    n_seen, n_read = n_seen + len(batch), n_read + len(batch.rows)
+                    first_failure = first_failure or next(_failures(batch), None)
+                    if not n_read and n_seen >= _GIVEN_UP_AFTER:
+                        break
+                    yield batch.to(self._options.device) if on_gpu else batch
+            finally:  # who iterates may ask for no more than the last batch
+                if failed:
+                    kinds = ", ".join(f"{n:,} {status}" for status, n in failed.most_common())
+                    log.warning(
+                        "%s: %d of %d photos of this pass could not be read and were left out (%s)",
+                        self._source.location,
+                        n_seen - n_read,
+                        n_seen,
+                        kinds,
+                    )
         if n_seen and not n_read:
             raise InputError(
                 f"{self._source.location}: of the first {n_seen:,} photos none can be read. The first: {first_failure}."
@@ -185,13 +198,12 @@ class PhotoStream:
                 maps[rows] = crop_maps(found, batch.shapes, self._preprocessing, crops="one")[:, 0]
         return pixels, maps
 
-    def _tell(self, batch: DecodedBatch) -> None:
-        """Show the first photo of each kind of failure."""
+    def _show(self, batch: DecodedBatch) -> None:
+        """The first photo of each kind of failure."""
         for name, status, reason in zip(batch.name, batch.status, batch.reason, strict=True):
-            if status != OK:
-                if status not in self._failed:
-                    log.warning("%s: %s, %s (left out; more of this kind are not shown)", name, status, reason)
-                self._failed[status] += 1
+            if status != OK and status not in self._shown:
+                log.warning("%s: %s, %s (left out; more of this kind are not shown)", name, status, reason)
+                self._shown.add(status)
 
 
 def shuffle(placed: Iterator[_Placed], rng: np.random.Generator, *, photos: int, n_bytes: int) -> Iterator[_Placed]:

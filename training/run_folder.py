@@ -13,6 +13,7 @@ A second start with the same options and inputs goes on where the first one ende
 
 import contextlib
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -22,15 +23,18 @@ import yaml  # type: ignore[import-untyped]
 
 from indexer.artifact import check_target, write_file
 from indexer.errors import ArtifactError, InputError
-from indexer.lock import alone
+from indexer.lock import alone, is_held
 from indexer.manifest import code_version, package_versions
 from training.config import FitConfig
 
+log = logging.getLogger(__name__)
+
 CHECKPOINT = "checkpoint"
-_CONFIG, _RUN = "config.yaml", "run.json"
+_CONFIG, _RUN, _LOCK = "config.yaml", "run.json", ".lock"
 _PACKAGES = ("torch", "lightning", "transformers", "numpy")  # what weights come out of
 # What may differ between two starts of one run, because it changes no result.
-_FREE = frozenset({"data.workers", "data.memory_limit_gb", "trainer.accelerator", "trainer.log_every_n_steps"})
+_FREE = frozenset({"data.workers", "data.memory_limit_gb", "trainer.accelerator", "trainer.log_every_n_steps", "out"})
+_BY_DIGEST = frozenset({"hierarchy", "model.start_from"})  # options that an input's digest stands for, wherever it lies
 
 
 class RunFolder:
@@ -65,22 +69,51 @@ class RunFolder:
         # An unfinished run is gone on with; anything else in the way is refused.
         check_target(self.checkpoint if (self.path / _RUN).is_file() else self.path)
 
-    def begin(self, hierarchy: Path, config: FitConfig, inputs: Mapping[str, str | None]) -> None:
-        """Write what this run is, or make sure that it is the same one.
+    def check_same(self, hierarchy: Path, config: FitConfig, inputs: Mapping[str, str | None]) -> None:
+        """Before photos are read: whether what these options and inputs make can go on here.
 
         Raises:
-            InputError: the folder holds a run of other options or inputs.
+            InputError: the folder holds a run of other options or inputs, or another process trains in it.
             ArtifactError: what says so is damaged.
         """
-        options = plain(options_of(hierarchy, self.path, config))
-        now = {"options": options, "inputs": dict(inputs), "made_by": {**code_version(), **package_versions(_PACKAGES)}}
         known = self.path / _RUN
-        if known.is_file():
-            _check_same(self.path, _read(known), now)
-        else:
-            write_file(known, json.dumps(now, indent=2).encode())
+        if not known.is_file():
+            return
+        before, now = _read(known), self._told(hierarchy, config, inputs)
+        _check_same(self.path, before, now)
+        code = [
+            f"{name} {old}, now {new}"
+            for name, old in before["made_by"].items()
+            if (new := now["made_by"].get(name)) != old
+        ]
+        if code:
+            log.warning("%s: the run began under other code: %s", self.path, "; ".join(code))
+        if is_held(self.path / _LOCK):
+            raise InputError(self._busy)
+
+    def begin(self, hierarchy: Path, config: FitConfig, inputs: Mapping[str, str | None]) -> None:
+        """Write what this run is, unless that is there.
+
+        Raises:
+            InputError, ArtifactError: as `check_same`.
+        """
+        self.check_same(hierarchy, config, inputs)
+        told = self._told(hierarchy, config, inputs)
+        if not (self.path / _RUN).is_file():
+            write_file(self.path / _RUN, json.dumps(told, indent=2).encode())
         if not (self.path / _CONFIG).is_file():
-            write_file(self.path / _CONFIG, yaml.safe_dump(options, sort_keys=False).encode())
+            write_file(self.path / _CONFIG, yaml.safe_dump(told["options"], sort_keys=False).encode())
+
+    def _told(self, hierarchy: Path, config: FitConfig, inputs: Mapping[str, str | None]) -> dict[str, Any]:
+        return {
+            "options": plain(options_of(hierarchy, self.path, config)),
+            "inputs": dict(inputs),
+            "made_by": {**code_version(), **package_versions(_PACKAGES)},
+        }
+
+    @property
+    def _busy(self) -> str:
+        return f"{self.path}: another process is training in this folder. Wait for it."
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -89,8 +122,7 @@ class RunFolder:
         Raises:
             InputError: another process trains here.
         """
-        busy = f"{self.path}: another process is training in this folder. Wait for it."
-        with alone(self.path / ".lock", busy=busy):
+        with alone(self.path / _LOCK, busy=self._busy):
             yield
 
     def next_log(self) -> str:
@@ -122,7 +154,7 @@ def plain(values: Any) -> Any:
 def _read(file: Path) -> dict[str, Any]:
     try:
         found = json.loads(file.read_text())
-        return {"options": dict(found["options"]), "inputs": dict(found["inputs"])}
+        return {name: dict(found[name]) for name in ("options", "inputs", "made_by")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{file}: cannot be read ({error}). Remove the folder, or choose another --out.") from None
 
@@ -131,7 +163,7 @@ def _check_same(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any])
     for part, advice in (("options", "Give the same option"), ("inputs", "Bring the same input back")):
         old, new = _flat(before[part]), _flat(now[part])
         for name in old | new:
-            if name not in _FREE | {"out"} and old.get(name) != new.get(name):
+            if name not in _FREE | _BY_DIGEST and old.get(name) != new.get(name):
                 raise InputError(
                     f"{folder}: its run began with {name} {old.get(name)}, this one has {new.get(name)}. {advice}, or "
                     "choose another --out."

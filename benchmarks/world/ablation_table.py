@@ -103,11 +103,12 @@ def table(full: Accuracy, rows: Sequence[Row]) -> Table:
     return result
 
 
-def markdown(full: Accuracy, rows: Sequence[Row]) -> str:
-    """The same as a page."""
+def markdown(full: Accuracy, rows: Sequence[Row], reading: Sequence[str]) -> str:
+    """The same as a page, and below it what a reader must know."""
     head, *lines = _lines(full, rows)
     written = [" | ".join(line) for line in (head, ["---"] * len(head), *lines)]
-    return f"# {_TITLE}\n\n" + "".join(f"| {line} |\n" for line in written)
+    cells, notes = "".join(f"| {line} |\n" for line in written), "".join(f"- {note}\n" for note in reading)
+    return f"# {_TITLE}\n\n{cells}\n{notes}"
 
 
 def _lines(full: Accuracy, rows: Sequence[Row]) -> list[list[str]]:

@@ -2,7 +2,7 @@
 
 An arm is one way to learn or to answer. A run, an arm from a seed, is one JSON file in a folder; its name ends with a
 digest of all that the run depends on (preset, settings, arm) but the code, so a second start goes on where the first
-one ended, and no run of other settings is taken for this one. After a change of what is trained, remove the folder.
+one ended, and no run of other settings is taken for this one. Runs of different code are told.
 """
 
 import hashlib
@@ -26,6 +26,7 @@ from encoder.model import GeoEncoder
 from indexer.artifact import write_file
 from indexer.geo import haversine_km
 from indexer.hierarchy import Hierarchy, build_hierarchy, sorted_ids
+from indexer.manifest import code_version
 from indexer.photos import read_coordinates
 from indexer.rule import PartitionRule
 from training.commands import fit as fit_command
@@ -68,6 +69,7 @@ class Run:
     seed: int
     seconds: float  # of training, on all cores together, so that other work beside it does not count
     errors_km: Mapping[str, np.ndarray]  # for each way to answer: (N,) of the test photos, in the world's order
+    commit: str = "unknown"  # that it was made with
 
 
 class Stage:
@@ -127,12 +129,16 @@ def make_runs(
         started = time.perf_counter()
         log.info("run %d of %d: %s, seed %d", len(files) - missing + len(took) + 1, len(files), arm.name, seed)
         run = learn(arm, seed, stage)
-        raw = asdict(run) | {"errors_km": {way: km.tolist() for way, km in run.errors_km.items()}}
+        commit = code_version().get("commit", "unknown")
+        raw = asdict(run) | {"commit": commit, "errors_km": {way: km.tolist() for way, km in run.errors_km.items()}}
         write_file(file, json.dumps(raw).encode())
         took.append(time.perf_counter() - started)
         left = (missing - len(took)) * statistics.mean(took)
         log.info("%s, seed %d: %.0f s; about %.0f minutes left for the others", arm.name, seed, took[-1], left / 60)
-    return [_read(file) for file in files]
+    runs = [_read(file) for file in files]
+    if len(made_with := {run.commit for run in runs}) > 1:
+        log.warning("runs of different code are compared: %s. To make all anew, remove %s.", sorted(made_with), folder)
+    return runs
 
 
 def learnt(encoder: GeoEncoder, head: Head, sets: Mapping[str, PhotoSet], config: FitConfig) -> tuple[GeoModule, float]:

@@ -63,7 +63,7 @@ def test_all_of_it_on_a_tiny_world(
     assert {way: len(errors) for way, errors in full["errors_km"].items()} == {HEAD: 25, NEAREST: 25}
     with Image.open(results / "ablations.png") as picture:
         assert min(picture.size) > 500
-    page = (results / "ablations.md").read_text().splitlines()[2:]
+    page = [line for line in (results / "ablations.md").read_text().splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in page}) == 1
     assert page[2].startswith("| full method | ")
     assert sum(" the paper's Table " in line for line in page) == sum(m.points is not None for m in methods())

@@ -1,5 +1,6 @@
 """Runs that end early, are killed around the end of an epoch, moved, or asked to end: nothing they knew is lost."""
 
+import csv
 import os
 import shutil
 import signal
@@ -44,6 +45,9 @@ def test_patience_ends_a_run_and_keeps_the_best_epoch(ruined: FitSummary) -> Non
     assert len(ruined.epochs) < 12
     assert len(ruined.epochs) == best.epoch + 3
     assert ruined.temperatures == pytest.approx(best.temperatures)
+    assert ruined.kept == best
+    lines = (ruined.checkpoint / "training_log.csv").read_text().splitlines()[1:]
+    assert [line.rsplit(",", 1)[1] for line in lines] == [str(int(epoch is best)) for epoch in ruined.epochs]
 
 
 @pytest.mark.parametrize("kept", [True, False])
@@ -106,10 +110,10 @@ def _asking_at(step: int) -> Callable[..., None]:
     return ask
 
 
-def test_a_run_of_two_processes_ends_as_one(toy: Path, tmp_path: Path) -> None:
-    """The signal reaches one of them, as `kill` sends it; both end after the same step, with what SIGTERM means."""
-    config = changed(EVERY_STEP, data={"batch_size": 16})
-    config = changed(config, trainer={"max_epochs": 400, "devices": 2, "checkpoint_every_n_steps": 10_000})
+def test_a_run_of_two_processes_ends_as_one_and_goes_on_to_the_same_losses(toy: Path, tmp_path: Path) -> None:
+    """The signal reaches one of them, as `kill` sends it, within an epoch; both end after the same step, with 143."""
+    config = changed(EVERY_STEP, data={"batch_size": 4})
+    config = changed(config, trainer={"max_epochs": 12, "devices": 2, "checkpoint_every_n_steps": 10_000})
     process = _start(toy, tmp_path, config)
     assert process.stderr is not None
     first = next(line for line in process.stderr if "epoch 2 of" in line)
@@ -118,11 +122,21 @@ def test_a_run_of_two_processes_ends_as_one(toy: Path, tmp_path: Path) -> None:
     assert process.returncode == 143, first + told
     assert "stopped as asked" in told
     assert (tmp_path / "C" / "resume.ckpt").is_file()
+    ended = _start(toy, tmp_path, config)
+    _, told = ended.communicate(timeout=240)
+    assert ended.returncode == 0, told
+    whole = changed(config, trainer={"devices": 1})
+    alone = train(toy, tmp_path / "one", whole)
+    rows = csv.DictReader((tmp_path / "C" / "checkpoint" / "training_log.csv").read_text().splitlines())
+    for row, epoch in zip(rows, alone.epochs, strict=True):
+        assert float(row["loss"]) == pytest.approx(epoch.loss, rel=0.01)
+        assert float(row["validation_loss"]) == pytest.approx(epoch.validation_loss, rel=0.01)
 
 
 def _start(toy: Path, folder: Path, config: FitConfig) -> subprocess.Popen[str]:
     config = changed(config, data={"photos": str(toy / "photos.parquet")})
-    RunFolder(folder / "options").begin(toy / "H", config, {})
+    if not (folder / "options").exists():
+        RunFolder(folder / "options").begin(toy / "H", config, {})
     asked = ("fit", "--config", folder / "options" / "config.yaml", "--out", folder / "C")
     command = [sys.executable, "-m", "training", *map(str, asked)]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=ONE_THREAD)

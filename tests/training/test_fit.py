@@ -29,7 +29,7 @@ from encoder.encode import PhotoEncoder
 from indexer.bundle import open_bundle
 from indexer.cells import load_hierarchy
 from indexer.cli import main
-from indexer.errors import InputError, WorkError
+from indexer.errors import ArtifactError, InputError, WorkError
 from indexer.geo import haversine_km
 from indexer.geocells import load_geocells
 from indexer.manifest import file_digest, manifest_digest
@@ -128,7 +128,8 @@ def test_every_epoch_is_in_the_log(trained: FitSummary) -> None:
     lines = (trained.checkpoint / "training_log.csv").read_text().splitlines()
     assert len(lines) == 1 + len(trained.epochs) == 7
     assert lines[0].startswith("epoch,loss,seconds,validation_median_km")
-    assert lines[0].endswith("validation_loss,temperature_0,temperature_1")
+    assert lines[0].endswith("validation_loss,temperature_0,temperature_1,kept")
+    assert [line.rsplit(",", 1)[1] for line in lines[1:]] == ["0"] * 5 + ["1"]
     assert [line.split(",")[0] for line in lines[1:]] == list("123456")
     assert trained.epochs[-1].validation_loss < trained.epochs[0].validation_loss
     assert trained.epochs[-1].temperatures == pytest.approx(trained.temperatures)
@@ -433,8 +434,12 @@ def test_a_folder_of_other_things_is_left_alone(toy: Path, tmp_path: Path) -> No
 
 
 def test_two_processes_with_two_parts_each_come_to_what_one_comes_to(toy: Path, tmp_path: Path) -> None:
-    """As a command, because Lightning starts the second process by repeating the first one's command line."""
+    """As a command, because Lightning starts the second process by repeating the first one's command line.
+
+    With negatives of the batch, as the paper has them: neither training nor validation may look at a share alone.
+    """
     config = changed(trainer={"max_epochs": 2}, data={"batch_size": 16, "photos": str(toy / "photos.parquet")})
+    config = changed(config, loss={"negatives": "batch"})
     train(toy, tmp_path / "one", config)
     shared = changed(config, trainer={"devices": 2, "accumulate_grad_batches": 2})
     RunFolder(tmp_path / "options").begin(toy / "H", shared, {})
@@ -557,3 +562,79 @@ def test_photos_without_any_to_validate_with_are_refused_before_training(
     with pytest.raises(InputError, match="there is no photo"):
         train(toy, tmp_path / "C", few)
     assert not (tmp_path / "C").exists()
+
+
+def with_validation_photos(toy: Path, folder: Path, n: int) -> Path:
+    """The toy with as many validation photos."""
+    table = pyarrow.parquet.read_table(toy / "photos.parquet")
+    names = pa.array([str(toy / name) for name in table["photo"].to_pylist()])
+    folder.mkdir()
+    pyarrow.parquet.write_table(table.set_column(0, "photo", names)[: 90 + n], folder / "photos.parquet")
+    shutil.copytree(toy / "H", folder / "H")
+    return folder
+
+
+@pytest.mark.parametrize(("n", "parts"), [(16, 1), (1, 1), (13, 3)])
+def test_a_last_batch_of_one_validation_photo_is_validated(toy: Path, tmp_path: Path, n: int, parts: int) -> None:
+    few = with_validation_photos(toy, tmp_path / "few", n)
+    config = changed(trainer={"max_epochs": 1, "accumulate_grad_batches": parts})
+    assert train(few, tmp_path / "C", config).epochs[0].validation.n == n
+
+
+def test_a_damaged_file_to_go_on_with_is_named(toy: Path, tmp_path: Path) -> None:
+    config = changed(trainer={"max_epochs": 1, "patience": 1})
+    folder = interrupted(toy, tmp_path / "C", config)
+    whole = (folder / "resume.ckpt").read_bytes()
+    (folder / "resume.ckpt").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ArtifactError, match=r"resume\.ckpt: damaged.*Remove resume\.ckpt and best\.ckpt"):
+        train(toy, folder, config)
+    (folder / "resume.ckpt").write_bytes(whole)
+    (folder / "best.ckpt").unlink()
+    with pytest.raises(ArtifactError, match=r"best\.ckpt: damaged or missing"):
+        train(toy, folder, config)
+    (folder / "resume.ckpt").unlink()
+    assert train(toy, folder, config).checkpoint.is_dir()
+
+
+def interrupted(toy: Path, folder: Path, config: FitConfig) -> Path:
+    """A run that has learnt everything, and ended before it wrote its result."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.fit.save_checkpoint", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train(toy, folder, config)
+    return folder
+
+
+def test_another_run_is_refused_before_photos_are_read(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = changed(trainer={"max_epochs": 1})
+    folder = interrupted(toy, tmp_path / "C", config)
+    monkeypatch.setattr("training.fit.open_part", lambda *_, **__: pytest.fail("it read"))
+    with pytest.raises(InputError, match="began with seed_everything 0, this one has 1"):
+        train(toy, folder, replace(config, seed=1))
+    with RunFolder(folder).locked(), pytest.raises(InputError, match="another process is training"):
+        train(toy, folder, config)
+
+
+def test_a_run_goes_on_with_a_hierarchy_elsewhere_and_tells_of_other_code(
+    toy: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A digest says that it is the same one."""
+    config = changed(trainer={"max_epochs": 1})
+    folder = interrupted(toy, tmp_path / "C", config)
+    told = json.loads((folder / "run.json").read_text())
+    told["made_by"]["torch"] = "1.0"
+    (folder / "run.json").write_text(json.dumps(told))
+    shutil.copytree(toy / "H", tmp_path / "elsewhere")
+    data = replace(config.data, photos=str(toy / "photos.parquet"))
+    summary = fit(hierarchy=tmp_path / "elsewhere", out=folder, config=replace(config, data=data))
+    assert summary is not None
+    assert f"the run began under other code: torch 1.0, now {torch.__version__.split('+')[0]}" in caplog.text
+
+
+def test_a_gpu_where_there_is_none_is_refused_by_its_own_option(toy: Path, tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(InputError, match=r"trainer\.accelerator is gpu, and torch finds none"):
+        train(toy, tmp_path / "C", changed(trainer={"accelerator": "gpu"}))
