@@ -66,7 +66,9 @@ def fit(*, hierarchy: Path, out: Path, config: FitConfig) -> FitSummary | None:
     Raises:
         InputError: `out` holds a finished run, another one or other things, or could not be written; the hierarchy or
             the photos cannot be used; or a level has a single cell.
-        WorkError: the loss stopped being a number.
+        ArtifactError: what an unfinished run goes on with is damaged.
+        WorkError: the loss stopped being a number, or the disk is full.
+        Stopped: SIGTERM asked the run to end; it can be gone on with.
     """
     started = time.perf_counter()
     run, options = RunFolder(out), config.trainer

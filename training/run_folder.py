@@ -95,11 +95,12 @@ class RunFolder:
         """Write what this run is, unless that is there.
 
         Raises:
-            InputError, ArtifactError: as `check_same`.
+            InputError, ArtifactError: as `check_same`, of options and inputs.
         """
-        self.check_same(hierarchy, config, inputs)
         told = self._told(hierarchy, config, inputs)
-        if not (self.path / _RUN).is_file():
+        if (self.path / _RUN).is_file():
+            _check_same(self.path, _read(self.path / _RUN), told)
+        else:
             write_file(self.path / _RUN, json.dumps(told, indent=2).encode())
         if not (self.path / _CONFIG).is_file():
             write_file(self.path / _CONFIG, yaml.safe_dump(told["options"], sort_keys=False).encode())

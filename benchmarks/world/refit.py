@@ -2,7 +2,8 @@
 
 On the demo's world, with the product's own commands: train on partition A; divide the Earth anew (partition B); make
 geocells for B from A's photo vectors in four ways, and train another encoder on B. Everything is judged by the test
-photos, which no command before has seen.
+photos, which no command before has seen. A refit holds where it takes a twentieth of the time of training from scratch,
+lies within two points of it at every distance, and is not worse than whitened means by more than chance.
 
     plain means      mean directions of the photo vectors
     whitened means   the same after whitening (`indexer build --features`)
