@@ -228,6 +228,7 @@ def report_rows(rows: Sequence[Row], runs: Sequence[Run], preset: Preset, resamp
     console.print(*READING, sep="\n", markup=False)
     code = report.finish(
         seeds=sorted({run.seed for run in runs}),
+        made_with=sorted({run.commit for run in runs}),
         preset=asdict(preset),
         resampling=asdict(resampling),
         arms=[asdict(arm) for arm in ARMS],
