@@ -19,6 +19,8 @@ from encoder.segmentation_cache import SegmentationCache
 from encoder.segmenter_input import PreparedPhoto, SegmenterInput
 from indexer.photo import FileRange, Photo
 
+UNKNOWN_CLASS = "map_class"  # status of a photo whose map holds a class beyond the encoder's table
+
 
 @dataclass(frozen=True, slots=True)
 class PhotoReader:
@@ -76,7 +78,7 @@ class PhotoReader:
         check_fit((height, width), photo_size)
         known = class_map[class_map != NO_CLASS]
         if known.size and known.max() >= self.classes:
-            raise BadImage("bad_map", f"class {known.max()} in its map; the encoder knows 0 to {self.classes - 1}")
+            raise BadImage(UNKNOWN_CLASS, f"class {known.max()} in its map; the encoder knows 0 to {self.classes - 1}")
         return class_map
 
     def _own_map(self, data: FileRange | bytes) -> np.ndarray:

@@ -23,6 +23,7 @@ from indexer.progress import track
 from training.batches import Part, Share, Truth, ValidationPart, n_batches, order_of, places_of
 from training.config import DataConfig
 from training.holding_out import Choice
+from training.map_classes import refuse_unknown_classes
 
 log = logging.getLogger(__name__)
 
@@ -107,6 +108,7 @@ def load_photos(
     row = 0
     read = reader_of(encoder, crops="one", cache=cache)
     for batch in _decoded(photos, read, f"decoding {split or 'photos'}", workers=config.workers):
+        refuse_unknown_classes(batch, config.photos)
         good = slice(len(kept), len(kept) + len(batch.rows))
         if batch.rows:
             pixels[good] = crop_photos(batch.pixels(), encoder.preprocessing, crops="one")[:, 0]

@@ -31,6 +31,7 @@ from indexer.photos import PhotoSource
 from indexer.progress import track
 from training.batches import Part, Share, Truth, ValidationPart, n_batches, places_of
 from training.holding_out import Choice
+from training.map_classes import refuse_unknown_classes
 
 log = logging.getLogger(__name__)
 
@@ -164,6 +165,7 @@ class PhotoStream:
         with closing(batches):
             try:
                 for batch in batches:
+                    refuse_unknown_classes(batch, self._source.location)
                     self._show(batch)
                     failed.update(status for status in batch.status if status != OK)
                     n_seen, n_read = n_seen + len(batch), n_read + len(batch.rows)

@@ -90,7 +90,7 @@ def test_a_map_of_too_many_pixels_is_refused(tmp_path: Path) -> None:
     ("shape", "value", "code", "reason"),
     [
         ((20, 10), 0, "map_size", "80 x 40"),
-        ((10, 20), 151, "bad_map", "class 151 in its map; the encoder knows 0 to 149"),
+        ((10, 20), 151, "map_class", "class 151 in its map; the encoder knows 0 to 149"),
     ],
 )
 def test_maps_that_are_not_the_photos_are_named(

@@ -17,7 +17,6 @@ import pyarrow.parquet
 import pytest
 import torch
 import yaml
-from PIL import Image
 from transformers import CLIPConfig, CLIPModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
@@ -486,19 +485,33 @@ def test_a_fused_encoder_learns_from_photos_and_maps(toy: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_classes_of_maps_beyond_the_table_are_named(
-    toy: Path, tmp_path: Path, stream: bool, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The toy's maps have classes 0 to 6. Photos with others are left out; where none is left, nothing is learned."""
+def test_classes_of_maps_beyond_the_table_end_a_run(toy: Path, tmp_path: Path, stream: bool) -> None:
+    """The toy's maps have classes 0 to 6. One unknown class says that the others mean something else, too."""
     folder = with_maps(toy, tmp_path / "toy")
     fusion = FusionConfig(classes=6, width=8, latent=4, heads=2, blocks=1, mlp_size=8)
     config = changed(trainer={"max_epochs": 1}, model={"fusion": fusion}, data={"stream": stream})
+    with pytest.raises(
+        InputError, match=r"class 6 in its map; the encoder knows 0 to 5\. Its maps are of other classes"
+    ):
+        train(folder, tmp_path / "C", config)
+    assert not (tmp_path / "C" / "checkpoint").exists()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_photos_with_damaged_maps_are_left_out_and_counted(
+    toy: Path, tmp_path: Path, stream: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = with_maps(toy, tmp_path / "toy")
+    fusion = FusionConfig(classes=7, width=8, latent=4, heads=2, blocks=1, mlp_size=8)
+    config = changed(trainer={"max_epochs": 1}, model={"fusion": fusion}, data={"stream": stream})
+    for row in (3, 8, 95):
+        (folder / f"map{row}.png").write_bytes(b"none")
     train(folder, tmp_path / "C", config)
-    assert "bad_map" in caplog.text
-    assert "class 6 in its map; the encoder knows 0 to 5" in caplog.text
+    counted = "2 of 90 photos of this pass could not be read and were left out (2 bad_map)"
+    assert (counted if stream else "split 'train': 2 photos left out (2 bad_map)") in caplog.text
     for row in range(120):
-        Image.new("L", (SIZE, SIZE), 9).save(folder / f"map{row}.png")
-    with pytest.raises(InputError, match=r"can be read.*bad_map: class 9 in its map; the encoder knows 0 to 5"):
+        (folder / f"map{row}.png").write_bytes(b"none")
+    with pytest.raises(InputError, match=r"can be read.*bad_map"):
         train(folder, tmp_path / "D", config)
     assert not (tmp_path / "D" / "checkpoint").exists()
 
