@@ -4,7 +4,7 @@ A hierarchy of 4.7 million places in seven levels, and photo vectors of 768 dime
 finest cell's direction, which follows the tree, with noise and a strong common direction, as image encoders have it.
 `python -m training refit` runs on two numbers of them, in a process of its own whose peak memory is measured. Its fit
 is cut to a few steps, more for the larger number, because a step takes as long for any number of photos; what a whole
-fit takes at most follows from how many steps it may make.
+fit takes at most follows from how many steps it may make. `--device cuda` fits on a GPU.
 """
 
 import json
@@ -20,6 +20,7 @@ from jsonargparse import ArgumentParser
 from benchmarks.harness import Report, run_command
 from benchmarks.partition import MP16_PHOTOS, photo_places, write_table
 from benchmarks.place_vectors import PlaceVectors
+from encoder.config import DeviceName
 from indexer.cells import load_hierarchy
 from indexer.hierarchy import Hierarchy
 from training.config import RefitConfig
@@ -78,10 +79,12 @@ def write_features(out: Path, n: int, hierarchy: Hierarchy, *, width: int, seed:
             written += len(leaf)
 
 
-def run_refit(report: Report, features: Path, hierarchy: Path, n: int, steps: int, out: Path) -> Refit:
+def run_refit(
+    report: Report, features: Path, hierarchy: Path, n: int, steps: int, out: Path, *, device: DeviceName
+) -> Refit:
     """One `python -m training refit`, cut to a few steps."""
     few = ("--epochs", "1", "--epoch-photos", str(steps * RefitConfig.batch_size), "--held-out", str(_HELD_OUT / n))
-    asked = ("--features", features, "--hierarchy", hierarchy, "--out", out, *few, "--json")
+    asked = ("--features", features, "--hierarchy", hierarchy, "--out", out, "--device", device, *few, "--json")
     child = run_command("training", "refit", *asked)
     stages = json.loads(child.output)["stage_seconds"]
     report.row(
@@ -137,10 +140,12 @@ def main() -> int:
     """Run the command line; the exit code is 1 where a bound was missed."""
     parser = ArgumentParser(prog="python -m benchmarks.refit_scale", description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
-    return measure(Size(), seed=parser.parse_args().seed)
+    parser.add_argument("--device", type=DeviceName, default="cpu", help="Where to fit; the rest is the CPU's anyway.")
+    options = parser.parse_args()
+    return measure(Size(), seed=options.seed, device=options.device)
 
 
-def measure(size: Size, *, seed: int) -> int:
+def measure(size: Size, *, seed: int, device: DeviceName) -> int:
     """Refit to both numbers of photos and report; returns the exit code."""
     report = Report("refit-scale")
     with tempfile.TemporaryDirectory() as name:
@@ -155,9 +160,9 @@ def measure(size: Size, *, seed: int) -> int:
         for n, steps in zip(size.photos, size.steps, strict=True):
             features = folder / f"F{n}"
             write_features(features, n, tree, width=size.width, seed=seed)
-            took.append(run_refit(report, features, hierarchy, n, steps, folder / f"C{n}"))
+            took.append(run_refit(report, features, hierarchy, n, steps, folder / f"C{n}", device=device))
         extrapolate(report, *took)
-    return report.finish(seed=seed, **asdict(size))
+    return report.finish(seed=seed, device=device, **asdict(size))
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ def test_what_is_wrong_with_a_map_is_the_photos_own_reason(tmp_path: Path) -> No
     image = tmp_path / "a.png"
     assert not isinstance(read(photo(image, tmp_path / "fits.png")), BadImage)
     assert reason(read, photo(image, tmp_path / "turned.png")).code == "map_size"
-    assert reason(read, photo(image, tmp_path / "strange.png")).code == "bad_map"
+    assert reason(read, photo(image, tmp_path / "strange.png")).code == "map_class"
     assert "class 200" in reason(read, photo(image, tmp_path / "strange.png")).reason
     assert reason(read, photo(image, tmp_path / "colours.png")).code == "bad_map"
     assert reason(read, photo(image)).code == "no_map"

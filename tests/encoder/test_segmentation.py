@@ -88,8 +88,24 @@ def test_a_batch_gives_the_maps_of_single_photos_whatever_its_sizes(segmenter: S
     images = [natural(*size, seed=seed) for seed, size in enumerate([(100, 80), (90, 200), (110, 88), (100, 80)])]
     together = segment(segmenter, *images, np.asarray(images[1]))
     for image, classes in zip([*images, images[1]], together, strict=True):
-        np.testing.assert_array_equal(classes, segment(segmenter, image)[0])
+        check_same_but_for_ties(segmenter, image, classes, segment(segmenter, image)[0])
     assert segment(segmenter) == []
+
+
+def check_same_but_for_ties(segmenter: Segmenter, image: Image.Image, ours: np.ndarray, alone: np.ndarray) -> None:
+    """A batch may be summed in another order than a photo alone; what decides a pixel then lies within rounding."""
+    assert ours.shape == alone.shape
+    photo = segmenter.input.prepare(image, map_edge=MAP_EDGE)
+    with torch.inference_mode():
+        batch = segmenter._normalised(torch.as_tensor(photo.pixels)[None])
+        output = segmenter.model(pixel_values=batch, task_inputs=batch.new_zeros(1, 1))
+        of_class = output.class_queries_logits.softmax(dim=-1)[..., :-1]
+        semantic = torch.einsum("bqc,bqhw->bchw", of_class, output.masks_queries_logits.sigmoid())
+        scores = torch.nn.functional.interpolate(semantic, size=ours.shape, mode="bilinear", align_corners=False)[0]
+    rows = [torch.from_numpy(classes.astype(np.int64))[None] for classes in (ours, alone)]
+    one, other = (scores.gather(0, row)[0].numpy() for row in rows)
+    np.testing.assert_allclose(one, other, rtol=1e-5)
+    assert (ours != alone).mean() < 1e-3
 
 
 def test_padding_would_change_maps_so_none_is_used(
