@@ -75,7 +75,8 @@ def fit(*, hierarchy: Path, out: Path, config: FitConfig) -> FitSummary | None:
     if options.accelerator == "gpu" and not torch.cuda.is_available():
         raise InputError("trainer.accelerator is gpu, and torch finds none. Use auto or cpu, or mend the driver.")
     device = choose_device({"auto": "auto", "cpu": "cpu", "gpu": "cuda"}[options.accelerator])  # type: ignore[arg-type]
-    if rank_zero_only.rank == 0:
+    first = rank_zero_only.rank == 0
+    if first:
         run.check()
     else:
         logging.disable(logging.INFO)  # the first process tells
@@ -102,7 +103,6 @@ def fit(*, hierarchy: Path, out: Path, config: FitConfig) -> FitSummary | None:
         "maps": None if cache is None else cache.origin.segmenter,
         "start_from": None if start is None else start.digest,
     }
-    first = rank_zero_only.rank == 0
     if first:
         run.check_same(hierarchy, config, inputs)  # before photos are read, which may take long
     open_ = partial(open_part, data, hierarchy=tree, encoder=encoder, cache=cache, device=device)

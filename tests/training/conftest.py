@@ -10,8 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
+from indexer.hierarchy import Hierarchy
 from indexer.rule import PartitionRule
 from tests.conftest import save_s2_hierarchy
+from training.data import PhotoSet
+from training.heads import ClassifierHead, GeocellHead, Head
+from training.location_encoder import LocationEncoder, LocationHead
 
 # Models this small lose more to handing work between threads than they gain, above all beside other processes.
 torch.set_num_threads(1)
@@ -58,3 +62,13 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rule = PartitionRule(tau_max=(31, 16), tau_min=3)
     save_s2_hierarchy(train["lat"].to_numpy(), train["lng"].to_numpy(), rule=rule, out=folder / "H")
     return folder
+
+
+def head_of(kind: str, hierarchy: Hierarchy, photos: PhotoSet, *, width: int) -> Head:
+    """A head of each kind: classes, places, or geocells with the negatives that are named."""
+    if kind == "classes":
+        return ClassifierHead(hierarchy, width, seed=0)
+    if kind == "places":
+        encoder = LocationEncoder(width, scales=(1.0, 4.0), frequencies=8, hidden=16)
+        return LocationHead(encoder, photos.lat_deg, photos.lng_deg, queue=20)
+    return GeocellHead(hierarchy, width, negatives=kind, seed=0)  # type: ignore[arg-type]

@@ -13,11 +13,11 @@ from encoder.model import GeoEncoder, GeoEncoderConfig
 from indexer.geo import accuracy, haversine_km
 from indexer.hierarchy import Hierarchy
 from indexer.scoring import ScoringModel, log_product
+from tests.training.conftest import head_of
 from training.batches import Position, Share
 from training.config import Augmentation, DataConfig, FitConfig, Negatives, OptimizerConfig
 from training.data import PhotoSet
-from training.heads import ClassifierHead, GeocellHead, Head
-from training.location_encoder import LocationEncoder, LocationHead
+from training.heads import GeocellHead
 from training.losses import hierarchy_loss
 from training.module import Epoch, GeoModule, one_cycle
 
@@ -98,7 +98,7 @@ def test_validation_is_the_reference_accuracy_and_the_full_softmax_of_all_photos
 def test_other_heads_are_validated_by_their_own_loss(
     module: GeoModule, hierarchy: Hierarchy, photos: PhotoSet, kind: str
 ) -> None:
-    module.head = head_of(kind, hierarchy, photos)
+    module.head = head_of(kind, hierarchy, photos, width=WIDTH)
     module.position.batches = 1
     (part,) = photos.validation_parts(N, Share())
     with torch.no_grad():
@@ -132,7 +132,7 @@ def test_gradients_of_all_shares_are_those_of_one_process(
     module.config = replace(CONFIG, data=replace(CONFIG.data, augmentation=changed))
 
     def gradients(share: Share) -> list[torch.Tensor]:
-        module.head = head_of(kind, hierarchy, photos)
+        module.head = head_of(kind, hierarchy, photos, width=WIDTH)
         module.zero_grad()
         module.share, module.position = share, Position(3, 1)
         batch = list(photos.parts(16, share, epoch=3, seed=0, skip=1))[: share.parts]
@@ -145,15 +145,6 @@ def test_gradients_of_all_shares_are_those_of_one_process(
     shared = [gradients(Share(rank, processes, parts)) for rank in range(processes)]
     for one, *others in zip(alone, *shared, strict=True):
         torch.testing.assert_close(torch.stack(others).mean(dim=0), one, atol=1e-5, rtol=1e-4)
-
-
-def head_of(kind: str, hierarchy: Hierarchy, photos: PhotoSet) -> Head:
-    if kind == "classes":
-        return ClassifierHead(hierarchy, WIDTH, seed=0)
-    if kind == "places":
-        encoder = LocationEncoder(WIDTH, scales=(1.0, 4.0), frequencies=8, hidden=16)
-        return LocationHead(encoder, photos.lat_deg, photos.lng_deg, queue=20)
-    return GeocellHead(hierarchy, WIDTH, negatives=kind, seed=0)  # type: ignore[arg-type]
 
 
 def test_what_a_run_needs_to_go_on_survives_a_file_without_code(module: GeoModule, tmp_path: Path) -> None:
@@ -174,7 +165,7 @@ def test_what_a_run_needs_to_go_on_survives_a_file_without_code(module: GeoModul
 def test_matrices_decay_but_directions_scales_and_offsets_do_not(
     module: GeoModule, hierarchy: Hierarchy, photos: PhotoSet, kind: str
 ) -> None:
-    module.head = head_of(kind, hierarchy, photos)
+    module.head = head_of(kind, hierarchy, photos, width=WIDTH)
     optimizer = module.configure_optimizers()["optimizer"]
     decay = {id(weight): group["weight_decay"] for group in optimizer.param_groups for weight in group["params"]}
     assert set(decay) == {id(weight) for weight in module.parameters()}

@@ -18,13 +18,11 @@ from encoder.config import FusionConfig
 from encoder.model import GeoEncoder
 from indexer.cells import load_hierarchy
 from indexer.hierarchy import Hierarchy
-from tests.training.conftest import SIZE
+from tests.training.conftest import SIZE, head_of
 from training.batches import Position, Share
 from training.config import Augmentation, DataConfig, FitConfig, ModelConfig, Negatives
 from training.data import PhotoSet
 from training.fit import build_encoder
-from training.heads import ClassifierHead, GeocellHead, Head
-from training.location_encoder import LocationEncoder, LocationHead
 from training.module import GeoModule
 
 WIDTH, BATCH, N = 16, 16, 40
@@ -60,7 +58,9 @@ def step_of(kind: str, tree: Hierarchy, share: Share) -> _Outcome:
     photos = some_photos(tree)
     encoder = build_encoder(CONFIG.model)
     awaken(encoder)
-    module = GeoModule(encoder, head_of(kind, tree, photos), config=CONFIG, share=share, position=Position(3, 1))
+    module = GeoModule(
+        encoder, head_of(kind, tree, photos, width=WIDTH), config=CONFIG, share=share, position=Position(3, 1)
+    )
     module.log = lambda *_, **__: None  # type: ignore[method-assign]  # there is no trainer to log to
     step: nn.Module = _Step(module)
     if share.processes > 1:
@@ -93,15 +93,6 @@ def awaken(encoder: GeoEncoder) -> None:
         for weight in encoder.parameters():
             if not weight.any():
                 weight.normal_(std=0.1)
-
-
-def head_of(kind: str, tree: Hierarchy, photos: PhotoSet) -> Head:
-    if kind == "classes":
-        return ClassifierHead(tree, WIDTH, seed=0)
-    if kind == "places":
-        places = LocationEncoder(WIDTH, scales=(1.0, 4.0), frequencies=8, hidden=16)
-        return LocationHead(places, photos.lat_deg, photos.lng_deg, queue=20)
-    return GeocellHead(tree, WIDTH, negatives=kind, seed=0)  # type: ignore[arg-type]
 
 
 def work(rank: int, hierarchy: Path, folder: Path) -> None:
