@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from indexer.manifest import code_version, package_versions
+from indexer.disk.manifest import code_version, package_versions
 
 RESULTS = Path(__file__).parent / "results"
 _PACKAGES = ("numpy", "duckdb", "pyarrow", "faiss-cpu", "faiss-gpu", "torch", "transformers", "s2sphere")

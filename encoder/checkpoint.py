@@ -21,7 +21,7 @@ from encoder.checkpoint_folder import HUB_PREFIX, encoder_digest
 from encoder.config import Preprocessing
 from encoder.hub import CONFIG_FILE, PROCESSOR_FILES, WEIGHTS_FILE, digest_of, fetch, read_json
 from encoder.model import GeoEncoder, GeoEncoderConfig
-from indexer.artifact import Draft, write_folder
+from indexer.disk.artifact import Draft, write_folder
 from indexer.errors import ArtifactError, InputError
 from indexer.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION, Geocells, save_geocells
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from encoder.hub import CONFIG_FILE, WEIGHTS_FILE, digest_of, read_json
-from indexer.artifact import Draft, write_folder
+from indexer.disk.artifact import Draft, write_folder
+from indexer.disk.manifest import MANIFEST, read_manifest
 from indexer.errors import ArtifactError
 from indexer.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION, Geocells, save_geocells
-from indexer.manifest import MANIFEST, read_manifest
 
 HUB_PREFIX = "hf:"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")

@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 
 from encoder.config import PICKLED_WEIGHTS
 from encoder.hub import CONFIG_FILE, PROCESSOR_FILES, WEIGHTS_FILE, fetch
-from indexer.artifact import check_target, write_folder
+from indexer.disk.artifact import check_target, write_folder
+from indexer.disk.manifest import file_digest
 from indexer.errors import InputError
-from indexer.manifest import file_digest
 
 KIND = "converted weights"
 SCHEMA_VERSION = 1

@@ -25,7 +25,7 @@ import pyarrow.parquet
 from encoder.class_maps import decode_map, encode_map
 from encoder.images import BadImage
 from encoder.map_lookup import KEY, PLACE, Place
-from indexer.artifact import write_file
+from indexer.disk.artifact import write_file
 from indexer.errors import ArtifactError
 from indexer.job_folder import OK
 

@@ -25,10 +25,10 @@ from encoder.config import MAX_CLASSES, SHARD_MAPS
 from encoder.images import BadImage
 from encoder.map_lookup import Lookup
 from encoder.map_shards import ShardDraft, index_path, mend, read_index, read_map, tar_path
-from indexer.artifact import check_target, explain_unwritable, is_temporary, place_file, remove_leftovers
+from indexer.disk.artifact import check_target, explain_unwritable, is_temporary, place_file, remove_leftovers
+from indexer.disk.lock import alone
+from indexer.disk.manifest import MANIFEST, Manifest, code_version, parse_manifest, write_manifest
 from indexer.errors import ArtifactError, BundleMismatch, InputError
-from indexer.lock import alone
-from indexer.manifest import MANIFEST, Manifest, code_version, parse_manifest, write_manifest
 
 log = logging.getLogger(__name__)
 

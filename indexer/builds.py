@@ -10,14 +10,14 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from indexer.artifact import explain_unwritable, remove_leftovers, temporary_folder
 from indexer.bundle import build_bundle, open_bundle
 from indexer.cells import hierarchy_manifest, load_hierarchy, save_hierarchy
+from indexer.disk.artifact import explain_unwritable, remove_leftovers, temporary_folder
+from indexer.disk.manifest import file_digest, manifest_digest
 from indexer.features import open_features
 from indexer.geocells import Geocells, load_geocells
 from indexer.leaf_index import IndexChoice
 from indexer.lineage import carry_over, lineage
-from indexer.manifest import file_digest, manifest_digest
 from indexer.prototypes import Placement, prototypes
 from indexer.recipe import S2Recipe
 from indexer.references import load_references

@@ -22,14 +22,14 @@ import numpy as np
 import pyarrow as pa
 
 from indexer import cells
-from indexer.artifact import Draft, write_folder
 from indexer.calibration import Calibration, Protocol, calibration_facts, calibrations_of
+from indexer.disk.artifact import Draft, write_folder
+from indexer.disk.manifest import MANIFEST, Manifest, check_sizes, manifest_digest, parse_manifest, verify_folder
 from indexer.errors import ArtifactError, BundleMismatch
 from indexer.faiss_index import Index, flat_index, is_exact, read_index, rows_of, write_index
 from indexer.geocells import Geocells, score_facts
 from indexer.hierarchy import Hierarchy
 from indexer.leaf_index import IndexChoice, build_leaf_index
-from indexer.manifest import MANIFEST, Manifest, check_sizes, manifest_digest, parse_manifest, verify_folder
 from indexer.references import load_references, save_references
 from indexer.scoring import ScoringModel, leaf_vectors
 from indexer.whitening import Transform

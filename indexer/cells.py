@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from indexer import s2
-from indexer.artifact import write_folder
+from indexer.disk.artifact import write_folder
+from indexer.disk.manifest import Manifest, file_digest, read_manifest
 from indexer.errors import ArtifactError
 from indexer.hierarchy import Hierarchy, Level
-from indexer.manifest import Manifest, file_digest, read_manifest
 
 KIND = "hierarchy"
 SCHEMA_VERSION = 1

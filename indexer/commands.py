@@ -49,9 +49,9 @@ def partition(
         labels: with --scheme labels, the columns that name the cells, coarsest first: continent,country,city.
         split: use only rows whose column `split` is this.
     """
-    from indexer.artifact import check_target
     from indexer.cells import save_hierarchy
-    from indexer.manifest import file_digest
+    from indexer.disk.artifact import check_target
+    from indexer.disk.manifest import file_digest
     from indexer.recipe import LabelRecipe, Recipe, S2Recipe
 
     check_target(out)
@@ -88,10 +88,10 @@ def update(*, hierarchy: Path, photos: Path, out: Path, split: str | None = None
     """
     import pyarrow.compute as pc
 
-    from indexer.artifact import check_target
     from indexer.cells import hierarchy_manifest, load_hierarchy, load_photo_places, save_hierarchy
+    from indexer.disk.artifact import check_target
+    from indexer.disk.manifest import file_digest, manifest_digest
     from indexer.lineage import RELATIONS, lineage
-    from indexer.manifest import file_digest, manifest_digest
     from indexer.recipe import recipe_of
 
     check_target(out)
@@ -256,7 +256,7 @@ def export(
         level: the level to write, 0 the coarsest; the finest by default.
         values: table (.parquet or .csv) with a column `key`, the cells' tokens, and values to write beside the cells.
     """
-    from indexer.artifact import check_file
+    from indexer.disk.artifact import check_file
     from indexer.export import CRS, cell_frame, file_format, write_frame
 
     kind = file_format(out)

@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
-from indexer.artifact import write_file
 from indexer.cells import cells_table
+from indexer.disk.artifact import write_file
 from indexer.errors import InputError, MissingBackend
 from indexer.hierarchy import Hierarchy, Level, s2_ids_of
 from indexer.polygons import cell_polygons

@@ -18,9 +18,9 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
+from indexer.disk.manifest import ROWS_MANIFEST, file_digest, manifest_digest, read_manifest
 from indexer.errors import ArtifactError, InputError
 from indexer.job_folder import OK, check_ended, in_order
-from indexer.manifest import ROWS_MANIFEST, file_digest, manifest_digest, read_manifest
 from indexer.tables import ROW, coordinates_of, names_of, read_columns, standard_names
 
 log = logging.getLogger(__name__)

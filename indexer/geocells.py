@@ -14,9 +14,9 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from indexer.artifact import Draft
+from indexer.disk.artifact import Draft
+from indexer.disk.manifest import Manifest, file_digest, read_manifest
 from indexer.errors import ArtifactError, BundleMismatch
-from indexer.manifest import Manifest, file_digest, read_manifest
 from indexer.whitening import Transform
 
 CHECKPOINT_KIND = "checkpoint"

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from indexer.artifact import sync
+from indexer.disk.artifact import sync
 from indexer.errors import ArtifactError
 
 Entry = Mapping[str, Any]  # one line

@@ -25,7 +25,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet
 
-from indexer.artifact import (
+from indexer.disk.artifact import (
     check_target,
     explain_full,
     explain_unwritable,
@@ -34,9 +34,9 @@ from indexer.artifact import (
     sync,
     temporary_folder,
 )
+from indexer.disk.lock import alone, is_held
+from indexer.disk.manifest import ROWS_MANIFEST, Manifest, code_version, file_digest, write_manifest
 from indexer.errors import ArtifactError, InputError, WorkError
-from indexer.lock import alone, is_held
-from indexer.manifest import ROWS_MANIFEST, Manifest, code_version, file_digest, write_manifest
 
 log = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from indexer.disk.manifest import ROWS_MANIFEST
 from indexer.errors import InputError
 from indexer.job_folder import Job, Mark, Totals, is_running, read_job, read_marks, totals_of
-from indexer.manifest import ROWS_MANIFEST
 from indexer.stages import Line
 
 _FILE = "_status.json"

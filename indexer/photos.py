@@ -25,9 +25,9 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
+from indexer.disk.manifest import file_digest
 from indexer.errors import InputError
 from indexer.folders import entries, files_below
-from indexer.manifest import file_digest
 from indexer.photo import IMAGE_SUFFIXES, FileRange, Photo, text_of
 from indexer.shards import COMPRESSED, SUFFIX, is_pattern, read_shards, shards_of
 from indexer.tables import (

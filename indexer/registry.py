@@ -14,12 +14,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from indexer.artifact import explain_unwritable, is_temporary, remove_version, replace_symlink
 from indexer.bundle import open_bundle, verify_bundle
+from indexer.disk.artifact import explain_unwritable, is_temporary, remove_version, replace_symlink
+from indexer.disk.lock import in_turn
+from indexer.disk.manifest import MANIFEST
 from indexer.errors import ArtifactError, InputError
 from indexer.history import Entry, append_entry, pins, publications, read_entries, trail
-from indexer.lock import in_turn
-from indexer.manifest import MANIFEST
 
 
 @dataclass(frozen=True, slots=True)

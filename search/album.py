@@ -19,9 +19,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet
 
+from indexer.disk.manifest import file_digest
 from indexer.errors import InputError
 from indexer.features import FeatureBatch, FeatureSource
-from indexer.manifest import file_digest
 from indexer.tables import names_of, read_columns, shown
 from indexer.vectors import CellSums
 from search.answers import answers_of, laid_out

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from indexer import s2
-from indexer.artifact import write_file
+from indexer.disk.artifact import write_file
 from indexer.geo import lat_lng
 from indexer.hierarchy import Hierarchy
 from search.page import data_uri, page, table, table_row

@@ -20,7 +20,7 @@ import pyarrow.parquet
 from encoder.config import MAX_PIXELS
 from encoder.images import BadImage, decode
 from encoder.reading import ReadLimits, read_bytes
-from indexer.artifact import write_folder
+from indexer.disk.artifact import write_folder
 from indexer.errors import InputError
 from indexer.features import FeatureSource, joined
 from indexer.geo import haversine_km

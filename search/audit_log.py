@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from indexer.artifact import explain_full, explain_unwritable
+from indexer.disk.artifact import explain_full, explain_unwritable
 from indexer.uris import masked
 
 

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from indexer.bundle import Bundle
+from indexer.disk.manifest import file_digest
 from indexer.errors import InputError
 from indexer.faiss_index import flat_index
-from indexer.manifest import file_digest
 from indexer.places import countries
 from indexer.scoring import leaf_vectors
 from search.found import Hits, Search

@@ -67,8 +67,8 @@ def evaluate(
     """
     import tempfile
 
-    from indexer.artifact import check_target
     from indexer.calibration import PROTOCOL_TEXTS
+    from indexer.disk.artifact import check_target
     from search.bootstrap import Resampling
     from search.evaluate import compare, evaluate_photos, leave_out
     from search.evaluation_report import Against, evaluation_data, evaluation_text
@@ -163,7 +163,7 @@ def audit(
         workers: threads that read and decode photos.
         read: which photos are read.
     """
-    from indexer.artifact import check_target
+    from indexer.disk.artifact import check_target
     from indexer.features import open_features
     from indexer.photos import open_photos
     from indexer.progress import track

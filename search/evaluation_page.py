@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
-from indexer.artifact import write_folder
+from indexer.disk.artifact import write_folder
 from indexer.places import countries_of, nearest_cities
 from search.evaluate import Evaluation
 from search.evaluation_report import Against

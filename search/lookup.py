@@ -11,7 +11,7 @@ from typing import Any
 
 import duckdb
 
-from indexer.artifact import check_file, explain_full, place_file
+from indexer.disk.artifact import check_file, explain_full, place_file
 from indexer.errors import ArtifactError, InputError
 from indexer.job_folder import check_ended, part_files
 from search.photo_names import file_name, stem

@@ -9,7 +9,7 @@ from PIL import Image
 from encoder.images import BadImage, decode
 from encoder.options import ReadOptions
 from encoder.reading import read_bytes
-from indexer.artifact import check_file
+from indexer.disk.artifact import check_file
 from indexer.errors import InputError
 from indexer.hierarchy import Hierarchy
 from indexer.photos import Photo

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from indexer.artifact import explain_full
+from indexer.disk.artifact import explain_full
 from indexer.job_folder import Job, Mark, totals_of
 from indexer.progress import per_second
 from indexer.stages import Meter

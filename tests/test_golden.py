@@ -11,8 +11,8 @@ from encoder.images import BadImage
 from encoder.segmentation_cache import open_cache
 from indexer.bundle import verify_bundle
 from indexer.cells import KIND, SCHEMA_VERSION, load_hierarchy, load_photo_places
+from indexer.disk.manifest import read_manifest, verify_folder
 from indexer.features import open_features, read_features
-from indexer.manifest import read_manifest, verify_folder
 from indexer.registry import Registry
 from search.answers import answer_table
 from search.engine import Engine

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io import CheckpointIO
 
-from indexer.artifact import explain_full, place_file, remove_leftovers
+from indexer.disk.artifact import explain_full, place_file, remove_leftovers
 from indexer.errors import ArtifactError
 
 _DAMAGED = (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError, FileNotFoundError)

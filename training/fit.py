@@ -23,11 +23,11 @@ from encoder.device import choose_device
 from encoder.encode import MapSource, check_maps
 from encoder.model import GeoEncoder, GeoEncoderConfig
 from encoder.segmentation_cache import MapOrigin, open_cache
-from indexer.artifact import Draft
 from indexer.cells import load_hierarchy
+from indexer.disk.artifact import Draft
+from indexer.disk.manifest import manifest_digest
 from indexer.errors import InputError
 from indexer.hierarchy import Hierarchy
-from indexer.manifest import manifest_digest
 from indexer.photos import open_photos
 from indexer.progress import track
 from indexer.references import save_references

@@ -18,15 +18,15 @@ import numpy as np
 import torch
 
 from encoder.checkpoint_folder import encoder_digest, encoder_width, save_geocells_checkpoint
-from indexer.artifact import Draft, check_target
 from indexer.cells import load_hierarchy
+from indexer.disk.artifact import Draft, check_target
+from indexer.disk.manifest import file_digest, manifest_digest
 from indexer.errors import BundleMismatch, InputError
 from indexer.features import FeatureSource, open_features
 from indexer.geo import Accuracy, accuracy
 from indexer.geocells import Geocells, load_geocells
 from indexer.hierarchy import Hierarchy
 from indexer.lineage import carry_over
-from indexer.manifest import file_digest, manifest_digest
 from indexer.progress import track
 from indexer.prototypes import Placed, Placement, joined_placed, no_photo, placed_batches, prototypes
 from indexer.references import save_references

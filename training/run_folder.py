@@ -21,10 +21,10 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
-from indexer.artifact import check_target, write_file
+from indexer.disk.artifact import check_target, write_file
+from indexer.disk.lock import alone, is_held
+from indexer.disk.manifest import code_version, package_versions
 from indexer.errors import ArtifactError, InputError
-from indexer.lock import alone, is_held
-from indexer.manifest import code_version, package_versions
 from training.config import FitConfig
 
 log = logging.getLogger(__name__)

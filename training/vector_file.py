@@ -10,7 +10,7 @@ from typing import Self
 
 import numpy as np
 
-from indexer.artifact import explain_unwritable
+from indexer.disk.artifact import explain_unwritable
 from indexer.prototypes import Placed
 from indexer.whitening import Transform
 from training.holding_out import name_keys

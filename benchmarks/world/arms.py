@@ -23,10 +23,10 @@ from jsonargparse import ArgumentParser
 from benchmarks.world.generator import SPLITS, WorldConfig, generate
 from encoder.crops import normalise
 from encoder.model import GeoEncoder
-from indexer.artifact import write_file
+from indexer.disk.artifact import write_file
+from indexer.disk.manifest import code_version
 from indexer.geo import haversine_km
 from indexer.hierarchy import Hierarchy, build_hierarchy, sorted_ids
-from indexer.manifest import code_version
 from indexer.photos import read_coordinates
 from indexer.rule import PartitionRule
 from training.commands import fit as fit_command

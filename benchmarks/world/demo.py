@@ -28,9 +28,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.world.generator import WorldConfig, generate
-from indexer.artifact import explain_unwritable
+from indexer.disk.artifact import explain_unwritable
+from indexer.disk.manifest import code_version
 from indexer.errors import GeoError, InputError, WorkError
-from indexer.manifest import code_version
 from indexer.progress import track
 
 if TYPE_CHECKING:

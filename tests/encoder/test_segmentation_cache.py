@@ -23,7 +23,7 @@ from encoder import segmentation_cache
 from encoder.class_maps import decode_map
 from encoder.images import BadImage
 from encoder.segmentation_cache import MapOrigin, check_cache, content_digest, open_cache, write_cache
-from indexer.artifact import write_folder
+from indexer.disk.artifact import write_folder
 from indexer.errors import ArtifactError, BundleMismatch, InputError
 from tests.kills import KILLED, die_after, forks
 

@@ -11,10 +11,10 @@ import pytest
 from indexer import cells
 from indexer.bundle import LEAVES_FILE, Bundle, build_bundle, level_file, open_bundle, verify_bundle
 from indexer.cells import CELLS_FILE
+from indexer.disk.manifest import MANIFEST, manifest_digest, verify_folder
 from indexer.errors import ArtifactError, BundleMismatch
 from indexer.faiss_index import read_index, rows_of
 from indexer.hierarchy import Hierarchy
-from indexer.manifest import MANIFEST, manifest_digest, verify_folder
 from indexer.scoring import log_product
 from tests.conftest import random_geocells, unit_rows
 
@@ -126,7 +126,7 @@ def test_a_disk_that_fails_is_a_fault_of_the_file(bundle: Bundle, monkeypatch: p
     def fail(path: Path) -> str:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("indexer.manifest.file_digest", fail)
+    monkeypatch.setattr("indexer.disk.manifest.file_digest", fail)
     faults = verify_folder(bundle.path, bundle.manifest)
     assert len(faults) == len(bundle.manifest.files)
     assert all("cannot be read (Input/output error)" in fault for fault in faults)

@@ -17,9 +17,9 @@ from indexer.cells import (
     save_hierarchy,
     write_cells,
 )
+from indexer.disk.manifest import read_manifest
 from indexer.errors import ArtifactError, InputError
 from indexer.hierarchy import Hierarchy
-from indexer.manifest import read_manifest
 
 
 def test_save_and_load_are_inverse(hierarchy: Hierarchy, hierarchy_folder: Path) -> None:

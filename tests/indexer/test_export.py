@@ -94,7 +94,7 @@ def test_geojson_is_as_rfc_7946_wants_it(hierarchy_folder: Path, tmp_path: Path)
 def test_cells_of_a_registry_by_version_or_the_current_one(
     hierarchy: Hierarchy, hierarchy_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from indexer.artifact import write_folder
+    from indexer.disk.artifact import write_folder
 
     with write_folder(tmp_path / "C", kind=CHECKPOINT_KIND, schema_version=CHECKPOINT_SCHEMA_VERSION) as draft:
         save_geocells(draft, random_geocells(hierarchy, 8, seed=0))

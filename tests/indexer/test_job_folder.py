@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from indexer.disk.manifest import file_digest, read_manifest
 from indexer.errors import ArtifactError, InputError, WorkError
 from indexer.job_folder import (
     Job,
@@ -33,7 +34,6 @@ from indexer.job_folder import (
     read_marks,
     totals_of,
 )
-from indexer.manifest import file_digest, read_manifest
 from tests.kills import KILLED, ROOT, forks
 
 JOB = Job("rows", 1, {"size": 3, "limits": {"schemes": ("file", "s3")}}, {"photos": "a" * 64, "maps": None})

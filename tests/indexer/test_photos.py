@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+from indexer.disk.manifest import file_digest
 from indexer.errors import InputError
-from indexer.manifest import file_digest
 from indexer.photos import FileRange, Photo, listed_photos, open_photos, read_coordinates, read_photos
 from indexer.uris import SCHEMES
 

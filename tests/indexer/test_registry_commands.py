@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from indexer.artifact import write_folder
+from indexer.disk.artifact import write_folder
 from indexer.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION, save_geocells
 from indexer.hierarchy import Hierarchy
 from tests.conftest import random_geocells

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from indexer.artifact import write_folder
 from indexer.bundle import open_bundle, verify_bundle
 from indexer.cells import load_hierarchy
+from indexer.disk.artifact import write_folder
 from indexer.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION, save_geocells
 from indexer.hierarchy import Hierarchy
 from indexer.registry import Registry

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+from indexer.disk.manifest import read_manifest
 from indexer.errors import InputError
 from indexer.features import open_features
-from indexer.manifest import read_manifest
 from indexer.photos import open_photos
 from search import audit as module
 from search.audit import KIND, SCHEMA_VERSION, AuditConfig, audit

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
+from indexer.disk.manifest import read_manifest
 from indexer.errors import InputError
-from indexer.manifest import read_manifest
 from search.bootstrap import Resampling
 from search.evaluate import Evaluation, compare
 from search.evaluation_page import KIND, SCHEMA_VERSION, write_evaluation

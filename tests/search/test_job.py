@@ -10,10 +10,10 @@ import pyarrow.parquet
 import pytest
 
 from indexer import s2
+from indexer.disk.manifest import ROWS_MANIFEST, read_manifest
 from indexer.errors import BundleMismatch, InputError, WorkError
 from indexer.features import FeatureBatch, open_features
 from indexer.job_folder import check_ended
-from indexer.manifest import ROWS_MANIFEST, read_manifest
 from indexer.shard_cut import WHOLE
 from indexer.stages import Line
 from search import job

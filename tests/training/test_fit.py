@@ -28,10 +28,10 @@ from encoder.encode import PhotoEncoder
 from indexer.bundle import open_bundle
 from indexer.cells import load_hierarchy
 from indexer.cli import main
+from indexer.disk.manifest import file_digest, manifest_digest
 from indexer.errors import ArtifactError, InputError, WorkError
 from indexer.geo import haversine_km
 from indexer.geocells import load_geocells
-from indexer.manifest import file_digest, manifest_digest
 from indexer.photos import open_photos
 from indexer.prototypes import Placement
 from indexer.references import load_references

@@ -257,9 +257,9 @@ def test_a_level_with_one_cell_says_nothing_and_does_no_harm(folder: Path, world
 
 
 def test_features_of_another_encoder_are_refused(folder: Path, checkpoint: Path, tmp_path: Path) -> None:
-    from indexer.artifact import write_folder
+    from indexer.disk.artifact import write_folder
+    from indexer.disk.manifest import ROWS_MANIFEST
     from indexer.features import KIND, SCHEMA_VERSION
-    from indexer.manifest import ROWS_MANIFEST
 
     with write_folder(tmp_path / "F", kind=KIND, schema_version=SCHEMA_VERSION, manifest_name=ROWS_MANIFEST) as draft:
         shutil.copy(folder / "F" / "part-00.parquet", draft.path)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from indexer.artifact import (
+from indexer.disk.artifact import (
     Draft,
     check_file,
     check_target,
@@ -20,14 +20,14 @@ from indexer.artifact import (
     write_file,
     write_folder,
 )
+from indexer.disk.manifest import manifest_digest
 from indexer.errors import InputError, WorkError
-from indexer.manifest import manifest_digest
 from tests.indexer.conftest import write
 
 WRITER = """
 import sys, time
 from pathlib import Path
-from indexer.artifact import write_folder
+from indexer.disk.artifact import write_folder
 with write_folder(Path(sys.argv[1]), kind="thing", schema_version=1) as draft:
     (draft.path / "a.bin").write_bytes(b"x" * 1000)
     print("writing", flush=True)
@@ -158,7 +158,7 @@ def test_a_symlink_is_replaced_in_one_step(tmp_path: Path) -> None:
 def test_a_link_left_by_a_dead_process_of_our_number_is_no_obstacle(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("indexer.artifact._counter", itertools.repeat(5))
+    monkeypatch.setattr("indexer.disk.artifact._counter", itertools.repeat(5))
     (tmp_path / f"current.tmp-{os.getpid()}-5").symlink_to("gone")
     replace_symlink(tmp_path / "current", "a")
     assert [path.name for path in tmp_path.iterdir()] == ["current"]

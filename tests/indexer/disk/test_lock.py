@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from indexer import lock as locks
+from indexer.disk import lock as locks
+from indexer.disk.lock import alone, in_turn, is_held
 from indexer.errors import InputError
-from indexer.lock import alone, in_turn, is_held
 
 SPAWN = multiprocessing.get_context("spawn")
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from indexer.disk.manifest import MANIFEST, read_manifest, verify_folder
 from indexer.errors import ArtifactError
-from indexer.manifest import MANIFEST, read_manifest, verify_folder
 from tests.indexer.conftest import write
 
 

@@ -1,7 +1,7 @@
 """Folders and files that are whole or absent.
 
 A folder is written as a sibling `<name>.tmp-<pid>-<n>`, synced, and renamed into place; its manifest
-(`indexer.manifest`) is written last. POSIX only: the temporary folder of a dead process is told from that of a living
+(`indexer.disk.manifest`) is written last. POSIX only: the temporary folder of a dead process is told from that of a living
 one by `flock`, which the kernel releases on death.
 """
 
@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from indexer.disk.manifest import MANIFEST, Manifest, code_version, entries_of, write_manifest
 from indexer.errors import GeoError, InputError, WorkError
-from indexer.manifest import MANIFEST, Manifest, code_version, entries_of, write_manifest
 
 _VERSION_STEM = "version"  # of the temporary names of folders that are named by digest
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from indexer.artifact import write_folder
 from indexer.bundle import build_bundle, verify_bundle
 from indexer.cells import load_hierarchy
+from indexer.disk.artifact import write_folder
 from indexer.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION, save_geocells
 from indexer.hierarchy import Hierarchy
 from indexer.registry import Registry
