@@ -17,7 +17,7 @@ import s2sphere
 from jsonargparse import ArgumentParser
 
 from benchmarks.harness import Child, Report, run_command, timed
-from indexer import s2
+from indexer.earth import s2
 from indexer.paper import TAU_MAX, TAU_MIN
 
 MP16_PHOTOS = 4_700_000

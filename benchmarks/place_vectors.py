@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from indexer.geo import EARTH_RADIUS_KM, unit_vectors
+from indexer.earth.geo import EARTH_RADIUS_KM, unit_vectors
 from indexer.geocells import Geocells
 from indexer.hierarchy import Hierarchy, Level
 from indexer.vectors import unit_rows

@@ -12,8 +12,8 @@ from benchmarks.harness import Timing, timed
 from benchmarks.partition import photo_places
 from benchmarks.place_vectors import STANDS_FOR, PlaceVectors
 from encoder.device import multiplies_bfloat16
+from indexer.earth.geo import EARTH_RADIUS_KM, chords_to_km
 from indexer.faiss_index import flat_index, search_index
-from indexer.geo import EARTH_RADIUS_KM, chords_to_km
 from indexer.hierarchy import build_hierarchy, sorted_ids
 from indexer.leaf_index import best_of_all, choose_beam, list_index, tree_lists
 from indexer.paper import TAU_MAX

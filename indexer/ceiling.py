@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from indexer import geo
-from indexer.geo import Accuracy, accuracy
+from indexer.earth import geo
+from indexer.earth.geo import Accuracy, accuracy
 from indexer.hierarchy import Hierarchy
 from indexer.paper import THRESHOLDS_KM
 

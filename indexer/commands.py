@@ -192,8 +192,8 @@ def build(
             inherited from keeps its own.
         no_publish: write the version without making it current.
     """
-    from indexer import s2
     from indexer.builds import Build, from_checkpoint, from_features, from_version, partition_photos
+    from indexer.earth import s2
     from indexer.leaf_index import IndexChoice
     from indexer.registry import Registry
 

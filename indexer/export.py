@@ -16,9 +16,9 @@ import pyarrow.parquet
 
 from indexer.cells import cells_table
 from indexer.disk.artifact import write_file
+from indexer.earth.polygons import cell_polygons
 from indexer.errors import InputError, MissingBackend
 from indexer.hierarchy import Hierarchy, Level, s2_ids_of
-from indexer.polygons import cell_polygons
 
 try:
     import geopandas

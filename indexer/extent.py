@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from indexer import geo, s2
+from indexer.earth import geo, s2
 
 _CHUNK = 1 << 18  # photos worked on at once: what is held for them stays in a processor's cache
 

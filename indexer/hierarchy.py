@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from indexer import s2
+from indexer.earth import s2
+from indexer.earth.places import nearest_cities
 from indexer.errors import InputError
 from indexer.extent import Extent, Runs, extents
 from indexer.medoids import medoids
 from indexer.partition import partition, photo_ranges
-from indexer.places import nearest_cities
 from indexer.rule import PartitionRule
 
 SEPARATOR = "/"  # between the labels of a path

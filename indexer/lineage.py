@@ -16,7 +16,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 
-from indexer import geo, s2
+from indexer.earth import geo, s2
 from indexer.errors import InputError
 from indexer.geocells import Geocells, inherit
 from indexer.hierarchy import Hierarchy, Level

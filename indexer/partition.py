@@ -7,7 +7,7 @@ back into splitting, so with one tau_min and falling tau_max the partitions are 
 
 import numpy as np
 
-from indexer import s2
+from indexer.earth import s2
 from indexer.rule import PartitionRule
 
 

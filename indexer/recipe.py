@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
-from indexer import s2
+from indexer.earth import s2
 from indexer.errors import ArtifactError, InputError
 from indexer.hierarchy import Hierarchy, build_hierarchy, sorted_ids
 from indexer.labels import build_label_hierarchy

@@ -18,8 +18,8 @@ import pyarrow.csv
 import pyarrow.fs
 import pyarrow.parquet
 
+from indexer.earth.geo import check_coordinates
 from indexer.errors import InputError
-from indexer.geo import check_coordinates
 from indexer.uris import MASKS, file_system, is_uri, local_path, masked, path_of, reading
 
 ROW = "row of the table"  # a column that is added: the row's number in its file, whatever is left out

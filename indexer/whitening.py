@@ -19,7 +19,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from indexer import geo
+from indexer.earth import geo
 from indexer.errors import ArtifactError, InputError
 from indexer.vectors import CellSums, check_cells, check_vectors, unit_rows
 

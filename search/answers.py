@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from indexer import s2
+from indexer.earth import s2
 from indexer.features import FeatureBatch
 from search.engine import Areas, Engine
 from search.found import Hits

@@ -21,9 +21,9 @@ from encoder.config import MAX_PIXELS
 from encoder.images import BadImage, decode
 from encoder.reading import ReadLimits, read_bytes
 from indexer.disk.artifact import write_folder
+from indexer.earth.geo import haversine_km
 from indexer.errors import InputError
 from indexer.features import FeatureSource, joined
-from indexer.geo import haversine_km
 from indexer.photo import Photo
 from indexer.photos import PhotoSource
 from search.duplicates import (

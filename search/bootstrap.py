@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from indexer.earth.geo import FARTHEST_KM
 from indexer.errors import InputError
-from indexer.geo import FARTHEST_KM
 from search.metrics import geoscore
 
 _BLOCK = 1 << 21  # draws held at once: 16 MB an array

@@ -32,9 +32,9 @@ from encoder.device import choose_device
 from indexer.bundle import Bundle, calibrated_bundle
 from indexer.calibration import Calibration, Protocol
 from indexer.disk.manifest import file_digest
+from indexer.earth.geo import haversine_km, lat_lng, unit_vectors
 from indexer.errors import InputError
 from indexer.features import FeatureSource, open_features
-from indexer.geo import haversine_km, lat_lng, unit_vectors
 from indexer.hierarchy import Hierarchy
 from indexer.labels import label_columns, locate_labels
 from indexer.level_weights import fit_level_weights

@@ -17,9 +17,9 @@ import numpy as np
 
 from indexer.bundle import Bundle
 from indexer.disk.manifest import file_digest
+from indexer.earth.places import countries
 from indexer.errors import InputError
 from indexer.faiss_index import flat_index
-from indexer.places import countries
 from indexer.scoring import leaf_vectors
 from search.found import Hits, Search
 from search.posterior import Posterior
@@ -103,7 +103,7 @@ def _is_file_name(text: str) -> bool:
 def _in_region(cells: NamedCells, text: str, option: str, *, wholly: bool) -> np.ndarray:
     """Which cells lie in a region, wholly or with some part: (C,) bool."""
     if _is_file_name(text) or _BOX.fullmatch(text):
-        import indexer.polygons  # noqa: F401 (it says what to install where shapely is missing)
+        import indexer.earth.polygons  # noqa: F401 (it says what to install where shapely is missing)
         from search.region_shapes import box, in_shape, polygons  # the extra is asked for by those who use it
 
         shape = polygons(Path(text), option) if _is_file_name(text) else box(text, option)

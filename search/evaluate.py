@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
-from indexer import s2
-from indexer.geo import haversine_km
+from indexer.earth import s2
+from indexer.earth.geo import haversine_km
+from indexer.earth.places import countries_of
 from indexer.paper import THRESHOLDS_KM
 from indexer.photos import PhotoTable
-from indexer.places import countries_of
 from search.bootstrap import Intervals, Resampling, intervals, paired_intervals
 from search.findings import listed_photos
 from search.ground_truth import read_truth

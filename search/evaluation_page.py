@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from indexer.disk.artifact import write_folder
-from indexer.places import countries_of, nearest_cities
+from indexer.earth.places import countries_of, nearest_cities
 from search.evaluate import Evaluation
 from search.evaluation_report import Against
 from search.metrics import AREAS_KM2

@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
-from indexer import s2
-from indexer.geo import EARTH_RADIUS_KM, accuracy
+from indexer.earth import s2
+from indexer.earth.geo import EARTH_RADIUS_KM, accuracy
 from indexer.paper import THRESHOLDS_KM
 
 # GeoScore as OpenStreetView-5M has it (Astruc et al., CVPR 2024, section 4; after the game GeoGuessr).

@@ -19,8 +19,8 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from indexer.geo import EARTH_RADIUS_KM, FARTHEST_KM, lat_lng, unit_vectors
-from indexer.places import gazetteer
+from indexer.earth.geo import EARTH_RADIUS_KM, FARTHEST_KM, lat_lng, unit_vectors
+from indexer.earth.places import gazetteer
 from search.metrics import EARTH_AREA_KM2
 
 # An upper limit of the error in km, how a legend says it, and the colour.

@@ -11,8 +11,8 @@ from functools import cached_property
 import numpy as np
 
 from indexer.bundle import Bundle
+from indexer.earth.places import nearest_cities
 from indexer.errors import InputError
-from indexer.places import nearest_cities
 from search.modes import WITHIN_KM, PointName
 from search.posterior import Posterior
 from search.radii import LeafDiscs, heaviest_leaves

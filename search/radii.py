@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from indexer.geo import EARTH_RADIUS_KM, FARTHEST_KM, chords_to_km, unit_vectors
+from indexer.earth.geo import EARTH_RADIUS_KM, FARTHEST_KM, chords_to_km, unit_vectors
 from indexer.hierarchy import Level
 from search.posterior import Posterior
 

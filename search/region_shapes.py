@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import shapely
 
+from indexer.earth.polygons import cell_polygons
 from indexer.errors import InputError
-from indexer.polygons import cell_polygons
 from search.precision_cap import NamedCells
 
 

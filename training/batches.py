@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 
-from indexer.geo import unit_vectors
+from indexer.earth.geo import unit_vectors
 
 
 class Truth(NamedTuple):

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from indexer.geo import haversine_km
+from indexer.earth.geo import haversine_km
 from indexer.geocells import Geocells
 from indexer.hierarchy import Hierarchy
 from indexer.level_weights import check_enough, fit_level_weights

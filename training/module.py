@@ -12,8 +12,8 @@ import torch
 
 from encoder.crops import normalise
 from encoder.model import GeoEncoder
+from indexer.earth.geo import Accuracy, accuracy, haversine_km
 from indexer.errors import WorkError
-from indexer.geo import Accuracy, accuracy, haversine_km
 from training.augment import Changes, augment
 from training.batches import Part, Position, Share, Truth, ValidationPart
 from training.config import FitConfig

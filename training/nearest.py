@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from indexer.geo import haversine_km
+from indexer.earth.geo import haversine_km
 
 _BLOCK = 256  # photos answered at once: bounds memory at _BLOCK x N similarities
 

@@ -21,9 +21,9 @@ from encoder.checkpoint_folder import encoder_digest, encoder_width, save_geocel
 from indexer.cells import load_hierarchy
 from indexer.disk.artifact import Draft, check_target
 from indexer.disk.manifest import file_digest, manifest_digest
+from indexer.earth.geo import Accuracy, accuracy
 from indexer.errors import BundleMismatch, InputError
 from indexer.features import FeatureSource, open_features
-from indexer.geo import Accuracy, accuracy
 from indexer.geocells import Geocells, load_geocells
 from indexer.hierarchy import Hierarchy
 from indexer.lineage import carry_over

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from benchmarks.world.arms import Run
-from indexer.geo import Accuracy, accuracy
+from indexer.earth.geo import Accuracy, accuracy
 from search.bootstrap import Interval, Intervals, Resampling, paired_intervals
 from search.published import PUBLISHED_KM
 

@@ -47,7 +47,7 @@ from benchmarks.world.ablation_table import (
 from benchmarks.world.arms import SEEDS, Arm, Preset, Run, Stage, errors_km, learnt, make_runs, vectors_of
 from benchmarks.world.generator import WorldConfig
 from encoder.model import GeoEncoder
-from indexer.geo import accuracy, haversine_km
+from indexer.earth.geo import accuracy, haversine_km
 from search.bootstrap import Resampling
 from search.published import ABLATIONS, PUBLISHED_KM, TABLES
 from training.config import ModelConfig, Negatives

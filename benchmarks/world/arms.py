@@ -25,7 +25,7 @@ from encoder.crops import normalise
 from encoder.model import GeoEncoder
 from indexer.disk.artifact import write_file
 from indexer.disk.manifest import code_version
-from indexer.geo import haversine_km
+from indexer.earth.geo import haversine_km
 from indexer.hierarchy import Hierarchy, build_hierarchy, sorted_ids
 from indexer.photos import read_coordinates
 from indexer.rule import PartitionRule

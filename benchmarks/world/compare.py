@@ -12,11 +12,11 @@ from PIL import Image
 from benchmarks.world import methods
 from benchmarks.world.baselines import pixel_nearest, random_places
 from benchmarks.world.results import FINEST, ORACLE, OURS, PIXELS, RANDOM, Answers, Places
+from indexer.earth.places import nearest_cities
 from indexer.errors import WorkError
 from indexer.features import read_features
 from indexer.hierarchy import Level
 from indexer.photos import PhotoTable, read_photos
-from indexer.places import nearest_cities
 from search.bootstrap import Resampling
 from search.engine import Engine
 from search.evaluate import evaluate

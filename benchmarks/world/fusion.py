@@ -29,7 +29,7 @@ from benchmarks.world.generator import WorldConfig
 from encoder.config import FusionConfig
 from encoder.fusion import SegmentationTokens
 from encoder.model import GeoEncoder, GeoEncoderConfig
-from indexer.geo import Accuracy, accuracy
+from indexer.earth.geo import Accuracy, accuracy
 from training.config import ModelConfig
 from training.data import PhotoSet
 from training.fit import build_encoder

@@ -20,8 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageFilter
 
+from indexer.earth.geo import lat_lng, unit_vectors
 from indexer.errors import InputError
-from indexer.geo import lat_lng, unit_vectors
 
 SPLITS = ("train", "validation", "test")
 

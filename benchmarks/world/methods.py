@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from indexer.earth.geo import unit_vectors
 from indexer.faiss_index import rows_of
-from indexer.geo import unit_vectors
 from indexer.hierarchy import Hierarchy
 from indexer.scoring import ScoringModel, log_product
 from search.engine import Engine

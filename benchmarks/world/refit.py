@@ -26,7 +26,7 @@ from jsonargparse import ArgumentParser
 from benchmarks.harness import Child, Report, run_command
 from benchmarks.world.demo import FULL, QUICK, Preset
 from benchmarks.world.generator import generate
-from indexer.geo import accuracy
+from indexer.earth.geo import accuracy
 from search.bootstrap import Interval, Resampling, mean_interval
 from search.evaluate import evaluate
 from training.run_folder import CHECKPOINT

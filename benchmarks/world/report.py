@@ -26,7 +26,7 @@ from benchmarks.world.results import (
     errors_km,
     goals,
 )
-from indexer.geo import Accuracy
+from indexer.earth.geo import Accuracy
 from search.pictures import accuracy_curve
 
 _MAP_SAMPLE = 350  # lines on the map: more hide each other

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.world.methods import OrderCheck
-from indexer.geo import Accuracy, accuracy, haversine_km
+from indexer.earth.geo import Accuracy, accuracy, haversine_km
 from search.reliability import Coverage, Reliability
 
 OURS, FINEST, PIXELS, RANDOM, ORACLE = "ours", "finest_only", "pixel_nn", "random", "oracle_cell"

@@ -21,8 +21,8 @@ from benchmarks.world.generator import (
     sample_nearest,
     tile_coordinates,
 )
+from indexer.earth.geo import EARTH_RADIUS_KM, haversine_km
 from indexer.errors import InputError
-from indexer.geo import EARTH_RADIUS_KM, haversine_km
 
 SMALL = WorldConfig(n_train=300, n_validation=20, n_test=30, seed=5)
 DEGREE_KM = EARTH_RADIUS_KM * math.pi / 180

@@ -14,8 +14,8 @@ from benchmarks.world.methods import (
     oracle_leaves,
 )
 from indexer.bundle import build_bundle, open_bundle
+from indexer.earth.geo import haversine_km
 from indexer.faiss_index import flat_index
-from indexer.geo import haversine_km
 from indexer.geocells import Geocells
 from indexer.hierarchy import Hierarchy, build_hierarchy, sorted_ids
 from indexer.rule import PartitionRule

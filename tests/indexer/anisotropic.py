@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from indexer import geo
+from indexer.earth import geo
 from indexer.hierarchy import Hierarchy, build_hierarchy, sorted_ids
 from indexer.rule import PartitionRule
 

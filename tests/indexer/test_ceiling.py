@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from indexer import geo
 from indexer.ceiling import ceilings
+from indexer.earth import geo
 from indexer.hierarchy import Hierarchy
 from tests.conftest import clustered_points
 

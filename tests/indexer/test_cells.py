@@ -7,7 +7,6 @@ import duckdb
 import numpy as np
 import pytest
 
-from indexer import s2
 from indexer.cells import (
     CELLS_FILE,
     PHOTOS_FILE,
@@ -18,6 +17,7 @@ from indexer.cells import (
     write_cells,
 )
 from indexer.disk.manifest import read_manifest
+from indexer.earth import s2
 from indexer.errors import ArtifactError, InputError
 from indexer.hierarchy import Hierarchy
 

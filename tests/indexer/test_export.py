@@ -14,10 +14,10 @@ import pytest
 import shapely
 
 from indexer.cells import load_hierarchy
+from indexer.earth.polygons import cell_polygons
 from indexer.export import COLUMNS, CRS, cell_frame, write_frame
 from indexer.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION, save_geocells
 from indexer.hierarchy import Hierarchy
-from indexer.polygons import cell_polygons
 from tests.conftest import random_geocells
 from tests.indexer.conftest import indexer
 
@@ -241,7 +241,9 @@ def test_label_trees_have_nothing_to_draw(
     assert "are labels (split): they have no borders" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("package", "module"), [("geopandas", "indexer.export"), ("shapely", "indexer.polygons")])
+@pytest.mark.parametrize(
+    ("package", "module"), [("geopandas", "indexer.export"), ("shapely", "indexer.earth.polygons")]
+)
 def test_a_missing_package_is_named_with_the_command_that_brings_it(
     hierarchy_folder: Path,
     tmp_path: Path,

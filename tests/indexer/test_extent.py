@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexer import extent, geo, s2
+from indexer import extent
+from indexer.earth import geo, s2
 from indexer.extent import Runs, extents
 from tests.conftest import clustered_points
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import s2sphere
 
-from indexer import geo, s2
+from indexer.earth import geo, s2
 from indexer.errors import InputError
 from indexer.hierarchy import Hierarchy, build_hierarchy, describe, sorted_ids
 from indexer.rule import PartitionRule

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexer import geo, s2
+from indexer.earth import geo, s2
 from indexer.errors import InputError
 from indexer.hierarchy import Hierarchy, describe
 from indexer.labels import build_label_hierarchy, label_columns, locate_labels

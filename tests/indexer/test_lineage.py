@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 import s2sphere
 
-from indexer import geo
+from indexer.earth import geo
 from indexer.errors import InputError
 from indexer.geocells import Geocells
 from indexer.hierarchy import Hierarchy, build_hierarchy, sorted_ids

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexer import geo
+from indexer.earth import geo
 from indexer.errors import InputError
 from indexer.geocells import Geocells, inherit
 from indexer.hierarchy import Hierarchy

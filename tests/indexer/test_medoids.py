@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexer import s2
+from indexer.earth import s2
+from indexer.earth.geo import haversine_km
 from indexer.extent import Runs
-from indexer.geo import haversine_km
 from indexer.medoids import EXACT, medoids
 
 

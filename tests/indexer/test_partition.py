@@ -8,7 +8,7 @@ import s2sphere
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexer import s2
+from indexer.earth import s2
 from indexer.errors import InputError
 from indexer.paper import TAU_MAX
 from indexer.partition import count, partition, photo_ranges

@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from indexer import s2
+from indexer.earth import s2
+from indexer.earth.geo import haversine_km
 from indexer.errors import InputError
-from indexer.geo import haversine_km
 from search.bootstrap import Resampling
 from search.evaluate import compare, evaluate, leave_out
 

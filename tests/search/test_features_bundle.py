@@ -8,10 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from indexer import geo
 from indexer.__main__ import COMMANDS
 from indexer.bundle import open_bundle
 from indexer.cli import main
+from indexer.earth import geo
 from indexer.registry import Registry
 from search.engine import Engine
 from tests.indexer.anisotropic import World, anisotropic_world

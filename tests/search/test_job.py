@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from indexer import s2
 from indexer.disk.manifest import ROWS_MANIFEST, read_manifest
+from indexer.earth import s2
 from indexer.errors import BundleMismatch, InputError, WorkError
 from indexer.features import FeatureBatch, open_features
 from indexer.job_folder import check_ended

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from indexer import s2
-from indexer.geo import FARTHEST_KM, haversine_km
+from indexer.earth import s2
+from indexer.earth.geo import FARTHEST_KM, haversine_km
 from search.metrics import (
     AREAS_KM2,
     EARTH_AREA_KM2,

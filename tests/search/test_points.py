@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from indexer.earth.geo import haversine_km
+from indexer.earth.places import nearest_cities
 from indexer.errors import InputError
-from indexer.geo import haversine_km
-from indexer.places import nearest_cities
 from search.engine import Engine
 from search.modes import SearchOptions
 from search.points import AnswerPoints, points_of_bundle

@@ -10,10 +10,10 @@ import pyarrow.parquet
 import pytest
 import s2sphere
 
-from indexer import s2
 from indexer.builds import from_version
 from indexer.bundle import build_bundle, open_bundle
 from indexer.cli import main
+from indexer.earth import s2
 from indexer.errors import InputError
 from indexer.features import open_features
 from indexer.hierarchy import Hierarchy

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexer.geo import FARTHEST_KM, haversine_km, unit_vectors
+from indexer.earth.geo import FARTHEST_KM, haversine_km, unit_vectors
 from search.posterior import Posterior, posterior_of
 from search.radii import LeafDiscs, heaviest_leaves, radii_km, share_within
 

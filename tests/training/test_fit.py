@@ -29,8 +29,8 @@ from indexer.bundle import open_bundle
 from indexer.cells import load_hierarchy
 from indexer.cli import main
 from indexer.disk.manifest import file_digest, manifest_digest
+from indexer.earth.geo import haversine_km
 from indexer.errors import ArtifactError, InputError, WorkError
-from indexer.geo import haversine_km
 from indexer.geocells import load_geocells
 from indexer.photos import open_photos
 from indexer.prototypes import Placement

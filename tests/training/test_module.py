@@ -10,7 +10,7 @@ import torch
 
 from encoder.crops import normalise
 from encoder.model import GeoEncoder, GeoEncoderConfig
-from indexer.geo import accuracy, haversine_km
+from indexer.earth.geo import accuracy, haversine_km
 from indexer.hierarchy import Hierarchy
 from indexer.scoring import ScoringModel, log_product
 from tests.training.conftest import head_of

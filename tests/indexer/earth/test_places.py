@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from indexer.places import countries, countries_of, gazetteer, nearest_cities
+from indexer.earth.places import countries, countries_of, gazetteer, nearest_cities
 
 
 def test_places_everybody_knows() -> None:

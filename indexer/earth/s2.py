@@ -9,8 +9,8 @@ import math
 
 import numpy as np
 
+from indexer.earth.geo import EARTH_RADIUS_KM
 from indexer.errors import InputError
-from indexer.geo import EARTH_RADIUS_KM
 
 MAX_LEVEL = 30
 _SWAP, _INVERT = 1, 2  # the two bits of a Hilbert curve's orientation
