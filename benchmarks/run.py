@@ -32,7 +32,7 @@ from indexer.bundle import build_bundle
 from indexer.cells import save_hierarchy
 from indexer.features import FeatureBatch, open_features
 from indexer.hierarchy import build_hierarchy, sorted_ids
-from indexer.job_folder import read_marks
+from indexer.jobs.job_folder import read_marks
 from indexer.leaf_index import stand_ins
 from indexer.paper import TAU_MAX, TAU_MIN
 from indexer.recipe import S2Recipe

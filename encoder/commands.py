@@ -42,9 +42,9 @@ def embed(
         feed: how photos reach it.
     """
     from encoder.embed import embed_source
-    from indexer.job_folder import check_job_target
+    from indexer.jobs.job_folder import check_job_target
+    from indexer.jobs.progress import counts_text, per_second
     from indexer.photos import open_photos
-    from indexer.progress import counts_text, per_second
 
     check_job_target(out)
     config = feed.embedding(shard_rows=shard_rows)
@@ -119,8 +119,8 @@ def segment(
     from encoder.segment import SegmentConfig, segment_photos
     from encoder.segmentation import load_segmenter
     from encoder.segmentation_cache import check_cache
+    from indexer.jobs.progress import counts_text, per_second, track
     from indexer.photos import open_photos
-    from indexer.progress import counts_text, per_second, track
 
     check_cache(out)
     config = SegmentConfig(

@@ -10,7 +10,7 @@ import torch
 from encoder.images import BadImage
 from encoder.photo_reader import DecodedPhoto
 from encoder.segmenter_input import PreparedPhoto
-from indexer.job_folder import OK
+from indexer.jobs.job_folder import OK
 from indexer.photo import Photo
 
 

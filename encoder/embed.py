@@ -20,13 +20,13 @@ from encoder.job_remarks import job_remarks
 from encoder.reading import ReadLimits
 from indexer.errors import InputError
 from indexer.features import KIND, SCHEMA_VERSION, FeatureBatch, feature_table, joined
-from indexer.job_folder import Job, Shard, open_job, read_job, totals_of
-from indexer.job_status import StatusFile
+from indexer.jobs.job_folder import Job, Shard, open_job, read_job, totals_of
+from indexer.jobs.job_status import StatusFile
+from indexer.jobs.progress import track_line
+from indexer.jobs.stages import Line
+from indexer.jobs.stopping import stopping
 from indexer.photos import Photo, PhotoSource
-from indexer.progress import track_line
 from indexer.shard_cut import WHOLE, ShardCut
-from indexer.stages import Line
-from indexer.stopping import stopping
 
 _Batch = TypeVar("_Batch", bound=Sized)
 

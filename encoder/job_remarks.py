@@ -1,7 +1,7 @@
 """What the progress line of a job says beside its stages: failures, and how busy the GPU is."""
 
 from encoder.device import gpu_share
-from indexer.stages import Line
+from indexer.jobs.stages import Line
 
 
 def job_remarks(line: Line, known: int) -> list[str]:

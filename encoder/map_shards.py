@@ -27,7 +27,7 @@ from encoder.images import BadImage
 from encoder.map_lookup import KEY, PLACE, Place
 from indexer.disk.artifact import write_file
 from indexer.errors import ArtifactError
-from indexer.job_folder import OK
+from indexer.jobs.job_folder import OK
 
 _METADATA = b"geosurge"
 _COLUMNS = pa.schema(

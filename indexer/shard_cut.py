@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from indexer.errors import InputError
-from indexer.job_folder import Mark, names_digest
+from indexer.jobs.job_folder import Mark, names_digest
 from indexer.photos import Photo, PhotoSource
 
 

@@ -36,9 +36,9 @@ from indexer.earth.geo import haversine_km, lat_lng, unit_vectors
 from indexer.errors import InputError
 from indexer.features import FeatureSource, open_features
 from indexer.hierarchy import Hierarchy
+from indexer.jobs.progress import track
 from indexer.labels import label_columns, locate_labels
 from indexer.level_weights import fit_level_weights
-from indexer.progress import track
 from indexer.registry import Registry
 from indexer.scoring import ScoringModel, leaf_vectors
 from indexer.tables import read_columns

@@ -54,7 +54,7 @@ def query(
         read: which photos are read.
     """
     from encoder.embed import EmbedConfig, embed_photos
-    from indexer.job_folder import OK
+    from indexer.jobs.job_folder import OK
     from indexer.photos import listed_photos
     from search.answers import answer_table, explain
     from search.audit_log import log_request
@@ -138,8 +138,8 @@ def run(
         encoder: which maps it sees, and where it runs.
         feed: how photos reach it.
     """
-    from indexer.job_folder import check_job_target
-    from indexer.progress import counts_text, per_second
+    from indexer.jobs.job_folder import check_job_target
+    from indexer.jobs.progress import counts_text, per_second
     from indexer.shard_cut import Part
     from search import job
     from search.audit_log import log_request
@@ -216,8 +216,8 @@ def status(*, job: Path) -> Result:
     Args:
         job: its --out.
     """
-    from indexer.job_status import read_status
-    from indexer.progress import per_second
+    from indexer.jobs.job_status import read_status
+    from indexer.jobs.progress import per_second
 
     now = read_status(job)
     done, failed = now.totals.rows, now.totals.rows - now.totals.ok

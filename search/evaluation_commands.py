@@ -165,8 +165,8 @@ def audit(
     """
     from indexer.disk.artifact import check_target
     from indexer.features import open_features
+    from indexer.jobs.progress import track
     from indexer.photos import open_photos
-    from indexer.progress import track
     from search.audit import AuditConfig
     from search.audit import audit as audit_photos
 

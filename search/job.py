@@ -2,8 +2,8 @@
 
     read, decode -> (segment) -> encode -> search -> write
 
-Each stage has a thread and a bounded queue (`indexer.stages`); decoding has processes. Shards are cut the same way
-every time, and one that is written is never touched again (`indexer.job_folder`), so a job that was killed goes on with
+Each stage has a thread and a bounded queue (`indexer.jobs.stages`); decoding has processes. Shards are cut the same way
+every time, and one that is written is never touched again (`indexer.jobs.job_folder`), so a job that was killed goes on with
 what is missing.
 """
 
@@ -19,12 +19,12 @@ import pyarrow as pa
 from encoder.job_remarks import job_remarks
 from indexer.errors import InputError
 from indexer.features import FeatureBatch, feature_table
-from indexer.job_folder import Job, JobFolder, Mark, Shard, check_job_target, open_job, totals_of
-from indexer.job_status import StatusFile
-from indexer.progress import track_line
+from indexer.jobs.job_folder import Job, JobFolder, Mark, Shard, check_job_target, open_job, totals_of
+from indexer.jobs.job_status import StatusFile
+from indexer.jobs.progress import track_line
+from indexer.jobs.stages import Line, Meter
+from indexer.jobs.stopping import stopping
 from indexer.shard_cut import WHOLE, Part
-from indexer.stages import Line, Meter
-from indexer.stopping import stopping
 from search.album import Albums, answer_albums
 from search.answers import answer_table
 from search.engine import Engine

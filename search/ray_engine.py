@@ -19,11 +19,11 @@ from typing import Any
 import torch
 
 from indexer.errors import GeoError, InputError, MissingBackend, WorkError
-from indexer.job_folder import Job, JobFolder, read_marks, totals_of
-from indexer.job_status import StatusFile
-from indexer.progress import track_line
-from indexer.stages import Line, Meter
-from indexer.stopping import Asked, stopping
+from indexer.jobs.job_folder import Job, JobFolder, read_marks, totals_of
+from indexer.jobs.job_status import StatusFile
+from indexer.jobs.progress import track_line
+from indexer.jobs.stages import Line, Meter
+from indexer.jobs.stopping import Asked, stopping
 from indexer.uris import is_uri
 from search import job
 from search.constraints import JSON_SUFFIXES

@@ -8,7 +8,7 @@ from encoder.config import SHARD_ROWS, CropName
 from encoder.options import EncoderOptions, FeedOptions
 from indexer.calibration import PROTOCOLS, Protocol
 from indexer.features import FeatureSource, open_features
-from indexer.job_folder import Job, read_job
+from indexer.jobs.job_folder import Job, read_job
 from indexer.photos import open_photos
 from indexer.registry import Registry
 from search.engine import Engine

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from indexer.disk.artifact import explain_full
-from indexer.job_folder import Job, Mark, totals_of
-from indexer.progress import per_second
-from indexer.stages import Meter
+from indexer.jobs.job_folder import Job, Mark, totals_of
+from indexer.jobs.progress import per_second
+from indexer.jobs.stages import Meter
 from search.page import data_uri, page, table, table_row
 
 REPORT, REPORT_PAGE = "_report.json", "_report.html"

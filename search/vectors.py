@@ -7,9 +7,9 @@ from typing import Any, Protocol
 from encoder.config import SHARD_ROWS
 from indexer.errors import InputError
 from indexer.features import FeatureBatch, FeatureSource
-from indexer.job_folder import Job, Mark
+from indexer.jobs.job_folder import Job, Mark
+from indexer.jobs.stages import Line
 from indexer.shard_cut import Part
-from indexer.stages import Line
 from search.engine import Engine
 
 

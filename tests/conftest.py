@@ -13,7 +13,7 @@ from indexer.cells import save_hierarchy
 from indexer.features import KIND, SCHEMA_VERSION, FeatureBatch, feature_table
 from indexer.geocells import Geocells
 from indexer.hierarchy import Hierarchy, build_hierarchy, sorted_ids
-from indexer.job_folder import Job, Shard, open_job
+from indexer.jobs.job_folder import Job, Shard, open_job
 from indexer.recipe import S2Recipe
 from indexer.rule import PartitionRule
 

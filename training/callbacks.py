@@ -15,7 +15,7 @@ from typing import Any
 import lightning
 import torch
 
-from indexer.stopping import Asked, stopping
+from indexer.jobs.stopping import Asked, stopping
 from training.config import TrainerConfig
 from training.module import GeoModule
 

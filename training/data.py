@@ -17,9 +17,9 @@ from encoder.photo_reader import PhotoReader
 from encoder.segmentation_cache import SegmentationCache
 from indexer.errors import InputError
 from indexer.hierarchy import Hierarchy
-from indexer.job_folder import OK
+from indexer.jobs.job_folder import OK
+from indexer.jobs.progress import track
 from indexer.photos import Photo, PhotoSource, open_photos
-from indexer.progress import track
 from training.batches import Part, Share, Truth, ValidationPart, n_batches, order_of, places_of
 from training.config import DataConfig
 from training.holding_out import Choice

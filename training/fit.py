@@ -28,8 +28,8 @@ from indexer.disk.artifact import Draft
 from indexer.disk.manifest import manifest_digest
 from indexer.errors import InputError
 from indexer.hierarchy import Hierarchy
+from indexer.jobs.progress import track
 from indexer.photos import open_photos
-from indexer.progress import track
 from indexer.references import save_references
 from training.batches import Photos, Position, Share, TrainingLoader, ValidationLoader, n_batches
 from training.callbacks import BestEpoch, Reporter, Resumable, best_epoch

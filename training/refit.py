@@ -26,8 +26,8 @@ from indexer.errors import BundleMismatch, InputError
 from indexer.features import FeatureSource, open_features
 from indexer.geocells import Geocells, load_geocells
 from indexer.hierarchy import Hierarchy
+from indexer.jobs.progress import track
 from indexer.lineage import carry_over
-from indexer.progress import track
 from indexer.prototypes import Placed, Placement, joined_placed, no_photo, placed_batches, prototypes
 from indexer.references import save_references
 from training.candidates import FITTED, START, TEMPERED, WEIGHTED, check_enough_to_weigh, choose, errors_km, weighted

@@ -8,9 +8,9 @@ from encoder.encode import MapSource, PhotoEncoder
 from encoder.segmentation_cache import SegmentationCache
 from indexer.geocells import Geocells
 from indexer.hierarchy import Hierarchy
-from indexer.progress import track_line
+from indexer.jobs.progress import track_line
+from indexer.jobs.stages import Line
 from indexer.prototypes import Placement
-from indexer.stages import Line
 from training.config import DataConfig
 from training.photos import source_of
 from training.references import typical_photos

@@ -31,7 +31,7 @@ from benchmarks.world.generator import WorldConfig, generate
 from indexer.disk.artifact import explain_unwritable
 from indexer.disk.manifest import code_version
 from indexer.errors import GeoError, InputError, WorkError
-from indexer.progress import track
+from indexer.jobs.progress import track
 
 if TYPE_CHECKING:
     from benchmarks.world.results import WorldResults

@@ -19,8 +19,8 @@ from encoder.embed import EmbedConfig, embed_photos, embed_source
 from encoder.encode import PhotoEncoder
 from indexer.errors import InputError, WorkError
 from indexer.features import open_features, read_features
+from indexer.jobs.stages import Line
 from indexer.photos import Photo, PhotoSource, open_photos
-from indexer.stages import Line
 from tests.encoder.conftest import natural
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from encoder.job_remarks import job_remarks
-from indexer.stages import Line
+from indexer.jobs.stages import Line
 
 
 def test_failures_of_all_starts_are_counted_and_the_gpu_is_told_where_there_is_one(

@@ -22,8 +22,8 @@ from encoder.segmentation_cache import open_cache
 from encoder.segmenter_input import PreparedPhoto, SegmenterInput
 from indexer.cli import main
 from indexer.errors import InputError, WorkError
+from indexer.jobs.stopping import Stopped
 from indexer.photos import listed_photos, open_photos
-from indexer.stopping import Stopped
 from tests.encoder.conftest import natural
 from tests.kills import kill_when
 

@@ -17,7 +17,7 @@ from encoder.segmentation_cache import MapOrigin, content_digest, write_cache
 from indexer.__main__ import COMMANDS as INDEXER
 from indexer.cli import Command, main
 from indexer.features import FeatureBatch
-from indexer.job_folder import OK
+from indexer.jobs.job_folder import OK
 from search.__main__ import COMMANDS as SEARCH
 from tests.conftest import write_features
 from tests.indexer.anisotropic import anisotropic_world

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from indexer.errors import InputError
-from indexer.job_folder import Mark, names_digest
+from indexer.jobs.job_folder import Mark, names_digest
 from indexer.photo import Photo
 from indexer.photos import PhotoSource
 from indexer.shard_cut import WHOLE, Part, ShardCut

@@ -29,7 +29,7 @@ from encoder.__main__ import COMMANDS as ENCODER
 from indexer.bundle import build_bundle
 from indexer.cli import main
 from indexer.hierarchy import Hierarchy
-from indexer.job_folder import JobFolder, Mark, Shard, part_name, read_job, read_marks
+from indexer.jobs.job_folder import JobFolder, Mark, Shard, part_name, read_job, read_marks
 from indexer.registry import Registry
 from search.__main__ import COMMANDS
 from tests.conftest import random_geocells

@@ -17,9 +17,9 @@ import pytest
 
 from encoder.options import EncoderOptions, FeedOptions
 from indexer.errors import GeoError, InputError, WorkError
-from indexer.job_folder import read_marks
+from indexer.jobs.job_folder import read_marks
+from indexer.jobs.stages import Line
 from indexer.registry import Registry
-from indexer.stages import Line
 from search import job
 from search.engine import Engine
 from search.job import RunConfig

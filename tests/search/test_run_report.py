@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from indexer.errors import WorkError
-from indexer.job_folder import Job, Mark
-from indexer.stages import Meter
+from indexer.jobs.job_folder import Job, Mark
+from indexer.jobs.stages import Meter
 from search.run_report import report_page, run_report, write_run_report
 from tests.search.test_evaluation_page import HOSTILE, Tags
 

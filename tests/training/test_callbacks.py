@@ -13,7 +13,7 @@ from pathlib import Path
 import lightning
 import pytest
 
-from indexer.stopping import Stopped
+from indexer.jobs.stopping import Stopped
 from tests.kills import ONE_THREAD, ROOT
 from tests.training.test_fit import EVERY_STEP, changed, check_alike, losses, train
 from training.callbacks import Resumable

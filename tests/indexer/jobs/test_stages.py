@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexer.stages import Line, Meter
+from indexer.jobs.stages import Line, Meter
 
 WAIT_S = 30.0  # for what happens at once unless it never does
 

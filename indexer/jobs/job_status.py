@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 from indexer.disk.manifest import ROWS_MANIFEST
 from indexer.errors import InputError
-from indexer.job_folder import Job, Mark, Totals, is_running, read_job, read_marks, totals_of
-from indexer.stages import Line
+from indexer.jobs.job_folder import Job, Mark, Totals, is_running, read_job, read_marks, totals_of
+from indexer.jobs.stages import Line
 
 _FILE = "_status.json"
 _SECONDS_BETWEEN = 5.0

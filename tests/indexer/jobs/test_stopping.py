@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from indexer.stopping import Stopped, stopping
+from indexer.jobs.stopping import Stopped, stopping
 from tests.kills import ROOT
 
 
@@ -84,7 +84,7 @@ def test_another_thread_cannot_hear_it_and_works_all_the_same(tmp_path: Path) ->
 
 TWICE = """
 import sys, time
-from indexer.stopping import stopping
+from indexer.jobs.stopping import stopping
 with stopping() as asked:
     print("ready", flush=True)
     while not asked.is_set: time.sleep(0.01)

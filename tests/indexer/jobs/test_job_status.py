@@ -8,9 +8,9 @@ import pyarrow as pa
 import pytest
 
 from indexer.errors import ArtifactError, InputError
-from indexer.job_folder import Job, JobFolder, Shard, open_job
-from indexer.job_status import StatusFile, read_status
-from indexer.stages import Line
+from indexer.jobs.job_folder import Job, JobFolder, Shard, open_job
+from indexer.jobs.job_status import StatusFile, read_status
+from indexer.jobs.stages import Line
 
 JOB = Job("rows", 1, {"size": 3}, {"photos": "a" * 64})
 ROWS = 4
@@ -20,7 +20,7 @@ ROWS = 4
 def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Time that passes only when it is told to: begins at 1,000 s."""
     now = [1000.0]
-    for name in ("indexer.job_status.time.time", "indexer.job_status.time.monotonic"):
+    for name in ("indexer.jobs.job_status.time.time", "indexer.jobs.job_status.time.monotonic"):
         monkeypatch.setattr(name, lambda: now[0])
 
     def pass_by(seconds: float) -> None:

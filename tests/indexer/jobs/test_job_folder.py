@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from indexer.disk.manifest import file_digest, read_manifest
 from indexer.errors import ArtifactError, InputError, WorkError
-from indexer.job_folder import (
+from indexer.jobs.job_folder import (
     Job,
     Mark,
     Shard,
@@ -201,8 +201,8 @@ def test_a_job_says_what_it_began_as(tmp_path: Path) -> None:
 HOLD = """
 import sys
 from pathlib import Path
-from indexer.job_folder import open_job
-from tests.indexer.test_job_folder import JOB, shard
+from indexer.jobs.job_folder import open_job
+from tests.indexer.jobs.test_job_folder import JOB, shard
 with open_job(Path(sys.argv[1]), JOB) as folder:
     folder.add(shard(0))
     print("holds it", flush=True)

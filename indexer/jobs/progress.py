@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from indexer.stages import Line, Meter
+from indexer.jobs.stages import Line, Meter
 
 log = logging.getLogger(__name__)
 

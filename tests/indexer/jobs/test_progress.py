@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 from rich.console import Console
 
-from indexer import progress
-from indexer.progress import per_second, track_line
-from indexer.stages import Line, Meter
+from indexer.jobs import progress
+from indexer.jobs.progress import per_second, track_line
+from indexer.jobs.stages import Line, Meter
 
 
 class Batch(list[int]):
