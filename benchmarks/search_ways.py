@@ -17,7 +17,7 @@ from indexer.faiss_index import flat_index, search_index
 from indexer.hierarchy import build_hierarchy, sorted_ids
 from indexer.leaf_index import best_of_all, choose_beam, list_index, tree_lists
 from indexer.paper import TAU_MAX
-from indexer.photos import read_coordinates
+from indexer.photos.sources import read_coordinates
 from indexer.rule import PartitionRule
 from indexer.scoring import ScoringModel, leaf_vectors
 from search.adaptive import AdaptiveSearch

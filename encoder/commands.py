@@ -44,7 +44,7 @@ def embed(
     from encoder.embed import embed_source
     from indexer.jobs.job_folder import check_job_target
     from indexer.jobs.progress import counts_text, per_second
-    from indexer.photos import open_photos
+    from indexer.photos.sources import open_photos
 
     check_job_target(out)
     config = feed.embedding(shard_rows=shard_rows)
@@ -120,7 +120,7 @@ def segment(
     from encoder.segmentation import load_segmenter
     from encoder.segmentation_cache import check_cache
     from indexer.jobs.progress import counts_text, per_second, track
-    from indexer.photos import open_photos
+    from indexer.photos.sources import open_photos
 
     check_cache(out)
     config = SegmentConfig(

@@ -11,7 +11,7 @@ from encoder.images import BadImage
 from encoder.photo_reader import DecodedPhoto
 from encoder.segmenter_input import PreparedPhoto
 from indexer.jobs.job_folder import OK
-from indexer.photo import Photo
+from indexer.photos.photo import Photo
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -29,7 +29,7 @@ from encoder.decoded_batch import DecodedBatch, pack
 from encoder.images import BadImage
 from encoder.photo_reader import DecodedPhoto, PhotoReader
 from indexer.errors import GeoError, WorkError
-from indexer.photo import Photo
+from indexer.photos.photo import Photo
 
 log = logging.getLogger(__name__)
 

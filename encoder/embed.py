@@ -25,8 +25,8 @@ from indexer.jobs.job_status import StatusFile
 from indexer.jobs.progress import track_line
 from indexer.jobs.stages import Line
 from indexer.jobs.stopping import stopping
-from indexer.photos import Photo, PhotoSource
-from indexer.shard_cut import WHOLE, ShardCut
+from indexer.photos.shard_cut import WHOLE, ShardCut
+from indexer.photos.sources import Photo, PhotoSource
 
 _Batch = TypeVar("_Batch", bound=Sized)
 

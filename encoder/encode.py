@@ -20,7 +20,7 @@ from encoder.segmentation import Segmenter, load_segmenter
 from encoder.segmentation_cache import SegmentationCache, open_cache
 from indexer.errors import InputError, WorkError
 from indexer.features import FeatureBatch
-from indexer.photos import PhotoSource
+from indexer.photos.sources import PhotoSource
 
 
 @dataclass(frozen=True, slots=True, eq=False)

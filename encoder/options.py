@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from encoder.config import DECODERS, MAX_PIXELS, SHARD_ROWS, CropName, DeviceName, PrecisionName
 from indexer.cli import Options, Strings
-from indexer.uris import SCHEMES
+from indexer.photos.uris import SCHEMES
 
 if TYPE_CHECKING:
     from encoder.embed import EmbedConfig

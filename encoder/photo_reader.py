@@ -17,7 +17,7 @@ from encoder.images import BadImage, decode
 from encoder.reading import ReadLimits, read_bytes
 from encoder.segmentation_cache import SegmentationCache
 from encoder.segmenter_input import PreparedPhoto, SegmenterInput
-from indexer.photo import FileRange, Photo
+from indexer.photos.photo import FileRange, Photo
 
 UNKNOWN_CLASS = "map_class"  # status of a photo whose map holds a class beyond the encoder's table
 

@@ -15,8 +15,8 @@ from typing import Any
 
 from encoder.images import BadImage
 from indexer.errors import InputError, MissingBackend
-from indexer.photo import FileRange
-from indexer.uris import SCHEMES, explained, file_system, local_path, refusal, scheme_of
+from indexer.photos.photo import FileRange
+from indexer.photos.uris import SCHEMES, explained, file_system, local_path, refusal, scheme_of
 
 _PASSING = (408, 425, 429)  # of the codes that blame who asks: too slow, too early, too often
 _DRIVERS = ("aiohttp", "botocore", "aiobotocore", "s3fs", "gcsfs", "adlfs", "azure", "fsspec", "urllib3", "requests")

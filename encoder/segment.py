@@ -19,7 +19,7 @@ from encoder.segmentation_cache import CacheWriter, MapOrigin, content_digest, w
 from encoder.segmenter_input import PreparedPhoto
 from indexer.errors import InputError, WorkError
 from indexer.jobs.stopping import Asked, stopping
-from indexer.photo import Photo
+from indexer.photos.photo import Photo
 
 _BATCHES_AHEAD = 3  # prepared batches that may wait for the model; bounds the memory
 _BATCHES_OPEN = 4  # and as many, of photos of different shapes, for others of theirs

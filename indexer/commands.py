@@ -136,7 +136,7 @@ def ceiling(
     """
     from indexer.ceiling import ceilings
     from indexer.cells import load_hierarchy
-    from indexer.photos import read_coordinates
+    from indexer.photos.sources import read_coordinates
 
     tree = load_hierarchy(hierarchy)
     rows = ceilings(tree, *read_coordinates(photos, split=split), thresholds_km=thresholds_km)

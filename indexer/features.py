@@ -21,7 +21,7 @@ import pyarrow.parquet
 from indexer.disk.manifest import ROWS_MANIFEST, file_digest, manifest_digest, read_manifest
 from indexer.errors import ArtifactError, InputError
 from indexer.jobs.job_folder import OK, check_ended, in_order
-from indexer.tables import ROW, coordinates_of, names_of, read_columns, standard_names
+from indexer.photos.tables import ROW, coordinates_of, names_of, read_columns, standard_names
 
 log = logging.getLogger(__name__)
 

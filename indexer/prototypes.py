@@ -21,7 +21,7 @@ from indexer.hierarchy import Hierarchy
 from indexer.jobs.progress import track
 from indexer.labels import label_columns, locate_labels
 from indexer.means import CellMeans
-from indexer.tables import coordinates_of, names_of, read_columns
+from indexer.photos.tables import coordinates_of, names_of, read_columns
 from indexer.whitening import Moments, Transform, choose_shrinkage, whiten
 
 log = logging.getLogger(__name__)

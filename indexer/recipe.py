@@ -16,9 +16,9 @@ from indexer.earth import s2
 from indexer.errors import ArtifactError, InputError
 from indexer.hierarchy import Hierarchy, build_hierarchy, sorted_ids
 from indexer.labels import build_label_hierarchy
-from indexer.photos import coordinate_batches
+from indexer.photos.sources import coordinate_batches
+from indexer.photos.tables import coordinates_of, read_columns
 from indexer.rule import PartitionRule
-from indexer.tables import coordinates_of, read_columns
 
 
 class Recipe(Protocol):

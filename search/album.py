@@ -22,7 +22,7 @@ import pyarrow.parquet
 from indexer.disk.manifest import file_digest
 from indexer.errors import InputError
 from indexer.features import FeatureBatch, FeatureSource
-from indexer.tables import names_of, read_columns, shown
+from indexer.photos.tables import names_of, read_columns, shown
 from indexer.vectors import CellSums
 from search.answers import answers_of, laid_out
 from search.engine import Engine

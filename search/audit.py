@@ -24,8 +24,8 @@ from indexer.disk.artifact import write_folder
 from indexer.earth.geo import haversine_km
 from indexer.errors import InputError
 from indexer.features import FeatureSource, joined
-from indexer.photo import Photo
-from indexer.photos import PhotoSource
+from indexer.photos.photo import Photo
+from indexer.photos.sources import PhotoSource
 from search.duplicates import (
     Nearest,
     References,

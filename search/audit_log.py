@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from indexer.disk.artifact import explain_full, explain_unwritable
-from indexer.uris import masked
+from indexer.photos.uris import masked
 
 
 def log_request(file: Path | None, command: str, **asked: Any) -> None:

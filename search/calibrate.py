@@ -39,9 +39,9 @@ from indexer.hierarchy import Hierarchy
 from indexer.jobs.progress import track
 from indexer.labels import label_columns, locate_labels
 from indexer.level_weights import fit_level_weights
+from indexer.photos.tables import read_columns
 from indexer.registry import Registry
 from indexer.scoring import ScoringModel, leaf_vectors
-from indexer.tables import read_columns
 from indexer.vectors import CellSums
 from search.album import albums_of_table
 from search.bootstrap import Resampling

@@ -55,7 +55,7 @@ def query(
     """
     from encoder.embed import EmbedConfig, embed_photos
     from indexer.jobs.job_folder import OK
-    from indexer.photos import listed_photos
+    from indexer.photos.sources import listed_photos
     from search.answers import answer_table, explain
     from search.audit_log import log_request
     from search.engine import Engine
@@ -140,7 +140,7 @@ def run(
     """
     from indexer.jobs.job_folder import check_job_target
     from indexer.jobs.progress import counts_text, per_second
-    from indexer.shard_cut import Part
+    from indexer.photos.shard_cut import Part
     from search import job
     from search.audit_log import log_request
     from search.recipe import Recipe

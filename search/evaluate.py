@@ -16,7 +16,7 @@ from indexer.earth import s2
 from indexer.earth.geo import haversine_km
 from indexer.earth.places import countries_of
 from indexer.paper import THRESHOLDS_KM
-from indexer.photos import PhotoTable
+from indexer.photos.sources import PhotoTable
 from search.bootstrap import Intervals, Resampling, intervals, paired_intervals
 from search.findings import listed_photos
 from search.ground_truth import read_truth

@@ -166,7 +166,7 @@ def audit(
     from indexer.disk.artifact import check_target
     from indexer.features import open_features
     from indexer.jobs.progress import track
-    from indexer.photos import open_photos
+    from indexer.photos.sources import open_photos
     from search.audit import AuditConfig
     from search.audit import audit as audit_photos
 

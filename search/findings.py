@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from indexer.errors import InputError
-from indexer.tables import names_of, read_columns
+from indexer.photos.tables import names_of, read_columns
 
 LEAKS, DUPLICATES, UNREADABLE = "leaks.parquet", "duplicates.parquet", "unreadable.parquet"
 LEAKS_SCHEMA = pa.schema(

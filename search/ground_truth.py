@@ -30,8 +30,8 @@ import pyarrow.compute
 import pyarrow.parquet
 
 from indexer.errors import InputError
-from indexer.photos import PhotoTable, read_photos
-from indexer.tables import check_columns, coordinates_of, names_of, read_columns
+from indexer.photos.sources import PhotoTable, read_photos
+from indexer.photos.tables import check_columns, coordinates_of, names_of, read_columns
 from search.published import BenchmarkName
 
 log = logging.getLogger(__name__)

@@ -24,7 +24,7 @@ from indexer.jobs.job_status import StatusFile
 from indexer.jobs.progress import track_line
 from indexer.jobs.stages import Line, Meter
 from indexer.jobs.stopping import stopping
-from indexer.shard_cut import WHOLE, Part
+from indexer.photos.shard_cut import WHOLE, Part
 from search.album import Albums, answer_albums
 from search.answers import answer_table
 from search.engine import Engine

@@ -12,7 +12,7 @@ from encoder.reading import read_bytes
 from indexer.disk.artifact import check_file
 from indexer.errors import InputError
 from indexer.hierarchy import Hierarchy
-from indexer.photos import Photo
+from indexer.photos.sources import Photo
 from search.posterior import Posterior
 from search.precision_cap import CoarseCells
 

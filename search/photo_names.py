@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from indexer.errors import InputError
-from indexer.photo import IMAGE_SUFFIXES
+from indexer.photos.photo import IMAGE_SUFFIXES
 
 log = logging.getLogger(__name__)
 

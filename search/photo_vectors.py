@@ -7,8 +7,8 @@ from encoder.embed import EmbedConfig, embed_photos, facts_of, features_job
 from encoder.encode import PhotoEncoder
 from indexer.jobs.job_folder import Job, Mark
 from indexer.jobs.stages import Line
-from indexer.photos import Photo, PhotoSource
-from indexer.shard_cut import Part, ShardCut
+from indexer.photos.shard_cut import Part, ShardCut
+from indexer.photos.sources import Photo, PhotoSource
 from search.engine import Engine
 from search.vectors import VectorShard
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.dataset
 
 from indexer.errors import InputError
-from indexer.tables import check_columns, coordinates_of, names_of, read_columns
+from indexer.photos.tables import check_columns, coordinates_of, names_of, read_columns
 
 _COLUMNS = ("photo", "lat", "lng")
 # Columns in which others write their answers, in this order: the published result tables of GeoEstimation

@@ -24,7 +24,7 @@ from indexer.jobs.job_status import StatusFile
 from indexer.jobs.progress import track_line
 from indexer.jobs.stages import Line, Meter
 from indexer.jobs.stopping import Asked, stopping
-from indexer.uris import is_uri
+from indexer.photos.uris import is_uri
 from search import job
 from search.constraints import JSON_SUFFIXES
 from search.job import Folders, RunConfig

@@ -9,7 +9,7 @@ from encoder.options import EncoderOptions, FeedOptions
 from indexer.calibration import PROTOCOLS, Protocol
 from indexer.features import FeatureSource, open_features
 from indexer.jobs.job_folder import Job, read_job
-from indexer.photos import open_photos
+from indexer.photos.sources import open_photos
 from indexer.registry import Registry
 from search.engine import Engine
 from search.modes import SearchOptions

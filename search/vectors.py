@@ -9,7 +9,7 @@ from indexer.errors import InputError
 from indexer.features import FeatureBatch, FeatureSource
 from indexer.jobs.job_folder import Job, Mark
 from indexer.jobs.stages import Line
-from indexer.shard_cut import Part
+from indexer.photos.shard_cut import Part
 from search.engine import Engine
 
 

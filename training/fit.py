@@ -29,7 +29,7 @@ from indexer.disk.manifest import manifest_digest
 from indexer.errors import InputError
 from indexer.hierarchy import Hierarchy
 from indexer.jobs.progress import track
-from indexer.photos import open_photos
+from indexer.photos.sources import open_photos
 from indexer.references import save_references
 from training.batches import Photos, Position, Share, TrainingLoader, ValidationLoader, n_batches
 from training.callbacks import BestEpoch, Reporter, Resumable, best_epoch

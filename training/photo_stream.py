@@ -27,8 +27,8 @@ from indexer.errors import InputError
 from indexer.hierarchy import Hierarchy
 from indexer.jobs.job_folder import OK
 from indexer.jobs.progress import track
-from indexer.photo import Photo
-from indexer.photos import PhotoSource
+from indexer.photos.photo import Photo
+from indexer.photos.sources import PhotoSource
 from training.batches import Part, Share, Truth, ValidationPart, n_batches, places_of
 from training.holding_out import Choice
 from training.map_classes import refuse_unknown_classes

@@ -9,7 +9,7 @@ from encoder.model import GeoEncoder
 from encoder.segmentation_cache import SegmentationCache
 from indexer.errors import InputError
 from indexer.hierarchy import Hierarchy
-from indexer.photos import PhotoSource, open_photos
+from indexer.photos.sources import PhotoSource, open_photos
 from training.batches import Photos
 from training.config import DataConfig
 from training.data import load_photos

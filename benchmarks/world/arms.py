@@ -27,7 +27,7 @@ from indexer.disk.artifact import write_file
 from indexer.disk.manifest import code_version
 from indexer.earth.geo import haversine_km
 from indexer.hierarchy import Hierarchy, build_hierarchy, sorted_ids
-from indexer.photos import read_coordinates
+from indexer.photos.sources import read_coordinates
 from indexer.rule import PartitionRule
 from training.commands import fit as fit_command
 from training.config import FitConfig

@@ -16,7 +16,7 @@ from indexer.earth.places import nearest_cities
 from indexer.errors import WorkError
 from indexer.features import read_features
 from indexer.hierarchy import Level
-from indexer.photos import PhotoTable, read_photos
+from indexer.photos.sources import PhotoTable, read_photos
 from search.bootstrap import Resampling
 from search.engine import Engine
 from search.evaluate import evaluate

@@ -5,7 +5,7 @@ import signal
 
 from encoder.images import BadImage
 from encoder.photo_reader import DecodedPhoto, PhotoReader
-from indexer.photo import Photo
+from indexer.photos.photo import Photo
 
 
 class Deadly(PhotoReader):

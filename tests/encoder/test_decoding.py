@@ -21,7 +21,7 @@ from encoder.decoding import decoded_batches
 from encoder.images import BadImage
 from encoder.photo_reader import PhotoReader
 from indexer.errors import MissingBackend, WorkError
-from indexer.photo import FileRange, Photo
+from indexer.photos.photo import FileRange, Photo
 from tests.encoder.conftest import natural
 from tests.encoder.deadly import Deadly
 
@@ -185,7 +185,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 from encoder.decoding import decoded_batches
 from encoder.photo_reader import PhotoReader
 from indexer.errors import MissingBackend, WorkError
-from indexer.photo import FileRange, Photo
+from indexer.photos.photo import FileRange, Photo
 photo = Photo("a", FileRange(sys.argv[1]), 0.0, 0.0)
 batches = decoded_batches(([photo] * 8 for _ in itertools.count()), PhotoReader(16), workers=1)
 """

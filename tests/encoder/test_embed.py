@@ -20,7 +20,7 @@ from encoder.encode import PhotoEncoder
 from indexer.errors import InputError, WorkError
 from indexer.features import open_features, read_features
 from indexer.jobs.stages import Line
-from indexer.photos import Photo, PhotoSource, open_photos
+from indexer.photos.sources import Photo, PhotoSource, open_photos
 from tests.encoder.conftest import natural
 
 

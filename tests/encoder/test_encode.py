@@ -20,7 +20,7 @@ from encoder.segmentation import Segmenter
 from encoder.segmentation_cache import SegmentationCache, open_cache
 from indexer.errors import InputError, WorkError
 from indexer.features import FeatureBatch
-from indexer.photos import FileRange, PhotoSource, open_photos
+from indexer.photos.sources import FileRange, PhotoSource, open_photos
 from tests.encoder.conftest import EDGE, natural, tiny_encoder
 
 SIZES = [(90, 60), (64, 64), (50, 70), (120, 80)]

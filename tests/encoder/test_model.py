@@ -12,7 +12,7 @@ from encoder.embed import EmbedConfig, embed_photos
 from encoder.encode import PhotoEncoder
 from encoder.model import GeoEncoder, GeoEncoderConfig
 from indexer.errors import ArtifactError, InputError
-from indexer.photos import listed_photos
+from indexer.photos.sources import listed_photos
 from tests.encoder.conftest import EDGE, VISION, WIDTH, natural, tiny_encoder
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from encoder.options import EncoderOptions, FeedOptions, ReadOptions
 from indexer.errors import InputError
-from indexer.uris import SCHEMES
+from indexer.photos.uris import SCHEMES
 
 
 def test_defaults_are_those_of_who_reads_and_embeds() -> None:

@@ -11,7 +11,7 @@ from encoder.config import MAX_ASPECT, CropName, Preprocessing
 from encoder.crops import crop_maps
 from encoder.images import BadImage
 from encoder.photo_reader import DecodedPhoto, PhotoReader
-from indexer.photo import FileRange, Photo
+from indexer.photos.photo import FileRange, Photo
 from tests.encoder.conftest import natural
 
 

@@ -17,8 +17,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 from encoder.images import BadImage
 from encoder.reading import ReadLimits, read_bytes
 from indexer.errors import InputError, MissingBackend
-from indexer.photo import FileRange
-from indexer.uris import SCHEMES
+from indexer.photos.photo import FileRange
+from indexer.photos.uris import SCHEMES
 from tests.web import served
 
 LIMITS = ReadLimits((*SCHEMES, "memory", "http"), max_bytes=1000, wait_s=0.01)

@@ -23,7 +23,7 @@ from encoder.segmenter_input import PreparedPhoto, SegmenterInput
 from indexer.cli import main
 from indexer.errors import InputError, WorkError
 from indexer.jobs.stopping import Stopped
-from indexer.photos import listed_photos, open_photos
+from indexer.photos.sources import listed_photos, open_photos
 from tests.encoder.conftest import natural
 from tests.kills import kill_when
 

@@ -11,7 +11,7 @@ import pytest
 from indexer.disk.manifest import read_manifest
 from indexer.errors import InputError
 from indexer.features import open_features
-from indexer.photos import open_photos
+from indexer.photos.sources import open_photos
 from search import audit as module
 from search.audit import KIND, SCHEMA_VERSION, AuditConfig, audit
 from tests.search.photo_files import LAT, LNG, comment, exif, iptc, jpeg, picture, with_segments

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from indexer.photos import PhotoTable
+from indexer.photos.sources import PhotoTable
 from search.bootstrap import Resampling
 from search.evaluate import Evaluation, LeftOut, compare
 from search.evaluation_report import Against, evaluation_data, evaluation_text

@@ -15,7 +15,7 @@ from indexer.errors import BundleMismatch, InputError, WorkError
 from indexer.features import FeatureBatch, open_features
 from indexer.jobs.job_folder import check_ended
 from indexer.jobs.stages import Line
-from indexer.shard_cut import WHOLE
+from indexer.photos.shard_cut import WHOLE
 from search import job
 from search.album import albums_of_table
 from search.engine import Engine

@@ -32,7 +32,7 @@ from indexer.disk.manifest import file_digest, manifest_digest
 from indexer.earth.geo import haversine_km
 from indexer.errors import ArtifactError, InputError, WorkError
 from indexer.geocells import load_geocells
-from indexer.photos import open_photos
+from indexer.photos.sources import open_photos
 from indexer.prototypes import Placement
 from indexer.references import load_references
 from indexer.registry import Registry

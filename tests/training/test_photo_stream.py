@@ -17,8 +17,8 @@ from PIL import Image
 from encoder.encode import reader_of
 from indexer.cells import load_hierarchy
 from indexer.errors import InputError
-from indexer.photo import Photo
-from indexer.photos import open_photos
+from indexer.photos.photo import Photo
+from indexer.photos.sources import open_photos
 from tests.training.conftest import SIZE
 from tests.training.test_data import small_encoder
 from training.batches import Part, Share, TrainingLoader

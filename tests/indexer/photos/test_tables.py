@@ -8,7 +8,7 @@ import pyarrow.parquet
 import pytest
 
 from indexer.errors import InputError
-from indexer.tables import (
+from indexer.photos.tables import (
     IMAGES,
     ROW,
     bytes_of,
@@ -21,7 +21,7 @@ from indexer.tables import (
     scan_columns,
     standard_names,
 )
-from indexer.uris import masked
+from indexer.photos.uris import masked
 from tests.web import served
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from indexer.uris import masked
+from indexer.photos.uris import masked
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
 

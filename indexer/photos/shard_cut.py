@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from indexer.errors import InputError
 from indexer.jobs.job_folder import Mark, names_digest
-from indexer.photos import Photo, PhotoSource
+from indexer.photos.sources import Photo, PhotoSource
 
 
 @dataclass(frozen=True, slots=True)

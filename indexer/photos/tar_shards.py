@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from indexer.errors import InputError
-from indexer.photo import IMAGE_SUFFIXES, FileRange, Photo, text_of
-from indexer.tables import ALIASES
-from indexer.tar import Member, members
-from indexer.uris import check_location, file_system, is_uri, local_path, masked, path_of, reading
+from indexer.photos.photo import IMAGE_SUFFIXES, FileRange, Photo, text_of
+from indexer.photos.tables import ALIASES
+from indexer.photos.tar import Member, members
+from indexer.photos.uris import check_location, file_system, is_uri, local_path, masked, path_of, reading
 
 log = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from indexer.errors import InputError
 from indexer.jobs.job_folder import Mark, names_digest
-from indexer.photo import Photo
-from indexer.photos import PhotoSource
-from indexer.shard_cut import WHOLE, Part, ShardCut
+from indexer.photos.photo import Photo
+from indexer.photos.shard_cut import WHOLE, Part, ShardCut
+from indexer.photos.sources import PhotoSource
 
 NAMES = st.lists(st.sampled_from(["a", "b", "", "café", "a/b.jpg"]), min_size=1, max_size=40)  # names may repeat
 SHARD_ROWS = st.integers(1, 12)

@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from indexer.errors import InputError
-from indexer.photo import FileRange, Photo
-from indexer.photos import open_photos
-from indexer.shards import expand_braces
-from indexer.uris import SCHEMES
+from indexer.photos.photo import FileRange, Photo
+from indexer.photos.sources import open_photos
+from indexer.photos.tar_shards import expand_braces
+from indexer.photos.uris import SCHEMES
 from tests.web import served
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
@@ -288,7 +288,7 @@ def test_shards_in_a_bucket_are_those_on_disk(bucket: str, shards: Path, tmp_pat
 
 
 def test_a_shard_on_the_web_is_fetched_once_and_large_photos_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("indexer.shards._REMOTE_BLOCK", 20_000)
+    monkeypatch.setattr("indexer.photos.tar_shards._REMOTE_BLOCK", 20_000)
     files = {f"{row:03d}.jpg": os.urandom(3000) for row in range(100)}
     files["050.jpg"] = os.urandom(150_000)
     data = packed(files)

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 
 from indexer.errors import InputError
-from indexer.uris import file_system, local_path, masked, reading
+from indexer.photos.uris import file_system, local_path, masked, reading
 
 _DEPTH = 128  # folders in folders; a web server can make up any number
 

@@ -20,7 +20,7 @@ import pyarrow.parquet
 
 from indexer.earth.geo import check_coordinates
 from indexer.errors import InputError
-from indexer.uris import MASKS, file_system, is_uri, local_path, masked, path_of, reading
+from indexer.photos.uris import MASKS, file_system, is_uri, local_path, masked, path_of, reading
 
 ROW = "row of the table"  # a column that is added: the row's number in its file, whatever is left out
 IMAGES = "bytes of the photo"  # the column that holds the photos themselves, whatever it is called

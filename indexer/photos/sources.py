@@ -27,10 +27,9 @@ import pyarrow as pa
 
 from indexer.disk.manifest import file_digest
 from indexer.errors import InputError
-from indexer.folders import entries, files_below
-from indexer.photo import IMAGE_SUFFIXES, FileRange, Photo, text_of
-from indexer.shards import COMPRESSED, SUFFIX, is_pattern, read_shards, shards_of
-from indexer.tables import (
+from indexer.photos.folders import entries, files_below
+from indexer.photos.photo import IMAGE_SUFFIXES, FileRange, Photo, text_of
+from indexer.photos.tables import (
     IMAGES,
     bytes_of,
     check_columns,
@@ -43,7 +42,8 @@ from indexer.tables import (
     read_columns,
     scan_columns,
 )
-from indexer.uris import SCHEMES, check_location, folder_of, is_uri, join, local_path, masked, path_of
+from indexer.photos.tar_shards import COMPRESSED, SUFFIX, is_pattern, read_shards, shards_of
+from indexer.photos.uris import SCHEMES, check_location, folder_of, is_uri, join, local_path, masked, path_of
 
 __all__ = [
     "FileRange",

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from indexer.errors import InputError
-from indexer.folders import _DEPTH, files_below
+from indexer.photos.folders import _DEPTH, files_below
 from tests.web import served
 
 FILES = ["a.jpg", "a/x.jpg", "a-b/1.jpg", "a/b/c.jpg", "a0.jpg", "b/2.png", "b/.hidden", "z"]
@@ -90,7 +90,7 @@ def test_a_server_that_makes_up_folders_or_links_elsewhere_is_no_trap(monkeypatc
         def invalidate_cache(self, path: str) -> None:
             pass
 
-    monkeypatch.setattr("indexer.folders.file_system", lambda uri: (Endless(), uri))
+    monkeypatch.setattr("indexer.photos.folders.file_system", lambda uri: (Endless(), uri))
     with pytest.raises(InputError, match=f"more than {_DEPTH} folders in each other"):
         list(files_below("https://h/x"))
 

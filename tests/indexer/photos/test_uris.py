@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from indexer.errors import InputError, MissingBackend
-from indexer.uris import (
+from indexer.photos.uris import (
     SCHEMES,
     _refuse_plain,
     check_location,
