@@ -15,9 +15,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from indexer.cells.hierarchy import Hierarchy, Level
 from indexer.earth.geo import EARTH_RADIUS_KM, unit_vectors
 from indexer.geocells import Geocells
-from indexer.hierarchy import Hierarchy, Level
 from indexer.vectors import unit_rows
 
 WAVELENGTHS_KM = (10_000, 3_000, 1_000, 300, 100, 30)

@@ -29,15 +29,15 @@ from benchmarks.harness import Report, run_command, seconds_of
 from benchmarks.partition import photo_places
 from benchmarks.place_vectors import PlaceVectors
 from indexer.bundle import build_bundle
-from indexer.cells import save_hierarchy
+from indexer.cells.hierarchy import build_hierarchy, sorted_ids
+from indexer.cells.rule import PartitionRule
+from indexer.cells.schemes import S2Recipe
+from indexer.cells.table import save_hierarchy
 from indexer.features import FeatureBatch, open_features
-from indexer.hierarchy import build_hierarchy, sorted_ids
 from indexer.jobs.job_folder import read_marks
 from indexer.leaf_index import stand_ins
 from indexer.paper import TAU_MAX, TAU_MIN
-from indexer.recipe import S2Recipe
 from indexer.registry import Registry
-from indexer.rule import PartitionRule
 from search.engine import Engine
 
 MIN_SHARE_OF_SEARCH = 0.90

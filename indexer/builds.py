@@ -11,7 +11,9 @@ import numpy as np
 import pyarrow as pa
 
 from indexer.bundle import build_bundle, open_bundle
-from indexer.cells import hierarchy_manifest, load_hierarchy, save_hierarchy
+from indexer.cells.rule import PartitionRule
+from indexer.cells.schemes import S2Recipe
+from indexer.cells.table import hierarchy_manifest, load_hierarchy, save_hierarchy
 from indexer.disk.artifact import explain_unwritable, remove_leftovers, temporary_folder
 from indexer.disk.manifest import file_digest, manifest_digest
 from indexer.features import open_features
@@ -19,9 +21,7 @@ from indexer.geocells import Geocells, load_geocells
 from indexer.leaf_index import IndexChoice
 from indexer.lineage import carry_over, lineage
 from indexer.prototypes import Placement, prototypes
-from indexer.recipe import S2Recipe
 from indexer.references import load_references
-from indexer.rule import PartitionRule
 
 
 @dataclass(frozen=True, slots=True, eq=False)

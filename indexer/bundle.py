@@ -1,6 +1,6 @@
 """The bundle: all that answering needs, in one folder that never changes once written.
 
-    cells.duckdb      the hierarchy's tables
+    table.duckdb      the hierarchy's tables
     level_<l>.faiss   the geocell vectors of level l (row i = cell i): what the paper learns
     leaves.faiss      the leaf vectors (row i = leaf i): one inner-product search over them is the whole hierarchical
                       inference (`indexer.scoring` says why)
@@ -21,14 +21,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from indexer import cells
 from indexer.calibration import Calibration, Protocol, calibration_facts, calibrations_of
+from indexer.cells import table
+from indexer.cells.hierarchy import Hierarchy
 from indexer.disk.artifact import Draft, write_folder
 from indexer.disk.manifest import MANIFEST, Manifest, check_sizes, manifest_digest, parse_manifest, verify_folder
 from indexer.errors import ArtifactError, BundleMismatch
 from indexer.faiss_index import Index, flat_index, is_exact, read_index, rows_of, write_index
 from indexer.geocells import Geocells, score_facts
-from indexer.hierarchy import Hierarchy
 from indexer.leaf_index import IndexChoice, build_leaf_index
 from indexer.references import load_references, save_references
 from indexer.scoring import ScoringModel, leaf_vectors
@@ -103,12 +103,12 @@ def build_bundle(
     Raises:
         BundleMismatch: the geocells are not those of the hierarchy's cells.
     """
-    hierarchy = cells.load_hierarchy(hierarchy_folder)
+    hierarchy = table.load_hierarchy(hierarchy_folder)
     model = _scoring_model(hierarchy, geocells)
     with write_folder(
         versions, kind=KIND, schema_version=SCHEMA_VERSION, config=config, inputs=inputs, name_by_digest=True
     ) as draft:
-        shutil.copyfile(hierarchy_folder / cells.CELLS_FILE, draft.path / cells.CELLS_FILE)
+        shutil.copyfile(hierarchy_folder / table.CELLS_FILE, draft.path / table.CELLS_FILE)
         _write_vectors(draft, model, index=index, photos=photos)
         if references is not None:
             save_references(references, draft.path)
@@ -190,7 +190,7 @@ def open_bundle(folder: Path) -> Bundle:
         ArtifactError: not a bundle, damaged, incomplete, or newer than this version.
     """
     manifest = bundle_manifest(folder)
-    hierarchy = cells.read_cells(folder / cells.CELLS_FILE)
+    hierarchy = table.read_cells(folder / table.CELLS_FILE)
     indices = [_read_level(folder / level_file(number)) for number in range(len(hierarchy.levels))]
     transform = Transform.load(folder / TRANSFORM_FILE) if TRANSFORM_FILE in manifest.files else None
     try:
@@ -234,7 +234,7 @@ def bundle_hierarchy(folder: Path) -> Hierarchy:
         ArtifactError: not a bundle, damaged, incomplete, or newer than this version.
     """
     bundle_manifest(folder)
-    return cells.read_cells(folder / cells.CELLS_FILE)
+    return table.read_cells(folder / table.CELLS_FILE)
 
 
 def verify_bundle(folder: Path) -> list[str]:

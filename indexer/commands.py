@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from indexer import paper
+from indexer.cells.rule import PartitionRule
 from indexer.cli import Floats, Ints, Result, Strings
 from indexer.errors import InputError
-from indexer.rule import PartitionRule
 
 if TYPE_CHECKING:
-    from indexer.hierarchy import Hierarchy
+    from indexer.cells.hierarchy import Hierarchy
 
 TAU_MAX = Ints(paper.TAU_MAX)
 THRESHOLDS_KM = Floats(paper.THRESHOLDS_KM)
@@ -49,10 +49,10 @@ def partition(
         labels: with --scheme labels, the columns that name the cells, coarsest first: continent,country,city.
         split: use only rows whose column `split` is this.
     """
-    from indexer.cells import save_hierarchy
+    from indexer.cells.schemes import LabelRecipe, Recipe, S2Recipe
+    from indexer.cells.table import save_hierarchy
     from indexer.disk.artifact import check_target
     from indexer.disk.manifest import file_digest
-    from indexer.recipe import LabelRecipe, Recipe, S2Recipe
 
     check_target(out)
     recipe: Recipe
@@ -88,11 +88,11 @@ def update(*, hierarchy: Path, photos: Path, out: Path, split: str | None = None
     """
     import pyarrow.compute as pc
 
-    from indexer.cells import hierarchy_manifest, load_hierarchy, load_photo_places, save_hierarchy
+    from indexer.cells.schemes import recipe_of
+    from indexer.cells.table import hierarchy_manifest, load_hierarchy, load_photo_places, save_hierarchy
     from indexer.disk.artifact import check_target
     from indexer.disk.manifest import file_digest, manifest_digest
     from indexer.lineage import RELATIONS, lineage
-    from indexer.recipe import recipe_of
 
     check_target(out)
     old = load_hierarchy(hierarchy)
@@ -134,8 +134,8 @@ def ceiling(
         split: use only rows whose column `split` is this.
         thresholds_km: distances at which to count answers as right.
     """
-    from indexer.ceiling import ceilings
-    from indexer.cells import load_hierarchy
+    from indexer.cells.ceiling import ceilings
+    from indexer.cells.table import load_hierarchy
     from indexer.photos.sources import read_coordinates
 
     tree = load_hierarchy(hierarchy)
@@ -256,8 +256,8 @@ def export(
         level: the level to write, 0 the coarsest; the finest by default.
         values: table (.parquet or .csv) with a column `key`, the cells' tokens, and values to write beside the cells.
     """
+    from indexer.cells.export import CRS, cell_frame, file_format, write_frame
     from indexer.disk.artifact import check_file
-    from indexer.export import CRS, cell_frame, file_format, write_frame
 
     kind = file_format(out)
     check_file(out)
@@ -273,7 +273,7 @@ def export(
 
 def _hierarchy_at(registry: Path | None, version: str | None, hierarchy: Path | None) -> "Hierarchy":
     from indexer.bundle import bundle_hierarchy
-    from indexer.cells import load_hierarchy
+    from indexer.cells.table import load_hierarchy
     from indexer.registry import Registry
 
     if version is not None and registry is None:
@@ -286,7 +286,7 @@ def _hierarchy_at(registry: Path | None, version: str | None, hierarchy: Path | 
 
 
 def _hierarchy_result(out: Path, hierarchy: "Hierarchy", n_photos: int) -> Result:
-    from indexer.hierarchy import describe
+    from indexer.cells.hierarchy import describe
 
     levels = describe(hierarchy)
     return Result(

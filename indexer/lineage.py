@@ -16,10 +16,10 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 
+from indexer.cells.hierarchy import Hierarchy, Level
 from indexer.earth import geo, s2
 from indexer.errors import InputError
 from indexer.geocells import Geocells, inherit
-from indexer.hierarchy import Hierarchy, Level
 from indexer.vectors import CellSums
 
 SAME, SPLIT, MERGED, NEW, GONE = RELATIONS = ("same", "split from", "merged into", "new", "gone")

@@ -14,12 +14,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from indexer.cells.hierarchy import Hierarchy
+from indexer.cells.labels import label_columns, locate_labels
 from indexer.errors import InputError
 from indexer.features import FeatureBatch, FeatureSource
 from indexer.geocells import Geocells
-from indexer.hierarchy import Hierarchy
 from indexer.jobs.progress import track
-from indexer.labels import label_columns, locate_labels
 from indexer.means import CellMeans
 from indexer.photos.tables import coordinates_of, names_of, read_columns
 from indexer.whitening import Moments, Transform, choose_shrinkage, whiten

@@ -22,7 +22,7 @@ def info(*, registry: Path, version: str | None = None) -> Result:
         version: a version's digest or its beginning; the current one by default.
     """
     from indexer.bundle import open_bundle
-    from indexer.hierarchy import describe
+    from indexer.cells.hierarchy import describe
     from indexer.registry import Registry
 
     home = Registry(registry)

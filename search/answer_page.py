@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from indexer.cells.hierarchy import Hierarchy
 from indexer.disk.artifact import write_file
 from indexer.earth import s2
 from indexer.earth.geo import lat_lng
-from indexer.hierarchy import Hierarchy
 from search.page import data_uri, page, table, table_row
 from search.pictures import posterior_map
 from search.posterior import Posterior

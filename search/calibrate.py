@@ -31,13 +31,13 @@ from encoder.config import CropName, DeviceName
 from encoder.device import choose_device
 from indexer.bundle import Bundle, calibrated_bundle
 from indexer.calibration import Calibration, Protocol
+from indexer.cells.hierarchy import Hierarchy
+from indexer.cells.labels import label_columns, locate_labels
 from indexer.disk.manifest import file_digest
 from indexer.earth.geo import haversine_km, lat_lng, unit_vectors
 from indexer.errors import InputError
 from indexer.features import FeatureSource, open_features
-from indexer.hierarchy import Hierarchy
 from indexer.jobs.progress import track
-from indexer.labels import label_columns, locate_labels
 from indexer.level_weights import fit_level_weights
 from indexer.photos.tables import read_columns
 from indexer.registry import Registry

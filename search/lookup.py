@@ -82,7 +82,7 @@ def export_answers(folder: Path, out: Path) -> int:
                 written = rows.execute(f"COPY ({chosen}) TO '{quoted}' (HEADER, DELIMITER ',')").fetchall()
             return int(written[0][0])
         table = rows.sql(chosen).to_arrow_table()
-    from indexer.export import write_points  # the extra is asked for by those who use it
+    from indexer.cells.export import write_points  # the extra is asked for by those who use it
 
     write_points(table, out)
     return int(table.num_rows)

@@ -9,9 +9,9 @@ from PIL import Image
 from encoder.images import BadImage, decode
 from encoder.options import ReadOptions
 from encoder.reading import read_bytes
+from indexer.cells.hierarchy import Hierarchy
 from indexer.disk.artifact import check_file
 from indexer.errors import InputError
-from indexer.hierarchy import Hierarchy
 from indexer.photos.sources import Photo
 from search.posterior import Posterior
 from search.precision_cap import CoarseCells
@@ -38,7 +38,7 @@ class MapFiles:
                 f"There is no level {level}: levels are 0 (coarsest) to {len(hierarchy.levels) - 1} (finest)."
             )
         if geojson is not None:
-            from indexer.export import check_drawable, file_format  # the extra is asked for by those who use it
+            from indexer.cells.export import check_drawable, file_format  # the extra is asked for by those who use it
 
             file_format(geojson)
             check_drawable(hierarchy, self._level)
@@ -70,7 +70,7 @@ class MapFiles:
             WorkError: the disk is full.
         """
         if self._geojson is not None:
-            from indexer.export import write_frame
+            from indexer.cells.export import write_frame
             from search.posterior_map import posterior_frame
 
             names = [answer["photo"] for answer in answers if answer["lat"] is not None]

@@ -10,12 +10,12 @@ import geopandas
 import numpy as np
 import pandas
 
+from indexer.cells.export import CRS, check_drawable
+from indexer.cells.hierarchy import Hierarchy
 from indexer.earth import s2
 from indexer.earth.places import nearest_cities
 from indexer.earth.polygons import cell_polygons
 from indexer.errors import InputError
-from indexer.export import CRS, check_drawable
-from indexer.hierarchy import Hierarchy
 from search.posterior import Posterior
 from search.precision_cap import CoarseCells, posterior_by_cell
 

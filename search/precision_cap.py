@@ -10,10 +10,10 @@ from typing import Protocol
 
 import numpy as np
 
+from indexer.cells.hierarchy import Hierarchy, Level, s2_ids_of
 from indexer.earth import s2
 from indexer.earth.places import nearest_cities
 from indexer.errors import InputError
-from indexer.hierarchy import Hierarchy, Level, s2_ids_of
 from search.found import Hits
 from search.posterior import Posterior
 

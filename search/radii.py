@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from indexer.cells.hierarchy import Level
 from indexer.earth.geo import EARTH_RADIUS_KM, FARTHEST_KM, chords_to_km, unit_vectors
-from indexer.hierarchy import Level
 from search.posterior import Posterior
 
 _LEAST_RADIUS_KM = 0.05  # of a leaf whose photos were all taken at one point: about what a GPS is off

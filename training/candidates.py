@@ -17,9 +17,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from indexer.cells.hierarchy import Hierarchy
 from indexer.earth.geo import haversine_km
 from indexer.geocells import Geocells
-from indexer.hierarchy import Hierarchy
 from indexer.level_weights import check_enough, fit_level_weights
 from indexer.scoring import ScoringModel, leaf_vectors
 from training.cell_fit import HeldOut

@@ -15,8 +15,8 @@ from encoder.encode import reader_of
 from encoder.model import GeoEncoder
 from encoder.photo_reader import PhotoReader
 from encoder.segmentation_cache import SegmentationCache
+from indexer.cells.hierarchy import Hierarchy
 from indexer.errors import InputError
-from indexer.hierarchy import Hierarchy
 from indexer.jobs.job_folder import OK
 from indexer.jobs.progress import track
 from indexer.photos.sources import Photo, PhotoSource, open_photos

@@ -23,11 +23,11 @@ from encoder.device import choose_device
 from encoder.encode import MapSource, check_maps
 from encoder.model import GeoEncoder, GeoEncoderConfig
 from encoder.segmentation_cache import MapOrigin, open_cache
-from indexer.cells import load_hierarchy
+from indexer.cells.hierarchy import Hierarchy
+from indexer.cells.table import load_hierarchy
 from indexer.disk.artifact import Draft
 from indexer.disk.manifest import manifest_digest
 from indexer.errors import InputError
-from indexer.hierarchy import Hierarchy
 from indexer.jobs.progress import track
 from indexer.photos.sources import open_photos
 from indexer.references import save_references

@@ -22,8 +22,8 @@ import torch
 from torch import nn
 from torch.nn.functional import normalize
 
+from indexer.cells.hierarchy import Hierarchy
 from indexer.geocells import Geocells
-from indexer.hierarchy import Hierarchy
 from training.batches import Truth
 from training.config import Negatives, OptimizerConfig
 from training.losses import classification_loss, hierarchy_loss, level_loss

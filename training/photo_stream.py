@@ -23,8 +23,8 @@ from encoder.crops import crop_maps, crop_photos
 from encoder.decoded_batch import DecodedBatch
 from encoder.decoding import decoded_batches
 from encoder.photo_reader import PhotoReader
+from indexer.cells.hierarchy import Hierarchy
 from indexer.errors import InputError
-from indexer.hierarchy import Hierarchy
 from indexer.jobs.job_folder import OK
 from indexer.jobs.progress import track
 from indexer.photos.photo import Photo

@@ -7,8 +7,8 @@ import torch
 from encoder.encode import reader_of
 from encoder.model import GeoEncoder
 from encoder.segmentation_cache import SegmentationCache
+from indexer.cells.hierarchy import Hierarchy
 from indexer.errors import InputError
-from indexer.hierarchy import Hierarchy
 from indexer.photos.sources import PhotoSource, open_photos
 from training.batches import Photos
 from training.config import DataConfig

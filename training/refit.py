@@ -18,14 +18,14 @@ import numpy as np
 import torch
 
 from encoder.checkpoint_folder import encoder_digest, encoder_width, save_geocells_checkpoint
-from indexer.cells import load_hierarchy
+from indexer.cells.hierarchy import Hierarchy
+from indexer.cells.table import load_hierarchy
 from indexer.disk.artifact import Draft, check_target
 from indexer.disk.manifest import file_digest, manifest_digest
 from indexer.earth.geo import Accuracy, accuracy
 from indexer.errors import BundleMismatch, InputError
 from indexer.features import FeatureSource, open_features
 from indexer.geocells import Geocells, load_geocells
-from indexer.hierarchy import Hierarchy
 from indexer.jobs.progress import track
 from indexer.lineage import carry_over
 from indexer.prototypes import Placed, Placement, joined_placed, no_photo, placed_batches, prototypes

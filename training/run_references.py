@@ -6,8 +6,8 @@ from encoder.checkpoint import LoadedEncoder
 from encoder.embed import EmbedConfig, embed_photos
 from encoder.encode import MapSource, PhotoEncoder
 from encoder.segmentation_cache import SegmentationCache
+from indexer.cells.hierarchy import Hierarchy
 from indexer.geocells import Geocells
-from indexer.hierarchy import Hierarchy
 from indexer.jobs.progress import track_line
 from indexer.jobs.stages import Line
 from indexer.prototypes import Placement

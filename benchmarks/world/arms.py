@@ -23,12 +23,12 @@ from jsonargparse import ArgumentParser
 from benchmarks.world.generator import SPLITS, WorldConfig, generate
 from encoder.crops import normalise
 from encoder.model import GeoEncoder
+from indexer.cells.hierarchy import Hierarchy, build_hierarchy, sorted_ids
+from indexer.cells.rule import PartitionRule
 from indexer.disk.artifact import write_file
 from indexer.disk.manifest import code_version
 from indexer.earth.geo import haversine_km
-from indexer.hierarchy import Hierarchy, build_hierarchy, sorted_ids
 from indexer.photos.sources import read_coordinates
-from indexer.rule import PartitionRule
 from training.commands import fit as fit_command
 from training.config import FitConfig
 from training.data import PhotoSet, load_photos

@@ -12,10 +12,10 @@ from PIL import Image
 from benchmarks.world import methods
 from benchmarks.world.baselines import pixel_nearest, random_places
 from benchmarks.world.results import FINEST, ORACLE, OURS, PIXELS, RANDOM, Answers, Places
+from indexer.cells.hierarchy import Level
 from indexer.earth.places import nearest_cities
 from indexer.errors import WorkError
 from indexer.features import read_features
-from indexer.hierarchy import Level
 from indexer.photos.sources import PhotoTable, read_photos
 from search.bootstrap import Resampling
 from search.engine import Engine

@@ -14,11 +14,11 @@ from benchmarks.world.methods import (
     oracle_leaves,
 )
 from indexer.bundle import build_bundle, open_bundle
+from indexer.cells.hierarchy import Hierarchy, build_hierarchy, sorted_ids
+from indexer.cells.rule import PartitionRule
 from indexer.earth.geo import haversine_km
 from indexer.faiss_index import flat_index
 from indexer.geocells import Geocells
-from indexer.hierarchy import Hierarchy, build_hierarchy, sorted_ids
-from indexer.rule import PartitionRule
 from indexer.scoring import ScoringModel, leaf_vectors
 from search.engine import Engine
 from tests.conftest import random_geocells, unit_rows

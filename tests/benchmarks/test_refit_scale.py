@@ -10,10 +10,10 @@ from benchmarks.harness import Report
 from benchmarks.partition import MP16_PHOTOS, photo_places
 from benchmarks.place_vectors import PlaceVectors
 from benchmarks.refit_scale import Refit, extrapolate, write_features
+from indexer.cells.hierarchy import build_hierarchy, sorted_ids
+from indexer.cells.rule import PartitionRule
 from indexer.features import open_features
-from indexer.hierarchy import build_hierarchy, sorted_ids
 from indexer.prototypes import Placement, prototypes
-from indexer.rule import PartitionRule
 from training.config import RefitConfig
 
 

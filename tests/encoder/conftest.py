@@ -15,7 +15,7 @@ from encoder.checkpoint import LoadedEncoder, load_encoder, save_checkpoint
 from encoder.config import Preprocessing
 from encoder.model import GeoEncoder, GeoEncoderConfig
 from encoder.segmentation import Segmenter, load_segmenter
-from indexer.hierarchy import Hierarchy
+from indexer.cells.hierarchy import Hierarchy
 from tests.conftest import random_geocells
 
 # Models this small lose more to handing work between threads than they gain, above all beside other processes.

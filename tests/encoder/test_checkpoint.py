@@ -12,10 +12,10 @@ from transformers import CLIPModel
 from encoder.checkpoint import LoadedEncoder, load_encoder, save_checkpoint
 from encoder.config import Preprocessing
 from encoder.hub import CONFIG_FILE, WEIGHTS_FILE
+from indexer.cells.hierarchy import Hierarchy
 from indexer.disk.artifact import write_folder
 from indexer.errors import ArtifactError, InputError
 from indexer.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION, load_geocells, save_geocells
-from indexer.hierarchy import Hierarchy
 from tests.conftest import random_geocells
 from tests.encoder.conftest import WIDTH, tiny_encoder
 

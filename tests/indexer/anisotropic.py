@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from indexer.cells.hierarchy import Hierarchy, build_hierarchy, sorted_ids
+from indexer.cells.rule import PartitionRule
 from indexer.earth import geo
-from indexer.hierarchy import Hierarchy, build_hierarchy, sorted_ids
-from indexer.rule import PartitionRule
 
 COMMON = 3.0  # length of the shared part; the part that tells the place has length 0.6
 LOUD = 8  # directions that say nothing of the place, each with a standard deviation of 2

@@ -6,10 +6,10 @@ import pytest
 
 from indexer.__main__ import COMMANDS
 from indexer.bundle import build_bundle
+from indexer.cells.hierarchy import Hierarchy
 from indexer.cli import main
 from indexer.disk.artifact import write_folder
 from indexer.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION, save_geocells
-from indexer.hierarchy import Hierarchy
 from indexer.registry import Registry
 from tests.conftest import random_geocells
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from indexer import cells
 from indexer.bundle import LEAVES_FILE, Bundle, build_bundle, level_file, open_bundle, verify_bundle
-from indexer.cells import CELLS_FILE
+from indexer.cells import table
+from indexer.cells.hierarchy import Hierarchy
+from indexer.cells.table import CELLS_FILE
 from indexer.disk.manifest import MANIFEST, manifest_digest, verify_folder
 from indexer.errors import ArtifactError, BundleMismatch
 from indexer.faiss_index import read_index, rows_of
-from indexer.hierarchy import Hierarchy
 from indexer.scoring import log_product
 from tests.conftest import random_geocells, unit_rows
 
@@ -168,7 +168,7 @@ def test_a_damaged_table_or_index_is_a_clean_error_when_it_is_read(bundle: Bundl
     for damaged in (b"", b"\0" * len(content), content[: len(content) // 2], content[::-1]):
         (bundle.path / file).write_bytes(damaged)
         with pytest.raises(ArtifactError, match=re.escape(file)):
-            cells.read_cells(bundle.path / file) if file == CELLS_FILE else read_index(bundle.path / file)
+            table.read_cells(bundle.path / file) if file == CELLS_FILE else read_index(bundle.path / file)
 
 
 def test_a_missing_file_is_named(bundle: Bundle) -> None:

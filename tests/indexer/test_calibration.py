@@ -9,8 +9,8 @@ import pytest
 
 from indexer.bundle import build_bundle, calibrated_bundle, open_bundle, verify_bundle
 from indexer.calibration import Calibration, calibration_facts, calibrations_of
+from indexer.cells.hierarchy import Hierarchy
 from indexer.errors import ArtifactError
-from indexer.hierarchy import Hierarchy
 from indexer.scoring import leaf_vectors
 from tests.conftest import random_geocells
 

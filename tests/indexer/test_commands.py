@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from indexer.cells import load_hierarchy
+from indexer.cells.table import load_hierarchy
 from tests.indexer.conftest import indexer
 
 TAUS = ["--tau-max", "400,120,40", "--tau-min", "5"]
@@ -79,7 +79,7 @@ def test_a_system_error_is_one_line(
     def fail(*arguments: object, **options: object) -> None:
         raise OSError(5, "Input/output error", "photos.parquet")
 
-    monkeypatch.setattr("indexer.recipe.coordinate_batches", fail)
+    monkeypatch.setattr("indexer.cells.schemes.coordinate_batches", fail)
     assert indexer("partition", "--photos", photo_table, *TAUS, "--out", tmp_path / "H") == 1
     assert capsys.readouterr().err == "error: [Errno 5] Input/output error: 'photos.parquet'\n"
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from indexer.cells.hierarchy import Hierarchy
 from indexer.disk.artifact import write_folder
 from indexer.errors import ArtifactError, BundleMismatch
 from indexer.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION, Geocells, load_geocells, save_geocells
-from indexer.hierarchy import Hierarchy
 from tests.conftest import random_geocells
 
 

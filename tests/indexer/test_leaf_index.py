@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from indexer import leaf_index
+from indexer.cells.hierarchy import Hierarchy
 from indexer.faiss_index import (
     is_exact,
     list_count,
@@ -17,7 +18,6 @@ from indexer.faiss_index import (
     stored_probes,
     write_index,
 )
-from indexer.hierarchy import Hierarchy
 from indexer.leaf_index import IndexChoice, best_of_all, build_leaf_index, list_index, stand_ins, tree_lists
 from indexer.scoring import ScoringModel, leaf_vectors, log_product
 from tests.conftest import random_geocells, unit_rows

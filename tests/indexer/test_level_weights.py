@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from indexer.cells.hierarchy import Hierarchy
 from indexer.errors import InputError
 from indexer.geocells import Geocells
-from indexer.hierarchy import Hierarchy
 from indexer.level_weights import _conditional_logit, fit_level_weights
 from indexer.scoring import ScoringModel, log_product, log_softmax
 from tests.conftest import random_geocells, unit_rows

@@ -5,13 +5,13 @@ import pyarrow as pa
 import pytest
 import s2sphere
 
+from indexer.cells.hierarchy import Hierarchy, build_hierarchy, sorted_ids
+from indexer.cells.labels import build_label_hierarchy
+from indexer.cells.rule import PartitionRule
 from indexer.earth import geo
 from indexer.errors import InputError
 from indexer.geocells import Geocells
-from indexer.hierarchy import Hierarchy, build_hierarchy, sorted_ids
-from indexer.labels import build_label_hierarchy
 from indexer.lineage import GONE, MERGED, NEW, SAME, SCHEMA, SPLIT, carry_over, lineage
-from indexer.rule import PartitionRule
 from tests.conftest import clustered_points, random_geocells
 
 RULE = PartitionRule((200, 60), 4)

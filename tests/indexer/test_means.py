@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from indexer.cells.hierarchy import Hierarchy
 from indexer.earth import geo
 from indexer.errors import InputError
 from indexer.geocells import Geocells, inherit
-from indexer.hierarchy import Hierarchy
 from indexer.means import TEMPERATURE, CellMeans
 from indexer.scoring import ScoringModel, leaf_vectors
 from indexer.whitening import Moments, Transform, whiten

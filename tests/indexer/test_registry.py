@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from indexer.bundle import open_bundle
+from indexer.cells.hierarchy import Hierarchy
 from indexer.errors import ArtifactError, InputError
-from indexer.hierarchy import Hierarchy
 from indexer.registry import Registry
 from tests.indexer.conftest import add_version
 

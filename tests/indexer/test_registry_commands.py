@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from indexer.cells.hierarchy import Hierarchy
 from indexer.disk.artifact import write_folder
 from indexer.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION, save_geocells
-from indexer.hierarchy import Hierarchy
 from tests.conftest import random_geocells
 from tests.indexer.conftest import indexer
 

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from indexer.bundle import open_bundle, verify_bundle
-from indexer.cells import load_hierarchy
+from indexer.cells.hierarchy import Hierarchy
+from indexer.cells.table import load_hierarchy
 from indexer.disk.artifact import write_folder
 from indexer.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION, save_geocells
-from indexer.hierarchy import Hierarchy
 from indexer.registry import Registry
 from tests.conftest import random_geocells
 from tests.indexer.conftest import add_version

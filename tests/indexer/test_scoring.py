@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from indexer.cells.hierarchy import Hierarchy
 from indexer.geocells import Geocells
-from indexer.hierarchy import Hierarchy
 from indexer.scoring import ScoringModel, leaf_vectors, level_log_probabilities, log_product, log_softmax, scores_of
 from tests.conftest import random_geocells, unit_rows
 

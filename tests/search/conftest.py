@@ -12,8 +12,8 @@ from PIL import Image
 from encoder.checkpoint import save_checkpoint
 from encoder.model import GeoEncoder, GeoEncoderConfig
 from indexer.bundle import DEFAULT_INDEX, Bundle, build_bundle, open_bundle
+from indexer.cells.hierarchy import Hierarchy
 from indexer.geocells import load_geocells
-from indexer.hierarchy import Hierarchy
 from indexer.leaf_index import IndexChoice
 from indexer.registry import Registry
 from search.engine import Engine

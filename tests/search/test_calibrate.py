@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from indexer.bundle import build_bundle
+from indexer.cells.hierarchy import Hierarchy
 from indexer.cli import main
 from indexer.earth.geo import lat_lng, unit_vectors
 from indexer.errors import InputError
 from indexer.features import FeatureBatch, open_features
-from indexer.hierarchy import Hierarchy
 from indexer.leaf_index import stand_ins
 from indexer.registry import Registry
 from indexer.scoring import log_product, log_softmax

@@ -11,9 +11,9 @@ import torch
 from encoder.checkpoint import load_encoder, save_checkpoint
 from encoder.config import FusionConfig
 from indexer.bundle import build_bundle
+from indexer.cells.hierarchy import Hierarchy
 from indexer.cli import main
 from indexer.geocells import load_geocells
-from indexer.hierarchy import Hierarchy
 from indexer.registry import Registry
 from search.__main__ import COMMANDS
 from tests.conftest import random_geocells

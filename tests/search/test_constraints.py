@@ -9,10 +9,10 @@ import pytest
 import shapely
 
 from indexer.bundle import Bundle
+from indexer.cells.hierarchy import Hierarchy
 from indexer.cli import main
 from indexer.earth.polygons import cell_polygons
 from indexer.errors import InputError
-from indexer.hierarchy import Hierarchy
 from indexer.leaf_index import IndexChoice, stand_ins
 from indexer.scoring import log_product, log_softmax
 from search.__main__ import COMMANDS

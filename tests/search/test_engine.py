@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from indexer.bundle import build_bundle
+from indexer.cells.hierarchy import Hierarchy
 from indexer.errors import BundleMismatch, InputError
-from indexer.hierarchy import Hierarchy
 from indexer.registry import Registry
 from indexer.scoring import leaf_vectors, level_log_probabilities, log_product, log_softmax
 from search.engine import Engine

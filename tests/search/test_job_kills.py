@@ -27,8 +27,8 @@ import encoder.embed  # noqa: F401
 import search.job  # noqa: F401
 from encoder.__main__ import COMMANDS as ENCODER
 from indexer.bundle import build_bundle
+from indexer.cells.hierarchy import Hierarchy
 from indexer.cli import main
-from indexer.hierarchy import Hierarchy
 from indexer.jobs.job_folder import JobFolder, Mark, Shard, part_name, read_job, read_marks
 from indexer.registry import Registry
 from search.__main__ import COMMANDS

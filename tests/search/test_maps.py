@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import shapely
 
+from indexer.cells.hierarchy import Hierarchy
 from indexer.cli import main
-from indexer.hierarchy import Hierarchy
 from search.__main__ import COMMANDS
 from search.engine import Engine
 from search.pictures import posterior_map

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from indexer.bundle import Bundle
+from indexer.cells.hierarchy import Hierarchy
 from indexer.errors import InputError
-from indexer.hierarchy import Hierarchy
 from indexer.leaf_index import IndexChoice, stand_ins
 from indexer.scoring import log_product, log_softmax
 from search.engine import Engine

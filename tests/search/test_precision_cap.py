@@ -12,11 +12,11 @@ import s2sphere
 
 from indexer.builds import from_version
 from indexer.bundle import build_bundle, open_bundle
+from indexer.cells.hierarchy import Hierarchy
 from indexer.cli import main
 from indexer.earth import s2
 from indexer.errors import InputError
 from indexer.features import open_features
-from indexer.hierarchy import Hierarchy
 from indexer.leaf_index import IndexChoice
 from indexer.registry import Registry
 from indexer.scoring import log_product, log_softmax

@@ -8,9 +8,9 @@ import pyarrow.parquet
 import pytest
 
 from indexer.bundle import Bundle, build_bundle, open_bundle
+from indexer.cells.hierarchy import Hierarchy
 from indexer.errors import InputError
 from indexer.features import open_features
-from indexer.hierarchy import Hierarchy
 from indexer.references import references_table
 from search import job
 from search.engine import Engine

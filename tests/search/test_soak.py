@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from indexer.bundle import build_bundle
-from indexer.hierarchy import Hierarchy
+from indexer.cells.hierarchy import Hierarchy
 from indexer.registry import Registry
 from search.engine import Engine
 from tests.conftest import random_geocells, unit_rows

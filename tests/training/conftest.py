@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from indexer.hierarchy import Hierarchy
-from indexer.rule import PartitionRule
+from indexer.cells.hierarchy import Hierarchy
+from indexer.cells.rule import PartitionRule
 from tests.conftest import save_s2_hierarchy
 from training.data import PhotoSet
 from training.heads import ClassifierHead, GeocellHead, Head

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from indexer.cells.hierarchy import Hierarchy
 from indexer.errors import InputError
-from indexer.hierarchy import Hierarchy
 from indexer.scoring import ScoringModel
 from tests.conftest import random_geocells
 from training import candidates

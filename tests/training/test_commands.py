@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from indexer.cells.rule import PartitionRule
 from indexer.cli import main
-from indexer.rule import PartitionRule
 from tests.training.conftest import SIZE
 from training.__main__ import COMMANDS
 from training.config import FitConfig, ModelConfig

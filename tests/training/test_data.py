@@ -10,7 +10,7 @@ import torch
 
 from encoder.config import FusionConfig
 from encoder.model import GeoEncoder, GeoEncoderConfig
-from indexer.cells import load_hierarchy
+from indexer.cells.table import load_hierarchy
 from indexer.errors import InputError
 from tests.training.conftest import SIZE, with_maps
 from training.batches import Part, Position, Share, TrainingLoader

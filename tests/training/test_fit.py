@@ -26,7 +26,8 @@ from encoder.config import FusionConfig
 from encoder.embed import EmbedConfig, embed_photos
 from encoder.encode import PhotoEncoder
 from indexer.bundle import open_bundle
-from indexer.cells import load_hierarchy
+from indexer.cells.rule import PartitionRule
+from indexer.cells.table import load_hierarchy
 from indexer.cli import main
 from indexer.disk.manifest import file_digest, manifest_digest
 from indexer.earth.geo import haversine_km
@@ -36,7 +37,6 @@ from indexer.photos.sources import open_photos
 from indexer.prototypes import Placement
 from indexer.references import load_references
 from indexer.registry import Registry
-from indexer.rule import PartitionRule
 from indexer.scoring import ScoringModel, log_product
 from tests.conftest import save_s2_hierarchy
 from tests.kills import ONE_THREAD, ROOT, kill_when

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
+from indexer.cells.hierarchy import Hierarchy
 from indexer.earth.geo import haversine_km
-from indexer.hierarchy import Hierarchy
 from tests.training.test_heads import WIDTH, learnt, toy
 from training.batches import Truth, places_of
 from training.heads import best_rows

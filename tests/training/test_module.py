@@ -10,8 +10,8 @@ import torch
 
 from encoder.crops import normalise
 from encoder.model import GeoEncoder, GeoEncoderConfig
+from indexer.cells.hierarchy import Hierarchy
 from indexer.earth.geo import accuracy, haversine_km
-from indexer.hierarchy import Hierarchy
 from indexer.scoring import ScoringModel, log_product
 from tests.training.conftest import head_of
 from training.batches import Position, Share

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from encoder.encode import reader_of
-from indexer.cells import load_hierarchy
+from indexer.cells.table import load_hierarchy
 from indexer.errors import InputError
 from indexer.photos.photo import Photo
 from indexer.photos.sources import open_photos

@@ -15,17 +15,17 @@ import indexer.__main__
 import training.__main__
 from encoder.checkpoint import load_encoder, save_checkpoint
 from indexer.bundle import open_bundle
-from indexer.cells import load_hierarchy, save_hierarchy
+from indexer.cells.rule import PartitionRule
+from indexer.cells.schemes import LabelRecipe
+from indexer.cells.table import load_hierarchy, save_hierarchy
 from indexer.cli import main
 from indexer.earth import geo
 from indexer.errors import ArtifactError, BundleMismatch, InputError
 from indexer.features import open_features
 from indexer.geocells import Geocells, load_geocells
 from indexer.prototypes import Placement, prototypes
-from indexer.recipe import LabelRecipe
 from indexer.references import load_references
 from indexer.registry import Registry
-from indexer.rule import PartitionRule
 from indexer.scoring import ScoringModel, leaf_vectors
 from tests.conftest import random_geocells, save_s2_hierarchy
 from tests.indexer.anisotropic import World, anisotropic_world

@@ -16,8 +16,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from encoder.config import FusionConfig
 from encoder.model import GeoEncoder
-from indexer.cells import load_hierarchy
-from indexer.hierarchy import Hierarchy
+from indexer.cells.hierarchy import Hierarchy
+from indexer.cells.table import load_hierarchy
 from tests.training.conftest import SIZE, head_of
 from training.batches import Position, Share
 from training.config import Augmentation, DataConfig, FitConfig, ModelConfig, Negatives

@@ -9,10 +9,10 @@ import pyarrow.parquet
 import pytest
 
 from indexer.bundle import build_bundle, verify_bundle
-from indexer.cells import load_hierarchy
+from indexer.cells.hierarchy import Hierarchy
+from indexer.cells.table import load_hierarchy
 from indexer.disk.artifact import write_folder
 from indexer.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION, save_geocells
-from indexer.hierarchy import Hierarchy
 from indexer.registry import Registry
 from tests.conftest import clustered_points, random_geocells
 

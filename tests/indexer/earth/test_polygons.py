@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import shapely
 
+from indexer.cells.hierarchy import Hierarchy
 from indexer.earth import s2
 from indexer.earth.geo import EARTH_RADIUS_KM, lat_lng, unit_vectors
 from indexer.earth.polygons import DEVIATION_KM, DEVIATION_SHARE, cell_polygons
-from indexer.hierarchy import Hierarchy
 from tests.conftest import EDGE_POINTS
 
 

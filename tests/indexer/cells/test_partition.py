@@ -8,11 +8,11 @@ import s2sphere
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from indexer.cells.partition import count, partition, photo_ranges
+from indexer.cells.rule import PartitionRule
 from indexer.earth import s2
 from indexer.errors import InputError
 from indexer.paper import TAU_MAX
-from indexer.partition import count, partition, photo_ranges
-from indexer.rule import PartitionRule
 from tests.conftest import EDGE_POINTS, clustered_points
 
 

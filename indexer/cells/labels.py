@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from indexer.cells.extent import Runs
+from indexer.cells.hierarchy import SEPARATOR, Cells, Hierarchy, tie
 from indexer.errors import InputError
-from indexer.extent import Runs
-from indexer.hierarchy import SEPARATOR, Cells, Hierarchy, tie
 
 
 def build_label_hierarchy(table: pa.Table, columns: Sequence[str], *, ids: np.ndarray, tau_min: int) -> Hierarchy:

@@ -7,7 +7,8 @@ import duckdb
 import numpy as np
 import pytest
 
-from indexer.cells import (
+from indexer.cells.hierarchy import Hierarchy
+from indexer.cells.table import (
     CELLS_FILE,
     PHOTOS_FILE,
     load_hierarchy,
@@ -19,7 +20,6 @@ from indexer.cells import (
 from indexer.disk.manifest import read_manifest
 from indexer.earth import s2
 from indexer.errors import ArtifactError, InputError
-from indexer.hierarchy import Hierarchy
 
 
 def test_save_and_load_are_inverse(hierarchy: Hierarchy, hierarchy_folder: Path) -> None:
@@ -65,7 +65,7 @@ def test_sql_sees_the_documented_tables(hierarchy: Hierarchy, hierarchy_folder: 
 
 
 def test_the_queries_of_the_documentation_run_as_they_stand(hierarchy: Hierarchy, hierarchy_folder: Path) -> None:
-    text = (Path(__file__).parents[2] / "docs" / "data-model.md").read_text()
+    text = (Path(__file__).parents[3] / "docs" / "data-model.md").read_text()
     queries = text.split("```sql\n")[1].split("```")[0].strip().split("\n\n")
     assert len(queries) == 3
     with duckdb.connect(hierarchy_folder / CELLS_FILE, read_only=True) as connection:
@@ -80,7 +80,7 @@ def test_the_queries_of_the_documentation_run_as_they_stand(hierarchy: Hierarchy
 
 
 def test_every_column_is_documented(hierarchy_folder: Path) -> None:
-    text = (Path(__file__).parents[2] / "docs" / "data-model.md").read_text()
+    text = (Path(__file__).parents[3] / "docs" / "data-model.md").read_text()
     with duckdb.connect(hierarchy_folder / CELLS_FILE, read_only=True) as connection:
         columns = connection.sql("SELECT column_name FROM duckdb_columns() WHERE NOT internal").fetchall()
     assert [name for (name,) in columns if f"`{name}`" not in text and not name.startswith("ancestor_")] == []

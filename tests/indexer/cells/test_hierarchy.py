@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import s2sphere
 
+from indexer.cells.hierarchy import Hierarchy, build_hierarchy, describe, sorted_ids
+from indexer.cells.rule import PartitionRule
 from indexer.earth import geo, s2
 from indexer.errors import InputError
-from indexer.hierarchy import Hierarchy, build_hierarchy, describe, sorted_ids
-from indexer.rule import PartitionRule
 from tests.conftest import RULE
 
 Points = tuple[np.ndarray, np.ndarray]

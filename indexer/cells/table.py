@@ -13,11 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
+from indexer.cells.hierarchy import Hierarchy, Level
 from indexer.disk.artifact import write_folder
 from indexer.disk.manifest import Manifest, file_digest, read_manifest
 from indexer.earth import s2
 from indexer.errors import ArtifactError
-from indexer.hierarchy import Hierarchy, Level
 
 KIND = "hierarchy"
 SCHEMA_VERSION = 1

@@ -13,11 +13,11 @@ import pyarrow.parquet
 import pytest
 import shapely
 
-from indexer.cells import load_hierarchy
+from indexer.cells.export import COLUMNS, CRS, cell_frame, write_frame
+from indexer.cells.hierarchy import Hierarchy
+from indexer.cells.table import load_hierarchy
 from indexer.earth.polygons import cell_polygons
-from indexer.export import COLUMNS, CRS, cell_frame, write_frame
 from indexer.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION, save_geocells
-from indexer.hierarchy import Hierarchy
 from tests.conftest import random_geocells
 from tests.indexer.conftest import indexer
 
@@ -242,7 +242,7 @@ def test_label_trees_have_nothing_to_draw(
 
 
 @pytest.mark.parametrize(
-    ("package", "module"), [("geopandas", "indexer.export"), ("shapely", "indexer.earth.polygons")]
+    ("package", "module"), [("geopandas", "indexer.cells.export"), ("shapely", "indexer.earth.polygons")]
 )
 def test_a_missing_package_is_named_with_the_command_that_brings_it(
     hierarchy_folder: Path,
@@ -253,7 +253,7 @@ def test_a_missing_package_is_named_with_the_command_that_brings_it(
     module: str,
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    for name in {module, "indexer.export"}:
+    for name in {module, "indexer.cells.export"}:
         monkeypatch.delitem(sys.modules, name)
     assert indexer("export", "--hierarchy", hierarchy_folder, "--out", tmp_path / "c.geojson") == 2
     said = capsys.readouterr().err

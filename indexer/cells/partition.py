@@ -7,8 +7,8 @@ back into splitting, so with one tau_min and falling tau_max the partitions are 
 
 import numpy as np
 
+from indexer.cells.rule import PartitionRule
 from indexer.earth import s2
-from indexer.rule import PartitionRule
 
 
 def partition(sorted_leaves: np.ndarray, rule: PartitionRule, *, tau_max: int) -> np.ndarray:

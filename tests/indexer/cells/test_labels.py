@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from indexer.cells.hierarchy import Hierarchy, describe
+from indexer.cells.labels import build_label_hierarchy, label_columns, locate_labels
 from indexer.earth import geo, s2
 from indexer.errors import InputError
-from indexer.hierarchy import Hierarchy, describe
-from indexer.labels import build_label_hierarchy, label_columns, locate_labels
 
 COLUMNS = ("continent", "country", "city")
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from indexer.ceiling import ceilings
+from indexer.cells.ceiling import ceilings
+from indexer.cells.hierarchy import Hierarchy
 from indexer.earth import geo
-from indexer.hierarchy import Hierarchy
 from tests.conftest import clustered_points
 
 

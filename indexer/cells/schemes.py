@@ -12,13 +12,13 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
+from indexer.cells.hierarchy import Hierarchy, build_hierarchy, sorted_ids
+from indexer.cells.labels import build_label_hierarchy
+from indexer.cells.rule import PartitionRule
 from indexer.earth import s2
 from indexer.errors import ArtifactError, InputError
-from indexer.hierarchy import Hierarchy, build_hierarchy, sorted_ids
-from indexer.labels import build_label_hierarchy
 from indexer.photos.sources import coordinate_batches
 from indexer.photos.tables import coordinates_of, read_columns
-from indexer.rule import PartitionRule
 
 
 class Recipe(Protocol):

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from indexer.cells.hierarchy import Hierarchy
 from indexer.earth import geo
 from indexer.earth.geo import Accuracy, accuracy
-from indexer.hierarchy import Hierarchy
 from indexer.paper import THRESHOLDS_KM
 
 

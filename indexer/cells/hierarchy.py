@@ -1,7 +1,7 @@
 """The hierarchy: partitions from coarse to fine, tied together by which cell lies in which (paper section III-A).
 
 In: photos and a way to divide them, S2 cells that follow their density (`build_hierarchy`) or labels of any kind
-(`indexer.labels`). Out: per level the cells with their counts, points and radii, and for every finest cell (leaf) its
+(`indexer.cells.labels`). Out: per level the cells with their counts, points and radii, and for every finest cell (leaf) its
 ancestors. Levels are numbered 0 (coarsest) to L-1 (finest); cells by their rank in S2 order, or in the order of label
 paths: either way the cells below a cell are one contiguous range.
 """
@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from indexer.cells.extent import Extent, Runs, extents
+from indexer.cells.medoids import medoids
+from indexer.cells.partition import partition, photo_ranges
+from indexer.cells.rule import PartitionRule
 from indexer.earth import s2
 from indexer.earth.places import nearest_cities
 from indexer.errors import InputError
-from indexer.extent import Extent, Runs, extents
-from indexer.medoids import medoids
-from indexer.partition import partition, photo_ranges
-from indexer.rule import PartitionRule
 
 SEPARATOR = "/"  # between the labels of a path
 
@@ -58,7 +58,7 @@ class Hierarchy:
 
     levels: Sequence[Level]
     ancestors: np.ndarray  # (leaves, L) int64: the cell of each level that contains the leaf; last column 0, 1, 2, ...
-    # (leaves, 2) float64, latitude and longitude of each leaf's most central photo (`indexer.medoids`); None in
+    # (leaves, 2) float64, latitude and longitude of each leaf's most central photo (`indexer.cells.medoids`); None in
     # hierarchies from before these were kept
     medoids: np.ndarray | None
 

@@ -11,8 +11,8 @@ of them, spread evenly along the S2 curve, choose the candidates, and distances 
 
 import numpy as np
 
+from indexer.cells.extent import Runs
 from indexer.earth import geo, s2
-from indexer.extent import Runs
 
 EXACT = 16  # photos up to which all are compared with all; of more, so many stand for all at first
 _CANDIDATES = 8

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from indexer.cells.extent import Runs
+from indexer.cells.medoids import EXACT, medoids
 from indexer.earth import s2
 from indexer.earth.geo import haversine_km
-from indexer.extent import Runs
-from indexer.medoids import EXACT, medoids
 
 
 def runs_of(lengths: list[int]) -> Runs:
@@ -69,5 +69,5 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     lengths = [1, 2, 15, 16, 17, 31, 32, 33, 65, 129, 7, 7, 7]
     ids, runs = leaf_ids(sum(lengths), 5), runs_of(lengths)
     whole = medoids(ids, runs)
-    monkeypatch.setattr("indexer.medoids._HELD", 1)
+    monkeypatch.setattr("indexer.cells.medoids._HELD", 1)
     np.testing.assert_array_equal(medoids(ids, runs), whole)

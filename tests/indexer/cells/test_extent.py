@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexer import extent
+from indexer.cells import extent
+from indexer.cells.extent import Runs, extents
 from indexer.earth import geo, s2
-from indexer.extent import Runs, extents
 from tests.conftest import clustered_points
 
 

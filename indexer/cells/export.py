@@ -14,11 +14,11 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
-from indexer.cells import cells_table
+from indexer.cells.hierarchy import Hierarchy, Level, s2_ids_of
+from indexer.cells.table import cells_table
 from indexer.disk.artifact import write_file
 from indexer.earth.polygons import cell_polygons
 from indexer.errors import InputError, MissingBackend
-from indexer.hierarchy import Hierarchy, Level, s2_ids_of
 
 try:
     import geopandas
