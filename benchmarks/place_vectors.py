@@ -17,8 +17,8 @@ import numpy as np
 
 from indexer.cells.hierarchy import Hierarchy, Level
 from indexer.earth.geo import EARTH_RADIUS_KM, unit_vectors
-from indexer.geocells import Geocells
-from indexer.vectors import unit_rows
+from indexer.vectors.cell_sums import unit_rows
+from indexer.vectors.geocells import Geocells
 
 WAVELENGTHS_KM = (10_000, 3_000, 1_000, 300, 100, 30)
 NOISE = 6.0

@@ -33,11 +33,11 @@ from indexer.cells.hierarchy import build_hierarchy, sorted_ids
 from indexer.cells.rule import PartitionRule
 from indexer.cells.schemes import S2Recipe
 from indexer.cells.table import save_hierarchy
-from indexer.features import FeatureBatch, open_features
 from indexer.jobs.job_folder import read_marks
 from indexer.leaf_index import stand_ins
 from indexer.paper import TAU_MAX, TAU_MIN
 from indexer.registry import Registry
+from indexer.vectors.features import FeatureBatch, open_features
 from search.engine import Engine
 
 MIN_SHARE_OF_SEARCH = 0.90

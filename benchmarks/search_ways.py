@@ -19,7 +19,7 @@ from indexer.faiss_index import flat_index, search_index
 from indexer.leaf_index import best_of_all, choose_beam, list_index, tree_lists
 from indexer.paper import TAU_MAX
 from indexer.photos.sources import read_coordinates
-from indexer.scoring import ScoringModel, leaf_vectors
+from indexer.vectors.scoring import ScoringModel, leaf_vectors
 from search.adaptive import AdaptiveSearch
 from search.beam import BeamSearch
 from search.exact import ExactSearch

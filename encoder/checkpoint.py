@@ -23,7 +23,7 @@ from encoder.hub import CONFIG_FILE, PROCESSOR_FILES, WEIGHTS_FILE, digest_of, f
 from encoder.model import GeoEncoder, GeoEncoderConfig
 from indexer.disk.artifact import Draft, write_folder
 from indexer.errors import ArtifactError, InputError
-from indexer.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION, Geocells, save_geocells
+from indexer.vectors.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION, Geocells, save_geocells
 
 _BICUBIC = 3  # PIL.Image.Resampling.BICUBIC, as image processors write it
 

@@ -1,7 +1,7 @@
 """Checkpoint folders, but for the model in them: whose encoder it is, and folders of new geocells for it.
 
     model.safetensors, config.json     the encoder, in Hugging Face's layout (`encoder.checkpoint` loads it)
-    geocells/level_<l>.safetensors     the geographic representation (`indexer.geocells`)
+    geocells/level_<l>.safetensors     the geographic representation (`indexer.vectors.geocells`)
     manifest.json                      digests, temperatures, what made it
 
 Nothing heavy is imported here: who makes geocells for an encoder need not wait for its libraries.
@@ -16,7 +16,7 @@ from encoder.hub import CONFIG_FILE, WEIGHTS_FILE, digest_of, read_json
 from indexer.disk.artifact import Draft, write_folder
 from indexer.disk.manifest import MANIFEST, read_manifest
 from indexer.errors import ArtifactError
-from indexer.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION, Geocells, save_geocells
+from indexer.vectors.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION, Geocells, save_geocells
 
 HUB_PREFIX = "hf:"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")

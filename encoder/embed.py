@@ -19,7 +19,6 @@ from encoder.failures import Failures
 from encoder.job_remarks import job_remarks
 from encoder.reading import ReadLimits
 from indexer.errors import InputError
-from indexer.features import KIND, SCHEMA_VERSION, FeatureBatch, feature_table, joined
 from indexer.jobs.job_folder import Job, Shard, open_job, read_job, totals_of
 from indexer.jobs.job_status import StatusFile
 from indexer.jobs.progress import track_line
@@ -27,6 +26,7 @@ from indexer.jobs.stages import Line
 from indexer.jobs.stopping import stopping
 from indexer.photos.shard_cut import WHOLE, ShardCut
 from indexer.photos.sources import Photo, PhotoSource
+from indexer.vectors.features import KIND, SCHEMA_VERSION, FeatureBatch, feature_table, joined
 
 _Batch = TypeVar("_Batch", bound=Sized)
 

@@ -19,8 +19,8 @@ from encoder.reading import ReadLimits
 from encoder.segmentation import Segmenter, load_segmenter
 from encoder.segmentation_cache import SegmentationCache, open_cache
 from indexer.errors import InputError, WorkError
-from indexer.features import FeatureBatch
 from indexer.photos.sources import PhotoSource
+from indexer.vectors.features import FeatureBatch
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -16,12 +16,12 @@ from indexer.cells.schemes import S2Recipe
 from indexer.cells.table import hierarchy_manifest, load_hierarchy, save_hierarchy
 from indexer.disk.artifact import explain_unwritable, remove_leftovers, temporary_folder
 from indexer.disk.manifest import file_digest, manifest_digest
-from indexer.features import open_features
-from indexer.geocells import Geocells, load_geocells
 from indexer.leaf_index import IndexChoice
-from indexer.lineage import carry_over, lineage
-from indexer.prototypes import Placement, prototypes
 from indexer.references import load_references
+from indexer.vectors.features import open_features
+from indexer.vectors.geocells import Geocells, load_geocells
+from indexer.vectors.lineage import carry_over, lineage
+from indexer.vectors.prototypes import Placement, prototypes
 
 
 @dataclass(frozen=True, slots=True, eq=False)

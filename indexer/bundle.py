@@ -3,7 +3,7 @@
     table.duckdb      the hierarchy's tables
     level_<l>.faiss   the geocell vectors of level l (row i = cell i): what the paper learns
     leaves.faiss      the leaf vectors (row i = leaf i): one inner-product search over them is the whole hierarchical
-                      inference (`indexer.scoring` says why)
+                      inference (`indexer.vectors.scoring` says why)
     transform.safetensors   what photo vectors pass first, where geocells were made of whitened vectors
     references.parquet      the most typical photos of each leaf, where they were kept
     manifest.json     temperatures, level weights, prior exponent, calibration, digests of the encoder, the hierarchy
@@ -21,18 +21,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from indexer.calibration import Calibration, Protocol, calibration_facts, calibrations_of
 from indexer.cells import table
 from indexer.cells.hierarchy import Hierarchy
 from indexer.disk.artifact import Draft, write_folder
 from indexer.disk.manifest import MANIFEST, Manifest, check_sizes, manifest_digest, parse_manifest, verify_folder
 from indexer.errors import ArtifactError, BundleMismatch
 from indexer.faiss_index import Index, flat_index, is_exact, read_index, rows_of, write_index
-from indexer.geocells import Geocells, score_facts
 from indexer.leaf_index import IndexChoice, build_leaf_index
 from indexer.references import load_references, save_references
-from indexer.scoring import ScoringModel, leaf_vectors
-from indexer.whitening import Transform
+from indexer.vectors.calibration import Calibration, Protocol, calibration_facts, calibrations_of
+from indexer.vectors.geocells import Geocells, score_facts
+from indexer.vectors.scoring import ScoringModel, leaf_vectors
+from indexer.vectors.whitening import Transform
 
 KIND = "bundle"
 SCHEMA_VERSION = 1

@@ -92,7 +92,7 @@ def update(*, hierarchy: Path, photos: Path, out: Path, split: str | None = None
     from indexer.cells.table import hierarchy_manifest, load_hierarchy, load_photo_places, save_hierarchy
     from indexer.disk.artifact import check_target
     from indexer.disk.manifest import file_digest, manifest_digest
-    from indexer.lineage import RELATIONS, lineage
+    from indexer.vectors.lineage import RELATIONS, lineage
 
     check_target(out)
     old = load_hierarchy(hierarchy)

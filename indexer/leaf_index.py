@@ -23,8 +23,8 @@ from indexer.faiss_index import (
     set_probes,
     size_bytes,
 )
-from indexer.scoring import ScoringModel, leaf_vectors, scores_of
-from indexer.vectors import unit_rows
+from indexer.vectors.cell_sums import unit_rows
+from indexer.vectors.scoring import ScoringModel, leaf_vectors, scores_of
 
 # Up to here one scan of everything is fast enough, and exact.
 EXHAUSTIVE_LEAVES = 200_000

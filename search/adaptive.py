@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from indexer.leaf_index import tree_lists
-from indexer.scoring import ScoringModel
+from indexer.vectors.scoring import ScoringModel
 from search.list_search import ListSearch
 from search.lists import TreeLists, Visited
 from search.proof import float32_error

@@ -21,9 +21,9 @@ import pyarrow.parquet
 
 from indexer.disk.manifest import file_digest
 from indexer.errors import InputError
-from indexer.features import FeatureBatch, FeatureSource
 from indexer.photos.tables import names_of, read_columns, shown
-from indexer.vectors import CellSums
+from indexer.vectors.cell_sums import CellSums
+from indexer.vectors.features import FeatureBatch, FeatureSource
 from search.answers import answers_of, laid_out
 from search.engine import Engine
 from search.recall import RecallCheck

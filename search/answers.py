@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from indexer.earth import s2
-from indexer.features import FeatureBatch
+from indexer.vectors.features import FeatureBatch
 from search.engine import Areas, Engine
 from search.found import Hits
 from search.precision_cap import NamedCells

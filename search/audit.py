@@ -23,9 +23,9 @@ from encoder.reading import ReadLimits, read_bytes
 from indexer.disk.artifact import write_folder
 from indexer.earth.geo import haversine_km
 from indexer.errors import InputError
-from indexer.features import FeatureSource, joined
 from indexer.photos.photo import Photo
 from indexer.photos.sources import PhotoSource
+from indexer.vectors.features import FeatureSource, joined
 from search.duplicates import (
     Nearest,
     References,

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from indexer.scoring import ScoringModel
+from indexer.vectors.scoring import ScoringModel
 from search.found import Hits
 from search.leaf_scores import tensor_of
 from search.list_search import ListSearch

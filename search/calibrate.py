@@ -30,19 +30,19 @@ import torch
 from encoder.config import CropName, DeviceName
 from encoder.device import choose_device
 from indexer.bundle import Bundle, calibrated_bundle
-from indexer.calibration import Calibration, Protocol
 from indexer.cells.hierarchy import Hierarchy
 from indexer.cells.labels import label_columns, locate_labels
 from indexer.disk.manifest import file_digest
 from indexer.earth.geo import haversine_km, lat_lng, unit_vectors
 from indexer.errors import InputError
-from indexer.features import FeatureSource, open_features
 from indexer.jobs.progress import track
-from indexer.level_weights import fit_level_weights
 from indexer.photos.tables import read_columns
 from indexer.registry import Registry
-from indexer.scoring import ScoringModel, leaf_vectors
-from indexer.vectors import CellSums
+from indexer.vectors.calibration import Calibration, Protocol
+from indexer.vectors.cell_sums import CellSums
+from indexer.vectors.features import FeatureSource, open_features
+from indexer.vectors.level_weights import fit_level_weights
+from indexer.vectors.scoring import ScoringModel, leaf_vectors
 from search.album import albums_of_table
 from search.bootstrap import Resampling
 from search.engine import Engine

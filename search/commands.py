@@ -164,7 +164,7 @@ def run(
     check_job_target(out)
     albums = None
     if album is not None and features is not None:
-        from indexer.features import open_features
+        from indexer.vectors.features import open_features
         from search.album import albums_of_features, albums_of_table
 
         if album_table is None:

@@ -20,7 +20,7 @@ from indexer.disk.manifest import file_digest
 from indexer.earth.places import countries
 from indexer.errors import InputError
 from indexer.faiss_index import flat_index
-from indexer.scoring import leaf_vectors
+from indexer.vectors.scoring import leaf_vectors
 from search.found import Hits, Search
 from search.posterior import Posterior
 from search.precision_cap import NamedCells

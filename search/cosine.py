@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from indexer.errors import InputError
-from indexer.scoring import CosineKind, ScoringModel, cosine_product
+from indexer.vectors.scoring import CosineKind, ScoringModel, cosine_product
 from search.found import ALL_LEAVES, Hits, joined_hits
 from search.posterior import Posterior
 

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from indexer.errors import BundleMismatch, InputError
-from indexer.features import FeatureBatch, FeatureSource
+from indexer.vectors.features import FeatureBatch, FeatureSource
 
 HASH_BITS = 64
 _HASH_EDGE = 8  # imagehash's default: 8 x 8 low frequencies of a 32 x 32 picture

@@ -15,10 +15,10 @@ import numpy as np
 from encoder.config import DeviceName
 from encoder.device import choose_device
 from indexer.bundle import Bundle, open_bundle
-from indexer.calibration import PROTOCOL_TEXTS, Protocol
 from indexer.errors import ArtifactError, BundleMismatch, InputError
 from indexer.registry import Registry
-from indexer.scoring import level_log_probabilities
+from indexer.vectors.calibration import PROTOCOL_TEXTS, Protocol
+from indexer.vectors.scoring import level_log_probabilities
 from search.constraints import RestrictedSearch, allowed_cells, narrowed, region_digests
 from search.found import Hits, Search, joined_hits, queries_at_once
 from search.modes import DEFAULT_OPTIONS, WITHIN_KM, SearchOptions, open_search

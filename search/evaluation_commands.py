@@ -67,8 +67,8 @@ def evaluate(
     """
     import tempfile
 
-    from indexer.calibration import PROTOCOL_TEXTS
     from indexer.disk.artifact import check_target
+    from indexer.vectors.calibration import PROTOCOL_TEXTS
     from search.bootstrap import Resampling
     from search.evaluate import compare, evaluate_photos, leave_out
     from search.evaluation_report import Against, evaluation_data, evaluation_text
@@ -164,9 +164,9 @@ def audit(
         read: which photos are read.
     """
     from indexer.disk.artifact import check_target
-    from indexer.features import open_features
     from indexer.jobs.progress import track
     from indexer.photos.sources import open_photos
+    from indexer.vectors.features import open_features
     from search.audit import AuditConfig
     from search.audit import audit as audit_photos
 
@@ -244,7 +244,7 @@ def calibrate(
 
 
 def _calibration_text(data: Mapping[str, Any], registry: Path) -> str:
-    from indexer.calibration import PROTOCOL_TEXTS
+    from indexer.vectors.calibration import PROTOCOL_TEXTS
 
     fitted, before, after = data["calibration"], data["before"], data["after"]
     of = "albums" if data["protocol"] == "album" else f"photos, {PROTOCOL_TEXTS[data['protocol']]} each"

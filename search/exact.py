@@ -14,7 +14,7 @@ import torch
 from encoder.device import multiplies_bfloat16
 from indexer.bundle import Bundle
 from indexer.leaf_index import EXHAUSTIVE_LEAVES
-from indexer.scoring import ScoringModel
+from indexer.vectors.scoring import ScoringModel
 from search.found import ALL_LEAVES, Hits, joined_hits
 from search.leaf_scores import LeafScores, tensor_of
 from search.posterior import Posterior, joined_posteriors, posterior_of

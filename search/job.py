@@ -18,13 +18,13 @@ import pyarrow as pa
 
 from encoder.job_remarks import job_remarks
 from indexer.errors import InputError
-from indexer.features import FeatureBatch, feature_table
 from indexer.jobs.job_folder import Job, JobFolder, Mark, Shard, check_job_target, open_job, totals_of
 from indexer.jobs.job_status import StatusFile
 from indexer.jobs.progress import track_line
 from indexer.jobs.stages import Line, Meter
 from indexer.jobs.stopping import stopping
 from indexer.photos.shard_cut import WHOLE, Part
+from indexer.vectors.features import FeatureBatch, feature_table
 from search.album import Albums, answer_albums
 from search.answers import answer_table
 from search.engine import Engine

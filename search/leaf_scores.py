@@ -6,14 +6,14 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from indexer.scoring import ScoringModel
+from indexer.vectors.scoring import ScoringModel
 
 # Numbers gathered at once: on a CPU 32 MB of float64, which stays in its cache; on a GPU what keeps it busy.
 _NUMBERS = {"cpu": 1 << 22, "cuda": 1 << 28}
 
 
 class LeafScores:
-    """v . G_r + b_r from the level vectors themselves (`indexer.scoring.scores_of` is the same in numpy)."""
+    """v . G_r + b_r from the level vectors themselves (`indexer.vectors.scoring.scores_of` is the same in numpy)."""
 
     def __init__(self, model: ScoringModel, device: torch.device) -> None:
         self.n_leaves = model.n_leaves

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from indexer.scoring import ScoringModel
+from indexer.vectors.scoring import ScoringModel
 from search.found import VISITED_LEAVES, Hits, joined_hits
 from search.leaf_scores import LeafScores, tensor_of
 from search.lists import TreeLists, Visited

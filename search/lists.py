@@ -15,7 +15,7 @@ import torch
 from indexer.bundle import Bundle
 from indexer.faiss_index import Index, code_error, list_count, list_sizes, nearest_lists, rows_in_lists, search_index
 from indexer.leaf_index import best_of_all, choose_beam, list_index, stand_ins
-from indexer.scoring import ScoringModel
+from indexer.vectors.scoring import ScoringModel
 from search.posterior import Posterior, posterior_of
 from search.proof import Candidates, float32_error
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from encoder.config import SHARD_ROWS, CropName
 from encoder.options import EncoderOptions, FeedOptions
-from indexer.calibration import PROTOCOLS, Protocol
-from indexer.features import FeatureSource, open_features
 from indexer.jobs.job_folder import Job, read_job
 from indexer.photos.sources import open_photos
 from indexer.registry import Registry
+from indexer.vectors.calibration import PROTOCOLS, Protocol
+from indexer.vectors.features import FeatureSource, open_features
 from search.engine import Engine
 from search.modes import SearchOptions
 from search.vectors import StoredVectors, VectorSource

@@ -6,10 +6,10 @@ from typing import Any, Protocol
 
 from encoder.config import SHARD_ROWS
 from indexer.errors import InputError
-from indexer.features import FeatureBatch, FeatureSource
 from indexer.jobs.job_folder import Job, Mark
 from indexer.jobs.stages import Line
 from indexer.photos.shard_cut import Part
+from indexer.vectors.features import FeatureBatch, FeatureSource
 from search.engine import Engine
 
 

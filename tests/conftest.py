@@ -13,9 +13,9 @@ from indexer.cells.hierarchy import Hierarchy, build_hierarchy, sorted_ids
 from indexer.cells.rule import PartitionRule
 from indexer.cells.schemes import S2Recipe
 from indexer.cells.table import save_hierarchy
-from indexer.features import KIND, SCHEMA_VERSION, FeatureBatch, feature_table
-from indexer.geocells import Geocells
 from indexer.jobs.job_folder import Job, Shard, open_job
+from indexer.vectors.features import KIND, SCHEMA_VERSION, FeatureBatch, feature_table
+from indexer.vectors.geocells import Geocells
 
 # Slow machines are no fault of the code; and a run that passed must pass again.
 settings.register_profile("geosurge", deadline=None, derandomize=True)

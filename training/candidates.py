@@ -3,7 +3,7 @@
     start      as the refit began
     tempered   the start's vectors, with the temperatures that make the held-out photos likeliest
     fitted     fitted vectors and temperatures (`training.cell_fit`)
-    weighted   these with fitted level weights and prior exponent (`indexer.level_weights`), where asked for
+    weighted   these with fitted level weights and prior exponent (`indexer.vectors.level_weights`), where asked for
 
 Each is held against the one kept so far, photo by photo, by the difference of log(1 + km). `tempered` is likelier than
 `start` by the way it was made, so it is taken unless its errors are larger by more than the standard error of that
@@ -19,9 +19,9 @@ import numpy as np
 
 from indexer.cells.hierarchy import Hierarchy
 from indexer.earth.geo import haversine_km
-from indexer.geocells import Geocells
-from indexer.level_weights import check_enough, fit_level_weights
-from indexer.scoring import ScoringModel, leaf_vectors
+from indexer.vectors.geocells import Geocells
+from indexer.vectors.level_weights import check_enough, fit_level_weights
+from indexer.vectors.scoring import ScoringModel, leaf_vectors
 from training.cell_fit import HeldOut
 
 START, TEMPERED, FITTED, WEIGHTED = "start", "tempered", "fitted", "weighted"

@@ -18,7 +18,7 @@ import torch
 from torch.nn.functional import normalize
 
 from indexer.errors import InputError, WorkError
-from indexer.geocells import Geocells
+from indexer.vectors.geocells import Geocells
 from training.config import RefitConfig
 from training.losses import level_loss
 from training.vector_file import VectorFile

@@ -23,7 +23,7 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from indexer.cells.hierarchy import Hierarchy
-from indexer.geocells import Geocells
+from indexer.vectors.geocells import Geocells
 from training.batches import Truth
 from training.config import Negatives, OptimizerConfig
 from training.losses import classification_loss, hierarchy_loss, level_loss
@@ -167,7 +167,7 @@ class GeocellHead(ContrastiveHead):
         return torch.stack([torch.stack(losses) * n, n.to(unit.dtype)], dim=1)
 
     def rows(self) -> torch.Tensor:
-        """G of `indexer.scoring`: (leaves, D)."""
+        """G of `indexer.vectors.scoring`: (leaves, D)."""
         total = torch.zeros((len(self.ancestors), self.cells[0].shape[1]), device=self.ancestors.device)
         for level, cells in enumerate(self.cells):
             total += normalize(cells.float(), dim=-1)[self.ancestors[:, level]] / self.temperatures[level]
@@ -220,7 +220,7 @@ class ClassifierHead(Head):
         """For each leaf the sum of the classes above it, the bias as the last column: (leaves, D + 1).
 
         A level's normaliser is the same for all leaves, so the largest inner product is the largest product of
-        probabilities, as with geocells (`indexer.scoring`).
+        probabilities, as with geocells (`indexer.vectors.scoring`).
         """
         levels = zip(self.weights, self.biases, self.ancestors.T, strict=True)
         parts = [torch.cat([weight, bias[:, None]], dim=1)[cells] for weight, bias, cells in levels]

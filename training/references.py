@@ -9,9 +9,9 @@ from itertools import pairwise
 import numpy as np
 import pyarrow as pa
 
-from indexer.geocells import Geocells
-from indexer.prototypes import Placed
 from indexer.references import references_table
+from indexer.vectors.geocells import Geocells
+from indexer.vectors.prototypes import Placed
 
 DUPLICATE_COSINE = 0.98  # of transformed vectors; photos of one place taken on different days lie far below
 _CANDIDATES = 4  # looked at for each reference wanted

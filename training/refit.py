@@ -24,12 +24,12 @@ from indexer.disk.artifact import Draft, check_target
 from indexer.disk.manifest import file_digest, manifest_digest
 from indexer.earth.geo import Accuracy, accuracy
 from indexer.errors import BundleMismatch, InputError
-from indexer.features import FeatureSource, open_features
-from indexer.geocells import Geocells, load_geocells
 from indexer.jobs.progress import track
-from indexer.lineage import carry_over
-from indexer.prototypes import Placed, Placement, joined_placed, no_photo, placed_batches, prototypes
 from indexer.references import save_references
+from indexer.vectors.features import FeatureSource, open_features
+from indexer.vectors.geocells import Geocells, load_geocells
+from indexer.vectors.lineage import carry_over
+from indexer.vectors.prototypes import Placed, Placement, joined_placed, no_photo, placed_batches, prototypes
 from training.candidates import FITTED, START, TEMPERED, WEIGHTED, check_enough_to_weigh, choose, errors_km, weighted
 from training.cell_fit import HeldOut, LevelFit, fit_cells, steps_per_epoch
 from training.config import RefitConfig

@@ -7,10 +7,10 @@ from encoder.embed import EmbedConfig, embed_photos
 from encoder.encode import MapSource, PhotoEncoder
 from encoder.segmentation_cache import SegmentationCache
 from indexer.cells.hierarchy import Hierarchy
-from indexer.geocells import Geocells
 from indexer.jobs.progress import track_line
 from indexer.jobs.stages import Line
-from indexer.prototypes import Placement
+from indexer.vectors.geocells import Geocells
+from indexer.vectors.prototypes import Placement
 from training.config import DataConfig
 from training.photos import source_of
 from training.references import typical_photos

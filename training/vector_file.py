@@ -11,8 +11,8 @@ from typing import Self
 import numpy as np
 
 from indexer.disk.artifact import explain_unwritable
-from indexer.prototypes import Placed
-from indexer.whitening import Transform
+from indexer.vectors.prototypes import Placed
+from indexer.vectors.whitening import Transform
 from training.holding_out import name_keys
 
 _STORED = np.dtype(np.float16)  # a cosine of unit vectors rounded to it errs by some 1e-5

@@ -15,8 +15,8 @@ from benchmarks.world.results import FINEST, ORACLE, OURS, PIXELS, RANDOM, Answe
 from indexer.cells.hierarchy import Level
 from indexer.earth.places import nearest_cities
 from indexer.errors import WorkError
-from indexer.features import read_features
 from indexer.photos.sources import PhotoTable, read_photos
+from indexer.vectors.features import read_features
 from search.bootstrap import Resampling
 from search.engine import Engine
 from search.evaluate import evaluate

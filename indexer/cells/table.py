@@ -43,7 +43,7 @@ def save_hierarchy(
         out: the folder.
         config: how it was made: what `update` needs to make it again with more photos.
         inputs: digests of what it was made from.
-        lineage: where its cells come from (`indexer.lineage`).
+        lineage: where its cells come from (`indexer.vectors.lineage`).
 
     Raises:
         InputError: `out` exists or cannot be written.

@@ -11,7 +11,7 @@ from benchmarks.embed import compare_plain, compiled, make_photos, save_clip, sh
 from benchmarks.harness import Report
 from encoder.decoded_batch import DecodedBatch
 from encoder.encode import PhotoEncoder
-from indexer.features import FeatureBatch
+from indexer.vectors.features import FeatureBatch
 
 VISION = {
     "hidden_size": 32,

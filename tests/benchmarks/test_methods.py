@@ -18,8 +18,8 @@ from indexer.cells.hierarchy import Hierarchy, build_hierarchy, sorted_ids
 from indexer.cells.rule import PartitionRule
 from indexer.earth.geo import haversine_km
 from indexer.faiss_index import flat_index
-from indexer.geocells import Geocells
-from indexer.scoring import ScoringModel, leaf_vectors
+from indexer.vectors.geocells import Geocells
+from indexer.vectors.scoring import ScoringModel, leaf_vectors
 from search.engine import Engine
 from tests.conftest import random_geocells, unit_rows
 

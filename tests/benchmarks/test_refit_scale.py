@@ -12,8 +12,8 @@ from benchmarks.place_vectors import PlaceVectors
 from benchmarks.refit_scale import Refit, extrapolate, write_features
 from indexer.cells.hierarchy import build_hierarchy, sorted_ids
 from indexer.cells.rule import PartitionRule
-from indexer.features import open_features
-from indexer.prototypes import Placement, prototypes
+from indexer.vectors.features import open_features
+from indexer.vectors.prototypes import Placement, prototypes
 from training.config import RefitConfig
 
 

@@ -15,7 +15,7 @@ from encoder.hub import CONFIG_FILE, WEIGHTS_FILE
 from indexer.cells.hierarchy import Hierarchy
 from indexer.disk.artifact import write_folder
 from indexer.errors import ArtifactError, InputError
-from indexer.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION, load_geocells, save_geocells
+from indexer.vectors.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION, load_geocells, save_geocells
 from tests.conftest import random_geocells
 from tests.encoder.conftest import WIDTH, tiny_encoder
 

@@ -18,9 +18,9 @@ from encoder.crops import crop_photos, normalise
 from encoder.embed import EmbedConfig, embed_photos, embed_source
 from encoder.encode import PhotoEncoder
 from indexer.errors import InputError, WorkError
-from indexer.features import open_features, read_features
 from indexer.jobs.stages import Line
 from indexer.photos.sources import Photo, PhotoSource, open_photos
+from indexer.vectors.features import open_features, read_features
 from tests.encoder.conftest import natural
 
 

@@ -19,8 +19,8 @@ from encoder.segment import SegmentConfig, segment_photos
 from encoder.segmentation import Segmenter
 from encoder.segmentation_cache import SegmentationCache, open_cache
 from indexer.errors import InputError, WorkError
-from indexer.features import FeatureBatch
 from indexer.photos.sources import FileRange, PhotoSource, open_photos
+from indexer.vectors.features import FeatureBatch
 from tests.encoder.conftest import EDGE, natural, tiny_encoder
 
 SIZES = [(90, 60), (64, 64), (50, 70), (120, 80)]

@@ -16,8 +16,8 @@ from encoder.images import BadImage
 from encoder.segmentation_cache import MapOrigin, content_digest, write_cache
 from indexer.__main__ import COMMANDS as INDEXER
 from indexer.cli import Command, main
-from indexer.features import FeatureBatch
 from indexer.jobs.job_folder import OK
+from indexer.vectors.features import FeatureBatch
 from search.__main__ import COMMANDS as SEARCH
 from tests.conftest import write_features
 from tests.indexer.anisotropic import anisotropic_world

@@ -9,8 +9,8 @@ from indexer.bundle import build_bundle
 from indexer.cells.hierarchy import Hierarchy
 from indexer.cli import main
 from indexer.disk.artifact import write_folder
-from indexer.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION, save_geocells
 from indexer.registry import Registry
+from indexer.vectors.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION, save_geocells
 from tests.conftest import random_geocells
 
 

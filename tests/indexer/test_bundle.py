@@ -15,7 +15,7 @@ from indexer.cells.table import CELLS_FILE
 from indexer.disk.manifest import MANIFEST, manifest_digest, verify_folder
 from indexer.errors import ArtifactError, BundleMismatch
 from indexer.faiss_index import read_index, rows_of
-from indexer.scoring import log_product
+from indexer.vectors.scoring import log_product
 from tests.conftest import random_geocells, unit_rows
 
 WIDTH = 12

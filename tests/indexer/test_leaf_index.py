@@ -19,7 +19,7 @@ from indexer.faiss_index import (
     write_index,
 )
 from indexer.leaf_index import IndexChoice, best_of_all, build_leaf_index, list_index, stand_ins, tree_lists
-from indexer.scoring import ScoringModel, leaf_vectors, log_product
+from indexer.vectors.scoring import ScoringModel, leaf_vectors, log_product
 from tests.conftest import random_geocells, unit_rows
 
 WIDTH = 12

@@ -8,7 +8,7 @@ import pytest
 
 from indexer.cells.hierarchy import Hierarchy
 from indexer.disk.artifact import write_folder
-from indexer.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION, save_geocells
+from indexer.vectors.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION, save_geocells
 from tests.conftest import random_geocells
 from tests.indexer.conftest import indexer
 

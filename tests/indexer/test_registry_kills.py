@@ -15,8 +15,8 @@ from indexer.bundle import open_bundle, verify_bundle
 from indexer.cells.hierarchy import Hierarchy
 from indexer.cells.table import load_hierarchy
 from indexer.disk.artifact import write_folder
-from indexer.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION, save_geocells
 from indexer.registry import Registry
+from indexer.vectors.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION, save_geocells
 from tests.conftest import random_geocells
 from tests.indexer.conftest import add_version
 from tests.kills import KILLED, forks

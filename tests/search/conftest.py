@@ -13,9 +13,9 @@ from encoder.checkpoint import save_checkpoint
 from encoder.model import GeoEncoder, GeoEncoderConfig
 from indexer.bundle import DEFAULT_INDEX, Bundle, build_bundle, open_bundle
 from indexer.cells.hierarchy import Hierarchy
-from indexer.geocells import load_geocells
 from indexer.leaf_index import IndexChoice
 from indexer.registry import Registry
+from indexer.vectors.geocells import load_geocells
 from search.engine import Engine
 from tests.conftest import random_geocells
 

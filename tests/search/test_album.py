@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from indexer.errors import InputError
-from indexer.features import FeatureBatch, open_features
-from indexer.scoring import log_product
+from indexer.vectors.features import FeatureBatch, open_features
+from indexer.vectors.scoring import log_product
 from search.album import Albums, _numbered, albums_of_features, albums_of_table, answer_albums
 from search.engine import Engine
 from search.recall import RecallCheck

@@ -15,10 +15,10 @@ from indexer.cells.hierarchy import Hierarchy
 from indexer.cli import main
 from indexer.earth.geo import lat_lng, unit_vectors
 from indexer.errors import InputError
-from indexer.features import FeatureBatch, open_features
 from indexer.leaf_index import stand_ins
 from indexer.registry import Registry
-from indexer.scoring import log_product, log_softmax
+from indexer.vectors.features import FeatureBatch, open_features
+from indexer.vectors.scoring import log_product, log_softmax
 from search.__main__ import COMMANDS, DESCRIPTION
 from search.bootstrap import Resampling
 from search.calibrate import HeldOut, calibrate, held_out

@@ -13,8 +13,8 @@ from encoder.config import FusionConfig
 from indexer.bundle import build_bundle
 from indexer.cells.hierarchy import Hierarchy
 from indexer.cli import main
-from indexer.geocells import load_geocells
 from indexer.registry import Registry
+from indexer.vectors.geocells import load_geocells
 from search.__main__ import COMMANDS
 from tests.conftest import random_geocells
 from tests.search.conftest import WIDTH

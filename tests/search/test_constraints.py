@@ -14,7 +14,7 @@ from indexer.cli import main
 from indexer.earth.polygons import cell_polygons
 from indexer.errors import InputError
 from indexer.leaf_index import IndexChoice, stand_ins
-from indexer.scoring import log_product, log_softmax
+from indexer.vectors.scoring import log_product, log_softmax
 from search.__main__ import COMMANDS
 from search.constraints import allowed_cells
 from search.engine import Engine

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from indexer.errors import BundleMismatch, InputError
-from indexer.features import FeatureSource, open_features, read_features
+from indexer.vectors.features import FeatureSource, open_features, read_features
 from search import duplicates
 from search.duplicates import References, check_encoders, nearest_by_embedding, nearest_by_hash, perceptual_hash
 from tests.search.photo_files import jpeg, picture

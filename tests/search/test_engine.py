@@ -10,7 +10,7 @@ from indexer.bundle import build_bundle
 from indexer.cells.hierarchy import Hierarchy
 from indexer.errors import BundleMismatch, InputError
 from indexer.registry import Registry
-from indexer.scoring import leaf_vectors, level_log_probabilities, log_product, log_softmax
+from indexer.vectors.scoring import leaf_vectors, level_log_probabilities, log_product, log_softmax
 from search.engine import Engine
 from tests.conftest import random_geocells, unit_rows
 from tests.search.conftest import WIDTH

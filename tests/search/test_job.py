@@ -12,10 +12,10 @@ import pytest
 from indexer.disk.manifest import ROWS_MANIFEST, read_manifest
 from indexer.earth import s2
 from indexer.errors import BundleMismatch, InputError, WorkError
-from indexer.features import FeatureBatch, open_features
 from indexer.jobs.job_folder import check_ended
 from indexer.jobs.stages import Line
 from indexer.photos.shard_cut import WHOLE
+from indexer.vectors.features import FeatureBatch, open_features
 from search import job
 from search.album import albums_of_table
 from search.engine import Engine

@@ -6,7 +6,7 @@ import torch
 
 from indexer.faiss_index import Precision
 from indexer.leaf_index import list_index
-from indexer.scoring import ScoringModel, leaf_vectors
+from indexer.vectors.scoring import ScoringModel, leaf_vectors
 from search.engine import Engine
 from search.lists import TreeLists
 from tests.conftest import unit_rows

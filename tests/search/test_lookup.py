@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from indexer.errors import InputError
-from indexer.features import FeatureBatch, open_features
+from indexer.vectors.features import FeatureBatch, open_features
 from search import job
 from search.engine import Engine
 from search.job import RunConfig

@@ -145,7 +145,7 @@ def test_what_is_no_image_says_so() -> None:
 def test_the_encoder_sees_pixels_and_nothing_else(tmp_path: Path) -> None:
     """Vectors of a photo are the same bits with every kind of metadata, under any name, and without."""
     from encoder.checkpoint import load_encoder, save_checkpoint
-    from indexer.features import joined
+    from indexer.vectors.features import joined
 
     torch.manual_seed(0)
     save_checkpoint(tmp_path / "C", encoder=tiny_encoder(), geocells=None, config={}, inputs={})

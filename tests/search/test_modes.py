@@ -14,9 +14,9 @@ from indexer.bundle import Bundle
 from indexer.cells.hierarchy import Hierarchy
 from indexer.errors import InputError
 from indexer.faiss_index import list_count
-from indexer.geocells import Geocells
 from indexer.leaf_index import IndexChoice, list_index, stand_ins
-from indexer.scoring import ScoringModel, leaf_vectors, log_product, log_softmax, scores_of
+from indexer.vectors.geocells import Geocells
+from indexer.vectors.scoring import ScoringModel, leaf_vectors, log_product, log_softmax, scores_of
 from search.adaptive import PROVED, SPENT, AdaptiveSearch
 from search.beam import BeamSearch
 from search.engine import Engine

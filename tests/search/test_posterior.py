@@ -12,7 +12,7 @@ from indexer.bundle import Bundle
 from indexer.cells.hierarchy import Hierarchy
 from indexer.errors import InputError
 from indexer.leaf_index import IndexChoice, stand_ins
-from indexer.scoring import log_product, log_softmax
+from indexer.vectors.scoring import log_product, log_softmax
 from search.engine import Engine
 from search.modes import ModeName, SearchOptions
 from search.posterior import LEFT_OUT, Posterior, joined_posteriors, posterior_of

@@ -16,10 +16,10 @@ from indexer.cells.hierarchy import Hierarchy
 from indexer.cli import main
 from indexer.earth import s2
 from indexer.errors import InputError
-from indexer.features import open_features
 from indexer.leaf_index import IndexChoice
 from indexer.registry import Registry
-from indexer.scoring import log_product, log_softmax
+from indexer.vectors.features import open_features
+from indexer.vectors.scoring import log_product, log_softmax
 from search import job
 from search.__main__ import COMMANDS
 from search.engine import Engine

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from indexer.faiss_index import Precision, flat_index, list_count
-from indexer.geocells import Geocells
 from indexer.leaf_index import list_index
-from indexer.scoring import ScoringModel, leaf_vectors, log_product, log_softmax
+from indexer.vectors.geocells import Geocells
+from indexer.vectors.scoring import ScoringModel, leaf_vectors, log_product, log_softmax
 from search.adaptive import AdaptiveSearch
 from search.beam import BeamSearch
 from search.engine import Engine

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from indexer.errors import InputError
-from indexer.scoring import log_product
+from indexer.vectors.scoring import log_product
 from search.engine import Engine
 from search.modes import SearchOptions
 from search.recall import RecallCheck

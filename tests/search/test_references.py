@@ -10,8 +10,8 @@ import pytest
 from indexer.bundle import Bundle, build_bundle, open_bundle
 from indexer.cells.hierarchy import Hierarchy
 from indexer.errors import InputError
-from indexer.features import open_features
 from indexer.references import references_table
+from indexer.vectors.features import open_features
 from search import job
 from search.engine import Engine
 from search.job import RunConfig

@@ -5,7 +5,7 @@ import pytest
 
 from indexer.cells.hierarchy import Hierarchy
 from indexer.errors import InputError
-from indexer.scoring import ScoringModel
+from indexer.vectors.scoring import ScoringModel
 from tests.conftest import random_geocells
 from training import candidates
 from training.candidates import FITTED, START, TEMPERED, WEIGHTED, check_enough_to_weigh, choose, errors_km, weighted

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
 from indexer.errors import InputError, WorkError
-from indexer.geocells import Geocells
-from indexer.prototypes import Placed
+from indexer.vectors.geocells import Geocells
+from indexer.vectors.prototypes import Placed
 from tests.conftest import unit_rows
 from training import cell_fit
 from training.cell_fit import Adam, HeldOut, fit_cells, fitted_temperature, steps_per_epoch

@@ -32,12 +32,12 @@ from indexer.cli import main
 from indexer.disk.manifest import file_digest, manifest_digest
 from indexer.earth.geo import haversine_km
 from indexer.errors import ArtifactError, InputError, WorkError
-from indexer.geocells import load_geocells
 from indexer.photos.sources import open_photos
-from indexer.prototypes import Placement
 from indexer.references import load_references
 from indexer.registry import Registry
-from indexer.scoring import ScoringModel, log_product
+from indexer.vectors.geocells import load_geocells
+from indexer.vectors.prototypes import Placement
+from indexer.vectors.scoring import ScoringModel, log_product
 from tests.conftest import save_s2_hierarchy
 from tests.kills import ONE_THREAD, ROOT, kill_when
 from tests.training.conftest import SIZE, with_maps

@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy, log_softmax, normalize
 
 from indexer.cells.hierarchy import Hierarchy
 from indexer.earth.geo import haversine_km
-from indexer.scoring import ScoringModel, leaf_vectors, log_product
+from indexer.vectors.scoring import ScoringModel, leaf_vectors, log_product
 from tests.conftest import clustered_points, unit_rows
 from training.batches import Truth
 from training.config import OptimizerConfig

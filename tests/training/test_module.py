@@ -12,7 +12,7 @@ from encoder.crops import normalise
 from encoder.model import GeoEncoder, GeoEncoderConfig
 from indexer.cells.hierarchy import Hierarchy
 from indexer.earth.geo import accuracy, haversine_km
-from indexer.scoring import ScoringModel, log_product
+from indexer.vectors.scoring import ScoringModel, log_product
 from tests.training.conftest import head_of
 from training.batches import Position, Share
 from training.config import Augmentation, DataConfig, FitConfig, Negatives, OptimizerConfig

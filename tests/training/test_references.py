@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from indexer.geocells import Geocells
-from indexer.prototypes import Placed
+from indexer.vectors.geocells import Geocells
+from indexer.vectors.prototypes import Placed
 from tests.conftest import unit_rows
 from training.references import TypicalPhotos
 

@@ -21,12 +21,12 @@ from indexer.cells.table import load_hierarchy, save_hierarchy
 from indexer.cli import main
 from indexer.earth import geo
 from indexer.errors import ArtifactError, BundleMismatch, InputError
-from indexer.features import open_features
-from indexer.geocells import Geocells, load_geocells
-from indexer.prototypes import Placement, prototypes
 from indexer.references import load_references
 from indexer.registry import Registry
-from indexer.scoring import ScoringModel, leaf_vectors
+from indexer.vectors.features import open_features
+from indexer.vectors.geocells import Geocells, load_geocells
+from indexer.vectors.prototypes import Placement, prototypes
+from indexer.vectors.scoring import ScoringModel, leaf_vectors
 from tests.conftest import random_geocells, save_s2_hierarchy
 from tests.indexer.anisotropic import World, anisotropic_world
 from training.config import RefitConfig
@@ -259,7 +259,7 @@ def test_a_level_with_one_cell_says_nothing_and_does_no_harm(folder: Path, world
 def test_features_of_another_encoder_are_refused(folder: Path, checkpoint: Path, tmp_path: Path) -> None:
     from indexer.disk.artifact import write_folder
     from indexer.disk.manifest import ROWS_MANIFEST
-    from indexer.features import KIND, SCHEMA_VERSION
+    from indexer.vectors.features import KIND, SCHEMA_VERSION
 
     with write_folder(tmp_path / "F", kind=KIND, schema_version=SCHEMA_VERSION, manifest_name=ROWS_MANIFEST) as draft:
         shutil.copy(folder / "F" / "part-00.parquet", draft.path)

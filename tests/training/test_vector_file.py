@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from indexer.prototypes import Placed
-from indexer.whitening import Transform
+from indexer.vectors.prototypes import Placed
+from indexer.vectors.whitening import Transform
 from tests.conftest import unit_rows
 from training.holding_out import name_keys
 from training.vector_file import VectorFile

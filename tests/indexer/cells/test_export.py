@@ -17,7 +17,7 @@ from indexer.cells.export import COLUMNS, CRS, cell_frame, write_frame
 from indexer.cells.hierarchy import Hierarchy
 from indexer.cells.table import load_hierarchy
 from indexer.earth.polygons import cell_polygons
-from indexer.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION, save_geocells
+from indexer.vectors.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION, save_geocells
 from tests.conftest import random_geocells
 from tests.indexer.conftest import indexer
 

@@ -12,8 +12,8 @@ from indexer.bundle import build_bundle, verify_bundle
 from indexer.cells.hierarchy import Hierarchy
 from indexer.cells.table import load_hierarchy
 from indexer.disk.artifact import write_folder
-from indexer.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION, save_geocells
 from indexer.registry import Registry
+from indexer.vectors.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION, save_geocells
 from tests.conftest import clustered_points, random_geocells
 
 # No file may grow beyond the limit, which the system reports as it does a full disk (EFBIG for ENOSPC).

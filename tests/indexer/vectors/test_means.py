@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from indexer.cells.hierarchy import Hierarchy
 from indexer.earth import geo
 from indexer.errors import InputError
-from indexer.geocells import Geocells, inherit
-from indexer.means import TEMPERATURE, CellMeans
-from indexer.scoring import ScoringModel, leaf_vectors
-from indexer.whitening import Moments, Transform, whiten
+from indexer.vectors.geocells import Geocells, inherit
+from indexer.vectors.means import TEMPERATURE, CellMeans
+from indexer.vectors.scoring import ScoringModel, leaf_vectors
+from indexer.vectors.whitening import Moments, Transform, whiten
 from tests.conftest import unit_rows
 from tests.indexer.anisotropic import World, anisotropic_world
 

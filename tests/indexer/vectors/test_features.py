@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexer import features
 from indexer.errors import ArtifactError, InputError
-from indexer.features import FeatureBatch, FeatureSource, feature_table, joined, open_features, read_features
+from indexer.vectors import features
+from indexer.vectors.features import FeatureBatch, FeatureSource, feature_table, joined, open_features, read_features
 from tests.conftest import unit_rows, write_features
 
 

@@ -1,7 +1,7 @@
 """Geocells without training: from photo vectors of any encoder to the vectors of a hierarchy's cells.
 
 In: a hierarchy, features, and where their photos were taken. Out: geocells that are mean directions of whitened photo
-vectors (`indexer.whitening` says why), with the transform that queries must pass too. Features are streamed, twice.
+vectors (`indexer.vectors.whitening` says why), with the transform that queries must pass too. Features are streamed, twice.
 """
 
 import logging
@@ -17,12 +17,12 @@ import pyarrow.compute as pc
 from indexer.cells.hierarchy import Hierarchy
 from indexer.cells.labels import label_columns, locate_labels
 from indexer.errors import InputError
-from indexer.features import FeatureBatch, FeatureSource
-from indexer.geocells import Geocells
 from indexer.jobs.progress import track
-from indexer.means import CellMeans
 from indexer.photos.tables import coordinates_of, names_of, read_columns
-from indexer.whitening import Moments, Transform, choose_shrinkage, whiten
+from indexer.vectors.features import FeatureBatch, FeatureSource
+from indexer.vectors.geocells import Geocells
+from indexer.vectors.means import CellMeans
+from indexer.vectors.whitening import Moments, Transform, choose_shrinkage, whiten
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from indexer.errors import ArtifactError, InputError
-from indexer.whitening import CANDIDATES, Moments, Transform, choose_shrinkage, whiten
+from indexer.vectors.whitening import CANDIDATES, Moments, Transform, choose_shrinkage, whiten
 from tests.indexer.anisotropic import World, anisotropic_world
 
 WIDTH = 12

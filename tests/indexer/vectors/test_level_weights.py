@@ -8,9 +8,9 @@ import torch
 
 from indexer.cells.hierarchy import Hierarchy
 from indexer.errors import InputError
-from indexer.geocells import Geocells
-from indexer.level_weights import _conditional_logit, fit_level_weights
-from indexer.scoring import ScoringModel, log_product, log_softmax
+from indexer.vectors.geocells import Geocells
+from indexer.vectors.level_weights import _conditional_logit, fit_level_weights
+from indexer.vectors.scoring import ScoringModel, log_product, log_softmax
 from tests.conftest import random_geocells, unit_rows
 
 WIDTH = 12

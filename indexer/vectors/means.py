@@ -2,7 +2,7 @@
 
 In: batches of photo vectors with the cell of every level that each photo lies in (`Hierarchy.locate`). Out: `Geocells`.
 Prototypes by averaging, as in Snell et al., Prototypical Networks (2017); without whitening they are poor on image
-vectors, which share one common direction (see `indexer.whitening`).
+vectors, which share one common direction (see `indexer.vectors.whitening`).
 """
 
 from collections.abc import Sequence
@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from indexer.errors import InputError
-from indexer.geocells import Geocells, inherit
-from indexer.vectors import CellSums, check_vectors, unit_rows
-from indexer.whitening import Transform
+from indexer.vectors.cell_sums import CellSums, check_vectors, unit_rows
+from indexer.vectors.geocells import Geocells, inherit
+from indexer.vectors.whitening import Transform
 
 TEMPERATURE = 0.07  # of every level: CLIP's initial value, for want of a fitted one
 

@@ -10,8 +10,8 @@ from indexer.cells.labels import build_label_hierarchy
 from indexer.cells.rule import PartitionRule
 from indexer.earth import geo
 from indexer.errors import InputError
-from indexer.geocells import Geocells
-from indexer.lineage import GONE, MERGED, NEW, SAME, SCHEMA, SPLIT, carry_over, lineage
+from indexer.vectors.geocells import Geocells
+from indexer.vectors.lineage import GONE, MERGED, NEW, SAME, SCHEMA, SPLIT, carry_over, lineage
 from tests.conftest import clustered_points, random_geocells
 
 RULE = PartitionRule((200, 60), 4)

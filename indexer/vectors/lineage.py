@@ -19,8 +19,8 @@ import pyarrow as pa
 from indexer.cells.hierarchy import Hierarchy, Level
 from indexer.earth import geo, s2
 from indexer.errors import InputError
-from indexer.geocells import Geocells, inherit
-from indexer.vectors import CellSums
+from indexer.vectors.cell_sums import CellSums
+from indexer.vectors.geocells import Geocells, inherit
 
 SAME, SPLIT, MERGED, NEW, GONE = RELATIONS = ("same", "split from", "merged into", "new", "gone")
 

@@ -9,7 +9,7 @@ import pytest
 from indexer.cells.hierarchy import Hierarchy
 from indexer.disk.artifact import write_folder
 from indexer.errors import ArtifactError, BundleMismatch
-from indexer.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION, Geocells, load_geocells, save_geocells
+from indexer.vectors.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION, Geocells, load_geocells, save_geocells
 from tests.conftest import random_geocells
 
 

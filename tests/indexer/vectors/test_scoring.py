@@ -8,8 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from indexer.cells.hierarchy import Hierarchy
-from indexer.geocells import Geocells
-from indexer.scoring import ScoringModel, leaf_vectors, level_log_probabilities, log_product, log_softmax, scores_of
+from indexer.vectors.geocells import Geocells
+from indexer.vectors.scoring import (
+    ScoringModel,
+    leaf_vectors,
+    level_log_probabilities,
+    log_product,
+    log_softmax,
+    scores_of,
+)
 from tests.conftest import random_geocells, unit_rows
 
 WIDTH = 16

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 from indexer.disk.artifact import Draft
 from indexer.disk.manifest import Manifest, file_digest, read_manifest
 from indexer.errors import ArtifactError, BundleMismatch
-from indexer.whitening import Transform
+from indexer.vectors.whitening import Transform
 
 CHECKPOINT_KIND = "checkpoint"
 CHECKPOINT_SCHEMA_VERSION = 1

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from indexer.bundle import build_bundle, calibrated_bundle, open_bundle, verify_bundle
-from indexer.calibration import Calibration, calibration_facts, calibrations_of
 from indexer.cells.hierarchy import Hierarchy
 from indexer.errors import ArtifactError
-from indexer.scoring import leaf_vectors
+from indexer.vectors.calibration import Calibration, calibration_facts, calibrations_of
+from indexer.vectors.scoring import leaf_vectors
 from tests.conftest import random_geocells
 
 MASSES = {"cell": (0.45, 0.93), "medoid": (0.4, 0.9)}

@@ -1,7 +1,7 @@
 """How much each level counts, and how much the number of photos in a cell: fitted to held-out photos.
 
 In: geocells, and photos that they were not fitted to. Out: the exponents lambda_l of the product and beta of the prior
-(`indexer.scoring`) that make the photos' own leaves likeliest under
+(`indexer.vectors.scoring`) that make the photos' own leaves likeliest under
 
     p(r | v) = softmax over leaves of  sum over l of lambda_l * v . E_l[anc_l(r)] / tau_l  +  beta * log(n_r / n)
 
@@ -17,8 +17,8 @@ import numpy as np
 from scipy.optimize import minimize
 
 from indexer.errors import InputError
-from indexer.geocells import Geocells
-from indexer.scoring import ScoringModel, log_softmax
+from indexer.vectors.geocells import Geocells
+from indexer.vectors.scoring import ScoringModel, log_softmax
 
 _BLOCK_SCORES = 1 << 22  # leaves times photos whose scores are held at once
 _FEWEST = 25  # photos for each number that is fitted; ten are the least by rule of thumb (Peduzzi et al. 1996)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from indexer.errors import InputError
-from indexer.vectors import CellSums, check_cells, check_vectors, unit_rows
+from indexer.vectors.cell_sums import CellSums, check_cells, check_vectors, unit_rows
 
 
 @given(st.integers(0, 60), st.integers(1, 9), st.integers(0, 5))

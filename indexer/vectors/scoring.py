@@ -16,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from indexer.geocells import Geocells
+from indexer.vectors.geocells import Geocells
 
 CosineKind = Literal["clamped", "affine"]
 _ROWS = 1 << 14  # leaf vectors made at once in float64: 100 MB at 768 dims

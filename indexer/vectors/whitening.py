@@ -21,7 +21,7 @@ from safetensors.numpy import load_file, save_file
 
 from indexer.earth import geo
 from indexer.errors import ArtifactError, InputError
-from indexer.vectors import CellSums, check_cells, check_vectors, unit_rows
+from indexer.vectors.cell_sums import CellSums, check_cells, check_vectors, unit_rows
 
 # Both ends are needed. Measured on synthetic anisotropic vectors (96 and 384 dims, 1,200 to 20,000 photos in 116 to 362
 # cells, noise of 5 to 30 %) the best is at or below 0.01; at 0.05 the median error can be three times the best, at 0.1
