@@ -13,12 +13,12 @@ from jsonargparse import ArgumentParser
 from benchmarks.harness import Report
 from benchmarks.partition import MP16_PHOTOS, photo_places
 from benchmarks.place_vectors import PlaceVectors
-from indexer.bundle import build_bundle, open_bundle
+from indexer.bundles.bundle import build_bundle, open_bundle
+from indexer.bundles.leaf_index import IndexChoice
 from indexer.cells.hierarchy import build_hierarchy, sorted_ids
 from indexer.cells.rule import PartitionRule
 from indexer.cells.schemes import S2Recipe
 from indexer.cells.table import save_hierarchy
-from indexer.leaf_index import IndexChoice
 
 
 def main() -> int:

@@ -28,15 +28,15 @@ from benchmarks.embed import TINYCLIP, make_photos, save_clip
 from benchmarks.harness import Report, run_command, seconds_of
 from benchmarks.partition import photo_places
 from benchmarks.place_vectors import PlaceVectors
-from indexer.bundle import build_bundle
+from indexer.bundles.bundle import build_bundle
+from indexer.bundles.leaf_index import stand_ins
+from indexer.bundles.registry import Registry
 from indexer.cells.hierarchy import build_hierarchy, sorted_ids
 from indexer.cells.rule import PartitionRule
 from indexer.cells.schemes import S2Recipe
 from indexer.cells.table import save_hierarchy
 from indexer.jobs.job_folder import read_marks
-from indexer.leaf_index import stand_ins
 from indexer.paper import TAU_MAX, TAU_MIN
-from indexer.registry import Registry
 from indexer.vectors.features import FeatureBatch, open_features
 from search.engine import Engine
 

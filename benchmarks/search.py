@@ -23,7 +23,7 @@ product of matrices in float32 is all there is to exact search, over 2.9 times f
 best that much faster than (c). Of a query's 500 us the product takes 450 to 480, at the processor's peak; the selection
 20 to 25 (a partial sort of every row took 66), the float64 scores 11 to 13, the sum of exponentials 60 (all rows at
 once took 97 to 200; only the columns that matter, 0 to 250). A row read from a list costs as much as 8 to 10 in a
-product of matrices, because lists are read from memory here and there: `indexer.leaf_index` reckons with that.
+product of matrices, because lists are read from memory here and there: `indexer.bundles.leaf_index` reckons with that.
 """
 
 import math
@@ -58,9 +58,9 @@ from benchmarks.search_ways import (
     way_of,
 )
 from encoder.device import multiplies_bfloat16
+from indexer.bundles.faiss_index import Index, flat_index, gpu_count, list_count, on_device, search_index, set_probes
+from indexer.bundles.leaf_index import best_of_all, list_index
 from indexer.cli import Strings
-from indexer.faiss_index import Index, flat_index, gpu_count, list_count, on_device, search_index, set_probes
-from indexer.leaf_index import best_of_all, list_index
 from search.adaptive import PROVED
 from search.beam import BeamSearch
 from search.exact import ExactSearch

@@ -192,10 +192,10 @@ def build(
             inherited from keeps its own.
         no_publish: write the version without making it current.
     """
-    from indexer.builds import Build, from_checkpoint, from_features, from_version, partition_photos
+    from indexer.bundles.builds import Build, from_checkpoint, from_features, from_version, partition_photos
+    from indexer.bundles.leaf_index import IndexChoice
+    from indexer.bundles.registry import Registry
     from indexer.earth import s2
-    from indexer.leaf_index import IndexChoice
-    from indexer.registry import Registry
 
     if [checkpoint, features, inherit].count(None) != 2:
         raise InputError("Give one of --checkpoint, --features and --inherit.")
@@ -272,9 +272,9 @@ def export(
 
 
 def _hierarchy_at(registry: Path | None, version: str | None, hierarchy: Path | None) -> "Hierarchy":
-    from indexer.bundle import bundle_hierarchy
+    from indexer.bundles.bundle import bundle_hierarchy
+    from indexer.bundles.registry import Registry
     from indexer.cells.table import load_hierarchy
-    from indexer.registry import Registry
 
     if version is not None and registry is None:
         raise InputError("--version goes with --registry.")

@@ -11,7 +11,7 @@ from indexer.commands import level_table
 from indexer.errors import ArtifactError
 
 if TYPE_CHECKING:
-    from indexer.registry import Registry, VersionState
+    from indexer.bundles.registry import Registry, VersionState
 
 
 def info(*, registry: Path, version: str | None = None) -> Result:
@@ -21,9 +21,9 @@ def info(*, registry: Path, version: str | None = None) -> Result:
         registry: registry folder.
         version: a version's digest or its beginning; the current one by default.
     """
-    from indexer.bundle import open_bundle
+    from indexer.bundles.bundle import open_bundle
+    from indexer.bundles.registry import Registry
     from indexer.cells.hierarchy import describe
-    from indexer.registry import Registry
 
     home = Registry(registry)
     bundle = open_bundle(home.resolve(version))
@@ -73,8 +73,8 @@ def verify(*, registry: Path, version: str | None = None) -> Result:
         registry: registry folder.
         version: check only this version; all of them by default.
     """
-    from indexer.bundle import verify_bundle
-    from indexer.registry import Registry
+    from indexer.bundles.bundle import verify_bundle
+    from indexer.bundles.registry import Registry
 
     home = Registry(registry)
     home.require()
@@ -94,7 +94,7 @@ def publish(*, registry: Path, version: str) -> Result:
         registry: registry folder.
         version: a version's digest or its beginning.
     """
-    from indexer.registry import Registry
+    from indexer.bundles.registry import Registry
 
     home = Registry(registry)
     return _now_current(home, home.publish(version))
@@ -106,7 +106,7 @@ def rollback(*, registry: Path) -> Result:
     Args:
         registry: registry folder.
     """
-    from indexer.registry import Registry
+    from indexer.bundles.registry import Registry
 
     home = Registry(registry)
     return _now_current(home, home.rollback())
@@ -129,7 +129,7 @@ def retire(*, registry: Path, version: str) -> Result:
         registry: registry folder.
         version: a version's digest or its beginning.
     """
-    from indexer.registry import Registry
+    from indexer.bundles.registry import Registry
 
     name = Registry(registry).retire(version)
     return Result({"registry": str(registry), "retired": name}, f"{registry}: {name} is retired")
@@ -143,7 +143,7 @@ def pin(*, registry: Path, version: str, reason: str | None = None) -> Result:
         version: a version's digest or its beginning.
         reason: why; shown by info and to who tries to retire it.
     """
-    from indexer.registry import Registry
+    from indexer.bundles.registry import Registry
 
     line = Registry(registry).pin(version, reason=reason)
     name, why = line["version"], line.get("reason")
@@ -158,7 +158,7 @@ def unpin(*, registry: Path, version: str) -> Result:
         registry: registry folder.
         version: a version's digest or its beginning.
     """
-    from indexer.registry import Registry
+    from indexer.bundles.registry import Registry
 
     name = Registry(registry).unpin(version)
     data = {"registry": str(registry), "version": name, "pinned": False}

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import torch
 
-from indexer.leaf_index import tree_lists
+from indexer.bundles.leaf_index import tree_lists
 from indexer.vectors.scoring import ScoringModel
 from search.list_search import ListSearch
 from search.lists import TreeLists, Visited

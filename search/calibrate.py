@@ -29,7 +29,8 @@ import torch
 
 from encoder.config import CropName, DeviceName
 from encoder.device import choose_device
-from indexer.bundle import Bundle, calibrated_bundle
+from indexer.bundles.bundle import Bundle, calibrated_bundle
+from indexer.bundles.registry import Registry
 from indexer.cells.hierarchy import Hierarchy
 from indexer.cells.labels import label_columns, locate_labels
 from indexer.disk.manifest import file_digest
@@ -37,7 +38,6 @@ from indexer.earth.geo import haversine_km, lat_lng, unit_vectors
 from indexer.errors import InputError
 from indexer.jobs.progress import track
 from indexer.photos.tables import read_columns
-from indexer.registry import Registry
 from indexer.vectors.calibration import Calibration, Protocol
 from indexer.vectors.cell_sums import CellSums
 from indexer.vectors.features import FeatureSource, open_features

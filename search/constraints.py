@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from indexer.bundle import Bundle
+from indexer.bundles.bundle import Bundle
+from indexer.bundles.faiss_index import flat_index
 from indexer.disk.manifest import file_digest
 from indexer.earth.places import countries
 from indexer.errors import InputError
-from indexer.faiss_index import flat_index
 from indexer.vectors.scoring import leaf_vectors
 from search.found import Hits, Search
 from search.posterior import Posterior

@@ -14,9 +14,9 @@ import numpy as np
 
 from encoder.config import DeviceName
 from encoder.device import choose_device
-from indexer.bundle import Bundle, open_bundle
+from indexer.bundles.bundle import Bundle, open_bundle
+from indexer.bundles.registry import Registry
 from indexer.errors import ArtifactError, BundleMismatch, InputError
-from indexer.registry import Registry
 from indexer.vectors.calibration import PROTOCOL_TEXTS, Protocol
 from indexer.vectors.scoring import level_log_probabilities
 from search.constraints import RestrictedSearch, allowed_cells, narrowed, region_digests

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from encoder.device import multiplies_bfloat16
-from indexer.bundle import Bundle
-from indexer.leaf_index import EXHAUSTIVE_LEAVES
+from indexer.bundles.bundle import Bundle
+from indexer.bundles.leaf_index import EXHAUSTIVE_LEAVES
 from indexer.vectors.scoring import ScoringModel
 from search.found import ALL_LEAVES, Hits, joined_hits
 from search.leaf_scores import LeafScores, tensor_of

@@ -1,6 +1,6 @@
 """Lists of leaves that follow the tree, for searches from coarse to fine (the paper's retrieval, section III-D).
 
-In: the inverted lists of a level (`indexer.leaf_index`), a list for each of its cells. Out: the lists whose heads are
+In: the inverted lists of a level (`indexer.bundles.leaf_index`), a list for each of its cells. Out: the lists whose heads are
 nearest to a query, and the leaves of lists that are visited as candidates for `search.proof`.
 
 Lists are visited by FAISS on the CPU, on machines with a GPU too, where comparing all leaves is faster.
@@ -12,9 +12,17 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from indexer.bundle import Bundle
-from indexer.faiss_index import Index, code_error, list_count, list_sizes, nearest_lists, rows_in_lists, search_index
-from indexer.leaf_index import best_of_all, choose_beam, list_index, stand_ins
+from indexer.bundles.bundle import Bundle
+from indexer.bundles.faiss_index import (
+    Index,
+    code_error,
+    list_count,
+    list_sizes,
+    nearest_lists,
+    rows_in_lists,
+    search_index,
+)
+from indexer.bundles.leaf_index import best_of_all, choose_beam, list_index, stand_ins
 from indexer.vectors.scoring import ScoringModel
 from search.posterior import Posterior, posterior_of
 from search.proof import Candidates, float32_error

@@ -9,7 +9,7 @@ from indexer.errors import InputError
 if TYPE_CHECKING:
     import torch
 
-    from indexer.bundle import Bundle
+    from indexer.bundles.bundle import Bundle
     from search.found import Search
 
 ModeName = Literal["auto", "exact", "beam", "adaptive"]
@@ -106,7 +106,7 @@ DEFAULT_OPTIONS = SearchOptions()
 
 def open_search(bundle: "Bundle", options: SearchOptions, *, device: "torch.device") -> "Search":
     """The search of these options, over all leaves of a bundle, on this device where it can run there."""
-    from indexer.faiss_index import list_count
+    from indexer.bundles.faiss_index import list_count
     from search.adaptive import AdaptiveSearch
     from search.beam import BeamSearch
     from search.cosine import CosineSearch

@@ -10,7 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
-from indexer.bundle import Bundle
+from indexer.bundles.bundle import Bundle
 from indexer.earth.places import nearest_cities
 from indexer.errors import InputError
 from search.modes import WITHIN_KM, PointName

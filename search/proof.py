@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from indexer.leaf_index import SPARE
+from indexer.bundles.leaf_index import SPARE
 from search.leaf_scores import LeafScores
 
 _HELD = 1 << 23  # candidates held at once, over all queries: 100 MB

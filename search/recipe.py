@@ -6,9 +6,9 @@ from pathlib import Path
 
 from encoder.config import SHARD_ROWS, CropName
 from encoder.options import EncoderOptions, FeedOptions
+from indexer.bundles.registry import Registry
 from indexer.jobs.job_folder import Job, read_job
 from indexer.photos.sources import open_photos
-from indexer.registry import Registry
 from indexer.vectors.calibration import PROTOCOLS, Protocol
 from indexer.vectors.features import FeatureSource, open_features
 from search.engine import Engine

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from indexer.bundle import Bundle
+from indexer.bundles.bundle import Bundle
 from indexer.errors import InputError
 
 _VECTORS = 1 << 22  # numbers of reference vectors looked at together: 16 MB of float32

@@ -9,10 +9,10 @@ import pytest
 
 from encoder.images import BadImage
 from encoder.segmentation_cache import open_cache
-from indexer.bundle import verify_bundle
+from indexer.bundles.bundle import verify_bundle
+from indexer.bundles.registry import Registry
 from indexer.cells.table import KIND, SCHEMA_VERSION, load_hierarchy, load_photo_places
 from indexer.disk.manifest import read_manifest, verify_folder
-from indexer.registry import Registry
 from indexer.vectors.features import open_features, read_features
 from search.answers import answer_table
 from search.engine import Engine

@@ -23,6 +23,7 @@ from encoder.device import choose_device
 from encoder.encode import MapSource, check_maps
 from encoder.model import GeoEncoder, GeoEncoderConfig
 from encoder.segmentation_cache import MapOrigin, open_cache
+from indexer.bundles.references import save_references
 from indexer.cells.hierarchy import Hierarchy
 from indexer.cells.table import load_hierarchy
 from indexer.disk.artifact import Draft
@@ -30,7 +31,6 @@ from indexer.disk.manifest import manifest_digest
 from indexer.errors import InputError
 from indexer.jobs.progress import track
 from indexer.photos.sources import open_photos
-from indexer.references import save_references
 from training.batches import Photos, Position, Share, TrainingLoader, ValidationLoader, n_batches
 from training.callbacks import BestEpoch, Reporter, Resumable, best_epoch
 from training.checkpoint_files import CheckpointFiles

@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 import pyarrow as pa
 
-from indexer.references import references_table
+from indexer.bundles.references import references_table
 from indexer.vectors.geocells import Geocells
 from indexer.vectors.prototypes import Placed
 
@@ -18,7 +18,7 @@ _CANDIDATES = 4  # looked at for each reference wanted
 
 
 def typical_photos(batches: Iterable[Placed], geocells: Geocells, *, k: int) -> pa.Table:
-    """The k most typical photos of each leaf (`indexer.references`), of photos that come in batches."""
+    """The k most typical photos of each leaf (`indexer.bundles.references`), of photos that come in batches."""
     typical = TypicalPhotos(geocells, k=k)
     for placed in batches:
         typical.add(placed)
@@ -59,7 +59,7 @@ class TypicalPhotos:
         self._best = {name: column[kept] for name, column in new.items()}
 
     def table(self) -> pa.Table:
-        """References of every leaf that has photos (`indexer.references`)."""
+        """References of every leaf that has photos (`indexer.bundles.references`)."""
         if self._best is None:
             width = self._geocells.width
             nothing = np.empty(0)

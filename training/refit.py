@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from encoder.checkpoint_folder import encoder_digest, encoder_width, save_geocells_checkpoint
+from indexer.bundles.references import save_references
 from indexer.cells.hierarchy import Hierarchy
 from indexer.cells.table import load_hierarchy
 from indexer.disk.artifact import Draft, check_target
@@ -25,7 +26,6 @@ from indexer.disk.manifest import file_digest, manifest_digest
 from indexer.earth.geo import Accuracy, accuracy
 from indexer.errors import BundleMismatch, InputError
 from indexer.jobs.progress import track
-from indexer.references import save_references
 from indexer.vectors.features import FeatureSource, open_features
 from indexer.vectors.geocells import Geocells, load_geocells
 from indexer.vectors.lineage import carry_over

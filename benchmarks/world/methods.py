@@ -4,9 +4,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from indexer.bundles.faiss_index import rows_of
 from indexer.cells.hierarchy import Hierarchy
 from indexer.earth.geo import unit_vectors
-from indexer.faiss_index import rows_of
 from indexer.vectors.scoring import ScoringModel, log_product
 from search.engine import Engine
 from search.proof import rounding_bound

@@ -13,11 +13,11 @@ from benchmarks.world.methods import (
     index_follows_product,
     oracle_leaves,
 )
-from indexer.bundle import build_bundle, open_bundle
+from indexer.bundles.bundle import build_bundle, open_bundle
+from indexer.bundles.faiss_index import flat_index
 from indexer.cells.hierarchy import Hierarchy, build_hierarchy, sorted_ids
 from indexer.cells.rule import PartitionRule
 from indexer.earth.geo import haversine_km
-from indexer.faiss_index import flat_index
 from indexer.vectors.geocells import Geocells
 from indexer.vectors.scoring import ScoringModel, leaf_vectors
 from search.engine import Engine

@@ -9,7 +9,7 @@ from benchmarks.harness import Report
 from benchmarks.place_vectors import PlaceVectors
 from benchmarks.search import break_even, compare, crossed, k_means, many_queries, ten_times
 from benchmarks.search_ways import World, check_radii, city_places, exact_search, make_world, mp16_world, same
-from indexer.leaf_index import best_of_all
+from indexer.bundles.leaf_index import best_of_all
 from indexer.vectors.scoring import log_product
 from search.radii import radii_km
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from indexer.__main__ import COMMANDS
-from indexer.bundle import build_bundle
+from indexer.bundles.bundle import build_bundle
+from indexer.bundles.registry import Registry
 from indexer.cells.hierarchy import Hierarchy
 from indexer.cli import main
 from indexer.disk.artifact import write_folder
-from indexer.registry import Registry
 from indexer.vectors.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION, save_geocells
 from tests.conftest import random_geocells
 

@@ -11,10 +11,10 @@ from PIL import Image
 
 from encoder.checkpoint import save_checkpoint
 from encoder.model import GeoEncoder, GeoEncoderConfig
-from indexer.bundle import DEFAULT_INDEX, Bundle, build_bundle, open_bundle
+from indexer.bundles.bundle import DEFAULT_INDEX, Bundle, build_bundle, open_bundle
+from indexer.bundles.leaf_index import IndexChoice
+from indexer.bundles.registry import Registry
 from indexer.cells.hierarchy import Hierarchy
-from indexer.leaf_index import IndexChoice
-from indexer.registry import Registry
 from indexer.vectors.geocells import load_geocells
 from search.engine import Engine
 from tests.conftest import random_geocells

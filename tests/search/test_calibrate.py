@@ -10,13 +10,13 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from indexer.bundle import build_bundle
+from indexer.bundles.bundle import build_bundle
+from indexer.bundles.leaf_index import stand_ins
+from indexer.bundles.registry import Registry
 from indexer.cells.hierarchy import Hierarchy
 from indexer.cli import main
 from indexer.earth.geo import lat_lng, unit_vectors
 from indexer.errors import InputError
-from indexer.leaf_index import stand_ins
-from indexer.registry import Registry
 from indexer.vectors.features import FeatureBatch, open_features
 from indexer.vectors.scoring import log_product, log_softmax
 from search.__main__ import COMMANDS, DESCRIPTION

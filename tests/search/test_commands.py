@@ -10,10 +10,10 @@ import torch
 
 from encoder.checkpoint import load_encoder, save_checkpoint
 from encoder.config import FusionConfig
-from indexer.bundle import build_bundle
+from indexer.bundles.bundle import build_bundle
+from indexer.bundles.registry import Registry
 from indexer.cells.hierarchy import Hierarchy
 from indexer.cli import main
-from indexer.registry import Registry
 from indexer.vectors.geocells import load_geocells
 from search.__main__ import COMMANDS
 from tests.conftest import random_geocells

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import shapely
 
-from indexer.bundle import Bundle
+from indexer.bundles.bundle import Bundle
+from indexer.bundles.leaf_index import IndexChoice, stand_ins
 from indexer.cells.hierarchy import Hierarchy
 from indexer.cli import main
 from indexer.earth.polygons import cell_polygons
 from indexer.errors import InputError
-from indexer.leaf_index import IndexChoice, stand_ins
 from indexer.vectors.scoring import log_product, log_softmax
 from search.__main__ import COMMANDS
 from search.constraints import allowed_cells

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from indexer.bundle import build_bundle
+from indexer.bundles.bundle import build_bundle
+from indexer.bundles.registry import Registry
 from indexer.cells.hierarchy import Hierarchy
 from indexer.errors import BundleMismatch, InputError
-from indexer.registry import Registry
 from indexer.vectors.scoring import leaf_vectors, level_log_probabilities, log_product, log_softmax
 from search.engine import Engine
 from tests.conftest import random_geocells, unit_rows

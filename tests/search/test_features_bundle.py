@@ -9,10 +9,10 @@ import pyarrow.parquet
 import pytest
 
 from indexer.__main__ import COMMANDS
-from indexer.bundle import open_bundle
+from indexer.bundles.bundle import open_bundle
+from indexer.bundles.registry import Registry
 from indexer.cli import main
 from indexer.earth import geo
-from indexer.registry import Registry
 from search.engine import Engine
 from tests.indexer.anisotropic import World, anisotropic_world
 

@@ -26,11 +26,11 @@ import pytest
 import encoder.embed  # noqa: F401
 import search.job  # noqa: F401
 from encoder.__main__ import COMMANDS as ENCODER
-from indexer.bundle import build_bundle
+from indexer.bundles.bundle import build_bundle
+from indexer.bundles.registry import Registry
 from indexer.cells.hierarchy import Hierarchy
 from indexer.cli import main
 from indexer.jobs.job_folder import JobFolder, Mark, Shard, part_name, read_job, read_marks
-from indexer.registry import Registry
 from search.__main__ import COMMANDS
 from tests.conftest import random_geocells
 from tests.kills import KILLED, ONE_THREAD, ROOT, Forks, die_after, forks, kill_when

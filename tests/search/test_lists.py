@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from indexer.faiss_index import Precision
-from indexer.leaf_index import list_index
+from indexer.bundles.faiss_index import Precision
+from indexer.bundles.leaf_index import list_index
 from indexer.vectors.scoring import ScoringModel, leaf_vectors
 from search.engine import Engine
 from search.lists import TreeLists

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from encoder import device as devices
-from indexer.bundle import Bundle
+from indexer.bundles.bundle import Bundle
+from indexer.bundles.faiss_index import list_count
+from indexer.bundles.leaf_index import IndexChoice, list_index, stand_ins
 from indexer.cells.hierarchy import Hierarchy
 from indexer.errors import InputError
-from indexer.faiss_index import list_count
-from indexer.leaf_index import IndexChoice, list_index, stand_ins
 from indexer.vectors.geocells import Geocells
 from indexer.vectors.scoring import ScoringModel, leaf_vectors, log_product, log_softmax, scores_of
 from search.adaptive import PROVED, SPENT, AdaptiveSearch

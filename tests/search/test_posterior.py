@@ -8,10 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexer.bundle import Bundle
+from indexer.bundles.bundle import Bundle
+from indexer.bundles.leaf_index import IndexChoice, stand_ins
 from indexer.cells.hierarchy import Hierarchy
 from indexer.errors import InputError
-from indexer.leaf_index import IndexChoice, stand_ins
 from indexer.vectors.scoring import log_product, log_softmax
 from search.engine import Engine
 from search.modes import ModeName, SearchOptions

@@ -10,14 +10,14 @@ import pyarrow.parquet
 import pytest
 import s2sphere
 
-from indexer.builds import from_version
-from indexer.bundle import build_bundle, open_bundle
+from indexer.bundles.builds import from_version
+from indexer.bundles.bundle import build_bundle, open_bundle
+from indexer.bundles.leaf_index import IndexChoice
+from indexer.bundles.registry import Registry
 from indexer.cells.hierarchy import Hierarchy
 from indexer.cli import main
 from indexer.earth import s2
 from indexer.errors import InputError
-from indexer.leaf_index import IndexChoice
-from indexer.registry import Registry
 from indexer.vectors.features import open_features
 from indexer.vectors.scoring import log_product, log_softmax
 from search import job

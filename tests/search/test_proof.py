@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexer.faiss_index import Precision, flat_index, list_count
-from indexer.leaf_index import list_index
+from indexer.bundles.faiss_index import Precision, flat_index, list_count
+from indexer.bundles.leaf_index import list_index
 from indexer.vectors.geocells import Geocells
 from indexer.vectors.scoring import ScoringModel, leaf_vectors, log_product, log_softmax
 from search.adaptive import AdaptiveSearch

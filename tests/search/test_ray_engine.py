@@ -16,10 +16,10 @@ import pyarrow.parquet
 import pytest
 
 from encoder.options import EncoderOptions, FeedOptions
+from indexer.bundles.registry import Registry
 from indexer.errors import GeoError, InputError, WorkError
 from indexer.jobs.job_folder import read_marks
 from indexer.jobs.stages import Line
-from indexer.registry import Registry
 from search import job
 from search.engine import Engine
 from search.job import RunConfig

@@ -7,10 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from indexer.bundle import Bundle, build_bundle, open_bundle
+from indexer.bundles.bundle import Bundle, build_bundle, open_bundle
+from indexer.bundles.references import references_table
 from indexer.cells.hierarchy import Hierarchy
 from indexer.errors import InputError
-from indexer.references import references_table
 from indexer.vectors.features import open_features
 from search import job
 from search.engine import Engine

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from indexer.bundle import build_bundle
+from indexer.bundles.bundle import build_bundle
+from indexer.bundles.registry import Registry
 from indexer.cells.hierarchy import Hierarchy
-from indexer.registry import Registry
 from search.engine import Engine
 from tests.conftest import random_geocells, unit_rows
 from tests.search.conftest import WIDTH

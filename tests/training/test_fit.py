@@ -25,7 +25,9 @@ from encoder.checkpoint import load_encoder
 from encoder.config import FusionConfig
 from encoder.embed import EmbedConfig, embed_photos
 from encoder.encode import PhotoEncoder
-from indexer.bundle import open_bundle
+from indexer.bundles.bundle import open_bundle
+from indexer.bundles.references import load_references
+from indexer.bundles.registry import Registry
 from indexer.cells.rule import PartitionRule
 from indexer.cells.table import load_hierarchy
 from indexer.cli import main
@@ -33,8 +35,6 @@ from indexer.disk.manifest import file_digest, manifest_digest
 from indexer.earth.geo import haversine_km
 from indexer.errors import ArtifactError, InputError, WorkError
 from indexer.photos.sources import open_photos
-from indexer.references import load_references
-from indexer.registry import Registry
 from indexer.vectors.geocells import load_geocells
 from indexer.vectors.prototypes import Placement
 from indexer.vectors.scoring import ScoringModel, log_product

@@ -14,15 +14,15 @@ import torch
 import indexer.__main__
 import training.__main__
 from encoder.checkpoint import load_encoder, save_checkpoint
-from indexer.bundle import open_bundle
+from indexer.bundles.bundle import open_bundle
+from indexer.bundles.references import load_references
+from indexer.bundles.registry import Registry
 from indexer.cells.rule import PartitionRule
 from indexer.cells.schemes import LabelRecipe
 from indexer.cells.table import load_hierarchy, save_hierarchy
 from indexer.cli import main
 from indexer.earth import geo
 from indexer.errors import ArtifactError, BundleMismatch, InputError
-from indexer.references import load_references
-from indexer.registry import Registry
 from indexer.vectors.features import open_features
 from indexer.vectors.geocells import Geocells, load_geocells
 from indexer.vectors.prototypes import Placement, prototypes

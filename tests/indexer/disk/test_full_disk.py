@@ -8,11 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from indexer.bundle import build_bundle, verify_bundle
+from indexer.bundles.bundle import build_bundle, verify_bundle
+from indexer.bundles.registry import Registry
 from indexer.cells.hierarchy import Hierarchy
 from indexer.cells.table import load_hierarchy
 from indexer.disk.artifact import write_folder
-from indexer.registry import Registry
 from indexer.vectors.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION, save_geocells
 from tests.conftest import clustered_points, random_geocells
 

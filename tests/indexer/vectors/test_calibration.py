@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from indexer.bundle import build_bundle, calibrated_bundle, open_bundle, verify_bundle
+from indexer.bundles.bundle import build_bundle, calibrated_bundle, open_bundle, verify_bundle
 from indexer.cells.hierarchy import Hierarchy
 from indexer.errors import ArtifactError
 from indexer.vectors.calibration import Calibration, calibration_facts, calibrations_of

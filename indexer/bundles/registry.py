@@ -2,7 +2,7 @@
 
     versions/<SHA-256 of manifest.json>/   bundles, never changed
     current                                a symlink, replaced by one rename
-    history.jsonl                          one line for each change; the pins are in it (`indexer.history`)
+    history.jsonl                          one line for each change; the pins are in it (`indexer.bundles.history`)
     .lock                                  held while something changes, by one process at a time
 
 A reader takes no lock: it resolves `current` once and keeps what it opened.
@@ -14,12 +14,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from indexer.bundle import open_bundle, verify_bundle
+from indexer.bundles.bundle import open_bundle, verify_bundle
+from indexer.bundles.history import Entry, append_entry, pins, publications, read_entries, trail
 from indexer.disk.artifact import explain_unwritable, is_temporary, remove_version, replace_symlink
 from indexer.disk.lock import in_turn
 from indexer.disk.manifest import MANIFEST
 from indexer.errors import ArtifactError, InputError
-from indexer.history import Entry, append_entry, pins, publications, read_entries, trail
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from indexer.bundle import open_bundle
+from indexer.bundles.bundle import open_bundle
+from indexer.bundles.registry import Registry
 from indexer.cells.hierarchy import Hierarchy
 from indexer.errors import ArtifactError, InputError
-from indexer.registry import Registry
 from tests.indexer.conftest import add_version
 
 
@@ -73,7 +73,7 @@ def test_what_is_not_there_is_named(registry: Registry, tmp_path: Path) -> None:
 PUBLISH = """
 import sys
 from pathlib import Path
-from indexer.registry import Registry
+from indexer.bundles.registry import Registry
 for _ in range(20):
     for version in sys.argv[2:]:
         Registry(Path(sys.argv[1])).publish(version)
@@ -160,7 +160,7 @@ def test_a_publication_that_failed_at_the_link_is_not_gone_back_to(
         raise OSError(5, "Input/output error")
 
     with monkeypatch.context() as patch:
-        patch.setattr("indexer.registry.replace_symlink", fail)
+        patch.setattr("indexer.bundles.registry.replace_symlink", fail)
         with pytest.raises(OSError, match="Input/output"):
             registry.publish(second)
     assert registry.current == first

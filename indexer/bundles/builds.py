@@ -10,14 +10,14 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from indexer.bundle import build_bundle, open_bundle
+from indexer.bundles.bundle import build_bundle, open_bundle
+from indexer.bundles.leaf_index import IndexChoice
+from indexer.bundles.references import load_references
 from indexer.cells.rule import PartitionRule
 from indexer.cells.schemes import S2Recipe
 from indexer.cells.table import hierarchy_manifest, load_hierarchy, save_hierarchy
 from indexer.disk.artifact import explain_unwritable, remove_leftovers, temporary_folder
 from indexer.disk.manifest import file_digest, manifest_digest
-from indexer.leaf_index import IndexChoice
-from indexer.references import load_references
 from indexer.vectors.features import open_features
 from indexer.vectors.geocells import Geocells, load_geocells
 from indexer.vectors.lineage import carry_over, lineage
@@ -32,7 +32,7 @@ class Build:
     geocells: Geocells
     config: Mapping[str, Any]
     inputs: Mapping[str, str | None]  # digests
-    references: pa.Table | None = None  # `indexer.references`
+    references: pa.Table | None = None  # `indexer.bundles.references`
     photos: np.ndarray | None = None  # (Q, D) float32, transformed vectors to measure the leaf index with
     facts: Mapping[str, Any] = field(default_factory=dict)  # what a program wants to know of how it was made
     text: str = ""  # the same for a person

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexer.errors import ArtifactError, InputError
-from indexer.faiss_index import (
+from indexer.bundles.faiss_index import (
     Precision,
     code_error,
     flat_index,
@@ -27,6 +26,7 @@ from indexer.faiss_index import (
     stored_probes,
     write_index,
 )
+from indexer.errors import ArtifactError, InputError
 from tests.conftest import unit_rows
 
 

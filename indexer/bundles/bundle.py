@@ -21,14 +21,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from indexer.bundles.faiss_index import Index, flat_index, is_exact, read_index, rows_of, write_index
+from indexer.bundles.leaf_index import IndexChoice, build_leaf_index
+from indexer.bundles.references import load_references, save_references
 from indexer.cells import table
 from indexer.cells.hierarchy import Hierarchy
 from indexer.disk.artifact import Draft, write_folder
 from indexer.disk.manifest import MANIFEST, Manifest, check_sizes, manifest_digest, parse_manifest, verify_folder
 from indexer.errors import ArtifactError, BundleMismatch
-from indexer.faiss_index import Index, flat_index, is_exact, read_index, rows_of, write_index
-from indexer.leaf_index import IndexChoice, build_leaf_index
-from indexer.references import load_references, save_references
 from indexer.vectors.calibration import Calibration, Protocol, calibration_facts, calibrations_of
 from indexer.vectors.geocells import Geocells, score_facts
 from indexer.vectors.scoring import ScoringModel, leaf_vectors
@@ -50,7 +50,7 @@ class Bundle:
     hierarchy: Hierarchy
     model: ScoringModel
     leaf_index: Index
-    references: pa.Table | None  # `indexer.references`
+    references: pa.Table | None  # `indexer.bundles.references`
     calibrations: Mapping[Protocol, Calibration]  # of the protocols that were calibrated
 
     @property
@@ -97,7 +97,7 @@ def build_bundle(
         inputs: digests of what they were made from.
         index: the kind of the leaf index.
         photos: (Q, D) float32 photo vectors, transformed, to measure that index with, where there are any.
-        references: reference photos of its leaves (`indexer.references`), where there are any.
+        references: reference photos of its leaves (`indexer.bundles.references`), where there are any.
         precision_cap_km: what answers from it are to be told no finer than.
 
     Raises:

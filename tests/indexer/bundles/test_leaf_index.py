@@ -6,9 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from indexer import leaf_index
-from indexer.cells.hierarchy import Hierarchy
-from indexer.faiss_index import (
+from indexer.bundles import leaf_index
+from indexer.bundles.faiss_index import (
     is_exact,
     list_count,
     read_index,
@@ -18,7 +17,8 @@ from indexer.faiss_index import (
     stored_probes,
     write_index,
 )
-from indexer.leaf_index import IndexChoice, best_of_all, build_leaf_index, list_index, stand_ins, tree_lists
+from indexer.bundles.leaf_index import IndexChoice, best_of_all, build_leaf_index, list_index, stand_ins, tree_lists
+from indexer.cells.hierarchy import Hierarchy
 from indexer.vectors.scoring import ScoringModel, leaf_vectors, log_product
 from tests.conftest import random_geocells, unit_rows
 

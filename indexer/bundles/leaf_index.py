@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from indexer.faiss_index import (
+from indexer.bundles.faiss_index import (
     Index,
     Precision,
     flat_index,

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from indexer.bundles.history import Entry, append_entry, pins, publications, read_entries, trail
 from indexer.errors import ArtifactError
-from indexer.history import Entry, append_entry, pins, publications, read_entries, trail
 
 
 def change(action: str, version: str, before: str | None) -> Entry:

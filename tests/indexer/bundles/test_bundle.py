@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from indexer.bundle import LEAVES_FILE, Bundle, build_bundle, level_file, open_bundle, verify_bundle
+from indexer.bundles.bundle import LEAVES_FILE, Bundle, build_bundle, level_file, open_bundle, verify_bundle
+from indexer.bundles.faiss_index import read_index, rows_of
 from indexer.cells import table
 from indexer.cells.hierarchy import Hierarchy
 from indexer.cells.table import CELLS_FILE
 from indexer.disk.manifest import MANIFEST, manifest_digest, verify_folder
 from indexer.errors import ArtifactError, BundleMismatch
-from indexer.faiss_index import read_index, rows_of
 from indexer.vectors.scoring import log_product
 from tests.conftest import random_geocells, unit_rows
 
