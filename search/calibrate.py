@@ -38,7 +38,7 @@ from indexer.earth.geo import haversine_km, lat_lng, unit_vectors
 from indexer.errors import InputError
 from indexer.jobs.progress import track
 from indexer.photos.tables import read_columns
-from indexer.vectors.calibration import Calibration, Protocol
+from indexer.vectors.calibration import Calibration, Protocol, protocol_of
 from indexer.vectors.cell_sums import CellSums
 from indexer.vectors.features import FeatureSource, open_features
 from indexer.vectors.level_weights import fit_level_weights
@@ -53,7 +53,6 @@ from search.modes import PointName
 from search.points import AnswerPoints, points_of_bundle
 from search.posterior import posterior_of
 from search.radii import share_within
-from search.recipe import protocol_of
 from search.reliability import Reliability, reliability
 
 log = logging.getLogger(__name__)

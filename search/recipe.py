@@ -9,8 +9,8 @@ from encoder.options import EncoderOptions, FeedOptions
 from indexer.bundles.registry import Registry
 from indexer.jobs.job_folder import Job, read_job
 from indexer.photos.sources import open_photos
-from indexer.vectors.calibration import PROTOCOLS, Protocol
-from indexer.vectors.features import FeatureSource, open_features
+from indexer.vectors.calibration import protocol_of
+from indexer.vectors.features import open_features
 from search.engine import Engine
 from search.modes import SearchOptions
 from search.vectors import StoredVectors, VectorSource
@@ -73,8 +73,3 @@ class Recipe:
 def bundle_of(job: Job | None) -> str | None:
     """The version of the bundle that a job began with; None where none was begun."""
     return None if job is None else job.inputs.get("bundle")
-
-
-def protocol_of(features: FeatureSource) -> Protocol:
-    """How vectors that were made before are made of photos; of one crop where nobody recorded it."""
-    return next((protocol for protocol in PROTOCOLS if protocol == features.crops), "one")

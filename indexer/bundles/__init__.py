@@ -1,0 +1,1 @@
+"""Bundles: FAISS indices with their cells, how they are built, and the registry that publishes them."""

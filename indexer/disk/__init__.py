@@ -1,0 +1,1 @@
+"""Folders on disk: whole or absent, with a manifest, held by one process at a time."""

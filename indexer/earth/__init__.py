@@ -1,0 +1,1 @@
+"""The Earth: S2 arithmetic, distances, places by name, polygons of cells."""

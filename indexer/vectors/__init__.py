@@ -1,0 +1,1 @@
+"""Vectors of photos and of cells, and what a score means."""

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from indexer.errors import ArtifactError
+from indexer.vectors.features import FeatureSource
 
 Protocol = Literal["one", "five", "ten", "album"]  # one crop of a photo, means of five or ten, the sum over an album
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
@@ -75,3 +76,8 @@ def _calibration(**numbers: Any) -> Calibration:
         numbers["masses"] = {"cell": [numbers.pop("mass_50"), numbers.pop("mass_90")]}
     masses = {name: tuple(pair) for name, pair in numbers.pop("masses").items()}
     return Calibration(**numbers, masses=masses)
+
+
+def protocol_of(features: FeatureSource) -> Protocol:
+    """How vectors that were made before are made of photos; of one crop where nobody recorded it."""
+    return next((protocol for protocol in PROTOCOLS if protocol == features.crops), "one")
