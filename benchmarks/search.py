@@ -61,11 +61,11 @@ from encoder.device import multiplies_bfloat16
 from indexer.bundles.faiss_index import Index, flat_index, gpu_count, list_count, on_device, search_index, set_probes
 from indexer.bundles.leaf_index import best_of_all, list_index
 from indexer.cli import Strings
-from search.adaptive import PROVED
-from search.beam import BeamSearch
-from search.exact import ExactSearch
-from search.leaf_scores import tensor_of
-from search.lists import TreeLists
+from search.retrieval.adaptive import PROVED
+from search.retrieval.beam import BeamSearch
+from search.retrieval.exact import ExactSearch
+from search.retrieval.leaf_scores import tensor_of
+from search.retrieval.lists import TreeLists
 
 MIN_EXACT, MIN_ROWS, MIN_BEAM = 5.0, 4.0, 12.0  # times faster, on two cores with avx512_bf16
 MIN_RECALL = 0.999

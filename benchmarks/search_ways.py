@@ -20,14 +20,14 @@ from indexer.earth.geo import EARTH_RADIUS_KM, chords_to_km
 from indexer.paper import TAU_MAX
 from indexer.photos.sources import read_coordinates
 from indexer.vectors.scoring import ScoringModel, leaf_vectors
-from search.adaptive import AdaptiveSearch
-from search.beam import BeamSearch
-from search.exact import ExactSearch
-from search.found import Search, queries_at_once
-from search.leaf_scores import tensor_of
-from search.lists import TreeLists
-from search.posterior import LEFT_OUT
 from search.radii import LeafDiscs, radii_km, share_within
+from search.retrieval.adaptive import AdaptiveSearch
+from search.retrieval.beam import BeamSearch
+from search.retrieval.exact import ExactSearch
+from search.retrieval.found import Search, queries_at_once
+from search.retrieval.leaf_scores import tensor_of
+from search.retrieval.lists import TreeLists
+from search.retrieval.posterior import LEFT_OUT
 
 MP16_PLACES = 110_000  # which give about 24,500 leaves
 QUICK = multiplies_bfloat16(torch.device("cpu"))  # whether this processor is one that goals are for

@@ -10,9 +10,9 @@ import pyarrow.compute as pc
 from indexer.earth import s2
 from indexer.vectors.features import FeatureBatch
 from search.engine import Areas, Engine
-from search.found import Hits
 from search.precision_cap import NamedCells
 from search.recall import RecallCheck
+from search.retrieval.found import Hits
 
 SCHEMA = pa.schema(
     [

@@ -46,14 +46,14 @@ from indexer.vectors.scoring import ScoringModel, leaf_vectors
 from search.album import albums_of_table
 from search.bootstrap import Resampling
 from search.engine import Engine
-from search.exact import ExactSearch
 from search.ground_truth import read_truth
-from search.leaf_scores import tensor_of
 from search.modes import PointName
 from search.points import AnswerPoints, points_of_bundle
-from search.posterior import posterior_of
 from search.radii import share_within
 from search.reliability import Reliability, reliability
+from search.retrieval.exact import ExactSearch
+from search.retrieval.leaf_scores import tensor_of
+from search.retrieval.posterior import posterior_of
 
 log = logging.getLogger(__name__)
 

@@ -21,9 +21,9 @@ from indexer.disk.manifest import file_digest
 from indexer.earth.places import countries
 from indexer.errors import InputError
 from indexer.vectors.scoring import leaf_vectors
-from search.found import Hits, Search
-from search.posterior import Posterior
 from search.precision_cap import NamedCells
+from search.retrieval.found import Hits, Search
+from search.retrieval.posterior import Posterior
 
 ALLOWED_LEAVES = "allowed leaves"
 JSON_SUFFIXES = (".geojson", ".json")

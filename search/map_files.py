@@ -13,8 +13,8 @@ from indexer.cells.hierarchy import Hierarchy
 from indexer.disk.artifact import check_file
 from indexer.errors import InputError
 from indexer.photos.sources import Photo
-from search.posterior import Posterior
 from search.precision_cap import CoarseCells
+from search.retrieval.posterior import Posterior
 
 _EDGE = 320  # of the photos on a page, in pixels
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import torch
 
     from indexer.bundles.bundle import Bundle
-    from search.found import Search
+    from search.retrieval.found import Search
 
 ModeName = Literal["auto", "exact", "beam", "adaptive"]
 ScoreName = Literal["softmax", "cosine-clamped", "cosine-affine"]
@@ -107,11 +107,11 @@ DEFAULT_OPTIONS = SearchOptions()
 def open_search(bundle: "Bundle", options: SearchOptions, *, device: "torch.device") -> "Search":
     """The search of these options, over all leaves of a bundle, on this device where it can run there."""
     from indexer.bundles.faiss_index import list_count
-    from search.adaptive import AdaptiveSearch
-    from search.beam import BeamSearch
-    from search.cosine import CosineSearch
-    from search.exact import ExactSearch
-    from search.lists import TreeLists
+    from search.retrieval.adaptive import AdaptiveSearch
+    from search.retrieval.beam import BeamSearch
+    from search.retrieval.cosine import CosineSearch
+    from search.retrieval.exact import ExactSearch
+    from search.retrieval.lists import TreeLists
 
     if options.score != "softmax":
         return CosineSearch(bundle.model, "clamped" if options.score == "cosine-clamped" else "affine")

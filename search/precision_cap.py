@@ -14,8 +14,8 @@ from indexer.cells.hierarchy import Hierarchy, Level, s2_ids_of
 from indexer.earth import s2
 from indexer.earth.places import nearest_cities
 from indexer.errors import InputError
-from search.found import Hits
-from search.posterior import Posterior
+from search.retrieval.found import Hits
+from search.retrieval.posterior import Posterior
 
 
 class NamedCells(Protocol):

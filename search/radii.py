@@ -15,7 +15,7 @@ import numpy as np
 
 from indexer.cells.hierarchy import Level
 from indexer.earth.geo import EARTH_RADIUS_KM, FARTHEST_KM, chords_to_km, unit_vectors
-from search.posterior import Posterior
+from search.retrieval.posterior import Posterior
 
 _LEAST_RADIUS_KM = 0.05  # of a leaf whose photos were all taken at one point: about what a GPS is off
 _LISTED = 1 << 17  # leaves of queries looked at together: what is worked out of them stays in a processor's cache

@@ -9,7 +9,7 @@ from indexer.cells.hierarchy import Hierarchy
 from indexer.earth.geo import unit_vectors
 from indexer.vectors.scoring import ScoringModel, log_product
 from search.engine import Engine
-from search.proof import rounding_bound
+from search.retrieval.proof import rounding_bound
 
 _BLOCK = 512  # queries ordered at once: bounds memory at _BLOCK x leaves scores
 _FEW = 10  # answers a user might ask for

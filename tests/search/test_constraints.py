@@ -18,9 +18,9 @@ from indexer.vectors.scoring import log_product, log_softmax
 from search.__main__ import COMMANDS
 from search.constraints import allowed_cells
 from search.engine import Engine
-from search.lists import TreeLists
 from search.modes import ModeName, SearchOptions
 from search.recall import RecallCheck
+from search.retrieval.lists import TreeLists
 from tests.conftest import unit_rows
 from tests.search.conftest import WIDTH, make_bundle
 

@@ -17,12 +17,12 @@ from indexer.cells.hierarchy import Hierarchy
 from indexer.errors import InputError
 from indexer.vectors.geocells import Geocells
 from indexer.vectors.scoring import ScoringModel, leaf_vectors, log_product, log_softmax, scores_of
-from search.adaptive import PROVED, SPENT, AdaptiveSearch
-from search.beam import BeamSearch
 from search.engine import Engine
-from search.exact import ExactSearch
-from search.lists import TreeLists
 from search.modes import ModeName, ScoreName, SearchOptions
+from search.retrieval.adaptive import PROVED, SPENT, AdaptiveSearch
+from search.retrieval.beam import BeamSearch
+from search.retrieval.exact import ExactSearch
+from search.retrieval.lists import TreeLists
 from tests.conftest import unit_rows
 from tests.search.conftest import WIDTH, make_bundle
 

@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from indexer.vectors.scoring import ScoringModel
-from search.found import Hits
-from search.leaf_scores import tensor_of
-from search.list_search import ListSearch
-from search.lists import TreeLists, Visited
-from search.proof import best_leaves
+from search.retrieval.found import Hits
+from search.retrieval.leaf_scores import tensor_of
+from search.retrieval.list_search import ListSearch
+from search.retrieval.lists import TreeLists, Visited
+from search.retrieval.proof import best_leaves
 
 MODE = "beam"
 

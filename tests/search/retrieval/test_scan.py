@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search import scan
-from search.scan import LeafScan
+from search.retrieval import scan
+from search.retrieval.scan import LeafScan
 from tests.conftest import unit_rows
 
 

@@ -4,7 +4,7 @@ A first look over the leaf vectors finds candidates in few bits. Those that coul
 float64 from the level vectors themselves, and an answer is taken only when the errors of the first look cannot have
 hidden a better leaf; else it looks for more candidates. Equal scores are ordered by leaf, which is S2 order.
 
-Where all leaves are looked at (`search.scan`) the answer is exact; where some lists are (`search.lists`) it is the best
+Where all leaves are looked at (`search.retrieval.scan`) the answer is exact; where some lists are (`search.retrieval.lists`) it is the best
 leaf of those lists.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from indexer.bundles.leaf_index import SPARE
-from search.leaf_scores import LeafScores
+from search.retrieval.leaf_scores import LeafScores
 
 _HELD = 1 << 23  # candidates held at once, over all queries: 100 MB
 

@@ -13,13 +13,13 @@ from indexer.bundles.faiss_index import Precision, flat_index, list_count
 from indexer.bundles.leaf_index import list_index
 from indexer.vectors.geocells import Geocells
 from indexer.vectors.scoring import ScoringModel, leaf_vectors, log_product, log_softmax
-from search.adaptive import AdaptiveSearch
-from search.beam import BeamSearch
 from search.engine import Engine
-from search.exact import ExactSearch
-from search.found import Search
-from search.lists import TreeLists
-from search.proof import rounding_bound
+from search.retrieval.adaptive import AdaptiveSearch
+from search.retrieval.beam import BeamSearch
+from search.retrieval.exact import ExactSearch
+from search.retrieval.found import Search
+from search.retrieval.lists import TreeLists
+from search.retrieval.proof import rounding_bound
 from tests.conftest import unit_rows
 from tests.search.conftest import WIDTH
 

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from search.posterior import Posterior
+from search.retrieval.posterior import Posterior
 
 ALL_LEAVES, VISITED_LEAVES = "all leaves", "visited leaves"
 _LISTED = 1 << 23  # leaves in the posteriors of one call: 130 MB

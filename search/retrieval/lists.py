@@ -1,7 +1,7 @@
 """Lists of leaves that follow the tree, for searches from coarse to fine (the paper's retrieval, section III-D).
 
 In: the inverted lists of a level (`indexer.bundles.leaf_index`), a list for each of its cells. Out: the lists whose heads are
-nearest to a query, and the leaves of lists that are visited as candidates for `search.proof`.
+nearest to a query, and the leaves of lists that are visited as candidates for `search.retrieval.proof`.
 
 Lists are visited by FAISS on the CPU, on machines with a GPU too, where comparing all leaves is faster.
 """
@@ -24,8 +24,8 @@ from indexer.bundles.faiss_index import (
 )
 from indexer.bundles.leaf_index import best_of_all, choose_beam, list_index, stand_ins
 from indexer.vectors.scoring import ScoringModel
-from search.posterior import Posterior, posterior_of
-from search.proof import Candidates, float32_error
+from search.retrieval.posterior import Posterior, posterior_of
+from search.retrieval.proof import Candidates, float32_error
 
 _HELD = 1 << 22  # visited leaves held at once, over all queries: 50 MB
 

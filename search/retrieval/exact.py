@@ -15,11 +15,11 @@ from encoder.device import multiplies_bfloat16
 from indexer.bundles.bundle import Bundle
 from indexer.bundles.leaf_index import EXHAUSTIVE_LEAVES
 from indexer.vectors.scoring import ScoringModel
-from search.found import ALL_LEAVES, Hits, joined_hits
-from search.leaf_scores import LeafScores, tensor_of
-from search.posterior import Posterior, joined_posteriors, posterior_of
-from search.proof import Candidates, best_leaves, first_look
-from search.scan import LeafScan
+from search.retrieval.found import ALL_LEAVES, Hits, joined_hits
+from search.retrieval.leaf_scores import LeafScores, tensor_of
+from search.retrieval.posterior import Posterior, joined_posteriors, posterior_of
+from search.retrieval.proof import Candidates, best_leaves, first_look
+from search.retrieval.scan import LeafScan
 
 MODE = "exact"
 

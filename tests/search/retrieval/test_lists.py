@@ -8,7 +8,7 @@ from indexer.bundles.faiss_index import Precision
 from indexer.bundles.leaf_index import list_index
 from indexer.vectors.scoring import ScoringModel, leaf_vectors
 from search.engine import Engine
-from search.lists import TreeLists
+from search.retrieval.lists import TreeLists
 from tests.conftest import unit_rows
 from tests.search.conftest import WIDTH
 
@@ -63,7 +63,7 @@ def test_more_visits_add_up(engine: Engine) -> None:
 
 
 def test_blocks_hold_a_bounded_number_of_leaves(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("search.lists._HELD", 100)
+    monkeypatch.setattr("search.retrieval.lists._HELD", 100)
     lists = lists_of(engine.bundle.model)
     nearest = lists.nearest(unit_rows(50, WIDTH, seed=3), 2)
     blocks = list(lists.blocks(nearest))

@@ -10,8 +10,8 @@ import numpy as np
 
 from indexer.errors import InputError
 from indexer.vectors.scoring import CosineKind, ScoringModel, cosine_product
-from search.found import ALL_LEAVES, Hits, joined_hits
-from search.posterior import Posterior
+from search.retrieval.found import ALL_LEAVES, Hits, joined_hits
+from search.retrieval.posterior import Posterior
 
 _SCORES = 1 << 22  # held at once: 32 MB of float64
 

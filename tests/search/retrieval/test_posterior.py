@@ -15,7 +15,7 @@ from indexer.errors import InputError
 from indexer.vectors.scoring import log_product, log_softmax
 from search.engine import Engine
 from search.modes import ModeName, SearchOptions
-from search.posterior import LEFT_OUT, Posterior, joined_posteriors, posterior_of
+from search.retrieval.posterior import LEFT_OUT, Posterior, joined_posteriors, posterior_of
 from tests.conftest import unit_rows
 from tests.search.conftest import WIDTH, make_bundle
 

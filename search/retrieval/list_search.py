@@ -7,11 +7,11 @@ import numpy as np
 import torch
 
 from indexer.vectors.scoring import ScoringModel
-from search.found import VISITED_LEAVES, Hits, joined_hits
-from search.leaf_scores import LeafScores, tensor_of
-from search.lists import TreeLists, Visited
-from search.posterior import Posterior, joined_posteriors
-from search.proof import best_leaves
+from search.retrieval.found import VISITED_LEAVES, Hits, joined_hits
+from search.retrieval.leaf_scores import LeafScores, tensor_of
+from search.retrieval.lists import TreeLists, Visited
+from search.retrieval.posterior import Posterior, joined_posteriors
+from search.retrieval.proof import best_leaves
 
 
 class ListSearch(ABC):

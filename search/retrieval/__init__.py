@@ -1,0 +1,1 @@
+"""Finding leaves: every mode of search, over vectors alone."""
