@@ -38,7 +38,7 @@ from indexer.cells.table import save_hierarchy
 from indexer.jobs.job_folder import read_marks
 from indexer.paper import TAU_MAX, TAU_MIN
 from indexer.vectors.features import FeatureBatch, open_features
-from search.engine import Engine
+from search.answers.engine import Engine
 
 MIN_SHARE_OF_SEARCH = 0.90
 MIN_SHARE_OF_EMBED = 0.90

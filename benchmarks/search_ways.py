@@ -20,7 +20,7 @@ from indexer.earth.geo import EARTH_RADIUS_KM, chords_to_km
 from indexer.paper import TAU_MAX
 from indexer.photos.sources import read_coordinates
 from indexer.vectors.scoring import ScoringModel, leaf_vectors
-from search.radii import LeafDiscs, radii_km, share_within
+from search.answers.radii import LeafDiscs, radii_km, share_within
 from search.retrieval.adaptive import AdaptiveSearch
 from search.retrieval.beam import BeamSearch
 from search.retrieval.exact import ExactSearch

@@ -43,13 +43,13 @@ from indexer.vectors.cell_sums import CellSums
 from indexer.vectors.features import FeatureSource, open_features
 from indexer.vectors.level_weights import fit_level_weights
 from indexer.vectors.scoring import ScoringModel, leaf_vectors
-from search.album import albums_of_table
+from search.answers.album import albums_of_table
+from search.answers.engine import Engine
+from search.answers.options import PointName
+from search.answers.points import AnswerPoints, points_of_bundle
+from search.answers.radii import share_within
 from search.bootstrap import Resampling
-from search.engine import Engine
 from search.ground_truth import read_truth
-from search.modes import PointName
-from search.points import AnswerPoints, points_of_bundle
-from search.radii import share_within
 from search.reliability import Reliability, reliability
 from search.retrieval.exact import ExactSearch
 from search.retrieval.leaf_scores import tensor_of

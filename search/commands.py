@@ -9,7 +9,7 @@ from encoder.config import SHARD_ROWS, CropName
 from encoder.options import EncoderOptions, FeedOptions, ReadOptions
 from indexer.cli import Result, Strings
 from indexer.errors import InputError
-from search.modes import SearchOptions
+from search.answers.options import SearchOptions
 
 EngineName = Literal["local", "ray"]
 ExportFormat = Literal["csv", "geojson", "geoparquet"]
@@ -56,9 +56,9 @@ def query(
     from encoder.embed import EmbedConfig, embed_photos
     from indexer.jobs.job_folder import OK
     from indexer.photos.sources import listed_photos
-    from search.answers import answer_table, explain
+    from search.answers.engine import Engine
+    from search.answers.rows import answer_table, explain
     from search.audit_log import log_request
-    from search.engine import Engine
     from search.map_files import MapFiles
 
     engine = Engine.open(registry, version=version, device=encoder.device, options=search, protocol=crops)
@@ -165,7 +165,7 @@ def run(
     albums = None
     if album is not None and features is not None:
         from indexer.vectors.features import open_features
-        from search.album import albums_of_features, albums_of_table
+        from search.answers.album import albums_of_features, albums_of_table
 
         if album_table is None:
             albums = albums_of_features(open_features(features), album)

@@ -10,8 +10,8 @@ from encoder.options import EncoderOptions, FeedOptions, ReadOptions
 from indexer import paper
 from indexer.cli import Floats, Result, Strings
 from indexer.errors import InputError
+from search.answers.options import SearchOptions
 from search.commands import recall_text, run
-from search.modes import SearchOptions
 from search.published import benchmark_named
 
 THRESHOLDS_KM = Floats(paper.THRESHOLDS_KM)

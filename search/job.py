@@ -25,10 +25,10 @@ from indexer.jobs.stages import Line, Meter
 from indexer.jobs.stopping import stopping
 from indexer.photos.shard_cut import WHOLE, Part
 from indexer.vectors.features import FeatureBatch, feature_table
-from search.album import Albums, answer_albums
-from search.answers import answer_table
-from search.engine import Engine
-from search.recall import RecallCheck
+from search.answers.album import Albums, answer_albums
+from search.answers.engine import Engine
+from search.answers.recall import RecallCheck
+from search.answers.rows import answer_table
 from search.run_report import has_run_report, run_report, write_run_report
 from search.vectors import VectorShard, VectorSource
 

@@ -13,7 +13,7 @@ from indexer.cells.hierarchy import Hierarchy
 from indexer.disk.artifact import check_file
 from indexer.errors import InputError
 from indexer.photos.sources import Photo
-from search.precision_cap import CoarseCells
+from search.answers.precision_cap import CoarseCells
 from search.retrieval.posterior import Posterior
 
 _EDGE = 320  # of the photos on a page, in pixels
@@ -71,7 +71,7 @@ class MapFiles:
         """
         if self._geojson is not None:
             from indexer.cells.export import write_frame
-            from search.posterior_map import posterior_frame
+            from search.answers.posterior_map import posterior_frame
 
             names = [answer["photo"] for answer in answers if answer["lat"] is not None]
             frame = posterior_frame(self._hierarchy, names, posterior, level=self._level, coarse=coarse)

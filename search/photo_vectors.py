@@ -9,7 +9,7 @@ from indexer.jobs.job_folder import Job, Mark
 from indexer.jobs.stages import Line
 from indexer.photos.shard_cut import Part, ShardCut
 from indexer.photos.sources import Photo, PhotoSource
-from search.engine import Engine
+from search.answers.engine import Engine
 from search.vectors import VectorShard
 
 

@@ -26,7 +26,7 @@ from indexer.jobs.stages import Line, Meter
 from indexer.jobs.stopping import Asked, stopping
 from indexer.photos.uris import is_uri
 from search import job
-from search.constraints import JSON_SUFFIXES
+from search.answers.constraints import JSON_SUFFIXES
 from search.job import Folders, RunConfig
 from search.recipe import Recipe
 

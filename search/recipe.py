@@ -11,8 +11,8 @@ from indexer.jobs.job_folder import Job, read_job
 from indexer.photos.sources import open_photos
 from indexer.vectors.calibration import protocol_of
 from indexer.vectors.features import open_features
-from search.engine import Engine
-from search.modes import SearchOptions
+from search.answers.engine import Engine
+from search.answers.options import SearchOptions
 from search.vectors import StoredVectors, VectorSource
 
 log = logging.getLogger(__name__)

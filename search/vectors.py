@@ -10,7 +10,7 @@ from indexer.jobs.job_folder import Job, Mark
 from indexer.jobs.stages import Line
 from indexer.photos.shard_cut import Part
 from indexer.vectors.features import FeatureBatch, FeatureSource
-from search.engine import Engine
+from search.answers.engine import Engine
 
 
 @dataclass(frozen=True, slots=True, eq=False)

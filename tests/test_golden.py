@@ -14,8 +14,8 @@ from indexer.bundles.registry import Registry
 from indexer.cells.table import KIND, SCHEMA_VERSION, load_hierarchy, load_photo_places
 from indexer.disk.manifest import read_manifest, verify_folder
 from indexer.vectors.features import open_features, read_features
-from search.answers import answer_table
-from search.engine import Engine
+from search.answers.engine import Engine
+from search.answers.rows import answer_table
 from search.evaluate import evaluate
 from search.predictions import read_predictions
 from tests.golden.make import class_map

@@ -17,8 +17,8 @@ from indexer.earth.places import nearest_cities
 from indexer.errors import WorkError
 from indexer.photos.sources import PhotoTable, read_photos
 from indexer.vectors.features import read_features
+from search.answers.engine import Engine
 from search.bootstrap import Resampling
-from search.engine import Engine
 from search.evaluate import evaluate
 
 _DECODERS = 2  # threads; Pillow lets go of the interpreter lock while it decodes

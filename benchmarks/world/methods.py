@@ -8,7 +8,7 @@ from indexer.bundles.faiss_index import rows_of
 from indexer.cells.hierarchy import Hierarchy
 from indexer.earth.geo import unit_vectors
 from indexer.vectors.scoring import ScoringModel, log_product
-from search.engine import Engine
+from search.answers.engine import Engine
 from search.retrieval.proof import rounding_bound
 
 _BLOCK = 512  # queries ordered at once: bounds memory at _BLOCK x leaves scores

@@ -20,7 +20,7 @@ from indexer.cells.rule import PartitionRule
 from indexer.earth.geo import haversine_km
 from indexer.vectors.geocells import Geocells
 from indexer.vectors.scoring import ScoringModel, leaf_vectors
-from search.engine import Engine
+from search.answers.engine import Engine
 from tests.conftest import random_geocells, unit_rows
 
 WIDTH = 12

@@ -11,7 +11,7 @@ from benchmarks.search import break_even, compare, crossed, k_means, many_querie
 from benchmarks.search_ways import World, check_radii, city_places, exact_search, make_world, mp16_world, same
 from indexer.bundles.leaf_index import best_of_all
 from indexer.vectors.scoring import log_product
-from search.radii import radii_km
+from search.answers.radii import radii_km
 
 
 @pytest.fixture(scope="module")

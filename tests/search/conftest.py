@@ -16,7 +16,7 @@ from indexer.bundles.leaf_index import IndexChoice
 from indexer.bundles.registry import Registry
 from indexer.cells.hierarchy import Hierarchy
 from indexer.vectors.geocells import load_geocells
-from search.engine import Engine
+from search.answers.engine import Engine
 from tests.conftest import random_geocells
 
 WIDTH = 12

@@ -20,12 +20,12 @@ from indexer.errors import InputError
 from indexer.vectors.features import FeatureBatch, open_features
 from indexer.vectors.scoring import log_product, log_softmax
 from search.__main__ import COMMANDS, DESCRIPTION
+from search.answers.engine import Engine
+from search.answers.options import PointName, SearchOptions
+from search.answers.points import points_of_bundle
+from search.answers.radii import LeafDiscs
 from search.bootstrap import Resampling
 from search.calibrate import HeldOut, calibrate, held_out
-from search.engine import Engine
-from search.modes import PointName, SearchOptions
-from search.points import points_of_bundle
-from search.radii import LeafDiscs
 from tests.conftest import random_geocells, unit_rows, write_features
 from tests.search.conftest import WIDTH
 

@@ -17,8 +17,8 @@ from indexer.jobs.stages import Line
 from indexer.photos.shard_cut import WHOLE
 from indexer.vectors.features import FeatureBatch, open_features
 from search import job
-from search.album import albums_of_table
-from search.engine import Engine
+from search.answers.album import albums_of_table
+from search.answers.engine import Engine
 from search.job import RunConfig
 from search.vectors import StoredVectors
 from tests.conftest import unit_rows, write_features

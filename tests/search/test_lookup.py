@@ -11,7 +11,7 @@ import pytest
 from indexer.errors import InputError
 from indexer.vectors.features import FeatureBatch, open_features
 from search import job
-from search.engine import Engine
+from search.answers.engine import Engine
 from search.job import RunConfig
 from search.lookup import answers_to, export_answers, export_target
 from search.vectors import StoredVectors

@@ -11,9 +11,9 @@ import shapely
 from indexer.cells.hierarchy import Hierarchy
 from indexer.cli import main
 from search.__main__ import COMMANDS
-from search.engine import Engine
+from search.answers.engine import Engine
+from search.answers.posterior_map import posterior_frame
 from search.pictures import posterior_map
-from search.posterior_map import posterior_frame
 from tests.conftest import unit_rows
 from tests.search.conftest import WIDTH
 

@@ -21,9 +21,9 @@ from indexer.errors import GeoError, InputError, WorkError
 from indexer.jobs.job_folder import read_marks
 from indexer.jobs.stages import Line
 from search import job
-from search.engine import Engine
+from search.answers.engine import Engine
+from search.answers.options import SearchOptions
 from search.job import RunConfig
-from search.modes import SearchOptions
 from search.recipe import Recipe
 from search.vectors import StoredVectors, VectorShard, VectorSource
 from tests.kills import ONE_THREAD, ROOT

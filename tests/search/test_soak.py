@@ -11,7 +11,7 @@ import pytest
 from indexer.bundles.bundle import build_bundle
 from indexer.bundles.registry import Registry
 from indexer.cells.hierarchy import Hierarchy
-from search.engine import Engine
+from search.answers.engine import Engine
 from tests.conftest import random_geocells, unit_rows
 from tests.search.conftest import WIDTH
 
@@ -21,7 +21,7 @@ READER = """
 import json, resource, sys
 from pathlib import Path
 import numpy as np
-from search.engine import Engine
+from search.answers.engine import Engine
 
 registry, queries, rounds = Path(sys.argv[1]), np.load(sys.argv[2]), int(sys.argv[3])
 answers, peak = {}, []

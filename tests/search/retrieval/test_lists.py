@@ -7,7 +7,7 @@ import torch
 from indexer.bundles.faiss_index import Precision
 from indexer.bundles.leaf_index import list_index
 from indexer.vectors.scoring import ScoringModel, leaf_vectors
-from search.engine import Engine
+from search.answers.engine import Engine
 from search.retrieval.lists import TreeLists
 from tests.conftest import unit_rows
 from tests.search.conftest import WIDTH

@@ -13,8 +13,8 @@ from indexer.bundles.leaf_index import IndexChoice, stand_ins
 from indexer.cells.hierarchy import Hierarchy
 from indexer.errors import InputError
 from indexer.vectors.scoring import log_product, log_softmax
-from search.engine import Engine
-from search.modes import ModeName, SearchOptions
+from search.answers.engine import Engine
+from search.answers.options import ModeName, SearchOptions
 from search.retrieval.posterior import LEFT_OUT, Posterior, joined_posteriors, posterior_of
 from tests.conftest import unit_rows
 from tests.search.conftest import WIDTH, make_bundle

@@ -13,7 +13,7 @@ from indexer.bundles.faiss_index import Precision, flat_index, list_count
 from indexer.bundles.leaf_index import list_index
 from indexer.vectors.geocells import Geocells
 from indexer.vectors.scoring import ScoringModel, leaf_vectors, log_product, log_softmax
-from search.engine import Engine
+from search.answers.engine import Engine
 from search.retrieval.adaptive import AdaptiveSearch
 from search.retrieval.beam import BeamSearch
 from search.retrieval.exact import ExactSearch

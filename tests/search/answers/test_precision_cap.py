@@ -22,10 +22,10 @@ from indexer.vectors.features import open_features
 from indexer.vectors.scoring import log_product, log_softmax
 from search import job
 from search.__main__ import COMMANDS
-from search.engine import Engine
+from search.answers.engine import Engine
+from search.answers.options import SearchOptions
+from search.answers.precision_cap import CoarseCells
 from search.job import RunConfig
-from search.modes import SearchOptions
-from search.precision_cap import CoarseCells
 from search.vectors import StoredVectors
 from tests.conftest import unit_rows
 from tests.search.conftest import WIDTH

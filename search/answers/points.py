@@ -13,9 +13,9 @@ import numpy as np
 from indexer.bundles.bundle import Bundle
 from indexer.earth.places import nearest_cities
 from indexer.errors import InputError
-from search.modes import WITHIN_KM, PointName
-from search.radii import LeafDiscs, heaviest_leaves
-from search.references import Nearest, ReferencePhotos
+from search.answers.options import WITHIN_KM, PointName
+from search.answers.radii import LeafDiscs, heaviest_leaves
+from search.answers.references import Nearest, ReferencePhotos
 from search.retrieval.posterior import Posterior
 
 _CANDIDATES = 32  # likeliest cells of a query around which most of the probability may lie

@@ -19,12 +19,12 @@ from indexer.bundles.registry import Registry
 from indexer.errors import ArtifactError, BundleMismatch, InputError
 from indexer.vectors.calibration import PROTOCOL_TEXTS, Protocol
 from indexer.vectors.scoring import level_log_probabilities
-from search.constraints import RestrictedSearch, allowed_cells, narrowed, region_digests
-from search.modes import DEFAULT_OPTIONS, WITHIN_KM, SearchOptions, open_search
-from search.points import AnswerPoints, Places
-from search.precision_cap import CoarseCells, NamedCells
-from search.radii import radii_km
-from search.references import Nearest, ReferencePhotos
+from search.answers.constraints import RestrictedSearch, allowed_cells, narrowed, region_digests
+from search.answers.options import DEFAULT_OPTIONS, WITHIN_KM, SearchOptions, open_search
+from search.answers.points import AnswerPoints, Places
+from search.answers.precision_cap import CoarseCells, NamedCells
+from search.answers.radii import radii_km
+from search.answers.references import Nearest, ReferencePhotos
 from search.retrieval.found import Hits, Search, joined_hits, queries_at_once
 from search.retrieval.posterior import LEFT_OUT, Posterior, joined_posteriors
 

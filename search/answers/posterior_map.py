@@ -16,7 +16,7 @@ from indexer.earth import s2
 from indexer.earth.places import nearest_cities
 from indexer.earth.polygons import cell_polygons
 from indexer.errors import InputError
-from search.precision_cap import CoarseCells, posterior_by_cell
+from search.answers.precision_cap import CoarseCells, posterior_by_cell
 from search.retrieval.posterior import Posterior
 
 

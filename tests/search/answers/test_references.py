@@ -13,10 +13,10 @@ from indexer.cells.hierarchy import Hierarchy
 from indexer.errors import InputError
 from indexer.vectors.features import open_features
 from search import job
-from search.engine import Engine
+from search.answers.engine import Engine
+from search.answers.options import SearchOptions
+from search.answers.references import ReferencePhotos
 from search.job import RunConfig
-from search.modes import SearchOptions
-from search.references import ReferencePhotos
 from search.vectors import StoredVectors
 from tests.conftest import random_geocells, unit_rows
 from tests.search.conftest import WIDTH
@@ -43,7 +43,7 @@ def bundle(hierarchy: Hierarchy, hierarchy_folder: Path, tmp_path_factory: pytes
 def test_the_most_similar_photos_of_the_leaf_come_first(
     bundle: Bundle, k: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("search.references._VECTORS", 5 * WIDTH * 7)
+    monkeypatch.setattr("search.answers.references._VECTORS", 5 * WIDTH * 7)
     queries, leaves = unit_rows(60, WIDTH, seed=2), np.arange(60) % bundle.model.n_leaves
     photos = ReferencePhotos(bundle)
     found = photos.nearest(queries, leaves, k)

@@ -8,10 +8,10 @@ import pytest
 from indexer.earth.geo import haversine_km
 from indexer.earth.places import nearest_cities
 from indexer.errors import InputError
-from search.engine import Engine
-from search.modes import SearchOptions
-from search.points import AnswerPoints, points_of_bundle
-from search.radii import share_within
+from search.answers.engine import Engine
+from search.answers.options import SearchOptions
+from search.answers.points import AnswerPoints, points_of_bundle
+from search.answers.radii import share_within
 from tests.conftest import unit_rows
 from tests.search.conftest import WIDTH
 

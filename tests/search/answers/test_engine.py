@@ -11,7 +11,7 @@ from indexer.bundles.registry import Registry
 from indexer.cells.hierarchy import Hierarchy
 from indexer.errors import BundleMismatch, InputError
 from indexer.vectors.scoring import leaf_vectors, level_log_probabilities, log_product, log_softmax
-from search.engine import Engine
+from search.answers.engine import Engine
 from tests.conftest import random_geocells, unit_rows
 from tests.search.conftest import WIDTH
 

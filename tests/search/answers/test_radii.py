@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from indexer.earth.geo import FARTHEST_KM, haversine_km, unit_vectors
-from search.radii import LeafDiscs, heaviest_leaves, radii_km, share_within
+from search.answers.radii import LeafDiscs, heaviest_leaves, radii_km, share_within
 from search.retrieval.posterior import Posterior, posterior_of
 
 KM = 111.19492664455873  # a degree of a great circle, on this sphere

@@ -5,9 +5,9 @@ import pytest
 
 from indexer.errors import InputError
 from indexer.vectors.scoring import log_product
-from search.engine import Engine
-from search.modes import SearchOptions
-from search.recall import RecallCheck
+from search.answers.engine import Engine
+from search.answers.options import SearchOptions
+from search.answers.recall import RecallCheck
 from tests.conftest import unit_rows
 from tests.search.conftest import WIDTH
 

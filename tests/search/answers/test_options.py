@@ -17,8 +17,8 @@ from indexer.cells.hierarchy import Hierarchy
 from indexer.errors import InputError
 from indexer.vectors.geocells import Geocells
 from indexer.vectors.scoring import ScoringModel, leaf_vectors, log_product, log_softmax, scores_of
-from search.engine import Engine
-from search.modes import ModeName, ScoreName, SearchOptions
+from search.answers.engine import Engine
+from search.answers.options import ModeName, ScoreName, SearchOptions
 from search.retrieval.adaptive import PROVED, SPENT, AdaptiveSearch
 from search.retrieval.beam import BeamSearch
 from search.retrieval.exact import ExactSearch

@@ -16,10 +16,10 @@ from indexer.earth.polygons import cell_polygons
 from indexer.errors import InputError
 from indexer.vectors.scoring import log_product, log_softmax
 from search.__main__ import COMMANDS
-from search.constraints import allowed_cells
-from search.engine import Engine
-from search.modes import ModeName, SearchOptions
-from search.recall import RecallCheck
+from search.answers.constraints import allowed_cells
+from search.answers.engine import Engine
+from search.answers.options import ModeName, SearchOptions
+from search.answers.recall import RecallCheck
 from search.retrieval.lists import TreeLists
 from tests.conftest import unit_rows
 from tests.search.conftest import WIDTH, make_bundle

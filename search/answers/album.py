@@ -24,9 +24,9 @@ from indexer.errors import InputError
 from indexer.photos.tables import names_of, read_columns, shown
 from indexer.vectors.cell_sums import CellSums
 from indexer.vectors.features import FeatureBatch, FeatureSource
-from search.answers import answers_of, laid_out
-from search.engine import Engine
-from search.recall import RecallCheck
+from search.answers.engine import Engine
+from search.answers.recall import RecallCheck
+from search.answers.rows import answers_of, laid_out
 
 _ANSWERED = 1 << 13  # albums searched at once
 

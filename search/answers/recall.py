@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from indexer.errors import InputError
-from search.engine import Engine
+from search.answers.engine import Engine
 
 _TEN = 10
 

@@ -9,9 +9,9 @@ import pyarrow.compute as pc
 
 from indexer.earth import s2
 from indexer.vectors.features import FeatureBatch
-from search.engine import Areas, Engine
-from search.precision_cap import NamedCells
-from search.recall import RecallCheck
+from search.answers.engine import Areas, Engine
+from search.answers.precision_cap import NamedCells
+from search.answers.recall import RecallCheck
 from search.retrieval.found import Hits
 
 SCHEMA = pa.schema(

@@ -21,7 +21,7 @@ from indexer.disk.manifest import file_digest
 from indexer.earth.places import countries
 from indexer.errors import InputError
 from indexer.vectors.scoring import leaf_vectors
-from search.precision_cap import NamedCells
+from search.answers.precision_cap import NamedCells
 from search.retrieval.found import Hits, Search
 from search.retrieval.posterior import Posterior
 
@@ -104,7 +104,7 @@ def _in_region(cells: NamedCells, text: str, option: str, *, wholly: bool) -> np
     """Which cells lie in a region, wholly or with some part: (C,) bool."""
     if _is_file_name(text) or _BOX.fullmatch(text):
         import indexer.earth.polygons  # noqa: F401 (it says what to install where shapely is missing)
-        from search.region_shapes import box, in_shape, polygons  # the extra is asked for by those who use it
+        from search.answers.region_shapes import box, in_shape, polygons  # the extra is asked for by those who use it
 
         shape = polygons(Path(text), option) if _is_file_name(text) else box(text, option)
         return in_shape(cells, shape, option, wholly=wholly)

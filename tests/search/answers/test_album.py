@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from indexer.errors import InputError
 from indexer.vectors.features import FeatureBatch, open_features
 from indexer.vectors.scoring import log_product
-from search.album import Albums, _numbered, albums_of_features, albums_of_table, answer_albums
-from search.engine import Engine
-from search.recall import RecallCheck
+from search.answers.album import Albums, _numbered, albums_of_features, albums_of_table, answer_albums
+from search.answers.engine import Engine
+from search.answers.recall import RecallCheck
 from tests.conftest import unit_rows
 from tests.search.conftest import WIDTH
 
@@ -72,7 +72,7 @@ def test_photos_that_are_all_alone_are_answered_as_without_albums(engine: Engine
 
 def test_more_albums_than_are_searched_at_once(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = pa.concat_tables(answer_albums(engine, shards([N]), numbered(ALBUM), k=2))
-    monkeypatch.setattr("search.album._ANSWERED", 3)
+    monkeypatch.setattr("search.answers.album._ANSWERED", 3)
     parts = pa.concat_tables(answer_albums(engine, shards([N]), numbered(ALBUM), k=2))
     assert parts["key"].to_pylist() == whole["key"].to_pylist()
 

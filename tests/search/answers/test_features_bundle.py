@@ -13,7 +13,7 @@ from indexer.bundles.bundle import open_bundle
 from indexer.bundles.registry import Registry
 from indexer.cli import main
 from indexer.earth import geo
-from search.engine import Engine
+from search.answers.engine import Engine
 from tests.indexer.anisotropic import World, anisotropic_world
 
 TAUS = ["--tau-max", "300,100,30", "--tau-min", "5"]

@@ -11,7 +11,7 @@ import shapely
 
 from indexer.earth.polygons import cell_polygons
 from indexer.errors import InputError
-from search.precision_cap import NamedCells
+from search.answers.precision_cap import NamedCells
 
 
 def in_shape(cells: NamedCells, shape: shapely.Geometry, option: str, *, wholly: bool) -> np.ndarray:

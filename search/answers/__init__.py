@@ -1,0 +1,1 @@
+"""From leaves to answers: points, radii, regions, caps, rows."""
