@@ -12,7 +12,7 @@ from indexer.cli import Floats, Result, Strings
 from indexer.errors import InputError
 from search.answers.options import SearchOptions
 from search.commands import recall_text, run
-from search.published import benchmark_named
+from search.evaluation.published import benchmark_named
 
 THRESHOLDS_KM = Floats(paper.THRESHOLDS_KM)
 NO_LISTS = Strings()
@@ -69,10 +69,10 @@ def evaluate(
 
     from indexer.disk.artifact import check_target
     from indexer.vectors.calibration import PROTOCOL_TEXTS
-    from search.bootstrap import Resampling
-    from search.evaluate import compare, evaluate_photos, leave_out
-    from search.evaluation_report import Against, evaluation_data, evaluation_text
-    from search.ground_truth import beside_truth, read_truth, write_photos
+    from search.evaluation.bootstrap import Resampling
+    from search.evaluation.evaluate import compare, evaluate_photos, leave_out
+    from search.evaluation.evaluation_report import Against, evaluation_data, evaluation_text
+    from search.evaluation.ground_truth import beside_truth, read_truth, write_photos
 
     if (predictions is None) == (registry is None) or (registry is None) != (checkpoint is None):
         raise InputError("Give either --predictions O, or --registry R together with --checkpoint C.")
@@ -167,8 +167,8 @@ def audit(
     from indexer.jobs.progress import track
     from indexer.photos.sources import open_photos
     from indexer.vectors.features import open_features
-    from search.audit import AuditConfig
-    from search.audit import audit as audit_photos
+    from search.evaluation.audit import AuditConfig
+    from search.evaluation.audit import audit as audit_photos
 
     if (features is None) != (reference_features is None):
         raise InputError("Give --features and --reference-features together: embeddings are compared with each other.")
@@ -223,8 +223,8 @@ def calibrate(
         seed: of those draws.
         no_publish: write the version without making it current.
     """
-    from search.bootstrap import Resampling
-    from search.calibrate import calibrate_version
+    from search.evaluation.bootstrap import Resampling
+    from search.evaluation.calibrate import calibrate_version
 
     made = calibrate_version(
         registry,

@@ -16,9 +16,9 @@ import pyarrow.parquet
 
 from indexer.disk.artifact import write_folder
 from indexer.earth.places import countries_of, nearest_cities
-from search.evaluate import Evaluation
-from search.evaluation_report import Against
-from search.metrics import AREAS_KM2
+from search.evaluation.evaluate import Evaluation
+from search.evaluation.evaluation_report import Against
+from search.evaluation.metrics import AREAS_KM2
 from search.page import data_uri, page, table, table_row
 from search.pictures import accuracy_curve, error_map, recall_curve, reliability_diagram
 

@@ -14,7 +14,7 @@ import duckdb
 from indexer.disk.artifact import check_file, explain_full, place_file
 from indexer.errors import ArtifactError, InputError
 from indexer.jobs.job_folder import check_ended, part_files
-from search.photo_names import file_name, stem
+from search.evaluation.photo_names import file_name, stem
 
 SUFFIXES: Mapping[str, str] = {"csv": ".csv", "geojson": ".geojson", "geoparquet": ".parquet"}
 # For people, in this order; lists of other places do not fit into a cell of a table.

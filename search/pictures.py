@@ -21,7 +21,7 @@ from matplotlib.ticker import MaxNLocator
 
 from indexer.earth.geo import EARTH_RADIUS_KM, FARTHEST_KM, lat_lng, unit_vectors
 from indexer.earth.places import gazetteer
-from search.metrics import EARTH_AREA_KM2
+from search.evaluation.metrics import EARTH_AREA_KM2
 
 # An upper limit of the error in km, how a legend says it, and the colour.
 ERROR_COLOURS: tuple[tuple[float, str, str], ...] = (

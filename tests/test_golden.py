@@ -16,8 +16,8 @@ from indexer.disk.manifest import read_manifest, verify_folder
 from indexer.vectors.features import open_features, read_features
 from search.answers.engine import Engine
 from search.answers.rows import answer_table
-from search.evaluate import evaluate
-from search.predictions import read_predictions
+from search.evaluation.evaluate import evaluate
+from search.evaluation.predictions import read_predictions
 from tests.golden.make import class_map
 
 FOLDERS = sorted(Path(__file__).parent.glob("golden/v*"))

@@ -17,8 +17,8 @@ from rich.table import Table
 
 from benchmarks.world.arms import Run
 from indexer.earth.geo import Accuracy, accuracy
-from search.bootstrap import Interval, Intervals, Resampling, paired_intervals
-from search.published import PUBLISHED_KM
+from search.evaluation.bootstrap import Interval, Intervals, Resampling, paired_intervals
+from search.evaluation.published import PUBLISHED_KM
 
 LIMITS = tuple(f"{km:g}" for km in PUBLISHED_KM)
 COMPARED = LIMITS[1:]  # a leaf of the embedded world is tens of km wide: who is within 1 km is so by luck

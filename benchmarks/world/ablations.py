@@ -8,7 +8,7 @@ these photos: the nearest training photos ([L]kNN's idea, Table I) and image-to-
 `--rates` tries learning rates on validation photos, from another seed; what came out stands beside `RATES`.
 
 Differences from the full method have paired bootstrap intervals, pooled over seeds: a draw takes three of the three
-seeds and as many test photos as there are, both with replacement, the same ones of both methods (`search.bootstrap`).
+seeds and as many test photos as there are, both with replacement, the same ones of both methods (`search.evaluation.bootstrap`).
 So a difference counts that holds over photos and over seeds. By distance it is "better", "worse" or "not
 distinguishable", and "as in the paper" where it has the sign of the paper's difference. No more than signs can be
 compared, because a tile of this world is no photo of a street. What else limits the comparison stands below the table
@@ -48,8 +48,8 @@ from benchmarks.world.arms import SEEDS, Arm, Preset, Run, Stage, errors_km, lea
 from benchmarks.world.generator import WorldConfig
 from encoder.model import GeoEncoder
 from indexer.earth.geo import accuracy, haversine_km
-from search.bootstrap import Resampling
-from search.published import ABLATIONS, PUBLISHED_KM, TABLES
+from search.evaluation.bootstrap import Resampling
+from search.evaluation.published import ABLATIONS, PUBLISHED_KM, TABLES
 from training.config import ModelConfig, Negatives
 from training.data import PhotoSet
 from training.fit import build_encoder

@@ -18,8 +18,8 @@ from indexer.errors import WorkError
 from indexer.photos.sources import PhotoTable, read_photos
 from indexer.vectors.features import read_features
 from search.answers.engine import Engine
-from search.bootstrap import Resampling
-from search.evaluate import evaluate
+from search.evaluation.bootstrap import Resampling
+from search.evaluation.evaluate import evaluate
 
 _DECODERS = 2  # threads; Pillow lets go of the interpreter lock while it decodes
 

@@ -27,8 +27,8 @@ from benchmarks.harness import Child, Report, run_command
 from benchmarks.world.demo import FULL, QUICK, Preset
 from benchmarks.world.generator import generate
 from indexer.earth.geo import accuracy
-from search.bootstrap import Interval, Resampling, mean_interval
-from search.evaluate import evaluate
+from search.evaluation.bootstrap import Interval, Resampling, mean_interval
+from search.evaluation.evaluate import evaluate
 from training.run_folder import CHECKPOINT
 
 OTHER_TAUS = {FULL: "800,300,120,50,20,10", QUICK: "80,30,12"}

@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.world.methods import OrderCheck
 from indexer.earth.geo import Accuracy, accuracy, haversine_km
-from search.reliability import Coverage, Reliability
+from search.evaluation.reliability import Coverage, Reliability
 
 OURS, FINEST, PIXELS, RANDOM, ORACLE = "ours", "finest_only", "pixel_nn", "random", "oracle_cell"
 # How people are told about each method, in the order of every table.

@@ -20,8 +20,8 @@ from jsonargparse import ArgumentParser
 from benchmarks.harness import Report, run_command
 from benchmarks.world.demo import FULL_OUT
 from indexer.errors import InputError
-from search.bootstrap import Resampling
-from search.evaluate import Evaluation, compare, evaluate
+from search.evaluation.bootstrap import Resampling
+from search.evaluation.evaluate import Evaluation, compare, evaluate
 from training.run_folder import CHECKPOINT
 
 MAX_ERROR = 0.03  # of probabilities

@@ -1,7 +1,7 @@
 """Where an answer points: the best cell's own point, or another place that may be nearer.
 
 In: the best leaf of each query, what was asked, the posterior. Out: a place for each, with its names. What share of a
-posterior lies near such a place is calibrated for each kind of point apart (`search.calibrate`).
+posterior lies near such a place is calibrated for each kind of point apart (`search.evaluation.calibrate`).
 """
 
 from collections.abc import Mapping

@@ -15,8 +15,8 @@ from benchmarks.world.methods import OrderCheck
 from benchmarks.world.pictures import world_map
 from benchmarks.world.report import render, write_report
 from benchmarks.world.results import METHODS, Answers, Places, WorldResults, goals
-from search.bootstrap import Resampling
-from search.reliability import coverage, reliability
+from search.evaluation.bootstrap import Resampling
+from search.evaluation.reliability import coverage, reliability
 
 HOSTILE = '<script>alert(1)</script> & "O\'Higgins"'
 KM_PER_DEGREE = 111.19  # along a meridian

@@ -5,7 +5,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from search.metrics import AREAS_KM2
+from search.evaluation.metrics import AREAS_KM2
 from search.pictures import accuracy_curve, error_map, map_lines, recall_curve
 
 

@@ -5,7 +5,7 @@ from typing import get_args
 import pytest
 
 from indexer.errors import InputError
-from search.published import ABLATIONS, PUBLISHED_KM, TABLES, BenchmarkName, PublishedTable, benchmark_named
+from search.evaluation.published import ABLATIONS, PUBLISHED_KM, TABLES, BenchmarkName, PublishedTable, benchmark_named
 
 
 @pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import beta
 
-from search.bootstrap import Interval, Resampling
+from search.evaluation.bootstrap import Interval, Resampling
 
 _BINS = 15
 

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from search.bootstrap import Intervals, Resampling
-from search.evaluate import Comparison, Evaluation, LeftOut
-from search.metrics import AREAS_KM2, GEOSCORE_BEST, Figures
-from search.published import PUBLISHED_KM, SOURCE, TABLES, BenchmarkName
+from search.evaluation.bootstrap import Intervals, Resampling
+from search.evaluation.evaluate import Comparison, Evaluation, LeftOut
+from search.evaluation.metrics import AREAS_KM2, GEOSCORE_BEST, Figures
+from search.evaluation.published import PUBLISHED_KM, SOURCE, TABLES, BenchmarkName
 
 _COUNTRIES_SHOWN = 10
 _FEW = 100  # photos of a country below which the text says that its figures are rough

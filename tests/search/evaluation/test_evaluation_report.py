@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from indexer.photos.sources import PhotoTable
-from search.bootstrap import Resampling
-from search.evaluate import Evaluation, LeftOut, compare
-from search.evaluation_report import Against, evaluation_data, evaluation_text
-from search.published import TABLES
+from search.evaluation.bootstrap import Resampling
+from search.evaluation.evaluate import Evaluation, LeftOut, compare
+from search.evaluation.evaluation_report import Against, evaluation_data, evaluation_text
+from search.evaluation.published import TABLES
 
 RESAMPLING = Resampling(200, 1)
 LIMITS = (1.0, 25.0, 200.0, 750.0, 2500.0)

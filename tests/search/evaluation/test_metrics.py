@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 
 from indexer.earth import s2
 from indexer.earth.geo import FARTHEST_KM, haversine_km
-from search.metrics import (
+from search.evaluation.metrics import (
     AREAS_KM2,
     EARTH_AREA_KM2,
     cells_area_km2,

@@ -15,7 +15,7 @@ from encoder.encode import PhotoEncoder
 from encoder.images import BadImage
 from encoder.photo_reader import PhotoReader
 from indexer.photos.photo import Photo
-from search.metadata import coordinates_in, findings_in
+from search.evaluation.metadata import coordinates_in, findings_in
 from tests.encoder.conftest import tiny_encoder
 from tests.search.photo_files import (
     LAT,

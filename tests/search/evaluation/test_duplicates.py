@@ -12,8 +12,14 @@ from PIL import Image, ImageEnhance
 
 from indexer.errors import BundleMismatch, InputError
 from indexer.vectors.features import FeatureSource, open_features, read_features
-from search import duplicates
-from search.duplicates import References, check_encoders, nearest_by_embedding, nearest_by_hash, perceptual_hash
+from search.evaluation import duplicates
+from search.evaluation.duplicates import (
+    References,
+    check_encoders,
+    nearest_by_embedding,
+    nearest_by_hash,
+    perceptual_hash,
+)
 from tests.search.photo_files import jpeg, picture
 
 

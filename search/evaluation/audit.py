@@ -26,7 +26,7 @@ from indexer.errors import InputError
 from indexer.photos.photo import Photo
 from indexer.photos.sources import PhotoSource
 from indexer.vectors.features import FeatureSource, joined
-from search.duplicates import (
+from search.evaluation.duplicates import (
     Nearest,
     References,
     check_encoders,
@@ -34,7 +34,7 @@ from search.duplicates import (
     nearest_by_hash,
     perceptual_hash,
 )
-from search.findings import (
+from search.evaluation.findings import (
     DUPLICATES,
     DUPLICATES_SCHEMA,
     LEAKS,
@@ -42,7 +42,7 @@ from search.findings import (
     UNREADABLE,
     UNREADABLE_SCHEMA,
 )
-from search.metadata import Finding, findings_in, in_name
+from search.evaluation.metadata import Finding, findings_in, in_name
 
 KIND = "audit"
 SCHEMA_VERSION = 1

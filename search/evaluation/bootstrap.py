@@ -15,7 +15,7 @@ import numpy as np
 
 from indexer.earth.geo import FARTHEST_KM
 from indexer.errors import InputError
-from search.metrics import geoscore
+from search.evaluation.metrics import geoscore
 
 _BLOCK = 1 << 21  # draws held at once: 16 MB an array
 

@@ -12,8 +12,8 @@ from indexer.disk.manifest import read_manifest
 from indexer.errors import InputError
 from indexer.photos.sources import open_photos
 from indexer.vectors.features import open_features
-from search import audit as module
-from search.audit import KIND, SCHEMA_VERSION, AuditConfig, audit
+from search.evaluation import audit as module
+from search.evaluation.audit import KIND, SCHEMA_VERSION, AuditConfig, audit
 from tests.search.photo_files import LAT, LNG, comment, exif, iptc, jpeg, picture, with_segments
 
 

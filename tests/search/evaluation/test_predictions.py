@@ -8,7 +8,7 @@ import pyarrow.parquet
 import pytest
 
 from indexer.errors import InputError
-from search.predictions import read_predictions
+from search.evaluation.predictions import read_predictions
 
 
 def test_columns_that_others_write(tmp_path: Path) -> None:

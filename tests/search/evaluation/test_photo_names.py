@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from indexer.errors import InputError
-from search.photo_names import file_name, match_names, stem
+from search.evaluation.photo_names import file_name, match_names, stem
 
 NAMES = st.lists(st.text("abc/._1", min_size=1, max_size=6), min_size=1, max_size=8, unique=True)
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from indexer.errors import InputError
-from search import bootstrap
-from search.bootstrap import Interval, Resampling, intervals, mean_interval, paired_intervals
-from search.metrics import figures
+from search.evaluation import bootstrap
+from search.evaluation.bootstrap import Interval, Resampling, intervals, mean_interval, paired_intervals
+from search.evaluation.metrics import figures
 
 LIMITS = (25.0, 750.0)
 

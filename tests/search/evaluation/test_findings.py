@@ -7,7 +7,7 @@ import pyarrow.parquet
 import pytest
 
 from indexer.errors import InputError
-from search.findings import DUPLICATES, LEAKS, UNREADABLE, listed_photos
+from search.evaluation.findings import DUPLICATES, LEAKS, UNREADABLE, listed_photos
 
 
 def table(path: Path, names: list[str]) -> Path:

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from search.bootstrap import Resampling
-from search.reliability import coverage, reliability
+from search.evaluation.bootstrap import Resampling
+from search.evaluation.reliability import coverage, reliability
 
 NONE = Resampling(0)
 

@@ -32,7 +32,7 @@ import pyarrow.parquet
 from indexer.errors import InputError
 from indexer.photos.sources import PhotoTable, read_photos
 from indexer.photos.tables import check_columns, coordinates_of, names_of, read_columns
-from search.published import BenchmarkName
+from search.evaluation.published import BenchmarkName
 
 log = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ import pytest
 from indexer.earth import s2
 from indexer.earth.geo import haversine_km
 from indexer.errors import InputError
-from search.bootstrap import Resampling
-from search.evaluate import compare, evaluate, leave_out
+from search.evaluation.bootstrap import Resampling
+from search.evaluation.evaluate import compare, evaluate, leave_out
 
 
 def csv(path: Path, text: str) -> Path:

@@ -17,14 +17,14 @@ from indexer.earth.geo import haversine_km
 from indexer.earth.places import countries_of
 from indexer.paper import THRESHOLDS_KM
 from indexer.photos.sources import PhotoTable
-from search.bootstrap import Intervals, Resampling, intervals, paired_intervals
-from search.findings import listed_photos
-from search.ground_truth import read_truth
-from search.metrics import Figures, cells_area_km2, disc_area_km2, figures, figures_by_group, recall_by_area
-from search.photo_names import match_names
-from search.predictions import Told, read_predictions
-from search.published import BenchmarkName
-from search.reliability import Coverage, Reliability, coverage, reliability
+from search.evaluation.bootstrap import Intervals, Resampling, intervals, paired_intervals
+from search.evaluation.findings import listed_photos
+from search.evaluation.ground_truth import read_truth
+from search.evaluation.metrics import Figures, cells_area_km2, disc_area_km2, figures, figures_by_group, recall_by_area
+from search.evaluation.photo_names import match_names
+from search.evaluation.predictions import Told, read_predictions
+from search.evaluation.published import BenchmarkName
+from search.evaluation.reliability import Coverage, Reliability, coverage, reliability
 
 
 @dataclass(frozen=True, eq=False)  # no slots: cached_property needs a __dict__

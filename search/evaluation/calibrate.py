@@ -48,9 +48,9 @@ from search.answers.engine import Engine
 from search.answers.options import PointName
 from search.answers.points import AnswerPoints, points_of_bundle
 from search.answers.radii import share_within
-from search.bootstrap import Resampling
-from search.ground_truth import read_truth
-from search.reliability import Reliability, reliability
+from search.evaluation.bootstrap import Resampling
+from search.evaluation.ground_truth import read_truth
+from search.evaluation.reliability import Reliability, reliability
 from search.retrieval.exact import ExactSearch
 from search.retrieval.leaf_scores import tensor_of
 from search.retrieval.posterior import posterior_of

@@ -24,8 +24,8 @@ from search.answers.engine import Engine
 from search.answers.options import PointName, SearchOptions
 from search.answers.points import points_of_bundle
 from search.answers.radii import LeafDiscs
-from search.bootstrap import Resampling
-from search.calibrate import HeldOut, calibrate, held_out
+from search.evaluation.bootstrap import Resampling
+from search.evaluation.calibrate import HeldOut, calibrate, held_out
 from tests.conftest import random_geocells, unit_rows, write_features
 from tests.search.conftest import WIDTH
 
