@@ -59,7 +59,7 @@ def query(
     from search.answers.engine import Engine
     from search.answers.rows import answer_table, explain
     from search.audit_log import log_request
-    from search.map_files import MapFiles
+    from search.pages.map_files import MapFiles
 
     engine = Engine.open(registry, version=version, device=encoder.device, options=search, protocol=crops)
     engine.check_k(top_k)

@@ -126,7 +126,7 @@ def evaluate(
     if ran is not None and ran.data["recall"] is not None:
         text += f"\n\n{recall_text(ran.data['recall'])}"
     if report is not None:
-        from search.evaluation_page import write_evaluation
+        from search.pages.evaluation_page import write_evaluation
 
         title = f"{registry if registry is not None else predictions} on {known or truth}"
         write_evaluation(result, data, report, title=title, against=other)

@@ -11,7 +11,7 @@ from indexer.disk.artifact import explain_full
 from indexer.jobs.job_folder import Job, Mark, totals_of
 from indexer.jobs.progress import per_second
 from indexer.jobs.stages import Meter
-from search.page import data_uri, page, table, table_row
+from search.pages.page import data_uri, page, table, table_row
 
 REPORT, REPORT_PAGE = "_report.json", "_report.html"
 _STEPS = 60  # of the curve of rates, at most
@@ -119,7 +119,9 @@ def _rate(report: Mapping[str, Any]) -> str:
     rates = report["rates"]
     if not rates["rows_per_second"]:
         return ""
-    from search.pictures import rate_curve  # matplotlib takes a second, which the start of a job need not wait for
+    from search.pages.pictures import (
+        rate_curve,  # matplotlib takes a second, which the start of a job need not wait for
+    )
 
     picture = rate_curve(rates["minutes"], rates["rows_per_second"])
     return f'<h2>Rate</h2>\n<img src="{data_uri(picture)}" alt="Rows per second over the minutes of the latest start.">'

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from indexer.errors import InputError
-from search.pictures import map_lines
+from search.pages.pictures import map_lines
 
 # An upper limit of the error in km, how a legend says it, and the colour. Any two of them and the dark map are at least
 # 35 apart (CIE76) for normal sight and for simulated loss of any one kind of cone (Machado et al. 2009).

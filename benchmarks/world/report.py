@@ -27,7 +27,7 @@ from benchmarks.world.results import (
     goals,
 )
 from indexer.earth.geo import Accuracy
-from search.pictures import accuracy_curve
+from search.pages.pictures import accuracy_curve
 
 _MAP_SAMPLE = 350  # lines on the map: more hide each other
 _CURVE_FROM_KM = 10.0  # nearer than any cell of the demo is small

@@ -12,7 +12,7 @@ from indexer.errors import WorkError
 from indexer.jobs.job_folder import Job, Mark
 from indexer.jobs.stages import Meter
 from search.run_report import report_page, run_report, write_run_report
-from tests.search.test_evaluation_page import HOSTILE, Tags
+from tests.search.pages.test_evaluation_page import HOSTILE, Tags
 
 BEGAN_AT = 1_700_000_000.0
 JOB = Job("predictions", 1, {"shard_rows": 10, "top_k": 1, "part": "1/1"}, {"photos": None, "bundle": "b" * 64})

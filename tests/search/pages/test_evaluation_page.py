@@ -15,7 +15,7 @@ from indexer.errors import InputError
 from search.evaluation.bootstrap import Resampling
 from search.evaluation.evaluate import Evaluation, compare
 from search.evaluation.evaluation_report import Against, evaluation_data
-from search.evaluation_page import KIND, SCHEMA_VERSION, write_evaluation
+from search.pages.evaluation_page import KIND, SCHEMA_VERSION, write_evaluation
 from tests.search.evaluation.test_evaluation_report import evaluation
 
 HOSTILE = '<script>alert(1)</script> & "O\'Higgins" $x_1$'

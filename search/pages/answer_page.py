@@ -18,8 +18,8 @@ from indexer.disk.artifact import write_file
 from indexer.earth import s2
 from indexer.earth.geo import lat_lng
 from search.answers.precision_cap import CoarseCells, posterior_by_cell
-from search.page import data_uri, page, table, table_row
-from search.pictures import posterior_map
+from search.pages.page import data_uri, page, table, table_row
+from search.pages.pictures import posterior_map
 from search.retrieval.posterior import Posterior
 
 _EDGE_PIECES = 8  # straight lines that an edge of a cell is drawn with

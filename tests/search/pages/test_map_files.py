@@ -13,7 +13,7 @@ from indexer.cli import main
 from search.__main__ import COMMANDS
 from search.answers.engine import Engine
 from search.answers.posterior_map import posterior_frame
-from search.pictures import posterior_map
+from search.pages.pictures import posterior_map
 from tests.conftest import unit_rows
 from tests.search.conftest import WIDTH
 

@@ -19,8 +19,8 @@ from indexer.earth.places import countries_of, nearest_cities
 from search.evaluation.evaluate import Evaluation
 from search.evaluation.evaluation_report import Against
 from search.evaluation.metrics import AREAS_KM2
-from search.page import data_uri, page, table, table_row
-from search.pictures import accuracy_curve, error_map, recall_curve, reliability_diagram
+from search.pages.page import data_uri, page, table, table_row
+from search.pages.pictures import accuracy_curve, error_map, recall_curve, reliability_diagram
 
 KIND = "evaluation"
 SCHEMA_VERSION = 1

@@ -77,7 +77,7 @@ class MapFiles:
             frame = posterior_frame(self._hierarchy, names, posterior, level=self._level, coarse=coarse)
             write_frame(frame, self._geojson)
         if self._html is not None:
-            from search.answer_page import write_answer_page
+            from search.pages.answer_page import write_answer_page
 
             pictures = [_picture(photo, read) for photo in photos]
             write_answer_page(

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from search.evaluation.metrics import AREAS_KM2
-from search.pictures import accuracy_curve, error_map, map_lines, recall_curve
+from search.pages.pictures import accuracy_curve, error_map, map_lines, recall_curve
 
 
 def test_lines_take_the_short_way_over_the_antimeridian() -> None:
