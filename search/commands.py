@@ -58,8 +58,8 @@ def query(
     from indexer.photos.sources import listed_photos
     from search.answers.engine import Engine
     from search.answers.rows import answer_table, explain
-    from search.audit_log import log_request
     from search.pages.map_files import MapFiles
+    from search.runs.audit_log import log_request
 
     engine = Engine.open(registry, version=version, device=encoder.device, options=search, protocol=crops)
     engine.check_k(top_k)
@@ -141,10 +141,10 @@ def run(
     from indexer.jobs.job_folder import check_job_target
     from indexer.jobs.progress import counts_text, per_second
     from indexer.photos.shard_cut import Part
-    from search import job
-    from search.audit_log import log_request
-    from search.recipe import Recipe
-    from search.run_report import REPORT_PAGE
+    from search.runs import job
+    from search.runs.audit_log import log_request
+    from search.runs.run_report import REPORT_PAGE
+    from search.runs.run_spec import Recipe
 
     if (features is None) == (photos is None) or (photos is None) != (checkpoint is None):
         raise InputError("Give either --features F, or --photos P together with --checkpoint C.")
@@ -189,7 +189,7 @@ def run(
     asked = {"photos": photos or features, "registry": registry, "version": version, "crops": crops, "out": out}
     log_request(audit_log, "run", **asked, **search.given)
     if engine == "ray":
-        from search.ray_engine import run_on_ray
+        from search.runs.ray_engine import run_on_ray
 
         report = run_on_ray(recipe, out, config)
     else:
@@ -247,7 +247,7 @@ def show(*, predictions: Path, photo: str) -> Result:
         predictions: the job's --out.
         photo: its name in the job's input; the file name alone, or without suffix, will do where it is one of a kind.
     """
-    from search.lookup import answers_to
+    from search.runs.lookup import answers_to
 
     rows = answers_to(predictions, photo)
     for row in rows:
@@ -264,7 +264,7 @@ def export(*, predictions: Path, out: Path | None = None, format: ExportFormat |
         out: file to write; by default beside the job, with its name.
         format: csv, geojson or geoparquet; by default what the suffix of --out says.
     """
-    from search.lookup import export_answers, export_target
+    from search.runs.lookup import export_answers, export_target
 
     target = export_target(predictions, out, format)
     rows = export_answers(predictions, target)

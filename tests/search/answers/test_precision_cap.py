@@ -20,16 +20,16 @@ from indexer.earth import s2
 from indexer.errors import InputError
 from indexer.vectors.features import open_features
 from indexer.vectors.scoring import log_product, log_softmax
-from search import job
 from search.__main__ import COMMANDS
 from search.answers.engine import Engine
 from search.answers.options import SearchOptions
 from search.answers.precision_cap import CoarseCells
-from search.job import RunConfig
-from search.vectors import StoredVectors
+from search.runs import job
+from search.runs.job import RunConfig
+from search.runs.vectors import StoredVectors
 from tests.conftest import unit_rows
 from tests.search.conftest import WIDTH
-from tests.search.test_job import features
+from tests.search.runs.test_job import features
 
 CAP_KM = 600.0
 

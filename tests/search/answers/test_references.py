@@ -12,15 +12,15 @@ from indexer.bundles.references import references_table
 from indexer.cells.hierarchy import Hierarchy
 from indexer.errors import InputError
 from indexer.vectors.features import open_features
-from search import job
 from search.answers.engine import Engine
 from search.answers.options import SearchOptions
 from search.answers.references import ReferencePhotos
-from search.job import RunConfig
-from search.vectors import StoredVectors
+from search.runs import job
+from search.runs.job import RunConfig
+from search.runs.vectors import StoredVectors
 from tests.conftest import random_geocells, unit_rows
 from tests.search.conftest import WIDTH
-from tests.search.test_job import features
+from tests.search.runs.test_job import features
 
 COUNTS = (3, 0, 1, 5)  # reference photos of leaf 0, 1, 2, 3, and again
 

@@ -8,7 +8,7 @@ import pytest
 
 from indexer.cli import main
 from search.__main__ import COMMANDS
-from search.audit_log import log_request
+from search.runs.audit_log import log_request
 
 
 def search(*arguments: object) -> int:

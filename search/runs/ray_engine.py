@@ -25,10 +25,10 @@ from indexer.jobs.progress import track_line
 from indexer.jobs.stages import Line, Meter
 from indexer.jobs.stopping import Asked, stopping
 from indexer.photos.uris import is_uri
-from search import job
 from search.answers.constraints import JSON_SUFFIXES
-from search.job import Folders, RunConfig
-from search.recipe import Recipe
+from search.runs import job
+from search.runs.job import Folders, RunConfig
+from search.runs.run_spec import Recipe
 
 try:
     import ray

@@ -10,11 +10,11 @@ import pytest
 
 from indexer.errors import InputError
 from indexer.vectors.features import FeatureBatch, open_features
-from search import job
 from search.answers.engine import Engine
-from search.job import RunConfig
-from search.lookup import answers_to, export_answers, export_target
-from search.vectors import StoredVectors
+from search.runs import job
+from search.runs.job import RunConfig
+from search.runs.lookup import answers_to, export_answers, export_target
+from search.runs.vectors import StoredVectors
 from tests.conftest import unit_rows, write_features
 from tests.search.conftest import WIDTH
 

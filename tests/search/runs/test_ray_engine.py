@@ -20,15 +20,15 @@ from indexer.bundles.registry import Registry
 from indexer.errors import GeoError, InputError, WorkError
 from indexer.jobs.job_folder import read_marks
 from indexer.jobs.stages import Line
-from search import job
 from search.answers.engine import Engine
 from search.answers.options import SearchOptions
-from search.job import RunConfig
-from search.recipe import Recipe
-from search.vectors import StoredVectors, VectorShard, VectorSource
+from search.runs import job
+from search.runs.job import RunConfig
+from search.runs.run_spec import Recipe
+from search.runs.vectors import StoredVectors, VectorShard, VectorSource
 from tests.kills import ONE_THREAD, ROOT
-from tests.search.test_job import features
-from tests.search.test_job_kills import TERMINATED, marked
+from tests.search.runs.test_job import features
+from tests.search.runs.test_job_kills import TERMINATED, marked
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -109,7 +109,7 @@ class LocalRecipe(Recipe):
 
 def with_more_gpus_than_room(world: str, out: str) -> None:
     """A job from photos where there is an actor for each of two GPUs, and room for one of them."""
-    from search.ray_engine import run_on_ray
+    from search.runs.ray_engine import run_on_ray
 
     ray.init(num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     run_on_ray(of_photos(Path(world), workers=2), Path(out), RunConfig())
@@ -117,7 +117,7 @@ def with_more_gpus_than_room(world: str, out: str) -> None:
 
 def slowly(registry: str, source: str, out: str) -> None:
     """A job in a process of its own, on a cluster that it starts; ends as a command does."""
-    from search.ray_engine import run_on_ray
+    from search.runs.ray_engine import run_on_ray
 
     recipe = SlowRecipe(Path(registry), None, SearchOptions(), EncoderOptions(), Path(source), shard_rows=7)
     try:
@@ -153,7 +153,7 @@ def local(recipe: Recipe, out: Path, *, top_k: int = 2) -> pa.Table:
 def test_a_cluster_gives_the_same_rows_and_either_engine_goes_on_with_the_others_job(
     cluster: None, registry: Registry, source: Path, tmp_path: Path
 ) -> None:
-    from search.ray_engine import run_on_ray
+    from search.runs.ray_engine import run_on_ray
 
     recipe = Recipe(registry.path, None, SearchOptions(), EncoderOptions(), source, shard_rows=7)
     expected = local(recipe, tmp_path / "local")
@@ -169,7 +169,7 @@ def test_a_cluster_gives_the_same_rows_and_either_engine_goes_on_with_the_others
 
 
 def test_an_actor_that_is_lost_costs_only_time(cluster: None, registry: Registry, source: Path, tmp_path: Path) -> None:
-    from search.ray_engine import run_on_ray
+    from search.runs.ray_engine import run_on_ray
 
     recipe = DeadlyRecipe(
         registry.path, None, SearchOptions(), EncoderOptions(), source, shard_rows=7, scratch=tmp_path
@@ -183,7 +183,7 @@ def test_an_actor_that_is_lost_costs_only_time(cluster: None, registry: Registry
 def test_a_shard_that_ends_actor_after_actor_is_given_up_and_the_others_are_done(
     cluster: None, registry: Registry, source: Path, tmp_path: Path
 ) -> None:
-    from search.ray_engine import run_on_ray
+    from search.runs.ray_engine import run_on_ray
 
     recipe = DeadlyRecipe(
         registry.path, None, SearchOptions(), EncoderOptions(), source, shard_rows=7, scratch=tmp_path, always=(2,)
@@ -196,7 +196,7 @@ def test_a_shard_that_ends_actor_after_actor_is_given_up_and_the_others_are_done
 def test_errors_in_our_own_words_arrive_as_they_are(
     cluster: None, registry: Registry, source: Path, tmp_path: Path
 ) -> None:
-    from search.ray_engine import run_on_ray
+    from search.runs.ray_engine import run_on_ray
 
     recipe = Recipe(registry.path, None, SearchOptions(), EncoderOptions(), source, shard_rows=7)
     with pytest.raises(InputError, match="top-k must be"):
@@ -220,7 +220,7 @@ def test_sigterm_finishes_the_shard_in_hand(cluster: None, registry: Registry, s
     assert set(read_marks(out)) == {0, 1, 2}
     assert len(list(out.glob("*.parquet"))) == 3
 
-    from search.ray_engine import run_on_ray
+    from search.runs.ray_engine import run_on_ray
 
     recipe = Recipe(registry.path, None, SearchOptions(), EncoderOptions(), source, shard_rows=7)
     run_on_ray(recipe, out, RunConfig(top_k=2), actors=1)
@@ -237,7 +237,7 @@ def test_an_actor_without_room_gets_no_shard(world: Path, tmp_path: Path) -> Non
 def test_a_cluster_without_room_for_any_is_an_error_that_says_what_was_asked_for(
     cluster: None, registry: Registry, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from search import ray_engine
+    from search.runs import ray_engine
 
     @ray.remote(num_cpus=2)  # type: ignore[untyped-decorator]
     class Other:
@@ -256,7 +256,7 @@ def test_a_cluster_without_room_for_any_is_an_error_that_says_what_was_asked_for
 def test_photos_on_as_many_actors_as_there_is_room_for_and_vectors_that_are_kept_stay(
     cluster: None, world: Path, tmp_path: Path
 ) -> None:
-    from search.ray_engine import run_on_ray
+    from search.runs.ray_engine import run_on_ray
 
     recipe, config = of_photos(world), RunConfig(save_features=tmp_path / "F")
     report = run_on_ray(recipe, tmp_path / "O", config)
@@ -276,7 +276,7 @@ def test_photos_on_as_many_actors_as_there_is_room_for_and_vectors_that_are_kept
 def test_relative_paths_are_those_of_the_command_wherever_the_cluster_was_started(
     cluster: None, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from search.ray_engine import run_on_ray
+    from search.runs.ray_engine import run_on_ray
 
     here = Path(shutil.copytree(world, tmp_path / "W", symlinks=True))
     monkeypatch.chdir(here)
@@ -290,7 +290,7 @@ def test_relative_paths_are_those_of_the_command_wherever_the_cluster_was_starte
 def test_an_actor_that_cannot_begin_is_an_error_that_says_why(
     cluster: None, registry: Registry, source: Path, tmp_path: Path
 ) -> None:
-    from search.ray_engine import run_on_ray
+    from search.runs.ray_engine import run_on_ray
 
     asked = LocalRecipe(
         registry.path, None, SearchOptions(), EncoderOptions(), source, shard_rows=7, driver=os.getpid()
@@ -303,7 +303,7 @@ def test_an_actor_that_cannot_begin_is_an_error_that_says_why(
 def test_names_of_models_and_regions_stay_where_they_are_no_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from search.ray_engine import _everywhere
+    from search.runs.ray_engine import _everywhere
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model").mkdir()

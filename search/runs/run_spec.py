@@ -13,7 +13,7 @@ from indexer.vectors.calibration import protocol_of
 from indexer.vectors.features import open_features
 from search.answers.engine import Engine
 from search.answers.options import SearchOptions
-from search.vectors import StoredVectors, VectorSource
+from search.runs.vectors import StoredVectors, VectorSource
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,9 @@ class Recipe:
             return engine, StoredVectors(engine, features, shard_rows=self.shard_rows)
         assert self.photos is not None
         assert self.checkpoint is not None
-        from search.photo_vectors import PhotoVectors  # torch is only imported where it is needed: that takes seconds
+        from search.runs.photo_vectors import (
+            PhotoVectors,  # torch is only imported where it is needed: that takes seconds
+        )
 
         photos = open_photos(self.photos, split=self.split, schemes=self.feed.schemes)
         encode = self.encoder.open(self.checkpoint, crops=self.crops)

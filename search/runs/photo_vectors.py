@@ -10,7 +10,7 @@ from indexer.jobs.stages import Line
 from indexer.photos.shard_cut import Part, ShardCut
 from indexer.photos.sources import Photo, PhotoSource
 from search.answers.engine import Engine
-from search.vectors import VectorShard
+from search.runs.vectors import VectorShard
 
 
 class PhotoVectors:

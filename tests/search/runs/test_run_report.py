@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from indexer.errors import WorkError
 from indexer.jobs.job_folder import Job, Mark
 from indexer.jobs.stages import Meter
-from search.run_report import report_page, run_report, write_run_report
+from search.runs.run_report import report_page, run_report, write_run_report
 from tests.search.pages.test_evaluation_page import HOSTILE, Tags
 
 BEGAN_AT = 1_700_000_000.0

@@ -16,11 +16,11 @@ from indexer.jobs.job_folder import check_ended
 from indexer.jobs.stages import Line
 from indexer.photos.shard_cut import WHOLE
 from indexer.vectors.features import FeatureBatch, open_features
-from search import job
 from search.answers.album import albums_of_table
 from search.answers.engine import Engine
-from search.job import RunConfig
-from search.vectors import StoredVectors
+from search.runs import job
+from search.runs.job import RunConfig
+from search.runs.vectors import StoredVectors
 from tests.conftest import unit_rows, write_features
 from tests.search.conftest import WIDTH
 

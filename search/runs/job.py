@@ -29,8 +29,8 @@ from search.answers.album import Albums, answer_albums
 from search.answers.engine import Engine
 from search.answers.recall import RecallCheck
 from search.answers.rows import answer_table
-from search.run_report import has_run_report, run_report, write_run_report
-from search.vectors import VectorShard, VectorSource
+from search.runs.run_report import has_run_report, run_report, write_run_report
+from search.runs.vectors import VectorShard, VectorSource
 
 KIND = "predictions"
 SCHEMA_VERSION = 1

@@ -1,0 +1,1 @@
+"""Offline jobs over many photos, and their results for people."""
