@@ -34,7 +34,7 @@ from encoder.checkpoint import load_encoder
 from encoder.config import MAX_PIXELS
 from encoder.decoded_batch import DecodedBatch
 from encoder.decoding import decoded_batches
-from encoder.embed import EmbedConfig, embed_photos
+from encoder.embedding import EmbedConfig, embed_photos
 from encoder.encode import PhotoEncoder
 from encoder.model import VIT_LARGE_336
 from encoder.reading import ReadLimits

@@ -41,7 +41,7 @@ def embed(
         encoder: which maps it sees, and where it runs.
         feed: how photos reach it.
     """
-    from encoder.embed import embed_source
+    from encoder.embedding import embed_source
     from indexer.jobs.job_folder import check_job_target
     from indexer.jobs.progress import counts_text, per_second
     from indexer.photos.sources import open_photos

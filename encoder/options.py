@@ -9,7 +9,7 @@ from indexer.cli import Options, Strings
 from indexer.photos.uris import SCHEMES
 
 if TYPE_CHECKING:
-    from encoder.embed import EmbedConfig
+    from encoder.embedding import EmbedConfig
     from encoder.encode import PhotoEncoder
     from encoder.reading import ReadLimits
 
@@ -87,7 +87,7 @@ class FeedOptions(ReadOptions):
 
     def embedding(self, *, shard_rows: int = SHARD_ROWS) -> "EmbedConfig":
         """The same for who embeds; raises InputError for numbers that make no sense."""
-        from encoder.embed import EmbedConfig
+        from encoder.embedding import EmbedConfig
 
         size = None if self.batch_size == "auto" else self.batch_size
         return EmbedConfig(

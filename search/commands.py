@@ -53,7 +53,7 @@ def query(
         encoder: which other maps it sees, and where it runs.
         read: which photos are read.
     """
-    from encoder.embed import EmbedConfig, embed_photos
+    from encoder.embedding import EmbedConfig, embed_photos
     from indexer.jobs.job_folder import OK
     from indexer.photos.sources import listed_photos
     from search.answers.engine import Engine

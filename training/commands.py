@@ -47,7 +47,7 @@ def fit(
         references: most typical training photos to keep of each finest cell, to explain answers with; when all is
             learned, every training photo is encoded once more to choose them.
     """
-    from training.fit import fit as fit_run
+    from training.fitting import fit as fit_run
 
     config = FitConfig(data, model, loss, optimizer, lr_scheduler, trainer, seed_everything, references)
     summary = fit_run(hierarchy=hierarchy, out=out, config=config)
@@ -114,8 +114,8 @@ def refit(
         device: where to fit; cuda where there is none is an error.
     """
     from encoder.device import choose_device
-    from training.refit import RefitSources
-    from training.refit import refit as refit_checkpoint
+    from training.refitting import RefitSources
+    from training.refitting import refit as refit_checkpoint
 
     if old_hierarchy is not None and (transform, shrinkage) != ("whiten", None):
         raise InputError("--transform and --shrinkage go with means of photo vectors, not with --old-hierarchy.")

@@ -3,7 +3,7 @@
 import pyarrow as pa
 
 from encoder.checkpoint import LoadedEncoder
-from encoder.embed import EmbedConfig, embed_photos
+from encoder.embedding import EmbedConfig, embed_photos
 from encoder.encode import MapSource, PhotoEncoder
 from encoder.segmentation_cache import SegmentationCache
 from indexer.cells.hierarchy import Hierarchy

@@ -52,7 +52,7 @@ from search.evaluation.bootstrap import Resampling
 from search.evaluation.published import ABLATIONS, PUBLISHED_KM, TABLES
 from training.config import ModelConfig, Negatives
 from training.data import PhotoSet
-from training.fit import build_encoder
+from training.fitting import build_encoder
 from training.heads import ClassifierHead, GeocellHead, Head
 from training.location_encoder import SCALES, LocationEncoder, LocationHead
 from training.module import GeoModule

@@ -32,7 +32,7 @@ from indexer.photos.sources import read_coordinates
 from training.commands import fit as fit_command
 from training.config import FitConfig
 from training.data import PhotoSet, load_photos
-from training.fit import build_encoder, train
+from training.fitting import build_encoder, train
 from training.heads import Head, best_rows
 from training.module import GeoModule
 from training.run_folder import plain

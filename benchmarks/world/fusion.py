@@ -32,7 +32,7 @@ from encoder.model import GeoEncoder, GeoEncoderConfig
 from indexer.earth.geo import Accuracy, accuracy
 from training.config import ModelConfig
 from training.data import PhotoSet
-from training.fit import build_encoder
+from training.fitting import build_encoder
 from training.heads import GeocellHead
 
 SMALL = Preset(WorldConfig(n_train=10_000), (500, 200, 75, 30, 12), 3, epochs=6)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from encoder.embed import EmbedConfig, embed_photos, facts_of, features_job
+from encoder.embedding import EmbedConfig, embed_photos, facts_of, features_job
 from encoder.encode import PhotoEncoder
 from indexer.jobs.job_folder import Job, Mark
 from indexer.jobs.stages import Line

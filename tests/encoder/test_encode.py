@@ -11,7 +11,7 @@ from PIL import Image
 from encoder.checkpoint import LoadedEncoder, load_encoder, save_checkpoint
 from encoder.config import MAX_PIXELS, CropName, FusionConfig
 from encoder.crops import crop_maps, crop_photos, normalise
-from encoder.embed import EmbedConfig, embed_photos, embed_source
+from encoder.embedding import EmbedConfig, embed_photos, embed_source
 from encoder.encode import MapSource, PhotoEncoder
 from encoder.photo_reader import DecodedPhoto
 from encoder.reading import ReadLimits

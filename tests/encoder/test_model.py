@@ -8,7 +8,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from encoder.checkpoint import LoadedEncoder, load_encoder
 from encoder.config import Preprocessing
-from encoder.embed import EmbedConfig, embed_photos
+from encoder.embedding import EmbedConfig, embed_photos
 from encoder.encode import PhotoEncoder
 from encoder.model import GeoEncoder, GeoEncoderConfig
 from indexer.errors import ArtifactError, InputError

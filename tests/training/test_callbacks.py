@@ -15,10 +15,10 @@ import pytest
 
 from indexer.jobs.stopping import Stopped
 from tests.kills import ONE_THREAD, ROOT
-from tests.training.test_fit import EVERY_STEP, changed, check_alike, losses, train
+from tests.training.test_fitting import EVERY_STEP, changed, check_alike, losses, train
 from training.callbacks import Resumable
 from training.config import FitConfig
-from training.fit import FitSummary
+from training.fitting import FitSummary
 from training.module import GeoModule
 from training.run_folder import RunFolder
 
@@ -66,7 +66,7 @@ def test_a_run_that_is_killed_in_every_epoch_keeps_the_same_best_one(
         if kept or not to_be_killed:
             raise KilledError
 
-    monkeypatch.setattr("training.fit.Resumable.on_train_epoch_end", kill)
+    monkeypatch.setattr("training.fitting.Resumable.on_train_epoch_end", kill)
     folder, starts = tmp_path / "0", 0
     while True:
         try:
@@ -89,7 +89,7 @@ def test_a_run_that_is_asked_to_end_keeps_every_batch(
     train(toy, tmp_path / "whole", config)
     before = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
-        patch.setattr("training.fit.Reporter.on_train_batch_start", _asking_at(step), raising=False)
+        patch.setattr("training.fitting.Reporter.on_train_batch_start", _asking_at(step), raising=False)
         with pytest.raises(Stopped, match=r"C: stopped as asked, and kept after the last batch\. Run the same command"):
             train(toy, tmp_path / "C", config)
     assert signal.getsignal(signal.SIGTERM) == before

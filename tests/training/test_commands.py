@@ -89,7 +89,7 @@ def test_the_papers_configuration_is_the_papers(monkeypatch: pytest.MonkeyPatch)
     def take(*, config: FitConfig, **paths: Path) -> None:
         given.update(vars(config) | paths)
 
-    monkeypatch.setattr("training.fit.fit", take)
+    monkeypatch.setattr("training.fitting.fit", take)
     assert fit("--config", PAPER) == 0
     model, trainer, optimizer = given["model"], given["trainer"], given["optimizer"]
     assert model.start_from == "hf:openai/clip-vit-large-patch14-336"

@@ -22,7 +22,7 @@ from tests.training.conftest import SIZE, head_of
 from training.batches import Position, Share
 from training.config import Augmentation, DataConfig, FitConfig, ModelConfig, Negatives
 from training.data import PhotoSet
-from training.fit import build_encoder
+from training.fitting import build_encoder
 from training.module import GeoModule
 
 WIDTH, BATCH, N = 16, 16, 40

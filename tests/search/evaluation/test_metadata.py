@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import ExifTags
 
-from encoder.embed import EmbedConfig, embed_photos
+from encoder.embedding import EmbedConfig, embed_photos
 from encoder.encode import PhotoEncoder
 from encoder.images import BadImage
 from encoder.photo_reader import PhotoReader

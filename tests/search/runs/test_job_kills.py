@@ -23,7 +23,7 @@ import pyarrow.parquet
 import pytest
 
 # What the commands import when they run, so that forks find it imported.
-import encoder.embed  # noqa: F401
+import encoder.embedding  # noqa: F401
 import search.runs.job  # noqa: F401
 from encoder.__main__ import COMMANDS as ENCODER
 from indexer.bundles.bundle import build_bundle

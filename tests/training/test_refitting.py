@@ -31,7 +31,7 @@ from tests.conftest import random_geocells, save_s2_hierarchy
 from tests.indexer.anisotropic import World, anisotropic_world
 from training.config import RefitConfig
 from training.holding_out import by_name
-from training.refit import RefitSources, refit
+from training.refitting import RefitSources, refit
 
 CONFIG = RefitConfig(epochs=4, patience=1, batch_size=256)
 CPU = torch.device("cpu")
@@ -235,7 +235,7 @@ def test_no_epochs_fit_temperatures_alone(folder: Path, tmp_path: Path) -> None:
 def test_too_few_photos_for_level_weights_are_told_before_the_fit(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.refit.fit_cells", lambda *_, **__: pytest.fail("it fitted"))
+    monkeypatch.setattr("training.refitting.fit_cells", lambda *_, **__: pytest.fail("it fitted"))
     few = replace(CONFIG, held_out=0.02)
     with pytest.raises(InputError, match="level weights and the prior's need"):
         refit(RefitSources(folder / "F", folder / "H"), tmp_path / "C", level_weights="fit", config=few, device=CPU)

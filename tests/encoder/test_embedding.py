@@ -15,7 +15,7 @@ from PIL import Image
 from encoder.checkpoint import LoadedEncoder, load_encoder
 from encoder.config import CropName
 from encoder.crops import crop_photos, normalise
-from encoder.embed import EmbedConfig, embed_photos, embed_source
+from encoder.embedding import EmbedConfig, embed_photos, embed_source
 from encoder.encode import PhotoEncoder
 from indexer.errors import InputError, WorkError
 from indexer.jobs.stages import Line

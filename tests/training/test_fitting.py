@@ -23,7 +23,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 import indexer.__main__
 from encoder.checkpoint import load_encoder
 from encoder.config import FusionConfig
-from encoder.embed import EmbedConfig, embed_photos
+from encoder.embedding import EmbedConfig, embed_photos
 from encoder.encode import PhotoEncoder
 from indexer.bundles.bundle import open_bundle
 from indexer.bundles.references import load_references
@@ -50,7 +50,7 @@ from training.config import (
     SchedulerConfig,
     TrainerConfig,
 )
-from training.fit import FitSummary, build_encoder, fit
+from training.fitting import FitSummary, build_encoder, fit
 from training.holding_out import by_name
 from training.module import one_cycle
 from training.references import typical_photos
@@ -143,7 +143,7 @@ def test_the_rates_of_every_step_are_those_of_the_schedule(
     def record(reporter: object, trainer: lightning.Trainer, *rest: object) -> None:
         rates.append([group["lr"] for group in trainer.optimizers[0].param_groups])
 
-    monkeypatch.setattr("training.fit.Reporter.on_train_batch_start", record, raising=False)
+    monkeypatch.setattr("training.fitting.Reporter.on_train_batch_start", record, raising=False)
     train(toy, tmp_path / "C", changed(trainer={"max_epochs": 3}, lr_scheduler={"name": schedule, "warm_up": 0.25}))
     steps, full = 18, [3e-3, 3e-3, 3e-2]  # six batches an epoch; encoder (decaying or not), geocells
     shares = [0.5 ** (step // 6) if schedule == "halving" else one_cycle(step, steps, 0.25) for step in range(steps)]
@@ -279,7 +279,7 @@ def test_a_streamed_run_goes_on_to_the_same_losses(toy: Path, tmp_path: Path, mo
     config = changed(EVERY_STEP, data={"stream": True, "shuffle_photos": 40})
     train(toy, tmp_path / "whole", config)
     with monkeypatch.context() as patch:
-        patch.setattr("training.fit.Reporter.on_train_batch_end", kill)
+        patch.setattr("training.fitting.Reporter.on_train_batch_end", kill)
         with pytest.raises(KilledError):
             train(toy, tmp_path / "C", config)
     train(toy, tmp_path / "C", config)
@@ -323,7 +323,7 @@ def test_a_killed_run_goes_on_to_the_same_losses_and_weights(
 
     config = changed(EVERY_STEP, trainer={"accumulate_grad_batches": parts})
     with monkeypatch.context() as patch:
-        patch.setattr("training.fit.Reporter.on_train_batch_end", kill)
+        patch.setattr("training.fitting.Reporter.on_train_batch_end", kill)
         with pytest.raises(KilledError):
             train(toy, tmp_path / "C", config)
     assert not (tmp_path / "C" / "checkpoint").exists()
@@ -367,7 +367,7 @@ def test_a_finished_run_and_one_of_other_options_are_refused(
     toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("training.fit.save_checkpoint", lambda *_, **__: 1 / 0)
+        patch.setattr("training.fitting.save_checkpoint", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             train(toy, tmp_path / "C", changed(trainer={"max_epochs": 1}))
     for name, config in (
@@ -525,7 +525,7 @@ def test_references_are_the_typical_photos_of_the_vectors_that_embed_makes(
     config = replace(changed(trainer={"max_epochs": 1}, model={"fusion": fusion}), references=2)
     config = changed(config, data={"validation_share": 0.2})
     with monkeypatch.context() as patch:
-        patch.setattr("training.fit.typical_training_photos", lambda *_, **__: 1 / 0)
+        patch.setattr("training.fitting.typical_training_photos", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             train(folder, tmp_path / "C", config)
     summary = train(folder, tmp_path / "C", config)
@@ -612,7 +612,7 @@ def test_a_damaged_file_to_go_on_with_is_named(toy: Path, tmp_path: Path) -> Non
 def interrupted(toy: Path, folder: Path, config: FitConfig) -> Path:
     """A run that has learnt everything, and ended before it wrote its result."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("training.fit.save_checkpoint", lambda *_, **__: 1 / 0)
+        patch.setattr("training.fitting.save_checkpoint", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             train(toy, folder, config)
     return folder
@@ -623,7 +623,7 @@ def test_another_run_is_refused_before_photos_are_read(
 ) -> None:
     config = changed(trainer={"max_epochs": 1})
     folder = interrupted(toy, tmp_path / "C", config)
-    monkeypatch.setattr("training.fit.open_part", lambda *_, **__: pytest.fail("it read"))
+    monkeypatch.setattr("training.fitting.open_part", lambda *_, **__: pytest.fail("it read"))
     with pytest.raises(InputError, match="began with seed_everything 0, this one has 1"):
         train(toy, folder, replace(config, seed=1))
     with RunFolder(folder).locked(), pytest.raises(InputError, match="another process is training"):
