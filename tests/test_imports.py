@@ -1,4 +1,4 @@
-"""The import chain: a package imports only from its left, and modules of a package never import in a circle."""
+"""The import chain: packages, and rooms within a package, import only from those before them, and never in a circle."""
 
 import ast
 from graphlib import TopologicalSorter
@@ -15,6 +15,19 @@ MAY_IMPORT = {
     "benchmarks": {"indexer", "encoder", "training", "search", "benchmarks"},
 }
 NEVER = {"indexer": {"torch", "transformers", "lightning"}}
+# Rooms in order: modules of one import only from those before it, and from one another. Modules that lie in no folder
+# are named; the others are rooms with all that is below them.
+ROOMS = {
+    "indexer": [
+        {"errors", "paper"},
+        *({room} for room in ("disk", "earth", "jobs", "photos", "cells", "vectors", "bundles")),
+        {"cli", "commands", "registry_commands", "__main__", "__init__"},
+    ],
+    "search": [
+        *({room} for room in ("retrieval", "answers", "evaluation", "pages", "runs")),
+        {"commands", "evaluation_commands", "__main__", "__init__"},
+    ],
+}
 
 
 def modules(package: str) -> list[Path]:
@@ -41,9 +54,22 @@ def test_package_imports_only_from_its_left(package: str) -> None:
         assert not wrong, f"{path} imports {wrong}"
 
 
+@pytest.mark.parametrize("package", sorted(ROOMS))
+def test_rooms_import_only_from_rooms_before_them(package: str) -> None:
+    floor = {name: number for number, names in enumerate(ROOMS[package]) for name in names}
+    home = ROOT / package
+    assert {path.relative_to(home).parts[0].removesuffix(".py") for path in modules(package)} == set(floor)
+    for path in modules(package):
+        own = path.relative_to(home).parts[0].removesuffix(".py")
+        inside = (name.split(".") for name in imported_names(path))
+        used = {parts[1] for parts in inside if parts[0] == package and len(parts) > 1 and parts[1] in floor}
+        later = {name for name in used if floor[name] > floor[own]}
+        assert not later, f"{path} imports {later}, which is further right"
+
+
 def test_no_module_imports_in_a_circle() -> None:
     known = {
-        path.relative_to(ROOT).with_suffix("").as_posix().replace("/", "."): path
+        path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__"): path
         for package in MAY_IMPORT
         for path in modules(package)
     }

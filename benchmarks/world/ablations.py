@@ -8,11 +8,11 @@ these photos: the nearest training photos ([L]kNN's idea, Table I) and image-to-
 `--rates` tries learning rates on validation photos, from another seed; what came out stands beside `RATES`.
 
 Differences from the full method have paired bootstrap intervals, pooled over seeds: a draw takes three of the three
-seeds and as many test photos as there are, both with replacement, the same ones of both methods (`search.evaluation.bootstrap`).
-So a difference counts that holds over photos and over seeds. By distance it is "better", "worse" or "not
-distinguishable", and "as in the paper" where it has the sign of the paper's difference. No more than signs can be
-compared, because a tile of this world is no photo of a street. What else limits the comparison stands below the table
-(`READING`).
+seeds and as many test photos as there are, both with replacement, the same ones of both methods
+(`search.evaluation.bootstrap`). So a difference counts that holds over photos and over seeds. By distance it is
+"better", "worse" or "not distinguishable", and "as in the paper" where it has the sign of the paper's difference. No
+more than signs can be compared, because a tile of this world is no photo of a street. What else limits the comparison
+stands below the table (`READING`).
 
 In: nothing but this checkout. Out: a folder with a file for each arm and seed, which a second run does not make again;
 a line of `benchmarks/results/ablations.jsonl`, and beside it the table as a page (`.md`) and a picture (`.png`).

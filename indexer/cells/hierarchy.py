@@ -1,9 +1,9 @@
 """The hierarchy: partitions from coarse to fine, tied together by which cell lies in which (paper section III-A).
 
 In: photos and a way to divide them, S2 cells that follow their density (`build_hierarchy`) or labels of any kind
-(`indexer.cells.labels`). Out: per level the cells with their counts, points and radii, and for every finest cell (leaf) its
-ancestors. Levels are numbered 0 (coarsest) to L-1 (finest); cells by their rank in S2 order, or in the order of label
-paths: either way the cells below a cell are one contiguous range.
+(`indexer.cells.labels`). Out: per level the cells with their counts, points and radii, and for every finest cell (leaf)
+its ancestors. Levels are numbered 0 (coarsest) to L-1 (finest); cells by their rank in S2 order, or in the order of
+label paths: either way the cells below a cell are one contiguous range.
 """
 
 import hashlib

@@ -1,8 +1,8 @@
 """Folders and files that are whole or absent.
 
 A folder is written as a sibling `<name>.tmp-<pid>-<n>`, synced, and renamed into place; its manifest
-(`indexer.disk.manifest`) is written last. POSIX only: the temporary folder of a dead process is told from that of a living
-one by `flock`, which the kernel releases on death.
+(`indexer.disk.manifest`) is written last. POSIX only: the temporary folder of a dead process is told from that of a
+living one by `flock`, which the kernel releases on death.
 """
 
 import contextlib

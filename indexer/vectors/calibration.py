@@ -31,8 +31,8 @@ class Calibration:
     # An album of n photos has T n**growth: n photos of one event tell less than n photos taken independently would.
     growth: float
     inside: float  # share of photos that were taken in a leaf at all: what probabilities over leaves add up to
-    # For each kind of point that answers may have (`search.answers.points`): a disc around it that holds the first share of the
-    # posterior holds the true place of half of the photos; the second, of nine in ten.
+    # For each kind of point that answers may have (`search.answers.points`): a disc around it that holds the first
+    # share of the posterior holds the true place of half of the photos; the second, of nine in ten.
     masses: Mapping[str, tuple[float, float]]
     least_score: float  # the best leaf of all but a hundredth of the photos scores this, for each photo of an album
     queries: int  # photos, or albums, that it was fitted to

@@ -1,7 +1,8 @@
 """Geocells without training: from photo vectors of any encoder to the vectors of a hierarchy's cells.
 
 In: a hierarchy, features, and where their photos were taken. Out: geocells that are mean directions of whitened photo
-vectors (`indexer.vectors.whitening` says why), with the transform that queries must pass too. Features are streamed, twice.
+vectors (`indexer.vectors.whitening` says why), with the transform that queries must pass too. Features are streamed,
+twice.
 """
 
 import logging

@@ -1,7 +1,7 @@
 """Lists of leaves that follow the tree, for searches from coarse to fine (the paper's retrieval, section III-D).
 
-In: the inverted lists of a level (`indexer.bundles.leaf_index`), a list for each of its cells. Out: the lists whose heads are
-nearest to a query, and the leaves of lists that are visited as candidates for `search.retrieval.proof`.
+In: the inverted lists of a level (`indexer.bundles.leaf_index`), a list for each of its cells. Out: the lists whose
+heads are nearest to a query, and the leaves of lists that are visited as candidates for `search.retrieval.proof`.
 
 Lists are visited by FAISS on the CPU, on machines with a GPU too, where comparing all leaves is faster.
 """

@@ -4,8 +4,8 @@ A first look over the leaf vectors finds candidates in few bits. Those that coul
 float64 from the level vectors themselves, and an answer is taken only when the errors of the first look cannot have
 hidden a better leaf; else it looks for more candidates. Equal scores are ordered by leaf, which is S2 order.
 
-Where all leaves are looked at (`search.retrieval.scan`) the answer is exact; where some lists are (`search.retrieval.lists`) it is the best
-leaf of those lists.
+Where all leaves are looked at (`search.retrieval.scan`) the answer is exact; where some lists are
+(`search.retrieval.lists`) it is the best leaf of those lists.
 """
 
 from dataclasses import dataclass

@@ -5,7 +5,8 @@ of exp(score / T) over all leaves, which makes scores into probabilities.
 
 Two ways to multiply. In float32; or, on processors that multiply bfloat16 several times faster (CPUs with avx512_bf16
 or AMX, GPUs), in that: the few leaves within its error of the best are then scored in float32. Both hand their
-candidates on to `search.retrieval.proof`, so that neither changes an answer. Probabilities always come from float32 scores.
+candidates on to `search.retrieval.proof`, so that neither changes an answer. Probabilities always come from float32
+scores.
 
 Scores are kept only as long as a block of them is looked at. Each block is seen as short columns of a few leaves, and
 the best leaves are looked for in those columns alone whose largest score is among the largest: one pass over all scores

@@ -3,8 +3,8 @@
     read, decode -> (segment) -> encode -> search -> write
 
 Each stage has a thread and a bounded queue (`indexer.jobs.stages`); decoding has processes. Shards are cut the same way
-every time, and one that is written is never touched again (`indexer.jobs.job_folder`), so a job that was killed goes on with
-what is missing.
+every time, and one that is written is never touched again (`indexer.jobs.job_folder`), so a job that was killed goes on
+with what is missing.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
