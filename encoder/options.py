@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from encoder.config import DECODERS, MAX_PIXELS, SHARD_ROWS, CropName, DeviceName, PrecisionName
-from indexer.cli import Options, Strings
 from indexer.photos.uris import SCHEMES
 
 if TYPE_CHECKING:
@@ -13,11 +12,9 @@ if TYPE_CHECKING:
     from encoder.encode import PhotoEncoder
     from encoder.reading import ReadLimits
 
-_SCHEMES = Strings(SCHEMES)
-
 
 @dataclass(frozen=True)
-class EncoderOptions(Options):
+class EncoderOptions:
     """Which maps an encoder sees, and where it runs.
 
     Args:
@@ -53,7 +50,7 @@ class EncoderOptions(Options):
 
 
 @dataclass(frozen=True)
-class ReadOptions(Options):
+class ReadOptions:
     """Which photos are read.
 
     Args:
@@ -62,7 +59,7 @@ class ReadOptions(Options):
     """
 
     max_pixels: int = MAX_PIXELS
-    schemes: Strings = _SCHEMES
+    schemes: tuple[str, ...] = SCHEMES
 
     @property
     def limits(self) -> "ReadLimits":

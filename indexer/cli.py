@@ -2,6 +2,9 @@
 
 In: a table of functions with keyword-only parameters. Out: parsed arguments (flags, `--config file.yaml`), a printed
 result (text, or JSON with `--json`), and an exit code: 0 done, 1 work failed, 2 wrong usage or input.
+
+The library knows nothing of command lines: its option types are plain dataclasses, whose fields become flags here, and
+its errors name a field as `field`, which is printed as the flag that it is.
 """
 
 import difflib
@@ -14,7 +17,7 @@ import sys
 import warnings
 from argparse import HelpFormatter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, NoReturn, TextIO, get_origin, get_type_hints
 
 from jsonargparse import ArgumentParser
@@ -38,6 +41,9 @@ class Command:
 
     function: Callable[..., Result]
     positional: Mapping[str, str] = field(default_factory=dict)  # parameter -> its help, given without a flag
+    # Parameters that are dataclasses and stay sections: `--data.photos`. The fields of all others are offered by their
+    # own names, and the Args of the dataclass's docstring are their help.
+    sections: Sequence[str] = ()
 
 
 class Ints(tuple[int, ...]):
@@ -48,12 +54,12 @@ class Floats(tuple[float, ...]):
     """Numbers, written `1,25,200` on a command line and as a list in YAML."""
 
 
-class Options:
-    """Base of dataclasses of options that several commands share.
+class Strings(tuple[str, ...]):
+    """Words, written `country,city` on a command line and as a list in YAML."""
 
-    A command's parameter of such a type is offered as the options of its fields, each by its own name; the Args of the
-    dataclass's docstring are their help.
-    """
+
+# What a parameter of such a type is offered as: commas on the command line.
+_LISTS: Mapping[Any, type] = {tuple[int, ...]: Ints, tuple[float, ...]: Floats, tuple[str, ...]: Strings}
 
 
 class _StandardError(logging.StreamHandler[TextIO]):
@@ -66,10 +72,6 @@ class _StandardError(logging.StreamHandler[TextIO]):
     @stream.setter
     def stream(self, value: TextIO) -> None:
         pass
-
-
-class Strings(tuple[str, ...]):
-    """Words, written `country,city` on a command line and as a list in YAML."""
 
 
 def _numbers(kind: type, convert: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -160,33 +162,64 @@ def _parser(package: str, description: str, commands: Mapping[str, Command]) -> 
             sub.add_argument(
                 parameter, nargs="+" if several else None, type=str if several else hints[parameter], help=text
             )
-        shared = _shared_options(command.function)
-        sub.add_function_arguments(command.function, as_group=False, skip={*command.positional, *shared})
+        shared = _shared_options(command)
+        sub.add_function_arguments(_offered(command.function), as_group=False, skip={*command.positional, *shared})
         for options in shared.values():
-            sub.add_class_arguments(options, None, as_group=False)
+            sub.add_function_arguments(_offered(options), as_group=False)
         sub.speak_like_a_command_line()
         table.add_subcommand(name, sub, help=doc.strip().splitlines()[0])
     return parser
 
 
-def _shared_options(function: Callable[..., Result]) -> dict[str, type[Any]]:
+def _shared_options(command: Command) -> dict[str, type[Any]]:
     """A command's parameters that stand for several options."""
-    hints = get_type_hints(function)
-    return {name: kind for name, kind in hints.items() if inspect.isclass(kind) and issubclass(kind, Options)}
+    hints = get_type_hints(command.function)
+    apart = {*command.sections, "return"}
+    return {name: kind for name, kind in hints.items() if is_dataclass(kind) and name not in apart}
 
 
-def _arguments(function: Callable[..., Result], given: Mapping[str, Any]) -> dict[str, Any]:
+def _offered(kind: Callable[..., Any]) -> Callable[..., Any]:
+    """A function with the parameters of a command or of a dataclass, whose lists are written with commas."""
+
+    def offered(**_: Any) -> None:
+        pass
+
+    hints = get_type_hints(kind)
+    parameters = [
+        each.replace(annotation=_LISTS.get(hints[each.name], hints[each.name]), kind=inspect.Parameter.KEYWORD_ONLY)
+        for each in inspect.signature(kind).parameters.values()
+    ]
+    offered.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    offered.__annotations__ = {each.name: each.annotation for each in parameters}
+    offered.__module__ = kind.__module__
+    # Of a dataclass that extends another one, each says what its own fields mean.
+    docs = [inspect.cleandoc(each.__doc__ or "") for each in getattr(kind, "__mro__", [kind])]
+    offered.__doc__ = docs[0] + "".join(f"\n{doc.partition('Args:')[2].strip(chr(10))}" for doc in docs[1:-1])
+    return offered
+
+
+def _arguments(command: Command, given: Mapping[str, Any]) -> dict[str, Any]:
     """What a command is called with.
 
     One by one: jsonargparse's namespace renames what it has a method for, such as `values`, but finds it.
     """
-    shared = _shared_options(function)
+    shared = _shared_options(command)
     return {
         name: shared[name](**{each.name: given[each.name] for each in fields(shared[name])})
         if name in shared
         else given[name]
-        for name in inspect.signature(function).parameters
+        for name in inspect.signature(command.function).parameters
     }
+
+
+def _with_flags(message: str, parser: ArgumentParser) -> str:
+    """An error of the library, its `fields` written as the flags of the command that ran."""
+
+    def flag(name: re.Match[str]) -> str:
+        option = "--" + name[1].replace("_", "-")
+        return option if option in parser._option_string_actions else name[0]
+
+    return re.sub(r"`([a-z][a-z0-9_.]*)`", flag, message)
 
 
 def main(package: str, description: str, commands: Mapping[str, Command], *, argv: Sequence[str] | None = None) -> int:
@@ -196,14 +229,16 @@ def main(package: str, description: str, commands: Mapping[str, Command], *, arg
         logging.getLogger(name).setLevel(logging.INFO)
     # Odd metadata in a photo is no news to the person at the terminal; a photo that cannot be used is a row.
     warnings.filterwarnings("ignore", module=r"PIL\.")
+    parser = _parser(package, description, commands)
+    ran: ArgumentParser = parser
     try:
-        parser = _parser(package, description, commands)
         parsed = parser.instantiate(parser.parse_args(argv))
-        given, function = parsed[parsed.command], commands[parsed.command].function
-        result = function(**_arguments(function, given))
+        given, command = parsed[parsed.command], commands[parsed.command]
+        ran = parser._subcommands_action._name_parser_map[parsed.command]
+        result = command.function(**_arguments(command, given))
         print(json.dumps(result.data, allow_nan=False) if given["json"] else result.text, flush=True)  # noqa: T201
     except GeoError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        print(f"error: {_with_flags(str(error), ran)}", file=sys.stderr)  # noqa: T201
         return error.exit_code
     except BrokenPipeError:  # `... | head` closed our output; nothing failed
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

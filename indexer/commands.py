@@ -11,15 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from indexer import paper
 from indexer.cells.rule import PartitionRule
-from indexer.cli import Floats, Ints, Result, Strings
+from indexer.cli import Result
 from indexer.errors import InputError
 
 if TYPE_CHECKING:
     from indexer.cells.hierarchy import Hierarchy
-
-TAU_MAX = Ints(paper.TAU_MAX)
-THRESHOLDS_KM = Floats(paper.THRESHOLDS_KM)
-NO_LABELS = Strings()
 
 
 def partition(
@@ -27,12 +23,12 @@ def partition(
     photos: Path,
     out: Path,
     scheme: Literal["s2", "labels"] = "s2",
-    tau_max: Ints = TAU_MAX,
+    tau_max: tuple[int, ...] = paper.TAU_MAX,
     tau_min: int | None = None,
     first_level: int = 2,
     min_inclusive: bool = False,
     keep_parent: float | None = None,
-    labels: Strings = NO_LABELS,
+    labels: tuple[str, ...] = (),
     split: str | None = None,
 ) -> Result:
     """Divide the Earth into cells adapted to where photos are.
@@ -57,14 +53,14 @@ def partition(
     check_target(out)
     recipe: Recipe
     if scheme == "labels":
-        if (tau_max, first_level, min_inclusive, keep_parent) != (TAU_MAX, 2, False, None):
+        if (tau_max, first_level, min_inclusive, keep_parent) != (paper.TAU_MAX, 2, False, None):
             raise InputError("--tau-max, --first-level, --min-inclusive and --keep-parent go with --scheme s2.")
-        recipe = LabelRecipe(tuple(labels), tau_min or 0)
+        recipe = LabelRecipe(labels, tau_min or 0)
     else:
         if labels:
             raise InputError("--labels goes with --scheme labels.")
         tau_min = paper.TAU_MIN if tau_min is None else tau_min
-        recipe = S2Recipe(PartitionRule(tuple(tau_max), tau_min, first_level, min_inclusive, keep_parent))
+        recipe = S2Recipe(PartitionRule(tau_max, tau_min, first_level, min_inclusive, keep_parent))
     places = recipe.read(photos, split=split)
     tree = recipe.build(places)
     save_hierarchy(
@@ -124,7 +120,7 @@ def update(*, hierarchy: Path, photos: Path, out: Path, split: str | None = None
 
 
 def ceiling(
-    *, hierarchy: Path, photos: Path, split: str | None = None, thresholds_km: Floats = THRESHOLDS_KM
+    *, hierarchy: Path, photos: Path, split: str | None = None, thresholds_km: tuple[float, ...] = paper.THRESHOLDS_KM
 ) -> Result:
     """Say how accurate answers could be with the cells of a hierarchy if the cell were always chosen best.
 
@@ -160,7 +156,7 @@ def build(
     inherit: str | None = None,
     photos: Path | None = None,
     split: str | None = None,
-    tau_max: Ints = TAU_MAX,
+    tau_max: tuple[int, ...] = paper.TAU_MAX,
     tau_min: int = paper.TAU_MIN,
     transform: Literal["whiten", "none"] = "whiten",
     shrinkage: float | None = None,
@@ -203,7 +199,7 @@ def build(
         raise InputError("--photos, --split, --transform, --shrinkage and --seed go with --features.")
     if transform == "none" and shrinkage is not None:
         raise InputError("--shrinkage goes with --transform whiten.")
-    if hierarchy is not None and (tau_max, tau_min) != (TAU_MAX, paper.TAU_MIN):
+    if hierarchy is not None and (tau_max, tau_min) != (paper.TAU_MAX, paper.TAU_MIN):
         raise InputError("--tau-max and --tau-min go without --hierarchy, which has its own.")
     if precision_cap is not None:
         s2.level_of_width(precision_cap)  # refused before the work where it is none
@@ -213,7 +209,7 @@ def build(
         if hierarchy is None:
             if features is None or photos is None:
                 raise InputError("Give --hierarchy; only --features with --photos can do without.")
-            rule = PartitionRule(tuple(tau_max), tau_min)
+            rule = PartitionRule(tau_max, tau_min)
             hierarchy = stack.enter_context(partition_photos(photos, rule, registry, split=split))
         made: Build
         if checkpoint is not None:

@@ -7,13 +7,12 @@ from typing import Any, Literal
 
 from encoder.config import SHARD_ROWS, CropName
 from encoder.options import EncoderOptions, FeedOptions, ReadOptions
-from indexer.cli import Result, Strings
+from indexer.cli import Result
 from indexer.errors import InputError
 from search.answers.options import SearchOptions
 
 EngineName = Literal["local", "ray"]
 ExportFormat = Literal["csv", "geojson", "geoparquet"]
-NO_MAPS = Strings()
 # Where the path may be the wrong one. Other reasons, such as a class map that is missing, say themselves what to do.
 _FILE_FAULTS = {"missing", "unreadable", "empty", "not_an_image", "damaged"}
 
@@ -26,7 +25,7 @@ def query(
     top_k: int = 1,
     version: str | None = None,
     crops: CropName = "one",
-    class_maps: Strings = NO_MAPS,
+    class_maps: tuple[str, ...] = (),
     geojson: Path | None = None,
     html: Path | None = None,
     level: int | None = None,

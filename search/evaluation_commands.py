@@ -8,14 +8,11 @@ from typing import Any
 from encoder.config import CropName, DeviceName
 from encoder.options import EncoderOptions, FeedOptions, ReadOptions
 from indexer import paper
-from indexer.cli import Floats, Result, Strings
+from indexer.cli import Result
 from indexer.errors import InputError
 from search.answers.options import SearchOptions
 from search.commands import recall_text, run
 from search.evaluation.published import benchmark_named
-
-THRESHOLDS_KM = Floats(paper.THRESHOLDS_KM)
-NO_LISTS = Strings()
 
 
 def evaluate(
@@ -23,14 +20,14 @@ def evaluate(
     truth: Path,
     predictions: Path | None = None,
     against: Path | None = None,
-    exclude: Strings = NO_LISTS,
+    exclude: tuple[str, ...] = (),
     report: Path | None = None,
     registry: Path | None = None,
     checkpoint: str | None = None,
     out: Path | None = None,
     benchmark: str | None = None,
     split: str | None = None,
-    thresholds_km: Floats = THRESHOLDS_KM,
+    thresholds_km: tuple[float, ...] = paper.THRESHOLDS_KM,
     resamples: int = 1000,
     seed: int = 0,
     version: str | None = None,

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Literal
 
 from encoder.config import CLIP_MEAN, CLIP_STD, FusionConfig
-from indexer.cli import Options
 from indexer.errors import InputError
 
 Negatives = Literal["batch", "batch_distinct", "all"]  # training.losses says what each one means
@@ -258,7 +257,7 @@ class FitConfig:
 
 
 @dataclass(frozen=True)
-class RefitConfig(Options):
+class RefitConfig:
     """How geocells are fitted to photo vectors that stay as they are.
 
     Args:

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from indexer.cli import Options
 from indexer.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,7 +18,7 @@ WITHIN_KM = 25.0
 
 
 @dataclass(frozen=True)
-class SearchOptions(Options):
+class SearchOptions:
     """How a bundle is searched.
 
     Args:

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from indexer.cli import Command, Options, Result, Strings, main
+from indexer.cli import Command, Result, main
+from indexer.errors import InputError
 
 
 @dataclass(frozen=True)
-class Reading(Options):
+class Reading:
     """What is read.
 
     Args:
@@ -29,7 +30,7 @@ class Feeding(Reading):
         schemes: of URIs.
     """
 
-    schemes: Strings = Strings(("file", "s3"))  # noqa: RUF009 (a tuple)
+    schemes: tuple[str, ...] = ("file", "s3")
 
 
 def read(*, photos: str, strict: bool = False, feed: Feeding) -> Result:
@@ -76,3 +77,18 @@ def test_help_and_mistakes_know_them(capsys: pytest.CaptureFixture[str]) -> None
     code, _, err = run(capsys, ["--photos", "p", "--limit", "many"])
     assert code == 2
     assert "limit" in err
+
+
+def refuse(*, max_pixels: int = 1) -> Result:
+    """Refuse.
+
+    Args:
+        max_pixels: of a photo.
+    """
+    raise InputError(f"`max_pixels` must be above 1, not {max_pixels}; `columns` of a table stay as they are.")
+
+
+def test_fields_that_an_error_names_are_told_as_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main("reader", "Reads.", {"refuse": Command(refuse)}, argv=["refuse"]) == 2
+    expected = "error: --max-pixels must be above 1, not 1; `columns` of a table stay as they are.\n"
+    assert capsys.readouterr().err == expected
