@@ -138,8 +138,12 @@ class _Parser(ArgumentParser):
 
     def _family(self, command: re.Match[str] | None) -> list[ArgumentParser]:
         """This parser and those of its commands, or of the one command that the error is about."""
-        commands = self._subcommands_action._name_parser_map if self._subcommands_action else {}
-        return [self, *(parser for name, parser in commands.items() if command is None or name == command[1])]
+        return [self, *(parser for name, parser in self.commands.items() if command is None or name == command[1])]
+
+    @property
+    def commands(self) -> "Mapping[str, _Parser]":
+        """The parser of each sub-command."""
+        return self._subcommands_action._name_parser_map if self._subcommands_action else {}
 
 
 def _as_options(missing: str, names: Sequence[str]) -> str:
@@ -175,7 +179,9 @@ def _shared_options(command: Command) -> dict[str, type[Any]]:
     """A command's parameters that stand for several options."""
     hints = get_type_hints(command.function)
     apart = {*command.sections, "return"}
-    return {name: kind for name, kind in hints.items() if is_dataclass(kind) and name not in apart}
+    return {
+        name: kind for name, kind in hints.items() if inspect.isclass(kind) and is_dataclass(kind) and name not in apart
+    }
 
 
 def _offered(kind: Callable[..., Any]) -> Callable[..., Any]:
@@ -212,7 +218,7 @@ def _arguments(command: Command, given: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _with_flags(message: str, parser: ArgumentParser) -> str:
+def _with_flags(message: str, parser: _Parser) -> str:
     """An error of the library, its `fields` written as the flags of the command that ran."""
 
     def flag(name: re.Match[str]) -> str:
@@ -230,11 +236,11 @@ def main(package: str, description: str, commands: Mapping[str, Command], *, arg
     # Odd metadata in a photo is no news to the person at the terminal; a photo that cannot be used is a row.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     parser = _parser(package, description, commands)
-    ran: ArgumentParser = parser
+    ran = parser
     try:
         parsed = parser.instantiate(parser.parse_args(argv))
         given, command = parsed[parsed.command], commands[parsed.command]
-        ran = parser._subcommands_action._name_parser_map[parsed.command]
+        ran = parser.commands[parsed.command]
         result = command.function(**_arguments(command, given))
         print(json.dumps(result.data, allow_nan=False) if given["json"] else result.text, flush=True)  # noqa: T201
     except GeoError as error:
