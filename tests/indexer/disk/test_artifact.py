@@ -37,7 +37,7 @@ with write_folder(Path(sys.argv[1]), kind="thing", schema_version=1) as draft:
 FILE_WRITER = """
 import sys, time
 from pathlib import Path
-from indexer import artifact
+from indexer.disk import artifact
 def stay(path):
     print("writing", flush=True)
     time.sleep(60)
