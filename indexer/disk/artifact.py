@@ -22,10 +22,8 @@ from indexer.errors import GeoError, InputError, WorkError
 
 _VERSION_STEM = "version"  # of the temporary names of folders that are named by digest
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_UNWRITABLE = {
-    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP),
-    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
-}
+_UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP}
+_UNWRITABLE |= {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
 
 
 @dataclass(slots=True)
@@ -63,7 +61,7 @@ def write_folder(
     with contextlib.ExitStack() as stack:
         with explain_unwritable(target):
             if not name_by_digest:
-                _refuse_existing(target)
+                _refuse_existing(target, but_empty_folder=True)
             parent.mkdir(parents=True, exist_ok=True)
             remove_leftovers(parent, stem)
             temporary = stack.enter_context(temporary_folder(parent, stem))
@@ -103,7 +101,7 @@ def write_file(target: Path, content: bytes) -> None:
         WorkError: the disk is full.
     """
     with explain_full(target), explain_unwritable(target):
-        _refuse_existing_file(target)
+        _refuse_existing(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(target.parent, target.name)
         with place_file(target) as aside:
@@ -116,9 +114,14 @@ def place_file(target: Path) -> Iterator[Path]:
     with temporary_folder(target.parent, target.name) as folder:
         aside = folder / target.name
         yield aside
-        sync(aside)
-        aside.rename(target)
-        sync(target.parent)
+        place(aside, target)
+
+
+def place(written: Path, target: Path) -> None:
+    """Move a written file to where it belongs, in one rename, and wait until it is on disk."""
+    sync(written)
+    written.rename(target)
+    sync(target.parent)
 
 
 def check_file(target: Path) -> None:
@@ -128,7 +131,7 @@ def check_file(target: Path) -> None:
         InputError: `target` exists, or cannot be made.
     """
     with explain_unwritable(target):
-        _refuse_existing_file(target)
+        _refuse_existing(target)
     check_target(target)
 
 
@@ -139,7 +142,7 @@ def check_target(target: Path) -> None:
         InputError: `target` exists and is not an empty folder, or cannot be made.
     """
     with explain_unwritable(target):
-        _refuse_existing(target)
+        _refuse_existing(target, but_empty_folder=True)
         missing = next(path for path in (target.absolute(), *target.absolute().parents) if path.parent.exists())
         if missing.is_symlink():
             raise FileNotFoundError(errno.ENOENT, f"{missing} is a link to nowhere")
@@ -190,8 +193,7 @@ def is_temporary(path: Path) -> bool:
 
 
 def _temporaries(parent: Path, stem: str) -> list[Path]:
-    ours = re.compile(re.escape(stem) + r"\.tmp-\d+-\d+")
-    return [path for path in parent.iterdir() if ours.fullmatch(path.name)]
+    return [path for path in parent.iterdir() if is_temporary(path) and path.name.rpartition(".tmp-")[0] == stem]
 
 
 @contextlib.contextmanager
@@ -240,13 +242,9 @@ def _exists(target: Path) -> InputError:
     return InputError(f"{target}: exists already and is never overwritten. Choose another `out`, or remove it first.")
 
 
-def _refuse_existing(target: Path) -> None:
-    if target.is_symlink() or (target.exists() and not (target.is_dir() and not any(target.iterdir()))):
-        raise _exists(target)
-
-
-def _refuse_existing_file(target: Path) -> None:
-    if target.is_symlink() or target.exists():
+def _refuse_existing(target: Path, *, but_empty_folder: bool = False) -> None:
+    empty = but_empty_folder and target.is_dir() and not any(target.iterdir())
+    if target.is_symlink() or (target.exists() and not empty):
         raise _exists(target)
 
 

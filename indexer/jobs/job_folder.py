@@ -30,8 +30,8 @@ from indexer.disk.artifact import (
     explain_full,
     explain_unwritable,
     is_temporary,
+    place,
     remove_leftovers,
-    sync,
     temporary_folder,
 )
 from indexer.disk.lock import alone, is_held
@@ -105,11 +105,11 @@ class JobFolder:
             (self.path / ROWS_MANIFEST).unlink(missing_ok=True)  # of a job that had ended; it names files and rows
             rows = aside / "rows"  # without the suffix, or `**/*.parquet` would find it half written
             pa.parquet.write_table(shard.table, rows)
-            mark = _mark(shard, sha256=file_digest(rows), size_bytes=rows.stat().st_size)
-            _place(rows, target)
+            mark = _mark(shard, rows)
+            place(rows, target)
             written = aside / "mark.json"
             written.write_text(json.dumps(asdict(mark)))
-            _place(written, self.path / _MARKS / f"{shard.number:05d}.json")
+            place(written, self.path / _MARKS / f"{shard.number:05d}.json")
         self.done[shard.number] = mark
         return mark
 
@@ -137,7 +137,7 @@ class JobFolder:
         manifest = Manifest(job.kind, job.schema_version, job.options, job.inputs, everything, files, code_version())
         with _explained(self.path), temporary_folder(self.path, _ASIDE) as aside:
             write_manifest(aside / ROWS_MANIFEST, manifest)
-            _place(aside / ROWS_MANIFEST, self.path / ROWS_MANIFEST)
+            place(aside / ROWS_MANIFEST, self.path / ROWS_MANIFEST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,10 +267,8 @@ def open_job(path: Path, job: Job) -> Iterator[JobFolder]:
     with contextlib.ExitStack() as stack:
         with _explained(path):
             path.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(
-                alone(path / _LOCK, busy=f"{path}: another process is writing to it. Wait for its end.")
-            )
-        with _explained(path):
+            busy = f"{path}: another process is writing to it. Wait for its end."
+            stack.enter_context(alone(path / _LOCK, busy=busy))
             remove_leftovers(path, _ASIDE)
             (path / _MARKS).mkdir(exist_ok=True)
         before = read_job(path)
@@ -280,7 +278,7 @@ def open_job(path: Path, job: Job) -> Iterator[JobFolder]:
             with _explained(path), temporary_folder(path, _ASIDE) as aside:
                 remove_leftovers(path.parent, path.name)  # of a start that was killed while it asked whether it may
                 (aside / JOB_FILE).write_text(json.dumps(asdict(job), indent=1, sort_keys=True, allow_nan=False))
-                _place(aside / JOB_FILE, path / JOB_FILE)
+                place(aside / JOB_FILE, path / JOB_FILE)
         else:
             _check_same(path, before, job)
         yield JobFolder(path, job, _usable(path, read_marks(path)))
@@ -339,17 +337,14 @@ def _check_same(path: Path, before: Job, now: Job) -> None:
                 )
 
 
-def _mark(shard: Shard, *, sha256: str, size_bytes: int) -> Mark:
-    table = shard.table
-    failed: Counter[str] = Counter()
-    examples: dict[str, Sequence[str]] = {}
-    statuses = table["status"].to_pylist()
-    for row, status in enumerate(statuses):
-        if status != OK:
-            failed[status] += 1
-            if status not in examples:
-                name = table["photo"][row].as_py() or f"row {shard.first_row + row}"
-                examples[status] = [name, table["reason"][row].as_py()]
+def _mark(shard: Shard, rows: Path) -> Mark:
+    """rows: the file that they are written to."""
+    names, statuses = shard.table["photo"].to_pylist(), shard.table["status"].to_pylist()
+    failed = Counter(status for status in statuses if status != OK)
+    examples = {
+        status: [names[row] or f"row {shard.first_row + row}", shard.table["reason"][row].as_py()]
+        for status, row in ((status, statuses.index(status)) for status in failed)
+    }
     return Mark(
         shard.number,
         shard.first_row,
@@ -357,18 +352,11 @@ def _mark(shard: Shard, *, sha256: str, size_bytes: int) -> Mark:
         len(statuses) - failed.total(),
         dict(failed),
         examples,
-        names_digest(table["photo"].to_pylist()),
-        sha256,
-        size_bytes,
+        names_digest(names),
+        file_digest(rows),
+        rows.stat().st_size,
         time.time(),
     )
-
-
-def _place(written: Path, target: Path) -> None:
-    """Move a written file to where it belongs, in one rename, and see it on disk."""
-    sync(written)
-    written.rename(target)
-    sync(target.parent)
 
 
 @contextlib.contextmanager
