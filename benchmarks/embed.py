@@ -39,7 +39,8 @@ from encoder.encode import PhotoEncoder
 from encoder.model import VIT_LARGE_336
 from encoder.reading import ReadLimits
 from indexer.cli import Strings
-from indexer.photos.sources import Photo, open_photos
+from indexer.photos.photo import Photo
+from indexer.photos.sources import open_photos
 
 _BATCH = 4  # photos
 # How often both sides embed the photos, so that starting the workers is a small part of it.

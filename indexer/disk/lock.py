@@ -1,4 +1,8 @@
-"""One process at a time: locks on files, which the kernel frees with their holder: a killed one blocks nobody."""
+"""One process at a time: locks on files, which the kernel frees with their holder: a killed one blocks nobody.
+
+Ours and not the package `filelock`: that one takes the same locks, but cannot look at a lock without opening its file
+to write, and `is_held` must answer in a folder that can only be read, or has no lock yet.
+"""
 
 import contextlib
 import fcntl

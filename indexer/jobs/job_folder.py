@@ -35,7 +35,7 @@ from indexer.disk.artifact import (
     temporary_folder,
 )
 from indexer.disk.lock import alone, is_held
-from indexer.disk.manifest import ROWS_MANIFEST, Manifest, code_version, file_digest, write_manifest
+from indexer.disk.manifest import ROWS_MANIFEST, FileEntry, Manifest, code_version, file_digest, write_manifest
 from indexer.errors import ArtifactError, InputError, WorkError
 
 log = logging.getLogger(__name__)
@@ -129,10 +129,8 @@ class JobFolder:
                 f"{self.path}: {totals.rows:,} rows of an input of {rows:,}. Was it changed while it was read? Give "
                 "the command again, or choose another `out`."
             )
-        files = {
-            part_name(number): {"sha256": mark.sha256, "size_bytes": mark.size_bytes}
-            for number, mark in sorted(self.done.items())
-        }
+        done = sorted(self.done.items())
+        files = {part_name(number): FileEntry(mark.sha256, mark.size_bytes) for number, mark in done}
         everything = {"rows": totals.rows, "ok": totals.ok, "failed": dict(totals.failed), **facts}
         manifest = Manifest(job.kind, job.schema_version, job.options, job.inputs, everything, files, code_version())
         with _explained(self.path), temporary_folder(self.path, _ASIDE) as aside:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from indexer.errors import InputError
 from indexer.jobs.job_folder import Mark, names_digest
-from indexer.photos.sources import Photo, PhotoSource
+from indexer.photos.photo import Photo
+from indexer.photos.sources import PhotoSource
 
 
 @dataclass(frozen=True, slots=True)

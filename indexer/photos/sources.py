@@ -42,18 +42,6 @@ from indexer.photos.tables import (
 from indexer.photos.tar_shards import COMPRESSED, SUFFIX, is_pattern, read_shards, shards_of
 from indexer.photos.uris import SCHEMES, check_location, folder_of, is_uri, join, local_path, masked, path_of
 
-__all__ = [
-    "FileRange",
-    "Photo",
-    "PhotoSource",
-    "PhotoTable",
-    "coordinate_batches",
-    "listed_photos",
-    "open_photos",
-    "read_coordinates",
-    "read_photos",
-]
-
 log = logging.getLogger(__name__)
 
 _TABLES = (".parquet", ".pq", ".csv")
@@ -313,7 +301,7 @@ def _open_table(location: str, *, split: str | None, coordinates: bool) -> Photo
         partial(_table_photos, location, split=split, coordinates=coordinates),
         may_have_maps=table.has("map"),
         split=split,
-        containers=partial(iter, (location,)) if table.holds_images else None,
+        containers=partial(iter, (location,) if table.holds_images else ()),
     )
 
 

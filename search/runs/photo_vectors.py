@@ -7,8 +7,9 @@ from encoder.embedding import EmbedConfig, embed_photos, facts_of, features_job
 from encoder.encode import PhotoEncoder
 from indexer.jobs.job_folder import Job, Mark
 from indexer.jobs.stages import Line
+from indexer.photos.photo import Photo
 from indexer.photos.shard_cut import JobPart, ShardCut
-from indexer.photos.sources import Photo, PhotoSource
+from indexer.photos.sources import PhotoSource
 from search.answers.engine import Engine
 from search.runs.vectors import VectorShard
 

@@ -19,7 +19,8 @@ from encoder.embedding import EmbedConfig, embed_photos, embed_source
 from encoder.encode import PhotoEncoder
 from indexer.errors import InputError, WorkError
 from indexer.jobs.stages import Line
-from indexer.photos.sources import Photo, PhotoSource, open_photos
+from indexer.photos.photo import Photo
+from indexer.photos.sources import PhotoSource, open_photos
 from indexer.vectors.features import open_features, read_features
 from tests.encoder.conftest import natural
 

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexer.disk.manifest import file_digest, read_manifest
+from indexer.disk.manifest import FileEntry, file_digest, read_manifest
 from indexer.errors import ArtifactError, InputError, WorkError
 from indexer.jobs.job_folder import (
     Job,
@@ -119,7 +119,7 @@ def test_rows_marks_and_manifest_agree(undisturbed: Path) -> None:
     assert sorted(marks) == [0, 1, 2]
     for number, mark in marks.items():
         part = undisturbed / part_name(number)
-        assert manifest.files[part.name] == {"sha256": file_digest(part), "size_bytes": part.stat().st_size}
+        assert manifest.files[part.name] == FileEntry(file_digest(part), part.stat().st_size)
         assert (mark.sha256, mark.size_bytes) == (file_digest(part), part.stat().st_size)
         assert (mark.shard, mark.first_row, mark.rows, mark.ok) == (number, 4 * number, 4, 3)
         assert mark.failed == {"missing": 1}

@@ -16,7 +16,8 @@ import pytest
 
 from indexer.disk.manifest import file_digest
 from indexer.errors import InputError
-from indexer.photos.sources import FileRange, Photo, listed_photos, open_photos, read_coordinates, read_photos
+from indexer.photos.photo import FileRange, Photo
+from indexer.photos.sources import listed_photos, open_photos, read_coordinates, read_photos
 from indexer.photos.uris import SCHEMES
 
 ANYWHERE = (*SCHEMES, "memory")
