@@ -119,9 +119,9 @@ def test_an_image_column_of_names_is_a_column_of_names(tmp_path: Path) -> None:
 def test_photos_inside_a_table_are_held_a_few_at_a_time(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     # Numbers of one row group that would all be held at once by Arrow's dataset; pages are of 1 MB.
-    table = pa.table({"image": [{"bytes": rng.bytes(20_000), "path": f"{row}.jpg"} for row in range(6000)]})
+    table = pa.table({"image": [{"bytes": rng.bytes(20_000), "path": f"{row}.jpg"} for row in range(3000)]})
     path = tmp_path / "a.parquet"
-    pyarrow.parquet.write_table(table, path, row_group_size=6000, use_dictionary=False, write_batch_size=64)
+    pyarrow.parquet.write_table(table, path, row_group_size=3000, use_dictionary=False, write_batch_size=64)
     size = table.nbytes
     del table
     for wanted, share in (((IMAGES,), 0.1), ((), 0.01)):
