@@ -1,6 +1,6 @@
 """How a hierarchy is made from photo tables, and made again when photos are added: S2 cells by density, or labels.
 
-In: photo tables. Out: places (one row per photo: its leaf id and its labels), and a hierarchy of them. A hierarchy
+In: photo tables. Out: places (one row per photo: its point id and its labels), and a hierarchy of them. A hierarchy
 folder keeps both the recipe (in its manifest) and the places.
 """
 
@@ -44,11 +44,11 @@ class S2Recipe:
     rule: PartitionRule
 
     def read(self, photos: Path, *, split: str | None) -> pa.Table:
-        """Leaf ids, sorted; the table is read a batch at a time."""
+        """Point ids, sorted; the table is read a batch at a time."""
         return pa.table({"s2_id": sorted_ids(coordinate_batches(photos, split=split))})
 
     def join(self, first: pa.Table, second: pa.Table) -> pa.Table:
-        """Leaf ids of both, sorted."""
+        """Point ids of both, sorted."""
         ids = np.concatenate([table["s2_id"].to_numpy() for table in (first, second)])
         ids.sort()
         return pa.table({"s2_id": ids})
@@ -76,7 +76,7 @@ class LabelRecipe:
             raise InputError(f"tau_min must be at least 0, not {self.tau_min}.")
 
     def read(self, photos: Path, *, split: str | None) -> pa.Table:
-        """Leaf ids and labels, in the order of the table."""
+        """Point ids and labels, in the order of the table."""
         table = read_columns(photos, ["lat", "lng", *self.columns], split=split)
         lat, lng = coordinates_of(table, photos, required=True)
         labels = {column: table[column].cast(pa.string()) for column in self.columns}

@@ -39,7 +39,7 @@ def save_hierarchy(
 
     Args:
         hierarchy: the cells.
-        photos: `s2_id` (leaf ids) of the photos they were made from, and their labels where cells are labels.
+        photos: `s2_id` (point ids) of the photos they were made from, and their labels where cells are labels.
         out: the folder.
         config: how it was made: what `update` needs to make it again with more photos.
         inputs: digests of what it was made from.
