@@ -58,9 +58,7 @@ class Hierarchy:
 
     levels: Sequence[Level]
     ancestors: np.ndarray  # (leaves, L) int64: the cell of each level that contains the leaf; last column 0, 1, 2, ...
-    # (leaves, 2) float64, latitude and longitude of each leaf's most central photo (`indexer.cells.medoids`); None in
-    # hierarchies from before these were kept
-    medoids: np.ndarray | None
+    medoids: np.ndarray  # (leaves, 2) float64, latitude and longitude of each leaf's most central photo
 
     @property
     def digest(self) -> str:
