@@ -15,6 +15,7 @@ from indexer.cli import Result
 from indexer.errors import InputError
 
 if TYPE_CHECKING:
+    from indexer.cells.division import Division
     from indexer.cells.hierarchy import Hierarchy
 
 
@@ -45,32 +46,20 @@ def partition(
         labels: with --scheme labels, the columns that name the cells, coarsest first: continent,country,city.
         split: use only rows whose column `split` is this.
     """
-    from indexer.cells.schemes import LabelRecipe, Recipe, S2Recipe
-    from indexer.cells.table import save_hierarchy
-    from indexer.disk.artifact import check_target
-    from indexer.disk.manifest import file_digest
+    from indexer.cells import division
+    from indexer.cells.schemes import LabelScheme, PartitionScheme, S2Scheme
 
-    check_target(out)
-    recipe: Recipe
+    how: PartitionScheme
     if scheme == "labels":
         if (tau_max, first_level, min_inclusive, keep_parent) != (paper.TAU_MAX, 2, False, None):
             raise InputError("--tau-max, --first-level, --min-inclusive and --keep-parent go with --scheme s2.")
-        recipe = LabelRecipe(labels, tau_min or 0)
+        how = LabelScheme(labels, tau_min or 0)
     else:
         if labels:
             raise InputError("--labels goes with --scheme labels.")
         tau_min = paper.TAU_MIN if tau_min is None else tau_min
-        recipe = S2Recipe(PartitionRule(tau_max, tau_min, first_level, min_inclusive, keep_parent))
-    places = recipe.read(photos, split=split)
-    tree = recipe.build(places)
-    save_hierarchy(
-        tree,
-        places,
-        out,
-        config={"recipe": recipe.to_config(), "split": split},
-        inputs={"photos": file_digest(photos)},
-    )
-    return _hierarchy_result(out, tree, places.num_rows)
+        how = S2Scheme(PartitionRule(tau_max, tau_min, first_level, min_inclusive, keep_parent))
+    return _division_result(division.partition(photos, how, out, split=split))
 
 
 def update(*, hierarchy: Path, photos: Path, out: Path, split: str | None = None) -> Result:
@@ -82,40 +71,15 @@ def update(*, hierarchy: Path, photos: Path, out: Path, split: str | None = None
         out: hierarchy folder to write.
         split: use only rows whose column `split` is this.
     """
-    import pyarrow.compute as pc
+    from indexer.cells import division
+    from indexer.cells.lineage import RELATIONS, level_counts
 
-    from indexer.cells.schemes import recipe_of
-    from indexer.cells.table import hierarchy_manifest, load_hierarchy, load_photo_places, save_hierarchy
-    from indexer.disk.artifact import check_target
-    from indexer.disk.manifest import file_digest, manifest_digest
-    from indexer.vectors.lineage import RELATIONS, lineage
-
-    check_target(out)
-    old = load_hierarchy(hierarchy)
-    config = hierarchy_manifest(hierarchy).config
-    recipe = recipe_of(config.get("recipe", {}), source=hierarchy)
-    places = recipe.join(load_photo_places(hierarchy), recipe.read(photos, split=split))
-    tree = recipe.build(places)
-    table = lineage(old, tree)
-    save_hierarchy(
-        tree,
-        places,
-        out,
-        config={"recipe": recipe.to_config(), "split": split},
-        inputs={"photos": file_digest(photos), "hierarchy": manifest_digest(hierarchy)},
-        lineage=table,
-    )
-    counts = [
-        {
-            "level": number,
-            **{name: pc.sum(pc.equal(rows["relation"], name)).as_py() or 0 for name in RELATIONS},
-        }
-        for number in range(len(tree.levels))
-        for rows in [table.filter(pc.equal(table["level"], number))]
-    ]
-    result = _hierarchy_result(out, tree, places.num_rows)
+    made = division.update(hierarchy, photos, out, split=split)
+    assert made.lineage is not None, "it follows another hierarchy"
+    counts = level_counts(made.lineage)
     lines = ["level  " + "  ".join(f"{name:>11}" for name in RELATIONS)]
     lines += [f"{row['level']:>5}  " + "  ".join(f"{row[name]:>11,}" for name in RELATIONS) for row in counts]
+    result = _division_result(made)
     return Result({**result.data, "lineage": counts}, "\n".join([result.text, "", *lines]))
 
 
@@ -281,13 +245,13 @@ def _hierarchy_at(registry: Path | None, version: str | None, hierarchy: Path | 
     raise InputError("Give one of --registry and --hierarchy.")
 
 
-def _hierarchy_result(out: Path, hierarchy: "Hierarchy", n_photos: int) -> Result:
+def _division_result(made: "Division") -> Result:
     from indexer.cells.hierarchy import describe
 
-    levels = describe(hierarchy)
+    levels, digest = describe(made.hierarchy), made.hierarchy.digest
     return Result(
-        {"hierarchy": str(out), "digest": hierarchy.digest, "photos": n_photos, "levels": levels},
-        f"{out}: {n_photos:,} photos, hierarchy {hierarchy.digest[:12]}\n{level_table(levels)}",
+        {"hierarchy": str(made.folder), "digest": digest, "photos": made.n_photos, "levels": levels},
+        f"{made.folder}: {made.n_photos:,} photos, hierarchy {digest[:12]}\n{level_table(levels)}",
     )
 
 

@@ -13,14 +13,16 @@ import pyarrow as pa
 from indexer.bundles.bundle import build_bundle, open_bundle
 from indexer.bundles.leaf_index import IndexChoice
 from indexer.bundles.references import load_references
+from indexer.cells.division import partition
+from indexer.cells.lineage import lineage
 from indexer.cells.rule import PartitionRule
-from indexer.cells.schemes import S2Recipe
-from indexer.cells.table import hierarchy_manifest, load_hierarchy, save_hierarchy
+from indexer.cells.schemes import S2Scheme
+from indexer.cells.table import hierarchy_manifest, load_hierarchy
 from indexer.disk.artifact import explain_unwritable, remove_leftovers, temporary_folder
 from indexer.disk.manifest import file_digest, manifest_digest
 from indexer.vectors.features import open_features
 from indexer.vectors.geocells import Geocells, load_geocells
-from indexer.vectors.lineage import carry_over, lineage
+from indexer.vectors.inheritance import carry_over
 from indexer.vectors.prototypes import Placement, prototypes
 
 
@@ -136,18 +138,9 @@ def partition_photos(photos: Path, rule: PartitionRule, registry: Path, *, split
     Raises:
         InputError: the table cannot be used, or no cell holds enough photos.
     """
-    recipe = S2Recipe(rule)
-    places = recipe.read(photos, split=split)
-    tree = recipe.build(places)
     parent = registry.absolute().parent
     with explain_unwritable(registry):
         parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(parent, registry.name)  # of a build that was killed: they hold places of photos
     with temporary_folder(parent, registry.name) as folder:
-        yield save_hierarchy(
-            tree,
-            places,
-            folder / "hierarchy",
-            config={"recipe": recipe.to_config(), "split": split},
-            inputs={"photos": file_digest(photos)},
-        )
+        yield partition(photos, S2Scheme(rule), folder / "hierarchy", split=split).folder

@@ -58,9 +58,7 @@ class Hierarchy:
 
     levels: Sequence[Level]
     ancestors: np.ndarray  # (leaves, L) int64: the cell of each level that contains the leaf; last column 0, 1, 2, ...
-    # (leaves, 2) float64, latitude and longitude of each leaf's most central photo (`indexer.cells.medoids`); None in
-    # hierarchies from before these were kept
-    medoids: np.ndarray | None
+    medoids: np.ndarray  # (leaves, 2) float64, latitude and longitude of each leaf's most central photo
 
     @property
     def digest(self) -> str:
@@ -105,7 +103,7 @@ class Hierarchy:
         return self.locate_ids(s2.point_ids(lat_deg, lng_deg))
 
     def locate_ids(self, ids: np.ndarray) -> np.ndarray:
-        """The cell of each level that contains each leaf id, or -1: (N, L) int64.
+        """The cell of each level that contains each point id, or -1: (N, L) int64.
 
         Raises:
             InputError: the cells are labels.
@@ -128,7 +126,7 @@ def s2_ids_of(level: Level) -> np.ndarray:
 
 
 def sorted_ids(batches: Iterable[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """Leaf ids (N,) uint64, ascending, of photos that come in batches of latitudes and longitudes.
+    """Point ids (N,) uint64, ascending, of photos that come in batches of latitudes and longitudes.
 
     Beside a batch, the ids are all that is held.
     """
@@ -148,7 +146,7 @@ def sorted_ids(batches: Iterable[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
 def build_hierarchy(ids: np.ndarray, *, rule: PartitionRule) -> Hierarchy:
     """Divide the Earth at every granularity of the rule.
 
-    ids: (N,) uint64 leaf ids of photos, ascending (`sorted_ids`).
+    ids: (N,) uint64 point ids of photos, ascending (`sorted_ids`).
 
     Raises:
         InputError: a level would have no cell.
@@ -195,7 +193,7 @@ class Cells:
 def tie(cells: Sequence[Cells], ancestors: np.ndarray, *, ids: np.ndarray) -> Hierarchy:
     """Put a hierarchy together.
 
-    cells: per level, coarsest first. ancestors: (leaves, L) int64, columns ascending. ids: (N,) uint64 leaf ids of the
+    cells: per level, coarsest first. ancestors: (leaves, L) int64, columns ascending. ids: (N,) uint64 point ids of the
     photos, in the order that the runs count in.
     """
     places = extents(ids, [level.runs for level in cells])

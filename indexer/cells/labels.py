@@ -23,7 +23,7 @@ def build_label_hierarchy(table: pa.Table, columns: Sequence[str], *, ids: np.nd
     Args:
         table: the label columns, one row per photo.
         columns: their names, coarsest first.
-        ids: (N,) uint64 leaf ids of the photos.
+        ids: (N,) uint64 point ids of the photos.
         tau_min: a cell is kept only if it holds more photos than this.
 
     Raises:

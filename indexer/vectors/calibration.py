@@ -72,8 +72,6 @@ def calibrations_of(facts: Mapping[str, Any] | None) -> dict[Protocol, Calibrati
 
 
 def _calibration(**numbers: Any) -> Calibration:
-    if "mass_50" in numbers:  # of a bundle from before other points than cells' own were calibrated
-        numbers["masses"] = {"cell": [numbers.pop("mass_50"), numbers.pop("mass_90")]}
     masses = {name: tuple(pair) for name, pair in numbers.pop("masses").items()}
     return Calibration(**numbers, masses=masses)
 

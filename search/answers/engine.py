@@ -27,6 +27,7 @@ from search.answers.radii import radii_km
 from search.answers.references import Nearest, ReferencePhotos
 from search.retrieval.found import Hits, Search, joined_hits, queries_at_once
 from search.retrieval.posterior import LEFT_OUT, Posterior, joined_posteriors
+from search.retrieval.searched import Searched
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,7 +88,7 @@ class Engine:
         caps = [cap for cap in (bundle.precision_cap_km, options.precision_cap) if cap is not None]
         self.coarse = CoarseCells(bundle.hierarchy.leaves, max(caps)) if caps else None
         self._allowed: np.ndarray | None = None
-        self._searched = bundle
+        self._searched = Searched.of(bundle)
         cells: NamedCells = bundle.hierarchy.leaves if self.coarse is None else self.coarse
         if options.region is not None or options.not_region is not None:
             allowed = allowed_cells(cells, region=options.region, not_region=options.not_region)
@@ -183,7 +184,7 @@ class Engine:
     @property
     def calibrated(self) -> bool:
         """Whether probabilities were calibrated on held-out photos: those of leaves, searched as the bundle is."""
-        probes = self.bundle.manifest.facts.get("beam", {}).get("probes", 0)
+        probes = self.bundle.beam.probes
         fewer = min(self.options.probes or probes, self.options.max_probes or probes) < probes
         return self.calibration is not None and not self.options.constrained and self.coarse is None and not fewer
 

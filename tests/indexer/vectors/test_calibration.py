@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from indexer.bundles.bundle import build_bundle, calibrated_bundle, open_bundle, verify_bundle
+from indexer.bundles.faiss_index import rows_of
 from indexer.cells.hierarchy import Hierarchy
 from indexer.errors import ArtifactError
 from indexer.vectors.calibration import Calibration, calibration_facts, calibrations_of
@@ -64,13 +65,6 @@ def test_unknown_protocols_and_fields_are_refused() -> None:
         calibrations_of({"one": facts["one"] | {"masses": [0.5, 0.9]}})
 
 
-def test_bundles_from_before_other_points_were_calibrated_are_read() -> None:
-    facts = calibration_facts({"album": ALBUM})
-    assert facts is not None
-    half, most = facts["album"].pop("masses")["cell"]
-    assert calibrations_of({"album": facts["album"] | {"mass_50": half, "mass_90": most}}) == {"album": ALBUM}
-
-
 def test_a_calibrated_bundle_is_the_same_but_for_that(
     hierarchy: Hierarchy, hierarchy_folder: Path, tmp_path: Path
 ) -> None:
@@ -98,4 +92,4 @@ def test_other_level_weights_make_another_leaf_index(
     new = open_bundle(calibrated_bundle(old, tmp_path, {"one": ONE}, config={}, inputs={}, geocells=weighted))
     assert verify_bundle(new.path) == []
     np.testing.assert_array_equal(new.model.geocells.level_weights, weighted.level_weights)
-    np.testing.assert_array_equal(new.leaf_vectors, leaf_vectors(new.model))
+    np.testing.assert_array_equal(rows_of(new.leaf_index), leaf_vectors(new.model))
