@@ -139,7 +139,7 @@ def run(
     """
     from indexer.jobs.job_folder import check_job_target
     from indexer.jobs.progress import counts_text, per_second
-    from indexer.photos.shard_cut import Part
+    from indexer.photos.shard_cut import JobPart
     from search.runs import job
     from search.runs.audit_log import log_request
     from search.runs.run_report import REPORT_PAGE
@@ -170,7 +170,7 @@ def run(
             albums = albums_of_features(open_features(features), album)
         else:
             albums = albums_of_table(album_table, album)
-    config = job.RunConfig(top_k, Part.parse(part), save_features, check_recall, albums)
+    config = job.RunConfig(top_k, JobPart.parse(part), save_features, check_recall, albums)
     recipe = Recipe(
         registry,
         version,

@@ -23,7 +23,7 @@ from indexer.jobs.job_status import StatusFile
 from indexer.jobs.progress import track_line
 from indexer.jobs.stages import Line, Meter
 from indexer.jobs.stopping import stopping
-from indexer.photos.shard_cut import WHOLE, Part
+from indexer.photos.shard_cut import WHOLE, JobPart
 from indexer.vectors.features import FeatureBatch, feature_table
 from search.answers.album import Albums, answer_albums
 from search.answers.engine import Engine
@@ -52,7 +52,7 @@ class RunConfig:
     """What is asked of a run, beside the vectors."""
 
     top_k: int = 1
-    part: Part = WHOLE
+    part: JobPart = WHOLE
     save_features: Path | None = None
     check_recall: int | None = None  # queries to compare with exact search
     albums: Albums | None = None  # which photos are answered together; None: each alone
@@ -160,7 +160,7 @@ def run(engine: Engine, source: VectorSource, out: Path, config: RunConfig) -> d
     """
     line = Line()
     recall = None if config.check_recall is None else RecallCheck(engine, config.check_recall)
-    with open_folders(engine, source, out, config) as folders, stopping() as asked:
+    with open_folders(engine, source, out, config) as folders, stopping() as stop:
         known, rows = totals_of(folders.done.values()), rows_of_part(source, config.part)
         if config.albums is None:
             shards = source.shards(line, folders.done, config.part)
@@ -174,7 +174,7 @@ def run(engine: Engine, source: VectorSource, out: Path, config: RunConfig) -> d
             for each in found:
                 with written.at_work(len(each)):
                     folders.write(each.vectors, each.answers)
-                asked.check(out)
+                stop.check(out)
         return finish(engine, source, folders, status, known=known.rows, stages=line.meters, recall=recall)
 
 
@@ -195,7 +195,7 @@ def finish(
     """
     status.write()
     folder = folders.answers
-    rows = rows_of_part(source, Part.parse(folder.job.options["part"]))
+    rows = rows_of_part(source, JobPart.parse(folder.job.options["part"]))
     if folders.kept is not None:
         folders.kept.finish(source.facts(), rows=rows)
     facts = {"bundle": engine.bundle.version, "encoder": engine.bundle.encoder, "search": engine.search_facts}
@@ -210,7 +210,7 @@ def finish(
     return report
 
 
-def rows_of_part(source: VectorSource, part: Part) -> int | None:
+def rows_of_part(source: VectorSource, part: JobPart) -> int | None:
     """How many rows of a source are of a part; None where nobody knows yet."""
     if source.rows is None:
         return None

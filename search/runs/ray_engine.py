@@ -23,7 +23,7 @@ from indexer.jobs.job_folder import Job, JobFolder, read_marks, totals_of
 from indexer.jobs.job_status import StatusFile
 from indexer.jobs.progress import track_line
 from indexer.jobs.stages import Line, Meter
-from indexer.jobs.stopping import Asked, stopping
+from indexer.jobs.stopping import StopSignal, stopping
 from indexer.photos.uris import is_uri
 from search.answers.constraints import JSON_SUFFIXES
 from search.runs import job
@@ -64,14 +64,14 @@ def run_on_ray(recipe: Recipe, out: Path, config: RunConfig, *, actors: int | No
     engine.check_k(config.top_k)
     line = Line()
     # `stopping` last: Ray sets a handler of its own for SIGTERM when it starts.
-    with job.open_folders(engine, source, out, config) as folders, _cluster(), stopping() as asked:
+    with job.open_folders(engine, source, out, config) as folders, _cluster(), stopping() as stop:
         known, rows = totals_of(folders.done.values()).rows, job.rows_of_part(source, config.part)
         crew = _Crew(recipe, folders, config, actors=actors, line=line)
         status = StatusFile(out, line, rows=rows)
         with track_line(line, "answering", rows, known=known, tick=status.tick):
             tasks = source.tasks(folders.done, config.part)
-            crew.do(tasks, asked)
-        asked.check(out)
+            crew.do(tasks, stop)
+        stop.check(out)
         folders.answers.done |= read_marks(out)
         if folders.kept is not None:
             folders.kept.done |= read_marks(folders.kept.path)
@@ -147,7 +147,7 @@ class _Crew:
         self._line = line
         self.given_up: list[int] = []
 
-    def do(self, tasks: Iterator[Any], asked: Asked) -> None:
+    def do(self, tasks: Iterator[Any], stop: StopSignal) -> None:
         """Do all tasks, or those in hand where the process is asked to end. Ends the actors when it is left."""
         # A shard goes to an actor that has answered: one that the cluster has no room for would keep it for ever. One
         # shard each: a second one in hand would be blamed for the loss of its actor, too.
@@ -155,8 +155,8 @@ class _Crew:
         calls: dict[Any, tuple[Any, int | None]] = {actor.ready.remote(): (actor, None) for actor in self._actors}
         try:
             for task in tasks:
-                self._wait_for_one(calls, free, asked)
-                if asked.is_set:
+                self._wait_for_one(calls, free, stop)
+                if stop.is_set:
                     break
                 actor = free.pop(0)
                 number = task if isinstance(task, int) else task[0]
@@ -167,10 +167,10 @@ class _Crew:
             for actor in self._actors:
                 ray.kill(actor)
 
-    def _wait_for_one(self, calls: dict[Any, tuple[Any, int | None]], free: list[Any], asked: Asked) -> None:
+    def _wait_for_one(self, calls: dict[Any, tuple[Any, int | None]], free: list[Any], stop: StopSignal) -> None:
         """Wait until an actor is free, or the process is asked to end."""
         deadline = time.monotonic() + _READY_S
-        while not free and not asked.is_set:
+        while not free and not stop.is_set:
             self._take(calls, free)
             if _in_hand(calls):
                 deadline = time.monotonic() + _READY_S
