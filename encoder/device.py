@@ -16,7 +16,7 @@ def choose_device(name: DeviceName) -> torch.device:
         InputError: `cuda` was asked for and torch sees no such device.
     """
     if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: torch sees no CUDA device here. Use --device cpu, or install a CUDA build.")
+        raise InputError("`device` cuda: torch sees no CUDA device here. Use `device` cpu, or install a CUDA build.")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)

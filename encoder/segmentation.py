@@ -73,8 +73,8 @@ class Segmenter:
         for shape in dict.fromkeys(tuple(photo.pixels.shape) for photo in photos):
             rows = [row for row, photo in enumerate(photos) if tuple(photo.pixels.shape) == shape]
             for first in range(0, len(rows), SEGMENT_BATCH):
-                some = rows[first : first + SEGMENT_BATCH]
-                maps |= zip(some, self.maps([photos[row] for row in some]), strict=True)
+                batch = rows[first : first + SEGMENT_BATCH]
+                maps |= zip(batch, self.maps([photos[row] for row in batch]), strict=True)
         return [maps[row] for row in range(len(photos))]
 
     def _normalised(self, pixels: torch.Tensor) -> torch.Tensor:

@@ -61,7 +61,7 @@ def test_images_in_memory_are_decoded_in_this_process_alone() -> None:
     batches = list(decoded_batches(in_twos(photos), PhotoReader(16), workers=0))
     for row, have in enumerate(each for batch in batches for each in batch.pixels()):
         np.testing.assert_array_equal(have.numpy(), np.asarray(natural(30 + row, 40, seed=row)))
-    with pytest.raises(InputError, match="give 0 `workers`"):
+    with pytest.raises(InputError, match="give `workers` 0"):
         list(decoded_batches(in_twos(photos), PhotoReader(16), workers=1))
 
 
@@ -218,7 +218,7 @@ except WorkError as error:
     process = run_python(code, image)
     output, _ = process.communicate(timeout=60)
     assert "too little shared memory" in output
-    assert "--workers 0" in output
+    assert "`workers` 0" in output
 
 
 def test_workers_end_with_a_main_process_that_is_killed(image: Path) -> None:

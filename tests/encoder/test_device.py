@@ -62,5 +62,5 @@ def test_a_gpu_that_is_asked_for_is_taken_or_an_error(monkeypatch: pytest.Monkey
     gpu(monkeypatch, there=True)
     assert choose_device("cuda") == CUDA
     gpu(monkeypatch, there=False)
-    with pytest.raises(InputError, match=r"--device cuda: torch sees no CUDA device here\. Use --device cpu"):
+    with pytest.raises(InputError, match=r"`device` cuda: torch sees no CUDA device here\. Use `device` cpu"):
         choose_device("cuda")

@@ -10,46 +10,31 @@ from pathlib import Path
 
 import torch
 
-from encoder.config import DECODERS, MAP_EDGE, MAX_PIXELS, SEGMENT_BATCH, SHARD_MAPS, check_max_pixels
+from encoder.device import choose_device
 from encoder.failures import Failures
 from encoder.images import BadImage
-from encoder.reading import ReadLimits, read_bytes
-from encoder.segmentation import Segmenter
-from encoder.segmentation_cache import CacheWriter, MapOrigin, content_digest, write_cache
+from encoder.options import SegmentConfig
+from encoder.reading import read_bytes
+from encoder.segmentation import Segmenter, load_segmenter
+from encoder.segmentation_cache import CacheWriter, MapOrigin, check_cache, content_digest, write_cache
 from encoder.segmenter_input import PreparedPhoto
-from indexer.errors import InputError, WorkError
+from indexer.errors import WorkError
+from indexer.jobs.progress import track
 from indexer.jobs.stopping import StopSignal, stopping
 from indexer.photos.photo import Photo
+from indexer.photos.sources import open_photos
 
 _BATCHES_AHEAD = 3  # prepared batches that may wait for the model; bounds the memory
 _BATCHES_OPEN = 4  # and as many, of photos of different shapes, for others of theirs
-# Faults that lie in the file's content, whoever reads it again. A photo that is too large is so for one --max-pixels.
+# Faults that lie in the file's content, whoever reads it again. A photo that is too large is so for one `max_pixels`.
 _LASTING = {"not_an_image", "damaged", "unreadable"}
-
-
-@dataclass(frozen=True, slots=True)
-class SegmentConfig:
-    """How photos go through the segmenter."""
-
-    batch_size: int = SEGMENT_BATCH  # photos in one forward pass, at most: all of them have one shape
-    workers: int = DECODERS  # decoding threads
-    map_edge: int = MAP_EDGE  # pixels of a map's shorter edge, less where the photo is smaller
-    shard_maps: int = SHARD_MAPS  # maps in one tar
-    max_pixels: int = MAX_PIXELS  # larger photos are refused
-    limits: ReadLimits = field(default_factory=ReadLimits)
-
-    def __post_init__(self) -> None:
-        check_max_pixels(self.max_pixels)
-        for name in ("batch_size", "workers", "map_edge", "shard_maps"):
-            value = getattr(self, name)
-            if value < 1:
-                raise InputError(f"--{name.replace('_', '-')} must be at least 1, not {value}.")
 
 
 @dataclass(frozen=True, slots=True)
 class SegmentSummary:
     """What segmenting did. rows = new + known + failed, always."""
 
+    segmenter: str  # digest
     rows: int
     new: int  # segmented now
     known: int  # in the cache before, or earlier in the table under another name
@@ -73,6 +58,30 @@ class _Failure:
     digest: str | None = None
 
 
+def segment(
+    photos: str | Path, model: str | Path, out: str | Path, *, config: SegmentConfig | None = None
+) -> SegmentSummary:
+    """Segment photos into class maps, in a folder that is added to: photos it knows are skipped.
+
+    Args:
+        photos: table (.parquet, .csv), folder of images, or tar shards; a path or a URI.
+        model: a OneFormer; hub id such as shi-labs/oneformer_ade20k_swin_large, or a folder.
+        out: folder of class maps to write or add to.
+        config: how it is done.
+
+    Raises:
+        InputError: photos, the model or the device cannot be had; and as `segment_photos`.
+        ArtifactError: the model's weights or the folder are damaged.
+        BundleMismatch, WorkError, Stopped: as `segment_photos`.
+    """
+    config, out = config or SegmentConfig(), Path(out)
+    check_cache(out)
+    source = open_photos(photos, split=config.split, schemes=config.schemes)
+    segmenter = load_segmenter(str(model), device=choose_device(config.device))
+    with track("segmenting", source.n_photos) as advance:
+        return segment_photos(segmenter, source, out, config=config, advance=advance)
+
+
 def segment_photos(
     segmenter: Segmenter,
     photos: Iterable[Photo],
@@ -81,7 +90,7 @@ def segment_photos(
     config: SegmentConfig,
     advance: Callable[[int], None] = lambda photos: None,
 ) -> SegmentSummary:
-    """Segment the photos of a source that a cache folder lacks.
+    """The same for what is open already; `config` says neither which photos nor where.
 
     advance: called with the number of photos done since the last call.
 
@@ -107,7 +116,8 @@ def segment_photos(
                 work.check()
         work.finish()
     assert work.new + work.known + work.failed.total() == rows, "rows in are not rows out"
-    return SegmentSummary(rows, work.new, work.known, dict(work.failed), time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    return SegmentSummary(segmenter.digest, rows, work.new, work.known, dict(work.failed), seconds)
 
 
 @dataclass(slots=True, eq=False)
@@ -159,7 +169,7 @@ class _Work:
         except torch.OutOfMemoryError as error:
             raise WorkError(
                 f"The device has too little memory for {len(batch)} photos of {shape[1]} x {shape[0]} pixels. "
-                "Run again with a smaller --batch-size; maps that are done are kept."
+                "Run again with a smaller `batch_size`; maps that are done are kept."
             ) from error
         for digest, classes in zip(batch, maps, strict=True):
             del self.waiting[digest]
@@ -176,7 +186,7 @@ def _read(
     def prepare(photo: Photo) -> _Photo | _Failure:
         digest = None
         try:
-            content = read_bytes(photo.data, config.limits)
+            content = read_bytes(photo.data, schemes=config.schemes)
             digest = content_digest(content)
             try:
                 if cache.has(digest):

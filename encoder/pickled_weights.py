@@ -25,7 +25,7 @@ def convert(model: str, out: Path, *, weights: str = PICKLED_WEIGHTS) -> int:
 
     Args:
         model: hub id or local folder, with config.json and perhaps an image processor's settings.
-        out: folder to write; afterwards it is what `hf:<folder>` or `--model <folder>` name.
+        out: folder to write; afterwards it is what `hf:<folder>` names, or a segmenter.
         weights: the pickle's name in there.
 
     Raises:
@@ -35,14 +35,14 @@ def convert(model: str, out: Path, *, weights: str = PICKLED_WEIGHTS) -> int:
     if not (Path(model) / weights).is_file() and (Path(model) / WEIGHTS_FILE).is_file():
         raise InputError(
             f"{model}: no {weights}, but {WEIGHTS_FILE}: there is nothing to convert. Use the folder as it is: "
-            f"hf:{model}, or --segmenter {model}."
+            f"hf:{model}, or {model} as `segmenter`."
         )
     try:
         source = fetch(model, weights)
     except InputError as error:
         if Path(model).is_dir():
             raise
-        nothing = f" If it has {WEIGHTS_FILE}, there is nothing to convert: use hf:{model}, or --segmenter {model}."
+        nothing = f" If it has {WEIGHTS_FILE}, there is nothing to convert: use hf:{model}, or {model} as `segmenter`."
         raise InputError(f"{error}{nothing}") from None
     tensors = _tensors(source)
     with write_folder(out, kind=KIND, schema_version=SCHEMA_VERSION, inputs={weights: file_digest(source)}) as draft:
