@@ -10,13 +10,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from encoder.batch_size import fitting_batch_size
 from encoder.checkpoint import LoadedEncoder
 from encoder.config import SHARD_ROWS
 from encoder.decoding import decoded_batches
+from encoder.device import fitting_batch_size
 from encoder.encode import PhotoEncoder
-from encoder.failures import Failures
-from encoder.job_remarks import job_remarks
+from encoder.failures import Failures, job_remarks
 from encoder.options import EmbedConfig, FeedOptions
 from encoder.reading import MAX_BYTES
 from indexer.errors import InputError

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from encoder.config import PICKLED_WEIGHTS
-from encoder.hub import CONFIG_FILE, PROCESSOR_FILES, WEIGHTS_FILE, fetch
+from encoder.hub import CONFIG_FILE, PROCESSOR_FILES, WEIGHTS_FILE, fetch, one_line
 from indexer.disk.artifact import check_target, write_folder
 from indexer.disk.manifest import file_digest
 from indexer.errors import InputError
@@ -65,8 +65,7 @@ def _tensors(file: Path) -> dict[str, torch.Tensor]:
             "safetensors, or for the weights alone."
         ) from None
     except Exception as error:  # noqa: BLE001 (a damaged file makes torch raise nearly anything)
-        detail = " ".join(str(error).split())[:200]
-        raise InputError(f"{file}: cannot be read as weights ({detail}). Download it again.") from None
+        raise InputError(f"{file}: cannot be read as weights ({one_line(error)}). Download it again.") from None
     named = content.get("state_dict", content) if isinstance(content, dict) else {}
     if not named or not all(isinstance(value, torch.Tensor) for value in named.values()):
         raise InputError(f"{file}: no table of named tensors. Give the file that holds the model's weights alone.")

@@ -44,18 +44,11 @@ class SegmentSummary:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Photo:
-    """A photo that was read; `prepared` is None where its map is known."""
+    """A photo that was read. With neither `prepared` nor `problem` its map is known."""
 
-    digest: str
+    digest: str | None  # None where what is wrong is known, or says nothing of its content
     prepared: PreparedPhoto | None = None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Failure:
-    """A photo that cannot be segmented; `digest` is None where that is known, or says nothing of its content."""
-
-    problem: BadImage
-    digest: str | None = None
+    problem: BadImage | None = None
 
 
 def segment(
@@ -107,11 +100,8 @@ def segment_photos(
         work = _Work(segmenter, cache, config.batch_size, advance, stop)
         with closing(_read(photos, segmenter, cache, config)) as results:
             rows = 0
-            for name, result in results:
-                if isinstance(result, _Failure):
-                    work.fail(result, name=name or f"row {rows}")
-                else:
-                    work.take(result)
+            for name, photo in results:
+                work.take(photo, name=name or f"row {rows}")
                 rows += 1
                 work.check()
         work.finish()
@@ -134,14 +124,15 @@ class _Work:
     failed: Failures = field(default_factory=Failures)
     waiting: dict[str, PreparedPhoto] = field(default_factory=dict)  # by digest, in order
 
-    def fail(self, failure: _Failure, *, name: str) -> None:
-        self.failed.add(name, failure.problem.code, failure.problem.reason)
-        if failure.digest is not None:
-            self.cache.fail(failure.digest, failure.problem)
-        self.advance(1)
-
-    def take(self, photo: _Photo) -> None:
-        # Asked again: a copy of it may have been read at the same time.
+    def take(self, photo: _Photo, *, name: str) -> None:
+        if photo.problem is not None:
+            self.failed.add(name, photo.problem.code, photo.problem.reason)
+            if photo.digest is not None:
+                self.cache.fail(photo.digest, photo.problem)
+            self.advance(1)
+            return
+        assert photo.digest is not None
+        # Looked up again: a copy of it may have been read at the same time.
         if photo.prepared is None or photo.digest in self.waiting or self.cache.has(photo.digest):
             self.known += 1
             self.advance(1)
@@ -180,10 +171,10 @@ class _Work:
 
 def _read(
     photos: Iterable[Photo], segmenter: Segmenter, cache: CacheWriter, config: SegmentConfig
-) -> Generator[tuple[str, _Photo | _Failure], None, None]:
+) -> Generator[tuple[str, _Photo], None, None]:
     """The name of each photo, in order, and the photo ready for the model unless the cache knows it."""
 
-    def prepare(photo: Photo) -> _Photo | _Failure:
+    def prepare(photo: Photo) -> _Photo:
         digest = None
         try:
             content = read_bytes(photo.data, schemes=config.schemes)
@@ -192,13 +183,13 @@ def _read(
                 if cache.has(digest):
                     return _Photo(digest)
             except BadImage as problem:
-                return _Failure(problem)
+                return _Photo(None, problem=problem)
             prepared = segmenter.input.read(content, map_edge=config.map_edge, max_pixels=config.max_pixels)
             return _Photo(digest, prepared)
         except BadImage as problem:
-            return _Failure(problem, digest if problem.code in _LASTING else None)
+            return _Photo(digest if problem.code in _LASTING else None, problem=problem)
 
-    waiting: deque[tuple[str, Future[_Photo | _Failure]]] = deque()
+    waiting: deque[tuple[str, Future[_Photo]]] = deque()
     with ThreadPoolExecutor(config.workers, thread_name_prefix="decode") as pool:
         try:
             for photo in photos:

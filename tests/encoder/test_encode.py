@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from encoder import photo_reader
 from encoder.checkpoint import LoadedEncoder, load_encoder, save_checkpoint
 from encoder.config import CropName, FusionConfig
 from encoder.crops import crop_maps, crop_photos, normalise
@@ -93,11 +94,12 @@ def test_maps_made_on_the_way_are_those_of_the_cache(
 
 
 def test_maps_of_large_photos_are_the_same_wherever_they_are_made(
-    fused: LoadedEncoder, segmenter: Segmenter, tmp_path: Path
+    fused: LoadedEncoder, segmenter: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """JPEGs that are decoded at a fraction of their size, and photos resized before they are sent; with odd edges."""
+    monkeypatch.setattr(photo_reader, "MAX_SENT_PIXELS", 200_000)
     (tmp_path / "photos").mkdir()
-    for number, (size, suffix) in enumerate([((2000, 1600), "jpg"), ((1801, 1301), "jpg"), ((1801, 1301), "png")]):
+    for number, (size, suffix) in enumerate([((640, 512), "jpg"), ((541, 391), "jpg"), ((541, 391), "png")]):
         natural(*size, seed=number).save(tmp_path / "photos" / f"{number}.{suffix}")
     photos = open_photos(tmp_path / "photos")
     segment_photos(segmenter, photos, tmp_path / "S", config=SegmentConfig(map_edge=96))
@@ -121,7 +123,7 @@ def test_few_photos_go_through_the_segmenter_at_once_whatever_the_batch(
         natural(90, 70, seed=number).save(tmp_path / f"{number:02d}.png")
     sizes: list[int] = []
     maps = Segmenter.maps
-    monkeypatch.setattr(Segmenter, "maps", lambda self, some: sizes.append(len(some)) or maps(self, some))
+    monkeypatch.setattr(Segmenter, "maps", lambda self, batch: sizes.append(len(batch)) or maps(self, batch))
     made = embedded(fused, open_photos(tmp_path), MapSource(segmenter=segmenter))
     assert list(made.status) == ["ok"] * 11
     assert sizes == [4, 4, 3]

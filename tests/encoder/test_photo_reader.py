@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from encoder import photo_reader
 from encoder.class_maps import encode_map
 from encoder.config import MAX_ASPECT, CropName, Preprocessing
 from encoder.crops import crop_maps
@@ -56,12 +57,17 @@ def test_a_map_comes_along_in_its_own_size(tmp_path: Path) -> None:
         ((97, 61), (291, 183)),
         ((33, 57), (101, 174)),
         ((90, 50), (99, 55)),
-        ((2000, 1500), (2000, 1500)),
+        ((600, 450), (600, 450)),
     ],
 )
 def test_a_large_map_is_made_small_and_cut_to_the_same(
-    tmp_path: Path, photo_size: tuple[int, int], map_size: tuple[int, int], crops: CropName
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    photo_size: tuple[int, int],
+    map_size: tuple[int, int],
+    crops: CropName,
 ) -> None:
+    monkeypatch.setattr(photo_reader, "MAX_SENT_PIXELS", 200_000)  # the largest photo is made smaller, too
     preprocessing = Preprocessing(32, 32)
     edge = preprocessing.shorter_edge(crops)
     natural(*photo_size, seed=4).save(tmp_path / "a.png")

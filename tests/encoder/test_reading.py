@@ -187,7 +187,7 @@ def test_threads_and_processes_read_the_same(tmp_path: Path) -> None:
         want = [bytes(range(place.offset, place.offset + 10)) for place in ranges]
         with ThreadPoolExecutor(4) as pool:
             assert list(pool.map(read_here, ranges)) == want
-        with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        with ProcessPoolExecutor(1, mp_context=get_context("forkserver")) as pool:
             assert list(pool.map(read_here, ranges)) == want
     assert pickle.loads(pickle.dumps(ranges)) == ranges
     assert len(pickle.dumps(ranges[0])) < 300
