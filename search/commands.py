@@ -52,7 +52,7 @@ def query(
         encoder: which other maps it sees, and where it runs.
         read: which photos are read.
     """
-    from encoder.embedding import EmbedConfig, embed_photos
+    from encoder.embedding import embed_photos
     from indexer.jobs.job_folder import OK
     from indexer.photos.sources import listed_photos
     from search.answers.engine import Engine
@@ -68,8 +68,8 @@ def query(
     asked = {"photos": photos, "registry": registry, "bundle": engine.bundle.version, "crops": crops}
     log_request(audit_log, "query", **asked, **search.given)
     # No worker processes: a few photos are decoded before another interpreter has started.
-    config = EmbedConfig(workers=0, shard_rows=len(photos), max_pixels=read.max_pixels, limits=read.limits)
-    (batch,) = embed_photos(encode, listed_photos(photos, class_maps), config=config)
+    feed = FeedOptions(read.max_pixels, read.schemes, workers=0)
+    (batch,) = embed_photos(encode, listed_photos(photos, class_maps), feed=feed, shard_rows=len(photos))
     if not batch.ok.any():
         reasons = "; ".join(f"{photo}: {reason}" for photo, reason in zip(batch.photo, batch.reason, strict=True))
         advice = " Give paths of image files." if _FILE_FAULTS.intersection(batch.status) else ""

@@ -172,7 +172,7 @@ def audit(
     if references is None and reference_split is not None:
         raise InputError("--reference-split goes with --references.")
     check_target(out)
-    config = AuditConfig(max_bits, min_cosine, workers, read.max_pixels, read.limits)
+    config = AuditConfig(max_bits, min_cosine, workers, read.max_pixels, read.schemes)
     source = open_photos(photos, split=split, schemes=read.schemes)
     known = None if references is None else open_photos(references, split=reference_split, schemes=read.schemes)
     counts = [each.n_photos for each in (source, known) if each is not None]

@@ -3,8 +3,9 @@
 import pyarrow as pa
 
 from encoder.checkpoint import LoadedEncoder
-from encoder.embedding import EmbedConfig, embed_photos
+from encoder.embedding import embed_photos
 from encoder.encode import MapSource, PhotoEncoder
+from encoder.options import FeedOptions
 from encoder.segmentation_cache import SegmentationCache
 from indexer.cells.hierarchy import Hierarchy
 from indexer.jobs.progress import track_line
@@ -35,6 +36,6 @@ def typical_training_photos(
     source, chosen = source_of(config, "train")
     placement = Placement(hierarchy, chosen=chosen)
     line = Line()
-    embedded = embed_photos(encode, source, config=EmbedConfig(workers=config.workers), line=line)
+    embedded = embed_photos(encode, source, feed=FeedOptions(workers=config.workers), line=line)
     with line, track_line(line, "choosing references", source.n_photos):
         return typical_photos(map(placement.place, embedded), geocells, k=k)

@@ -7,7 +7,7 @@ file), `duplicates.parquet` (a row for each photo with a near-duplicate), `unrea
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,12 +19,13 @@ import pyarrow.parquet
 
 from encoder.config import MAX_PIXELS
 from encoder.images import BadImage, decode
-from encoder.reading import ReadLimits, read_bytes
+from encoder.reading import read_bytes
 from indexer.disk.artifact import write_folder
 from indexer.earth.geo import haversine_km
 from indexer.errors import InputError
 from indexer.photos.photo import Photo
 from indexer.photos.sources import PhotoSource
+from indexer.photos.uris import SCHEMES
 from indexer.vectors.features import FeatureSource, joined
 from search.evaluation.duplicates import (
     Nearest,
@@ -58,7 +59,7 @@ class AuditConfig:
     min_cosine: float = 0.95  # between two embeddings
     workers: int = 2  # threads that read and decode
     max_pixels: int = MAX_PIXELS
-    limits: ReadLimits = field(default_factory=ReadLimits)
+    schemes: Sequence[str] = SCHEMES
 
     def __post_init__(self) -> None:
         if self.workers < 1:
@@ -234,7 +235,7 @@ def _looks(
 
 def _look(photo: Photo, *, config: AuditConfig, hashed: bool, metadata: bool) -> _Look:
     try:
-        data = read_bytes(photo.data, config.limits)
+        data = read_bytes(photo.data, schemes=config.schemes)
         findings = findings_in(photo.name, data, max_pixels=config.max_pixels) if metadata else []
         image = decode(data, shorter_edge=_HASHED_EDGE, max_pixels=config.max_pixels) if hashed else None
         return _Look(findings, None if image is None else perceptual_hash(image), None)

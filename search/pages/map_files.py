@@ -88,6 +88,6 @@ class MapFiles:
 def _picture(photo: Photo, read: ReadOptions) -> Image.Image | None:
     """A photo to look at; None where it cannot be read."""
     try:
-        return decode(read_bytes(photo.data, read.limits), shorter_edge=_EDGE, max_pixels=read.max_pixels)
+        return decode(read_bytes(photo.data, schemes=read.schemes), shorter_edge=_EDGE, max_pixels=read.max_pixels)
     except BadImage:
         return None

@@ -42,7 +42,8 @@ class Recipe:
             InputError: something cannot be had, or the parts do not go together.
         """
         features = None if self.features is None else open_features(self.features)
-        begun = bundle_of(read_job(out))
+        job = read_job(out)
+        begun = bundle_of(job)
         current = Registry(self.registry).current
         if self.version is None and begun is not None and current not in (None, begun):
             log.warning(
@@ -68,8 +69,7 @@ class Recipe:
 
         photos = open_photos(self.photos, split=self.split, schemes=self.feed.schemes)
         encode = self.encoder.open(self.checkpoint, crops=self.crops)
-        config = self.feed.embedding(shard_rows=self.shard_rows).as_before(out, encode)
-        return engine, PhotoVectors(engine, photos, encode, config=config)
+        return engine, PhotoVectors(engine, photos, encode, feed=self.feed, shard_rows=self.shard_rows, job=job)
 
 
 def bundle_of(job: Job | None) -> str | None:

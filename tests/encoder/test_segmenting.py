@@ -16,12 +16,13 @@ import torch
 from encoder.__main__ import COMMANDS
 from encoder.class_maps import check_fit
 from encoder.images import BadImage, decode
-from encoder.segment import SegmentConfig, SegmentSummary, segment_photos
+from encoder.options import SegmentConfig
 from encoder.segmentation import Segmenter
 from encoder.segmentation_cache import open_cache
 from encoder.segmenter_input import PreparedPhoto, SegmenterInput
+from encoder.segmenting import SegmentSummary, segment_photos
 from indexer.cli import main
-from indexer.errors import InputError, WorkError
+from indexer.errors import WorkError
 from indexer.jobs.stopping import Stopped
 from indexer.photos.sources import listed_photos, open_photos
 from tests.encoder.conftest import natural
@@ -169,15 +170,9 @@ def test_too_little_memory_on_the_device_says_what_to_do_and_keeps_what_is_done(
         return maps(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Segmenter, "maps", limited)
-    with pytest.raises(WorkError, match="smaller --batch-size"):
+    with pytest.raises(WorkError, match="smaller `batch_size`"):
         run(segmenter, folder, tmp_path / "S", batch_size=2)
     assert len(open_cache(tmp_path / "S")) == 4
-
-
-@pytest.mark.parametrize("name", ["batch_size", "workers", "map_edge", "shard_maps"])
-def test_sizes_below_one_are_refused(name: str) -> None:
-    with pytest.raises(InputError, match=f"--{name.replace('_', '-')} must be at least 1"):
-        SegmentConfig(**{name: 0})
 
 
 def segment(*arguments: object) -> int:
