@@ -15,12 +15,12 @@ from indexer.vectors.features import open_features
 from search.answers.engine import Engine
 from search.answers.options import SearchOptions
 from search.answers.references import ReferencePhotos
-from search.runs import job
-from search.runs.job import RunConfig
+from search.runs.local_engine import run_here
+from search.runs.run_spec import RunConfig
 from search.runs.vectors import StoredVectors
 from tests.conftest import random_geocells, unit_rows
 from tests.search.conftest import WIDTH
-from tests.search.runs.test_job import features
+from tests.search.runs.test_local_engine import features
 
 COUNTS = (3, 0, 1, 5)  # reference photos of leaf 0, 1, 2, 3, and again
 
@@ -65,7 +65,7 @@ def test_rows_tell_them_and_may_point_at_the_first(bundle: Bundle, tmp_path: Pat
     def run(name: str, **options: object) -> list[dict[str, object]]:
         engine = Engine(bundle, options=SearchOptions(**options))  # type: ignore[arg-type]
         stored = StoredVectors(engine, open_features(source), shard_rows=7)
-        job.run(engine, stored, tmp_path / name, RunConfig())
+        run_here(engine, stored, tmp_path / name, RunConfig())
         return list(pa.parquet.read_table(tmp_path / name).to_pylist())
 
     plain, pointed = run("plain"), run("pointed", point="reference", references=2)

@@ -11,9 +11,9 @@ import pytest
 from indexer.errors import InputError
 from indexer.vectors.features import FeatureBatch, open_features
 from search.answers.engine import Engine
-from search.runs import job
-from search.runs.job import RunConfig
+from search.runs.local_engine import run_here
 from search.runs.lookup import answers_to, export_answers, export_target
+from search.runs.run_spec import RunConfig
 from search.runs.vectors import StoredVectors
 from tests.conftest import unit_rows, write_features
 from tests.search.conftest import WIDTH
@@ -31,7 +31,7 @@ def predictions(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Pat
     source = write_features(
         folder / "F", FeatureBatch(NAMES, vectors, status, reason, nowhere, nowhere), encoder="e" * 64
     )
-    job.run(engine, StoredVectors(engine, open_features(source), shard_rows=2), folder / "O", RunConfig(top_k=2))
+    run_here(engine, StoredVectors(engine, open_features(source), shard_rows=2), folder / "O", RunConfig(top_k=2))
     return folder / "O"
 
 
