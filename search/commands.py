@@ -216,12 +216,12 @@ def _place_lines(row: Mapping[str, Any]) -> list[str]:
         f"  {row['lat']:.5f}, {row['lng']:.5f}  near {row['city']}, {row['country']}",
         f"  probability {row['probability']:.3f} ({kind}), cell {row['key']}, {row['mode']} search",
     ]
-    if row.get("radius_90_km") is not None:  # rows of an older release have none
+    if row["radius_90_km"] is not None:
         lines.append(
             f"  half of such photos were taken within {row['radius_50_km']:,.0f} km, nine in ten within "
             f"{row['radius_90_km']:,.0f} km; entropy {row['entropy']:.2f} nats"
         )
-    if row.get("abstain") is not None:
+    if row["abstain"] is not None:
         lines.append(f"  abstain: {row['abstain']}")
     return lines
 

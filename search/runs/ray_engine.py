@@ -178,7 +178,7 @@ class _Crew:
                 raise WorkError(
                     f"Ray: no actor was ready within {_READY_S:g} s. {len(self._actors)} were asked for, each with "
                     f"{self._each['num_cpus']} CPUs and {self._each['num_gpus']} GPUs on one node; the cluster has "
-                    f"{has['CPU']:g} CPUs and {has['GPU']:g} GPUs on {len(_nodes())} nodes. Give fewer --workers, wait "
+                    f"{has['CPU']:g} CPUs and {has['GPU']:g} GPUs on {len(_nodes())} nodes. Give fewer `workers`, wait "
                     "for the end of other work there, or use a larger cluster."
                 )
 

@@ -28,8 +28,7 @@ from search.runs.local_engine import run_here
 from search.runs.run_spec import RunConfig
 from search.runs.vectors import StoredVectors
 from tests.conftest import unit_rows
-from tests.search.conftest import WIDTH
-from tests.search.runs.test_local_engine import features
+from tests.search.conftest import WIDTH, features
 
 CAP_KM = 600.0
 

@@ -19,8 +19,7 @@ from search.runs.local_engine import run_here
 from search.runs.run_spec import RunConfig
 from search.runs.vectors import StoredVectors
 from tests.conftest import random_geocells, unit_rows
-from tests.search.conftest import WIDTH
-from tests.search.runs.test_local_engine import features
+from tests.search.conftest import WIDTH, features
 
 COUNTS = (3, 0, 1, 5)  # reference photos of leaf 0, 1, 2, 3, and again
 

@@ -26,8 +26,8 @@ from search.runs.local_engine import run_here
 from search.runs.run_spec import RunConfig, RunSpec
 from search.runs.vectors import StoredVectors, VectorShard, VectorSource
 from tests.kills import ONE_THREAD, ROOT
+from tests.search.conftest import features
 from tests.search.runs.test_job_kills import TERMINATED, marked
-from tests.search.runs.test_local_engine import features
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
