@@ -86,7 +86,7 @@ class Evaluation:
         rows = np.flatnonzero((self.told.cell > 0) & ~np.isnan(self.told.probability))
         if not rows.size:
             return None
-        cell, true = self.told.cell[rows], s2.leaf_ids(self.photos.lat_deg[rows], self.photos.lng_deg[rows])
+        cell, true = self.told.cell[rows], s2.point_ids(self.photos.lat_deg[rows], self.photos.lng_deg[rows])
         right = (s2.range_min(cell) <= true) & (true <= s2.range_max(cell))
         return reliability(self.told.probability[rows], right, resampling)
 

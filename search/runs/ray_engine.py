@@ -23,8 +23,8 @@ from indexer.jobs.job_folder import Job, JobFolder, read_marks, totals_of
 from indexer.jobs.job_status import StatusFile
 from indexer.jobs.progress import track_line
 from indexer.jobs.stages import Line, Meter
-from indexer.jobs.stopping import Asked, stopping
-from indexer.photos.shard_cut import Part
+from indexer.jobs.stopping import StopSignal, stopping
+from indexer.photos.shard_cut import JobPart
 from indexer.photos.uris import is_uri
 from search.answers.constraints import JSON_SUFFIXES
 from search.runs.local_engine import Folders, answered, finish, open_folders, rows_of_part
@@ -61,7 +61,7 @@ def run_on_ray(spec: RunSpec, out: Path, config: RunConfig, *, actors: int | Non
     # The driver's names of regions are those that were given, which the job remembers.
     engine, source = replace(spec, search=given).open(out)
     engine.check_k(config.top_k)
-    line, part = Line(), Part.parse(config.part)
+    line, part = Line(), JobPart.parse(config.part)
     # `stopping` last: Ray sets a handler of its own for SIGTERM when it starts.
     with open_folders(engine, source, out, config) as folders, _cluster(), stopping() as stop:
         known, rows = totals_of(folders.done.values()).rows, rows_of_part(source, part)
@@ -146,7 +146,7 @@ class _Crew:
         self._line = line
         self.given_up: list[int] = []
 
-    def do(self, tasks: Iterator[Any], stop: Asked) -> None:
+    def do(self, tasks: Iterator[Any], stop: StopSignal) -> None:
         """Do all tasks, or those in hand where the process is asked to end. Ends the actors when it is left."""
         # A shard goes to an actor that has answered: one that the cluster has no room for would keep it for ever. One
         # shard each: a second one in hand would be blamed for the loss of its actor, too.
@@ -166,7 +166,7 @@ class _Crew:
             for actor in self._actors:
                 ray.kill(actor)
 
-    def _wait_for_one(self, calls: dict[Any, tuple[Any, int | None]], free: list[Any], stop: Asked) -> None:
+    def _wait_for_one(self, calls: dict[Any, tuple[Any, int | None]], free: list[Any], stop: StopSignal) -> None:
         """Wait until an actor is free, or the process is asked to end."""
         deadline = time.monotonic() + _READY_S
         while not free and not stop.is_set:

@@ -96,7 +96,7 @@ def test_a_region_parts_no_cell_of_the_cap(engine: Engine) -> None:
     assert coarse.s2_ids is not None
     largest = int(np.bincount(coarse.of_leaf).argmax())
     own = np.flatnonzero(coarse.of_leaf == largest)
-    ids = s2.leaf_ids(leaves.lat_deg[own], leaves.lng_deg[own])
+    ids = s2.point_ids(leaves.lat_deg[own], leaves.lng_deg[own])
     inside = own[s2.locate(coarse.s2_ids, ids) == largest][:3]
     assert len(inside) > 1
     told = []
