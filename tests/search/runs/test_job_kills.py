@@ -24,7 +24,9 @@ import pytest
 
 # What the commands import when they run, so that forks find it imported.
 import encoder.embedding  # noqa: F401
-import search.runs.job  # noqa: F401
+import search.pages.pictures
+import search.runs.job
+import search.runs.photo_vectors  # noqa: F401
 from encoder.__main__ import COMMANDS as ENCODER
 from indexer.bundles.bundle import build_bundle
 from indexer.bundles.registry import Registry
