@@ -17,10 +17,10 @@ from encoder.device import choose_device
 from indexer.bundles.bundle import Bundle, open_bundle
 from indexer.bundles.registry import Registry
 from indexer.errors import ArtifactError, BundleMismatch, InputError
-from indexer.vectors.calibration import PROTOCOL_TEXTS, Protocol
+from indexer.vectors.calibration import Protocol
 from indexer.vectors.scoring import level_log_probabilities
 from search.answers.constraints import RestrictedSearch, allowed_cells, narrowed, region_digests
-from search.answers.options import DEFAULT_OPTIONS, WITHIN_KM, SearchOptions, open_search
+from search.answers.options import DEFAULT_OPTIONS, SearchOptions, open_search
 from search.answers.points import AnswerPoints, Places
 from search.answers.precision_cap import CoarseCells, NamedCells
 from search.answers.radii import radii_km
@@ -76,55 +76,32 @@ class Engine:
         """protocol: how queries are made of photos, which decides what their probabilities were calibrated by.
 
         Raises:
-            InputError: no GPU for `cuda`; a region without cells; radii are asked for and were not calibrated, or
-                reference photos and there are none.
+            InputError: no GPU for `cuda`; a region without cells; or what `SearchOptions.check` refuses.
         """
-        self.bundle = bundle
-        self.device = device
-        self.options = options
-        self.protocol = protocol
+        options.check(bundle, protocol=protocol)
+        self.bundle, self.device, self.options, self.protocol = bundle, device, options, protocol
         self.calibration = bundle.calibrations.get(protocol) if options.score == "softmax" else None
-        caps = [cap for cap in (bundle.precision_cap_km, options.precision_cap) if cap is not None]
-        self.coarse = CoarseCells(bundle.hierarchy.leaves, max(caps)) if caps else None
-        self._allowed: np.ndarray | None = None
+        self.calibrated = self.calibration is not None and options.searches_as_calibrated(bundle)
+        cap_km = options.cap_km(bundle)
+        self.coarse = None if cap_km is None else CoarseCells(bundle.hierarchy.leaves, cap_km)
+        self._allowed = self._allowed_leaves()
         self._searched = bundle
-        cells: NamedCells = bundle.hierarchy.leaves if self.coarse is None else self.coarse
-        if options.region is not None or options.not_region is not None:
-            allowed = allowed_cells(cells, region=options.region, not_region=options.not_region)
-            # Under a cap by whole cells: which leaves a border parts would tell more.
-            self._allowed = allowed if self.coarse is None else np.flatnonzero(np.isin(self.coarse.of_leaf, allowed))
-        if self.coarse is not None and options.prior_exponent is not None:
-            raise InputError(
-                "--prior-exponent: what another prior changes tells cells apart that the precision cap of "
-                f"{self.coarse.km:g} km hides. Leave it out."
-            )
-        if self.coarse is not None and (options.references or options.point in ("medoid", "reference")):
-            raise InputError(
-                "--references and --point medoid and reference tell where photos were taken to the metre, which the "
-                f"precision cap of {self.coarse.km:g} km forbids. Leave them out."
-            )
-        wants_photos = options.references > 0 or options.point == "reference"
-        self.reference_photos = ReferencePhotos(bundle) if wants_photos else None
-        self._points = AnswerPoints(bundle, options.point, within_km=options.within_km, photos=self.reference_photos)
         if options.constrained:
             self._searched = narrowed(bundle, self._allowed, prior_exponent=options.prior_exponent)
+        self.reference_photos = ReferencePhotos(bundle) if options.wants_references else None
+        self._points = AnswerPoints(bundle, options.point, within_km=options.within_km, photos=self.reference_photos)
         self._where = choose_device(device)
-        if options.radii and self.calibration is not None and not self.calibrated:
-            raise InputError(
-                "--radii: they were calibrated for no fewer --probes than the bundle was built with, and for no "
-                "precision cap. Leave them out, or what they do not hold for."
-            )
-        if options.radii and self.calibration is not None and self._masses is None:
-            raise InputError(
-                f"--radii: they were not calibrated around --point {options.point} as it is asked for here. Leave "
-                f"--within-km at {WITHIN_KM:g}, and calibrate bundles again that were calibrated before other points "
-                "than cells' own were: python -m search calibrate ..."
-            )
-        if options.radii and self.calibration is None:
-            raise InputError(
-                f"--radii: the bundle {bundle.version[:8]} was not calibrated for {PROTOCOL_TEXTS[protocol]}. "
-                "Calibrate it with vectors of such photos: python -m search calibrate ..."
-            )
+
+    def _allowed_leaves(self) -> np.ndarray | None:
+        """The leaves of the region that answers are held to, (R,) int64; None for all."""
+        region, not_region = self.options.region, self.options.not_region
+        if region is None and not_region is None:
+            return None
+        if self.coarse is None:
+            return allowed_cells(self.bundle.hierarchy.leaves, region=region, not_region=not_region)
+        # Under a cap by whole cells: which leaves a border parts would tell more.
+        allowed = allowed_cells(self.coarse, region=region, not_region=not_region)
+        return np.flatnonzero(np.isin(self.coarse.of_leaf, allowed))
 
     @cached_property
     def _search(self) -> Search:
@@ -179,13 +156,6 @@ class Engine:
             "prior_exponent": self._searched.model.geocells.prior_exponent,
             **self._search.facts,
         }
-
-    @property
-    def calibrated(self) -> bool:
-        """Whether probabilities were calibrated on held-out photos: those of leaves, searched as the bundle is."""
-        probes = self.bundle.manifest.facts.get("beam", {}).get("probes", 0)
-        fewer = min(self.options.probes or probes, self.options.max_probes or probes) < probes
-        return self.calibration is not None and not self.options.constrained and self.coarse is None and not fewer
 
     @property
     def tells_areas(self) -> bool:
@@ -321,19 +291,13 @@ class Engine:
         return Answers(self.bundle.hierarchy.leaves, hits, at, areas, nearest)
 
     def _areas(self, posterior: Posterior, score: np.ndarray, at: Places, n_photos: np.ndarray | None) -> Areas:
-        assert self.calibration is not None, "that is when they are told"
+        assert self.calibration is not None, "that is when they are known"
         half = most = None
-        if self._masses is not None:
-            half, most = radii_km(posterior, self._points.discs, at.lat_deg, at.lng_deg, self._masses).T
+        masses = self.options.masses(self.calibration)
+        if masses is not None:
+            half, most = radii_km(posterior, self._points.discs, at.lat_deg, at.lng_deg, masses).T
         each = score if n_photos is None else score / n_photos
         return Areas(half, most, posterior.entropy(), each < self.calibration.least_score)
-
-    @property
-    def _masses(self) -> tuple[float, float] | None:
-        """What discs around the points of its answers must hold; None where nobody knows."""
-        if self.calibration is None or (self.options.point == "mass" and self.options.within_km != WITHIN_KM):
-            return None
-        return self.calibration.masses.get(self.options.point)
 
     def _times_inside(self, hits: Hits) -> Hits:
         return replace(hits, probability=self._inside * hits.probability)

@@ -52,7 +52,7 @@ class AnswerPoints:
         self._photos = photos if photos is not None or kind != "reference" else ReferencePhotos(bundle)
         if kind == "medoid" and self._medoids is None:
             raise InputError(
-                f"--point medoid: the bundle {bundle.version[:8]} is from before medoids were kept. Divide the Earth "
+                f"`point` medoid: the bundle {bundle.version[:8]} is from before medoids were kept. Divide the Earth "
                 "again (python -m indexer partition), and build it with --inherit."
             )
 

@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 
 from indexer.bundles.bundle import Bundle
-from indexer.errors import InputError
 
 _VECTORS = 1 << 22  # numbers of reference vectors looked at together: 16 MB of float32
 
@@ -25,18 +24,10 @@ class Nearest:
 
 
 class ReferencePhotos:
-    """The reference photos of a bundle, by leaf.
-
-    Raises:
-        InputError: it has none.
-    """
+    """The reference photos of a bundle that has some, by leaf."""
 
     def __init__(self, bundle: Bundle) -> None:
-        if bundle.references is None:
-            raise InputError(
-                f"The bundle {bundle.version[:8]} has no reference photos. Keep some when its cells are fitted "
-                "(python -m training refit --references 5, or `references` of fit), and build it from that."
-            )
+        assert bundle.references is not None, "`SearchOptions.check` refuses bundles without"
         table = bundle.references.combine_chunks()
         self._begins = np.searchsorted(table["leaf"].to_numpy(), np.arange(bundle.model.n_leaves + 1))
         vectors = table["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)

@@ -20,7 +20,7 @@ SCHEMA = pa.schema(
         ("photo", pa.string()),
         ("status", pa.string()),  # 'ok' or a short reason code
         ("reason", pa.string()),
-        ("lat", pa.float64()),  # where the answer points (`--point`); null where there is no answer
+        ("lat", pa.float64()),  # where the answer points (`point`); null where there is no answer
         ("lng", pa.float64()),
         ("key", pa.string()),  # the finest cell: its token, or its label path
         ("s2_id", pa.uint64()),  # null where cells are labels
