@@ -27,6 +27,7 @@ from search.answers.radii import radii_km
 from search.answers.references import Nearest, ReferencePhotos
 from search.retrieval.found import Hits, Search, joined_hits, queries_at_once
 from search.retrieval.posterior import LEFT_OUT, Posterior, joined_posteriors
+from search.retrieval.searched import Searched
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,7 +86,7 @@ class Engine:
         cap_km = options.cap_km(bundle)
         self.coarse = None if cap_km is None else CoarseCells(bundle.hierarchy.leaves, cap_km)
         self._allowed = self._allowed_leaves()
-        self._searched = bundle
+        self._searched = Searched.of(bundle)
         if options.constrained:
             self._searched = narrowed(bundle, self._allowed, prior_exponent=options.prior_exponent)
         self.reference_photos = ReferencePhotos(bundle) if options.wants_references else None

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from indexer.vectors.calibration import Calibration
     from indexer.vectors.calibration import Protocol as QueryProtocol
     from search.retrieval.found import Search
+    from search.retrieval.searched import Searched
 
 ModeName = Literal["auto", "exact", "beam", "adaptive"]
 ScoreName = Literal["softmax", "cosine-clamped", "cosine-affine"]
@@ -140,7 +141,7 @@ class SearchOptions:
 
     def searches_as_calibrated(self, bundle: "Bundle") -> bool:
         """Whether a bundle's calibrations hold for answers: places of leaves, searched as the bundle is."""
-        probes = bundle.manifest.facts.get("beam", {}).get("probes", 0)
+        probes = bundle.beam.probes
         fewer = min(self.probes or probes, self.max_probes or probes) < probes
         return not (self.score != "softmax" or self.constrained or fewer or self.cap_km(bundle) is not None)
 
@@ -168,8 +169,8 @@ class SearchOptions:
 DEFAULT_OPTIONS = SearchOptions()
 
 
-def open_search(bundle: "Bundle", options: SearchOptions, *, device: "torch.device") -> "Search":
-    """The search of these options, over all leaves of a bundle, on this device where it can run there."""
+def open_search(searched: "Searched", options: SearchOptions, *, device: "torch.device") -> "Search":
+    """The search of these options, on this device where it can run there."""
     from indexer.bundles.faiss_index import list_count
     from search.retrieval.adaptive import AdaptiveSearch
     from search.retrieval.beam import BeamSearch
@@ -178,14 +179,14 @@ def open_search(bundle: "Bundle", options: SearchOptions, *, device: "torch.devi
     from search.retrieval.lists import TreeLists
 
     if options.score != "softmax":
-        return CosineSearch(bundle.model, "clamped" if options.score == "cosine-clamped" else "affine")
+        return CosineSearch(searched.model, "clamped" if options.score == "cosine-clamped" else "affine")
     mode = options.mode
     if mode == "auto":
-        mode = "beam" if list_count(bundle.leaf_index) else "exact"
+        mode = "beam" if list_count(searched.leaf_index) else "exact"
     if mode == "exact":
-        return ExactSearch.of_bundle(bundle, device)
-    lists = TreeLists.of_bundle(bundle)
+        return ExactSearch.of(searched, device)
+    lists = TreeLists.of(searched)
     if mode == "beam":
-        return BeamSearch(bundle.model, lists, probes=options.probes)
-    rows = bundle.leaf_vectors
-    return AdaptiveSearch(bundle.model, lists, rows, probes=options.probes, max_probes=options.max_probes)
+        return BeamSearch(searched.model, lists, probes=options.probes)
+    rows = searched.leaf_vectors
+    return AdaptiveSearch(searched.model, lists, rows, probes=options.probes, max_probes=options.max_probes)

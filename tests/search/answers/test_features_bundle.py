@@ -77,7 +77,7 @@ def test_whitened_vectors_answer_unseen_photos_and_raw_ones_do_not(
     assert made["transform"]["kind"] == "whiten"
     assert "cross-validation" in made["transform"]["chosen_by"]
     engine = Engine.open(tmp_path / "R")
-    assert engine.bundle.manifest.facts["leaf_index"]["measured_on"] == "photos"
+    assert engine.bundle.index_facts.measured_on == "photos"
     assert engine.bundle.encoder is None
     whitened = median_km(engine, world)
     build(folder, tmp_path / "R", *TAUS, "--transform", "none")
