@@ -115,7 +115,7 @@ def test_a_region_parts_no_cell_of_the_cap(engine: Engine) -> None:
 
 
 def test_what_would_tell_leaves_of_a_cell_apart_is_refused(engine: Engine) -> None:
-    with pytest.raises(InputError, match=r"--prior-exponent.*the precision cap of 600 km hides"):
+    with pytest.raises(InputError, match=r"`prior_exponent`.*the precision cap of 600 km hides"):
         Engine(engine.bundle, options=SearchOptions(prior_exponent=0.5, precision_cap=CAP_KM))
 
 
