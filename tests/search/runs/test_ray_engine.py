@@ -130,9 +130,9 @@ def slowly(registry: str, source: str, out: str) -> None:
 
 def child(work: str, *arguments: object) -> subprocess.Popen[str]:
     """A function of this module in a process of its own."""
-    asked = f"import sys; from tests.search import test_ray_engine; test_ray_engine.{work}(*sys.argv[1:])"
+    code = f"import sys; from {__name__} import {work}; {work}(*sys.argv[1:])"
     return subprocess.Popen(
-        [sys.executable, "-c", asked, *map(str, arguments)],
+        [sys.executable, "-c", code, *map(str, arguments)],
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,
@@ -245,8 +245,8 @@ def test_a_cluster_without_room_for_any_is_an_error_that_says_what_was_asked_for
     ray.get(other.ready.remote())
     monkeypatch.setattr(ray_engine, "_READY_S", 2.0)
     spec = RunSpec(registry=registry.path, features=source, shard_rows=7)
-    asked = "1 were asked for, each with 1 CPUs and 0 GPUs on one node; the cluster has 2 CPUs and 0 GPUs on 1 nodes"
-    with pytest.raises(WorkError, match=asked):
+    message = "1 were asked for, each with 1 CPUs and 0 GPUs on one node; the cluster has 2 CPUs and 0 GPUs on 1 nodes"
+    with pytest.raises(WorkError, match=message):
         ray_engine.run_on_ray(spec, tmp_path / "O", RunConfig())
     ray.kill(other)
 
@@ -294,7 +294,7 @@ def test_an_actor_that_cannot_begin_is_an_error_that_says_why(
 ) -> None:
     from search.runs.ray_engine import run_on_ray
 
-    asked = LocalSpec(registry=registry.path, features=source, shard_rows=7, driver=os.getpid())
+    spec = LocalSpec(registry=registry.path, features=source, shard_rows=7, driver=os.getpid())
     with pytest.raises(WorkError, match=f"could not begin on .*: {registry.path}: there is no registry"):
-        run_on_ray(asked, tmp_path / "O", RunConfig())
+        run_on_ray(spec, tmp_path / "O", RunConfig())
     assert not read_marks(tmp_path / "O")
