@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from search.answers.options import SearchOptions as SearchOptions
     from search.evaluation.audit import audit as audit
     from search.locate import Locator as Locator
-    from search.runs.job import RunConfig as RunConfig
     from search.runs.job import run as run
+    from search.runs.run_report import RunReport as RunReport
+    from search.runs.run_spec import RunConfig as RunConfig
+    from search.runs.run_spec import RunSpec as RunSpec
 else:
     __getattr__, __dir__, __all__ = lazy(
         __name__,
@@ -23,7 +25,9 @@ else:
             "PathStep": "search.answers.answer",
             "Place": "search.answers.answer",
             "Reference": "search.answers.answer",
-            "RunConfig": "search.runs.job",
+            "RunConfig": "search.runs.run_spec",
+            "RunReport": "search.runs.run_report",
+            "RunSpec": "search.runs.run_spec",
             "SearchOptions": "search.answers.options",
             "audit": "search.evaluation.audit",
             "run": "search.runs.job",
