@@ -11,8 +11,9 @@ from indexer import paper
 from indexer.cli import Result
 from indexer.errors import InputError
 from search.answers.options import SearchOptions
-from search.commands import recall_text, run
+from search.commands import recall_text
 from search.evaluation.published import benchmark_named
+from search.runs.run_spec import RunConfig, RunSpec
 
 
 def evaluate(
@@ -70,6 +71,7 @@ def evaluate(
     from search.evaluation.evaluate import compare, evaluate_photos, leave_out
     from search.evaluation.evaluation_report import Against, evaluation_data, evaluation_text
     from search.evaluation.ground_truth import beside_truth, read_truth, write_photos
+    from search.runs.job import run
 
     if (predictions is None) == (registry is None) or (registry is None) != (checkpoint is None):
         raise InputError("Give either --predictions O, or --registry R together with --checkpoint C.")
@@ -94,19 +96,18 @@ def evaluate(
             if known is not None:  # `run` knows nothing of their layouts
                 photos = beside_truth(photos, truth)
                 source, split = str(write_photos(photos, Path(scratch) / "photos.parquet")), None
-            ran = run(
+            spec = RunSpec(
                 registry=registry,
-                out=predictions,
                 photos=source,
                 checkpoint=checkpoint,
                 split=split,
                 version=version,
                 crops=protocol,
-                check_recall=check_recall,
                 search=search,
                 encoder=encoder,
                 feed=feed,
             )
+            ran = run(spec, predictions, config=RunConfig(check_recall=check_recall))
         assert predictions is not None
         result = evaluate_photos(predictions, photos, truth_source=str(truth), thresholds_km=thresholds_km)
     other = None
@@ -116,19 +117,19 @@ def evaluate(
     rest = leave_out(result, [Path(name) for name in exclude]) if exclude else None
     data = evaluation_data(result, resampling=resampling, benchmark=known, against=other, left_out=rest)
     if ran is not None:
-        data |= {"crops": protocol, "search": ran.data["search"], "recall": ran.data["recall"]}
+        data |= {"crops": protocol, "search": ran.search, "recall": ran.to_dict()["recall"]}
     made = None if registry is None else PROTOCOL_TEXTS[protocol]
     what = ", ".join(part for part in (known, made) if part is not None)
     text = evaluation_text(data, what=what)
-    if ran is not None and ran.data["recall"] is not None:
-        text += f"\n\n{recall_text(ran.data['recall'])}"
+    if ran is not None and ran.recall is not None:
+        text += f"\n\n{recall_text(ran.recall)}"
     if report is not None:
         from search.pages.evaluation_page import write_evaluation
 
         title = f"{registry if registry is not None else predictions} on {known or truth}"
         write_evaluation(result, data, report, title=title, against=other)
         text += f"\n\nReport: {report / 'report.html'}"
-    return Result(data, text, failed=ran is not None and ran.failed)
+    return Result(data, text, failed=ran is not None and bool(ran.rows and not ran.ok))
 
 
 def audit(

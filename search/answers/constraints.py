@@ -79,13 +79,13 @@ def allowed_cells(cells: NamedCells, *, region: str | None, not_region: str | No
     """
     allowed = np.ones(len(cells.keys), bool)
     if region is not None:
-        allowed &= _in_region(cells, region, "--region", wholly=False)
+        allowed &= _in_region(cells, region, "`region`", wholly=False)
         if not allowed.any():
-            raise InputError(f"--region {region}: no cell of this bundle overlaps it. Ask for a larger one.")
+            raise InputError(f"`region` {region}: no cell of this bundle overlaps it. Ask for a larger one.")
     if not_region is not None:
-        allowed &= ~_in_region(cells, not_region, "--not-region", wholly=True)
+        allowed &= ~_in_region(cells, not_region, "`not_region`", wholly=True)
         if not allowed.any():
-            raise InputError(f"--not-region {not_region}: it leaves no cell of this bundle. Rule out less.")
+            raise InputError(f"`not_region` {not_region}: it leaves no cell of this bundle. Rule out less.")
     return np.flatnonzero(allowed)
 
 

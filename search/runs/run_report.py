@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,47 +12,101 @@ from indexer.disk.artifact import explain_full
 from indexer.jobs.job_folder import Job, Mark, totals_of
 from indexer.jobs.progress import per_second
 from indexer.jobs.stages import Meter
+from search.answers.recall import Recall
 from search.pages.page import data_uri, page, table, table_row
 
 REPORT, REPORT_PAGE = "_report.json", "_report.html"
 _STEPS = 60  # of the curve of rates, at most
 
 
+@dataclass(frozen=True, slots=True)
+class StageTimes:
+    """What a stage did in the latest start."""
+
+    name: str
+    rows: int
+    busy_s: float
+    busy_share: float  # of the start's time
+    rows_per_second_at_work: float | None  # None where it did nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """How fast the latest start was, in steps of equal time."""
+
+    minutes: Sequence[float]  # where the steps begin and the last one ends; one more than there are steps
+    rows_per_second: Sequence[float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunReport:
+    """The figures of a run that has ended. rows = ok + the sum of `failed`, always."""
+
+    options: Mapping[str, Any]  # that decided the rows
+    inputs: Mapping[str, str | None]  # name -> digest, None where it is unknown
+    rows: int
+    ok: int
+    failed: Mapping[str, int]  # reason code -> rows
+    examples: Mapping[str, Sequence[str]]  # reason code -> name and reason of the first row of that kind
+    rows_known: int  # that were done before the latest start
+    seconds: float  # that the latest start took, as all that follows is of it
+    rows_per_second: float
+    slowest_stage: str | None
+    stages: Sequence[StageTimes]
+    rates: Rates
+    search: Mapping[str, Any]  # the mode that answered, and how
+    recall: Recall | None = None  # None where it was not asked for, or no row was left to answer
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `_report.json` has it."""
+        return asdict(self)
+
+
 def run_report(
-    job: Job, marks: Iterable[Mark], *, began_at: float, seconds: float, known: int, stages: Sequence[Meter]
-) -> dict[str, Any]:
+    job: Job,
+    marks: Iterable[Mark],
+    *,
+    began_at: float,
+    seconds: float,
+    known: int,
+    stages: Sequence[Meter],
+    search: Mapping[str, Any],
+    recall: Recall | None = None,
+) -> RunReport:
     """The figures of a run that has ended.
 
     began_at: when its latest start did, in seconds since 1970. seconds: that this start took. known: rows that were
-    done before it. stages: of this start.
+    done before it. stages: of this start. search: what the engine says of its search.
     """
     ordered = sorted(marks, key=lambda mark: mark.ended_at)
     totals = totals_of(ordered)
     new = totals.rows - known
     slowest = max(stages, key=lambda meter: meter.busy_s, default=None)
-    return {
-        "options": dict(job.options),
-        "inputs": dict(job.inputs),
-        "rows": totals.rows,
-        "ok": totals.ok,
-        "failed": dict(totals.failed),
-        "examples": {code: list(example) for code, example in totals.examples.items()},
-        "rows_known": known,
-        "seconds": seconds,
-        "rows_per_second": new / seconds if seconds else 0.0,
-        "slowest_stage": None if slowest is None or not new else slowest.name,
-        "stages": [
-            {
-                "name": meter.name,
-                "rows": meter.rows,
-                "busy_s": meter.busy_s,
-                "busy_share": meter.busy_s / seconds if seconds else 0.0,
-                "rows_per_second_at_work": meter.rows / meter.busy_s if meter.busy_s else None,
-            }
+    return RunReport(
+        options=dict(job.options),
+        inputs=dict(job.inputs),
+        rows=totals.rows,
+        ok=totals.ok,
+        failed=dict(totals.failed),
+        examples={code: list(example) for code, example in totals.examples.items()},
+        rows_known=known,
+        seconds=seconds,
+        rows_per_second=new / seconds if seconds else 0.0,
+        slowest_stage=None if slowest is None or not new else slowest.name,
+        stages=[
+            StageTimes(
+                meter.name,
+                meter.rows,
+                meter.busy_s,
+                meter.busy_s / seconds if seconds else 0.0,
+                meter.rows / meter.busy_s if meter.busy_s else None,
+            )
             for meter in stages
         ],
-        "rates": _rates([mark for mark in ordered if mark.ended_at >= began_at], began_at),
-    }
+        rates=_rates([mark for mark in ordered if mark.ended_at >= began_at], began_at),
+        search=dict(search),
+        recall=recall,
+    )
 
 
 def write_run_report(folder: Path, report: Mapping[str, Any]) -> None:
@@ -149,14 +204,12 @@ def _lasting(seconds: float) -> str:
     return f"{minutes:.1f} minutes" if minutes < 120 else f"{hours:,.1f} hours"
 
 
-def _rates(marks: Sequence[Mark], began_at: float) -> dict[str, list[float]]:
-    """Rows per second in steps of equal time: minutes where they begin and the last one ends, and rates."""
+def _rates(marks: Sequence[Mark], began_at: float) -> Rates:
     if not marks:
-        return {"minutes": [], "rows_per_second": []}
+        return Rates([], [])
     ends = np.array([max(mark.ended_at - began_at, 1e-3) for mark in marks])  # clocks have ticks
     steps = min(_STEPS, len(marks))
     edges = np.linspace(0.0, ends[-1], steps + 1)
     # Rows between two edges: a shard's are spread over the time since the one before it.
     done = np.interp(edges, np.concatenate([[0.0], ends]), np.concatenate([[0], np.cumsum([m.rows for m in marks])]))
-    rates = np.diff(done) / np.diff(edges)
-    return {"minutes": (edges / 60).tolist(), "rows_per_second": rates.tolist()}
+    return Rates((edges / 60).tolist(), (np.diff(done) / np.diff(edges)).tolist())

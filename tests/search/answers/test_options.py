@@ -169,13 +169,13 @@ def test_a_beam_that_was_not_measured_is_chosen_when_it_is_searched(bundle: Bund
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mode": "beam", "probes": 0}, "--probes must be at least 1"),
-        ({"mode": "adaptive", "max_probes": -1}, "--max-probes must be at least 1"),
-        ({"mode": "exact", "probes": 3}, "--probes goes with"),
-        ({"probes": 3}, "--probes goes with"),
-        ({"mode": "beam", "max_probes": 3}, "--max-probes goes with"),
+        ({"mode": "beam", "probes": 0}, "`probes` must be at least 1"),
+        ({"mode": "adaptive", "max_probes": -1}, "`max_probes` must be at least 1"),
+        ({"mode": "exact", "probes": 3}, "`probes` goes with"),
+        ({"probes": 3}, "`probes` goes with"),
+        ({"mode": "beam", "max_probes": 3}, "`max_probes` goes with"),
         ({"mode": "adaptive", "probes": 4, "max_probes": 3}, "must not be below"),
-        ({"mode": "beam", "score": "cosine-clamped"}, "leave --mode out"),
+        ({"mode": "beam", "score": "cosine-clamped"}, "leave `mode` out"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(options: dict[str, object], message: str) -> None:

@@ -26,7 +26,8 @@ def mark(number: int, ended_s: float, *, rows: int = 10, failed: int = 0, name: 
 
 
 def report(marks: list[Mark], *, seconds: float = 10.0, known: int = 0, stages: list[Meter] = STAGES) -> dict:
-    return run_report(JOB, marks, began_at=BEGAN_AT, seconds=seconds, known=known, stages=stages)
+    found = run_report(JOB, marks, began_at=BEGAN_AT, seconds=seconds, known=known, stages=stages, search={})
+    return found.to_dict()
 
 
 def test_figures_add_up() -> None:
@@ -84,7 +85,8 @@ def test_names_are_text_and_the_page_needs_nothing_else() -> None:
     job = Job("predictions", 1, {HOSTILE: HOSTILE}, {"photos": HOSTILE})
     marks = [mark(0, 1.0, failed=2, name=HOSTILE), mark(1, 2.0)]
     stages = [Meter(HOSTILE, 20, 1.0, room=2)]
-    page = report_page(run_report(job, marks, began_at=BEGAN_AT, seconds=3.0, known=0, stages=stages))
+    found = run_report(job, marks, began_at=BEGAN_AT, seconds=3.0, known=0, stages=stages, search={})
+    page = report_page(found.to_dict())
     tags = Tags()
     tags.feed(page)
     assert tags.open == []
@@ -96,18 +98,19 @@ def test_names_are_text_and_the_page_needs_nothing_else() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"),
+    ("seconds", "text"),
     [(0.04, "0.0 s"), (119, "119.0 s"), (120, "2.0 minutes"), (7200, "2.0 hours"), (3.6e6, "1,000.0 hours")],
 )
-def test_times_are_told_as_people_read_them(seconds: float, said: str) -> None:
-    assert f"took\n{said} (" in report_page(report([mark(0, 1.0)], seconds=seconds))
+def test_times_are_told_as_people_read_them(seconds: float, text: str) -> None:
+    assert f"took\n{text} (" in report_page(report([mark(0, 1.0)], seconds=seconds))
 
 
 def test_options_are_told_as_people_read_them() -> None:
     job = Job(
         "predictions", 1, {"limits": {"schemes": ("s3", "gs"), "max_bytes": 5000}, "strict": True}, {"maps": None}
     )
-    page = report_page(run_report(job, [mark(0, 1.0)], began_at=BEGAN_AT, seconds=2.0, known=0, stages=[]))
+    found = run_report(job, [mark(0, 1.0)], began_at=BEGAN_AT, seconds=2.0, known=0, stages=[], search={})
+    page = report_page(found.to_dict())
     for name, text in (("limits", "schemes: s3, gs; max_bytes: 5,000"), ("strict", "True"), ("maps", "none")):
         assert f'<th scope="row">{name}</th><td>{text}</td>' in page
 
