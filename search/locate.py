@@ -8,9 +8,9 @@ import numpy as np
 from PIL import Image
 
 from encoder.config import CropName, DeviceName, PrecisionName
-from encoder.embedding import EmbedConfig, embed_photos
+from encoder.embedding import embed_photos
 from encoder.encode import PhotoEncoder
-from encoder.options import ReadOptions
+from encoder.options import EncoderOptions, FeedOptions, ReadOptions
 from indexer.errors import InputError
 from indexer.jobs.job_folder import OK
 from indexer.photos.photo import FileRange, Photo
@@ -84,14 +84,7 @@ class Locator:
                     "`segmentation_cache` and `segmenter` go with `checkpoint`: vectors need no class maps."
                 )
             return cls(engine, read=read)
-        encode = PhotoEncoder.open(
-            str(checkpoint),
-            crops=crops,
-            segmentation_cache=segmentation_cache,
-            segmenter=segmenter,
-            device=device,
-            precision=precision,
-        )
+        encode = EncoderOptions(segmentation_cache, segmenter, device, precision).open(str(checkpoint), crops=crops)
         engine.check_encoder(encode.encoder.digest, source=str(checkpoint))
         return cls(engine, encode, read=read)
 
@@ -154,10 +147,9 @@ class Locator:
             )
         # No worker processes: they would run a script without a guard again, and a few photos are decoded before
         # another interpreter has started.
-        size = max(len(photos), 1)
-        config = EmbedConfig(workers=0, shard_rows=size, max_pixels=self._read.max_pixels, limits=self._read.limits)
+        feed = FeedOptions(self._read.max_pixels, self._read.schemes, workers=0)
         nothing = FeatureBatch([], np.empty((0, self.encode.encoder.width), np.float32), [], [], *np.empty((2, 0)))
-        return joined([nothing, *embed_photos(self.encode, photos, config=config)])
+        return joined([nothing, *embed_photos(self.encode, photos, feed=feed)])
 
     def answers(self, batch: FeatureBatch, *, k: int = 1) -> list[Answer]:
         """The answers to photos whose vectors are known. Raises InputError as `locate_vectors`."""

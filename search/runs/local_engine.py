@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from encoder.job_remarks import job_remarks
+from encoder.failures import job_remarks
 from indexer.errors import InputError
 from indexer.jobs.job_folder import Job, JobFolder, Mark, Shard, check_job_target, open_job, totals_of
 from indexer.jobs.job_status import StatusFile

@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from encoder.embedding import EmbedConfig
-from encoder.options import EncoderOptions
+from encoder.options import EncoderOptions, FeedOptions
 from indexer.bundles.registry import Registry
 from indexer.errors import BundleMismatch
 from indexer.jobs.stages import Line
@@ -19,8 +18,8 @@ from search.runs.photo_vectors import PhotoVectors
 def test_shards_and_tasks_give_the_same_vectors(world: Path, registry: Registry) -> None:
     photos = open_photos(str(world / "photos.csv"))
     encode = EncoderOptions(precision="float32").open(str(world / "C"), crops="one")
-    config = EmbedConfig(batch_size=2, workers=0, shard_rows=2)
-    source = PhotoVectors(Engine.open(world / "R"), photos, encode, config=config)
+    feed = FeedOptions(batch_size=2, workers=0)
+    source = PhotoVectors(Engine.open(world / "R"), photos, encode, feed=feed, shard_rows=2, job=None)
     assert (source.rows, source.shard_rows) == (5, 2)
     with Line() as line:
         whole = list(source.shards(line, {}, WHOLE))
@@ -33,4 +32,4 @@ def test_shards_and_tasks_give_the_same_vectors(world: Path, registry: Registry)
         assert list(shard.batch.photo) == list(expected.batch.photo)
         np.testing.assert_array_equal(shard.batch.embedding, expected.batch.embedding)
     with pytest.raises(BundleMismatch):
-        PhotoVectors(Engine.open(registry.path), photos, encode, config=config)
+        PhotoVectors(Engine.open(registry.path), photos, encode, feed=feed, shard_rows=2, job=None)
