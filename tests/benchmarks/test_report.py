@@ -15,7 +15,7 @@ from benchmarks.world.methods import OrderCheck
 from benchmarks.world.pictures import world_map
 from benchmarks.world.report import render, write_report
 from benchmarks.world.results import METHODS, Answers, Places, WorldResults, goals
-from search.evaluation.bootstrap import Resampling
+from search.evaluation.options import Resampling
 from search.evaluation.reliability import coverage, reliability
 
 HOSTILE = '<script>alert(1)</script> & "O\'Higgins"'
