@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader
 from encoder.decoded_batch import DecodedBatch, pack
 from encoder.images import BadImage
 from encoder.photo_reader import DecodedPhoto, PhotoReader
-from indexer.errors import GeoError, WorkError
+from indexer.errors import GeoError, InputError, WorkError
 from indexer.photos.photo import Photo
 
 log = logging.getLogger(__name__)
@@ -107,6 +107,9 @@ class _Handed:
     def __iter__(self) -> Iterator[list[Photo]]:
         try:
             for batch in self._source:
+                # Sent as they are, one that cannot be decoded would be lost on the way, and be waited for without end.
+                if any(isinstance(photo.data, Image.Image) for photo in batch):
+                    raise InputError("Photos given as images are decoded in this process alone: give 0 `workers`.")
                 self.batches.append(batch)
                 yield batch
         except Exception as error:

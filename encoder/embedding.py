@@ -140,7 +140,7 @@ def embed_source(encode: PhotoEncoder, photos: PhotoSource, out: Path, *, config
     encode.check_source(photos)
     config = config.as_before(out, encode)
     line = Line()
-    with open_job(out, features_job(encode, photos, config)) as folder, stopping() as asked:
+    with open_job(out, features_job(encode, photos, config)) as folder, stopping() as stop:
         known = totals_of(folder.done.values())
         cut = ShardCut(photos, shard_rows=config.shard_rows, done=folder.done, part=WHOLE)
         batches = embed_photos(encode, cut, config=config, line=line)
@@ -150,7 +150,7 @@ def embed_source(encode: PhotoEncoder, photos: PhotoSource, out: Path, *, config
             for batch in batches:
                 number = cut.next_number()
                 folder.add(Shard(number, number * config.shard_rows, feature_table(batch)))
-                asked.check(out)
+                stop.check(out)
         status.write()
         folder.finish(facts_of(encode.encoder), rows=photos.n_photos)
         totals = totals_of(folder.done.values())

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from encoder.class_maps import NO_CLASS, check_fit, decode_map
+from encoder.class_maps import NO_CLASS, check_fit, checked_map, decode_map
 from encoder.config import MAP_EDGE, MAX_PIXELS, MAX_SENT_PIXELS
 from encoder.crops import resize_maps, resized_shape
 from encoder.images import BadImage, decode
@@ -81,8 +81,10 @@ class PhotoReader:
             raise BadImage(UNKNOWN_CLASS, f"class {known.max()} in its map; the encoder knows 0 to {self.classes - 1}")
         return class_map
 
-    def _own_map(self, data: FileRange | bytes) -> np.ndarray:
+    def _own_map(self, data: FileRange | bytes | np.ndarray) -> np.ndarray:
         try:
+            if isinstance(data, np.ndarray):
+                return checked_map(data)
             return decode_map(read_bytes(data, self.limits), max_pixels=self.max_pixels)
         except BadImage as problem:
             code = "" if problem.code == "bad_map" else f", {problem.code}"

@@ -13,7 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from encoder.images import BadImage
+from PIL import Image
+
+from encoder.images import BadImage, file_of
 from indexer.errors import InputError, MissingBackend
 from indexer.photos.photo import FileRange
 from indexer.photos.uris import SCHEMES, explained, file_system, local_path, refusal, scheme_of
@@ -38,15 +40,18 @@ class ReadLimits:
             raise InputError(f"attempts must be at least 1, not {self.attempts}.")
 
 
-def read_bytes(data: FileRange | bytes | None, limits: ReadLimits) -> bytes:
+def read_bytes(data: FileRange | bytes | Image.Image | None, limits: ReadLimits) -> bytes:
     """All bytes of a photo.
 
     Raises:
-        BadImage: missing, unreadable, empty, too_large, scheme, not_an_image (a folder), damaged (it ends too early).
+        BadImage: missing, unreadable, empty, too_large, scheme, not_an_image (a folder), damaged (it ends too early);
+            of an image in memory as `file_of`.
         MissingBackend: the package that reads this scheme is not installed.
     """
     if data is None:
         raise BadImage("missing", "the table names no photo in this row")
+    if isinstance(data, Image.Image):
+        return file_of(data)
     content = data if isinstance(data, bytes) else _read(data, limits)
     if len(content) > limits.max_bytes:
         raise BadImage("too_large", f"more than {limits.max_bytes:,} bytes")

@@ -18,7 +18,7 @@ from encoder.segmentation import Segmenter
 from encoder.segmentation_cache import CacheWriter, MapOrigin, content_digest, write_cache
 from encoder.segmenter_input import PreparedPhoto
 from indexer.errors import InputError, WorkError
-from indexer.jobs.stopping import Asked, stopping
+from indexer.jobs.stopping import StopSignal, stopping
 from indexer.photos.photo import Photo
 
 _BATCHES_AHEAD = 3  # prepared batches that may wait for the model; bounds the memory
@@ -94,8 +94,8 @@ def segment_photos(
     started = time.perf_counter()
     origin = MapOrigin(segmenter.digest, segmenter.name, segmenter.class_names, config.map_edge)
     # Around the cache: it writes its last shard while SIGTERM is still heard, which would cost that shard.
-    with stopping() as asked, write_cache(out, origin, shard_maps=config.shard_maps) as cache:
-        work = _Work(segmenter, cache, config.batch_size, advance, asked)
+    with stopping() as stop, write_cache(out, origin, shard_maps=config.shard_maps) as cache:
+        work = _Work(segmenter, cache, config.batch_size, advance, stop)
         with closing(_read(photos, segmenter, cache, config)) as results:
             rows = 0
             for name, result in results:
@@ -118,7 +118,7 @@ class _Work:
     cache: CacheWriter
     batch_size: int
     advance: Callable[[int], None]
-    asked: Asked
+    stop: StopSignal
     new: int = 0
     known: int = 0
     failed: Failures = field(default_factory=Failures)
@@ -149,7 +149,7 @@ class _Work:
 
     def check(self) -> None:
         """Raise Stopped where the process was asked to end. Photos that wait for their batch are left to the next."""
-        self.asked.check(self.cache.folder, kept="the maps that are done are kept")
+        self.stop.check(self.cache.folder, kept="the maps that are done are kept")
 
     def _segment(self, shape: tuple[int, ...]) -> None:
         """Segment all photos of one shape that wait."""

@@ -112,14 +112,15 @@ class _Parser(ArgumentParser):
                 action.option_strings = dashed
 
     def format_help(self, formatter: HelpFormatter | None = None) -> str:
-        """Help that names types in words."""
+        """Help that names types in words, and `fields` as the flags that they are."""
         words = {
             "Path": "path",
             "Ints": "integers, comma between",
             "Floats": "numbers, comma between",
             "Strings": "words, comma between",
         }
-        return re.sub(r"<class\s+'(\w+)'>", lambda name: words.get(name[1], name[1]), super().format_help(formatter))
+        text = re.sub(r"<class\s+'(\w+)'>", lambda name: words.get(name[1], name[1]), super().format_help(formatter))
+        return _with_flags(text, self)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         program = self.prog.replace(" [options]", "")
@@ -220,7 +221,7 @@ def _arguments(kind: Callable[..., Any], sections: Sequence[str], given: Mapping
 
 
 def _with_flags(message: str, parser: _Parser) -> str:
-    """An error of the library, its `fields` written as the flags of the command that ran."""
+    """A text of the library, its `fields` written as the flags of a command."""
 
     def flag(name: re.Match[str]) -> str:
         option = "--" + name[1].replace("_", "-")

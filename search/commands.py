@@ -55,35 +55,39 @@ def query(
         encoder: which other maps it sees, and where it runs.
         read: which photos are read.
     """
-    from encoder.embedding import EmbedConfig, embed_photos
-    from indexer.jobs.job_folder import OK
-    from indexer.photos.sources import listed_photos
-    from search.answers.engine import Engine
-    from search.answers.rows import answer_table, explain
+    from search.locate import Locator, given_photos
     from search.pages.map_files import MapFiles
     from search.runs.audit_log import log_request
 
-    engine = Engine.open(registry, version=version, device=encoder.device, options=search, protocol=crops)
-    engine.check_k(top_k)
-    maps = MapFiles(engine.bundle.hierarchy, geojson=geojson, html=html, level=level)
-    encode = encoder.open(checkpoint, crops=crops)
-    engine.check_encoder(encode.encoder.digest, source=checkpoint)
-    asked = {"photos": photos, "registry": registry, "bundle": engine.bundle.version, "crops": crops}
-    log_request(audit_log, "query", **asked, **search.given)
-    # No worker processes: a few photos are decoded before another interpreter has started.
-    config = EmbedConfig(workers=0, shard_rows=len(photos), max_pixels=read.max_pixels, limits=read.limits)
-    (batch,) = embed_photos(encode, listed_photos(photos, class_maps), config=config)
+    locator = Locator.open(
+        registry,
+        checkpoint=checkpoint,
+        version=version,
+        crops=crops,
+        device=encoder.device,
+        options=search,
+        read=read,
+        precision=encoder.precision,
+        segmentation_cache=encoder.segmentation_cache,
+        segmenter=encoder.segmenter,
+    )
+    bundle = locator.engine.bundle
+    locator.engine.check_k(top_k)
+    maps = MapFiles(bundle.hierarchy, geojson=geojson, html=html, level=level)
+    given = given_photos(photos, class_maps or None)
+    facts = {"photos": photos, "registry": registry, "bundle": bundle.version, "crops": crops}
+    log_request(audit_log, "query", **facts, **search.given)
+    batch = locator.embed(given)
     if not batch.ok.any():
         reasons = "; ".join(f"{photo}: {reason}" for photo, reason in zip(batch.photo, batch.reason, strict=True))
         advice = " Give paths of image files." if _FILE_FAULTS.intersection(batch.status) else ""
         raise InputError(f"No photo to answer. {reasons}.{advice}")
-    rows = explain(engine, batch, answer_table(engine, batch, first_row=0, k=top_k))
+    answers = locator.answers(batch, k=top_k)
+    rows = [answer.to_dict() for answer in answers]
     if maps.wanted:
-        k = top_k if engine.coarse is None else 1  # as for the answers: a beam widens where it finds fewer leaves
-        _, posterior = engine.with_posterior(engine.prepared(batch.embedding[batch.ok]), k=k, left_out=0.0)
-        maps.write(rows, listed_photos(photos), posterior, coarse=engine.coarse, read=read)
-    data = {"bundle": engine.bundle.version, "encoder": encode.encoder.digest, "answers": rows}
-    failed = any(row["status"] != OK for row in rows)
+        maps.write(rows, given, locator.posterior(batch, k=top_k), coarse=locator.engine.coarse, read=read)
+    data = {"bundle": bundle.version, "encoder": locator.encoder_digest, "answers": rows}
+    failed = not all(answer.ok for answer in answers)
     return Result(data, "\n\n".join(_answer_text(row) for row in rows), failed=failed)
 
 
@@ -216,12 +220,12 @@ def _place_lines(row: Mapping[str, Any]) -> list[str]:
         f"  {row['lat']:.5f}, {row['lng']:.5f}  near {row['city']}, {row['country']}",
         f"  probability {row['probability']:.3f} ({kind}), cell {row['key']}, {row['mode']} search",
     ]
-    if row.get("radius_90_km") is not None:  # rows of an older release have none
+    if row["radius_90_km"] is not None:
         lines.append(
             f"  half of such photos were taken within {row['radius_50_km']:,.0f} km, nine in ten within "
             f"{row['radius_90_km']:,.0f} km; entropy {row['entropy']:.2f} nats"
         )
-    if row.get("abstain") is not None:
+    if row["abstain"] is not None:
         lines.append(f"  abstain: {row['abstain']}")
     return lines
 

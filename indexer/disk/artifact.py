@@ -237,7 +237,7 @@ def _sync_tree(folder: Path) -> None:
 
 
 def _exists(target: Path) -> InputError:
-    return InputError(f"{target}: exists already and is never overwritten. Choose another --out, or remove it first.")
+    return InputError(f"{target}: exists already and is never overwritten. Choose another `out`, or remove it first.")
 
 
 def _refuse_existing(target: Path) -> None:

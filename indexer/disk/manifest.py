@@ -88,9 +88,7 @@ def parse_manifest(folder: Path, *, kind: str, schema_version: int, name: str = 
     path = folder / name
     if not path.is_file():
         found = "there is no such folder" if not folder.exists() else f"it has no {name}"
-        raise ArtifactError(
-            f"{folder}: not a {kind} folder ({found}). Give the folder that a command wrote with --out."
-        )
+        raise ArtifactError(f"{folder}: not a {kind} folder ({found}). Give the folder that a command wrote.")
     try:
         manifest = Manifest(**json.loads(path.read_bytes()))
         _check_types(manifest)

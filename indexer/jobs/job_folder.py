@@ -127,7 +127,7 @@ class JobFolder:
         if rows is not None and totals.rows != rows:
             raise WorkError(
                 f"{self.path}: {totals.rows:,} rows of an input of {rows:,}. Was it changed while it was read? Give "
-                "the command again, or choose another --out."
+                "the command again, or choose another `out`."
             )
         files = {
             part_name(number): {"sha256": mark.sha256, "size_bytes": mark.size_bytes}
@@ -211,7 +211,7 @@ def read_job(path: Path) -> Job | None:
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ArtifactError(f"{file}: damaged ({error}). Remove the folder, or choose another --out.") from None
+        raise ArtifactError(f"{file}: damaged ({error}). Remove the folder, or choose another `out`.") from None
 
 
 def read_marks(path: Path) -> dict[int, Mark]:
@@ -328,14 +328,14 @@ def _manifest_names(path: Path, parts: Set[str]) -> bool:
 
 def _check_same(path: Path, before: Job, now: Job) -> None:
     if before.kind != now.kind:
-        raise InputError(f"{path}: holds {before.kind}, not {now.kind}. Choose another --out.")
+        raise InputError(f"{path}: holds {before.kind}, not {now.kind}. Choose another `out`.")
     for what, old, new in (("option", before.options, now.options), ("input", before.inputs, now.inputs)):
         old, new = (json.loads(json.dumps(values)) for values in (old, new))  # tuples come back as lists
         for name in sorted((old.keys() | new.keys()) - _FREE):
             if old.get(name) != new.get(name):
                 raise InputError(
                     f"{path}: its job began with the {what} {name} {old.get(name)}, this one has {new.get(name)}. "
-                    "Rows of both would be mixed: give what it began with, or choose another --out."
+                    "Rows of both would be mixed: give what it began with, or choose another `out`."
                 )
 
 

@@ -81,7 +81,7 @@ def read_status(folder: Path) -> Status:
     """
     job = read_job(folder)
     if job is None:
-        raise InputError(f"{folder}: no job was begun here. Give the folder that a command writes with --out.")
+        raise InputError(f"{folder}: no job was begun here. Give the folder that a job writes to.")
     ended = (folder / ROWS_MANIFEST).is_file()
     said = _said(folder)
     marks = sorted(read_marks(folder).values(), key=lambda mark: mark.ended_at)

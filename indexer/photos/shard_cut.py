@@ -11,7 +11,7 @@ from indexer.photos.sources import Photo, PhotoSource
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class JobPart:
     """Which shards of a job are this process's, where several share one input: every n-th, each in its own folder."""
 
     number: int = 1  # from 1 to `parts`
@@ -20,14 +20,14 @@ class Part:
     def __post_init__(self) -> None:
         if not 1 <= self.number <= self.parts:
             raise InputError(
-                f"--part {self.number}/{self.parts}: give the number of a part and how many there are, 1/4 to 4/4."
+                f"`part` {self.number}/{self.parts}: give the number of a part and how many there are, 1/4 to 4/4."
             )
 
     def __str__(self) -> str:
         return f"{self.number}/{self.parts}"
 
     @classmethod
-    def parse(cls, text: str) -> "Part":
+    def parse(cls, text: str) -> "JobPart":
         """The part of `2/8`, the second of eight.
 
         Raises:
@@ -35,7 +35,7 @@ class Part:
         """
         number, slash, parts = text.partition("/")
         if not (slash and number.isdecimal() and parts.isdecimal()):
-            raise InputError(f"--part {text}: write it as 2/8, the second of eight parts.")
+            raise InputError(f"`part` {text}: write it as 2/8, the second of eight parts.")
         return cls(int(number), int(parts))
 
     def has(self, shard: int) -> bool:
@@ -43,7 +43,7 @@ class Part:
         return shard % self.parts == self.number - 1
 
 
-WHOLE = Part()
+WHOLE = JobPart()
 
 
 class ShardCut:
@@ -53,7 +53,7 @@ class ShardCut:
     names of photos that are passed over are compared with those that were done.
     """
 
-    def __init__(self, photos: PhotoSource, *, shard_rows: int, done: Mapping[int, Mark], part: Part) -> None:
+    def __init__(self, photos: PhotoSource, *, shard_rows: int, done: Mapping[int, Mark], part: JobPart) -> None:
         self.photos = photos
         self.shard_rows = shard_rows
         self.done = dict(done)
@@ -98,5 +98,5 @@ class ShardCut:
     def _changed(self, how: str) -> InputError:
         return InputError(
             f"{self.photos.location}: not what the job began with ({how}). Rows of both would be mixed: bring the old "
-            "input back, or choose another --out."
+            "input back, or choose another `out`."
         )

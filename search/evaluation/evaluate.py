@@ -111,7 +111,7 @@ class Evaluation:
         rows = np.flatnonzero((self.confidence.cell > 0) & ~np.isnan(self.confidence.probability))
         if not rows.size:
             return None
-        cell, true = self.confidence.cell[rows], s2.leaf_ids(self.photos.lat_deg[rows], self.photos.lng_deg[rows])
+        cell, true = self.confidence.cell[rows], s2.point_ids(self.photos.lat_deg[rows], self.photos.lng_deg[rows])
         right = (s2.range_min(cell) <= true) & (true <= s2.range_max(cell))
         return reliability(self.confidence.probability[rows], right, self.config.resampling)
 

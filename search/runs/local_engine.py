@@ -22,7 +22,7 @@ from indexer.jobs.job_status import StatusFile
 from indexer.jobs.progress import track_line
 from indexer.jobs.stages import Line, Meter
 from indexer.jobs.stopping import stopping
-from indexer.photos.shard_cut import WHOLE, Part
+from indexer.photos.shard_cut import WHOLE, JobPart
 from indexer.vectors.features import FeatureBatch, feature_table
 from search.answers.album import Albums, answer_albums
 from search.answers.engine import Engine
@@ -77,7 +77,12 @@ def open_folders(
     Raises:
         InputError: they hold other things or a job of other options or inputs, or cannot be written.
     """
-    options = {**source.options, "top_k": config.top_k, "part": str(Part.parse(config.part)), **asdict(engine.options)}
+    options = {
+        **source.options,
+        "top_k": config.top_k,
+        "part": str(JobPart.parse(config.part)),
+        **asdict(engine.options),
+    }
     inputs = {**source.inputs, **engine.inputs}
     if albums is not None:
         options["album"], inputs["albums"] = albums.column, albums.digest
@@ -151,7 +156,7 @@ def run_here(
         WorkError: the disk is full, memory ran out, or decoding processes died again and again.
         Stopped: the process was asked to end.
     """
-    line, part = Line(), Part.parse(config.part)
+    line, part = Line(), JobPart.parse(config.part)
     recall = None if config.check_recall is None else RecallCheck(engine, config.check_recall)
     with open_folders(engine, source, out, config, albums) as folders, stopping() as stop:
         known, rows = totals_of(folders.done.values()), rows_of_part(source, part)
@@ -190,7 +195,7 @@ def finish(
     """
     status.write()
     folder = folders.answers
-    rows = rows_of_part(source, Part.parse(folder.job.options["part"]))
+    rows = rows_of_part(source, JobPart.parse(folder.job.options["part"]))
     if folders.kept is not None:
         folders.kept.finish(source.facts(), rows=rows)
     facts = {"bundle": engine.bundle.version, "encoder": engine.bundle.encoder, "search": engine.search_facts}
@@ -210,7 +215,7 @@ def finish(
     return report
 
 
-def rows_of_part(source: VectorSource, part: Part) -> int | None:
+def rows_of_part(source: VectorSource, part: JobPart) -> int | None:
     """How many rows of a source are of a part; None where nobody knows yet."""
     if source.rows is None:
         return None

@@ -7,7 +7,7 @@ from encoder.embedding import EmbedConfig, embed_photos, facts_of, features_job
 from encoder.encode import PhotoEncoder
 from indexer.jobs.job_folder import Job, Mark
 from indexer.jobs.stages import Line
-from indexer.photos.shard_cut import Part, ShardCut
+from indexer.photos.shard_cut import JobPart, ShardCut
 from indexer.photos.sources import Photo, PhotoSource
 from search.answers.engine import Engine
 from search.runs.vectors import VectorShard
@@ -31,13 +31,13 @@ class PhotoVectors:
         self.features: Job | None = job
         self.inputs, self.options = job.inputs, job.options
 
-    def shards(self, line: Line, done: Mapping[int, Mark], part: Part) -> Iterator[VectorShard]:
+    def shards(self, line: Line, done: Mapping[int, Mark], part: JobPart) -> Iterator[VectorShard]:
         """Photos are decoded ahead, over the ends of shards."""
         cut = self._cut(done, part)
         batches = embed_photos(self._encode, cut, config=self._config, line=line)
         return (VectorShard(cut.next_number(), batch) for batch in batches)
 
-    def tasks(self, done: Mapping[int, Mark], part: Part) -> Iterator[tuple[int, list[Photo]]]:
+    def tasks(self, done: Mapping[int, Mark], part: JobPart) -> Iterator[tuple[int, list[Photo]]]:
         """The number of each shard, and where its photos lie."""
         return self._cut(done, part).lists()
 
@@ -51,5 +51,5 @@ class PhotoVectors:
         """Of the encoder."""
         return facts_of(self._encode.encoder)
 
-    def _cut(self, done: Mapping[int, Mark], part: Part) -> ShardCut:
+    def _cut(self, done: Mapping[int, Mark], part: JobPart) -> ShardCut:
         return ShardCut(self._photos, shard_rows=self.shard_rows, done=done, part=part)

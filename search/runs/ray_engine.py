@@ -11,7 +11,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,8 @@ from indexer.jobs.job_folder import Job, JobFolder, read_marks, totals_of
 from indexer.jobs.job_status import StatusFile
 from indexer.jobs.progress import track_line
 from indexer.jobs.stages import Line, Meter
-from indexer.jobs.stopping import Asked, stopping
-from indexer.photos.shard_cut import Part
-from indexer.photos.uris import is_uri
-from search.answers.constraints import JSON_SUFFIXES
+from indexer.jobs.stopping import StopSignal, stopping
+from indexer.photos.shard_cut import JobPart
 from search.runs.local_engine import Folders, answered, finish, open_folders, rows_of_part
 from search.runs.run_report import RunReport
 from search.runs.run_spec import RunConfig, RunSpec
@@ -57,11 +55,9 @@ def run_on_ray(spec: RunSpec, out: Path, config: RunConfig, *, actors: int | Non
             has no room for an actor.
         Stopped: the process was asked to end; the shards in hand are done.
     """
-    spec, given = _everywhere(spec), spec.search
-    # The driver's names of regions are those that were given, which the job remembers.
-    engine, source = replace(spec, search=given).open(out)
+    engine, source = spec.open(out)
     engine.check_k(config.top_k)
-    line, part = Line(), Part.parse(config.part)
+    line, part = Line(), JobPart.parse(config.part)
     # `stopping` last: Ray sets a handler of its own for SIGTERM when it starts.
     with open_folders(engine, source, out, config) as folders, _cluster(), stopping() as stop:
         known, rows = totals_of(folders.done.values()).rows, rows_of_part(source, part)
@@ -85,8 +81,13 @@ def run_on_ray(spec: RunSpec, out: Path, config: RunConfig, *, actors: int | Non
 class _Worker:
     """An actor: engine and encoder of its own, shards one after the other."""
 
-    def __init__(self, spec: RunSpec, config: RunConfig, out: Path, jobs: tuple[Job, Job | None], cpus: int) -> None:
+    def __init__(
+        self, spec: RunSpec, config: RunConfig, out: Path, *, jobs: tuple[Job, Job | None], home: Path, cpus: int
+    ) -> None:
+        """home: the folder that names of inputs are relative to; a node may lack it where all of them are absolute."""
         torch.set_num_threads(cpus)
+        with suppress(OSError):
+            os.chdir(home)
         self._config = config
         self._failed: GeoError | None = None  # told by `ready`: Ray would wrap what is raised here in its own words
         try:
@@ -139,14 +140,14 @@ class _Crew:
             config = replace(config, save_features=config.save_features.absolute())
         kind = ray.remote(**self._each, max_restarts=-1, max_task_retries=_RESTARTS)(_Worker)
         self._actors = [
-            kind.remote(spec, config, folders.answers.path.absolute(), jobs, cpus)
+            kind.remote(spec, config, folders.answers.path.absolute(), jobs=jobs, home=Path.cwd(), cpus=cpus)
             for _ in range(actors or max(1, int(most)))
         ]
         self._meters = {meter.name: meter for meter in line.meters}
         self._line = line
         self.given_up: list[int] = []
 
-    def do(self, tasks: Iterator[Any], stop: Asked) -> None:
+    def do(self, tasks: Iterator[Any], stop: StopSignal) -> None:
         """Do all tasks, or those in hand where the process is asked to end. Ends the actors when it is left."""
         # A shard goes to an actor that has answered: one that the cluster has no room for would keep it for ever. One
         # shard each: a second one in hand would be blamed for the loss of its actor, too.
@@ -166,7 +167,7 @@ class _Crew:
             for actor in self._actors:
                 ray.kill(actor)
 
-    def _wait_for_one(self, calls: dict[Any, tuple[Any, int | None]], free: list[Any], stop: Asked) -> None:
+    def _wait_for_one(self, calls: dict[Any, tuple[Any, int | None]], free: list[Any], stop: StopSignal) -> None:
         """Wait until an actor is free, or the process is asked to end."""
         deadline = time.monotonic() + _READY_S
         while not free and not stop.is_set:
@@ -178,7 +179,7 @@ class _Crew:
                 raise WorkError(
                     f"Ray: no actor was ready within {_READY_S:g} s. {len(self._actors)} were asked for, each with "
                     f"{self._each['num_cpus']} CPUs and {self._each['num_gpus']} GPUs on one node; the cluster has "
-                    f"{has['CPU']:g} CPUs and {has['GPU']:g} GPUs on {len(_nodes())} nodes. Give fewer --workers, wait "
+                    f"{has['CPU']:g} CPUs and {has['GPU']:g} GPUs on {len(_nodes())} nodes. Give fewer `workers`, wait "
                     "for the end of other work there, or use a larger cluster."
                 )
 
@@ -220,36 +221,6 @@ class _Crew:
                 total.room = meter.room
             total.rows += meter.rows
             total.busy_s += meter.busy_s
-
-
-def _everywhere(spec: RunSpec) -> RunSpec:
-    """With absolute paths: actors of a cluster that was started elsewhere run in another folder."""
-    search, encoder, photos = spec.search, spec.encoder, spec.photos
-    cache, segmenter, checkpoint = encoder.segmentation_cache, encoder.segmenter, spec.checkpoint
-    return replace(
-        spec,
-        registry=spec.registry.absolute(),
-        features=None if spec.features is None else spec.features.absolute(),
-        photos=photos if photos is None or is_uri(photos) else str(Path(photos).absolute()),
-        checkpoint=None if checkpoint is None else _named(checkpoint),
-        search=replace(search, region=_region(search.region), not_region=_region(search.not_region)),
-        encoder=replace(
-            encoder,
-            segmentation_cache=None if cache is None else cache.absolute(),
-            segmenter=None if segmenter is None else _named(segmenter),
-        ),
-    )
-
-
-def _named(model: str) -> str:
-    """A folder by its absolute path, a model of the hub as it is."""
-    prefix, name = ("hf:", model[3:]) if model.startswith("hf:") else ("", model)
-    return prefix + str(Path(name).absolute()) if Path(name).is_dir() else model
-
-
-def _region(text: str | None) -> str | None:
-    """A file by its absolute path; codes and boxes as they are."""
-    return text if text is None or Path(text).suffix.lower() not in JSON_SUFFIXES else str(Path(text).absolute())
 
 
 def _without_stack(error: RayError) -> str:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from encoder.class_maps import encode_map
 from encoder.config import MAX_ASPECT, CropName, Preprocessing
 from encoder.crops import crop_maps
 from encoder.images import BadImage
@@ -124,3 +125,19 @@ def test_what_is_wrong_is_returned_with_its_code(tmp_path: Path) -> None:
         "large.png": "too_large",
         "absent.png": "missing",
     }
+
+
+def test_photos_and_maps_from_memory_are_read_as_from_files(tmp_path: Path) -> None:
+    image, class_map = natural(80, 40, seed=6), np.arange(200, dtype=np.uint8).reshape(10, 20) % 150
+    image.save(tmp_path / "a.png")
+    for data in (image, (tmp_path / "a.png").read_bytes()):
+        for lies in (class_map, encode_map(class_map)):
+            found = PhotoReader(16, classes=150)(Photo("a", data, class_map=lies))
+            assert isinstance(found, DecodedPhoto)
+            np.testing.assert_array_equal(found.pixels, np.asarray(image))
+            np.testing.assert_array_equal(found.class_map, class_map)
+    for wrong in (class_map.astype(np.int64), class_map[None]):
+        problem = PhotoReader(16, classes=150)(Photo("a", image, class_map=wrong))
+        assert isinstance(problem, BadImage)
+        assert problem.code == "bad_map"
+        assert str(wrong.shape) in problem.reason

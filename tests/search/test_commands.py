@@ -77,10 +77,10 @@ def test_query_that_answers_nothing_says_what_helps(
     )
     registry.publish(built.name)
     assert search("query", "--registry", tmp_path / "R", "--checkpoint", tmp_path / "C", world / "0.png") == 2
-    said = capsys.readouterr().err
-    assert "no class map of this photo" in said
-    assert "--class-maps" in said
-    assert "image files" not in said
+    message = capsys.readouterr().err
+    assert "no class map of this photo" in message
+    assert "--class-maps" in message
+    assert "image files" not in message
 
 
 def test_run_from_photos_equals_embed_then_run_from_features(world: Path, tmp_path: Path) -> None:

@@ -265,7 +265,7 @@ def test_a_damaged_mark_is_named_and_removing_it_helps(tmp_path: Path, undisturb
 def test_a_damaged_job_is_named(tmp_path: Path, content: bytes) -> None:
     do(tmp_path / "O", at_most=1)
     (tmp_path / "O" / "_job.json").write_bytes(content)
-    with pytest.raises(ArtifactError, match=r"_job\.json: damaged .*choose another --out"):
+    with pytest.raises(ArtifactError, match=r"_job\.json: damaged .*choose another `out`"):
         do(tmp_path / "O")
 
 

@@ -131,7 +131,7 @@ def test_lists_that_cannot_be_meant_are_refused(tmp_path: Path) -> None:
 
 def test_recall_by_area_of_cells_and_discs(tmp_path: Path) -> None:
     lat, lng = np.array([10.0, 20.0, 30.0]), np.array([10.0, 20.0, 30.0])
-    own = s2.parents(s2.leaf_ids(lat, lng), 5)
+    own = s2.parents(s2.point_ids(lat, lng), 5)
     (tmp_path / "O").mkdir()
     columns = {"row": [0, 1, 2], "photo": ["a", "b", "c"], "lat": [10.0, 20, None], "lng": [10.0, 20, None]}
     cells = pa.array([[own[0]], [own[0]], None], pa.list_(pa.uint64()))

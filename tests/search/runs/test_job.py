@@ -8,7 +8,7 @@ import pyarrow.parquet
 from indexer.bundles.registry import Registry
 from search.runs.job import run
 from search.runs.run_spec import RunConfig, RunSpec
-from tests.search.runs.test_local_engine import features
+from tests.search.conftest import features
 
 
 def test_a_spec_is_answered_and_reported(registry: Registry, tmp_path: Path) -> None:

@@ -11,10 +11,8 @@ import pytest
 
 from indexer.disk.manifest import ROWS_MANIFEST, read_manifest
 from indexer.earth import s2
-from indexer.errors import BundleMismatch, InputError, WorkError
+from indexer.errors import InputError, WorkError
 from indexer.jobs.job_folder import check_ended
-from indexer.jobs.stages import Line
-from indexer.photos.shard_cut import WHOLE
 from indexer.vectors.features import FeatureBatch, open_features
 from search.answers.album import albums_of_table
 from search.answers.engine import Engine
@@ -22,34 +20,12 @@ from search.runs.local_engine import KIND, run_here
 from search.runs.run_spec import RunConfig
 from search.runs.vectors import StoredVectors
 from tests.conftest import unit_rows, write_features
-from tests.search.conftest import WIDTH
-
-
-def features(out: Path, sizes: list[int], *, encoder: str | None = "e" * 64, bad: set[int] = frozenset()) -> Path:
-    vectors = unit_rows(sum(sizes), WIDTH, seed=0)
-    vectors[list(bad)] = 0
-    batches, start = [], 0
-    for size in sizes:
-        rows = range(start, start + size)
-        status = ["truncated" if row in bad else "ok" for row in rows]
-        reason = ["ends early" if row in bad else "" for row in rows]
-        unknown = np.full(size, np.nan)
-        names = [f"p{row % 7}" for row in rows]
-        batches.append(FeatureBatch(names, vectors[start : start + size], status, reason, unknown, unknown))
-        start += size
-    return write_features(out, *batches, encoder=encoder)
+from tests.search.conftest import WIDTH, features
 
 
 def answers(engine: Engine, source: Path, out: Path, k: int = 1) -> pa.Table:
     run_here(engine, StoredVectors(engine, open_features(source), shard_rows=7), out, RunConfig(top_k=k))
     return pyarrow.parquet.read_table(out)
-
-
-def test_rows_that_have_no_vector_are_counted_as_failed(engine: Engine, tmp_path: Path) -> None:
-    stored = StoredVectors(engine, open_features(features(tmp_path / "F", [10, 1, 7], bad={3, 10})), shard_rows=7)
-    with Line() as line:
-        assert sum(map(len, stored.shards(line, {}, WHOLE))) == 18
-    assert line.failed == 2
 
 
 def test_rows_out_are_rows_in_and_match_the_engine(engine: Engine, tmp_path: Path) -> None:
@@ -112,19 +88,6 @@ def test_the_manifest_says_what_answered(engine: Engine, tmp_path: Path) -> None
     assert manifest.inputs["encoder"] == "e" * 64
 
 
-def test_features_of_another_encoder_are_refused(engine: Engine, tmp_path: Path) -> None:
-    with pytest.raises(BundleMismatch):
-        StoredVectors(engine, open_features(features(tmp_path / "F", [4], encoder="f" * 64)))
-
-
-def test_features_of_an_unknown_encoder_are_taken_with_a_warning(
-    engine: Engine, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    source = StoredVectors(engine, open_features(features(tmp_path / "F", [4], encoder=None)))
-    assert source.inputs["encoder"] is None
-    assert "nobody recorded which encoder" in caplog.text
-
-
 def test_vectors_of_another_width_are_refused_and_whole_shards_before_them_kept(engine: Engine, tmp_path: Path) -> None:
     unknown = np.full(7, np.nan)
     parts = [
@@ -137,13 +100,6 @@ def test_vectors_of_another_width_are_refused_and_whole_shards_before_them_kept(
     assert pyarrow.parquet.read_table(tmp_path / "O")["photo"].to_pylist() == ["a"] * 7
     with pytest.raises(InputError, match="has not ended"):
         check_ended(tmp_path / "O")
-
-
-def test_shards_of_no_rows_are_refused(engine: Engine, tmp_path: Path) -> None:
-    source = open_features(features(tmp_path / "F", [5]))
-    for rows in (0, -3):
-        with pytest.raises(InputError, match="`shard_rows` must be at least 1"):
-            StoredVectors(engine, source, shard_rows=rows)
 
 
 def test_rows_that_never_came_are_an_error(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """The same answers from a cluster, here of one machine: begun by one engine, ended by the other, whatever dies."""
 
+import json
 import os
 import shutil
 import signal
@@ -7,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import pytest
 from encoder.options import EncoderOptions, FeedOptions
 from indexer.bundles.registry import Registry
 from indexer.errors import GeoError, InputError, WorkError
-from indexer.jobs.job_folder import read_marks
+from indexer.jobs.job_folder import read_job, read_marks
 from indexer.jobs.stages import Line
 from search.answers.engine import Engine
 from search.answers.options import SearchOptions
@@ -26,8 +27,8 @@ from search.runs.local_engine import run_here
 from search.runs.run_spec import RunConfig, RunSpec
 from search.runs.vectors import StoredVectors, VectorShard, VectorSource
 from tests.kills import ONE_THREAD, ROOT
+from tests.search.conftest import features
 from tests.search.runs.test_job_kills import TERMINATED, marked
-from tests.search.runs.test_local_engine import features
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -129,9 +130,9 @@ def slowly(registry: str, source: str, out: str) -> None:
 
 def child(work: str, *arguments: object) -> subprocess.Popen[str]:
     """A function of this module in a process of its own."""
-    asked = f"import sys; from tests.search import test_ray_engine; test_ray_engine.{work}(*sys.argv[1:])"
+    code = f"import sys; from {__name__} import {work}; {work}(*sys.argv[1:])"
     return subprocess.Popen(
-        [sys.executable, "-c", asked, *map(str, arguments)],
+        [sys.executable, "-c", code, *map(str, arguments)],
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,
@@ -179,10 +180,11 @@ def test_an_actor_that_is_lost_costs_only_time(cluster: None, registry: Registry
 
 
 def test_a_shard_that_ends_actor_after_actor_is_given_up_and_the_others_are_done(
-    cluster: None, registry: Registry, source: Path, tmp_path: Path
+    cluster: None, registry: Registry, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from search.runs.ray_engine import run_on_ray
 
+    monkeypatch.setattr("search.runs.ray_engine._RESTARTS", 1)  # each takes seconds; shards 1 and 3 take one each
     spec = DeadlySpec(registry=registry.path, features=source, shard_rows=7, scratch=tmp_path, always=(2,))
     with pytest.raises(WorkError, match="1 shards were given up, the first 2"):
         run_on_ray(spec, tmp_path / "O", RunConfig(), actors=1)
@@ -243,8 +245,8 @@ def test_a_cluster_without_room_for_any_is_an_error_that_says_what_was_asked_for
     ray.get(other.ready.remote())
     monkeypatch.setattr(ray_engine, "_READY_S", 2.0)
     spec = RunSpec(registry=registry.path, features=source, shard_rows=7)
-    asked = "1 were asked for, each with 1 CPUs and 0 GPUs on one node; the cluster has 2 CPUs and 0 GPUs on 1 nodes"
-    with pytest.raises(WorkError, match=asked):
+    message = "1 were asked for, each with 1 CPUs and 0 GPUs on one node; the cluster has 2 CPUs and 0 GPUs on 1 nodes"
+    with pytest.raises(WorkError, match=message):
         ray_engine.run_on_ray(spec, tmp_path / "O", RunConfig())
     ray.kill(other)
 
@@ -276,11 +278,15 @@ def test_relative_paths_are_those_of_the_command_wherever_the_cluster_was_starte
 
     here = Path(shutil.copytree(world, tmp_path / "W", symlinks=True))
     monkeypatch.chdir(here)
-    spec = of_photos(Path())
+    north = [[-170, 0], [-60, 0], [60, 0], [170, 0], [170, 85], [60, 85], [-60, 85], [-170, 85], [-170, 0]]
+    Path("north.geojson").write_text(json.dumps({"type": "Polygon", "coordinates": [north]}))
+    spec = of_photos(Path(), search=SearchOptions(region="north.geojson"))
     expected = local(spec, Path("local"), top_k=1)
+    assert min(lat for lat in expected["lat"].to_pylist() if lat is not None) > 0
     run_on_ray(spec, Path("O"), RunConfig(save_features=Path("F")))
     assert pyarrow.parquet.read_table("O").equals(expected)
     assert set(read_marks(here / "F")) == {0, 1, 2}
+    assert read_job(here / "O").options["region"] == "north.geojson"
 
 
 def test_an_actor_that_cannot_begin_is_an_error_that_says_why(
@@ -288,25 +294,7 @@ def test_an_actor_that_cannot_begin_is_an_error_that_says_why(
 ) -> None:
     from search.runs.ray_engine import run_on_ray
 
-    asked = LocalSpec(registry=registry.path, features=source, shard_rows=7, driver=os.getpid())
+    spec = LocalSpec(registry=registry.path, features=source, shard_rows=7, driver=os.getpid())
     with pytest.raises(WorkError, match=f"could not begin on .*: {registry.path}: there is no registry"):
-        run_on_ray(asked, tmp_path / "O", RunConfig())
+        run_on_ray(spec, tmp_path / "O", RunConfig())
     assert not read_marks(tmp_path / "O")
-
-
-def test_names_of_models_and_regions_stay_where_they_are_no_files(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from search.runs.ray_engine import _everywhere
-
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "model").mkdir()
-    (tmp_path / "FR,DE").touch()
-    search = SearchOptions(region="FR,DE", not_region="r.geojson")
-    encoder = EncoderOptions(segmenter="model")
-    spec = RunSpec(registry=Path("R"), search=search, encoder=encoder, photos="s3://b/p", checkpoint="hf:a/b")
-    found = _everywhere(spec)
-    assert (found.registry, found.photos, found.checkpoint) == (tmp_path / "R", "s3://b/p", "hf:a/b")
-    assert (found.search.region, found.search.not_region) == ("FR,DE", str(tmp_path / "r.geojson"))
-    assert found.encoder.segmenter == str(tmp_path / "model")
-    assert _everywhere(replace(spec, checkpoint="hf:model")).checkpoint == f"hf:{tmp_path / 'model'}"

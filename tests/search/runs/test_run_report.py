@@ -98,11 +98,11 @@ def test_names_are_text_and_the_page_needs_nothing_else() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"),
+    ("seconds", "text"),
     [(0.04, "0.0 s"), (119, "119.0 s"), (120, "2.0 minutes"), (7200, "2.0 hours"), (3.6e6, "1,000.0 hours")],
 )
-def test_times_are_told_as_people_read_them(seconds: float, said: str) -> None:
-    assert f"took\n{said} (" in report_page(report([mark(0, 1.0)], seconds=seconds))
+def test_times_are_told_as_people_read_them(seconds: float, text: str) -> None:
+    assert f"took\n{text} (" in report_page(report([mark(0, 1.0)], seconds=seconds))
 
 
 def test_options_are_told_as_people_read_them() -> None:

@@ -43,8 +43,8 @@ def test_recall_is_checked_where_all_queries_are() -> None:
     [
         (RunConfig(part="1/2"), "`album` goes with .* the whole job"),
         (RunConfig(engine="ray"), "`album` goes with `engine` local"),
-        (RunConfig(part="3/2"), "part 3/2"),
-        (RunConfig(part="half"), "part half"),
+        (RunConfig(part="3/2"), "`part` 3/2"),
+        (RunConfig(part="half"), "`part` half"),
     ],
 )
 def test_an_album_is_of_a_whole_job_and_a_part_is_one_of_several(
