@@ -12,9 +12,8 @@ import pytest
 
 from indexer.disk.manifest import read_manifest
 from indexer.errors import InputError
-from search.evaluation.bootstrap import Resampling
 from search.evaluation.evaluate import Evaluation, compare
-from search.evaluation.evaluation_report import Against, evaluation_data
+from search.evaluation.options import EvaluateConfig
 from search.pages.evaluation_page import KIND, SCHEMA_VERSION, write_evaluation
 from tests.search.evaluation.test_evaluation_report import evaluation
 
@@ -44,9 +43,9 @@ def hostile() -> Evaluation:
 
 
 def write(result: Evaluation, out: Path) -> str:
-    other = Against(HOSTILE, result, compare(result, result, Resampling(100)))
-    data = evaluation_data(result, resampling=Resampling(100), benchmark="im2gps", against=other)
-    write_evaluation(result, data, out, title=f"a run on {HOSTILE}", against=other)
+    compared = replace(result, config=EvaluateConfig(resamples=100, benchmark="im2gps"))
+    compared = replace(compared, against=compare(compared, compared, name=HOSTILE))
+    write_evaluation(compared, out, title=f"a run on {HOSTILE}")
     return (out / "report.html").read_text()
 
 
