@@ -121,28 +121,6 @@ def _orders(n_photos: int, config: RefitConfig, seed: int) -> Iterator[np.ndarra
         rest = rest[size:]
 
 
-class Adam:
-    """Adam of Kingma and Ba (2015), with their constants, for one matrix; `rate` may change between steps.
-
-    torch.optim has it too, but brings torch's compiler with it: 1.2 s of imports, in a small refit a seventh of all.
-    """
-
-    def __init__(self, weights: torch.Tensor, *, rate: float) -> None:
-        self.rate = rate
-        self._weights = weights
-        self._mean, self._square = torch.zeros_like(weights), torch.zeros_like(weights)
-        self._steps = 0
-
-    @torch.no_grad()
-    def step(self, gradient: torch.Tensor) -> None:
-        """Change the weights in place."""
-        self._steps += 1
-        self._mean.mul_(0.9).add_(gradient, alpha=0.1)
-        self._square.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
-        scale = (self._square / (1 - 0.999**self._steps)).sqrt_().add_(1e-8)
-        self._weights.addcdiv_(self._mean, scale, value=-self.rate / (1 - 0.9**self._steps))
-
-
 class _Level:
     """One level under way."""
 
@@ -161,7 +139,8 @@ class _Level:
             raise InputError(f"No held-out photo lies in a cell of level {number}. Hold out more: --held-out.")
         self._seen, self._truth = seen[here], truth[here]
         self._cells = torch.nn.Parameter(torch.from_numpy(vectors.copy()).to(device))
-        self._decay, self._descent = config.decay, Adam(self._cells, rate=config.learning_rate)
+        self._optimizer = torch.optim.Adam([self._cells], lr=config.learning_rate)
+        self._schedule = torch.optim.lr_scheduler.ExponentialLR(self._optimizer, config.decay)
         self.kept = self._unit_rows()
         self.kept_temperature, loss = fitted_temperature(self._seen, self._truth, self.kept)
         self._temperature = torch.tensor(self.kept_temperature, device=device)
@@ -172,15 +151,16 @@ class _Level:
         loss = level_loss(vectors, self._cells, self._temperature, targets, negatives="all")
         if not torch.isfinite(loss):
             raise WorkError(f"The loss of level {self.number} is {loss.item()} in {where}. Lower --learning-rate.")
-        (gradient,) = torch.autograd.grad(loss, [self._cells])
-        self._descent.step(gradient)
+        self._optimizer.zero_grad()
+        torch.autograd.backward([loss])
+        self._optimizer.step()
 
     def look(self, epoch: int) -> None:
         """Measure on the held-out photos, and keep what is best."""
         cells = self._unit_rows()
         temperature, loss = fitted_temperature(self._seen, self._truth, cells, begin=float(self._temperature))
         self._temperature.fill_(temperature)
-        self._descent.rate *= self._decay
+        self._schedule.step()
         self.epochs_without_gain += 1
         if loss < self.fit.loss:
             self.kept, self.kept_temperature, self.epochs_without_gain = cells, temperature, 0

@@ -46,6 +46,8 @@ from benchmarks.world.ablation_table import (
 )
 from benchmarks.world.arms import SEEDS, Arm, Preset, Run, Stage, errors_km, learnt, make_runs, vectors_of
 from benchmarks.world.generator import WorldConfig
+from benchmarks.world.location_encoder import SCALES, LocationEncoder, LocationHead
+from benchmarks.world.nearest import Known, choose_vote, elect, nearest_photos
 from encoder.model import GeoEncoder
 from indexer.earth.geo import accuracy, haversine_km
 from search.evaluation.bootstrap import Resampling
@@ -54,9 +56,7 @@ from training.config import ModelConfig, Negatives
 from training.data import PhotoSet
 from training.fitting import build_encoder
 from training.heads import ClassifierHead, GeocellHead, Head
-from training.location_encoder import SCALES, LocationEncoder, LocationHead
 from training.module import GeoModule
-from training.nearest import Known, choose_vote, elect, nearest_photos
 
 # The paper's tau_max, divided by 50.
 PRESET = Preset(WorldConfig(n_train=7_500), (500, 200, 100, 40, 20, 15, 10), 3, epochs=6)

@@ -16,7 +16,7 @@ from indexer.vectors.geocells import Geocells
 from indexer.vectors.prototypes import Placed
 from tests.conftest import unit_rows
 from training import cell_fit
-from training.cell_fit import Adam, HeldOut, fit_cells, fitted_temperature, steps_per_epoch
+from training.cell_fit import HeldOut, fit_cells, fitted_temperature, steps_per_epoch
 from training.config import RefitConfig
 from training.vector_file import VectorFile
 
@@ -151,18 +151,3 @@ def test_a_loss_that_is_no_number_stops_the_fit(toy: Toy, monkeypatch: pytest.Mo
     monkeypatch.setattr("training.cell_fit.level_loss", lambda *_, **__: torch.tensor(float("nan")))
     with pytest.raises(WorkError, match=r"loss of level 0 is nan in epoch 1, step 1\. Lower --learning-rate"):
         fit_cells(start, file, held_out, config=RefitConfig(), device=CPU, seed=0)
-
-
-def test_adam_is_torchs() -> None:
-    generator = torch.Generator().manual_seed(0)
-    ours = torch.randn((7, 5), generator=generator, dtype=torch.float64)
-    theirs = torch.nn.Parameter(ours.clone())
-    adam, optimizer = Adam(ours, rate=0.05), torch.optim.AdamW([theirs], lr=0.05, weight_decay=0.0)
-    for step in range(50):
-        if step == 20:
-            adam.rate = optimizer.param_groups[0]["lr"] = 0.01
-        gradient = torch.randn((7, 5), generator=generator, dtype=torch.float64)
-        adam.step(gradient)
-        theirs.grad = gradient
-        optimizer.step()
-        torch.testing.assert_close(ours, theirs.detach(), rtol=1e-12, atol=1e-12)
