@@ -1,4 +1,4 @@
-"""What happens around the steps of a run: progress is told, the run is kept, and it ends when it should.
+"""What happens around the steps of a run: progress is shown, the run is kept, and it ends when it should.
 
 All that decides anything lies in the module's `position` and `epochs`, which go on with a run. So a run that was killed
 any number of times, or whose folder was moved, keeps the same best epoch and ends after the same one.
@@ -41,7 +41,7 @@ class Reporter(lightning.Callback):
         self.advance(1)
 
     def on_validation_end(self, trainer: lightning.Trainer, module: GeoModule) -> None:
-        """Tell of the epoch."""
+        """Log what the epoch came to."""
         if trainer.global_rank:
             return
         epoch = module.epochs[-1]
@@ -91,7 +91,7 @@ class BestEpoch(lightning.Callback):
 
 
 class Resumable(lightning.Callback):
-    """Writes where a run goes on: every so many steps, at the end of each epoch, and when it is asked to end.
+    """Writes where a run goes on: every so many steps, at the end of each epoch, and on SIGTERM.
 
     Args:
         file: what is written.
@@ -100,7 +100,7 @@ class Resumable(lightning.Callback):
 
     def __init__(self, file: Path, *, every: int) -> None:
         self._file, self._every = file, every
-        self._asked = Asked()
+        self._stop = Asked()
         self._kept_to_end = False
         self._hearing = contextlib.ExitStack()
 
@@ -109,25 +109,25 @@ class Resumable(lightning.Callback):
         if threading.current_thread() is threading.main_thread():  # in others Lightning has set none
             # A second one ends the process. What was before Lightning came, it brings back itself.
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        self._asked = self._hearing.enter_context(stopping())
+        self._stop = self._hearing.enter_context(stopping())
 
     def on_train_batch_start(self, trainer: lightning.Trainer, module: GeoModule, *args: Any) -> None:
-        """End a run that was asked to and is kept: not before here, when the logs have the last batch, too."""
+        """End a run that SIGTERM stopped and that is kept: not before here, when the logs have the last batch, too."""
         if self._kept_to_end:
-            self._asked.check(self._file.parent, kept="and kept after the last batch")
+            self._stop.check(self._file.parent, kept="and kept after the last batch")
 
     def on_train_batch_end(self, trainer: lightning.Trainer, module: GeoModule, *args: Any) -> None:
-        """After so many batches, or where the run is asked to end; an epoch's last batch is kept at its end."""
+        """After so many batches, or where SIGTERM came; an epoch's last batch is kept at its end."""
         if trainer.is_last_batch or not module.between_batches:
             return
-        self._kept_to_end = self._is_asked(trainer)
+        self._kept_to_end = self._is_stopping(trainer)
         if self._kept_to_end or module.position.batches % self._every == 0:
             trainer.save_checkpoint(self._file)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, module: GeoModule) -> None:
-        """When all that is told of the epoch is known."""
+        """When everything about the epoch is known."""
         trainer.save_checkpoint(self._file)
-        self._kept_to_end = self._is_asked(trainer)
+        self._kept_to_end = self._is_stopping(trainer)
 
     def on_train_end(self, trainer: lightning.Trainer, module: GeoModule) -> None:
         """Hear no more."""
@@ -137,13 +137,13 @@ class Resumable(lightning.Callback):
         """Likewise."""
         self._hearing.close()
 
-    def _is_asked(self, trainer: lightning.Trainer) -> bool:
-        """Whether any process of the run was asked to end: all must end after the same step."""
+    def _is_stopping(self, trainer: lightning.Trainer) -> bool:
+        """Whether SIGTERM came to any process of the run: all must end after the same step."""
         if trainer.world_size == 1:
-            return self._asked.is_set
-        asked = torch.tensor(float(self._asked.is_set), device=trainer.strategy.root_device)
-        self._asked.is_set = bool(trainer.strategy.reduce(asked, reduce_op="sum"))
-        return self._asked.is_set
+            return self._stop.is_set
+        anyone = torch.tensor(float(self._stop.is_set), device=trainer.strategy.root_device)
+        self._stop.is_set = bool(trainer.strategy.reduce(anyone, reduce_op="sum"))
+        return self._stop.is_set
 
 
 def best_epoch(module: GeoModule) -> int:

@@ -29,8 +29,8 @@ _COLDEST, _WARMEST = 0.005, 1.0  # temperatures that can come out
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class HeldOut:
-    """Photos that nothing is fitted to but a temperature for each level, and weights if asked."""
+class HeldOutPhotos:
+    """Photos that nothing is fitted to but a temperature for each level, and level weights where they are fitted."""
 
     vectors: np.ndarray  # (H, D) float32, transformed
     cells: np.ndarray  # (H, L) int64, the cell of each level or -1
@@ -40,9 +40,9 @@ class HeldOut:
     def __len__(self) -> int:
         return len(self.vectors)
 
-    def take(self, rows: np.ndarray) -> "HeldOut":
-        """Some of them."""
-        return HeldOut(self.vectors[rows], self.cells[rows], self.lat_deg[rows], self.lng_deg[rows])
+    def take(self, rows: np.ndarray) -> "HeldOutPhotos":
+        """Those of the rows named."""
+        return HeldOutPhotos(self.vectors[rows], self.cells[rows], self.lat_deg[rows], self.lng_deg[rows])
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +58,10 @@ class LevelFit:
 def fit_cells(
     start: Geocells,
     photos: VectorFile,
-    held_out: HeldOut,
+    held_out: HeldOutPhotos,
     *,
     config: RefitConfig,
     device: torch.device,
-    seed: int,
     advance: Callable[[int], None] = lambda steps: None,
 ) -> tuple[Geocells, list[LevelFit]]:
     """Fit the vectors and the temperatures of every level.
@@ -71,14 +70,14 @@ def fit_cells(
 
     Raises:
         WorkError: the loss stopped being a number.
-        InputError: no held-out photo lies in a cell of some level.
+        InputError: no held-out photo lies in a cell of a level.
     """
     truth = torch.from_numpy(held_out.cells).to(device)
     seen = torch.from_numpy(held_out.vectors).to(device)
     levels = [
         _Level(number, vectors, seen, truth[:, number], config, device) for number, vectors in enumerate(start.vectors)
     ]
-    orders = _orders(len(photos), config, seed)
+    orders = _orders(len(photos), config)
     for epoch in range(1, config.epochs + 1):
         going = [level for level in levels if level.epochs_without_gain < config.patience]
         if not going:
@@ -107,12 +106,12 @@ def steps_per_epoch(photos: VectorFile, config: RefitConfig) -> int:
     return -(-min(len(photos), config.epoch_photos) // config.batch_size)
 
 
-def _orders(n_photos: int, config: RefitConfig, seed: int) -> Iterator[np.ndarray]:
+def _orders(n_photos: int, config: RefitConfig) -> Iterator[np.ndarray]:
     """The photos of each epoch: all in a random order, or of too many the next ones of it, and then of another order.
 
     Each is (min(n_photos, epoch_photos),) int64.
     """
-    generator, size = np.random.default_rng(seed), min(n_photos, config.epoch_photos)
+    generator, size = np.random.default_rng(config.seed), min(n_photos, config.epoch_photos)
     rest = np.empty(0, np.int64)
     while True:
         if len(rest) < size:
@@ -136,7 +135,7 @@ class _Level:
         self.number = number
         here = truth >= 0
         if not here.any():
-            raise InputError(f"No held-out photo lies in a cell of level {number}. Hold out more: --held-out.")
+            raise InputError(f"No held-out photo lies in a cell of level {number}. Raise `held_out`.")
         self._seen, self._truth = seen[here], truth[here]
         self._cells = torch.nn.Parameter(torch.from_numpy(vectors.copy()).to(device))
         self._optimizer = torch.optim.Adam([self._cells], lr=config.learning_rate)
@@ -150,7 +149,7 @@ class _Level:
     def step(self, vectors: torch.Tensor, targets: torch.Tensor, *, where: str) -> None:
         loss = level_loss(vectors, self._cells, self._temperature, targets, negatives="all")
         if not torch.isfinite(loss):
-            raise WorkError(f"The loss of level {self.number} is {loss.item()} in {where}. Lower --learning-rate.")
+            raise WorkError(f"The loss of level {self.number} is {loss.item()} in {where}. Lower `learning_rate`.")
         self._optimizer.zero_grad()
         torch.autograd.backward([loss])
         self._optimizer.step()
