@@ -2,3 +2,39 @@
 
 numpy, DuckDB, FAISS and s2sphere; never torch. Everything on disk is read and written here.
 """
+
+from typing import TYPE_CHECKING
+
+from indexer.doors import lazy
+
+if TYPE_CHECKING:
+    from indexer.bundles.bundle import Bundle as Bundle
+    from indexer.bundles.bundle import open_bundle as open_bundle
+    from indexer.bundles.registry import Registry as Registry
+    from indexer.cells.hierarchy import Hierarchy as Hierarchy
+    from indexer.cells.rule import PartitionRule as PartitionRule
+    from indexer.cells.table import load_hierarchy as load_hierarchy
+    from indexer.errors import ArtifactError as ArtifactError
+    from indexer.errors import BundleMismatch as BundleMismatch
+    from indexer.errors import GeoError as GeoError
+    from indexer.errors import InputError as InputError
+    from indexer.errors import MissingBackend as MissingBackend
+    from indexer.errors import WorkError as WorkError
+else:
+    __getattr__, __dir__, __all__ = lazy(
+        __name__,
+        {
+            "ArtifactError": "indexer.errors",
+            "Bundle": "indexer.bundles.bundle",
+            "BundleMismatch": "indexer.errors",
+            "GeoError": "indexer.errors",
+            "Hierarchy": "indexer.cells.hierarchy",
+            "InputError": "indexer.errors",
+            "MissingBackend": "indexer.errors",
+            "PartitionRule": "indexer.cells.rule",
+            "Registry": "indexer.bundles.registry",
+            "WorkError": "indexer.errors",
+            "load_hierarchy": "indexer.cells.table",
+            "open_bundle": "indexer.bundles.bundle",
+        },
+    )
