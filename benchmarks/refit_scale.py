@@ -84,8 +84,8 @@ def run_refit(
 ) -> Refit:
     """One `python -m training refit`, cut to a few steps."""
     few = ("--epochs", "1", "--epoch-photos", str(steps * RefitConfig.batch_size), "--held-out", str(_HELD_OUT / n))
-    asked = ("--features", features, "--hierarchy", hierarchy, "--out", out, "--device", device, *few, "--json")
-    child = run_command("training", "refit", *asked)
+    given = ("--features", features, "--hierarchy", hierarchy, "--out", out, "--device", device, *few, "--json")
+    child = run_command("training", "refit", *given)
     stages = json.loads(child.output)["stage_seconds"]
     report.row(
         f"refit to {n:,} photos, {steps} steps",

@@ -12,7 +12,7 @@ over all leaves in (b) and (d), over those visited in (a) and (e). FAISS's own k
 are those of MP-16: as many places as a 47th of its photos, thresholds a 47th of the paper's (`--photos table.csv` takes
 places from a table); then ten times as many leaves. The part `large` is of ten times that again, beam and exact search
 alone, in float16 with fewer dimensions; it has a run of its own, as it takes three times the memory. Vectors
-are those of `benchmarks.place_vectors`; lists are chosen with other photos than asked for.
+are those of `benchmarks.place_vectors`; lists are chosen with other photos than the queries.
 
 Goals are for two cores with avx512_bf16, and count only there: (d) leaves at least 5 times faster than (c), whole rows
 4 times faster than (b); (e) leaves 12 times faster than (c) at recall@1 of 0.999 or more. That ten times the leaves

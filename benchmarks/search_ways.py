@@ -37,8 +37,8 @@ _BLOCK = 256  # queries of `Levels` at once
 
 _SHARES = (0.5, 0.9)  # that radii hold
 
-# The best leaf of each query, (Q,) int64; its probability, (Q,) float64, NaN if not asked for; and the radii around its
-# point that hold _SHARES of the probability, (Q, 2) float64 in km, none if not asked for.
+# The best leaf of each query, (Q,) int64; its probability, (Q,) float64, NaN if not wanted; and the radii around its
+# point that hold _SHARES of the probability, (Q, 2) float64 in km, none if not wanted.
 Answers = tuple[np.ndarray, np.ndarray, np.ndarray]
 Way = Callable[..., Answers]  # of queries (Q, D), and whether `rows` are wanted, with probabilities and radii
 
@@ -63,19 +63,19 @@ def make_world(places: tuple[np.ndarray, np.ndarray], *, queries: int, width: in
     tree = build_hierarchy(sorted_ids([places]), rule=rule)
     vectors = PlaceVectors(width, seed=seed)
     model = ScoringModel(vectors.geocells(tree), tree.ancestors, tree.leaves.n_photos)
-    asked = vectors.photos(*_near(places, queries, seed=seed + 1))
+    photos = vectors.photos(*_near(places, queries, seed=seed + 1))
     known = vectors.photos(*_near(places, _CHOSEN_WITH, seed=seed + 2))
     rows = leaf_vectors(model)
     level, probes = choose_beam(model, known, best_of_all(model, rows, known)[:, 0])
     leaves = tree.leaves
-    return World(model, LeafDiscs.of(leaves), leaves.lat_deg, leaves.lng_deg, rows, level, probes, asked)
+    return World(model, LeafDiscs.of(leaves), leaves.lat_deg, leaves.lng_deg, rows, level, probes, photos)
 
 
 def _near(places: tuple[np.ndarray, np.ndarray], n: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """New photos within a kilometre or so of some of the places."""
     rng = np.random.default_rng(seed)
-    some = rng.integers(0, len(places[0]), n)
-    lat, lng = (each[some] + rng.normal(0, 0.01, n) for each in places)
+    near = rng.integers(0, len(places[0]), n)
+    lat, lng = (each[near] + rng.normal(0, 0.01, n) for each in places)
     return np.clip(lat, -90, 90), (lng + 180) % 360 - 180
 
 
@@ -220,13 +220,13 @@ def answers(search: Search, world: World, queries: np.ndarray, *, rows: bool) ->
     return best, share, radii
 
 
-def check_radii(search: Search, world: World, *, some: int = 256) -> None:
+def check_radii(search: Search, world: World, *, n: int = 256) -> None:
     """Make sure that radii hold as much of the probability of all leaves that count as they say.
 
     Raises:
         SystemExit: they do not.
     """
-    queries = world.queries[:some]
+    queries = world.queries[:n]
     leaf, _, radii = answers(search, world, queries, rows=True)
     _, posterior = search.with_posterior(queries, 1, temperature=1.0, left_out=0.0)
     for share, km in zip(_SHARES, radii.T, strict=True):

@@ -39,7 +39,8 @@ class Result:
 class Command:
     """One sub-command: a function with keyword-only parameters and a Google docstring that returns a Result."""
 
-    function: Callable[..., Result]
+    # Returns None in a process that has nothing to say, because another process of the same command reports.
+    function: Callable[..., Result | None]
     positional: Mapping[str, str] = field(default_factory=dict)  # parameter -> its help, given without a flag
     # Parameters that are dataclasses and stay sections: `--data.photos`. The fields of all others, and of dataclasses
     # among these, are offered by their own names, and the Args of the dataclass's docstring are their help.
@@ -224,7 +225,7 @@ def _with_flags(message: str, parser: _Parser) -> str:
     """A text of the library, its `fields` written as the flags of a command."""
 
     def flag(name: re.Match[str]) -> str:
-        option = "--" + name[1].replace("_", "-")
+        option = "--" + name[1].rstrip("_").replace("_", "-")
         return option if option in parser._option_string_actions else name[0]
 
     return re.sub(r"`([a-z][a-z0-9_.]*)`", flag, message)
@@ -244,6 +245,8 @@ def main(package: str, description: str, commands: Mapping[str, Command], *, arg
         given, command = parsed[parsed.command], commands[parsed.command]
         ran = parser.commands[parsed.command]
         result = command.function(**_arguments(command.function, command.sections, given))
+        if result is None:
+            return 0
         print(json.dumps(result.data, allow_nan=False) if given["json"] else result.text, flush=True)  # noqa: T201
     except GeoError as error:
         print(f"error: {_with_flags(str(error), ran)}", file=sys.stderr)  # noqa: T201

@@ -17,7 +17,7 @@ from indexer.earth.geo import unit_vectors
 
 
 class Truth(NamedTuple):
-    """Where some photos of a batch were taken, and what a loss needs to know of the rest of it."""
+    """Where photos of a batch were taken, and what a loss needs to know of the rest of it."""
 
     targets: torch.Tensor  # (b, L) int64, the cell of each level or -1
     everyone: torch.Tensor  # (B, L) int64, the same of the whole batch
@@ -30,8 +30,8 @@ class Truth(NamedTuple):
         return cls(targets, targets, places_of(lat_deg, lng_deg), 0)
 
 
-class Part(NamedTuple):
-    """Some photos of a batch, ready for the model. A tuple, because Lightning moves the tensors of tuples."""
+class BatchPart(NamedTuple):
+    """Photos of a batch, ready for the model. A tuple, because Lightning moves the tensors of tuples."""
 
     pixels: torch.Tensor  # (b, 3, H, W) uint8
     class_maps: torch.Tensor | None  # (b, H, W) uint8; None for an encoder without fusion
@@ -40,7 +40,7 @@ class Part(NamedTuple):
 
 
 class ValidationPart(NamedTuple):
-    """Some validation photos."""
+    """Validation photos that are worked at once."""
 
     pixels: torch.Tensor
     class_maps: torch.Tensor | None
@@ -73,7 +73,7 @@ class Photos(Protocol):
 
     def __len__(self) -> int: ...
 
-    def parts(self, batch_size: int, share: Share, *, epoch: int, seed: int, skip: int) -> Iterator[Part]:
+    def parts(self, batch_size: int, share: Share, *, epoch: int, seed: int, skip: int) -> Iterator[BatchPart]:
         """A share of every batch of an epoch, in an order drawn from seed and epoch.
 
         Without the first `skip` batches, and without an incomplete last one unless it is the only one.
@@ -101,8 +101,8 @@ class TrainingLoader:
     def __len__(self) -> int:
         return n_batches(len(self._photos), self._batch_size) * self._share.parts
 
-    def __iter__(self) -> Iterator[Part]:
-        # A generator: the position is looked at when the first part is asked for, not when Lightning prepares.
+    def __iter__(self) -> Iterator[BatchPart]:
+        # A generator: the position is looked at when the first part is taken, not when Lightning prepares.
         yield from self._photos.parts(
             self._batch_size,
             self._share,

@@ -1,4 +1,4 @@
-"""What happens around the steps of a run: progress is told, the run is kept, and it ends when it should.
+"""What happens around the steps of a run: progress is shown, the run is kept, and it ends when it should.
 
 All that decides anything lies in the module's `position` and `epochs`, which go on with a run. So a run that was killed
 any number of times, or whose folder was moved, keeps the same best epoch and ends after the same one.
@@ -41,7 +41,7 @@ class Reporter(lightning.Callback):
         self.advance(1)
 
     def on_validation_end(self, trainer: lightning.Trainer, module: GeoModule) -> None:
-        """Tell of the epoch."""
+        """Log what the epoch came to."""
         if trainer.global_rank:
             return
         epoch = module.epochs[-1]
@@ -91,7 +91,7 @@ class BestEpoch(lightning.Callback):
 
 
 class Resumable(lightning.Callback):
-    """Writes where a run goes on: every so many steps, at the end of each epoch, and when it is asked to end.
+    """Writes where a run goes on: every so many steps, at the end of each epoch, and on SIGTERM.
 
     Args:
         file: what is written.
@@ -112,12 +112,12 @@ class Resumable(lightning.Callback):
         self._stop = self._hearing.enter_context(stopping())
 
     def on_train_batch_start(self, trainer: lightning.Trainer, module: GeoModule, *args: Any) -> None:
-        """End a run that was asked to and is kept: not before here, when the logs have the last batch, too."""
+        """End a run that SIGTERM stopped and that is kept: not before here, when the logs have the last batch, too."""
         if self._kept_to_end:
             self._stop.check(self._file.parent, kept="and kept after the last batch")
 
     def on_train_batch_end(self, trainer: lightning.Trainer, module: GeoModule, *args: Any) -> None:
-        """After so many batches, or where the run is asked to end; an epoch's last batch is kept at its end."""
+        """After so many batches, or where SIGTERM came; an epoch's last batch is kept at its end."""
         if trainer.is_last_batch or not module.between_batches:
             return
         self._kept_to_end = self._must_end(trainer)
@@ -125,7 +125,7 @@ class Resumable(lightning.Callback):
             trainer.save_checkpoint(self._file)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, module: GeoModule) -> None:
-        """When all that is told of the epoch is known."""
+        """When everything about the epoch is known."""
         trainer.save_checkpoint(self._file)
         self._kept_to_end = self._must_end(trainer)
 

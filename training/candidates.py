@@ -3,7 +3,7 @@
     start      as the refit began
     tempered   the start's vectors, with the temperatures that make the held-out photos likeliest
     fitted     fitted vectors and temperatures (`training.cell_fit`)
-    weighted   these with fitted level weights and prior exponent (`indexer.vectors.level_weights`), where asked for
+    weighted   these with fitted level weights and prior exponent (`indexer.vectors.level_weights`), if wanted
 
 Each is held against the one kept so far, photo by photo, by the difference of log(1 + km). `tempered` is likelier than
 `start` by the way it was made, so it is taken unless its errors are larger by more than the standard error of that
@@ -22,13 +22,13 @@ from indexer.earth.geo import haversine_km
 from indexer.vectors.geocells import Geocells
 from indexer.vectors.level_weights import check_enough, fit_level_weights
 from indexer.vectors.scoring import ScoringModel, leaf_vectors
-from training.cell_fit import HeldOut
+from training.cell_fit import HeldOutPhotos
 
 START, TEMPERED, FITTED, WEIGHTED = "start", "tempered", "fitted", "weighted"
 _BLOCK = 1024  # held-out photos answered at a time
 
 
-def errors_km(geocells: Geocells, tree: Hierarchy, held_out: HeldOut) -> np.ndarray:
+def errors_km(geocells: Geocells, tree: Hierarchy, held_out: HeldOutPhotos) -> np.ndarray:
     """Great-circle errors of the held-out photos' best leaves: (H,) float64."""
     model = ScoringModel(geocells, tree.ancestors, tree.leaves.n_photos)
     rows, queries = leaf_vectors(model), model.extended(held_out.vectors)
@@ -38,13 +38,13 @@ def errors_km(geocells: Geocells, tree: Hierarchy, held_out: HeldOut) -> np.ndar
     return haversine_km(held_out.lat_deg, held_out.lng_deg, tree.leaves.lat_deg[best], tree.leaves.lng_deg[best])
 
 
-def check_enough_to_weigh(held_out: HeldOut) -> None:
+def check_enough_to_weigh(held_out: HeldOutPhotos) -> None:
     """Raise InputError where the halves of the held-out photos are too small for level weights."""
     for half in _halves(held_out):
         check_enough(held_out.cells[half, -1], levels=held_out.cells.shape[1])
 
 
-def weighted(geocells: Geocells, tree: Hierarchy, held_out: HeldOut) -> tuple[Geocells, np.ndarray]:
+def weighted(geocells: Geocells, tree: Hierarchy, held_out: HeldOutPhotos) -> tuple[Geocells, np.ndarray]:
     """Geocells with level weights that are fitted to all held-out photos, and errors (H,) as the module says."""
     model = ScoringModel(geocells, tree.ancestors, tree.leaves.n_photos)
     errors = np.empty(len(held_out))
@@ -66,7 +66,7 @@ def choose(errors: Mapping[str, np.ndarray]) -> str:
     return kept
 
 
-def _halves(held_out: HeldOut) -> tuple[np.ndarray, np.ndarray]:
+def _halves(held_out: HeldOutPhotos) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of every other photo, and of the rest, with as many in a leaf in each."""
     in_order = np.argsort(held_out.cells[:, -1] < 0, kind="stable")
     return np.sort(in_order[::2]), np.sort(in_order[1::2])

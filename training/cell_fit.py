@@ -29,8 +29,8 @@ _COLDEST, _WARMEST = 0.005, 1.0  # temperatures that can come out
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class HeldOut:
-    """Photos that nothing is fitted to but a temperature for each level, and weights if asked."""
+class HeldOutPhotos:
+    """Photos that nothing is fitted to but a temperature for each level, and level weights where they are fitted."""
 
     vectors: np.ndarray  # (H, D) float32, transformed
     cells: np.ndarray  # (H, L) int64, the cell of each level or -1
@@ -40,9 +40,9 @@ class HeldOut:
     def __len__(self) -> int:
         return len(self.vectors)
 
-    def take(self, rows: np.ndarray) -> "HeldOut":
-        """Some of them."""
-        return HeldOut(self.vectors[rows], self.cells[rows], self.lat_deg[rows], self.lng_deg[rows])
+    def take(self, rows: np.ndarray) -> "HeldOutPhotos":
+        """Those of the rows named."""
+        return HeldOutPhotos(self.vectors[rows], self.cells[rows], self.lat_deg[rows], self.lng_deg[rows])
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +58,10 @@ class LevelFit:
 def fit_cells(
     start: Geocells,
     photos: VectorFile,
-    held_out: HeldOut,
+    held_out: HeldOutPhotos,
     *,
     config: RefitConfig,
     device: torch.device,
-    seed: int,
     advance: Callable[[int], None] = lambda steps: None,
 ) -> tuple[Geocells, list[LevelFit]]:
     """Fit the vectors and the temperatures of every level.
@@ -71,14 +70,14 @@ def fit_cells(
 
     Raises:
         WorkError: the loss stopped being a number.
-        InputError: no held-out photo lies in a cell of some level.
+        InputError: no held-out photo lies in a cell of a level.
     """
     truth = torch.from_numpy(held_out.cells).to(device)
     seen = torch.from_numpy(held_out.vectors).to(device)
     levels = [
         _Level(number, vectors, seen, truth[:, number], config, device) for number, vectors in enumerate(start.vectors)
     ]
-    orders = _orders(len(photos), config, seed)
+    orders = _orders(len(photos), config)
     for epoch in range(1, config.epochs + 1):
         going = [level for level in levels if level.epochs_without_gain < config.patience]
         if not going:
@@ -107,40 +106,18 @@ def steps_per_epoch(photos: VectorFile, config: RefitConfig) -> int:
     return -(-min(len(photos), config.epoch_photos) // config.batch_size)
 
 
-def _orders(n_photos: int, config: RefitConfig, seed: int) -> Iterator[np.ndarray]:
+def _orders(n_photos: int, config: RefitConfig) -> Iterator[np.ndarray]:
     """The photos of each epoch: all in a random order, or of too many the next ones of it, and then of another order.
 
     Each is (min(n_photos, epoch_photos),) int64.
     """
-    generator, size = np.random.default_rng(seed), min(n_photos, config.epoch_photos)
+    generator, size = np.random.default_rng(config.seed), min(n_photos, config.epoch_photos)
     rest = np.empty(0, np.int64)
     while True:
         if len(rest) < size:
             rest = np.concatenate([rest, generator.permutation(n_photos)])
         yield rest[:size]
         rest = rest[size:]
-
-
-class Adam:
-    """Adam of Kingma and Ba (2015), with their constants, for one matrix; `rate` may change between steps.
-
-    torch.optim has it too, but brings torch's compiler with it: 1.2 s of imports, in a small refit a seventh of all.
-    """
-
-    def __init__(self, weights: torch.Tensor, *, rate: float) -> None:
-        self.rate = rate
-        self._weights = weights
-        self._mean, self._square = torch.zeros_like(weights), torch.zeros_like(weights)
-        self._steps = 0
-
-    @torch.no_grad()
-    def step(self, gradient: torch.Tensor) -> None:
-        """Change the weights in place."""
-        self._steps += 1
-        self._mean.mul_(0.9).add_(gradient, alpha=0.1)
-        self._square.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
-        scale = (self._square / (1 - 0.999**self._steps)).sqrt_().add_(1e-8)
-        self._weights.addcdiv_(self._mean, scale, value=-self.rate / (1 - 0.9**self._steps))
 
 
 class _Level:
@@ -158,10 +135,11 @@ class _Level:
         self.number = number
         here = truth >= 0
         if not here.any():
-            raise InputError(f"No held-out photo lies in a cell of level {number}. Hold out more: --held-out.")
+            raise InputError(f"No held-out photo lies in a cell of level {number}. Raise `held_out`.")
         self._seen, self._truth = seen[here], truth[here]
         self._cells = torch.nn.Parameter(torch.from_numpy(vectors.copy()).to(device))
-        self._decay, self._descent = config.decay, Adam(self._cells, rate=config.learning_rate)
+        self._optimizer = torch.optim.Adam([self._cells], lr=config.learning_rate)
+        self._schedule = torch.optim.lr_scheduler.ExponentialLR(self._optimizer, config.decay)
         self.kept = self._unit_rows()
         self.kept_temperature, loss = fitted_temperature(self._seen, self._truth, self.kept)
         self._temperature = torch.tensor(self.kept_temperature, device=device)
@@ -171,16 +149,17 @@ class _Level:
     def step(self, vectors: torch.Tensor, targets: torch.Tensor, *, where: str) -> None:
         loss = level_loss(vectors, self._cells, self._temperature, targets, negatives="all")
         if not torch.isfinite(loss):
-            raise WorkError(f"The loss of level {self.number} is {loss.item()} in {where}. Lower --learning-rate.")
-        (gradient,) = torch.autograd.grad(loss, [self._cells])
-        self._descent.step(gradient)
+            raise WorkError(f"The loss of level {self.number} is {loss.item()} in {where}. Lower `learning_rate`.")
+        self._optimizer.zero_grad()
+        torch.autograd.backward([loss])
+        self._optimizer.step()
 
     def look(self, epoch: int) -> None:
         """Measure on the held-out photos, and keep what is best."""
         cells = self._unit_rows()
         temperature, loss = fitted_temperature(self._seen, self._truth, cells, begin=float(self._temperature))
         self._temperature.fill_(temperature)
-        self._descent.rate *= self._decay
+        self._schedule.step()
         self.epochs_without_gain += 1
         if loss < self.fit.loss:
             self.kept, self.kept_temperature, self.epochs_without_gain = cells, temperature, 0

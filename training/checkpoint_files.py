@@ -35,10 +35,10 @@ class CheckpointFiles(CheckpointIO):
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
         except _DAMAGED as error:
-            said = str(error).partition("\n")[0] or type(error).__name__
+            reason = str(error).partition("\n")[0] or type(error).__name__
             raise ArtifactError(
-                f"{path}: damaged or missing ({said}). Remove resume.ckpt and best.ckpt beside it, and the run begins "
-                "anew; its logs stay."
+                f"{path}: damaged or missing ({reason}). Remove resume.ckpt and best.ckpt beside it, and the run "
+                "begins anew; its logs stay."
             ) from error
 
     def remove_checkpoint(self, path: str | Path) -> None:

@@ -1,4 +1,4 @@
-"""Everything about a training run that can be chosen: one frozen dataclass for each section of the YAML file.
+"""Everything that can be chosen: of a training run, a frozen dataclass for each section of the YAML file; of a refit.
 
 Sections and keys have the names that Lightning's own command line (LightningCLI) gives them, where it has them.
 Nothing heavy is imported here, so that `python -m training fit --help` answers at once, with the docstrings below. No
@@ -7,14 +7,22 @@ slots: jsonargparse reads defaults through `vars`.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from encoder.config import CLIP_MEAN, CLIP_STD, FusionConfig
+from encoder.config import CLIP_MEAN, CLIP_STD, DeviceName, FusionConfig
 from indexer.errors import InputError
 
 Negatives = Literal["batch", "batch_distinct", "all"]  # training.losses says what each one means
+
+
+def _check(section: str | None, values: Mapping[str, float], *, low: float, high: float = math.inf) -> None:
+    """section: of a configuration file; None names options as fields."""
+    bound = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+    for name, value in values.items():
+        if not (low <= value <= high and math.isfinite(value)):  # written so that NaN is refused too
+            raise InputError(f"{f'{section}.{name}' if section else f'`{name}`'} must be {bound}, not {value:g}.")
 
 
 @dataclass(frozen=True)
@@ -56,7 +64,7 @@ class DataConfig:
         train_split: value of the column `split` in the photos to learn from.
         validation_split: value of the column `split` in the photos to measure with after each epoch.
         batch_size: photos in one step, of all processes together.
-        workers: processes that decode, beside each that trains.
+        workers: processes that decode, beside each that trains; 0: none but that one.
         memory_limit_gb: decoded photos are kept in memory, in each process; more than this of a split is refused.
         augmentation: how photos are changed while they are learned from.
         segmentation_cache: class maps of the photos, for a model with fusion; those in the table's own column `map`
@@ -73,7 +81,7 @@ class DataConfig:
     batch_size: int = 256
     workers: int = 2
     memory_limit_gb: float = 8.0
-    augmentation: Augmentation = field(default_factory=Augmentation)
+    augmentation: Augmentation = Augmentation()
     segmentation_cache: Path | None = None
     validation_share: float | None = None
     stream: bool = False
@@ -85,8 +93,8 @@ class DataConfig:
             _check("data", {"validation_share": self.validation_share}, low=0.0001, high=0.5)
         counts = {"shuffle_photos": self.shuffle_photos, "shuffle_mb": self.shuffle_mb}
         _check("data", counts, low=1)
-        _check("data", {"batch_size": self.batch_size}, low=2)  # a photo alone has nothing to be told from
-        _check("data", {"workers": self.workers}, low=1)
+        _check("data", {"batch_size": self.batch_size}, low=2)  # a photo alone has no negatives
+        _check("data", {"workers": self.workers}, low=0)
         _check("data", {"memory_limit_gb": self.memory_limit_gb}, low=0)
 
 
@@ -144,7 +152,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """What a photo's cells are told from.
+    """Which cells a photo's own is compared with.
 
     Args:
         negatives: the cells of the batch, as often as they occur in it (batch, the paper's), the different ones of the
@@ -231,23 +239,30 @@ class TrainerConfig:
 class FitConfig:
     """A whole run, but for the hierarchy it learns and the folder it writes.
 
-    references: most typical photos to keep of each finest cell, chosen when all is learned; 0 keeps none.
+    Args:
+        data: which photos to learn from.
+        model: the encoder to begin with.
+        loss: which cells a photo's own is compared with.
+        optimizer: how fast weights change.
+        lr_scheduler: how that changes as training goes.
+        trainer: how the run goes.
+        seed_everything: of every random draw; the same seed on the same machine gives the same weights.
+        references: most typical training photos to keep of each finest cell, to explain answers with; when all is
+            learned, every training photo is encoded once more to choose them.
     """
 
     data: DataConfig
-    model: ModelConfig = field(default_factory=ModelConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    lr_scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
-    trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    seed: int = 0
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    lr_scheduler: SchedulerConfig = SchedulerConfig()
+    trainer: TrainerConfig = TrainerConfig()
+    seed_everything: int = 0
     references: int = 0
 
     def __post_init__(self) -> None:
-        if self.references < 0:
-            raise InputError(f"references must be at least 0, not {self.references}.")
-        if not 0 <= self.seed < 2**63:
-            raise InputError(f"seed_everything must be from 0 to 2**63 - 1, not {self.seed}.")
+        _check(None, {"references": self.references}, low=0)
+        _check(None, {"seed_everything": self.seed_everything}, low=0, high=2**63 - 1)
         parts = self.trainer.devices * self.trainer.num_nodes * self.trainer.accumulate_grad_batches
         if self.data.batch_size % parts or self.data.batch_size < 2 * parts:
             raise InputError(
@@ -255,23 +270,88 @@ class FitConfig:
                 f"multiple of {parts} (devices x num_nodes x accumulate_grad_batches), and two of them at least."
             )
 
+    @classmethod
+    def from_yaml(cls, file: Path) -> Self:
+        """Read a file as `python -m training fit --config` does; `hierarchy` and `out` in it are left out.
+
+        Raises:
+            InputError: the file cannot be read, or a key or value of it is none that a run has.
+        """
+        from jsonargparse import ArgumentError, ArgumentParser
+
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_class_arguments(cls)
+        for path in ("--hierarchy", "--out"):
+            parser.add_argument(path, type=Path)
+        try:
+            read = parser.instantiate(parser.parse_path(file))
+        except (ArgumentError, OSError) as error:
+            raise InputError(f"{file}: {error}") from None
+        return cls(**{each.name: read[each.name] for each in fields(cls)})
+
+
+@dataclass(frozen=True)
+class RefitSources:
+    """What a refit is made from.
+
+    Args:
+        features: vectors of photos (python -m encoder embed), with places, or with photos that has them.
+        hierarchy: hierarchy folder the new geocells are for.
+        from_: checkpoint folder whose encoder made the features; it is copied into the new one. Without it the new
+            checkpoint holds geocells alone.
+        old_hierarchy: of that checkpoint's geocells: begin with these, by lineage, in place of means of photo vectors.
+        photos: table that says where the photos of the features are; a tree of labels needs it for the labels.
+        split: of that table, photos to fit to.
+        validation_split: of that table, photos to hold out.
+    """
+
+    features: Path
+    hierarchy: Path
+    from_: Path | None = None
+    old_hierarchy: Path | None = None
+    photos: Path | None = None
+    split: str | None = None
+    validation_split: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.photos is None and (self.split or self.validation_split):
+            raise InputError("`split` and `validation_split` go with `photos`: features have no splits.")
+        if self.validation_split is not None and self.validation_split == self.split:
+            raise InputError(f"`split` and `validation_split` are both {self.split!r}: hold out other photos.")
+        if self.validation_split is not None and self.split is None:
+            raise InputError("`validation_split` needs `split`: say which photos are fitted to.")
+        if self.old_hierarchy is not None and self.from_ is None:
+            raise InputError("`old_hierarchy` needs `from_`: the checkpoint whose geocells belong to it.")
+
 
 @dataclass(frozen=True)
 class RefitConfig:
     """How geocells are fitted to photo vectors that stay as they are.
 
     Args:
-        epochs: passes over the photos, or over --epoch-photos of them, at most; 0 fits temperatures alone.
+        transform: what vectors pass first; whiten removes what does not tell places apart. Not by lineage.
+        shrinkage: of the whitening, from 0 to 1; by default the best in cross-validation.
+        levels_weights: fit: also how much each level counts, and the number of photos in a cell.
+        references: most typical photos to keep of each finest cell, to explain answers with.
+        seed: of every random draw.
+        device: where to fit; cuda where there is none is an error.
+        epochs: passes over the photos, or over epoch_photos of them, at most; 0 fits temperatures alone.
         patience: epochs without gain on the held-out photos after which a level stops.
         epoch_photos: of more photos than these an epoch takes as many, and the next one goes on with others: how long
             a fit takes is then bounded, and levels that gain nothing stop before all photos have been seen.
         batch_size: photos in one step.
         learning_rate: of the cells' vectors.
         decay: what the learning rate is multiplied with after each epoch.
-        held_out: share of the photos to hold out, by name, where no --validation-split says which.
+        held_out: share of the photos to hold out, by name, where no validation_split says which.
         held_out_photos: of them, this many at most are used.
     """
 
+    transform: Literal["whiten", "none"] = "whiten"
+    shrinkage: float | None = None
+    levels_weights: Literal["ones", "fit"] = "ones"
+    references: int = 0
+    seed: int = 0
+    device: DeviceName = "auto"
     epochs: int = 8
     patience: int = 2
     epoch_photos: int = 500_000
@@ -282,18 +362,12 @@ class RefitConfig:
     held_out_photos: int = 10_000
 
     def __post_init__(self) -> None:
-        _check("refit", {name: getattr(self, name) for name in ("epochs", "learning_rate")}, low=0)
-        _check(
-            "refit",
-            {name: getattr(self, name) for name in ("patience", "epoch_photos", "batch_size", "held_out_photos")},
-            low=1,
-        )
-        _check("refit", {"decay": self.decay}, low=0, high=1)
-        _check("refit", {"held_out": self.held_out}, low=0.001, high=0.5)
-
-
-def _check(section: str, values: Mapping[str, float], *, low: float, high: float = math.inf) -> None:
-    bound = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
-    for name, value in values.items():
-        if not (low <= value <= high and math.isfinite(value)):  # written so that NaN is refused too
-            raise InputError(f"{section}.{name} must be {bound}, not {value:g}.")
+        if self.transform == "none" and self.shrinkage is not None:
+            raise InputError("`shrinkage` goes with `transform` whiten.")
+        for low, names in (
+            (0, ("references", "epochs", "learning_rate")),
+            (1, ("patience", "epoch_photos", "batch_size", "held_out_photos")),
+        ):
+            _check(None, {name: getattr(self, name) for name in names}, low=low)
+        _check(None, {"decay": self.decay}, low=0, high=1)
+        _check(None, {"held_out": self.held_out}, low=0.001, high=0.5)

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import lightning
+import pyarrow as pa
 import torch
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -20,26 +21,31 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from encoder.checkpoint import LoadedEncoder, load_encoder, save_checkpoint
 from encoder.config import Preprocessing
 from encoder.device import choose_device
-from encoder.encode import MapSource, check_maps
+from encoder.embedding import embed_photos
+from encoder.encode import MapSource, PhotoEncoder, check_maps
 from encoder.model import GeoEncoder, GeoEncoderConfig
-from encoder.segmentation_cache import MapOrigin, open_cache
+from encoder.options import FeedOptions
+from encoder.segmentation_cache import MapOrigin, SegmentationCache, open_cache
 from indexer.bundles.references import save_references
 from indexer.cells.hierarchy import Hierarchy
 from indexer.cells.table import load_hierarchy
 from indexer.disk.artifact import Draft
 from indexer.disk.manifest import manifest_digest
 from indexer.errors import InputError
-from indexer.jobs.progress import track
+from indexer.jobs.progress import track, track_line
+from indexer.jobs.stages import Line
 from indexer.photos.sources import open_photos
+from indexer.vectors.geocells import Geocells
+from indexer.vectors.prototypes import Placement
 from training.batches import Photos, Position, Share, TrainingLoader, ValidationLoader, n_batches
 from training.callbacks import BestEpoch, Reporter, Resumable, best_epoch
 from training.checkpoint_files import CheckpointFiles
 from training.config import FitConfig, ModelConfig
 from training.heads import GeocellHead, Head
 from training.module import Epoch, GeoModule
-from training.photos import open_part
+from training.photos import open_half, source_of
 from training.run_folder import RunFolder, options_of, plain
-from training.run_references import typical_training_photos
+from training.typical_photos import typical_photos
 
 log = logging.getLogger(__name__)
 
@@ -58,10 +64,11 @@ class FitSummary:
     references: int  # rows of the table
 
 
-def fit(*, hierarchy: Path, out: Path, config: FitConfig) -> FitSummary | None:
+def fit(hierarchy: Path, out: Path, *, config: FitConfig) -> FitSummary | None:
     """Train, or go on with a run that was cut short, and write its checkpoint.
 
-    Returns None in every process of a run but the first, which alone reports and writes.
+    hierarchy: folder, made from the training photos. out: folder of the run. Returns None in every process of a run but
+    the first, which alone writes and has a summary; so a run in one process always has one.
 
     Raises:
         InputError: `out` holds a finished run, another one or other things, or could not be written; the hierarchy or
@@ -82,7 +89,7 @@ def fit(*, hierarchy: Path, out: Path, config: FitConfig) -> FitSummary | None:
         logging.disable(logging.INFO)  # the first process tells
     tree = load_hierarchy(hierarchy)
     _check_levels(tree)
-    torch.manual_seed(config.seed)
+    torch.manual_seed(config.seed_everything)
     data, model = config.data, config.model
     cache = None if data.segmentation_cache is None else open_cache(data.segmentation_cache)
     start = None if model.start_from is None else load_encoder(model.start_from)
@@ -105,17 +112,15 @@ def fit(*, hierarchy: Path, out: Path, config: FitConfig) -> FitSummary | None:
     }
     if first:
         run.check_same(hierarchy, config, inputs)  # before photos are read, which may take long
-    open_ = partial(open_part, data, hierarchy=tree, encoder=encoder, cache=cache, device=device)
+    open_ = partial(open_half, data, hierarchy=tree, encoder=encoder, cache=cache, device=device)
     validation, learnt = open_("validation"), open_("train")  # what is wrong with the table shows at the small one
-    if not len(learnt):
-        raise InputError(
-            f"{data.photos}: no training photo lies in a cell of the hierarchy. Was it made from other photos?"
-        )
     if first:
         run.begin(hierarchy, config, inputs)
     with run.locked() if first else contextlib.nullcontext():
         began = time.perf_counter()
-        head = GeocellHead(tree, encoder.config.projection_dim, negatives=config.loss.negatives, seed=config.seed)
+        head = GeocellHead(
+            tree, encoder.config.projection_dim, negatives=config.loss.negatives, seed=config.seed_everything
+        )
         module = train(encoder, head, learnt, validation, config=config, device=device.type, run=run)
         train_seconds = time.perf_counter() - began
         if not first:
@@ -124,7 +129,7 @@ def fit(*, hierarchy: Path, out: Path, config: FitConfig) -> FitSummary | None:
         kept = module.epochs[-1 if config.trainer.patience is None else best_epoch(module)]
         if config.references:
             loaded = LoadedEncoder(str(out), encoder.eval().to(device), digest="not stored yet")
-            table = typical_training_photos(loaded, geocells, tree, data, k=config.references, cache=cache)
+            table = _typical_photos(loaded, geocells, tree, config, cache)
 
         def finish(draft: Draft) -> None:
             (draft.path / "training_log.csv").write_text(_as_csv(module.epochs, kept))
@@ -188,7 +193,7 @@ def train(
     share = Share(trainer.global_rank, processes, options.accumulate_grad_batches)
     position = Position()
     module = GeoModule(encoder, head, config=config, share=share, position=position)
-    loader = TrainingLoader(photos, data.batch_size, share, seed=config.seed, position=position)
+    loader = TrainingLoader(photos, data.batch_size, share, seed=config.seed_everything, position=position)
     resume = run.resume if run is not None and run.resume.is_file() else None
     if resume is not None and trainer.global_rank == 0:
         log.info("going on with the run in %s", resume.parent)
@@ -293,6 +298,25 @@ def _interruptible() -> Iterator[None]:
             raise
         signal.signal(signal.SIGINT, before)
         raise KeyboardInterrupt from None
+
+
+def _typical_photos(
+    encoder: LoadedEncoder,
+    geocells: Geocells,
+    tree: Hierarchy,
+    config: FitConfig,
+    cache: SegmentationCache | None,
+) -> pa.Table:
+    """The most typical photos of each leaf, of those that were learned from, by the encoder as it is now.
+
+    Their vectors are those that `encoder embed` would make, so that `refit` would choose the same.
+    """
+    source, chosen = source_of(config.data, "train")
+    placement, line = Placement(tree, chosen=chosen), Line()
+    encode = PhotoEncoder(encoder, maps=MapSource(cache))
+    embedded = embed_photos(encode, source, feed=FeedOptions(workers=config.data.workers), line=line)
+    with line, track_line(line, "choosing references", source.n_photos):
+        return typical_photos(map(placement.place, embedded), geocells, k=config.references)
 
 
 def _check_levels(hierarchy: Hierarchy) -> None:

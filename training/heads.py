@@ -7,9 +7,8 @@ validation are the same for all of them.
 
     GeocellHead      learned unit vectors of all cells of a hierarchy, contrasted with photos (paper section III-C)
     ClassifierHead   a linear classifier for each level, as before there were geocell vectors (the paper's Table VI)
-    LocationHead     of `training.location_encoder`: places themselves are encoded, as in GeoCLIP
 
-`fit` learns geocells; the others are what `benchmarks.world.ablations` compares them with.
+`fit` learns geocells.
 """
 
 import math

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-Choice = Callable[[Sequence[str]], np.ndarray]  # of names: (N,) bool, which of them are wanted
+NameFilter = Callable[[Sequence[str]], np.ndarray]  # of names: (N,) bool, which of them are wanted
 
 
 def name_keys(names: Sequence[str]) -> np.ndarray:
@@ -14,7 +14,7 @@ def name_keys(names: Sequence[str]) -> np.ndarray:
     return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64, copy=False)
 
 
-def by_name(share: float) -> tuple[Choice, Choice]:
+def by_name(share: float) -> tuple[NameFilter, NameFilter]:
     """Those to learn from, and those to hold out: about a `share` of all names, from 0 to 1."""
     limit = np.uint64(share * 2**64)
     return lambda names: name_keys(names) >= limit, lambda names: name_keys(names) < limit

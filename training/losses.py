@@ -14,8 +14,7 @@ The named option `negatives` says which cells C_i holds:
 A level's loss is the mean over its photos; the objective is the sum over levels. A photo without a cell at a level
 (target -1) has no part in that level's loss and trains the others.
 
-Two losses of baselines stand beside it: a linear classifier for each level (`classification_loss`), and the contrast
-between photos and encoded places (`place_loss`).
+Beside it stands the loss of the method that came before: a linear classifier for each level (`classification_loss`).
 
 A batch may be worked in parts, by several processes or one after another: a part has some of the batch's photos, and
 `everyone` holds the cells of all of them. A part's loss is its share of the batch's: the losses of the parts add up to
@@ -111,20 +110,3 @@ def classification_loss(
         summed = cross_entropy(logits, truth.targets[:, level], ignore_index=-1, reduction="sum")
         losses.append(summed / (truth.everyone[:, level] >= 0).sum().clamp(min=1))
     return torch.stack(losses).sum()
-
-
-def place_loss(
-    vectors: torch.Tensor, candidates: torch.Tensor, temperature: torch.Tensor, truth: Truth
-) -> torch.Tensor:
-    """The mean of - log softmax(v_i . c / tau)[i] over candidates: the batch's own places, then others.
-
-    Another photo's place is a negative even where it is the same place, as in GeoCLIP. A photo without a cell at any
-    level has no part in it, so that all heads learn from the same photos.
-
-    vectors: (b, D) unit rows. candidates: (B + Q, D) unit rows, the batch's first. temperature: scalar, positive.
-    """
-    present = (truth.targets >= 0).any(dim=1)
-    own = truth.first + torch.arange(len(vectors), device=vectors.device)
-    logits = vectors @ candidates.T / temperature
-    summed = cross_entropy(logits, own.masked_fill(~present, -1), ignore_index=-1, reduction="sum")
-    return summed / (truth.everyone >= 0).any(dim=1).sum().clamp(min=1)

@@ -15,7 +15,7 @@ from encoder.model import GeoEncoder
 from indexer.earth.geo import Accuracy, accuracy, haversine_km
 from indexer.errors import WorkError
 from training.augment import Changes, augment
-from training.batches import Part, Position, Share, Truth, ValidationPart
+from training.batches import BatchPart, Position, Share, Truth, ValidationPart
 from training.config import FitConfig
 from training.heads import Head, best_rows
 
@@ -72,14 +72,14 @@ class GeoModule(lightning.LightningModule):
         """Whether no part of a batch is still to come."""
         return self._changes is None
 
-    def training_step(self, part: Part, number: int) -> torch.Tensor:
+    def training_step(self, part: BatchPart, number: int) -> torch.Tensor:
         """Loss of a part of a batch, so scaled that what Lightning makes of all parts is the loss of the batch.
 
         It averages gradients over processes and divides losses by the number of parts; ours are shares of a sum.
         """
         position = self.position
         if self._changes is None:
-            seed = np.random.SeedSequence([self.config.seed, 1, position.epoch, position.batches])
+            seed = np.random.SeedSequence([self.config.seed_everything, 1, position.epoch, position.batches])
             generator = torch.Generator().manual_seed(int(seed.generate_state(1, np.uint64)[0] >> np.uint64(1)))
             self._changes = Changes.draw(len(part.truth.everyone), generator)
         mine = self._changes.of(slice(part.truth.first, part.truth.first + len(part.pixels)))
@@ -110,7 +110,7 @@ class GeoModule(lightning.LightningModule):
         self._validation = _Validation([])
 
     def validation_step(self, part: ValidationPart, number: int) -> None:
-        """Errors and loss of some validation photos."""
+        """Errors and loss of a part of the validation photos."""
         assert self._rows is not None, "set when validation begins"
         vectors = self.encoder.unscaled(normalise(part.pixels, self.encoder.preprocessing), part.class_maps)
         if not torch.isfinite(vectors).all():  # the last step of an epoch is followed by no loss that would tell

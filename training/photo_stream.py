@@ -13,42 +13,34 @@ import logging
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from encoder.config import Preprocessing
 from encoder.crops import crop_maps, crop_photos
 from encoder.decoded_batch import DecodedBatch
 from encoder.decoding import decoded_batches
-from encoder.photo_reader import PhotoReader
+from encoder.encode import reader_of
+from encoder.model import GeoEncoder
+from encoder.photo_reader import UNKNOWN_CLASS
+from encoder.segmentation_cache import SegmentationCache
 from indexer.cells.hierarchy import Hierarchy
 from indexer.errors import InputError
 from indexer.jobs.job_folder import OK
 from indexer.jobs.progress import track
 from indexer.photos.photo import Photo
 from indexer.photos.sources import PhotoSource
-from training.batches import Part, Share, Truth, ValidationPart, n_batches, places_of
-from training.holding_out import Choice
-from training.map_classes import refuse_unknown_classes
+from training.batches import BatchPart, Share, Truth, ValidationPart, n_batches, places_of
+from training.config import DataConfig
+from training.holding_out import NameFilter
 
 log = logging.getLogger(__name__)
 
+CPU = torch.device("cpu")
 _GIVEN_UP_AFTER = 1024  # photos of which none can be read, since a pass over them began
 _LOOKED_AT = 4096  # photos whose cells are found in one go
 
 _Placed = tuple[Photo, np.ndarray]  # a photo and its cells (L,) int64
-
-
-@dataclass(frozen=True, slots=True)
-class StreamOptions:
-    """How photos are read."""
-
-    workers: int
-    shuffle_photos: int
-    shuffle_bytes: int
-    device: torch.device  # where photos are cut
 
 
 class PhotoStream:
@@ -57,26 +49,31 @@ class PhotoStream:
     Args:
         source: with coordinates.
         hierarchy: whose cells.
-        read: what is done to each photo.
-        preprocessing: how it is cut.
+        encoder: for which photos are read and cut.
+        config: how many processes decode, and how photos are shuffled.
+        cache: class maps of the photos that bring none of their own.
         chosen: says of names which photos are wanted; None wants all.
         needs_cell: photos without a cell are left out; to count the others, all names are gone through once.
-        options: how it goes.
+        device: where photos are cut.
     """
 
     def __init__(
         self,
         source: PhotoSource,
         hierarchy: Hierarchy,
-        read: PhotoReader,
-        preprocessing: Preprocessing,
         *,
-        chosen: Choice | None,
-        needs_cell: bool,
-        options: StreamOptions,
+        encoder: GeoEncoder,
+        config: DataConfig,
+        cache: SegmentationCache | None = None,
+        chosen: NameFilter | None = None,
+        needs_cell: bool = False,
+        device: torch.device = CPU,
     ) -> None:
-        self._source, self._hierarchy, self._read, self._preprocessing = source, hierarchy, read, preprocessing
-        self._chosen, self._needs_cell, self._options = chosen, needs_cell, options
+        self._source, self._hierarchy, self._config, self._device = source, hierarchy, config, device
+        self._read = reader_of(encoder, crops="one", cache=cache)
+        self._chosen, self._needs_cell = chosen, needs_cell
+        self.location, self.preprocessing = source.location, encoder.preprocessing
+        self.n_levels, self.has_maps = len(hierarchy.levels), self._read.classes is not None
         self._shown: set[str] = set()  # kinds of failures
         self._n_photos: int | None = None
 
@@ -90,12 +87,12 @@ class PhotoStream:
         """Whether there is one at all; unlike the number, that is soon known."""
         return any(self._found(iter(self._source)))
 
-    def parts(self, batch_size: int, share: Share, *, epoch: int, seed: int, skip: int) -> Iterator[Part]:
+    def parts(self, batch_size: int, share: Share, *, epoch: int, seed: int, skip: int) -> Iterator[BatchPart]:
         """As `training.batches.Photos` says. A photo that cannot be decoded has no cell, and counts all the same."""
         rng = np.random.default_rng([seed, 0, epoch])
         batch_size = min(batch_size, len(self))
         placed = itertools.chain.from_iterable(self._found(self._source.shuffled_shards(rng)))
-        shuffled = shuffle(placed, rng, photos=self._options.shuffle_photos, n_bytes=self._options.shuffle_bytes)
+        shuffled = shuffle(placed, rng, photos=self._config.shuffle_photos, n_bytes=self._config.shuffle_mb << 20)
         slices = share.slices(batch_size)
         # The cells and the places of each part's batch, and where it lies in it.
         coming: deque[tuple[torch.Tensor, torch.Tensor, slice]] = deque()
@@ -118,10 +115,15 @@ class PhotoStream:
             targets = torch.full_like(everyone[part], -1)
             targets[decoded.rows] = everyone[part][decoded.rows]
             truth = Truth(targets, everyone, places, part.start)
-            yield Part(pixels, maps, truth, ends_batch=part is slices[-1])
+            yield BatchPart(pixels, maps, truth, ends_batch=part is slices[-1])
 
-    def validation_parts(self, batch_size: int, share: Share) -> Iterator[ValidationPart]:
-        """As `training.batches.Photos` says, without photos that cannot be decoded."""
+    def validation_parts(
+        self, batch_size: int, share: Share, *, advance: Callable[[int], None] = lambda photos: None
+    ) -> Iterator[ValidationPart]:
+        """As `training.batches.Photos` says, without photos that cannot be decoded.
+
+        advance: called with the number of photos, decoded or not, that have been looked at since the last call.
+        """
         placed = itertools.chain.from_iterable(self._found(iter(self._source)))
         mine = itertools.islice(placed, share.rank, None, share.processes)
         coming: deque[np.ndarray] = deque()
@@ -142,68 +144,79 @@ class PhotoStream:
                     Truth.alone(torch.from_numpy(cells[rows]), *places),
                     *map(torch.from_numpy, places),
                 )
+            advance(len(decoded))
 
-    def _found(self, photos: Iterator[Photo], advance: Callable[[int], None] | None = None) -> Iterator[list[_Placed]]:
-        """Those that are wanted, with their cells, some at a time."""
-        while some := list(itertools.islice(photos, _LOOKED_AT)):
-            lat, lng = (np.array([getattr(photo, name) for photo in some]) for name in ("lat_deg", "lng_deg"))
+    def _found(
+        self, photos: Iterator[Photo], advance: Callable[[int], None] = lambda photos: None
+    ) -> Iterator[list[_Placed]]:
+        """Those that are wanted, with their cells, a few thousand at a time."""
+        while block := list(itertools.islice(photos, _LOOKED_AT)):
+            lat, lng = (np.array([getattr(photo, name) for photo in block]) for name in ("lat_deg", "lng_deg"))
             cells = self._hierarchy.locate(lat, lng)
-            wanted = (cells >= 0).any(axis=1) if self._needs_cell else np.ones(len(some), bool)
+            wanted = (cells >= 0).any(axis=1) if self._needs_cell else np.ones(len(block), bool)
             if self._chosen is not None:
-                wanted &= self._chosen([photo.name for photo in some])
-            yield [(some[row], cells[row]) for row in np.flatnonzero(wanted)]
-            if advance is not None:
-                advance(len(some))
+                wanted &= self._chosen([photo.name for photo in block])
+            yield [(block[row], cells[row]) for row in np.flatnonzero(wanted)]
+            advance(len(block))
 
     def _decoded(self, photos: Iterable[list[Photo]]) -> Iterator[DecodedBatch]:
         """Raises InputError where of the first photos, or of all if they are fewer, none can be read."""
-        on_gpu = self._options.device.type == "cuda"
-        batches = decoded_batches(photos, self._read, workers=self._options.workers, pin=on_gpu)
+        on_gpu = self._device.type == "cuda"
+        batches = decoded_batches(photos, self._read, workers=self._config.workers, pin=on_gpu)
         first_failure: str | None = None
         failed = Counter[str]()
         n_seen = n_read = 0
         with closing(batches):
             try:
                 for batch in batches:
-                    refuse_unknown_classes(batch, self._source.location)
-                    self._show(batch)
+                    self._check(batch)
                     failed.update(status for status in batch.status if status != OK)
                     n_seen, n_read = n_seen + len(batch), n_read + len(batch.rows)
-                    first_failure = first_failure or next(_failures(batch), None)
+                    first_failure = first_failure or next(map(": ".join, _failures(batch)), None)
                     if not n_read and n_seen >= _GIVEN_UP_AFTER:
                         break
-                    yield batch.to(self._options.device) if on_gpu else batch
+                    yield batch.to(self._device) if on_gpu else batch
             finally:  # who iterates may ask for no more than the last batch
                 if failed:
                     kinds = ", ".join(f"{n:,} {status}" for status, n in failed.most_common())
                     log.warning(
                         "%s: %d of %d photos of this pass could not be read and were left out (%s)",
-                        self._source.location,
+                        self.location,
                         n_seen - n_read,
                         n_seen,
                         kinds,
                     )
         if n_seen and not n_read:
             raise InputError(
-                f"{self._source.location}: of the first {n_seen:,} photos none can be read. The first: {first_failure}."
+                f"{self.location}: of the first {n_seen:,} photos none can be read. The first: {first_failure}."
             )
 
     def _cut(self, batch: DecodedBatch) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Centre crops (b, 3, S, S) and maps (b, S, S) of all photos of a batch; zeros where there is no photo."""
-        edge, rows = self._preprocessing.crop, batch.rows
+        edge, rows = self.preprocessing.crop, batch.rows
         pixels = batch.buffer.new_zeros((len(batch), 3, edge, edge))
-        maps = None if self._read.classes is None else batch.buffer.new_zeros((len(batch), edge, edge))
+        maps = batch.buffer.new_zeros((len(batch), edge, edge)) if self.has_maps else None
         if rows:
-            pixels[rows] = crop_photos(batch.pixels(), self._preprocessing, crops="one")[:, 0]
+            pixels[rows] = crop_photos(batch.pixels(), self.preprocessing, crops="one")[:, 0]
             if maps is not None:
                 found = [class_map for class_map in batch.class_maps() if class_map is not None]
-                maps[rows] = crop_maps(found, batch.shapes, self._preprocessing, crops="one")[:, 0]
+                maps[rows] = crop_maps(found, batch.shapes, self.preprocessing, crops="one")[:, 0]
         return pixels, maps
 
-    def _show(self, batch: DecodedBatch) -> None:
-        """The first photo of each kind of failure."""
-        for name, status, reason in zip(batch.name, batch.status, batch.reason, strict=True):
-            if status != OK and status not in self._shown:
+    def _check(self, batch: DecodedBatch) -> None:
+        """Tell of the first photo of each kind of failure.
+
+        Raises:
+            InputError: a map has classes that the model does not know: made for another table, so that none of the
+                maps can be trusted.
+        """
+        for name, status, reason in _failures(batch):
+            if status == UNKNOWN_CLASS:
+                raise InputError(
+                    f"{self.location}: {name}: {reason}. Its maps are of other classes: set model.fusion.classes to "
+                    "how many there are, or make them with another model (python -m encoder segment)."
+                )
+            if status not in self._shown:
                 log.warning("%s: %s, %s (left out; more of this kind are not shown)", name, status, reason)
                 self._shown.add(status)
 
@@ -233,9 +246,10 @@ def shuffle(placed: Iterator[_Placed], rng: np.random.Generator, *, photos: int,
         yield draw()
 
 
-def _failures(batch: DecodedBatch) -> Iterator[str]:
-    told = zip(batch.name, batch.status, batch.reason, strict=True)
-    return (f"{name}: {status}: {reason}" for name, status, reason in told if status != OK)
+def _failures(batch: DecodedBatch) -> list[tuple[str, str, str]]:
+    """Name, code and reason of each photo that cannot be used."""
+    rows = zip(batch.name, batch.status, batch.reason, strict=True)
+    return [row for row in rows if row[1] != OK]
 
 
 def _size(placed: _Placed) -> int:

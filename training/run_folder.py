@@ -65,7 +65,7 @@ class RunFolder:
             InputError: the run has ended, the folder holds other things, or it cannot be written.
         """
         if self.checkpoint.exists():
-            raise InputError(f"{self.path}: this run has ended; its result is {self.checkpoint}. Choose another --out.")
+            raise InputError(f"{self.path}: this run has ended; its result is {self.checkpoint}. Choose another `out`.")
         # An unfinished run is gone on with; anything else in the way is refused.
         check_target(self.checkpoint if (self.path / _RUN).is_file() else self.path)
 
@@ -79,7 +79,7 @@ class RunFolder:
         known = self.path / _RUN
         if not known.is_file():
             return
-        before, now = _read(known), self._told(hierarchy, config, inputs)
+        before, now = _read(known), self._facts(hierarchy, config, inputs)
         _check_same(self.path, before, now)
         code = [
             f"{name} {old}, now {new}"
@@ -97,15 +97,15 @@ class RunFolder:
         Raises:
             InputError, ArtifactError: as `check_same`, of options and inputs.
         """
-        told = self._told(hierarchy, config, inputs)
+        facts = self._facts(hierarchy, config, inputs)
         if (self.path / _RUN).is_file():
-            _check_same(self.path, _read(self.path / _RUN), told)
+            _check_same(self.path, _read(self.path / _RUN), facts)
         else:
-            write_file(self.path / _RUN, json.dumps(told, indent=2).encode())
+            write_file(self.path / _RUN, json.dumps(facts, indent=2).encode())
         if not (self.path / _CONFIG).is_file():
-            write_file(self.path / _CONFIG, yaml.safe_dump(told["options"], sort_keys=False).encode())
+            write_file(self.path / _CONFIG, yaml.safe_dump(facts["options"], sort_keys=False).encode())
 
-    def _told(self, hierarchy: Path, config: FitConfig, inputs: Mapping[str, str | None]) -> dict[str, Any]:
+    def _facts(self, hierarchy: Path, config: FitConfig, inputs: Mapping[str, str | None]) -> dict[str, Any]:
         return {
             "options": plain(options_of(hierarchy, self.path, config)),
             "inputs": dict(inputs),
@@ -139,8 +139,7 @@ class RunFolder:
 
 def options_of(hierarchy: Path, out: Path, config: FitConfig) -> dict[str, Any]:
     """As a configuration file has them."""
-    options = asdict(config)
-    return {"hierarchy": hierarchy, "out": out, "seed_everything": options.pop("seed"), **options}
+    return {"hierarchy": hierarchy, "out": out, **asdict(config)}
 
 
 def plain(values: Any) -> Any:
@@ -157,7 +156,7 @@ def _read(file: Path) -> dict[str, Any]:
         found = json.loads(file.read_text())
         return {name: dict(found[name]) for name in ("options", "inputs", "made_by")}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{file}: cannot be read ({error}). Remove the folder, or choose another --out.") from None
+        raise ArtifactError(f"{file}: cannot be read ({error}). Remove the folder, or choose another `out`.") from None
 
 
 def _check_same(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -167,7 +166,7 @@ def _check_same(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any])
             if name not in _FREE | _BY_DIGEST and old.get(name) != new.get(name):
                 raise InputError(
                     f"{folder}: its run began with {name} {old.get(name)}, this one has {new.get(name)}. {advice}, or "
-                    "choose another --out."
+                    "choose another `out`."
                 )
 
 

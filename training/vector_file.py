@@ -52,7 +52,7 @@ class VectorFile:
         self._file.close()
 
     def add(self, placed: Placed) -> None:
-        """Append photos. `finish` comes before rows are asked for."""
+        """Append photos. `finish` comes before rows are read."""
         vectors = placed.vectors if self._transform is None else self._transform.apply(placed.vectors)
         with explain_unwritable(self._target):
             self._file.write(np.ascontiguousarray(vectors, _STORED).data)
@@ -70,7 +70,7 @@ class VectorFile:
         self._cells.clear()
 
     def rows(self, numbers: np.ndarray) -> np.ndarray:
-        """Vectors of some rows, in the order asked for: (n, D) float32."""
+        """Vectors of these rows, in this order: (n, D) float32."""
         size = self._width * _STORED.itemsize
         # Read, not mapped: the pages of a mapping count as this process's memory.
         parts = [os.pread(self._file.fileno(), size, number * size) for number in self._order[numbers].tolist()]

@@ -46,17 +46,17 @@ from benchmarks.world.ablation_table import (
 )
 from benchmarks.world.arms import SEEDS, Arm, Preset, Run, Stage, errors_km, learnt, make_runs, vectors_of
 from benchmarks.world.generator import WorldConfig
+from benchmarks.world.location_encoder import SCALES, LocationEncoder, LocationHead
+from benchmarks.world.nearest import Known, choose_vote, elect, nearest_photos
 from encoder.model import GeoEncoder
 from indexer.earth.geo import accuracy, haversine_km
 from search.evaluation.options import Resampling
 from search.evaluation.published import ABLATIONS, PUBLISHED_KM, TABLES
 from training.config import ModelConfig, Negatives
-from training.data import PhotoSet
 from training.fitting import build_encoder
 from training.heads import ClassifierHead, GeocellHead, Head
-from training.location_encoder import SCALES, LocationEncoder, LocationHead
 from training.module import GeoModule
-from training.nearest import Known, choose_vote, elect, nearest_photos
+from training.photo_set import PhotoSet
 
 # The paper's tau_max, divided by 50.
 PRESET = Preset(WorldConfig(n_train=7_500), (500, 200, 100, 40, 20, 15, 10), 3, epochs=6)
@@ -175,7 +175,7 @@ def _trained(arm: Ablation, seed: int, stage: Stage) -> tuple[GeoModule, dict[st
         sets[split] = replace(photos, targets=targets, class_maps=photos.class_maps if arm.blocks else None)
     model = _model(arm, stage.settings.model)
     optimizer = replace(stage.settings.optimizer, geocell_lr=arm.head_lr)
-    config = replace(stage.settings, model=model, optimizer=optimizer, seed=seed)
+    config = replace(stage.settings, model=model, optimizer=optimizer, seed_everything=seed)
     head: Head
     if arm.head == "classes":
         head = ClassifierHead(hierarchy, model.width, seed=seed)
@@ -220,9 +220,9 @@ def report_rows(rows: Sequence[Row], runs: Sequence[Run], preset: Preset, resamp
     by_seed = [accuracy(run.errors_km[HEAD], PUBLISHED_KM).within for run in of_full]
     report.row(FULL.name, figures_text(full, took), **asdict(full), seconds=took, by_seed=by_seed)
     for row in rows:
-        said = {name: value for name, value in asdict(row).items() if name not in ("method", "accuracy")}
+        figures = {name: value for name, value in asdict(row).items() if name not in ("method", "accuracy")}
         text = f"{figures_text(row.accuracy, row.seconds)}. {verdict_text(row)}"
-        report.row(row.method.name, text, **asdict(row.accuracy), **said, paper=asdict(row.method))
+        report.row(row.method.name, text, **asdict(row.accuracy), **figures, paper=asdict(row.method))
     console = Console(width=_WIDE, highlight=False)
     console.print(table(full, rows))
     console.print(*READING, sep="\n", markup=False)

@@ -2,7 +2,7 @@
 
 An arm is one way to learn or to answer. A run, an arm from a seed, is one JSON file in a folder; its name ends with a
 digest of all that the run depends on (preset, settings, arm) but the code, so a second start goes on where the first
-one ended, and no run of other settings is taken for this one. Runs of different code are told.
+one ended, and no run of other settings is taken for this one. Runs of different code are named.
 """
 
 import hashlib
@@ -18,7 +18,6 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from jsonargparse import ArgumentParser
 
 from benchmarks.world.generator import SPLITS, WorldConfig, generate
 from encoder.crops import normalise
@@ -28,13 +27,13 @@ from indexer.cells.rule import PartitionRule
 from indexer.disk.artifact import write_file
 from indexer.disk.manifest import code_version
 from indexer.earth.geo import haversine_km
-from indexer.photos.sources import read_coordinates
-from training.commands import fit as fit_command
+from indexer.photos.sources import open_photos, read_coordinates
 from training.config import FitConfig
-from training.data import PhotoSet, load_photos
 from training.fitting import build_encoder, train
 from training.heads import Head, best_rows
 from training.module import GeoModule
+from training.photo_set import PhotoSet, load_photos
+from training.photo_stream import PhotoStream
 from training.run_folder import plain
 
 log = logging.getLogger(__name__)
@@ -73,7 +72,7 @@ class Run:
 
 
 class Stage:
-    """The world of a preset and what the demo trains there. Photos are decoded when they are first asked for."""
+    """The world of a preset and what the demo trains there. Photos are decoded at their first use."""
 
     def __init__(self, preset: Preset, folder: Path) -> None:
         self.preset = preset
@@ -82,15 +81,21 @@ class Stage:
         self.settings = replace(settings, trainer=replace(settings.trainer, max_epochs=preset.epochs))
 
     def hierarchy(self, levels: Sequence[int] | None = None) -> Hierarchy:
-        """Of the training photos; with all levels of the preset, or with some of them by number, 0 the coarsest."""
+        """Of the training photos; with all levels of the preset, or with those of these numbers, 0 the coarsest."""
         taus = self.preset.tau_max if levels is None else tuple(self.preset.tau_max[level] for level in levels)
         return build_hierarchy(self._ids, rule=PartitionRule(taus, self.preset.tau_min))
 
     @cached_property
     def sets(self) -> dict[str, PhotoSet]:
         """Photos of each split with their maps, and their cells of all levels."""
-        encoder, hierarchy = build_encoder(self.settings.model), self.hierarchy()
-        return {split: load_photos(self.settings.data, split, hierarchy=hierarchy, encoder=encoder) for split in SPLITS}
+        encoder, hierarchy, data = build_encoder(self.settings.model), self.hierarchy(), self.settings.data
+
+        def load(split: str) -> PhotoSet:
+            source = open_photos(self._table, split=split, coordinates=True)
+            stream = PhotoStream(source, hierarchy, encoder=encoder, config=data)
+            return load_photos(stream, memory_limit_gb=data.memory_limit_gb)
+
+        return {split: load(split) for split in SPLITS}
 
     @cached_property
     def _ids(self) -> np.ndarray:
@@ -99,11 +104,8 @@ class Stage:
 
 def demo_settings(photos: Path) -> FitConfig:
     """What `configs/demo.yaml` says, for photos elsewhere: comparisons are of what the demo trains."""
-    parser = ArgumentParser()
-    parser.add_function_arguments(fit_command, as_group=False)
-    read = parser.instantiate(parser.parse_path(_CONFIG))
-    data = replace(read.data, photos=str(photos))
-    return FitConfig(data, read.model, read.loss, read.optimizer, read.lr_scheduler, read.trainer)
+    demo = FitConfig.from_yaml(_CONFIG)
+    return replace(demo, data=replace(demo.data, photos=str(photos)))
 
 
 ArmT = TypeVar("ArmT", bound=Arm)
@@ -173,8 +175,8 @@ def _slug(name: str) -> str:
 
 def _digest(stage: Stage, arm: Arm) -> str:
     learning = replace(stage.settings, data=replace(stage.settings.data, photos="photos"))
-    said = [plain(asdict(part)) for part in (stage.preset, learning, arm)]
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:8]
+    settings = [plain(asdict(part)) for part in (stage.preset, learning, arm)]
+    return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8]
 
 
 def _read(file: Path) -> Run:

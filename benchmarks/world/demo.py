@@ -226,8 +226,8 @@ def _run_product(demo: Demo) -> float:
     demo.command("search", "evaluate", "--predictions", predictions, "--truth", photos, "--split", "test")
     photo = out / _WORLD / "tiles" / "test" / "00000.jpg"
     class_map = out / _WORLD / "maps" / "test" / "00000.png"
-    asked = ("--registry", registry, "--checkpoint", checkpoint, "--class-maps", class_map, photo)
-    demo.command("search", "query", *asked)
+    query = ("--registry", registry, "--checkpoint", checkpoint, "--class-maps", class_map, photo)
+    demo.command("search", "query", *query)
     return float(fit["train_seconds"])
 
 

@@ -31,9 +31,9 @@ from encoder.fusion import SegmentationTokens
 from encoder.model import GeoEncoder, GeoEncoderConfig
 from indexer.earth.geo import Accuracy, accuracy
 from training.config import ModelConfig
-from training.data import PhotoSet
 from training.fitting import build_encoder
 from training.heads import GeocellHead
+from training.photo_set import PhotoSet
 
 SMALL = Preset(WorldConfig(n_train=10_000), (500, 200, 75, 30, 12), 3, epochs=6)
 FULL = Preset(WorldConfig(), (1000, 400, 150, 60, 25, 12), 3, epochs=8)  # the demo's
@@ -108,7 +108,7 @@ def compare_arms(preset: Preset, out: Path, *, seeds: Sequence[int] = SEEDS, arm
 
 def train_arm(arm: Arm, seed: int, stage: Stage) -> Run:
     """Train one encoder and judge it by the test photos."""
-    sets, config = stage.sets, replace(stage.settings, seed=seed)
+    sets, config = stage.sets, replace(stage.settings, seed_everything=seed)
     if arm.name == ALONE:
         sets = {split: replace(photos, class_maps=None) for split, photos in sets.items()}
     elif arm.name == SHUFFLED:

@@ -10,12 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks.world.location_encoder import LocationEncoder, LocationHead
 from indexer.cells.hierarchy import Hierarchy
 from indexer.cells.rule import PartitionRule
 from tests.conftest import save_s2_hierarchy
-from training.data import PhotoSet
 from training.heads import ClassifierHead, GeocellHead, Head
-from training.location_encoder import LocationEncoder, LocationHead
+from training.photo_set import PhotoSet
 
 # Models this small lose more to handing work between threads than they gain, above all beside other processes.
 torch.set_num_threads(1)

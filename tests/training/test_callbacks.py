@@ -118,13 +118,13 @@ def test_a_run_of_two_processes_ends_as_one_and_goes_on_to_the_same_losses(toy: 
     assert process.stderr is not None
     first = next(line for line in process.stderr if "epoch 2 of" in line)
     process.send_signal(signal.SIGTERM)
-    _, told = process.communicate(timeout=120)
-    assert process.returncode == 143, first + told
-    assert "stopped as asked" in told
+    _, printed = process.communicate(timeout=120)
+    assert process.returncode == 143, first + printed
+    assert "stopped as asked" in printed
     assert (tmp_path / "C" / "resume.ckpt").is_file()
     ended = _start(toy, tmp_path, config)
-    _, told = ended.communicate(timeout=240)
-    assert ended.returncode == 0, told
+    _, printed = ended.communicate(timeout=240)
+    assert ended.returncode == 0, printed
     whole = changed(config, trainer={"devices": 1})
     alone = train(toy, tmp_path / "one", whole)
     rows = csv.DictReader((tmp_path / "C" / "checkpoint" / "training_log.csv").read_text().splitlines())
@@ -137,6 +137,6 @@ def _start(toy: Path, folder: Path, config: FitConfig) -> subprocess.Popen[str]:
     config = changed(config, data={"photos": str(toy / "photos.parquet")})
     if not (folder / "options").exists():
         RunFolder(folder / "options").begin(toy / "H", config, {})
-    asked = ("fit", "--config", folder / "options" / "config.yaml", "--out", folder / "C")
-    command = [sys.executable, "-m", "training", *map(str, asked)]
+    options = ("fit", "--config", folder / "options" / "config.yaml", "--out", folder / "C")
+    command = [sys.executable, "-m", "training", *map(str, options)]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=ONE_THREAD)

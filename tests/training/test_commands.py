@@ -86,8 +86,8 @@ def test_the_papers_configuration_is_the_papers(monkeypatch: pytest.MonkeyPatch)
     """Sections III-C and IV, and what NOTES A2 settles of them; taken as `fit` is given it."""
     given = {}
 
-    def take(*, config: FitConfig, **paths: Path) -> None:
-        given.update(vars(config) | paths)
+    def take(hierarchy: Path, out: Path, *, config: FitConfig) -> None:
+        given.update(vars(config))
 
     monkeypatch.setattr("training.fitting.fit", take)
     assert fit("--config", PAPER) == 0

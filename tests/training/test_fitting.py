@@ -53,12 +53,12 @@ from training.config import (
 from training.fitting import FitSummary, build_encoder, fit
 from training.holding_out import by_name
 from training.module import one_cycle
-from training.references import typical_photos
 from training.run_folder import RunFolder
+from training.typical_photos import typical_photos
 
 MODEL = ModelConfig(image_size=SIZE, patch_size=8, hidden_size=32, layers=2, heads=2, mlp_size=64, width=16)
 LEARN = FitConfig(
-    DataConfig("photos.parquet", batch_size=15, augmentation=Augmentation(brightness=0.05)),
+    DataConfig("photos.parquet", workers=0, batch_size=15, augmentation=Augmentation(brightness=0.05)),
     MODEL,
     optimizer=OptimizerConfig(lr=3e-3, geocell_lr=3e-2),
     lr_scheduler=SchedulerConfig("one_cycle"),
@@ -73,7 +73,7 @@ def changed(config: FitConfig = LEARN, **sections: dict[str, object]) -> FitConf
 
 def train(toy: Path, out: Path, config: FitConfig = LEARN) -> FitSummary:
     data = replace(config.data, photos=str(toy / "photos.parquet"))
-    summary = fit(hierarchy=toy / "H", out=out, config=replace(config, data=data))
+    summary = fit(toy / "H", out, config=replace(config, data=data))
     assert summary is not None
     return summary
 
@@ -117,7 +117,7 @@ def test_the_same_seed_gives_the_same_weights(trained: FitSummary, toy: Path, tm
     short = changed(trainer={"max_epochs": 1})
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
         torch.rand(5)  # whatever happened before must not matter
-        train(toy, tmp_path / name, replace(short, seed=seed))
+        train(toy, tmp_path / name, replace(short, seed_everything=seed))
     first, second, other = ((tmp_path / name / "checkpoint" / "model.safetensors").read_bytes() for name in "abc")
     assert first == second
     assert first != other
@@ -159,7 +159,7 @@ def test_training_goes_on_from_an_encoder(
     if kind == "plain CLIP":
         start = f"hf:{plain_clip(tmp_path / 'clip')}"
     still = changed(trainer={"max_epochs": 1}, optimizer={"lr": 0.0})
-    still = replace(still, model=ModelConfig(start_from=start, trainable_blocks=trainable), seed=1)
+    still = replace(still, model=ModelConfig(start_from=start, trainable_blocks=trainable), seed_everything=1)
     train(toy, tmp_path / "same", still)
     train(toy, tmp_path / "other", changed(still, optimizer={"lr": 1e-3}))
     begun = load_encoder(start)
@@ -351,16 +351,16 @@ def check_alike(run: Path, other: Path) -> None:
 
 
 def test_a_run_folder_says_what_made_it(undisturbed: Path, toy: Path) -> None:
-    told = json.loads((undisturbed / "run.json").read_text())
-    assert told["options"]["trainer"]["max_epochs"] == 3
-    assert told["inputs"]["photos"] == file_digest(toy / "photos.parquet")
-    assert {"geosurge", "torch", "lightning", "transformers", "numpy"} <= set(told["made_by"])
+    facts = json.loads((undisturbed / "run.json").read_text())
+    assert facts["options"]["trainer"]["max_epochs"] == 3
+    assert facts["inputs"]["photos"] == file_digest(toy / "photos.parquet")
+    assert {"geosurge", "torch", "lightning", "transformers", "numpy"} <= set(facts["made_by"])
     assert list((undisturbed / "logs" / "0").glob("events.out.tfevents.*"))
     rows = list(csv.DictReader((undisturbed / "logs" / "0" / "metrics.csv").read_text().splitlines()))
     assert len([row for row in rows if row["validation_loss"]]) == 3
     # The options are a configuration that makes the same run again.
     repeated = yaml.safe_load((undisturbed / "config.yaml").read_text())
-    assert repeated == told["options"]
+    assert repeated == facts["options"]
 
 
 def test_a_finished_run_and_one_of_other_options_are_refused(
@@ -409,8 +409,8 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(toy: Pa
     config = changed(config, data={"photos": str(toy / "photos.parquet")})
     train(toy, tmp_path / "whole", config)
     RunFolder(tmp_path / "options").begin(toy / "H", config, {})
-    asked = ("fit", "--config", tmp_path / "options" / "config.yaml", "--out", tmp_path / "C")
-    command = [sys.executable, "-m", "training", *map(str, asked)]
+    options = ("fit", "--config", tmp_path / "options" / "config.yaml", "--out", tmp_path / "C")
+    command = [sys.executable, "-m", "training", *map(str, options)]
     rng, kills = np.random.default_rng(0), 0
     while not (tmp_path / "C" / "checkpoint").exists():
         begun = len(list((tmp_path / "C").glob("logs/*")))
@@ -442,8 +442,8 @@ def test_two_processes_with_two_parts_each_come_to_what_one_comes_to(toy: Path, 
     train(toy, tmp_path / "one", config)
     shared = changed(config, trainer={"devices": 2, "accumulate_grad_batches": 2})
     RunFolder(tmp_path / "options").begin(toy / "H", shared, {})
-    asked = ("fit", "--config", tmp_path / "options" / "config.yaml", "--out", tmp_path / "two", "--json")
-    command = [sys.executable, "-m", "training", *map(str, asked)]
+    options = ("fit", "--config", tmp_path / "options" / "config.yaml", "--out", tmp_path / "two", "--json")
+    command = [sys.executable, "-m", "training", *map(str, options)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["epochs"] == 2  # one result, however many processes
@@ -507,8 +507,7 @@ def test_photos_with_damaged_maps_are_left_out_and_counted(
     for row in (3, 8, 95):
         (folder / f"map{row}.png").write_bytes(b"none")
     train(folder, tmp_path / "C", config)
-    counted = "2 of 90 photos of this pass could not be read and were left out (2 bad_map)"
-    assert (counted if stream else "split 'train': 2 photos left out (2 bad_map)") in caplog.text
+    assert "2 of 90 photos of this pass could not be read and were left out (2 bad_map)" in caplog.text
     for row in range(120):
         (folder / f"map{row}.png").write_bytes(b"none")
     with pytest.raises(InputError, match=r"can be read.*bad_map"):
@@ -525,7 +524,7 @@ def test_references_are_the_typical_photos_of_the_vectors_that_embed_makes(
     config = replace(changed(trainer={"max_epochs": 1}, model={"fusion": fusion}), references=2)
     config = changed(config, data={"validation_share": 0.2})
     with monkeypatch.context() as patch:
-        patch.setattr("training.fitting.typical_training_photos", lambda *_, **__: 1 / 0)
+        patch.setattr("training.fitting._typical_photos", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             train(folder, tmp_path / "C", config)
     summary = train(folder, tmp_path / "C", config)
@@ -548,7 +547,7 @@ def test_references_are_the_typical_photos_of_the_vectors_that_embed_makes(
 def test_no_references_unless_they_are_asked_for(trained: FitSummary) -> None:
     assert trained.references == 0
     assert not (trained.checkpoint / "references.parquet").exists()
-    with pytest.raises(InputError, match="references must be at least 0"):
+    with pytest.raises(InputError, match="`references` must be at least 0"):
         replace(LEARN, references=-1)
 
 
@@ -623,9 +622,9 @@ def test_another_run_is_refused_before_photos_are_read(
 ) -> None:
     config = changed(trainer={"max_epochs": 1})
     folder = interrupted(toy, tmp_path / "C", config)
-    monkeypatch.setattr("training.fitting.open_part", lambda *_, **__: pytest.fail("it read"))
+    monkeypatch.setattr("training.fitting.open_half", lambda *_, **__: pytest.fail("it read"))
     with pytest.raises(InputError, match="began with seed_everything 0, this one has 1"):
-        train(toy, folder, replace(config, seed=1))
+        train(toy, folder, replace(config, seed_everything=1))
     with RunFolder(folder).locked(), pytest.raises(InputError, match="another process is training"):
         train(toy, folder, config)
 
@@ -636,12 +635,12 @@ def test_a_run_goes_on_with_a_hierarchy_elsewhere_and_tells_of_other_code(
     """A digest says that it is the same one."""
     config = changed(trainer={"max_epochs": 1})
     folder = interrupted(toy, tmp_path / "C", config)
-    told = json.loads((folder / "run.json").read_text())
-    told["made_by"]["torch"] = "1.0"
-    (folder / "run.json").write_text(json.dumps(told))
+    facts = json.loads((folder / "run.json").read_text())
+    facts["made_by"]["torch"] = "1.0"
+    (folder / "run.json").write_text(json.dumps(facts))
     shutil.copytree(toy / "H", tmp_path / "elsewhere")
     data = replace(config.data, photos=str(toy / "photos.parquet"))
-    summary = fit(hierarchy=tmp_path / "elsewhere", out=folder, config=replace(config, data=data))
+    summary = fit(tmp_path / "elsewhere", folder, config=replace(config, data=data))
     assert summary is not None
     assert f"the run began under other code: torch 1.0, now {torch.__version__.split('+')[0]}" in caplog.text
 

@@ -8,7 +8,7 @@ from torch.nn.functional import normalize
 
 from training.batches import Truth
 from training.config import Negatives
-from training.losses import classification_loss, hierarchy_loss, level_loss, place_loss
+from training.losses import classification_loss, hierarchy_loss, level_loss
 
 NEGATIVES: tuple[Negatives, ...] = ("batch", "batch_distinct", "all")
 
@@ -139,11 +139,6 @@ def test_losses_and_gradients_of_the_parts_add_up_to_those_of_the_batch(negative
         torch.testing.assert_close(one, other)
 
 
-def a_truth(targets: torch.Tensor, first: int = 0, everyone: torch.Tensor | None = None) -> Truth:
-    everyone = targets if everyone is None else everyone
-    return Truth(targets, everyone, torch.zeros((len(everyone), 3)), first)
-
-
 def test_the_loss_of_classes_is_the_cross_entropy_of_each_level_and_its_gradients_are_right() -> None:
     vectors, coarse, targets = sample(6, 4, 5, seed=10)
     fine = sample(6, 7, 5, seed=11)[1]
@@ -152,7 +147,9 @@ def test_the_loss_of_classes_is_the_cross_entropy_of_each_level_and_its_gradient
     inputs = [tensor.requires_grad_() for tensor in (vectors, coarse, fine, *biases)]
 
     def loss(*given: torch.Tensor) -> torch.Tensor:
-        return classification_loss(given[0], list(given[1:3]), list(given[3:]), a_truth(both))
+        return classification_loss(
+            given[0], list(given[1:3]), list(given[3:]), Truth(both, both, torch.zeros((6, 3)), 0)
+        )
 
     assert torch.autograd.gradcheck(loss, inputs)
     expected = 0.0
@@ -161,15 +158,3 @@ def test_the_loss_of_classes_is_the_cross_entropy_of_each_level_and_its_gradient
         logs = (vectors @ weight.T + bias).log_softmax(dim=1).detach()
         expected -= sum(float(logs[row, both[row, level]]) for row in photos) / len(photos)
     assert loss(*inputs).item() == pytest.approx(expected, rel=1e-12)
-
-
-def test_the_loss_of_places_tells_a_photo_from_all_candidates_and_its_gradients_are_right() -> None:
-    vectors, candidates, _ = sample(4, 9, 5, seed=12)
-    everyone = torch.tensor([[0, 1], [2, 3], [-1, -1], [-1, 1], [0, 0]])
-    truth = a_truth(everyone[1:], 1, everyone)  # the last four of a batch of five, of which one has no cell
-    tau = torch.tensor(0.5, dtype=torch.float64)
-    inputs = [tensor.requires_grad_() for tensor in (vectors, normalize(candidates, dim=-1).detach(), tau)]
-    assert torch.autograd.gradcheck(lambda v, c, t: place_loss(v, c, t, truth), inputs)
-    logs = (inputs[0] @ inputs[1].T / 0.5).log_softmax(dim=1).detach()
-    expected = -sum(float(logs[row, 1 + row]) for row in (0, 2, 3)) / 4  # four of the batch have a cell
-    assert place_loss(*inputs, truth).item() == pytest.approx(expected, rel=1e-12)

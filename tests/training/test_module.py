@@ -16,10 +16,10 @@ from indexer.vectors.scoring import ScoringModel, log_product
 from tests.training.conftest import head_of
 from training.batches import Position, Share
 from training.config import Augmentation, DataConfig, FitConfig, Negatives, OptimizerConfig
-from training.data import PhotoSet
 from training.heads import GeocellHead
 from training.losses import hierarchy_loss
 from training.module import Epoch, GeoModule, one_cycle
+from training.photo_set import PhotoSet
 
 WIDTH = 24
 N = 50

@@ -14,37 +14,30 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from encoder.encode import reader_of
 from indexer.cells.table import load_hierarchy
 from indexer.errors import InputError
 from indexer.photos.photo import Photo
 from indexer.photos.sources import open_photos
 from tests.training.conftest import SIZE
-from tests.training.test_data import small_encoder
-from training.batches import Part, Share, TrainingLoader
-from training.photo_stream import PhotoStream, StreamOptions, shuffle
+from tests.training.test_photo_set import small_encoder
+from training.batches import BatchPart, Share, TrainingLoader
+from training.config import DataConfig
+from training.photo_stream import PhotoStream, shuffle
 
 ALONE = Share()
 
 
 def stream(source: str | Path, folder: Path, *, workers: int = 0, split: str | None = "train") -> PhotoStream:
-    encoder = small_encoder()
-    return PhotoStream(
-        open_photos(source, split=split, coordinates=True),
-        load_hierarchy(folder / "H"),
-        reader_of(encoder, crops="one", cache=None),
-        encoder.preprocessing,
-        chosen=None,
-        needs_cell=True,
-        options=StreamOptions(workers, 40, 1 << 20, torch.device("cpu")),
-    )
+    config = DataConfig(str(source), workers=workers, shuffle_photos=40, shuffle_mb=1)
+    photos = open_photos(source, split=split, coordinates=True)
+    return PhotoStream(photos, load_hierarchy(folder / "H"), encoder=small_encoder(), config=config, needs_cell=True)
 
 
-def epoch(photos: PhotoStream, share: Share = ALONE, **options: int) -> list[Part]:
+def epoch(photos: PhotoStream, share: Share = ALONE, **options: int) -> list[BatchPart]:
     return list(photos.parts(18, share, **{"epoch": 0, "seed": 0, "skip": 0} | options))
 
 
-def as_rows(parts: list[Part]) -> list[bytes]:
+def as_rows(parts: list[BatchPart]) -> list[bytes]:
     return [row.numpy().tobytes() for part in parts for row in part.pixels]
 
 

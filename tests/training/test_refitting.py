@@ -30,12 +30,11 @@ from indexer.vectors.prototypes import Placement, prototypes
 from indexer.vectors.scoring import ScoringModel, leaf_vectors
 from tests.conftest import random_geocells, save_s2_hierarchy
 from tests.indexer.anisotropic import World, anisotropic_world
-from training.config import RefitConfig
+from training.config import RefitConfig, RefitSources
 from training.holding_out import by_name
-from training.refitting import RefitSources, refit
+from training.refitting import refit
 
-CONFIG = RefitConfig(epochs=4, patience=1, batch_size=256)
-CPU = torch.device("cpu")
+CONFIG = RefitConfig(device="cpu", epochs=4, patience=1, batch_size=256)
 WIDTH = 48
 
 
@@ -107,14 +106,14 @@ def command(*arguments: object) -> int:
 def test_a_refit_is_better_than_its_start_on_photos_nobody_has_seen(
     folder: Path, world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = ("--features", folder / "F", "--hierarchy", folder / "H", "--levels-weights", "fit", "--references", 2)
-    assert command(*asked, "--out", tmp_path / "C", "--json") == 0
-    told = json.loads(capsys.readouterr().out)
+    given = ("--features", folder / "F", "--hierarchy", folder / "H", "--levels-weights", "fit", "--references", 2)
+    assert command(*given, "--out", tmp_path / "C", "--json") == 0
+    printed = json.loads(capsys.readouterr().out)
     inside = int((load_hierarchy(folder / "H").locate(*places(world))[:, 0] >= 0).sum())
-    assert told["photos"] + told["held_out"] == inside
-    assert told["held_out"] == pytest.approx(200, abs=60)
-    assert list(told["candidates"]) == ["start", "tempered", "fitted", "weighted"]
-    assert told["kept"] != "start"
+    assert printed["photos"] + printed["held_out"] == inside
+    assert printed["held_out"] == pytest.approx(200, abs=60)
+    assert list(printed["candidates"]) == ["start", "tempered", "fitted", "weighted"]
+    assert printed["kept"] != "start"
     geocells = load_geocells(tmp_path / "C", hierarchy=load_hierarchy(folder / "H").digest)
     means = prototypes(open_features(folder / "F"), Placement(load_hierarchy(folder / "H"))).geocells
     ours, theirs = (np.log1p(errors_km(which, folder / "H", world)) for which in (geocells, means))
@@ -129,7 +128,7 @@ def test_a_refit_is_better_than_its_start_on_photos_nobody_has_seen(
     np.testing.assert_array_equal(bundle.model.geocells.level_weights, geocells.level_weights)
     np.testing.assert_array_equal(bundle.model.geocells.transform.matrix, geocells.transform.matrix)  # type: ignore[union-attr]
     assert bundle.references is not None
-    assert bundle.references.num_rows == told["references"] > len(geocells.vectors[-1])
+    assert bundle.references.num_rows == printed["references"] > len(geocells.vectors[-1])
     assert home.faults() == []
 
 
@@ -139,7 +138,7 @@ def test_shards_in_another_order_change_nothing_but_rounding(folder: Path, world
     made = []
     for number, features in enumerate((folder / "F", tmp_path / "F")):
         out = tmp_path / f"C{number}"
-        refit(RefitSources(features, folder / "H"), out, config=CONFIG, device=CPU)
+        refit(RefitSources(features, folder / "H"), out, config=CONFIG)
         made.append(load_geocells(out))
     one, other = made
     assert one.transform is not None
@@ -151,20 +150,22 @@ def test_shards_in_another_order_change_nothing_but_rounding(folder: Path, world
 
 
 def test_splits_of_a_table_say_what_is_held_out(folder: Path, world: World, tmp_path: Path) -> None:
-    sources = RefitSources(folder / "F", folder / "H", folder / "photos.parquet", "train", "validation")
-    summary = refit(sources, tmp_path / "C", config=CONFIG, device=CPU)
+    sources = RefitSources(
+        folder / "F", folder / "H", photos=folder / "photos.parquet", split="train", validation_split="validation"
+    )
+    summary = refit(sources, tmp_path / "C", config=CONFIG)
     inside = load_hierarchy(folder / "H").locate(*places(world))[:, 0] >= 0
     assert (summary.photos, summary.held_out) == (inside.sum() - inside[::10].sum(), inside[::10].sum())
 
 
 def test_cells_that_are_labels_are_fitted_too(folder: Path, tmp_path: Path) -> None:
     partition(folder / "photos.parquet", LabelScheme(("east", "zone")), tmp_path / "L")
-    sources = RefitSources(folder / "F", tmp_path / "L", folder / "photos.parquet")
-    summary = refit(sources, tmp_path / "C", config=CONFIG, references=1, device=CPU)
+    sources = RefitSources(folder / "F", tmp_path / "L", photos=folder / "photos.parquet")
+    summary = refit(sources, tmp_path / "C", config=replace(CONFIG, references=1))
     assert [len(level) for level in summary.geocells.vectors] == [2, 18]
     assert summary.references == 18
     with pytest.raises(InputError, match="cells of this hierarchy are labels: give the table"):
-        refit(RefitSources(folder / "F", tmp_path / "L"), tmp_path / "C2", config=CONFIG, device=CPU)
+        refit(RefitSources(folder / "F", tmp_path / "L"), tmp_path / "C2", config=CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -178,8 +179,8 @@ def checkpoint(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_encoder_comes_along_untouched(folder: Path, checkpoint: Path, tmp_path: Path) -> None:
-    sources = RefitSources(folder / "F", folder / "H", checkpoint=checkpoint)
-    refit(sources, tmp_path / "C", config=CONFIG, device=CPU)
+    sources = RefitSources(folder / "F", folder / "H", from_=checkpoint)
+    refit(sources, tmp_path / "C", config=CONFIG)
     old, new = load_encoder(str(checkpoint)), load_encoder(str(tmp_path / "C"))
     assert new.digest == old.digest == load_geocells(tmp_path / "C").encoder
     for name, weight in old.model.state_dict().items():
@@ -187,7 +188,7 @@ def test_the_encoder_comes_along_untouched(folder: Path, checkpoint: Path, tmp_p
 
 
 def test_without_an_encoder_geocells_stand_alone(folder: Path, tmp_path: Path) -> None:
-    refit(RefitSources(folder / "F", folder / "H"), tmp_path / "C", config=CONFIG, device=CPU)
+    refit(RefitSources(folder / "F", folder / "H"), tmp_path / "C", config=CONFIG)
     with pytest.raises(ArtifactError, match="holds geocells alone"):
         load_encoder(str(tmp_path / "C"))
 
@@ -196,8 +197,8 @@ def test_old_geocells_are_carried_over_by_lineage(folder: Path, checkpoint: Path
     rule = PartitionRule(tau_max=(250, 80, 25), tau_min=5)
     n = world.n_known
     save_s2_hierarchy(world.lat_deg[:n], world.lng_deg[:n], rule=rule, out=tmp_path / "H2")
-    sources = RefitSources(folder / "F", tmp_path / "H2", checkpoint=checkpoint, old_hierarchy=folder / "H")
-    summary = refit(sources, tmp_path / "C", config=replace(CONFIG, epochs=0), device=CPU)
+    sources = RefitSources(folder / "F", tmp_path / "H2", from_=checkpoint, old_hierarchy=folder / "H")
+    summary = refit(sources, tmp_path / "C", config=replace(CONFIG, epochs=0))
     assert summary.geocells.transform is None
     old, new = load_hierarchy(folder / "H"), load_hierarchy(tmp_path / "H2")
     same = np.flatnonzero(np.isin(new.leaves.keys, old.leaves.keys))
@@ -207,21 +208,21 @@ def test_old_geocells_are_carried_over_by_lineage(folder: Path, checkpoint: Path
     np.testing.assert_allclose(summary.geocells.vectors[-1][same], before, atol=1e-6)
     other = replace(sources, old_hierarchy=tmp_path / "H2")
     with pytest.raises(BundleMismatch, match="belong to hierarchy"):
-        refit(other, tmp_path / "C2", config=CONFIG, device=CPU)
+        refit(other, tmp_path / "C2", config=CONFIG)
 
 
 def test_photos_in_no_cell_are_refused(folder: Path, tmp_path: Path) -> None:
     far = np.full(60, -75.0), np.linspace(-100, -90, 60)
     save_s2_hierarchy(*far, rule=PartitionRule((20, 10), 1), out=tmp_path / "H")
     with pytest.raises(InputError, match="none of its photos has both a vector and a cell"):
-        refit(RefitSources(folder / "F", tmp_path / "H"), tmp_path / "C", config=CONFIG, device=CPU)
+        refit(RefitSources(folder / "F", tmp_path / "H"), tmp_path / "C", config=CONFIG)
     assert not (tmp_path / "C").exists()
 
 
 def test_no_epochs_fit_temperatures_alone(folder: Path, tmp_path: Path) -> None:
     """And what comes out is likelier than at the temperatures a refit begins with, which the product shows."""
     sources = RefitSources(folder / "F", folder / "H")
-    summary = refit(sources, tmp_path / "C", config=replace(CONFIG, epochs=0), device=CPU)
+    summary = refit(sources, tmp_path / "C", config=replace(CONFIG, epochs=0))
     assert summary.kept == "tempered"
     assert summary.geocells.temperatures == pytest.approx([level.start_temperature for level in summary.levels])
     assert (np.abs(np.log(summary.geocells.temperatures / 0.07)) > 0.01).all()
@@ -235,9 +236,9 @@ def test_too_few_photos_for_level_weights_are_told_before_the_fit(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("training.refitting.fit_cells", lambda *_, **__: pytest.fail("it fitted"))
-    few = replace(CONFIG, held_out=0.02)
+    few = replace(CONFIG, held_out=0.02, levels_weights="fit")
     with pytest.raises(InputError, match="level weights and the prior's need"):
-        refit(RefitSources(folder / "F", folder / "H"), tmp_path / "C", level_weights="fit", config=few, device=CPU)
+        refit(RefitSources(folder / "F", folder / "H"), tmp_path / "C", config=few)
     assert not (tmp_path / "C").exists()
 
 
@@ -246,8 +247,8 @@ def test_a_level_with_one_cell_says_nothing_and_does_no_harm(folder: Path, world
     table = pyarrow.parquet.read_table(folder / "photos.parquet")
     pyarrow.parquet.write_table(table.append_column("all", pa.array(["world"] * len(table))), tmp_path / "p.parquet")
     partition(tmp_path / "p.parquet", LabelScheme(("all", "zone")), tmp_path / "L")
-    sources = RefitSources(folder / "F", tmp_path / "L", tmp_path / "p.parquet")
-    summary = refit(sources, tmp_path / "C", level_weights="fit", config=CONFIG, device=CPU)
+    sources = RefitSources(folder / "F", tmp_path / "L", photos=tmp_path / "p.parquet")
+    summary = refit(sources, tmp_path / "C", config=replace(CONFIG, levels_weights="fit"))
     assert [len(level) for level in summary.geocells.vectors] == [1, 18]
     assert summary.levels[0].loss == 0
     assert np.isfinite(summary.geocells.temperatures).all()
@@ -261,9 +262,9 @@ def test_features_of_another_encoder_are_refused(folder: Path, checkpoint: Path,
     with write_folder(tmp_path / "F", kind=KIND, schema_version=SCHEMA_VERSION, manifest_name=ROWS_MANIFEST) as draft:
         shutil.copy(folder / "F" / "part-00.parquet", draft.path)
         draft.facts["encoder"] = "f" * 64
-    sources = RefitSources(tmp_path / "F", folder / "H", checkpoint=checkpoint)
+    sources = RefitSources(tmp_path / "F", folder / "H", from_=checkpoint)
     with pytest.raises(BundleMismatch, match="vectors of encoder ffffffff"):
-        refit(sources, tmp_path / "C", config=CONFIG, device=CPU)
+        refit(sources, tmp_path / "C", config=CONFIG)
     assert not (tmp_path / "C").exists()
 
 
@@ -277,10 +278,10 @@ def test_features_of_another_width_are_refused_though_nobody_says_whose_they_are
     pyarrow.parquet.write_table(table, tmp_path / "F" / "part-00.parquet")
     old = folder / "H" if lineage else None
     sources = RefitSources(
-        tmp_path / "F", folder / "H", folder / "photos.parquet", checkpoint=checkpoint, old_hierarchy=old
+        tmp_path / "F", folder / "H", photos=folder / "photos.parquet", from_=checkpoint, old_hierarchy=old
     )
     with pytest.raises(BundleMismatch, match=rf"vectors of {WIDTH // 2} dimensions; those of .* have {WIDTH}"):
-        refit(sources, tmp_path / "C", config=CONFIG, device=CPU)
+        refit(sources, tmp_path / "C", config=CONFIG)
 
 
 def test_photos_to_fit_to_without_vectors_are_refused(
@@ -290,19 +291,19 @@ def test_photos_to_fit_to_without_vectors_are_refused(
     sources = RefitSources(
         tmp_path / "F",
         folder / "H",
-        folder / "photos.parquet",
+        photos=folder / "photos.parquet",
         split="train",
         validation_split="validation",
-        checkpoint=checkpoint,
+        from_=checkpoint,
         old_hierarchy=folder / "H",
     )
     with pytest.raises(InputError, match="none of its photos has both a vector and a cell"):
-        refit(sources, tmp_path / "new" / "C", config=CONFIG, device=CPU)
+        refit(sources, tmp_path / "new" / "C", config=CONFIG)
 
 
 def test_a_folder_to_write_to_is_made(folder: Path, tmp_path: Path) -> None:
     sources = RefitSources(folder / "F", folder / "H")
-    summary = refit(sources, tmp_path / "new" / "C", config=replace(CONFIG, epochs=0), device=CPU)
+    summary = refit(sources, tmp_path / "new" / "C", config=replace(CONFIG, epochs=0))
     assert load_geocells(summary.checkpoint).width == WIDTH
 
 
@@ -313,7 +314,7 @@ def test_a_folder_to_write_to_is_made(folder: Path, tmp_path: Path) -> None:
         (("--photos", "{photos}", "--validation-split", "validation"), "needs --split"),
         (("--photos", "{photos}", "--split", "train", "--validation-split", "train"), "hold out other photos"),
         (("--old-hierarchy", "{H}"), "needs --from"),
-        (("--held-out", "0"), "refit.held_out must be from 0.001 to 0.5"),
+        (("--held-out", "0"), "--held-out must be from 0.001 to 0.5"),
         (("--held-out", "0.001"), "held-out photos have a vector and a cell; 20 are needed"),
         (("--references", "-1"), "--references must be at least 0"),
         (("--shrinkage", "0.5", "--transform", "none"), "goes with --transform whiten"),
@@ -330,7 +331,7 @@ def test_what_does_not_go_together_is_said(
 
 
 def test_references_of_other_leaves_are_refused(folder: Path, tmp_path: Path) -> None:
-    refit(RefitSources(folder / "F", folder / "H"), tmp_path / "C", references=1, config=CONFIG, device=CPU)
+    refit(RefitSources(folder / "F", folder / "H"), tmp_path / "C", config=replace(CONFIG, references=1))
     n_leaves = len(load_hierarchy(folder / "H").leaves)
     assert load_references(tmp_path / "C", n_leaves=n_leaves, width=WIDTH) is not None
     for leaves, width in ((n_leaves // 2, WIDTH), (n_leaves, WIDTH + 1)):

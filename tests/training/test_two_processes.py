@@ -21,9 +21,9 @@ from indexer.cells.table import load_hierarchy
 from tests.training.conftest import SIZE, head_of
 from training.batches import Position, Share
 from training.config import Augmentation, DataConfig, FitConfig, ModelConfig, Negatives
-from training.data import PhotoSet
 from training.fitting import build_encoder
 from training.module import GeoModule
+from training.photo_set import PhotoSet
 
 WIDTH, BATCH, N = 16, 16, 40
 KINDS = (*get_args(Negatives), "classes", "places")

@@ -15,11 +15,10 @@ import math
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.functional import normalize
+from torch.nn.functional import cross_entropy, normalize
 
 from training.batches import Truth, places_of
 from training.heads import ContrastiveHead
-from training.losses import place_loss
 
 SCALES = (1.0, 16.0, 256.0)  # GeoCLIP's 2^0, 2^4 and 2^8
 _GALLERY_BLOCK = 8192  # places encoded at once
@@ -111,3 +110,20 @@ class LocationHead(ContrastiveHead):
     def end_batch(self, truth: Truth) -> None:
         """The batch's places go into the queue, and the oldest leave it."""
         self.queue.copy_(torch.cat([truth.places, self.queue])[: len(self.queue)])
+
+
+def place_loss(
+    vectors: torch.Tensor, candidates: torch.Tensor, temperature: torch.Tensor, truth: Truth
+) -> torch.Tensor:
+    """The mean of - log softmax(v_i . c / tau)[i] over candidates: the batch's own places, then others.
+
+    Another photo's place is a negative even where it is the same place, as in GeoCLIP. A photo without a cell at any
+    level has no part in it, so that all heads learn from the same photos.
+
+    vectors: (b, D) unit rows. candidates: (B + Q, D) unit rows, the batch's first. temperature: scalar, positive.
+    """
+    present = (truth.targets >= 0).any(dim=1)
+    own = truth.first + torch.arange(len(vectors), device=vectors.device)
+    logits = vectors @ candidates.T / temperature
+    summed = cross_entropy(logits, own.masked_fill(~present, -1), ignore_index=-1, reduction="sum")
+    return summed / (truth.everyone >= 0).any(dim=1).sum().clamp(min=1)

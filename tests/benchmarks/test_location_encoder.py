@@ -7,12 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
+from benchmarks.world.location_encoder import LocationEncoder, LocationHead, place_loss
 from indexer.cells.hierarchy import Hierarchy
 from indexer.earth.geo import haversine_km
 from tests.training.test_heads import WIDTH, learnt, toy
+from tests.training.test_losses import sample
 from training.batches import Truth, places_of
 from training.heads import best_rows
-from training.location_encoder import LocationEncoder, LocationHead
 
 
 def small(width: int = WIDTH, scales: tuple[float, ...] = (1.0, 8.0)) -> LocationEncoder:
@@ -88,3 +89,16 @@ def test_the_loss_is_one_over_all_candidates(hierarchy: Hierarchy) -> None:
     expected = np.mean([float(logits[row].logsumexp(0) - logits[row, row]) for row in there])
     assert len(there) < 12
     assert ours == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_loss_of_places_tells_a_photo_from_all_candidates_and_its_gradients_are_right() -> None:
+    vectors, candidates, _ = sample(4, 9, 5, seed=12)
+    everyone = torch.tensor([[0, 1], [2, 3], [-1, -1], [-1, 1], [0, 0]])
+    # The last four of a batch of five, of which one has no cell.
+    truth = Truth(everyone[1:], everyone, torch.zeros((5, 3)), 1)
+    tau = torch.tensor(0.5, dtype=torch.float64)
+    inputs = [tensor.requires_grad_() for tensor in (vectors, normalize(candidates, dim=-1).detach(), tau)]
+    assert torch.autograd.gradcheck(lambda v, c, t: place_loss(v, c, t, truth), inputs)
+    logs = (inputs[0] @ inputs[1].T / 0.5).log_softmax(dim=1).detach()
+    expected = -sum(float(logs[row, 1 + row]) for row in (0, 2, 3)) / 4  # four of the batch have a cell
+    assert place_loss(*inputs, truth).item() == pytest.approx(expected, rel=1e-12)

@@ -45,9 +45,9 @@ def nearest_photos(known: Known, vectors: np.ndarray, *, k: int) -> np.ndarray:
     found = [np.empty((0, k), np.int64)]
     for first in range(0, len(vectors), _BLOCK):
         similarity = vectors[first : first + _BLOCK] @ known.vectors.T
-        some = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
-        order = np.argsort(-np.take_along_axis(similarity, some, axis=1), axis=1, kind="stable")
-        found.append(np.take_along_axis(some, order, axis=1))
+        best = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
+        order = np.argsort(-np.take_along_axis(similarity, best, axis=1), axis=1, kind="stable")
+        found.append(np.take_along_axis(best, order, axis=1))
     return np.concatenate(found)
 
 

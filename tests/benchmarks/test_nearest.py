@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from benchmarks.world import nearest
+from benchmarks.world.nearest import Known, Vote, choose_vote, elect, nearest_photos
 from tests.conftest import clustered_points, unit_rows
-from training import nearest
-from training.nearest import Known, Vote, choose_vote, elect, nearest_photos
 
 
 def known(n: int = 60, width: int = 8) -> Known:

@@ -5,7 +5,7 @@ import numpy as np
 from indexer.vectors.geocells import Geocells
 from indexer.vectors.prototypes import Placed
 from tests.conftest import unit_rows
-from training.references import TypicalPhotos
+from training.typical_photos import TypicalPhotos
 
 WIDTH, LEAVES = 12, 6
 

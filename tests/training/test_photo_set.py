@@ -12,10 +12,12 @@ from encoder.config import FusionConfig
 from encoder.model import GeoEncoder, GeoEncoderConfig
 from indexer.cells.table import load_hierarchy
 from indexer.errors import InputError
+from indexer.photos.sources import open_photos
 from tests.training.conftest import SIZE, with_maps
-from training.batches import Part, Position, Share, TrainingLoader
+from training.batches import BatchPart, Position, Share, TrainingLoader
 from training.config import DataConfig
-from training.data import PhotoSet, load_photos
+from training.photo_set import PhotoSet, load_photos
+from training.photo_stream import PhotoStream
 
 
 def small_encoder() -> GeoEncoder:
@@ -25,9 +27,10 @@ def small_encoder() -> GeoEncoder:
 
 
 def load(folder: Path, split: str = "train", encoder: GeoEncoder | None = None) -> PhotoSet:
-    config = DataConfig(photos=str(folder / "photos.parquet"))
-    tree = load_hierarchy(folder / "H")
-    return load_photos(config, split, hierarchy=tree, encoder=encoder or small_encoder())
+    config = DataConfig(photos=str(folder / "photos.parquet"), workers=0)
+    source = open_photos(config.photos, split=split, coordinates=True)
+    stream = PhotoStream(source, load_hierarchy(folder / "H"), encoder=encoder or small_encoder(), config=config)
+    return load_photos(stream, memory_limit_gb=1.0)
 
 
 def test_targets_are_the_cells_of_the_coordinates(toy: Path) -> None:
@@ -46,20 +49,21 @@ def test_bad_photos_are_left_out_and_counted(toy: Path, tmp_path: Path, caplog: 
     kept = [row for row in range(90) if row not in (3, 7)]
     assert torch.equal(rest.pixels, whole.pixels[kept])
     np.testing.assert_array_equal(rest.lat_deg, whole.lat_deg[kept])
-    assert "2 photos left out (1 empty, 1 missing), first 0003.png" in caplog.text
+    assert "2 of 90 photos of this pass could not be read and were left out (1 empty, 1 missing)" in caplog.text
+    assert "0003.png: empty" in caplog.text
 
 
 def test_no_readable_photo_is_an_error(toy: Path, tmp_path: Path) -> None:
     shutil.copytree(toy / "H", tmp_path / "H")
     shutil.copy(toy / "photos.parquet", tmp_path)
-    with pytest.raises(InputError, match="no photo of split 'train' can be read"):
+    with pytest.raises(InputError, match="of the first 90 photos none can be read"):
         load(tmp_path)
 
 
 ALONE = Share()
 
 
-def epoch(photos: PhotoSet, batch_size: int, share: Share = ALONE, **options: int) -> list[Part]:
+def epoch(photos: PhotoSet, batch_size: int, share: Share = ALONE, **options: int) -> list[BatchPart]:
     return list(photos.parts(batch_size, share, **{"epoch": 0, "seed": 0, "skip": 0} | options))
 
 
