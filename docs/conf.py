@@ -11,7 +11,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]  # `
 
 project = "GeoSURGE"
 version = release = installed_version("geosurge")
-copyright = "the authors of GeoSURGE; Apache License 2.0"  # noqa: A001
+copyright = "the authors of GeoSURGE; Apache License 2.0"
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "reference"]
 root_doc = "README"

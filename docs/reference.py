@@ -209,7 +209,7 @@ def _command_page(package: str) -> str:
     from indexer.cli import main
 
     commands = importlib.import_module(f"{package}.__main__").COMMANDS
-    sections = [f"Every command takes ``--json`` and ``--config file.yaml``."]
+    sections = ["Every command takes ``--json`` and ``--config file.yaml``."]
     for name in commands:
         told = io.StringIO()
         # Help is as wide as the terminal.
