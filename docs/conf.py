@@ -17,22 +17,22 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "reference"]
 root_doc = "README"
 include_patterns = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/**", "benchmarks/results/*.md"]
 exclude_patterns = [".*", "out", "build", "dist", "tests", "configs", "docs/_templates"]
-# The order of the sidebar, by caption; a page that is missing here ends the build.
-pages = {
-    "Use": ["docs/tutorial", "docs/how-it-works", "docs/operations", "docs/evaluation"],
-    "Look up": ["docs/data-model", "docs/words", "docs/results", "docs/reference/index"],
-    "Work on it": ["docs/architecture", "CONTRIBUTING", "CHANGELOG"],
-    "": ["benchmarks/results/ablations"],  # reached from the results alone
+# What lies below a page, by caption: the order of the sidebar. A page that is missing here ends the build.
+contents = {
+    "README": {
+        "Use": ["docs/tutorial", "docs/how-it-works", "docs/operations", "docs/evaluation"],
+        "Look up": ["docs/data-model", "docs/words", "docs/results", "docs/reference/index"],
+        "Work on it": ["docs/architecture", "CONTRIBUTING", "CHANGELOG"],
+    },
+    "docs/results": {"": ["benchmarks/results/ablations"]},
 }
 
 myst_heading_anchors = 3
-myst_links_external_new_tab = False
-suppress_warnings = ["myst.header"]  # a page may begin its headings anew
+highlight_language = "text"  # a block that names no language is a command line or a drawing
 
 add_module_names = False
 autodoc_default_options = {"members": True, "undoc-members": True, "member-order": "bysource"}
 autodoc_preserve_defaults = True
-autodoc_mock_imports: list[str] = []
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 100
 toc_object_entries_show_parents = "hide"
@@ -47,8 +47,8 @@ html_show_sphinx = False
 html_sidebars = {"**": ["pages.html"]}  # all pages, on every page
 html_theme_options = {
     "navbar_center": [],
-    "navbar_end": ["theme-switcher"],
-    "navbar_persistent": ["search-button-field"],
+    "navbar_end": ["search-button-field", "theme-switcher"],
+    "navbar_persistent": [],
     "secondary_sidebar_items": ["page-toc"],
     "footer_start": ["copyright"],
     "footer_end": [],

@@ -67,7 +67,8 @@ def as_rst(docstring: str, names: Iterable[str] = ()) -> list[str]:
 
 def _runs(block: list[str]) -> Iterator[tuple[bool, list[str]]]:
     """Lines that follow each other, indented or not; what continues a bullet is not indented."""
-    bullet, run, before = False, [], False
+    run: list[str] = []
+    bullet = before = False
     for line in block:
         bullet = line.startswith("- ") or (bullet and line.startswith("  "))
         indented = line.startswith(" ") and not bullet
@@ -175,7 +176,8 @@ def _page(title: str, *sections: str) -> str:
 
 
 def _toctree(names: Iterable[str]) -> str:
-    return ".. toctree::\n   :maxdepth: 1\n\n" + "\n".join(f"   {name}" for name in names)
+    listed = (f"   {name.rpartition('.')[2].replace('commands-', 'commands of ')} <{name}>" for name in names)
+    return ".. toctree::\n   :maxdepth: 1\n\n" + "\n".join(listed)
 
 
 def _directive(kind: str, name: str) -> str:
@@ -184,7 +186,7 @@ def _directive(kind: str, name: str) -> str:
 
 def _module_pages(name: str) -> Iterator[tuple[str, str]]:
     module = importlib.import_module(name)
-    title = f"``{name}``"
+    title = name
     if not hasattr(module, "__path__"):
         yield name, _page(title, _directive("module", name))
         return
@@ -211,18 +213,17 @@ def _command_page(package: str) -> str:
     commands = importlib.import_module(f"{package}.__main__").COMMANDS
     sections = ["Every command takes ``--json`` and ``--config file.yaml``."]
     for name in commands:
-        told = io.StringIO()
+        out = io.StringIO()
         # Help is as wide as the terminal.
         with (
-            mock.patch.dict("os.environ", COLUMNS="100"),
-            contextlib.redirect_stdout(told),
+            mock.patch.dict("os.environ", COLUMNS="92"),
+            contextlib.redirect_stdout(out),
             contextlib.suppress(SystemExit),
         ):
             main(package, "", commands, argv=[name, "--help"])
+        text = out.getvalue().replace(" \b", "")  # jsonargparse writes a backspace before `[=flags]`
         title = f"python -m {package} {name}"
-        sections.append(
-            f"{title}\n{'-' * len(title)}\n\n.. code-block:: text\n\n{textwrap.indent(told.getvalue(), '   ')}"
-        )
+        sections.append(f"{title}\n{'-' * len(title)}\n\n.. code-block:: text\n\n{textwrap.indent(text, '   ')}")
     return _page(f"Commands of {package}", *sections)
 
 
@@ -246,12 +247,11 @@ def write_pages(app: Sphinx) -> None:
 
 
 def _contents(app: Sphinx, name: str, source: list[str]) -> None:
-    """README stays free of Sphinx: the table of contents is added here."""
-    if name == app.config.root_doc:
-        for caption, pages in app.config.pages.items():
-            listed = "\n".join(["/" + page for page in pages])
-            head = f":caption: {caption}\n" if caption else ""
-            source[0] += f"\n```{{toctree}}\n:hidden:\n{head}\n{listed}\n```\n"
+    """Pages stay free of Sphinx: the table of contents is added here."""
+    for caption, pages in app.config.contents.get(name, {}).items():
+        listed = "\n".join("/" + page for page in pages)
+        options = ":hidden:\n" + (f":caption: {caption}\n" if caption else "")
+        source[0] += f"\n```{{toctree}}\n{options}\n{listed}\n```\n"
 
 
 def _finish(app: Sphinx, exception: Exception | None) -> None:
@@ -267,7 +267,7 @@ def _finish(app: Sphinx, exception: Exception | None) -> None:
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """What Sphinx calls."""
-    app.add_config_value("pages", {}, "env")
+    app.add_config_value("contents", {}, "env")
     app.connect("builder-inited", write_pages)
     app.connect("source-read", _contents)
     app.connect("autodoc-process-docstring", _docstring)
