@@ -33,6 +33,7 @@ PACKAGES = ("indexer", "encoder", "training", "search")
 FOLDER = "docs/reference"
 
 _SECTIONS = {"Args:": "param", "Raises:": "raises", "Returns:": "returns", "Yields:": "yields"}
+_CODE = re.compile(r"(?:from [\w.]+ )?import \w|>>> ")  # how a block begins that is code, indented or not
 _ENTRY = re.compile(r"(\w[\w.]*): (.*)")
 # What makes a browser load something: not links that a person follows.
 _LOADS = re.compile(
@@ -51,13 +52,12 @@ def as_rst(docstring: str, names: Iterable[str] = ()) -> list[str]:
     """A docstring as lines of reStructuredText. names: of parameters, shown as code where their meaning begins."""
     lines: list[str] = []
     for block in re.split(r"\n\s*\n", inspect.cleandoc(docstring)):
-        section, kind = None, None
+        section = None
         for indented, run in _runs(block.splitlines()):
             text = textwrap.dedent("\n".join(run)).splitlines()
-            if not indented:
+            if not indented and not _CODE.match(text[0]):
                 section = _SECTIONS.get(text[-1])
-                kind = text[:-1] if section else text
-                lines += _paragraph(kind, names)
+                lines += _paragraph(text[:-1] if section else text, names)
             elif section:
                 lines += _fields(section, text)
             else:
@@ -184,25 +184,35 @@ def _directive(kind: str, name: str) -> str:
     return f".. auto{kind}:: {name}"
 
 
-def _module_pages(name: str) -> Iterator[tuple[str, str]]:
+def _module_pages(name: str, doors: Mapping[tuple[str, str], str]) -> Iterator[tuple[str, str]]:
+    """Pages of a module and of those below it. doors: (module, name) -> where a front door has it."""
     module = importlib.import_module(name)
-    title = name
-    if not hasattr(module, "__path__"):
-        yield name, _page(title, _directive("module", name))
+    if hasattr(module, "__path__"):
+        below = list(_modules(module))
+        parts = [_directive("module", name) + "\n   :no-members:"]
+        parts += [_directive(_kind(getattr(module, each)), f"{name}.{each}") for each in getattr(module, "__all__", ())]
+        yield name, _page(name, *parts, *([_toctree(below)] if below else []))
+        for each in below:
+            yield from _module_pages(each, doors)
         return
-    below = list(_modules(module))
-    door = [f"{name}.{each}" for each in getattr(module, "__all__", ())]
-    kinds = {each: _kind(module, each.rpartition(".")[2]) for each in door}
-    yield name, _page(
-        title, _directive("module", name) + "\n   :no-members:", *(_directive(kinds[each], each) for each in door),
-        *([_toctree(below)] if below else []),
-    )  # fmt: skip
-    for each in below:
-        yield from _module_pages(each)
+    # Described once, where people import it: else a name would have two places that links may mean.
+    shown = {each: door for (owner, each), door in doors.items() if owner == name}
+    apart = f"\n   :exclude-members: {', '.join(shown)}" if shown else ""
+    named = ", ".join(f":py:obj:`{door}`" for door in shown.values())
+    yield name, _page(name, *([f"At the front door: {named}."] if shown else []), _directive("module", name) + apart)
 
 
-def _kind(module: ModuleType, name: str) -> str:
-    value = getattr(module, name)
+def _doors() -> dict[tuple[str, str], str]:
+    found = {}
+    for package in PACKAGES:
+        module = importlib.import_module(package)
+        for name in getattr(module, "__all__", ()):
+            value = getattr(module, name)
+            found[getattr(value, "__module__", ""), getattr(value, "__qualname__", "")] = f"{package}.{name}"
+    return found
+
+
+def _kind(value: object) -> str:
     return "class" if inspect.isclass(value) else "function" if callable(value) else "data"
 
 
@@ -234,7 +244,8 @@ def write_pages(app: Sphinx) -> None:
     folder.mkdir(parents=True)
     commands = [f"commands-{package}" for package in PACKAGES]
     written = {f"commands-{package}": _command_page(package) for package in PACKAGES}
-    written |= {name: text for package in PACKAGES for name, text in _module_pages(package)}
+    doors = _doors()
+    written |= {name: text for package in PACKAGES for name, text in _module_pages(package, doors)}
     written["index"] = _page(
         "Reference",
         "What a Python user imports stands first on the page of each package; below it, its rooms and modules.",
