@@ -1,7 +1,7 @@
 # Two commands: `make demo` runs the main job, `make test` passes the tests. Both set up .venv first.
 .DEFAULT_GOAL := help
-.PHONY: help venv demo ablations test test-slow test-wheel check format clean bench-bundle bench-embed bench-fusion bench-gpu
-.PHONY: bench-partition bench-refit bench-refit-scale bench-run bench-search bench-trust
+.PHONY: help venv demo ablations docs test test-slow test-wheel check format clean bench-bundle bench-embed bench-fusion
+.PHONY: bench-gpu bench-partition bench-refit bench-refit-scale bench-run bench-search bench-trust
 
 PYTHON ?= python3
 FAISS ?= cpu# cpu or gpu: which of the two FAISS packages to install
@@ -74,6 +74,9 @@ bench-search: venv  ## Searching exactly, by a beam and adaptively, beside the p
 
 bench-trust: venv  ## Whether probabilities and radii are true, and where answers should point, after `make demo`
 	$(BIN)/python -m benchmarks.world.trust
+
+docs: venv  ## The site, out/docs/index.html: README, docs/ and a reference of the Python API; warnings are errors
+	$(BIN)/sphinx-build -W --keep-going -q -c docs -d out/docs-cache . out/docs
 
 format: venv  ## Rewrite the code in the project's format
 	$(BIN)/ruff format .
