@@ -98,6 +98,8 @@ def test_the_site_builds_without_a_warning_and_is_whole(tmp_path: Path) -> None:
         for name in getattr(importlib.import_module(package), "__all__", ()):
             assert f'id="{package}.{name}"' in page
     for path in site.rglob("*.html"):
+        if path.parent.name == "_static":  # the theme's own template
+            continue
         parser = _References()
         parser.feed(path.read_text(encoding="utf-8"))
         for link in parser.found:
