@@ -115,7 +115,7 @@ def open_photos(
             (`shards/{0000..0012}.tar`); a path or a URI.
         split: of a table, keep only rows whose `split` column is this; None keeps all.
         coordinates: True when every photo must have `lat` and `lng`; otherwise they are read if present.
-        schemes: that the source may have. What it names is checked by who reads it.
+        schemes: that the source may have. Those of the photos it names are checked when they are read.
 
     Raises:
         InputError: nothing usable is there; a column, a coordinate or a photo is missing; or a scheme is not allowed.
@@ -260,7 +260,7 @@ def _is_hidden(name: str) -> bool:
 
 
 def _count_images(folder: str) -> int:
-    """How many there are; what else lies there is told, because somebody may take it for photos."""
+    """How many there are; other files are named in the log, because a user may take them for photos."""
     count, others = 0, Counter[str]()
     for name in files_below(folder):
         if _is_image(name):
