@@ -17,7 +17,6 @@ import threading
 import time
 from collections.abc import Iterator, Sized
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 _S = TypeVar("_S", bound=Sized)
@@ -73,9 +72,7 @@ class Line:
     def __enter__(self) -> "Line":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stopped.set()
         for stage in self._stages:
             stage.join()

@@ -31,10 +31,8 @@ from indexer.photos.folders import entries, files_below
 from indexer.photos.photo import IMAGE_SUFFIXES, FileRange, Photo, text_of
 from indexer.photos.tables import (
     IMAGES,
-    bytes_of,
+    contents_of,
     coordinates_of,
-    holds_bytes,
-    locations_of,
     names_of,
     open_table,
     read_columns,
@@ -309,8 +307,8 @@ def _table_photos(location: str, *, split: str | None, coordinates: bool) -> Ite
     root = folder_of(location) if is_uri(location) else str(Path(location).parent.absolute())
 
     def data(batch: pa.Table, column: str) -> Iterator[FileRange | bytes | None]:
-        given = bytes_of(batch, column) if holds_bytes(batch, column) else locations_of(batch, column, location)
-        return (value if isinstance(value, bytes) else _place(root, value) for value in given)
+        contents = contents_of(batch, column, location)
+        return (content if isinstance(content, bytes) else _place(root, content) for content in contents)
 
     wanted = ["photo", "lat", "lng"] if coordinates else ["photo"]
     for batch in open_table(location).scan(wanted, optional=("lat", "lng", "map", IMAGES), split=split):
