@@ -80,7 +80,7 @@ def write_folder(
             except OSError as error:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
-                if not name_by_digest:  # somebody else finished first
+                if not name_by_digest:  # another process finished first
                     raise _exists(target) from None
                 if entries_of(final) != entries_of(temporary):  # what is there was damaged since
                     aside = _temporary_name(parent, stem)
@@ -94,7 +94,7 @@ def write_folder(
 def write_file(target: Path, content: bytes) -> None:
     """Write one file that appears at `target` complete or not at all.
 
-    It is written inside a temporary folder, which the next writer clears away if this process dies.
+    It is written inside a temporary folder, which the next writer removes if this process dies.
 
     Raises:
         InputError: `target` exists, or cannot be written.
@@ -125,7 +125,7 @@ def place(written: Path, target: Path) -> None:
 
 
 def check_file(target: Path) -> None:
-    """Make sure that a file can be written at `target`; ask before the work, not after.
+    """Make sure that a file can be written at `target`: call it before the work, not after.
 
     Raises:
         InputError: `target` exists, or cannot be made.
@@ -136,7 +136,7 @@ def check_file(target: Path) -> None:
 
 
 def check_target(target: Path) -> None:
-    """Make sure that a folder can be written at `target`; ask before hours of work, not after.
+    """Make sure that a folder can be written at `target`: call it before hours of work, not after.
 
     Raises:
         InputError: `target` exists and is not an empty folder, or cannot be made.
@@ -146,7 +146,7 @@ def check_target(target: Path) -> None:
         missing = next(path for path in (target.absolute(), *target.absolute().parents) if path.parent.exists())
         if missing.is_symlink():
             raise FileNotFoundError(errno.ENOENT, f"{missing} is a link to nowhere")
-        # Tried, not asked: the answer of `access` is wrong for root and on some network file systems.
+        # Tried, because `access` answers wrongly for root and on some network file systems.
         probe = _temporary_name(missing.parent, missing.name)
         probe.mkdir()
         probe.rmdir()
@@ -167,7 +167,7 @@ def remove_leftovers(parent: Path, stem: str) -> None:
 def remove_version(folder: Path) -> None:
     """Remove a folder that was written with `name_by_digest`: it vanishes in one rename and is deleted after that.
 
-    What a kill in between leaves is a temporary folder like any other, which the next `write_folder` clears away.
+    If the process is killed in between, a temporary folder is left, which the next `write_folder` removes.
     """
     remove_leftovers(folder.parent, _VERSION_STEM)
     lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -279,7 +279,7 @@ def explain_full(target: Path, *, kept: str = "Nothing was kept") -> Iterator[No
 def replace_symlink(link: Path, target: str) -> None:
     """Point `link` at `target` in one rename: a reader sees the old one or the new one, never none.
 
-    The caller sees to it that nobody else does so at the same time: what a killed process left is cleared away first.
+    What a killed process left is removed first, so the caller must hold a lock: two processes at once would clash.
     """
     for leftover in _temporaries(link.parent, link.name):
         if leftover.is_symlink():

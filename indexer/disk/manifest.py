@@ -88,7 +88,7 @@ def read_manifest(folder: Path, *, kind: str, schema_version: int, name: str = M
 
 
 def parse_manifest(folder: Path, *, kind: str, schema_version: int, name: str = MANIFEST) -> Manifest:
-    """Read a folder's manifest and check its kind and its schema version, whatever became of the other files.
+    """Read a folder's manifest and check its kind and its schema version; the other files are not looked at.
 
     Raises:
         ArtifactError: not such a folder, its manifest is damaged, or it was written by a newer version.
@@ -130,7 +130,7 @@ def manifest_digest(folder: Path, *, name: str = MANIFEST) -> str:
 def verify_folder(folder: Path, manifest: Manifest, *, name: str = MANIFEST) -> list[str]:
     """Compare a folder with its manifest, to the last byte; returns one sentence for each file that is not as it says.
 
-    Found are files that are missing, shorter or longer, of other content, unreadable, or not named in the manifest.
+    Such files are missing, shorter, longer, of other content, unreadable, or not named in the manifest.
 
     Raises:
         ArtifactError: the manifest names a file outside the folder.

@@ -6,8 +6,8 @@
     _lock              held by the one process that writes
     _manifest.json     written when every shard is done
 
-A killed job loses the shards it was at, and nothing else: the next start with the same options does what has no mark.
-What starts with `_` is passed over by readers of Parquet, so the folder can be read at any time: each part is whole.
+A killed job loses the shards in work and nothing else: the next start with the same options does the shards without a
+mark. Readers of Parquet ignore names that begin with `_`, so the folder can be read at any time: each part is whole.
 """
 
 import contextlib
@@ -40,9 +40,9 @@ from indexer.errors import ArtifactError, InputError, WorkError
 
 log = logging.getLogger(__name__)
 
-OK = "ok"  # the status of a row that has what was asked for; any other is a short reason code
+OK = "ok"  # the status of a row that has its result; any other status is a short reason code
 JOB_FILE = "_job.json"
-_FREE = {"batch_size"}  # another one, where memory ran out, changes the last bits of a vector at most
+_FREE = {"batch_size"}  # may change when memory ran out: at most the last bits of a vector change with it
 _MARKS, _LOCK, _ASIDE = "_done", "_lock", "_part"
 
 
@@ -89,11 +89,6 @@ class JobFolder:
         self.job = job
         self.done = done
 
-    @property
-    def finished(self) -> bool:
-        """Whether every shard was done before."""
-        return (self.path / ROWS_MANIFEST).is_file()
-
     def add(self, shard: Shard) -> Mark:
         """Write a shard and its mark. A shard without a mark that was written before is written again.
 
@@ -114,14 +109,14 @@ class JobFolder:
         return mark
 
     def finish(self, facts: Mapping[str, Any], *, rows: int | None = None) -> None:
-        """Say that every shard is done; nothing about it depends on when, or how often the job was started.
+        """Write the manifest, which says that every shard is done; it is the same however often the job was started.
 
-        rows: how many the input has; None where nobody knows.
+        rows: how many the input has; None if that is not known.
 
         Raises:
             WorkError: the shards hold another number of rows; or the disk is full.
         """
-        if self.finished:
+        if (self.path / ROWS_MANIFEST).is_file():
             return
         job, totals = self.job, totals_of(self.done.values())
         if rows is not None and totals.rows != rows:
@@ -186,7 +181,7 @@ def names_digest(names: Sequence[str]) -> str:
 
 
 def check_job_target(path: Path) -> None:
-    """Make sure that a job can be begun or gone on with at `path`; ask before hours of work, not after.
+    """Make sure that a job can begin or continue at `path`: call it before hours of work, not after.
 
     Raises:
         InputError: the folder holds something else, or cannot be written.
@@ -197,10 +192,10 @@ def check_job_target(path: Path) -> None:
 
 
 def read_job(path: Path) -> Job | None:
-    """What the job at `path` was started as; None where none was.
+    """The job at `path` as it was started; None where there is none.
 
     Raises:
-        ArtifactError: what says so is damaged.
+        ArtifactError: its file is damaged.
     """
     file = path / JOB_FILE
     try:
@@ -253,12 +248,12 @@ def is_running(path: Path) -> bool:
 
 @contextlib.contextmanager
 def open_job(path: Path, job: Job) -> Iterator[JobFolder]:
-    """Begin a job at `path`, or go on with the one there; the folder is this process's until the block ends.
+    """Begin a job at `path`, or continue the one there; this process holds the folder until the block ends.
 
     Raises:
-        InputError: the folder holds something else or a job of other options or inputs, another process is at it, or
+        InputError: the folder holds something else, or a job of other options or inputs; another process holds it; or
             it cannot be written.
-        ArtifactError: what the folder says of itself is damaged.
+        ArtifactError: its description or one of its marks is damaged.
         WorkError: the disk is full.
     """
     check_job_target(path)
@@ -271,7 +266,7 @@ def open_job(path: Path, job: Job) -> Iterator[JobFolder]:
             (path / _MARKS).mkdir(exist_ok=True)
         before = read_job(path)
         if before is not None and before.kind == job.kind and not (read_marks(path) or part_files(path)):
-            before = None  # of a start that ended before its first shard: it decides nothing
+            before = None  # of a start that ended before its first shard: it binds nobody
         if before is None:
             with _explained(path), temporary_folder(path, _ASIDE) as aside:
                 remove_leftovers(path.parent, path.name)  # of a start that was killed while it asked whether it may
@@ -296,9 +291,9 @@ def _is_begun(path: Path) -> bool:
 
 
 def _usable(path: Path, marks: Mapping[int, Mark]) -> dict[int, Mark]:
-    """Marks whose rows are there. What somebody removed or a disk lost is done again, and so is what has no mark.
+    """Marks whose rows are there. Shards whose rows or marks were removed or lost are done again.
 
-    Rows of shards that are to be done again are removed: the input may end before them now.
+    The rows of shards that are to be done again are removed: the input may be shorter now.
     """
     sizes = {file.name: file.stat().st_size for file in part_files(path)}
     usable = {number: mark for number, mark in marks.items() if sizes.get(part_name(number)) == mark.size_bytes}

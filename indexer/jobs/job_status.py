@@ -1,7 +1,7 @@
-"""How far a job has come, for who asks from outside: of one that runs, has ended, or died.
+"""How far a job has come, seen from outside: a job that runs, has ended, or was killed.
 
-While it runs it writes `_status.json` every few seconds. What is done is read from the marks of its shards, which are
-right whatever became of the process.
+A running job writes `_status.json` every few seconds. Which shards are done is read from their marks, which are right
+even if the process was killed.
 """
 
 import contextlib
@@ -24,10 +24,10 @@ _RECENT = 20  # shards, that the rate is taken from
 
 
 class StatusFile:
-    """Tells from inside a job how it goes."""
+    """The file by which a running job says how far it is."""
 
     def __init__(self, folder: Path, line: Line, *, rows: int | None) -> None:
-        """rows: of the whole job; None where nobody knows before the end."""
+        """rows: of the whole job; None if that is not known before the end."""
         self._folder, self._line, self._rows = folder, line, rows
         self.began_at = time.time()  # seconds since 1970
         self._written = 0.0
@@ -64,7 +64,7 @@ class Status:
     """How far a job has come."""
 
     job: Job
-    state: Literal["running", "ended", "stopped"]  # stopped: by whatever; the same command goes on with it
+    state: Literal["running", "ended", "stopped"]  # stopped: the same command continues it
     totals: Totals
     rows: int | None  # of the whole job
     rows_per_second: float | None  # over the latest shards of the latest start
@@ -77,7 +77,7 @@ def read_status(folder: Path) -> Status:
 
     Raises:
         InputError: there is no job.
-        ArtifactError: what it says of itself is damaged.
+        ArtifactError: its description or one of its marks is damaged.
     """
     job = read_job(folder)
     if job is None:
@@ -97,7 +97,7 @@ def _read(folder: Path) -> dict[str, Any]:
     try:
         written = json.loads((folder / _FILE).read_bytes())
         return written | {"stages": [Meter(**stage) for stage in written["stages"]]}
-    except (OSError, ValueError, TypeError, KeyError):  # killed before it wrote; what is done the marks say
+    except (OSError, ValueError, TypeError, KeyError):  # killed before it wrote; the marks say what is done
         return {"stages": []}
 
 

@@ -24,7 +24,7 @@ def track(
 ) -> Iterator[Callable[[int], None]]:
     """Show how far work has come. Yields a function to call with the number of items done since the last call.
 
-    total: of items; None where nobody knows before the end. remarks: what else there is to say, in short texts.
+    total: of items; None if it is not known before the end. remarks: short texts to show beside it.
     """
     console = Console(stderr=True)
     if console.is_terminal:
@@ -46,8 +46,8 @@ def track_line(
 ) -> Iterator[None]:
     """The same for a line of stages, with what each of them does.
 
-    total: of rows; None where nobody knows before the end. known: of them that were done before. tick: called every
-    half second, from another thread. also: more to say, in short texts.
+    total: of rows; None if it is not known before the end. known: rows that were done before. tick: called every half
+    second, from another thread. also: more short texts to show.
     """
     ended = threading.Event()
 
@@ -108,7 +108,7 @@ class _Bar(Progress):
         yield from (Text(f"  {remark}") for remark in self._remarks())
 
     def advance_by(self, done: int) -> None:
-        """Say that so many more are done."""
+        """Count so many more items as done."""
         self.advance(self._task, done)
         speed = self.tasks[0].speed
         self.update(self._task, rate=per_second(speed) if speed else "")

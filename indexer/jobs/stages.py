@@ -17,7 +17,6 @@ import threading
 import time
 from collections.abc import Iterator, Sized
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 _S = TypeVar("_S", bound=Sized)
@@ -48,14 +47,14 @@ class Line:
 
     def __init__(self) -> None:
         self.meters: list[Meter] = []
-        self.failed = 0  # rows without a result so far; whoever finds them counts them
+        self.failed = 0  # rows without a result so far; counted by the stage that finds them
         self._stages: list[_Stage[Any]] = []
         self._stopped = threading.Event()
 
     def stage(self, name: str, items: Iterator[_S], *, ahead: int = 2) -> Iterator[_S]:
-        """Run an iterator in a thread, at most so many results ahead of who takes them. It starts with the first one.
+        """Run an iterator in a thread, at most `ahead` results before they are taken. It starts when one is wanted.
 
-        Stages are added in the order of the work: what one waits for the stage added before it is not work of its own.
+        Add stages in the order of the work: the time that one waits for the stage before it does not count as its work.
         Rows are counted by the length of the results.
         """
         meter = self.meter(name)
@@ -65,7 +64,7 @@ class Line:
         return stage
 
     def meter(self, name: str) -> Meter:
-        """A stage that the caller works himself."""
+        """A stage whose work the caller does."""
         meter = Meter(name)
         self.meters.append(meter)
         return meter
@@ -73,16 +72,14 @@ class Line:
     def __enter__(self) -> "Line":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stopped.set()
         for stage in self._stages:
             stage.join()
 
 
 class _Stopped(Exception):
-    """The line was stopped: nobody wants more."""
+    """The line was stopped: no more results are taken."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,7 +93,7 @@ class _Stage(Generic[_S]):
     def __init__(
         self, meter: Meter, items: Iterator[_S], before: "_Stage[Any] | None", stopped: threading.Event
     ) -> None:
-        self.waited_s = 0.0  # of who takes the results, for them
+        self.waited_s = 0.0  # seconds that the taker of results has waited for them
         self._meter, self._items, self._before, self._stopped = meter, items, before, stopped
         self._results: queue.Queue[_S | _End] = queue.Queue(meter.room)
         self._thread: threading.Thread | None = None
@@ -113,7 +110,7 @@ class _Stage(Generic[_S]):
         self.waited_s += time.perf_counter() - started
         self._meter.waiting = self._results.qsize()
         if isinstance(result, _End):
-            self._results.put(result)  # who asks again hears the same; the thread has ended, so there is room
+            self._results.put(result)  # the next call must find it, too; the thread has ended, so there is room
             raise result.error or StopIteration
         return result
 

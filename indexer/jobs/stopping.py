@@ -6,7 +6,6 @@ import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import ClassVar
 
 from indexer.errors import GeoError
@@ -40,7 +39,7 @@ def stopping() -> Iterator[StopSignal]:
         yield stop
         return
 
-    def catch(number: int, frame: FrameType | None) -> None:
+    def catch(*_: object) -> None:
         stop.is_set = True
         signal.signal(signal.SIGTERM, before)
         log.info("asked to end: what is in hand is finished first")

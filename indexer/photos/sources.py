@@ -31,10 +31,8 @@ from indexer.photos.folders import entries, files_below
 from indexer.photos.photo import IMAGE_SUFFIXES, FileRange, Photo, text_of
 from indexer.photos.tables import (
     IMAGES,
-    bytes_of,
+    contents_of,
     coordinates_of,
-    holds_bytes,
-    locations_of,
     names_of,
     open_table,
     read_columns,
@@ -115,7 +113,7 @@ def open_photos(
             (`shards/{0000..0012}.tar`); a path or a URI.
         split: of a table, keep only rows whose `split` column is this; None keeps all.
         coordinates: True when every photo must have `lat` and `lng`; otherwise they are read if present.
-        schemes: that the source may have. What it names is checked by who reads it.
+        schemes: that the source may have. Those of the photos it names are checked when they are read.
 
     Raises:
         InputError: nothing usable is there; a column, a coordinate or a photo is missing; or a scheme is not allowed.
@@ -260,7 +258,7 @@ def _is_hidden(name: str) -> bool:
 
 
 def _count_images(folder: str) -> int:
-    """How many there are; what else lies there is told, because somebody may take it for photos."""
+    """How many there are; other files are named in the log, because a user may take them for photos."""
     count, others = 0, Counter[str]()
     for name in files_below(folder):
         if _is_image(name):
@@ -309,8 +307,8 @@ def _table_photos(location: str, *, split: str | None, coordinates: bool) -> Ite
     root = folder_of(location) if is_uri(location) else str(Path(location).parent.absolute())
 
     def data(batch: pa.Table, column: str) -> Iterator[FileRange | bytes | None]:
-        given = bytes_of(batch, column) if holds_bytes(batch, column) else locations_of(batch, column, location)
-        return (value if isinstance(value, bytes) else _place(root, value) for value in given)
+        contents = contents_of(batch, column, location)
+        return (content if isinstance(content, bytes) else _place(root, content) for content in contents)
 
     wanted = ["photo", "lat", "lng"] if coordinates else ["photo"]
     for batch in open_table(location).scan(wanted, optional=("lat", "lng", "map", IMAGES), split=split):

@@ -160,23 +160,19 @@ def names_of(table: pa.Table, source: str | Path) -> list[str]:
     return text.to_pylist()
 
 
-def locations_of(table: pa.Table, column: str, source: str | Path) -> list[str]:
-    """A column of names as they are, to be read from and never shown; empty where a row has none."""
-    return _text(table, column, source).to_pylist()
+def contents_of(table: pa.Table, column: str, source: str | Path) -> Iterator[bytes | str | None]:
+    """A column row by row: bytes, or else the name of a file as it is, to be read from and never shown.
 
-
-def bytes_of(table: pa.Table, column: str) -> Iterator[bytes | str | None]:
-    """A column of bytes row by row; from structs that have none the path, None where there is neither."""
+    Of structs of bytes and path, the path where there are no bytes. Empty text or None where a row has neither.
+    """
+    if not _holds_bytes(table.schema.field(column).type):
+        yield from _text(table, column, source).to_pylist()
+        return
     for value in table[column]:
         given = value.as_py()
-        if isinstance(given, dict):
-            given = given.get("path") if given.get("bytes") is None else given["bytes"]
-        yield None if given == "" else given  # bytes of length 0 are a photo, if an empty one
-
-
-def holds_bytes(table: pa.Table, column: str) -> bool:
-    """Whether a column is of bytes, or of structs with bytes in them."""
-    return column in table.column_names and _holds_bytes(table.schema.field(column).type)
+        if isinstance(given, dict):  # bytes of length 0 are a photo, if an empty one
+            given = given["bytes"] if given["bytes"] is not None else given.get("path") or None
+        yield given
 
 
 def coordinates_of(table: pa.Table, source: str | Path, *, required: bool = False) -> tuple[np.ndarray, np.ndarray]:

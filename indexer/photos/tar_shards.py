@@ -4,7 +4,7 @@
 may use, and `key.map.png` or `key.seg.png` is its class map. Everything else is passed over, and nothing is ever
 unpacked or run. A photo is called `shard.tar/key.jpg`.
 
-On this machine only headers are read here; who decodes a photo reads its bytes. A shard at a URI is read here once,
+On this machine only headers are read here; bytes are read when a photo is decoded. A shard at a URI is read here once,
 from front to back, in requests of 8 MiB, and photos up to that size come as bytes. (Fetching headers alone would cost a
 request for each photo, some 30 a second, and then another for the photo.) Larger photos come as ranges.
 """
@@ -18,7 +18,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -99,20 +99,12 @@ def read_shards(location: str, shards: Iterable[str], *, coordinates: bool) -> I
     yield from photos
 
 
-@dataclass(slots=True)
-class _Notes:
-    """What a shard has that makes no photo, said once at its end."""
-
-    counts: dict[str, int] = field(default_factory=dict)
-    first: dict[str, str] = field(default_factory=dict)
+class _Notes(dict[str, tuple[int, str]]):
+    """What a shard has that makes no photo: how often, and the first name. Logged once, at the shard's end."""
 
     def add(self, what: str, name: str) -> None:
-        self.counts[what] = self.counts.get(what, 0) + 1
-        self.first.setdefault(what, text_of(name))
-
-    def say(self, shard: str) -> None:
-        for what, count in self.counts.items():
-            log.warning("%s: %d %s, the first %r", shard, count, what, self.first[what])
+        count, first = self.get(what, (0, text_of(name)))
+        self[what] = count + 1, first
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +153,8 @@ def _photos(shard: str, *, coordinates: bool) -> Iterator[Photo]:
             if len(sample) > _MAX_GROUP:
                 raise InputError(f"{masked(shard)}: more than {_MAX_GROUP} members of the key {text_of(key)!r}.")
             yield from _sample(shard, key, sample, notes, coordinates=coordinates)
-    notes.say(masked(shard))
+    for what, (count, first) in notes.items():
+        log.warning("%s: %d %s, the first %r", masked(shard), count, what, first)
 
 
 def _usable(listed: Iterator[Member], notes: _Notes) -> Iterator[Member]:

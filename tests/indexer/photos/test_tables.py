@@ -11,9 +11,8 @@ from indexer.errors import InputError
 from indexer.photos.tables import (
     IMAGES,
     ROW,
-    bytes_of,
+    contents_of,
     coordinates_of,
-    locations_of,
     names_of,
     open_table,
     read_columns,
@@ -103,7 +102,7 @@ def test_photos_inside_a_table_have_names_of_another_column_or_their_rows(tmp_pa
     assert open_table(path).holds_images
     table = read_columns(path, ["photo"], optional=(IMAGES,))
     assert names_of(table, path) == NAMES[layout]
-    assert list(bytes_of(table, IMAGES)) == PHOTOS
+    assert list(contents_of(table, IMAGES, path)) == PHOTOS
     alone = read_columns(path, ["photo"], split="a")
     assert IMAGES not in alone.column_names
     assert names_of(alone, path) == [NAMES[layout][0], NAMES[layout][2]]
@@ -155,7 +154,7 @@ def test_credentials_in_names_are_masked_and_in_locations_kept(tmp_path: Path) -
     table = pa.table({"photo": uris})
     shown = ["https://***@h/a.jpg", "https://h/a?X-Amz-Signature=***&w=2", "plain.jpg"]
     assert names_of(table, tmp_path) == shown == [masked(uri) for uri in uris]
-    assert locations_of(table, "photo", tmp_path) == uris
+    assert list(contents_of(table, "photo", tmp_path)) == uris
 
 
 def test_tables_at_uris_are_read_like_files_and_named_without_credentials(tmp_path: Path) -> None:
