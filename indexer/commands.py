@@ -3,13 +3,13 @@
 Imports wait for the call.
 """
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from indexer import paper
+from indexer.bundles.build_config import BuildConfig
 from indexer.cells.rule import PartitionRule
 from indexer.cli import Result
 from indexer.errors import InputError
@@ -119,16 +119,8 @@ def build(
     features: Path | None = None,
     inherit: str | None = None,
     photos: Path | None = None,
-    split: str | None = None,
-    tau_max: tuple[int, ...] = paper.TAU_MAX,
-    tau_min: int = paper.TAU_MIN,
-    transform: Literal["whiten", "none"] = "whiten",
-    shrinkage: float | None = None,
-    seed: int = 0,
-    index: Literal["auto", "flat", "ivf"] = "auto",
-    precision: Literal["fp32", "fp16", "int8"] = "fp32",
-    precision_cap: float | None = None,
     no_publish: bool = False,
+    options: BuildConfig,
 ) -> Result:
     """Build a bundle, and publish it: from a checkpoint, from photo vectors alone, or from an older bundle.
 
@@ -139,60 +131,31 @@ def build(
         features: photo vectors of any encoder, in place of a checkpoint; each cell gets the mean direction of its own.
         inherit: version in the registry, in place of a checkpoint; each cell gets the vector of the cell it comes from.
         photos: with --features, the table that says where the photos were taken; by default the features say it.
-        split: use only rows of --photos whose column `split` is this.
-        tau_max: with --features and no --hierarchy, as for partition.
-        tau_min: likewise.
-        transform: with --features, what vectors pass first; whiten removes what does not tell places apart.
-        shrinkage: of the whitening, from 0 to 1; chosen by cross-validation if not given.
-        seed: of the sample for that.
-        index: how leaves are searched; flat compares all of them and is exact, ivf only those below the best cells of
-            a coarser level; auto is flat up to 200,000 leaves.
-        precision: of the numbers in the leaf index; fewer bits take less memory and are not exact.
-        precision_cap: tell no place finer than so many kilometres, in any answer from this bundle; a version that is
-            inherited from keeps its own.
         no_publish: write the version without making it current.
+        options: how it is built.
     """
-    from indexer.bundles.builds import Build, from_checkpoint, from_features, from_version, partition_photos
-    from indexer.bundles.leaf_index import IndexChoice
-    from indexer.bundles.registry import Registry
-    from indexer.earth import s2
+    from indexer.bundles import builds
 
-    if [checkpoint, features, inherit].count(None) != 2:
-        raise InputError("Give one of --checkpoint, --features and --inherit.")
-    if features is None and (photos, split, transform, shrinkage, seed) != (None, None, "whiten", None, 0):
-        raise InputError("--photos, --split, --transform, --shrinkage and --seed go with --features.")
-    if transform == "none" and shrinkage is not None:
-        raise InputError("--shrinkage goes with --transform whiten.")
-    if hierarchy is not None and (tau_max, tau_min) != (paper.TAU_MAX, paper.TAU_MIN):
-        raise InputError("--tau-max and --tau-min go without --hierarchy, which has its own.")
-    if precision_cap is not None:
-        s2.level_of_width(precision_cap)  # refused before the work where it is none
-    home = Registry(registry)
-    home.check()
-    with contextlib.ExitStack() as stack:
-        if hierarchy is None:
-            if features is None or photos is None:
-                raise InputError("Give --hierarchy; only --features with --photos can do without.")
-            rule = PartitionRule(tau_max, tau_min)
-            hierarchy = stack.enter_context(partition_photos(photos, rule, registry, split=split))
-        made: Build
-        if checkpoint is not None:
-            made = from_checkpoint(hierarchy, checkpoint)
-        elif features is not None:
-            made = from_features(
-                hierarchy, features, photos, split=split, transform=transform, shrinkage=shrinkage, seed=seed
-            )
-        else:
-            assert inherit is not None
-            made = from_version(hierarchy, home.resolve(inherit))
-        folder = made.write(home.versions_folder, IndexChoice(index, precision), precision_cap_km=precision_cap)
-    if not no_publish:
-        home.publish(folder.name)
-    cells = [len(vectors) for vectors in made.geocells.vectors]
-    state = "not published" if no_publish else "published"
+    made = builds.build(
+        registry,
+        hierarchy=hierarchy,
+        checkpoint=checkpoint,
+        features=features,
+        inherit=inherit,
+        photos=photos,
+        config=options,
+        publish=not no_publish,
+    )
+    cells, state = list(made.cells), "published" if made.published else "not published"
     return Result(
-        {"version": folder.name, "published": not no_publish, "cells": cells, "registry": str(registry), **made.facts},
-        f"{folder.name}\n{sum(cells):,} cells in {len(cells)} levels ({cells[-1]:,} leaves), {state} in {registry}"
+        {
+            "version": made.version,
+            "published": made.published,
+            "cells": cells,
+            "registry": str(registry),
+            **made.facts,
+        },
+        f"{made.version}\n{sum(cells):,} cells in {len(cells)} levels ({cells[-1]:,} leaves), {state} in {registry}"
         + (f"\n{made.text}" if made.text else ""),
     )
 
@@ -216,18 +179,15 @@ def export(
         level: the level to write, 0 the coarsest; the finest by default.
         values: table (.parquet or .csv) with a column `key`, the cells' tokens, and values to write beside the cells.
     """
-    from indexer.cells.export import CRS, cell_frame, file_format, write_frame
-    from indexer.disk.artifact import check_file
+    from indexer.cells.export import CRS, export_cells, file_format
 
     kind = file_format(out)
-    check_file(out)
     tree = _hierarchy_at(registry, version, hierarchy)
     level = len(tree.levels) - 1 if level is None else level
-    frame = cell_frame(tree, level, values=values)
-    write_frame(frame, out)
+    n_cells = len(export_cells(tree, out, level=level, values=values))
     return Result(
-        {"out": str(out), "format": kind, "crs": CRS, "level": level, "cells": len(frame)},
-        f"{out}: {len(frame):,} cells of level {level} ({kind}, {CRS})",
+        {"out": str(out), "format": kind, "crs": CRS, "level": level, "cells": n_cells},
+        f"{out}: {n_cells:,} cells of level {level} ({kind}, {CRS})",
     )
 
 
