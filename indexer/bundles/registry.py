@@ -29,7 +29,7 @@ class VersionState:
     version: str
     current: bool
     pinned: bool
-    reason: str | None  # why it is pinned, where somebody said so
+    reason: str | None  # why it is pinned, where that is known
     size_bytes: int  # on disk, manifest included
     published_at: str | None  # UTC, the last time; None if it never was
 
@@ -267,7 +267,7 @@ class Registry:
         )
 
     def _retired(self, version: str) -> str:
-        with contextlib.suppress(ArtifactError):  # a damaged history is not what the caller asked about
+        with contextlib.suppress(ArtifactError):  # a damaged history is not what this call is about
             for entry in reversed(self.history()):
                 if entry["action"] == "retire" and entry["version"].startswith(version):
                     return f" (retired {entry['at']}; build it again to have it back)"

@@ -120,7 +120,7 @@ def s2_ids_of(level: Level) -> np.ndarray:
     if level.s2_ids is None:
         raise InputError(
             f"The cells of this hierarchy are labels ({level.label}), not S2 cells, so coordinates do not say which "
-            "cell a point is in. Give a table with the label columns, or a hierarchy made with --scheme s2."
+            "cell a point is in. Give a table with the label columns, or a hierarchy of S2 cells."
         )
     return level.s2_ids
 
@@ -156,7 +156,7 @@ def build_hierarchy(ids: np.ndarray, *, rule: PartitionRule) -> Hierarchy:
         if not level.size:
             raise InputError(
                 f"No cell holds more than tau_min = {rule.tau_min} of the {len(ids)} photos at tau_max = {tau_max}. "
-                "Lower --tau-min, or give more photos."
+                "Lower `tau_min`, or give more photos."
             )
     ancestors = np.stack([s2.locate(level, cells[-1]) for level in cells], axis=1)
     # Follows from one tau_min and falling tau_max: a cell that holds a kept leaf holds more photos than tau_min.

@@ -55,10 +55,10 @@ def calibration_facts(calibrations: Mapping[Protocol, Calibration]) -> dict[str,
 
 
 def calibrations_of(facts: Mapping[str, Any] | None) -> dict[Protocol, Calibration]:
-    """The calibrations a manifest tells of.
+    """The calibrations that a manifest holds.
 
     Raises:
-        ArtifactError: it tells of something else.
+        ArtifactError: it holds something else.
     """
     result = dict[Protocol, Calibration]()
     for name, numbers in (facts or {}).items():

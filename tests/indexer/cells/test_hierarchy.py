@@ -82,7 +82,7 @@ def test_names_come_from_the_nearest_city() -> None:
 
 
 def test_no_cell_left_is_an_error_that_says_what_to_lower() -> None:
-    with pytest.raises(InputError, match="Lower --tau-min"):
+    with pytest.raises(InputError, match="Lower `tau_min`"):
         divide((np.array([1.0, 50.0]), np.array([1.0, 50.0])), PartitionRule((100,), 5))
 
 
