@@ -5,7 +5,8 @@ quantiser is a level of the hierarchy, and a list holds the leaves below one of 
 coarse to fine. A cell of that level is compared by its prefix of the leaf vector, the sum of E_l / tau_l down to it.
 
 Which level, and how many lists a search visits, is measured for every bundle, also where `leaves.faiss` is flat: lists
-follow from level vectors and ranges alone, so a reader makes them in a moment when it searches coarse to fine, and a bundle does not carry its leaf vectors twice.
+follow from level vectors and ranges alone, so a reader makes them in a moment when it searches coarse to fine, and a
+bundle does not carry its leaf vectors twice.
 """
 
 from dataclasses import dataclass
