@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from indexer import paper
+from indexer.paper import TAU_MAX, TAU_MIN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +25,8 @@ class BuildConfig:
     """
 
     split: str | None = None
-    tau_max: tuple[int, ...] = paper.TAU_MAX
-    tau_min: int = paper.TAU_MIN
+    tau_max: tuple[int, ...] = TAU_MAX
+    tau_min: int = TAU_MIN
     transform: Literal["whiten", "none"] = "whiten"
     shrinkage: float | None = None
     seed: int = 0
