@@ -1,6 +1,6 @@
 """The commands of `python -m indexer` that make things. Each one is arguments -> one library call -> one result.
 
-Imports wait for the call.
+What is heavy is loaded by the call: the front door waits, and so do imports inside functions.
 """
 
 from collections.abc import Mapping, Sequence
@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import indexer
 from indexer import paper
 from indexer.bundles.build_config import BuildConfig
 from indexer.cells.rule import PartitionRule
@@ -46,20 +47,15 @@ def partition(
         labels: with --scheme labels, the columns that name the cells, coarsest first: continent,country,city.
         split: use only rows whose column `split` is this.
     """
-    from indexer.cells import division
-    from indexer.cells.schemes import LabelScheme, PartitionScheme, S2Scheme
-
-    how: PartitionScheme
     if scheme == "labels":
         if (tau_max, first_level, min_inclusive, keep_parent) != (paper.TAU_MAX, 2, False, None):
             raise InputError("--tau-max, --first-level, --min-inclusive and --keep-parent go with --scheme s2.")
-        how = LabelScheme(labels, tau_min or 0)
-    else:
-        if labels:
-            raise InputError("--labels goes with --scheme labels.")
-        tau_min = paper.TAU_MIN if tau_min is None else tau_min
-        how = S2Scheme(PartitionRule(tau_max, tau_min, first_level, min_inclusive, keep_parent))
-    return _division_result(division.partition(photos, how, out, split=split))
+        return _divided(indexer.partition(photos, indexer.LabelScheme(labels, tau_min or 0), out, split=split))
+    if labels:
+        raise InputError("--labels goes with --scheme labels.")
+    tau_min = paper.TAU_MIN if tau_min is None else tau_min
+    rule = PartitionRule(tau_max, tau_min, first_level, min_inclusive, keep_parent)
+    return _divided(indexer.partition(photos, indexer.S2Scheme(rule), out, split=split))
 
 
 def update(*, hierarchy: Path, photos: Path, out: Path, split: str | None = None) -> Result:
@@ -71,15 +67,14 @@ def update(*, hierarchy: Path, photos: Path, out: Path, split: str | None = None
         out: hierarchy folder to write.
         split: use only rows whose column `split` is this.
     """
-    from indexer.cells import division
     from indexer.cells.lineage import RELATIONS, level_counts
 
-    made = division.update(hierarchy, photos, out, split=split)
+    made = indexer.update(hierarchy, photos, out, split=split)
     assert made.lineage is not None, "it follows another hierarchy"
     counts = level_counts(made.lineage)
     lines = ["level  " + "  ".join(f"{name:>11}" for name in RELATIONS)]
     lines += [f"{row['level']:>5}  " + "  ".join(f"{row[name]:>11,}" for name in RELATIONS) for row in counts]
-    result = _division_result(made)
+    result = _divided(made)
     return Result({**result.data, "lineage": counts}, "\n".join([result.text, "", *lines]))
 
 
@@ -94,12 +89,10 @@ def ceiling(
         split: use only rows whose column `split` is this.
         thresholds_km: distances at which to count answers as right.
     """
-    from indexer.cells.ceiling import ceilings
-    from indexer.cells.table import load_hierarchy
     from indexer.photos.sources import read_coordinates
 
-    tree = load_hierarchy(hierarchy)
-    rows = ceilings(tree, *read_coordinates(photos, split=split), thresholds_km=thresholds_km)
+    tree = indexer.load_hierarchy(hierarchy)
+    rows = indexer.ceilings(tree, *read_coordinates(photos, split=split), thresholds_km=thresholds_km)
     limits = list(rows[0].best.within)
     lines = [f"level  {'':<14}  coverage  median  " + "  ".join(f"{limit + ' km':>8}" for limit in limits)]
     for row in rows:
@@ -134,9 +127,7 @@ def build(
         no_publish: write the version without making it current.
         options: how it is built.
     """
-    from indexer.bundles import builds
-
-    made = builds.build(
+    made = indexer.build(
         registry,
         hierarchy=hierarchy,
         checkpoint=checkpoint,
@@ -148,13 +139,7 @@ def build(
     )
     cells, state = list(made.cells), "published" if made.published else "not published"
     return Result(
-        {
-            "version": made.version,
-            "published": made.published,
-            "cells": cells,
-            "registry": str(registry),
-            **made.facts,
-        },
+        {"version": made.version, "published": made.published, "cells": cells, "registry": str(registry), **made.facts},
         f"{made.version}\n{sum(cells):,} cells in {len(cells)} levels ({cells[-1]:,} leaves), {state} in {registry}"
         + (f"\n{made.text}" if made.text else ""),
     )
@@ -179,12 +164,12 @@ def export(
         level: the level to write, 0 the coarsest; the finest by default.
         values: table (.parquet or .csv) with a column `key`, the cells' tokens, and values to write beside the cells.
     """
-    from indexer.cells.export import CRS, export_cells, file_format
+    from indexer.cells.export import CRS, file_format
 
     kind = file_format(out)
     tree = _hierarchy_at(registry, version, hierarchy)
     level = len(tree.levels) - 1 if level is None else level
-    n_cells = len(export_cells(tree, out, level=level, values=values))
+    n_cells = len(indexer.export_cells(tree, out, level=level, values=values))
     return Result(
         {"out": str(out), "format": kind, "crs": CRS, "level": level, "cells": n_cells},
         f"{out}: {n_cells:,} cells of level {level} ({kind}, {CRS})",
@@ -193,22 +178,18 @@ def export(
 
 def _hierarchy_at(registry: Path | None, version: str | None, hierarchy: Path | None) -> "Hierarchy":
     from indexer.bundles.bundle import bundle_hierarchy
-    from indexer.bundles.registry import Registry
-    from indexer.cells.table import load_hierarchy
 
     if version is not None and registry is None:
         raise InputError("--version goes with --registry.")
     if registry is not None and hierarchy is None:
-        return bundle_hierarchy(Registry(registry).resolve(version))
+        return bundle_hierarchy(indexer.Registry(registry).resolve(version))
     if hierarchy is not None and registry is None:
-        return load_hierarchy(hierarchy)
+        return indexer.load_hierarchy(hierarchy)
     raise InputError("Give one of --registry and --hierarchy.")
 
 
-def _division_result(made: "Division") -> Result:
-    from indexer.cells.hierarchy import describe
-
-    levels, digest = describe(made.hierarchy), made.hierarchy.digest
+def _divided(made: "Division") -> Result:
+    levels, digest = made.hierarchy.describe(), made.hierarchy.digest
     return Result(
         {"hierarchy": str(made.folder), "digest": digest, "photos": made.n_photos, "levels": levels},
         f"{made.folder}: {made.n_photos:,} photos, hierarchy {digest[:12]}\n{level_table(levels)}",
@@ -216,7 +197,7 @@ def _division_result(made: "Division") -> Result:
 
 
 def level_table(levels: Sequence[Mapping[str, Any]]) -> str:
-    """A line for each level of what `describe` says."""
+    """A line for each level of what `Hierarchy.describe` says."""
     lines = ["level  name              cells  coverage  photos per cell (min/median/max)  S2 levels  median radius"]
     for row in levels:
         photos = row["photos_per_cell"]

@@ -83,7 +83,7 @@ class Registry:
         Raises:
             InputError: no registry here, nothing published, or no such version.
         """
-        self._check_exists()
+        self.require()
         if version is None:
             version = self.current
             if version is None:
@@ -258,9 +258,6 @@ class Registry:
         replace_symlink(self.path / "current", f"versions/{folder.name}")
         return folder.name
 
-    def _check_exists(self) -> None:
-        self.require()
-
     def _nothing_published(self) -> InputError:
         return InputError(
             f"{self.path}: nothing is published. python -m indexer publish --registry {self.path} --version V"
@@ -275,6 +272,6 @@ class Registry:
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[None]:
-        self._check_exists()
+        self.require()
         with explain_unwritable(self.path), in_turn(self.path / ".lock"):
             yield

@@ -110,6 +110,27 @@ class Hierarchy:
         """
         return np.stack([s2.locate(s2_ids_of(level), ids) for level in self.levels], axis=1)
 
+    def describe(self) -> list[dict[str, Any]]:
+        """What people compare partitions by: cells, coverage, photos per cell and S2 levels used, for each level."""
+        return [
+            {
+                "level": number,
+                "name": level.name,
+                "tau_max": level.tau_max,
+                "tau_min": level.tau_min,
+                "cells": len(level),
+                "coverage": level.coverage,
+                "photos_per_cell": {
+                    "smallest": int(level.n_photos.min()),
+                    "median": float(np.median(level.n_photos)),
+                    "largest": int(level.n_photos.max()),
+                },
+                "s2_levels": [] if level.s2_ids is None else np.unique(s2.levels(level.s2_ids)).tolist(),
+                "median_radius_km": float(np.median(level.radius_km)),
+            }
+            for number, level in enumerate(self.levels)
+        ]
+
 
 def s2_ids_of(level: Level) -> np.ndarray:
     """The S2 ids of a level's cells.
@@ -226,25 +247,3 @@ def _level(cells: Cells, extent: Extent, ancestor: np.ndarray, n_photos: int) ->
         city=city,
         country=country,
     )
-
-
-def describe(hierarchy: Hierarchy) -> list[dict[str, Any]]:
-    """What a person compares partitions by: cells, coverage, photos per cell and S2 levels used, for each level."""
-    return [
-        {
-            "level": number,
-            "name": level.name,
-            "tau_max": level.tau_max,
-            "tau_min": level.tau_min,
-            "cells": len(level),
-            "coverage": level.coverage,
-            "photos_per_cell": {
-                "smallest": int(level.n_photos.min()),
-                "median": float(np.median(level.n_photos)),
-                "largest": int(level.n_photos.max()),
-            },
-            "s2_levels": [] if level.s2_ids is None else np.unique(s2.levels(level.s2_ids)).tolist(),
-            "median_radius_km": float(np.median(level.radius_km)),
-        }
-        for number, level in enumerate(hierarchy.levels)
-    ]
