@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING
 from indexer.doors import lazy
 
 if TYPE_CHECKING:
+    from indexer.bundles.build_config import BuildConfig as BuildConfig
+    from indexer.bundles.builds import build as build
     from indexer.bundles.bundle import Bundle as Bundle
     from indexer.bundles.bundle import open_bundle as open_bundle
     from indexer.bundles.registry import Registry as Registry
     from indexer.cells.ceiling import ceilings as ceilings
     from indexer.cells.division import partition as partition
     from indexer.cells.division import update as update
+    from indexer.cells.export import export_cells as export_cells
     from indexer.cells.hierarchy import Hierarchy as Hierarchy
     from indexer.cells.rule import PartitionRule as PartitionRule
     from indexer.cells.schemes import LabelScheme as LabelScheme
@@ -30,6 +33,7 @@ else:
         __name__,
         {
             "ArtifactError": "indexer.errors",
+            "BuildConfig": "indexer.bundles.build_config",
             "Bundle": "indexer.bundles.bundle",
             "BundleMismatch": "indexer.errors",
             "GeoError": "indexer.errors",
@@ -41,7 +45,9 @@ else:
             "Registry": "indexer.bundles.registry",
             "S2Scheme": "indexer.cells.schemes",
             "WorkError": "indexer.errors",
+            "build": "indexer.bundles.builds",
             "ceilings": "indexer.cells.ceiling",
+            "export_cells": "indexer.cells.export",
             "load_hierarchy": "indexer.cells.table",
             "open_bundle": "indexer.bundles.bundle",
             "partition": "indexer.cells.division",

@@ -74,19 +74,10 @@ def divide(
     inputs: Mapping[str, str | None] | None = None,
     before: Hierarchy | None = None,
 ) -> Division:
-    """Divide the Earth by places that were read already.
+    """Divide the Earth by places that a scheme has read; raises what `partition` does.
 
-    Args:
-        places: what the scheme's `read` gives.
-        scheme: how to divide.
-        out: hierarchy folder to write.
-        split: of the photo table, for the manifest.
-        inputs: digests of what the places were read from.
-        before: the hierarchy that this one follows.
-
-    Raises:
-        InputError: a level would have no cell, or `out` exists or cannot be written.
-        WorkError: the disk is full.
+    split, inputs: for the manifest, which of the photo table was read, and digests of what was. before: the hierarchy
+    that this one follows.
     """
     tree = scheme.build(places)
     table = None if before is None else lineage(before, tree)

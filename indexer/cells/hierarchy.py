@@ -110,6 +110,27 @@ class Hierarchy:
         """
         return np.stack([s2.locate(s2_ids_of(level), ids) for level in self.levels], axis=1)
 
+    def describe(self) -> list[dict[str, Any]]:
+        """What people compare partitions by: cells, coverage, photos per cell and S2 levels used, for each level."""
+        return [
+            {
+                "level": number,
+                "name": level.name,
+                "tau_max": level.tau_max,
+                "tau_min": level.tau_min,
+                "cells": len(level),
+                "coverage": level.coverage,
+                "photos_per_cell": {
+                    "smallest": int(level.n_photos.min()),
+                    "median": float(np.median(level.n_photos)),
+                    "largest": int(level.n_photos.max()),
+                },
+                "s2_levels": [] if level.s2_ids is None else np.unique(s2.levels(level.s2_ids)).tolist(),
+                "median_radius_km": float(np.median(level.radius_km)),
+            }
+            for number, level in enumerate(self.levels)
+        ]
+
 
 def s2_ids_of(level: Level) -> np.ndarray:
     """The S2 ids of a level's cells.
@@ -120,7 +141,7 @@ def s2_ids_of(level: Level) -> np.ndarray:
     if level.s2_ids is None:
         raise InputError(
             f"The cells of this hierarchy are labels ({level.label}), not S2 cells, so coordinates do not say which "
-            "cell a point is in. Give a table with the label columns, or a hierarchy made with --scheme s2."
+            "cell a point is in. Give a table with the label columns, or a hierarchy of S2 cells."
         )
     return level.s2_ids
 
@@ -156,7 +177,7 @@ def build_hierarchy(ids: np.ndarray, *, rule: PartitionRule) -> Hierarchy:
         if not level.size:
             raise InputError(
                 f"No cell holds more than tau_min = {rule.tau_min} of the {len(ids)} photos at tau_max = {tau_max}. "
-                "Lower --tau-min, or give more photos."
+                "Lower `tau_min`, or give more photos."
             )
     ancestors = np.stack([s2.locate(level, cells[-1]) for level in cells], axis=1)
     # Follows from one tau_min and falling tau_max: a cell that holds a kept leaf holds more photos than tau_min.
@@ -226,25 +247,3 @@ def _level(cells: Cells, extent: Extent, ancestor: np.ndarray, n_photos: int) ->
         city=city,
         country=country,
     )
-
-
-def describe(hierarchy: Hierarchy) -> list[dict[str, Any]]:
-    """What a person compares partitions by: cells, coverage, photos per cell and S2 levels used, for each level."""
-    return [
-        {
-            "level": number,
-            "name": level.name,
-            "tau_max": level.tau_max,
-            "tau_min": level.tau_min,
-            "cells": len(level),
-            "coverage": level.coverage,
-            "photos_per_cell": {
-                "smallest": int(level.n_photos.min()),
-                "median": float(np.median(level.n_photos)),
-                "largest": int(level.n_photos.max()),
-            },
-            "s2_levels": [] if level.s2_ids is None else np.unique(s2.levels(level.s2_ids)).tolist(),
-            "median_radius_km": float(np.median(level.radius_km)),
-        }
-        for number, level in enumerate(hierarchy.levels)
-    ]
