@@ -38,7 +38,7 @@ def write_answer_page(
 ) -> None:
     """Write the page `out`, whole or not at all.
 
-    answers: `Answer.to_dict` of each photo. pictures: the photos, None where one could not be read. posterior: of the
+    answers: of `explain`, one for each photo. pictures: the photos, None where one could not be read. posterior: of the
     answered ones, in their order. level: whose cells the maps show. coarse: of a precision cap.
 
     Raises:

@@ -62,7 +62,7 @@ class MapFiles:
     ) -> None:
         """Write the files, each whole or not at all.
 
-        answers: `Answer.to_dict` of each photo. posterior: of those that were answered, nothing left out.
+        answers: of `explain`, one for each of the photos. posterior: of those that were answered, nothing left out.
         coarse: of a precision cap. read: how photos are read that a page shows.
 
         Raises:
