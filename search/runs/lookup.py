@@ -17,8 +17,8 @@ from indexer.jobs.job_folder import check_ended, part_files
 from search.evaluation.photo_names import file_name, stem
 
 SUFFIXES: Mapping[str, str] = {"csv": ".csv", "geojson": ".geojson", "geoparquet": ".parquet"}
-# All columns of `search.answers.rows`, which takes seconds to import, in the order for people; but lists of other places,
-# which do not fit into a cell of a table.
+# All columns of `search.answers.rows`, which takes seconds to import, in the order for people. Lists of other places do
+# not fit into a cell of a table.
 _COLUMNS = (
     *("row", "photo", "status", "reason", "lat", "lng", "city", "country", "s2_id", "token", "key"),
     *("probability", "probability_over", "calibrated", "radius_50_km", "radius_90_km", "entropy", "abstain"),
