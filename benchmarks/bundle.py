@@ -42,7 +42,7 @@ def main() -> int:
             built = time.perf_counter()
             bundle = open_bundle(path)
             opened = time.perf_counter()
-            size = sum(entry["size_bytes"] for entry in bundle.manifest.files.values())
+            size = sum(entry.size_bytes for entry in bundle.manifest.files.values())
             facts, beam = bundle.manifest.facts["leaf_index"], bundle.manifest.facts["beam"]
             report.row(
                 f"bundle {choice.kind} {choice.precision}",

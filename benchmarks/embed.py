@@ -39,7 +39,8 @@ from encoder.encode import PhotoEncoder
 from encoder.model import VIT_LARGE_336
 from encoder.options import FeedOptions
 from indexer.cli import Strings
-from indexer.photos.sources import Photo, open_photos
+from indexer.photos.photo import Photo
+from indexer.photos.sources import open_photos
 from indexer.photos.uris import SCHEMES
 
 _BATCH = 4  # photos

@@ -40,7 +40,8 @@ from encoder.encode import PhotoEncoder
 from encoder.model import VIT_LARGE_336, GeoEncoder, GeoEncoderConfig
 from encoder.reading import read_bytes
 from encoder.segmentation import Segmenter, load_segmenter
-from indexer.photos.sources import Photo, open_photos
+from indexer.photos.photo import Photo
+from indexer.photos.sources import open_photos
 
 MIN_SHARE_OF_PEAK = 0.60  # of CLIP with fusion
 MIN_TEN_CROPS = 115  # photos a second with fusion, on an H200

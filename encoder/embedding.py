@@ -24,8 +24,9 @@ from indexer.jobs.job_status import StatusFile
 from indexer.jobs.progress import track_line
 from indexer.jobs.stages import Line
 from indexer.jobs.stopping import stopping
+from indexer.photos.photo import Photo
 from indexer.photos.shard_cut import WHOLE, ShardCut
-from indexer.photos.sources import Photo, PhotoSource, open_photos
+from indexer.photos.sources import PhotoSource, open_photos
 from indexer.vectors.features import KIND, SCHEMA_VERSION, FeatureBatch, feature_table, joined
 
 _Batch = TypeVar("_Batch", bound=Sized)

@@ -28,7 +28,7 @@ def info(*, registry: Path, version: str | None = None) -> Result:
     home = Registry(registry)
     bundle = open_bundle(home.resolve(version))
     states = home.states()
-    size = sum(entry["size_bytes"] for entry in bundle.manifest.files.values())
+    size = sum(entry.size_bytes for entry in bundle.manifest.files.values())
     levels = describe(bundle.hierarchy)
     data = {
         "registry": str(registry),

@@ -226,9 +226,7 @@ def status(*, job: Path) -> Result:
         left = "" if now.seconds_left is None else f", {now.seconds_left:,.0f} s left"
         lines.append(f"  {per_second(now.rows_per_second)} over the latest shards{left}")
     if now.state != "ended":
-        lines += [
-            f"  {stage['name']}: {stage['rows']:,} rows in {stage['busy_s']:,.1f} s at work" for stage in now.stages
-        ]
+        lines += [f"  {stage.name}: {stage.rows:,} rows in {stage.busy_s:,.1f} s at work" for stage in now.stages]
     lines += [
         f"  failed: {count:,} {code}, such as {now.totals.examples[code][0]}: {now.totals.examples[code][1]}"
         for code, count in now.totals.failed.items()

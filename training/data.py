@@ -19,7 +19,8 @@ from indexer.cells.hierarchy import Hierarchy
 from indexer.errors import InputError
 from indexer.jobs.job_folder import OK
 from indexer.jobs.progress import track
-from indexer.photos.sources import Photo, PhotoSource, open_photos
+from indexer.photos.photo import Photo
+from indexer.photos.sources import PhotoSource, open_photos
 from training.batches import Part, Share, Truth, ValidationPart, n_batches, order_of, places_of
 from training.config import DataConfig
 from training.holding_out import Choice

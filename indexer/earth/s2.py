@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from indexer.earth.geo import EARTH_RADIUS_KM
+from indexer.earth.geo import EARTH_RADIUS_KM, lat_lng
 from indexer.errors import InputError
 
 MAX_LEVEL = 30
@@ -96,8 +96,7 @@ def locate(cells: np.ndarray, ids: np.ndarray) -> np.ndarray:
 
 def centres(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Latitude and longitude (N,) in degrees of each cell's centre."""
-    x, y, z = directions(ids)
-    return np.degrees(np.arctan2(z, np.hypot(x, y))), np.degrees(np.arctan2(y, x))
+    return lat_lng(directions(ids).T)
 
 
 def directions(ids: np.ndarray) -> np.ndarray:

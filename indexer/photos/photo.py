@@ -15,7 +15,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".t
 
 @dataclass(frozen=True, slots=True)
 class FileRange:
-    """Where bytes lie: a whole file, or a part of one, such as a member of a tar. Nothing is opened here."""
+    """Where bytes lie: a whole file, or a part of one, such as a member of a tar. It opens nothing."""
 
     uri: str  # a local path, or a URI, with its credentials if it has some
     offset: int = 0

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 from indexer.errors import InputError
 from indexer.jobs.job_folder import Mark, names_digest
-from indexer.photos.sources import Photo, PhotoSource
+from indexer.photos.photo import Photo
+from indexer.photos.sources import PhotoSource
 
 
 @dataclass(frozen=True, slots=True)
 class JobPart:
-    """Which shards of a job are this process's, where several share one input: every n-th, each in its own folder."""
+    """The shards of one process, where several share one input: every n-th, each process with its own folder."""
 
     number: int = 1  # from 1 to `parts`
     parts: int = 1
@@ -49,7 +50,7 @@ WHOLE = JobPart()
 class ShardCut:
     """The photos that are left to do, in order. Iterate once; `next_number` says whose photos were given.
 
-    A source may have changed since shards of it were finished, which most sources have no digest to tell by; so the
+    A source may have changed since shards of it were finished, and most sources have no digest that would tell. So the
     names of photos that are passed over are compared with those that were done.
     """
 
@@ -70,12 +71,13 @@ class ShardCut:
         return ((number, list(shard)) for number, shard in self._missing())
 
     def _missing(self) -> Iterator[tuple[int, Iterator[Photo]]]:
-        """Shards that are left to do; each must be used up before the next one is asked for."""
+        """Shards that are left to do; each must be used up before the next one is taken."""
         source, number = iter(self.photos), 0
         while (first := next(source, None)) is not None:
             shard = itertools.chain([first], itertools.islice(source, self.shard_rows - 1))
             if number in self.done:
-                self._compare(self.done[number], [photo.name for photo in shard])
+                if self.done[number].names != names_digest([photo.name for photo in shard]):
+                    raise self._changed(f"the photos of shard {number} are others")
             elif self.part.has(number):
                 yield number, shard
             else:
@@ -90,10 +92,6 @@ class ShardCut:
     def next_number(self) -> int:
         """The number of the next shard, of those whose first photo was given."""
         return self._numbers.popleft()
-
-    def _compare(self, mark: Mark, names: list[str]) -> None:
-        if mark.names != names_digest(names):
-            raise self._changed(f"the photos of shard {mark.shard} are others")
 
     def _changed(self, how: str) -> InputError:
         return InputError(

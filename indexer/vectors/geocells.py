@@ -144,6 +144,6 @@ def score_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 def _checked(checkpoint: Path, name: str, manifest: Manifest) -> Path:
     path = checkpoint / name
-    if file_digest(path) != manifest.files[name]["sha256"]:
+    if file_digest(path) != manifest.files[name].sha256:
         raise ArtifactError(f"{path}: content differs from its manifest. Restore it from a copy.")
     return path

@@ -31,7 +31,7 @@ import pyarrow.parquet
 
 from indexer.errors import InputError
 from indexer.photos.sources import PhotoTable, read_photos
-from indexer.photos.tables import check_columns, coordinates_of, names_of, read_columns
+from indexer.photos.tables import coordinates_of, names_of, open_table, read_columns
 from search.evaluation.published import BenchmarkName
 
 log = logging.getLogger(__name__)
@@ -144,7 +144,7 @@ def _read_table(file: Path, split: str | None) -> pa.Table:
 
 def _has(file: Path, columns: Sequence[str]) -> bool:
     try:
-        check_columns(file, columns)
+        open_table(file).columns(columns)
     except InputError:  # whatever is wrong with it is said when it is read
         return False
     return True

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.dataset
 
 from indexer.errors import InputError
-from indexer.photos.tables import check_columns, coordinates_of, names_of, read_columns
+from indexer.photos.tables import coordinates_of, names_of, open_table, read_columns
 
 _COLUMNS = ("photo", "lat", "lng")
 # Columns in which others write their answers, in this order: the published result tables of GeoEstimation
@@ -116,7 +116,7 @@ def _read_table(source: Path) -> pa.Table:
 
 def _has(source: Path, columns: Sequence[str]) -> bool:
     try:
-        check_columns(source, columns)
+        open_table(source).columns(columns)
     except InputError:  # nor is there anything else it could be: the plain columns are asked for last, and explained
         return False
     return True

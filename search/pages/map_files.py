@@ -12,7 +12,7 @@ from encoder.reading import read_bytes
 from indexer.cells.hierarchy import Hierarchy
 from indexer.disk.artifact import check_file
 from indexer.errors import InputError
-from indexer.photos.sources import Photo
+from indexer.photos.photo import Photo
 from search.answers.precision_cap import CoarseCells
 from search.retrieval.posterior import Posterior
 

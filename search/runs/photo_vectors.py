@@ -8,8 +8,9 @@ from encoder.encode import PhotoEncoder
 from encoder.options import FeedOptions
 from indexer.jobs.job_folder import Job, Mark
 from indexer.jobs.stages import Line
+from indexer.photos.photo import Photo
 from indexer.photos.shard_cut import JobPart, ShardCut
-from indexer.photos.sources import Photo, PhotoSource
+from indexer.photos.sources import PhotoSource
 from indexer.vectors.features import FeatureBatch
 from search.answers.engine import Engine
 from search.runs.vectors import VectorShard

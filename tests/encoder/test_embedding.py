@@ -20,7 +20,8 @@ from encoder.encode import PhotoEncoder
 from encoder.options import FeedOptions
 from indexer.errors import InputError, WorkError
 from indexer.jobs.stages import Line
-from indexer.photos.sources import Photo, PhotoSource, open_photos
+from indexer.photos.photo import Photo
+from indexer.photos.sources import PhotoSource, open_photos
 from indexer.vectors.features import open_features, read_features
 from tests.encoder.conftest import natural
 

@@ -20,7 +20,8 @@ from encoder.segmentation import Segmenter
 from encoder.segmentation_cache import SegmentationCache, open_cache
 from encoder.segmenting import segment_photos
 from indexer.errors import InputError, WorkError
-from indexer.photos.sources import FileRange, PhotoSource, open_photos
+from indexer.photos.photo import FileRange
+from indexer.photos.sources import PhotoSource, open_photos
 from indexer.photos.uris import SCHEMES
 from indexer.vectors.features import FeatureBatch
 from tests.encoder.conftest import EDGE, natural, tiny_encoder

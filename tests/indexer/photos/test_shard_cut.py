@@ -126,17 +126,17 @@ def test_no_photos_are_refused() -> None:
 
 def test_a_source_is_read_as_far_as_photos_are_taken() -> None:
     """And no further, where a shard is given; one that is compared is read whole."""
-    asked: list[int] = []
+    read: list[int] = []
 
     def photos() -> Iterator[Photo]:
         for row in range(100):
-            asked.append(row)
+            read.append(row)
             yield Photo(f"{row}", b"", 0.0, 0.0)
 
     done = {0: mark(0, [f"{row}" for row in range(10)])}
     cut = iter(ShardCut(PhotoSource("x", None, None, photos), shard_rows=10, done=done, part=WHOLE))
     assert next(cut).name == "10"
-    assert len(asked) == 11
+    assert len(read) == 11
 
 
 @given(PARTS)
