@@ -63,7 +63,7 @@ class StoredVectors:
     def __init__(self, engine: Engine, source: FeatureSource, *, shard_rows: int = SHARD_ROWS) -> None:
         engine.check_encoder(source.encoder, source=str(source.location))
         if shard_rows < 1:
-            raise InputError(f"--shard-rows must be at least 1, not {shard_rows}.")
+            raise InputError(f"`shard_rows` must be at least 1, not {shard_rows}.")
         self._source = source
         self.rows: int | None = source.rows
         self.shard_rows = shard_rows
