@@ -1,5 +1,6 @@
 """The commands of `python -m encoder`. Each one is arguments -> one library call -> one result; imports wait for it."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 from encoder.config import PICKLED_WEIGHTS
@@ -21,21 +22,12 @@ def embed(*, photos: str, checkpoint: str, out: Path, config: EmbedConfig, stric
     from indexer.jobs.progress import counts_text, per_second
 
     summary = embedding.embed(photos, checkpoint, out, config=config)
-    rate = (summary.rows - summary.known) / summary.seconds
+    rate = (summary.rows - summary.embedded_before) / summary.seconds
     text = (
-        f"{out}: {summary.rows:,} photos, {summary.known:,} of them embedded before, in {summary.seconds:.1f} s "
-        f"({per_second(rate)}), {summary.ok:,} ok, failed: {counts_text(summary.failed)}"
+        f"{out}: {summary.rows:,} photos, {summary.embedded_before:,} of them embedded before, in "
+        f"{summary.seconds:.1f} s ({per_second(rate)}), {summary.ok:,} ok, failed: {counts_text(summary.failed)}"
     )
-    data = {
-        "features": str(out),
-        "encoder": summary.encoder,
-        "rows": summary.rows,
-        "ok": summary.ok,
-        "failed": dict(summary.failed),
-        "embedded_before": summary.known,
-        "seconds": summary.seconds,
-        "photos_per_second": rate,
-    }
+    data = {"features": str(out), **asdict(summary), "photos_per_second": rate}
     return Result(data, text, failed=summary.ok == 0 or (strict and bool(summary.failed)))
 
 
@@ -72,16 +64,8 @@ def segment(*, photos: str, model: str, out: Path, config: SegmentConfig, strict
     rate = summary.new / summary.seconds
     text = (
         f"{out}: {summary.rows:,} photos in {summary.seconds:.1f} s, {summary.new:,} segmented ({per_second(rate)}), "
-        f"{summary.known:,} already there, failed: {counts_text(summary.failed)}"
+        f"{summary.already_there:,} already there, failed: {counts_text(summary.failed)}"
     )
-    data = {
-        "maps": str(out),
-        "segmenter": summary.segmenter,
-        "rows": summary.rows,
-        "new": summary.new,
-        "already_there": summary.known,
-        "failed": dict(summary.failed),
-        "seconds": summary.seconds,
-        "segmented_per_second": rate,
-    }
-    return Result(data, text, failed=not (summary.new or summary.known) or (strict and bool(summary.failed)))
+    data = {"maps": str(out), **asdict(summary), "segmented_per_second": rate}
+    done = summary.new or summary.already_there
+    return Result(data, text, failed=not done or (strict and bool(summary.failed)))

@@ -41,7 +41,7 @@ class EmbedSummary:
     rows: int
     ok: int
     failed: Mapping[str, int]  # reason code -> photos
-    known: int  # rows that were done before, by a start of the job that was cut short
+    embedded_before: int  # rows, by a start of the job that was cut short
     seconds: float
 
 
@@ -130,7 +130,7 @@ def embed_photos(
 
     decoded = decoded_batches(
         _batches(photos, size=encode.photos_in(_batch_size(feed, encode)), shard_rows=shard_rows),
-        encode.reader(feed),
+        encode.reader(max_pixels=feed.max_pixels, schemes=feed.schemes),
         workers=feed.workers,
         pin=encode.device.type == "cuda",
         few_here=few_here,

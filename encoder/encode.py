@@ -1,22 +1,20 @@
 """The model's own stage: a batch of decoded photos becomes vectors, with class maps and several crops where asked."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from encoder.checkpoint import LoadedEncoder, load_encoder
+from encoder.checkpoint import LoadedEncoder
 from encoder.config import MAP_EDGE, CropName
 from encoder.crops import N_CROPS, crop_maps, crop_photos, normalise
 from encoder.decoded_batch import DecodedBatch
-from encoder.device import choose_device, choose_precision
 from encoder.model import GeoEncoder
-from encoder.options import EncoderOptions, ReadOptions
 from encoder.photo_reader import PhotoReader
-from encoder.segmentation import Segmenter, load_segmenter
-from encoder.segmentation_cache import SegmentationCache, open_cache
+from encoder.segmentation import Segmenter
+from encoder.segmentation_cache import SegmentationCache
 from indexer.errors import InputError, WorkError
 from indexer.photos.sources import PhotoSource
 from indexer.vectors.features import FeatureBatch
@@ -60,23 +58,6 @@ class PhotoEncoder:
         self.device = encoder.model.device
         check_maps(encoder.model, self.maps)
 
-    @classmethod
-    def open(cls, checkpoint: str, *, crops: CropName = "one", options: EncoderOptions | None = None) -> "PhotoEncoder":
-        """The encoder of a checkpoint folder, or of `hf:<hub id or folder>`.
-
-        Raises:
-            InputError: a model cannot be had, there is no such device, or maps and encoder do not go together.
-            ArtifactError: a checkpoint or a cache that is none, or damaged.
-        """
-        options = options or EncoderOptions()
-        device = choose_device(options.device)
-        encoder = load_encoder(checkpoint, device=device, dtype=choose_precision(options.precision, device))
-        maps = MapSource(
-            None if options.segmentation_cache is None else open_cache(options.segmentation_cache),
-            None if options.segmenter is None else load_segmenter(options.segmenter, device=device),
-        )
-        return cls(encoder, crops=crops, maps=maps)
-
     @property
     def inputs(self) -> dict[str, str | None]:
         """Digests of what decides its vectors, for manifests."""
@@ -98,14 +79,12 @@ class PhotoEncoder:
         """How many photos make a batch of so many crops."""
         return max(1, batch_size // N_CROPS[self.crops])
 
-    def reader(self, options: ReadOptions) -> PhotoReader:
+    def reader(self, *, max_pixels: int, schemes: Sequence[str]) -> PhotoReader:
         """What must be done to photos before they come here."""
         read = reader_of(self.encoder.model, crops=self.crops, cache=self.maps.cache)
         segmenter = None if self.maps.segmenter is None else self.maps.segmenter.input
         map_edge = MAP_EDGE if self.maps.cache is None else self.maps.cache.origin.map_edge
-        return replace(
-            read, max_pixels=options.max_pixels, schemes=options.schemes, segmenter=segmenter, map_edge=map_edge
-        )
+        return replace(read, max_pixels=max_pixels, schemes=schemes, segmenter=segmenter, map_edge=map_edge)
 
     @property
     def makes_maps(self) -> bool:

@@ -45,11 +45,26 @@ class EncoderOptions:
         """Whether any of the options on class maps was given."""
         return self.segmentation_cache is not None or self.segmenter is not None
 
-    def open(self, checkpoint: str, *, crops: CropName) -> "PhotoEncoder":
-        """The encoder of a checkpoint folder, or of `hf:<hub id or folder>`; raises what `PhotoEncoder.open` does."""
-        from encoder.encode import PhotoEncoder
+    def open(self, checkpoint: str, *, crops: CropName = "one") -> "PhotoEncoder":
+        """The encoder of a checkpoint folder, or of `hf:<hub id or folder>`.
 
-        return PhotoEncoder.open(checkpoint, crops=crops, options=self)
+        Raises:
+            InputError: a model cannot be had, there is no such device, or maps and encoder do not go together.
+            ArtifactError: a checkpoint or a cache that is none, or damaged.
+        """
+        from encoder.checkpoint import load_encoder
+        from encoder.device import choose_device, choose_precision
+        from encoder.encode import MapSource, PhotoEncoder
+        from encoder.segmentation import load_segmenter
+        from encoder.segmentation_cache import open_cache
+
+        device = choose_device(self.device)
+        encoder = load_encoder(checkpoint, device=device, dtype=choose_precision(self.precision, device))
+        maps = MapSource(
+            None if self.segmentation_cache is None else open_cache(self.segmentation_cache),
+            None if self.segmenter is None else load_segmenter(self.segmenter, device=device),
+        )
+        return PhotoEncoder(encoder, crops=crops, maps=maps)
 
 
 @dataclass(frozen=True)

@@ -32,12 +32,12 @@ _LASTING = {"not_an_image", "damaged", "unreadable"}
 
 @dataclass(frozen=True, slots=True)
 class SegmentSummary:
-    """What segmenting did. rows = new + known + failed, always."""
+    """What segmenting did. rows = new + already_there + failed, always."""
 
     segmenter: str  # digest
     rows: int
     new: int  # segmented now
-    known: int  # in the cache before, or earlier in the table under another name
+    already_there: int  # in the cache before, or earlier in the table under another name
     failed: Mapping[str, int]  # reason code -> photos, those that had failed before included
     seconds: float
 

@@ -123,6 +123,7 @@ class AuditConfig(ReadOptions):
     workers: int = 2
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if (self.features is None) != (self.reference_features is None):
             raise InputError(
                 "Give `features` and `reference_features` together: embeddings are compared with each other."

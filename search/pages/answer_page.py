@@ -6,9 +6,8 @@ small, so that nothing of their metadata comes along.
 
 import io
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -17,6 +16,7 @@ from indexer.cells.hierarchy import Hierarchy
 from indexer.disk.artifact import write_file
 from indexer.earth import s2
 from indexer.earth.geo import lat_lng
+from search.answers.answer import Answer
 from search.answers.precision_cap import CoarseCells, posterior_by_cell
 from search.evaluation.report_table import Row, Table
 from search.pages.page import render
@@ -30,7 +30,7 @@ _THUMBNAIL = (320, 320)
 def write_answer_page(
     out: Path,
     hierarchy: Hierarchy,
-    answers: Sequence[Mapping[str, Any]],
+    answers: Sequence[Answer],
     pictures: Sequence[Image.Image | None],
     posterior: Posterior,
     *,
@@ -39,7 +39,7 @@ def write_answer_page(
 ) -> None:
     """Write the page `out`, whole or not at all.
 
-    answers: of `explain`, one for each photo. pictures: the photos, None where one could not be read. posterior: of the
+    answers: one for each photo. pictures: the photos, None where one could not be read. posterior: of the
     answered ones, in their order. level: whose cells the maps show. coarse: of a precision cap.
 
     Raises:
@@ -50,7 +50,7 @@ def write_answer_page(
     query = itertools.count()  # position among the answered
     sections = [
         (answer, None, None, [])
-        if answer["lat"] is None
+        if answer.lat_deg is None
         else (
             answer,
             None if picture is None else _thumbnail(picture),
@@ -64,26 +64,25 @@ def write_answer_page(
     write_file(out, page.encode())
 
 
-def _tables(answer: Mapping[str, Any]) -> list[Table]:
+def _tables(answer: Answer) -> list[Table]:
     path = [
         Row(
             [
-                f"{step['level']}",
-                f"{step['probability']:.3f}",
-                step["key"],
-                f"{step['city']}, {step['country']}",
-                f"{step['radius_km']:,.0f}",
+                f"{step.level}",
+                f"{step.probability:.3f}",
+                step.key,
+                f"{step.city}, {step.country}",
+                f"{step.radius_km:,.0f}",
             ]
         )
-        for step in answer["path"]
+        for step in answer.path
     ]
     places = [
-        Row([f"{rank}", f"{each['probability']:.3f}", each["key"], f"{each['lat']:.4f}, {each['lng']:.4f}"])
-        for rank, each in enumerate(answer["top"], 1)
+        Row([f"{rank}", f"{each.probability:.3f}", each.key, f"{each.lat_deg:.4f}, {each.lng_deg:.4f}"])
+        for rank, each in enumerate(answer.top, 1)
     ]
     alike = [
-        Row([each["photo"], f"{each['cosine']:.3f}", f"{each['lat']:.4f}, {each['lng']:.4f}"])
-        for each in answer["references"]
+        Row([each.photo, f"{each.cosine:.3f}", f"{each.lat_deg:.4f}, {each.lng_deg:.4f}"]) for each in answer.references
     ]
     tables = [
         Table(["level", "probability within it", "cell", "near", "radius, km"], path),
@@ -95,7 +94,7 @@ def _tables(answer: Mapping[str, Any]) -> list[Table]:
 
 def _map(
     hierarchy: Hierarchy,
-    answer: Mapping[str, Any],
+    answer: Answer,
     posterior: Posterior,
     query: int,
     *,
@@ -107,8 +106,10 @@ def _map(
         return None
     ids, share = posterior_by_cell(hierarchy, posterior, query, level=level, coarse=coarse)
     outlines = np.stack(lat_lng(s2.outlines(ids, _EDGE_PIECES)), axis=-1)
-    radii = [] if answer["radius_90_km"] is None else [answer["radius_50_km"], answer["radius_90_km"]]
-    return posterior_map(outlines, share, (answer["lat"], answer["lng"]), radii)
+    radii = [km for km in (answer.radius_50_km, answer.radius_90_km) if km is not None]
+    assert answer.lat_deg is not None
+    assert answer.lng_deg is not None
+    return posterior_map(outlines, share, (answer.lat_deg, answer.lng_deg), radii)
 
 
 def _thumbnail(picture: Image.Image) -> bytes:

@@ -34,7 +34,7 @@ class PhotoVectors:
         *,
         feed: FeedOptions,
         shard_rows: int,
-        job: Job | None,
+        job: Job | None = None,
     ) -> None:
         engine.check_encoder(encode.encoder.digest, source=encode.encoder.name)
         encode.check_source(photos)

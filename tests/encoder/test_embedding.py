@@ -109,7 +109,7 @@ def test_the_folder_holds_every_row_and_says_what_made_it(
 ) -> None:
     summary = embed_source(PhotoEncoder(encoder), photos, tmp_path / "F", feed=FeedOptions(batch_size=2), shard_rows=4)
     assert (summary.rows, summary.ok, summary.failed) == (11, 9, {"not_an_image": 1, "missing": 1})
-    assert summary.known == 0
+    assert summary.embedded_before == 0
     source = open_features(tmp_path / "F")
     assert source.encoder == encoder.digest
     assert [len(batch) for batch in source] == [4, 4, 3]
@@ -171,7 +171,7 @@ def test_a_job_that_ran_out_of_memory_goes_on_in_smaller_batches(
             embed_source(encode, photos, tmp_path / "F", feed=FeedOptions(batch_size=4), shard_rows=4)
     assert len(list((tmp_path / "F").glob("part-*"))) == 2
     summary = embed_source(encode, photos, tmp_path / "F", feed=FeedOptions(batch_size=1), shard_rows=4)
-    assert (summary.rows, summary.known) == (11, 8)
+    assert (summary.rows, summary.embedded_before) == (11, 8)
     np.testing.assert_allclose(read_features(tmp_path / "F").embedding, vectors(encoder, photos), atol=1e-6)
     with pytest.raises(InputError, match="shard_rows"):
         embed_source(encode, photos, tmp_path / "F", feed=FeedOptions(batch_size=4), shard_rows=5)

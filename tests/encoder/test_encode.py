@@ -10,11 +10,11 @@ from PIL import Image
 
 from encoder import photo_reader
 from encoder.checkpoint import LoadedEncoder, load_encoder, save_checkpoint
-from encoder.config import CropName, FusionConfig
+from encoder.config import MAX_PIXELS, CropName, FusionConfig
 from encoder.crops import crop_maps, crop_photos, normalise
 from encoder.embedding import embed_photos, embed_source
 from encoder.encode import MapSource, PhotoEncoder
-from encoder.options import FeedOptions, ReadOptions, SegmentConfig
+from encoder.options import FeedOptions, SegmentConfig
 from encoder.photo_reader import DecodedPhoto
 from encoder.segmentation import Segmenter
 from encoder.segmentation_cache import SegmentationCache, open_cache
@@ -22,6 +22,7 @@ from encoder.segmenting import segment_photos
 from indexer.errors import InputError, WorkError
 from indexer.photos.photo import FileRange
 from indexer.photos.sources import PhotoSource, open_photos
+from indexer.photos.uris import SCHEMES
 from indexer.vectors.features import FeatureBatch
 from tests.encoder.conftest import EDGE, natural, tiny_encoder
 
@@ -105,7 +106,8 @@ def test_maps_of_large_photos_are_the_same_wherever_they_are_made(
     photos = open_photos(tmp_path / "photos")
     segment_photos(segmenter, photos, tmp_path / "S", config=SegmentConfig(map_edge=96))
     cache = open_cache(tmp_path / "S")
-    reader = PhotoEncoder(fused, maps=MapSource(cache, segmenter)).reader(ReadOptions())
+    encode = PhotoEncoder(fused, maps=MapSource(cache, segmenter))
+    reader = encode.reader(max_pixels=MAX_PIXELS, schemes=SCHEMES)
     for photo in photos:
         assert isinstance(photo.data, FileRange)
         known = cache.get(Path(photo.data.uri).read_bytes())
