@@ -200,7 +200,7 @@ def test_radii_around_points_that_were_not_calibrated_are_not_told(
         assert areas is not None
         assert areas.radius_90_km is None
         assert areas.entropy.shape == (5,)
-        with pytest.raises(InputError, match=r"--radii: they were not calibrated around --point"):
+        with pytest.raises(InputError, match="`radii`: they were not calibrated around `point`"):
             Engine(each, options=replace(options, radii=True))
 
 

@@ -14,7 +14,7 @@ from indexer.disk.manifest import read_manifest
 from indexer.errors import InputError
 from search.evaluation.evaluate import Evaluation, LeftOut, compare
 from search.evaluation.evaluation_report import accuracy_table, difference_table, summary, world_table
-from search.evaluation.options import EvaluateConfig
+from search.evaluation.options import EvaluateConfig, Resampling
 from search.pages.evaluation_page import KIND, SCHEMA_VERSION, write_evaluation
 from tests.search.evaluation.test_evaluation_report import evaluation
 
@@ -44,7 +44,7 @@ def hostile() -> Evaluation:
 
 
 def write(result: Evaluation, out: Path) -> str:
-    compared = replace(result, config=EvaluateConfig(resamples=100, benchmark="im2gps"))
+    compared = replace(result, config=EvaluateConfig(resampling=Resampling(100), benchmark="im2gps"))
     compared = replace(compared, against=compare(compared, compared, name=HOSTILE))
     write_evaluation(compared, out, title=f"a run on {HOSTILE}")
     return (out / "report.html").read_text()
@@ -87,7 +87,7 @@ def test_nobody_answered(tmp_path: Path) -> None:
 
 
 def test_what_the_text_says_is_on_the_page(tmp_path: Path) -> None:
-    result = evaluation(config=EvaluateConfig(resamples=100, benchmark="osv5m"))
+    result = evaluation(config=EvaluateConfig(resampling=Resampling(100), benchmark="osv5m"))
     rest = LeftOut(["copies"], 10, result.without(np.arange(60) < 10))
     other = compare(result, evaluation(shift_deg=8.0), name="other")
     for number, left_out in enumerate((rest, LeftOut(["everything"], 60, None))):
