@@ -21,13 +21,13 @@ from benchmarks.harness import Report, run_command
 from benchmarks.world.demo import FULL_OUT
 from indexer.errors import InputError
 from search.evaluation.evaluate import Evaluation, compare, evaluate
-from search.evaluation.options import EvaluateConfig
+from search.evaluation.options import EvaluateConfig, Resampling
 from training.run_folder import CHECKPOINT
 
 MAX_ERROR = 0.03  # of probabilities
 REFERENCES = 8  # photos kept for each cell
 POINTS = ("medoid", "mass", "reference")  # beside a cell's own
-_CONFIG = EvaluateConfig(split="test", resamples=10_000)
+_CONFIG = EvaluateConfig(split="test", resampling=Resampling(10_000))
 
 
 def measure(report: Report, demo: Path, folder: Path) -> None:
@@ -124,7 +124,7 @@ def main() -> int:
             measure(report, options.demo, Path(name))
         except InputError as error:
             raise SystemExit(f"error: {error}") from None
-    return report.finish(references=REFERENCES, draws=_CONFIG.resamples)
+    return report.finish(references=REFERENCES, draws=_CONFIG.resampling.resamples)
 
 
 if __name__ == "__main__":

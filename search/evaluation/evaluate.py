@@ -79,7 +79,11 @@ class Evaluation:
     def intervals(self) -> Intervals | None:
         """How sure the figures over all photos are; None without draws."""
         config = self.config
-        return intervals(self.distance_km, config.thresholds_km, config.resampling) if config.resamples else None
+        return (
+            intervals(self.distance_km, config.thresholds_km, config.resampling)
+            if config.resampling.resamples
+            else None
+        )
 
     @cached_property
     def by_country(self) -> dict[str, Figures]:

@@ -7,11 +7,12 @@ from typing import Any
 from search.evaluation.bootstrap import Interval, Intervals
 from search.evaluation.evaluate import Comparison, Evaluation, LeftOut
 from search.evaluation.metrics import AREAS_KM2, GEOSCORE_BEST, Figures
-from search.evaluation.options import EvaluateConfig
+from search.evaluation.options import LEVEL, EvaluateConfig
 from search.evaluation.published import PUBLISHED_KM, SOURCE, TABLES, BenchmarkName
 from search.evaluation.reliability import Coverage, Reliability
 from search.evaluation.report_table import Row, Table
 
+_INTERVAL = f"{100 * LEVEL:g} % interval"
 _COUNTRIES_SHOWN = 10
 _FEW = 100  # photos of a country below which the text says that its figures are rough
 # Figures but the shares within distances: field, what a table calls it, how it is written.
@@ -70,7 +71,7 @@ def _without_count(figures: Figures | None) -> dict[str, Any] | None:
 
 
 def _drawn(config: EvaluateConfig) -> dict[str, Any]:
-    return {"level": config.resampling.level, "draws": config.resamples, "seed": config.seed}
+    return {"level": LEVEL, "draws": config.resampling.resamples, "seed": config.resampling.seed}
 
 
 def _intervals(ends: Intervals | None, config: EvaluateConfig) -> dict[str, Any] | None:
@@ -143,7 +144,7 @@ def summary(evaluation: Evaluation) -> list[str]:
     lines = [f"{n:,} photos, {_in_words(evaluation.accuracy)} of {GEOSCORE_BEST:,.0f}"]
     if ends is not None:
         lines.append(
-            f"{_interval_name(evaluation)}s over photos: median {_span(ends.median_km)} km, mean "
+            f"{_INTERVAL}s over photos: median {_span(ends.median_km)} km, mean "
             f"{_span(ends.mean_km)} km, GeoScore {_span(ends.geoscore, ',.0f')}"
         )
     if answered is None:
@@ -193,7 +194,7 @@ def _left_out_rows(left_out: LeftOut) -> list[Row]:
 def _interval_row(evaluation: Evaluation) -> list[Row]:
     if evaluation.intervals is None:
         return []
-    return [Row([_interval_name(evaluation), *map(_span, evaluation.intervals.within.values())], indent=True)]
+    return [Row([_INTERVAL, *map(_span, evaluation.intervals.within.values())], indent=True)]
 
 
 def difference_table(evaluation: Evaluation, against: Comparison) -> Table:
@@ -212,8 +213,9 @@ def difference_table(evaluation: Evaluation, against: Comparison) -> Table:
         )
         for label, entry, style in named
     ]
-    title = f"Against {against.name}, on the same photos (paired bootstrap, {evaluation.config.resamples:,} draws)"
-    return Table(["difference to it", "this - it", _interval_name(evaluation), ""], rows, title)
+    draws = evaluation.config.resampling.resamples
+    title = f"Against {against.name}, on the same photos (paired bootstrap, {draws:,} draws)"
+    return Table(["difference to it", "this - it", _INTERVAL, ""], rows, title)
 
 
 def radii_table(coverages: Sequence[Coverage]) -> Table:
@@ -277,10 +279,6 @@ def world_table(evaluation: Evaluation, *, brief: bool) -> Table:
 
 def _in_words(figures: Figures) -> str:
     return f"median {figures.median_km:.1f} km, mean {figures.mean_km:.1f} km, GeoScore {figures.geoscore:,.0f}"
-
-
-def _interval_name(evaluation: Evaluation) -> str:
-    return f"{100 * evaluation.config.resampling.level:g} % interval"
 
 
 def _shares(within: Mapping[str, float | None]) -> Iterable[str]:

@@ -81,8 +81,8 @@ def read_truth(source: Path, *, benchmark: BenchmarkName | None = None, split: s
     """
     if benchmark is None:
         return read_photos(source, split=split, coordinates=True)
-    known = _BENCHMARKS[benchmark]
-    file = _file_in(source, benchmark, known.files) if source.is_dir() else source
+    published = _BENCHMARKS[benchmark]
+    file = _file_in(source, benchmark, published.files) if source.is_dir() else source
     read = _READERS.get(file.suffix.lower())
     if read is None or not file.is_file():
         table = _read_table(file, split)
@@ -92,10 +92,10 @@ def read_truth(source: Path, *, benchmark: BenchmarkName | None = None, split: s
         table = read(file)
     table = _upright(table, file)
     photos = PhotoTable(names_of(table, file), *coordinates_of(table, file, required=True))
-    if known.n_photos is not None and len(photos) != known.n_photos:
+    if published.n_photos is not None and len(photos) != published.n_photos:
         log.warning(
             "%s: %d photos; the published set of %s has %d. Figures over other photos are not comparable.",
-            *(file, len(photos), benchmark, known.n_photos),
+            *(file, len(photos), benchmark, published.n_photos),
         )
     return photos
 

@@ -9,20 +9,24 @@ from indexer.errors import InputError
 from indexer.paper import THRESHOLDS_KM
 from search.evaluation.published import BenchmarkName, benchmark_named
 
+LEVEL = 0.95  # of every interval
+
 
 @dataclass(frozen=True, slots=True)
 class Resampling:
-    """How photos are drawn."""
+    """How photos are drawn for intervals.
 
-    draws: int = 1000  # 0: no intervals
+    Args:
+        resamples: draws of photos for the 95 % intervals; 0: no intervals.
+        seed: of those draws.
+    """
+
+    resamples: int = 1000
     seed: int = 0
-    level: float = 0.95
 
     def __post_init__(self) -> None:
-        if self.draws < 0 or 0 < self.draws < 100:
-            raise InputError(f"`resamples` must be 0 (no intervals) or at least 100, not {self.draws}.")
-        if not 0 < self.level < 1:
-            raise InputError(f"An interval's level lies between 0 and 1, not at {self.level}.")
+        if self.resamples < 0 or 0 < self.resamples < 100:
+            raise InputError(f"`resamples` must be 0 (no intervals) or at least 100, not {self.resamples}.")
 
 
 @dataclass(frozen=True)
@@ -36,8 +40,7 @@ class EvaluateConfig:
             understood, it is answered with ten crops, and the paper's figures stand beside.
         split: use only rows of the truth whose column `split` is this.
         thresholds_km: distances at which to count answers as right.
-        resamples: draws of photos for the 95 % intervals; 0: no intervals.
-        seed: of those draws.
+        resampling: how photos are drawn for intervals.
     """
 
     against: Path | None = None
@@ -45,18 +48,12 @@ class EvaluateConfig:
     benchmark: str | None = None
     split: str | None = None
     thresholds_km: tuple[float, ...] = THRESHOLDS_KM
-    resamples: int = 1000
-    seed: int = 0
+    resampling: Resampling = Resampling()
 
     def __post_init__(self) -> None:
-        _ = self.resampling, self.benchmark_name  # each says what is wrong with it
-        if self.against is not None and not self.resamples:
+        _ = self.benchmark_name  # an error says which there are
+        if self.against is not None and not self.resampling.resamples:
             raise InputError("`against` compares by drawing photos: leave `resamples` 0 out.")
-
-    @property
-    def resampling(self) -> Resampling:
-        """How photos are drawn."""
-        return Resampling(self.resamples, self.seed)
 
     @property
     def benchmark_name(self) -> BenchmarkName | None:
@@ -76,8 +73,7 @@ class CalibrateConfig:
             other protocols, as it changes all scores.
         version: a bundle's digest or its beginning; the current one by default.
         device: where the search runs.
-        resamples: draws of photos for the 95 % intervals of the calibration error; 0: none.
-        seed: of those draws.
+        resampling: how photos are drawn for the intervals of the calibration error.
     """
 
     split: str | None = None
@@ -86,16 +82,7 @@ class CalibrateConfig:
     fit_weights: bool = False
     version: str | None = None
     device: DeviceName = "auto"
-    resamples: int = 1000
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        _ = self.resampling  # says what is wrong with it
-
-    @property
-    def resampling(self) -> Resampling:
-        """How photos are drawn."""
-        return Resampling(self.resamples, self.seed)
+    resampling: Resampling = Resampling()
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 from scipy.stats import beta
 
 from search.evaluation.bootstrap import Interval
-from search.evaluation.options import Resampling
+from search.evaluation.options import LEVEL, Resampling
 
 _BINS = 15
 
@@ -74,13 +74,13 @@ def coverage(promised: float, radius_km: np.ndarray, distance_km: np.ndarray) ->
 
 def _interval(which: np.ndarray, gap: np.ndarray, error: float, resampling: Resampling) -> Interval | None:
     """Of the calibration error; gap: (N,) probability minus what came true."""
-    if not resampling.draws:
+    if not resampling.resamples:
         return None
     rng = np.random.default_rng(resampling.seed)
-    errors = np.empty(resampling.draws)
-    for draw in range(resampling.draws):
+    errors = np.empty(resampling.resamples)
+    for draw in range(resampling.resamples):
         rows = rng.integers(0, len(gap), len(gap))
         errors[draw] = np.abs(np.bincount(which[rows], gap[rows], minlength=_BINS)).sum() / len(gap)
-    tail = (1 - resampling.level) / 2
+    tail = (1 - LEVEL) / 2
     low, high = np.quantile(errors, [tail, 1 - tail])
     return Interval(float(max(0.0, 2 * error - high)), float(max(0.0, 2 * error - low)))

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
-from indexer.disk.artifact import write_folder
+from indexer.disk.artifact import check_target, write_folder
 from indexer.earth.places import countries_of, nearest_cities
 from search.evaluation.evaluate import Evaluation
 from search.evaluation.evaluation_report import (
@@ -40,6 +40,7 @@ def write_evaluation(evaluation: Evaluation, out: Path, *, title: str) -> None:
         InputError: `out` exists, or cannot be written.
         WorkError: the disk is full.
     """
+    check_target(out)
     pictures, rows = _pictures(evaluation), _rows(evaluation)
     report = _page(evaluation, title, pictures, rows)
     with write_folder(out, kind=KIND, schema_version=SCHEMA_VERSION, config={"title": title}) as draft:

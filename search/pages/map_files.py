@@ -38,7 +38,7 @@ class MapFiles:
                 f"There is no level {level}: levels are 0 (coarsest) to {len(hierarchy.levels) - 1} (finest)."
             )
         if geojson is not None:
-            from indexer.cells.export import check_drawable, file_format  # the extra is asked for by those who use it
+            from indexer.cells.export import check_drawable, file_format  # the extra is for those who use it
 
             file_format(geojson)
             check_drawable(hierarchy, self._level)

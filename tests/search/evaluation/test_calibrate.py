@@ -1,6 +1,7 @@
 """Calibration against photos drawn from a posterior of known temperature, and the command on real folders."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -97,23 +98,30 @@ def test_albums_of_one_photo_seen_again_and_again_grow_colder_by_none(engine: En
 
 
 @pytest.fixture
-def home(hierarchy: Hierarchy, hierarchy_folder: Path, tmp_path: Path) -> Path:
+def home(published: Path, tmp_path: Path) -> Path:
+    """A copy of what was published, to publish more in."""
+    return Path(shutil.copytree(published, tmp_path / "home", symlinks=True))
+
+
+@pytest.fixture(scope="module")
+def published(hierarchy: Hierarchy, hierarchy_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A registry R; features F of 400 photos drawn at temperature 3, and their truth, of two splits and 80 albums."""
-    registry = Registry(tmp_path / "R")
+    folder = tmp_path_factory.mktemp("calibrate")
+    registry = Registry(folder / "R")
     geocells = random_geocells(hierarchy, WIDTH, seed=0)
     registry.publish(build_bundle(hierarchy_folder, geocells, registry.versions_folder, config={}, inputs={}).name)
     sample = drawn(Engine.open(registry.path), 3.0, n=400, seed=4)
     names = [f"{row}.jpg" for row in range(400)]
     unknown = np.full(400, np.nan)
     batch = FeatureBatch(names, sample.queries, ["ok"] * 400, [""] * 400, unknown, unknown)
-    write_features(tmp_path / "F", batch, encoder="e" * 64)
+    write_features(folder / "F", batch, encoder="e" * 64)
     columns = {"photo": names, "lat": sample.lat_deg, "lng": sample.lng_deg}
     columns |= {
         "split": ["val" if row < 300 else "test" for row in range(400)],
         "trip": [row // 5 for row in range(400)],
     }
-    pa.parquet.write_table(pa.table(columns), tmp_path / "truth.parquet")
-    return tmp_path
+    pa.parquet.write_table(pa.table(columns), folder / "truth.parquet")
+    return folder
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:

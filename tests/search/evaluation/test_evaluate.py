@@ -11,7 +11,7 @@ from indexer.earth import s2
 from indexer.earth.geo import haversine_km
 from indexer.errors import InputError
 from search.evaluation.evaluate import compare, evaluate, leave_out
-from search.evaluation.options import EvaluateConfig
+from search.evaluation.options import EvaluateConfig, Resampling
 
 
 def csv(path: Path, text: str) -> Path:
@@ -144,7 +144,7 @@ def test_recall_by_area_of_cells_and_discs(tmp_path: Path) -> None:
 
 def test_a_comparison_takes_the_same_photos_of_both(tmp_path: Path) -> None:
     truth = csv(tmp_path / "t.csv", TRUTH)
-    one = evaluate(csv(tmp_path / "p.csv", TRUTH), truth, config=EvaluateConfig(resamples=200))
+    one = evaluate(csv(tmp_path / "p.csv", TRUTH), truth, config=EvaluateConfig(resampling=Resampling(200)))
     other = evaluate(csv(tmp_path / "q.csv", "photo,lat,lng\nc,0,179.9\na,0,0\n"), truth)
     result = compare(one, other, name="other")
     assert result.evaluation.accuracy.answered == 2

@@ -9,11 +9,11 @@ import pytest
 from indexer.photos.sources import PhotoTable
 from search.evaluation.evaluate import Evaluation, LeftOut, compare
 from search.evaluation.evaluation_report import evaluation_data, evaluation_text
-from search.evaluation.options import EvaluateConfig
+from search.evaluation.options import EvaluateConfig, Resampling
 from search.evaluation.published import TABLES
 
-CONFIG = EvaluateConfig(resamples=200, seed=1)
-PLAIN = EvaluateConfig(resamples=0)
+CONFIG = EvaluateConfig(resampling=Resampling(200, 1))
+PLAIN = EvaluateConfig(resampling=Resampling(0))
 
 
 def evaluation(n: int = 60, *, shift_deg: float = 1.0, missing: int = 3, config: EvaluateConfig = CONFIG) -> Evaluation:
@@ -57,7 +57,7 @@ def test_text_counts_misses_and_gives_intervals() -> None:
 
 @pytest.mark.parametrize("benchmark", TABLES)
 def test_the_papers_rows_stand_beside(benchmark: str) -> None:
-    result = evaluation(config=EvaluateConfig(resamples=0, benchmark=benchmark))
+    result = evaluation(config=EvaluateConfig(resampling=Resampling(0), benchmark=benchmark))
     assert evaluation_data(result)["published"]["table"] == TABLES[benchmark].number  # type: ignore[index]
     text = evaluation_text(result)
     last = TABLES[benchmark].rows[-1]  # type: ignore[index]
@@ -67,14 +67,14 @@ def test_the_papers_rows_stand_beside(benchmark: str) -> None:
 
 
 def test_other_thresholds_have_no_published_figure() -> None:
-    config = EvaluateConfig(resamples=0, benchmark="im2gps3k", thresholds_km=(25.0, 100.0))
+    config = EvaluateConfig(resampling=Resampling(0), benchmark="im2gps3k", thresholds_km=(25.0, 100.0))
     text = evaluation_text(evaluation(config=config))
     (line,) = (line for line in text.splitlines() if "GeoSURGE (Ours)" in line)
     assert line.split()[2:] == ["42.5", "-"]
 
 
 def test_a_benchmark_the_paper_does_not_have() -> None:
-    result = evaluation(config=EvaluateConfig(resamples=0, benchmark="osv5m"))
+    result = evaluation(config=EvaluateConfig(resampling=Resampling(0), benchmark="osv5m"))
     assert evaluation_data(result)["published"] is None
     assert "The paper has no table of osv5m." in evaluation_text(result)
 
