@@ -101,8 +101,8 @@ def test_cells_come_to_point_where_their_photos_are(toy: Toy) -> None:
     # The loss that is told is the one of what is kept, on the photos that were held out.
     here = held_out.cells[:, 1] >= 0
     logits = held_out.vectors[here] @ fitted.vectors[1].T / fitted.temperatures[1]
-    told = torch.nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(held_out.cells[here, 1]))
-    assert levels[1].loss == pytest.approx(float(told), abs=1e-4)
+    expected = torch.nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(held_out.cells[here, 1]))
+    assert levels[1].loss == pytest.approx(float(expected), abs=1e-4)
 
 
 def test_of_many_photos_an_epoch_takes_a_part(toy: Toy) -> None:
