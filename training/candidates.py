@@ -10,7 +10,7 @@ Each is held against the one kept so far, photo by photo, by the difference of l
 difference; the others are taken only where theirs are smaller by more than it. So a refit is no worse than its start
 but for chance. Two things make the judges lenient: temperatures, of which there are few, are fitted to them, and a
 level's best epoch is chosen by them. Level weights are not: each half of the photos is answered with weights that were
-fitted to the other one.
+fitted to the other one. Vectors of held-out photos are transformed already.
 """
 
 from collections.abc import Mapping
@@ -21,14 +21,14 @@ from indexer.cells.hierarchy import Hierarchy
 from indexer.earth.geo import haversine_km
 from indexer.vectors.geocells import Geocells
 from indexer.vectors.level_weights import check_enough, fit_level_weights
+from indexer.vectors.prototypes import Placed
 from indexer.vectors.scoring import ScoringModel, leaf_vectors
-from training.cell_fit import HeldOutPhotos
 
 START, TEMPERED, FITTED, WEIGHTED = "start", "tempered", "fitted", "weighted"
 _BLOCK = 1024  # held-out photos answered at a time
 
 
-def errors_km(geocells: Geocells, tree: Hierarchy, held_out: HeldOutPhotos) -> np.ndarray:
+def errors_km(geocells: Geocells, tree: Hierarchy, held_out: Placed) -> np.ndarray:
     """Great-circle errors of the held-out photos' best leaves: (H,) float64."""
     model = ScoringModel(geocells, tree.ancestors, tree.leaves.n_photos)
     rows, queries = leaf_vectors(model), model.extended(held_out.vectors)
@@ -38,16 +38,16 @@ def errors_km(geocells: Geocells, tree: Hierarchy, held_out: HeldOutPhotos) -> n
     return haversine_km(held_out.lat_deg, held_out.lng_deg, tree.leaves.lat_deg[best], tree.leaves.lng_deg[best])
 
 
-def check_enough_to_weigh(held_out: HeldOutPhotos) -> None:
+def check_enough_to_weigh(held_out: Placed) -> None:
     """Raise InputError where the halves of the held-out photos are too small for level weights."""
     for half in _halves(held_out):
         check_enough(held_out.cells[half, -1], levels=held_out.cells.shape[1])
 
 
-def weighted(geocells: Geocells, tree: Hierarchy, held_out: HeldOutPhotos) -> tuple[Geocells, np.ndarray]:
+def weighted(geocells: Geocells, tree: Hierarchy, held_out: Placed) -> tuple[Geocells, np.ndarray]:
     """Geocells with level weights that are fitted to all held-out photos, and errors (H,) as the module says."""
     model = ScoringModel(geocells, tree.ancestors, tree.leaves.n_photos)
-    errors = np.empty(len(held_out))
+    errors = np.empty(len(held_out.cells))
     halves = _halves(held_out)
     for half, other in (halves, halves[::-1]):
         of_other = fit_level_weights(model, held_out.vectors[other], held_out.cells[other, -1])
@@ -66,7 +66,7 @@ def choose(errors: Mapping[str, np.ndarray]) -> str:
     return kept
 
 
-def _halves(held_out: HeldOutPhotos) -> tuple[np.ndarray, np.ndarray]:
+def _halves(held_out: Placed) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of every other photo, and of the rest, with as many in a leaf in each."""
     in_order = np.argsort(held_out.cells[:, -1] < 0, kind="stable")
     return np.sort(in_order[::2]), np.sort(in_order[1::2])

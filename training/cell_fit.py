@@ -19,6 +19,7 @@ from torch.nn.functional import normalize
 
 from indexer.errors import InputError, WorkError
 from indexer.vectors.geocells import Geocells
+from indexer.vectors.prototypes import Placed
 from training.config import RefitConfig
 from training.losses import level_loss
 from training.vector_file import VectorFile
@@ -26,23 +27,6 @@ from training.vector_file import VectorFile
 _BLOCK = 1024  # held-out photos whose similarities are held at once: 90 MB against 21,673 cells
 _NEWTON_STEPS = 20
 _COLDEST, _WARMEST = 0.005, 1.0  # temperatures that can come out
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class HeldOutPhotos:
-    """Photos that nothing is fitted to but a temperature for each level, and level weights where they are fitted."""
-
-    vectors: np.ndarray  # (H, D) float32, transformed
-    cells: np.ndarray  # (H, L) int64, the cell of each level or -1
-    lat_deg: np.ndarray  # (H,) float64
-    lng_deg: np.ndarray  # (H,) float64
-
-    def __len__(self) -> int:
-        return len(self.vectors)
-
-    def take(self, rows: np.ndarray) -> "HeldOutPhotos":
-        """Those of the rows named."""
-        return HeldOutPhotos(self.vectors[rows], self.cells[rows], self.lat_deg[rows], self.lng_deg[rows])
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +42,7 @@ class LevelFit:
 def fit_cells(
     start: Geocells,
     photos: VectorFile,
-    held_out: HeldOutPhotos,
+    held_out: Placed,
     *,
     config: RefitConfig,
     device: torch.device,
@@ -66,7 +50,8 @@ def fit_cells(
 ) -> tuple[Geocells, list[LevelFit]]:
     """Fit the vectors and the temperatures of every level.
 
-    advance: called after each step with 1; an epoch has `steps_per_epoch`.
+    held_out: photos that nothing is fitted to but a temperature for each level; like `photos`, their vectors are
+    transformed. advance: called after each step with 1; an epoch has `steps_per_epoch`.
 
     Raises:
         WorkError: the loss stopped being a number.

@@ -6,7 +6,6 @@ slots: jsonargparse reads defaults through `vars`.
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal, Self
@@ -17,12 +16,20 @@ from indexer.errors import InputError
 Negatives = Literal["batch", "batch_distinct", "all"]  # training.losses says what each one means
 
 
-def _check(section: str | None, values: Mapping[str, float], *, low: float, high: float = math.inf) -> None:
-    """section: of a configuration file; None names options as fields."""
-    bound = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
-    for name, value in values.items():
-        if not (low <= value <= high and math.isfinite(value)):  # written so that NaN is refused too
-            raise InputError(f"{f'{section}.{name}' if section else f'`{name}`'} must be {bound}, not {value:g}.")
+def _check(section: str | None, given: object, *names: str, low: float, high: float = math.inf) -> None:
+    """Raise InputError where one of these options is out of bounds; None, where nothing was given, is in.
+
+    section: of a configuration file that the options stand in; None names them as fields.
+    """
+    for name in names:
+        if (value := getattr(given, name)) is not None:
+            _check_value(f"{section}.{name}" if section else f"`{name}`", value, low=low, high=high)
+
+
+def _check_value(name: str, value: float, *, low: float, high: float = math.inf) -> None:
+    if not (low <= value <= high and math.isfinite(value)):  # written so that NaN is refused too
+        bound = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+        raise InputError(f"{name} must be {bound}, not {value:g}.")
 
 
 @dataclass(frozen=True)
@@ -44,10 +51,9 @@ class Augmentation:
     colour: float = 0.0
 
     def __post_init__(self) -> None:
-        section = "data.augmentation"
-        _check(section, {"shift": self.shift, "zoom": self.zoom, "brightness": self.brightness}, low=0, high=0.99)
-        _check(section, {"rotation_deg": self.rotation_deg}, low=0, high=180)
-        _check(section, {"colour": self.colour}, low=0, high=255)
+        _check("data.augmentation", self, "shift", "zoom", "brightness", low=0, high=0.99)
+        _check("data.augmentation", self, "rotation_deg", low=0, high=180)
+        _check("data.augmentation", self, "colour", low=0, high=255)
 
     @property
     def moves_pixels(self) -> bool:
@@ -89,13 +95,10 @@ class DataConfig:
     shuffle_mb: int = 1024
 
     def __post_init__(self) -> None:
-        if self.validation_share is not None:
-            _check("data", {"validation_share": self.validation_share}, low=0.0001, high=0.5)
-        counts = {"shuffle_photos": self.shuffle_photos, "shuffle_mb": self.shuffle_mb}
-        _check("data", counts, low=1)
-        _check("data", {"batch_size": self.batch_size}, low=2)  # a photo alone has no negatives
-        _check("data", {"workers": self.workers}, low=0)
-        _check("data", {"memory_limit_gb": self.memory_limit_gb}, low=0)
+        _check("data", self, "validation_share", low=0.0001, high=0.5)
+        _check("data", self, "shuffle_photos", "shuffle_mb", low=1)
+        _check("data", self, "batch_size", low=2)  # a photo alone has no negatives
+        _check("data", self, "workers", "memory_limit_gb", low=0)
 
 
 @dataclass(frozen=True)
@@ -134,12 +137,12 @@ class ModelConfig:
     trainable_blocks: int | Literal["all"] | None = None
 
     def __post_init__(self) -> None:
-        sizes = ("image_size", "patch_size", "hidden_size", "layers", "heads", "mlp_size", "width")
-        _check("model", {name: getattr(self, name) for name in sizes}, low=1)
-        _check("model", {"patch_size": self.patch_size}, low=1, high=self.image_size)
+        _check("model", self, "image_size", "hidden_size", "layers", "heads", "mlp_size", "width", low=1)
+        _check("model", self, "patch_size", low=1, high=self.image_size)
         if self.fusion is not None and self.start_from is None:  # else the size is not known yet
             self.fusion.check(hidden_size=self.hidden_size)
-        _check("model", {f"std[{channel}]": value for channel, value in enumerate(self.std)}, low=1e-3)
+        for channel, value in enumerate(self.std):
+            _check_value(f"model.std[{channel}]", value, low=1e-3)
 
     @property
     def unused(self) -> list[str]:
@@ -177,7 +180,7 @@ class OptimizerConfig:
     weight_decay: float = 1e-4
 
     def __post_init__(self) -> None:
-        _check("optimizer", vars(self), low=0)
+        _check("optimizer", self, *vars(self), low=0)
 
 
 @dataclass(frozen=True)
@@ -193,7 +196,7 @@ class SchedulerConfig:
     warm_up: float = 0.1
 
     def __post_init__(self) -> None:
-        _check("lr_scheduler", {"warm_up": self.warm_up}, low=0, high=1)
+        _check("lr_scheduler", self, "warm_up", low=0, high=1)
 
 
 @dataclass(frozen=True)
@@ -227,12 +230,9 @@ class TrainerConfig:
     checkpoint_every_n_steps: int = 500
 
     def __post_init__(self) -> None:
-        counts = ("max_epochs", "devices", "num_nodes", "accumulate_grad_batches")
-        steps = ("log_every_n_steps", "checkpoint_every_n_steps")
-        _check("trainer", {name: getattr(self, name) for name in (*counts, *steps)}, low=1)
-        _check("trainer", {"gradient_clip_val": self.gradient_clip_val}, low=0)
-        if self.patience is not None:
-            _check("trainer", {"patience": self.patience}, low=1)
+        _check("trainer", self, "max_epochs", "patience", "devices", "num_nodes", "accumulate_grad_batches", low=1)
+        _check("trainer", self, "log_every_n_steps", "checkpoint_every_n_steps", low=1)
+        _check("trainer", self, "gradient_clip_val", low=0)
 
 
 @dataclass(frozen=True)
@@ -261,8 +261,8 @@ class FitConfig:
     references: int = 0
 
     def __post_init__(self) -> None:
-        _check(None, {"references": self.references}, low=0)
-        _check(None, {"seed_everything": self.seed_everything}, low=0, high=2**63 - 1)
+        _check(None, self, "references", low=0)
+        _check(None, self, "seed_everything", low=0, high=2**63 - 1)
         parts = self.trainer.devices * self.trainer.num_nodes * self.trainer.accumulate_grad_batches
         if self.data.batch_size % parts or self.data.batch_size < 2 * parts:
             raise InputError(
@@ -364,10 +364,7 @@ class RefitConfig:
     def __post_init__(self) -> None:
         if self.transform == "none" and self.shrinkage is not None:
             raise InputError("`shrinkage` goes with `transform` whiten.")
-        for low, names in (
-            (0, ("references", "epochs", "learning_rate")),
-            (1, ("patience", "epoch_photos", "batch_size", "held_out_photos")),
-        ):
-            _check(None, {name: getattr(self, name) for name in names}, low=low)
-        _check(None, {"decay": self.decay}, low=0, high=1)
-        _check(None, {"held_out": self.held_out}, low=0.001, high=0.5)
+        _check(None, self, "references", "epochs", "learning_rate", low=0)
+        _check(None, self, "patience", "epoch_photos", "batch_size", "held_out_photos", low=1)
+        _check(None, self, "decay", low=0, high=1)
+        _check(None, self, "held_out", low=0.001, high=0.5)

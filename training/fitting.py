@@ -75,7 +75,7 @@ def fit(hierarchy: Path, out: Path, *, config: FitConfig) -> FitSummary | None:
             the photos cannot be used; or a level has a single cell.
         ArtifactError: what an unfinished run goes on with is damaged.
         WorkError: the loss stopped being a number, or the disk is full.
-        Stopped: SIGTERM asked the run to end; it can be gone on with.
+        Stopped: SIGTERM ended the run; it can be gone on with.
     """
     started = time.perf_counter()
     run, options = RunFolder(out), config.trainer
@@ -174,7 +174,7 @@ def train(
     Raises:
         WorkError: the loss stopped being a number.
         InputError: there are fewer photos than a batch that is to be shared.
-        Stopped: SIGTERM asked the run to end; it can be gone on with.
+        Stopped: SIGTERM ended the run; it can be gone on with.
     """
     options, data = config.trainer, config.data
     processes = options.devices * options.num_nodes

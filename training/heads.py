@@ -124,7 +124,7 @@ class GeocellHead(ContrastiveHead):
     Args:
         hierarchy: whose cells.
         width: D.
-        negatives: the cells that a photo's own is told from.
+        negatives: the cells that a photo's own is compared with.
         seed: of the vectors to begin with.
     """
 
@@ -155,7 +155,7 @@ class GeocellHead(ContrastiveHead):
         )
 
     def validation_sums(self, vectors: torch.Tensor, truth: Truth) -> torch.Tensor:
-        """One term for each level: the full softmax, whatever a photo is told from in training.
+        """One term for each level: the full softmax, whatever cells a photo is compared with in training.
 
         It is what answers are normalised by, and knows nothing of batches: with negatives of the batch, a loss would
         say which photos came together, and end a run by it.

@@ -30,7 +30,7 @@ from indexer.vectors.geocells import Geocells, load_geocells
 from indexer.vectors.inheritance import carry_over
 from indexer.vectors.prototypes import Placed, Placement, joined_placed, no_photo, placed_batches, prototypes
 from training.candidates import FITTED, START, TEMPERED, WEIGHTED, check_enough_to_weigh, choose, errors_km, weighted
-from training.cell_fit import HeldOutPhotos, LevelFit, fit_cells, steps_per_epoch
+from training.cell_fit import LevelFit, fit_cells, steps_per_epoch
 from training.config import RefitConfig, RefitSources
 from training.holding_out import by_name, name_keys
 from training.typical_photos import typical_photos
@@ -129,7 +129,7 @@ def refit(sources: RefitSources, out: Path, *, config: RefitConfig) -> RefitSumm
     return RefitSummary(
         out,
         n_photos,
-        len(held_out),
+        len(held_out.cells),
         kept,
         scores,
         levels,
@@ -197,7 +197,7 @@ def _start(
     return carry_over(load_geocells(sources.from_, hierarchy=old.digest), old, tree)
 
 
-def _held_out(features: FeatureSource, placement: Placement, start: Geocells, *, limit: int) -> HeldOutPhotos:
+def _held_out(features: FeatureSource, placement: Placement, start: Geocells, *, limit: int) -> Placed:
     n_photos, kept = 0, list[Placed]()
     for part in placed_batches(features, placement, "holding out"):
         n_photos += len(part.cells)
@@ -210,4 +210,4 @@ def _held_out(features: FeatureSource, placement: Placement, start: Geocells, *,
             "to see what a fit is worth. Raise `held_out`, or name a `validation_split` of `photos`."
         )
     (placed,) = kept
-    return HeldOutPhotos(start.compared(placed.vectors), placed.cells, placed.lat_deg, placed.lng_deg)
+    return replace(placed, vectors=start.compared(placed.vectors))

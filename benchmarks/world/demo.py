@@ -121,13 +121,13 @@ def run_demo(preset: Preset, out: Path, console: Console) -> int:
         InputError: `out` holds something else than a demo.
         GeoError: a step failed.
     """
-    # Here, so that `--help` answers at once.
+    started = time.perf_counter()
+    clear_results(out)
+    # Here, so that `--help` and refusals answer at once.
     from benchmarks.world.compare import compare
     from benchmarks.world.report import write_report
     from benchmarks.world.results import WorldResults
 
-    started = time.perf_counter()
-    clear_results(out)
     demo = Demo(preset, out, console)
     reused = _make_world(demo)
     train_seconds = _run_product(demo)

@@ -81,7 +81,7 @@ class LocationHead(ContrastiveHead):
         encoder: of places.
         lat_deg: (G,) of the gallery, which also fills the queue to begin with.
         lng_deg: likewise.
-        queue: places of earlier batches that a photo's own is told from as well.
+        queue: places of earlier batches that a photo's own is compared with as well.
         seed: of the places that begin the queue.
     """
 

@@ -26,6 +26,7 @@ from benchmarks.world.generator import WorldConfig
 from indexer.earth.geo import FARTHEST_KM
 from search.evaluation.options import Resampling
 
+pytestmark = pytest.mark.usefixtures("small_demo")
 TINY = Preset(WorldConfig(n_train=80, n_validation=20, n_test=25), (40, 30, 24, 18, 12, 9, 6), 1, epochs=1)
 
 
@@ -43,12 +44,13 @@ def test_all_of_it_on_a_tiny_world(
     trained = {FULL.name, "classifier", "image-to-GPS retrieval", "1 level, the coarsest", "no fusion"}
     train_arm, rng = ablations.train_arm, np.random.default_rng(0)
 
-    def some(arm: Ablation, seed: int, stage: Stage) -> Run:
+    def train(arm: Ablation, seed: int, stage: Stage) -> Run:
         if arm.name in trained:
             return train_arm(arm, seed, stage)
         return Run(arm.name, seed, 1.0, {HEAD: rng.uniform(0, 3000, 25)})
 
-    monkeypatch.setattr(ablations, "train_arm", some)
+    monkeypatch.setattr(ablations, "train_arm", train)
+    monkeypatch.setattr(ablations, "Resampling", lambda: Resampling(200))
     assert ablate(TINY, tmp_path / "out", seeds=(0,)) == 0
     first = capsys.readouterr().out
     for method in methods():

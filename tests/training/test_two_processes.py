@@ -3,6 +3,11 @@
 By torch's own DistributedDataParallel, which is what Lightning's strategy wraps a module in.
 """
 
+import csv
+import json
+import signal
+import subprocess
+import sys
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -18,12 +23,14 @@ from encoder.config import FusionConfig
 from encoder.model import GeoEncoder
 from indexer.cells.hierarchy import Hierarchy
 from indexer.cells.table import load_hierarchy
-from tests.training.conftest import SIZE, head_of
+from tests.kills import ONE_THREAD, ROOT
+from tests.training.conftest import EVERY_STEP, SIZE, changed, check_alike, head_of, train
 from training.batches import Position, Share
 from training.config import Augmentation, DataConfig, FitConfig, ModelConfig, Negatives
 from training.fitting import build_encoder
 from training.module import GeoModule
 from training.photo_set import PhotoSet
+from training.run_folder import RunFolder
 
 WIDTH, BATCH, N = 16, 16, 40
 KINDS = (*get_args(Negatives), "classes", "places")
@@ -96,7 +103,7 @@ def awaken(encoder: GeoEncoder) -> None:
 
 
 def work(rank: int, hierarchy: Path, folder: Path) -> None:
-    """What each of the two does."""
+    """What each of the two does: this process, and another one."""
     torch.set_num_threads(1)
     store = f"file://{folder / 'store'}"
     torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
@@ -109,7 +116,11 @@ def work(rank: int, hierarchy: Path, folder: Path) -> None:
 @pytest.fixture(scope="module")
 def shared(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[tuple[str, int], _Outcome]]:
     folder = tmp_path_factory.mktemp("two")
-    torch.multiprocessing.spawn(work, (toy / "H", folder), nprocs=2)  # type: ignore[attr-defined, no-untyped-call]
+    other = torch.multiprocessing.get_context("spawn").Process(target=work, args=(1, toy / "H", folder))
+    other.start()
+    work(0, toy / "H", folder)
+    other.join()
+    assert other.exitcode == 0
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 
@@ -130,3 +141,36 @@ def test_loss_and_gradients_are_those_of_one_process_with_the_joined_batch(
             torch.testing.assert_close(shares[name], gradient, atol=1e-5 * largest, rtol=1e-5, msg=name)
             if not name.endswith("k_proj.bias"):  # adds the same to every logit of a softmax: nothing pulls at it
                 assert gradient.any(), name
+
+
+def test_a_run_of_two_processes_is_stopped_and_goes_on_to_what_one_process_comes_to(toy: Path, tmp_path: Path) -> None:
+    """With two parts each, as a command: Lightning starts the second process by repeating the first one's command line.
+
+    Negatives are those of the batch, as the paper has them: neither training nor validation may look at a share alone.
+    The signal reaches one process, as `kill` sends it, within an epoch; both end after the same step, with 143.
+    """
+    slow = {"lr": 3e-4, "geocell_lr": 3e-3}  # so that rounding does not grow
+    config = changed(EVERY_STEP, data={"batch_size": 8, "photos": str(toy / "photos.parquet")}, optimizer=slow)
+    config = changed(config, loss={"negatives": "batch"}, trainer={"max_epochs": 8, "checkpoint_every_n_steps": 10_000})
+    shared = changed(config, trainer={"devices": 2, "accumulate_grad_batches": 2})
+    RunFolder(tmp_path / "options").begin(toy / "H", shared, {})
+    options = ("fit", "--config", tmp_path / "options" / "config.yaml", "--out", tmp_path / "two", "--json")
+    command = [sys.executable, "-m", "training", *map(str, options)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT, "env": ONE_THREAD}
+    process = subprocess.Popen(command, **pipes)
+    assert process.stderr is not None
+    first = next(line for line in process.stderr if "epoch 2 of" in line)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 143, first + errors
+    assert "stopped as asked" in errors
+    assert (tmp_path / "two" / "resume.ckpt").is_file()
+    printed, errors = subprocess.Popen(command, **pipes).communicate(timeout=240)
+    assert "going on with the run" in errors
+    assert json.loads(printed)["epochs"] == 8  # one result, however many processes
+    train(toy, tmp_path / "one", config)
+    check_alike(tmp_path / "two", tmp_path / "one")
+    logs = [(tmp_path / name / "checkpoint" / "training_log.csv").read_text() for name in ("one", "two")]
+    for a, b in zip(*(csv.DictReader(text.splitlines()) for text in logs), strict=True):
+        for column in set(a) - {"seconds"}:
+            assert float(a[column]) == pytest.approx(float(b[column]), rel=1e-3), column

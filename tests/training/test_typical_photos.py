@@ -5,7 +5,7 @@ import numpy as np
 from indexer.vectors.geocells import Geocells
 from indexer.vectors.prototypes import Placed
 from tests.conftest import unit_rows
-from training.typical_photos import TypicalPhotos
+from training.typical_photos import typical_photos
 
 WIDTH, LEAVES = 12, 6
 
@@ -22,9 +22,7 @@ def photos(n: int = 120) -> tuple[Geocells, Placed]:
 
 def test_the_nearest_photos_of_each_leaf_are_kept_in_order() -> None:
     geocells, placed = photos()
-    typical = TypicalPhotos(geocells, k=3)
-    typical.add(placed)
-    table = typical.table()
+    table = typical_photos([placed], geocells, k=3)
     similarity = placed.vectors @ geocells.vectors[1].T
     expected = []
     for leaf in range(LEAVES):
@@ -41,10 +39,8 @@ def test_shards_in_any_order_give_one_table() -> None:
     geocells, placed = photos()
     tables = []
     for seed in range(3):
-        typical = TypicalPhotos(geocells, k=2)
-        for rows in np.array_split(np.random.default_rng(seed).permutation(len(placed.cells)), 5):
-            typical.add(placed.take(rows))
-        tables.append(typical.table())
+        shards = np.array_split(np.random.default_rng(seed).permutation(len(placed.cells)), 5)
+        tables.append(typical_photos([placed.take(rows) for rows in shards], geocells, k=2))
     assert tables[0].equals(tables[1])
     assert tables[0].equals(tables[2])
 
@@ -55,16 +51,13 @@ def test_near_duplicates_and_equal_names_count_once() -> None:
     placed.vectors[first[0]] = geocells.vectors[1][0]
     placed.vectors[first[1]] = geocells.vectors[1][0] + 0.01 * unit_rows(1, WIDTH, 9)[0]
     placed.photo[first[2]] = placed.photo[first[0]]
-    typical = TypicalPhotos(geocells, k=2)
-    typical.add(placed)
-    names = typical.table().to_pandas().query("leaf == 0")["photo"].tolist()
+    names = typical_photos([placed], geocells, k=2).to_pandas().query("leaf == 0")["photo"].tolist()
     assert len(names) == 2
     assert len({placed.photo[first[0]], placed.photo[first[1]]} & set(names)) == 1
 
 
 def test_no_photo_gives_an_empty_table() -> None:
     geocells, placed = photos()
-    typical = TypicalPhotos(geocells, k=2)
-    assert typical.table().num_rows == 0
-    typical.add(placed.take(np.flatnonzero(placed.cells[:, 1] < 0)))
-    assert typical.table().num_rows == 0
+    assert typical_photos([], geocells, k=2).num_rows == 0
+    outside = placed.take(np.flatnonzero(placed.cells[:, 1] < 0))
+    assert typical_photos([outside], geocells, k=2).num_rows == 0

@@ -41,8 +41,8 @@ def test_rows_come_back_with_their_cells_whatever_the_shards(tmp_path: Path) -> 
         with filled(photos, list(shards), tmp_path) as file:
             assert len(file) == 200
             np.testing.assert_array_equal(file.cells, photos.cells[order])
-            asked = rng.integers(0, 200, 50)
-            np.testing.assert_allclose(file.rows(asked), photos.vectors[order][asked], atol=5e-4)
+            numbers = rng.integers(0, 200, 50)
+            np.testing.assert_allclose(file.rows(numbers), photos.vectors[order][numbers], atol=5e-4)
 
 
 def test_vectors_are_kept_as_they_are_compared(tmp_path: Path) -> None:
