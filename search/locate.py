@@ -29,8 +29,8 @@ _DEFAULT_READ = ReadOptions()
 class Locator:
     """Says where photos were taken, from one bundle for as long as it lives, whatever is published meanwhile.
 
-    All work is done in this process, a batch of photos at a time, so that a script needs no `if __name__ ==
-    "__main__"`, and memory does not grow with the number of photos. For millions of them there are jobs: `search.run`.
+    All work is done in this process, so that a script needs no `if __name__ == "__main__"`. No more than a batch of
+    photos is decoded at once, and a vector of each is kept. For millions of photos there are jobs: `search.run`.
 
     One call at a time: a search keeps room for scores from call to call. Threads open a locator each, or share a lock.
     """
@@ -38,7 +38,7 @@ class Locator:
     def __init__(
         self, engine: Engine, encode: PhotoEncoder | None = None, *, read: ReadOptions = _DEFAULT_READ
     ) -> None:
-        """encode: None where only vectors are located. Raises BundleMismatch: the bundle is for another encoder."""
+        """encode: what photos go through, of the encoder that the bundle was built for; None for vectors alone."""
         self.engine, self.encode, self._read = engine, encode, read
 
     @classmethod
@@ -53,7 +53,7 @@ class Locator:
         options: SearchOptions = DEFAULT_OPTIONS,
         read: ReadOptions = _DEFAULT_READ,
         precision: PrecisionName = "auto",
-        segmentation_cache: Path | None = None,
+        segmentation_cache: str | Path | None = None,
         segmenter: str | None = None,
     ) -> "Locator":
         """Open the bundle of a registry, and the encoder whose vectors it understands.
@@ -84,7 +84,8 @@ class Locator:
                     "`segmentation_cache` and `segmenter` go with `checkpoint`: vectors need no class maps."
                 )
             return cls(engine, read=read)
-        encode = EncoderOptions(segmentation_cache, segmenter, device, precision).open(str(checkpoint), crops=crops)
+        maps = None if segmentation_cache is None else Path(segmentation_cache)
+        encode = EncoderOptions(maps, segmenter, device, precision).open(str(checkpoint), crops=crops)
         engine.check_encoder(encode.encoder.digest, source=str(checkpoint))
         return cls(engine, encode, read=read)
 
