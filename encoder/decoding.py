@@ -16,6 +16,7 @@ import warnings
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+from contextlib import closing
 from functools import partial
 from multiprocessing import forkserver, resource_tracker
 from types import TracebackType
@@ -90,7 +91,7 @@ def decoded_batches(
             log.warning("a decoding process died (%s): its photos are decoded again, one by one", error)
         finally:
             _stop_workers(arriving)
-        with lonely:
+        with closing(lonely):
             while handed.batches:
                 yield pack([(photo, lonely(photo)) for photo in handed.batches[0]])
                 handed.batches.popleft()
@@ -125,12 +126,6 @@ class _LonelyReader:
         self._read = read
         self._pool: ProcessPoolExecutor | None = None
 
-    def __enter__(self) -> "_LonelyReader":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._end()
-
     def __call__(self, photo: Photo) -> DecodedPhoto | BadImage:
         """As the PhotoReader; where two processes died of the photo, that is what is wrong with it.
 
@@ -144,7 +139,7 @@ class _LonelyReader:
             try:
                 _, result = self._pool.submit(_Photos(self._read).__getitem__, photo).result()
             except BrokenExecutor:
-                self._end()
+                self.close()
                 continue
             if isinstance(result, GeoError):
                 raise result
@@ -159,7 +154,8 @@ class _LonelyReader:
             )
         return _CRASHED
 
-    def _end(self) -> None:
+    def close(self) -> None:
+        """End its process; the next photo starts another one."""
         if self._pool is not None:
             self._pool.shutdown()
             self._pool = None

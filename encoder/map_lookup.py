@@ -6,7 +6,7 @@ are runs in memory. Runs are merged as they grow alike, so that there are never 
 
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,12 +38,6 @@ class Run:
     keys: np.ndarray  # (N,) KEY, ascending
     places: np.ndarray  # (N,) PLACE
 
-    @classmethod
-    def sort(cls, keys: np.ndarray, places: np.ndarray) -> "Run":
-        """A run from places in any order."""
-        order = np.argsort(keys, kind="stable")  # which is linear where two sorted runs follow each other
-        return cls(keys[order], places[order])
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Lookup:
@@ -65,14 +59,14 @@ class Lookup:
 
     def added(self, keys: np.ndarray, places: np.ndarray) -> "Lookup":
         """This lookup with more places, in any order."""
-        runs = [*self.runs, Run.sort(keys, places)]
+        runs = [*self.runs, _merged([Run(keys, places)])]
         while len(runs) > 1 and len(runs[-2].keys) <= 2 * len(runs[-1].keys):
             runs[-2:] = [_merged(runs[-2:])]
         return Lookup(tuple(runs))
 
     def save(self, path: Path, *, facts: Mapping[str, Any]) -> None:
         """Write all places to a file that `load` maps; `facts` is JSON."""
-        run = _merged(self.runs)
+        run = self.runs[0] if len(self.runs) == 1 else _merged(self.runs)
         columns = [
             pa.Array.from_buffers(pa.binary(kind.itemsize), len(values), [None, pa.py_buffer(values)])
             for values, kind in ((run.keys, KEY), (run.places, PLACE))
@@ -103,10 +97,11 @@ class Lookup:
         return cls((run,)), dict(known["facts"])
 
 
-def _merged(runs: tuple[Run, ...] | list[Run]) -> Run:
-    if len(runs) == 1:
-        return runs[0]
-    return Run.sort(np.concatenate([run.keys for run in runs]), np.concatenate([run.places for run in runs]))
+def _merged(runs: Sequence[Run]) -> Run:
+    """One run of these, whose own order does not matter."""
+    keys, places = (np.concatenate([getattr(run, name) for run in runs]) for name in ("keys", "places"))
+    order = np.argsort(keys, kind="stable")  # which is linear where two sorted runs follow each other
+    return Run(keys[order], places[order])
 
 
 def _checksum(run: Run, facts: Mapping[str, Any]) -> int:

@@ -15,9 +15,9 @@ from PIL import Image
 from encoder.checkpoint import LoadedEncoder, load_encoder
 from encoder.config import SHARD_ROWS, CropName
 from encoder.crops import crop_photos, normalise
-from encoder.embedding import embed_photos, embed_source
+from encoder.embedding import embed, embed_photos, embed_source
 from encoder.encode import PhotoEncoder
-from encoder.options import FeedOptions
+from encoder.options import EmbedConfig, FeedOptions
 from indexer.errors import InputError, WorkError
 from indexer.jobs.stages import Line
 from indexer.photos.photo import Photo
@@ -119,6 +119,15 @@ def test_the_folder_holds_every_row_and_says_what_made_it(
     assert pyarrow.parquet.read_table(tmp_path / "F").num_rows == 11
 
 
+def test_paths_alone_will_do(checkpoint: Path, encoder: LoadedEncoder, table: Path, tmp_path: Path) -> None:
+    summary = embed(table, checkpoint, str(tmp_path / "F"))
+    assert (summary.encoder, summary.rows, summary.ok) == (encoder.digest, 11, 9)
+    other = embed(table, checkpoint, tmp_path / "G", config=EmbedConfig(crops="five", shard_rows=4))
+    assert (other.rows, other.ok) == (11, 9)
+    assert [len(batch) for batch in open_features(tmp_path / "G")] == [4, 4, 3]
+    assert open_features(tmp_path / "G").crops == "five"
+
+
 def test_failures_are_counted_before_their_shard_is_done(encoder: LoadedEncoder, photos: PhotoSource) -> None:
     line = Line()
     with line:
@@ -184,8 +193,8 @@ def test_the_first_failure_of_a_kind_is_told_at_once(
     twice = open_photos(write_table(tmp_path / "photos.csv", [*names, "absent_too.jpg"]))
     embed_source(PhotoEncoder(encoder), twice, tmp_path / "F", shard_rows=4)
     messages = [record.message for record in caplog.records if record.name == "encoder.failures"]
-    told = [line.split(",")[0].rsplit("/", 1)[-1] for line in messages]
-    assert told == ["02.png: not_an_image", "08.png: missing"]
+    shown = [line.split(",")[0].rsplit("/", 1)[-1] for line in messages]
+    assert shown == ["02.png: not_an_image", "08.png: missing"]
 
 
 def test_the_manifest_says_how_vectors_were_made(encoder: LoadedEncoder, photos: PhotoSource, tmp_path: Path) -> None:
@@ -202,18 +211,18 @@ def test_the_manifest_says_how_vectors_were_made(encoder: LoadedEncoder, photos:
 def test_a_source_is_read_only_as_far_ahead_as_there_is_room(
     encoder: LoadedEncoder, photos: PhotoSource, workers: int
 ) -> None:
-    asked = 0
+    taken = 0
 
     def many() -> Iterator[Photo]:
-        nonlocal asked
+        nonlocal taken
         first = next(iter(photos))
         for _ in range(500):
-            asked += 1
+            taken += 1
             yield first
 
     batches = embed_photos(PhotoEncoder(encoder), many(), feed=FeedOptions(batch_size=4, workers=workers), shard_rows=4)
     next(batches)
-    assert asked <= 4 * (1 + 3 + 2 * workers)  # one batch used, a few looked at, two for each worker
+    assert taken <= 4 * (1 + 3 + 2 * workers)  # one batch used, a few looked at, two for each worker
     batches.close()
 
 

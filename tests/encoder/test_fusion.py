@@ -74,16 +74,16 @@ def test_a_map_that_patches_do_not_fill_is_cut_as_clip_cuts_its_picture() -> Non
 def test_latent_attention_is_its_formula_head_by_head() -> None:
     torch.manual_seed(0)
     attention = LatentAttention(SMALL, hidden_size=HIDDEN).double()
-    asking, asked = torch.randn(2, 5, 12).double(), torch.randn(2, 9, HIDDEN).double()
-    latent = asked @ attention.latent.weight.T
+    segmentation, photo = torch.randn(2, 5, 12).double(), torch.randn(2, 9, HIDDEN).double()
+    latent = photo @ attention.latent.weight.T
     keys, values = (latent @ part.T for part in attention.key_value.weight.chunk(2))
-    queries = asking @ attention.query.weight.T
+    queries = segmentation @ attention.query.weight.T
     heads = []
     for head in range(4):
         columns = slice(head * 8, (head + 1) * 8)
         scores = queries[..., columns] @ keys[..., columns].transpose(1, 2) / 8**0.5
         heads.append(scores.softmax(dim=-1) @ values[..., columns])
-    torch.testing.assert_close(attention(asking, asked), attention.out(torch.cat(heads, dim=-1)))
+    torch.testing.assert_close(attention(segmentation, photo), attention.out(torch.cat(heads, dim=-1)))
 
 
 def test_the_last_block_leaves_out_only_what_nobody_reads() -> None:

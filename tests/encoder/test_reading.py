@@ -198,14 +198,14 @@ class Flaky(MemoryFileSystem):
 
     protocol = "flaky"
     failures: ClassVar[list[Exception]] = []
-    asked: ClassVar[int] = 0
+    requests: ClassVar[int] = 0
 
     @classmethod
     def _strip_protocol(cls, path: str) -> str:
         return str(super()._strip_protocol(path.removeprefix("flaky://")))
 
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **options: object) -> bytes:
-        type(self).asked += 1
+        type(self).requests += 1
         if self.failures:
             raise self.failures.pop(0)
         return super().cat_file(path, start, end, **options)
@@ -222,7 +222,7 @@ class TooOften(OSError):
 @pytest.fixture
 def flaky(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     fsspec.register_implementation("flaky", Flaky, clobber=True)
-    Flaky.failures, Flaky.asked = [], 0
+    Flaky.failures, Flaky.requests = [], 0
     fsspec.filesystem("flaky").pipe("/a.jpg", b"photo")
     monkeypatch.setattr(reading, "_WAIT_S", 0.5)
     monkeypatch.setattr(time, "sleep", lambda seconds: waits.append(seconds))
@@ -238,7 +238,7 @@ FLAKY = (*SCHEMES, "flaky")
 def test_a_store_that_fails_now_and_then_is_asked_again_and_less_and_less_often(flaky: str) -> None:
     Flaky.failures = [ConnectionResetError("reset"), TimeoutError(), TooOften("slow down")]
     assert read_bytes(FileRange(flaky), schemes=FLAKY) == b"photo"
-    assert Flaky.asked == 4
+    assert Flaky.requests == 4
     for wait, nominal in zip(waits, (0.5, 1, 2), strict=True):
         assert 0.75 * nominal <= wait <= 1.25 * nominal
 
@@ -246,11 +246,11 @@ def test_a_store_that_fails_now_and_then_is_asked_again_and_less_and_less_often(
 def test_a_store_that_goes_on_failing_is_a_row_with_its_reason(flaky: str) -> None:
     Flaky.failures = [ConnectionResetError(errno.ECONNRESET, "reset by peer") for _ in range(9)]
     assert refused(FileRange(flaky), FLAKY) == ("unreadable", "reset by peer")
-    assert Flaky.asked == 4
+    assert Flaky.requests == 4
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError("no"), PermissionError("no"), Refused("no"), ValueError("no")])
 def test_what_stays_so_is_asked_once(flaky: str, error: Exception) -> None:
     Flaky.failures = [error]
     refused(FileRange(flaky), FLAKY)
-    assert (Flaky.asked, waits) == (1, [])
+    assert (Flaky.requests, waits) == (1, [])

@@ -13,6 +13,7 @@ import pyarrow.parquet
 import pytest
 import torch
 
+from encoder import segmenting
 from encoder.__main__ import COMMANDS
 from encoder.class_maps import check_fit
 from encoder.images import BadImage, decode
@@ -22,7 +23,7 @@ from encoder.segmentation_cache import open_cache
 from encoder.segmenter_input import PreparedPhoto, SegmenterInput
 from encoder.segmenting import SegmentSummary, segment_photos
 from indexer.cli import main
-from indexer.errors import WorkError
+from indexer.errors import InputError, WorkError
 from indexer.jobs.stopping import Stopped
 from indexer.photos.sources import listed_photos, open_photos
 from tests.encoder.conftest import natural
@@ -73,6 +74,14 @@ def test_every_photo_has_its_map_whatever_the_batches(segmenter: Segmenter, fold
         check(segmenter, folder, tmp_path / f"S{n}")
     assert run(segmenter, folder, tmp_path / "small", map_edge=20).new == 13
     check(segmenter, folder, tmp_path / "small", edge=20)
+
+
+def test_paths_alone_will_do(segmenter: Segmenter, oneformer_folder: Path, folder: Path, tmp_path: Path) -> None:
+    summary = segmenting.segment(folder / "photos.csv", oneformer_folder, str(tmp_path / "S"))
+    assert (summary.segmenter, summary.rows, summary.new) == (segmenter.digest, 17, 13)
+    config = SegmentConfig(map_edge=99)
+    with pytest.raises(InputError, match="Give `map_edge` 384"):
+        segmenting.segment(folder / "photos.csv", oneformer_folder, tmp_path / "S", config=config)
 
 
 def test_a_rerun_does_only_what_is_missing(
@@ -258,13 +267,13 @@ def test_sigterm_keeps_the_maps_that_are_done(
     """Between two photos; and where no batch of 13 is ever full, among those that are left. A shard holds 1,024."""
     maps, done = Segmenter.maps, list[int]()
 
-    def asked(segmenter: Segmenter, photos: list[PreparedPhoto]) -> object:
+    def signalled(segmenter: Segmenter, photos: list[PreparedPhoto]) -> object:
         done.append(len(photos))
         if len(done) == last:
             os.kill(os.getpid(), signal.SIGTERM)
         return maps(segmenter, photos)
 
-    monkeypatch.setattr(Segmenter, "maps", asked)
+    monkeypatch.setattr(Segmenter, "maps", signalled)
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Stopped, match=f"{tmp_path / 'S'}: stopped as asked, the maps that are done are kept. Run the"):
         run(segmenter, folder, tmp_path / "S", batch_size=size)
