@@ -11,6 +11,11 @@ if TYPE_CHECKING:
     from search.answers.answer import Reference as Reference
     from search.answers.options import SearchOptions as SearchOptions
     from search.evaluation.audit import audit as audit
+    from search.evaluation.calibrate import calibrate as calibrate
+    from search.evaluation.evaluate import evaluate as evaluate
+    from search.evaluation.options import AuditConfig as AuditConfig
+    from search.evaluation.options import CalibrateConfig as CalibrateConfig
+    from search.evaluation.options import EvaluateConfig as EvaluateConfig
     from search.locate import Locator as Locator
     from search.runs.job import run as run
     from search.runs.run_report import RunReport as RunReport
@@ -21,6 +26,9 @@ else:
         __name__,
         {
             "Answer": "search.answers.answer",
+            "AuditConfig": "search.evaluation.options",
+            "CalibrateConfig": "search.evaluation.options",
+            "EvaluateConfig": "search.evaluation.options",
             "Locator": "search.locate",
             "PathStep": "search.answers.answer",
             "Place": "search.answers.answer",
@@ -30,6 +38,8 @@ else:
             "RunSpec": "search.runs.run_spec",
             "SearchOptions": "search.answers.options",
             "audit": "search.evaluation.audit",
+            "calibrate": "search.evaluation.calibrate",
+            "evaluate": "search.evaluation.evaluate",
             "run": "search.runs.job",
         },
     )

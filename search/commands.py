@@ -85,7 +85,7 @@ def query(
     answers = locator.answers(batch, k=top_k)
     rows = [answer.to_dict() for answer in answers]
     if maps.wanted:
-        maps.write(rows, given, locator.posterior(batch, k=top_k), coarse=locator.engine.coarse, read=read)
+        maps.write(answers, given, locator.posterior(batch, k=top_k), coarse=locator.engine.coarse, read=read)
     data = {"bundle": bundle.version, "encoder": locator.encoder_digest, "answers": rows}
     failed = not all(answer.ok for answer in answers)
     return Result(data, "\n\n".join(_answer_text(row) for row in rows), failed=failed)

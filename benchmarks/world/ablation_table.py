@@ -1,6 +1,6 @@
 """What an ablation came to: each method beside the full one, with intervals, and beside the paper's figures.
 
-In: runs of arms (`benchmarks.world.arms`). Out: rows, and what is said of them in words and in a picture.
+In: runs of arms (`benchmarks.world.arms`). Out: rows, in words, and as a picture.
 """
 
 import io
@@ -17,7 +17,8 @@ from rich.table import Table
 
 from benchmarks.world.arms import Run
 from indexer.earth.geo import Accuracy, accuracy
-from search.evaluation.bootstrap import Interval, Intervals, Resampling, paired_intervals
+from search.evaluation.bootstrap import Interval, Intervals, paired_intervals
+from search.evaluation.options import Resampling
 from search.evaluation.published import PUBLISHED_KM
 
 LIMITS = tuple(f"{km:g}" for km in PUBLISHED_KM)
@@ -61,7 +62,7 @@ def compare(methods: Sequence[Method], full: Method, runs: Sequence[Run], resamp
         errors = errors_of(method, runs)
         ours, ends = accuracy(errors.ravel(), PUBLISHED_KM), paired_intervals(errors, theirs, PUBLISHED_KM, resampling)
         verdicts = {limit: _verdict(ends.within[limit]) for limit in COMPARED}
-        known = method.points or {}
+        published = method.points or {}
         rows.append(
             Row(
                 method,
@@ -70,7 +71,7 @@ def compare(methods: Sequence[Method], full: Method, runs: Sequence[Run], resamp
                 {limit: ours.within[limit] - reached.within[limit] for limit in LIMITS},
                 ends,
                 verdicts,
-                {limit: _agreement(verdicts[limit], known[limit]) for limit in COMPARED if known},
+                {limit: _agreement(verdicts[limit], published[limit]) for limit in COMPARED if published},
             )
         )
     return rows
@@ -90,8 +91,8 @@ def figures_text(reached: Accuracy, seconds: float) -> str:
 
 def verdict_text(row: Row) -> str:
     """What follows from the differences, by distance."""
-    text = _said(row.verdicts, ("better", "worse", OPEN))
-    return f"{text}. Table {row.method.paper}: {_said(row.agreement, (AS, NOT_AS, OPEN))}" if row.agreement else text
+    text = _by_word(row.verdicts, ("better", "worse", OPEN))
+    return f"{text}. Table {row.method.paper}: {_by_word(row.agreement, (AS, NOT_AS, OPEN))}" if row.agreement else text
 
 
 def table(full: Accuracy, rows: Sequence[Row]) -> Table:
@@ -121,8 +122,8 @@ def _lines(full: Accuracy, rows: Sequence[Row]) -> list[list[str]]:
         cells = [f"{row.points[limit]:+.1f} {_interval(row, limit)} {row.verdicts[limit]}" for limit in COMPARED]
         lines.append([row.method.name, f"{row.accuracy.median_km:.0f} km", *cells])
         if row.method.points is not None:
-            said = {limit: "" if row.agreement[limit] == OPEN else f": {row.agreement[limit]}" for limit in COMPARED}
-            points = [f"{row.method.points[limit]:+.1f}{said[limit]}" for limit in COMPARED]
+            agreed = {limit: "" if row.agreement[limit] == OPEN else f": {row.agreement[limit]}" for limit in COMPARED}
+            points = [f"{row.method.points[limit]:+.1f}{agreed[limit]}" for limit in COMPARED]
             lines.append([f"{_PAPERS} {row.method.paper}", "", *points])
     return lines
 
@@ -175,7 +176,7 @@ def _interval(row: Row, limit: str) -> str:
     return f"({ends.low:+.1f} to {ends.high:+.1f})"
 
 
-def _said(by_distance: Mapping[str, str], words: Sequence[str]) -> str:
+def _by_word(by_distance: Mapping[str, str], words: Sequence[str]) -> str:
     where = {word: [limit for limit in COMPARED if by_distance[limit] == word] for word in words}
     return "; ".join(f"{word} at {', '.join(limits)} km" for word, limits in where.items() if limits)
 

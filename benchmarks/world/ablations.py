@@ -48,7 +48,7 @@ from benchmarks.world.arms import SEEDS, Arm, Preset, Run, Stage, errors_km, lea
 from benchmarks.world.generator import WorldConfig
 from encoder.model import GeoEncoder
 from indexer.earth.geo import accuracy, haversine_km
-from search.evaluation.bootstrap import Resampling
+from search.evaluation.options import Resampling
 from search.evaluation.published import ABLATIONS, PUBLISHED_KM, TABLES
 from training.config import ModelConfig, Negatives
 from training.data import PhotoSet

@@ -12,7 +12,7 @@ from indexer.earth.geo import Accuracy, accuracy, haversine_km
 from search.evaluation.reliability import Coverage, Reliability
 
 OURS, FINEST, PIXELS, RANDOM, ORACLE = "ours", "finest_only", "pixel_nn", "random", "oracle_cell"
-# How people are told about each method, in the order of every table.
+# What pages call each method, in the order of every table.
 METHODS: Mapping[str, str] = {
     OURS: "product of all levels (ours)",
     FINEST: "finest level alone",

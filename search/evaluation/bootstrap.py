@@ -14,25 +14,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from indexer.earth.geo import FARTHEST_KM
-from indexer.errors import InputError
 from search.evaluation.metrics import geoscore
+from search.evaluation.options import LEVEL, Resampling
 
+_TAIL = (1 - LEVEL) / 2  # share of draws beyond each end
 _BLOCK = 1 << 21  # draws held at once: 16 MB an array
-
-
-@dataclass(frozen=True, slots=True)
-class Resampling:
-    """How photos are drawn."""
-
-    draws: int = 1000  # 0: no intervals
-    seed: int = 0
-    level: float = 0.95
-
-    def __post_init__(self) -> None:
-        if self.draws < 0 or 0 < self.draws < 100:
-            raise InputError(f"--resamples must be 0 (no intervals) or at least 100, not {self.draws}.")
-        if not 0 < self.level < 1:
-            raise InputError(f"An interval's level lies between 0 and 1, not at {self.level}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +45,8 @@ def intervals(distance_km: np.ndarray, thresholds_km: Sequence[float], resamplin
     Where all photos or none are within a distance, every draw says the same, and the bootstrap has no width. The ends
     are then the exact binomial ones (Clopper and Pearson 1934): none of 7 photos is 0 to 41 %, not 0 to 0.
     """
-    ends = _ends(_resampled([distance_km], thresholds_km, resampling)[0], thresholds_km, resampling.level)
-    far = 100 * (1 - ((1 - resampling.level) / 2) ** (1 / len(distance_km)))
+    ends = _ends(_resampled([distance_km], thresholds_km, resampling)[0], thresholds_km)
+    far = 100 * (1 - _TAIL ** (1 / len(distance_km)))
     within = dict(ends.within)
     for limit in thresholds_km:
         inside = distance_km <= limit
@@ -80,13 +66,13 @@ def paired_intervals(
     S runs of each, where runs of one number belong together, such as those from one seed.
     """
     one, other = _resampled([distance_km, other_km], thresholds_km, resampling)
-    return _ends(one - other, thresholds_km, resampling.level)
+    return _ends(one - other, thresholds_km)
 
 
 def mean_interval(values: np.ndarray, resampling: Resampling) -> Interval:
     """Interval of the mean of values (N,), one for each photo: such as what each gains from one system to another."""
     means = np.concatenate([times @ values for times in _draws(len(values), 1, resampling)]) / len(values)
-    return Interval(*np.quantile(means, [(1 - resampling.level) / 2, (1 + resampling.level) / 2]).tolist())
+    return Interval(*np.quantile(means, [_TAIL, 1 - _TAIL]).tolist())
 
 
 def _resampled(systems: Sequence[np.ndarray], thresholds_km: Sequence[float], resampling: Resampling) -> np.ndarray:
@@ -98,7 +84,7 @@ def _resampled(systems: Sequence[np.ndarray], thresholds_km: Sequence[float], re
         km = np.where(np.isnan(errors), FARTHEST_KM, errors)
         within = [100.0 * (errors <= limit) for limit in thresholds_km]  # NaN is within nothing
         ready.append((np.stack([km, geoscore(errors), *within], axis=1), np.argsort(km, kind="stable"), np.sort(km)))
-    result = np.empty((len(systems), resampling.draws, 3 + len(thresholds_km)))
+    result = np.empty((len(systems), resampling.resamples, 3 + len(thresholds_km)))
     done = 0
     for times in _draws(n_photos, n_errors // n_photos, resampling):
         part = slice(done, done + len(times))
@@ -113,8 +99,8 @@ def _draws(n_photos: int, n_runs: int, resampling: Resampling) -> Iterator[np.nd
     """How often each photo of each run is in each draw, a block of draws at a time: (B, n_runs * n_photos) float64."""
     photos, runs = np.random.default_rng(resampling.seed), np.random.default_rng([resampling.seed, 1])
     rows = max(1, _BLOCK // (n_photos * n_runs))
-    for first in range(0, resampling.draws, rows):
-        block = min(rows, resampling.draws - first)
+    for first in range(0, resampling.resamples, rows):
+        block = min(rows, resampling.resamples - first)
         of_photos, of_runs = _counts(photos, block, n_photos), _counts(runs, block, n_runs)
         yield (of_runs[:, :, None] * of_photos[:, None, :]).reshape(block, -1)
 
@@ -133,8 +119,8 @@ def _medians(times: np.ndarray, in_order: np.ndarray) -> np.ndarray:
     return (in_order[lower] + in_order[upper]) / 2
 
 
-def _ends(values: np.ndarray, thresholds_km: Sequence[float], level: float) -> Intervals:
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2], axis=0).tolist()
+def _ends(values: np.ndarray, thresholds_km: Sequence[float]) -> Intervals:
+    low, high = np.quantile(values, [_TAIL, 1 - _TAIL], axis=0).tolist()
     median, mean, points, *within = (Interval(*ends) for ends in zip(low, high, strict=True))
     return Intervals(
         median, mean, points, {f"{limit:g}": ends for limit, ends in zip(thresholds_km, within, strict=True)}

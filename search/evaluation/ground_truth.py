@@ -21,6 +21,7 @@ Any table with photo, lat, lng will do as well.
 import json
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -80,21 +81,21 @@ def read_truth(source: Path, *, benchmark: BenchmarkName | None = None, split: s
     """
     if benchmark is None:
         return read_photos(source, split=split, coordinates=True)
-    known = _BENCHMARKS[benchmark]
-    file = _file_in(source, benchmark, known.files) if source.is_dir() else source
+    published = _BENCHMARKS[benchmark]
+    file = _file_in(source, benchmark, published.files) if source.is_dir() else source
     read = _READERS.get(file.suffix.lower())
     if read is None or not file.is_file():
         table = _read_table(file, split)
     elif split is not None:
-        raise InputError(f"{file}: has no column split. Leave --split out.")
+        raise InputError(f"{file}: has no column split. Leave `split` out.")
     else:
         table = read(file)
     table = _upright(table, file)
     photos = PhotoTable(names_of(table, file), *coordinates_of(table, file, required=True))
-    if known.n_photos is not None and len(photos) != known.n_photos:
+    if published.n_photos is not None and len(photos) != published.n_photos:
         log.warning(
             "%s: %d photos; the published set of %s has %d. Figures over other photos are not comparable.",
-            *(file, len(photos), benchmark, known.n_photos),
+            *(file, len(photos), benchmark, published.n_photos),
         )
     return photos
 
@@ -133,21 +134,18 @@ def _file_in(folder: Path, benchmark: BenchmarkName, names: Sequence[str]) -> Pa
 
 
 def _read_table(file: Path, split: str | None) -> pa.Table:
-    for columns in _COLUMNS:
-        if file.is_file() and _has(file, columns):
-            table = read_columns(file, columns, split=split)
-            photo = _with_suffix(table[columns[0]]) if columns[0] == "id" else table[columns[0]]
-            return _standard(photo, table[columns[1]], table[columns[2]])
-    table = read_columns(file, list(_STANDARD), split=split)
-    return _standard(*(table[name] for name in _STANDARD))
+    photo, lat, lng = layout_of(file, (*_COLUMNS, _STANDARD))
+    table = read_columns(file, [photo, lat, lng], split=split)
+    return _standard(_with_suffix(table[photo]) if photo == "id" else table[photo], table[lat], table[lng])
 
 
-def _has(file: Path, columns: Sequence[str]) -> bool:
-    try:
-        check_columns(file, columns)
-    except InputError:  # whatever is wrong with it is said when it is read
-        return False
-    return True
+def layout_of(file: Path, layouts: Sequence[Sequence[str]]) -> list[str]:
+    """The first set of columns that a table has; the last where it has none, so that reading it says what is wrong."""
+    for columns in layouts[:-1]:
+        with suppress(InputError):
+            check_columns(file, columns)
+            return list(columns)
+    return list(layouts[-1])
 
 
 def _with_suffix(ids: pa.ChunkedArray) -> pa.ChunkedArray:

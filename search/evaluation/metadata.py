@@ -1,7 +1,7 @@
 """What a photo's file says of its place beside the pixels: EXIF, XMP, IPTC, comments, and its own name.
 
 In: a photo's name and bytes. Out: findings, each with the text that was found. The encoder never sees any of this (its
-input is pixels); but a test set whose files hold the answer invites mistakes, and people ask. IM2GPS is such a set: its
+input is pixels); but a test set whose files hold the answer invites mistakes. IM2GPS is such a set: its
 JPEG comments hold latitude and longitude.
 """
 

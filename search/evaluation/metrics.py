@@ -1,4 +1,4 @@
-"""What is said of a set of answers: accuracy, GeoScore, recall by area, and the same for parts of the world.
+"""Figures of a set of answers: accuracy, GeoScore, recall by area, and the same for parts of the world.
 
 In: great-circle errors in km, NaN where a photo has no answer. Out: figures over all photos. A photo without an answer
 is a miss: within no distance, 0 points, and as far off as anything can be (20,015 km) in the median and the mean.
@@ -78,8 +78,8 @@ def cells_area_km2(cells: pa.ListArray, lat_deg: np.ndarray, lng_deg: np.ndarray
     """
     ids = cells.flatten().to_numpy(zero_copy_only=False).astype(np.uint64)
     photo = pa.compute.list_parent_indices(cells).to_numpy(zero_copy_only=False).astype(np.int64)
-    known, which = np.unique(ids, return_inverse=True)
-    total = np.cumsum(s2.areas_km2(known)[which])
+    cells_there, which = np.unique(ids, return_inverse=True)
+    total = np.cumsum(s2.areas_km2(cells_there)[which])
     begin = np.searchsorted(photo, np.arange(len(cells)))  # lists stand in the order of the photos
     before = np.concatenate([[0.0], total])[begin]
     leaves = s2.point_ids(lat_deg, lng_deg)[photo]

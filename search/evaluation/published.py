@@ -64,11 +64,11 @@ def benchmark_named(name: str) -> BenchmarkName:
     """
     plain = name.lower().translate({ord(sign): None for sign in "-_ "})
     names: tuple[BenchmarkName, ...] = get_args(BenchmarkName)
-    for known in names:
-        if plain == known:
-            return known
+    for benchmark in names:
+        if plain == benchmark:
+            return benchmark
     raise InputError(
-        f"--benchmark {name!r}: there are {', '.join(names)}. Leave it out for any other table with photo, lat, lng."
+        f"`benchmark` {name!r}: there are {', '.join(names)}. Leave it out for any other table with photo, lat, lng."
     )
 
 

@@ -1,8 +1,7 @@
 """The files that `query` writes its maps to: polygons for other programs, a page for people."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
@@ -13,6 +12,7 @@ from indexer.cells.hierarchy import Hierarchy
 from indexer.disk.artifact import check_file
 from indexer.errors import InputError
 from indexer.photos.sources import Photo
+from search.answers.answer import Answer
 from search.answers.precision_cap import CoarseCells
 from search.retrieval.posterior import Posterior
 
@@ -20,7 +20,7 @@ _EDGE = 320  # of the photos on a page, in pixels
 
 
 class MapFiles:
-    """What is asked for, checked before any photo is encoded.
+    """What is wanted, checked before any photo is encoded.
 
     Raises:
         InputError: a file is there already, is of no known format, or cannot be written; or there is no such level, or
@@ -30,7 +30,7 @@ class MapFiles:
 
     def __init__(self, hierarchy: Hierarchy, *, geojson: Path | None, html: Path | None, level: int | None) -> None:
         if level is not None and geojson is None and html is None:
-            raise InputError("--level goes with --geojson or --html: it says whose cells the maps have.")
+            raise InputError("`level` goes with `geojson` or `html`: it says whose cells the maps have.")
         self._hierarchy, self._geojson, self._html = hierarchy, geojson, html
         self._level = len(hierarchy.levels) - 1 if level is None else level
         if not 0 <= self._level < len(hierarchy.levels):
@@ -38,7 +38,7 @@ class MapFiles:
                 f"There is no level {level}: levels are 0 (coarsest) to {len(hierarchy.levels) - 1} (finest)."
             )
         if geojson is not None:
-            from indexer.cells.export import check_drawable, file_format  # the extra is asked for by those who use it
+            from indexer.cells.export import check_drawable, file_format  # the extra is for those who use it
 
             file_format(geojson)
             check_drawable(hierarchy, self._level)
@@ -53,7 +53,7 @@ class MapFiles:
 
     def write(
         self,
-        answers: Sequence[Mapping[str, Any]],
+        answers: Sequence[Answer],
         photos: Sequence[Photo],
         posterior: Posterior,
         *,
@@ -62,7 +62,7 @@ class MapFiles:
     ) -> None:
         """Write the files, each whole or not at all.
 
-        answers: of `explain`, one for each of the photos. posterior: of those that were answered, nothing left out.
+        answers: one for each of the photos. posterior: of those that were answered, nothing left out.
         coarse: of a precision cap. read: how photos are read that a page shows.
 
         Raises:
@@ -73,7 +73,7 @@ class MapFiles:
             from indexer.cells.export import write_frame
             from search.answers.posterior_map import posterior_frame
 
-            names = [answer["photo"] for answer in answers if answer["lat"] is not None]
+            names = [answer.photo for answer in answers if answer.ok]
             frame = posterior_frame(self._hierarchy, names, posterior, level=self._level, coarse=coarse)
             write_frame(frame, self._geojson)
         if self._html is not None:

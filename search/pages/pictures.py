@@ -22,6 +22,7 @@ from matplotlib.ticker import MaxNLocator
 from indexer.earth.geo import EARTH_RADIUS_KM, FARTHEST_KM, lat_lng, unit_vectors
 from indexer.earth.places import gazetteer
 from search.evaluation.metrics import EARTH_AREA_KM2
+from search.evaluation.reliability import Bin
 
 # An upper limit of the error in km, how a legend says it, and the colour.
 ERROR_COLOURS: tuple[tuple[float, str, str], ...] = (
@@ -100,24 +101,20 @@ def error_map(true_deg: np.ndarray, predicted_deg: np.ndarray, errors_km: np.nda
                 true_deg[part, 1], true_deg[part, 0], "o", color=colour, markersize=3.0, markeredgewidth=0, label=label
             )
             lower = limit
-        axes.set_xlim(-180, 180)
-        axes.set_ylim(-90, 90)
-        axes.set_aspect("equal")
-        axes.set_xticks(range(-180, 181, 60))
-        axes.set_yticks(range(-90, 91, 30))
-        axes.grid(color="#ececec", linewidth=0.6, zorder=0)
-        axes.set_axisbelow(True)
-        axes.tick_params(labelsize=8, length=0)
+        _whole_world(axes)
+        _map_style(axes)
         figure.legend(loc="outside upper left", ncols=5, frameon=False, fontsize=9, title="error", alignment="left")
         return _picture(figure, "png")
 
 
-def reliability_diagram(promised: np.ndarray, came_true: np.ndarray, photos: np.ndarray) -> bytes:
-    """PNG of the share of answers that came true (y) by the probability they were told (x).
+def reliability_diagram(bins: Sequence[Bin]) -> bytes:
+    """PNG of the share of answers that came true (y) by the probability that was promised (x), a dot for each bin.
 
-    promised, came_true: (B,) mean probability and share that came true of each bin. photos: (B,), how many it holds,
-    which is the area of its dot.
+    The area of a dot is how many photos its bin holds.
     """
+    promised, came_true, photos = (
+        np.array([getattr(each, name) for each in bins]) for name in ("promised", "came_true", "photos")
+    )
     with rc_context(_TEXT):
         figure = Figure(figsize=(4.6, 4.4), layout="constrained")
         axes = figure.subplots()
@@ -130,9 +127,7 @@ def reliability_diagram(promised: np.ndarray, came_true: np.ndarray, photos: np.
         axes.set_aspect("equal")
         axes.set_xlabel("promised: probability of the answered cell")
         axes.set_ylabel("came true: the true place lies in it")
-        axes.set_axisbelow(True)
-        axes.grid(color="#d9d9d9", linewidth=0.6)
-        axes.spines[["top", "right"]].set_visible(False)
+        _tidy(axes)
         axes.legend(loc="upper left", frameon=False, fontsize=9)
         return _picture(figure, "png")
 
@@ -145,7 +140,7 @@ def posterior_map(
     Cells that hold less than a ten-thousandth of what the likeliest one does are left blank.
 
     outlines_deg: (N, K, 2) latitude and longitude around each cell. shares: (N,). answer_deg: latitude and longitude.
-    radii_km: of circles around the answer, at most two; the surroundings are as wide as the last one asks for, or as
+    radii_km: of circles around the answer, at most two; the surroundings are as wide as the last one takes, or as
     most of the posterior takes.
     """
     lat, lng = answer_deg
@@ -171,14 +166,8 @@ def posterior_map(
                     around + np.array((turn, 0.0)), array=shares, norm=colours, cmap="YlGnBu", edgecolors="none"
                 )
                 drawn = axes.add_collection(cells, autolim=False)
-            axes.set_aspect("equal")
-            axes.tick_params(labelsize=8, length=0)
-            axes.grid(color="#ececec", linewidth=0.6)
-            axes.set_axisbelow(True)
-        world.set_xlim(-180, 180)
-        world.set_ylim(-90, 90)
-        world.set_xticks(range(-180, 181, 60))
-        world.set_yticks(range(-90, 91, 30))
+            _map_style(axes)
+        _whole_world(world)
         world.plot(lng, lat, "o", markersize=9, markerfacecolor="none", markeredgecolor="#d55e00", markeredgewidth=1.6)
         stretch = max(np.cos(np.radians(lat)), 0.05)  # a degree of longitude in degrees of latitude
         aside = min(reach / stretch, 180.0)  # no wider than the Earth
@@ -221,9 +210,7 @@ def rate_curve(minutes: Sequence[float], rates: Sequence[float]) -> bytes:
         axes.set_ylim(0, 1.08 * max(rates))
         axes.set_xlabel("minutes since the latest start")
         axes.set_ylabel("rows per second")
-        axes.set_axisbelow(True)
-        axes.grid(color="#d9d9d9", linewidth=0.6)
-        axes.spines[["top", "right"]].set_visible(False)
+        _tidy(axes)
         return _picture(figure, "png")
 
 
@@ -245,6 +232,23 @@ def map_lines(true_deg: np.ndarray, predicted_deg: np.ndarray) -> list[np.ndarra
     return lines
 
 
+def _tidy(axes: Axes) -> None:
+    axes.set_axisbelow(True)
+    axes.grid(color="#d9d9d9", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _map_style(axes: Axes) -> None:
+    axes.set_aspect("equal")
+    axes.tick_params(labelsize=8, length=0)
+    axes.grid(color="#ececec", linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def _whole_world(axes: Axes) -> None:
+    axes.set(xlim=(-180, 180), ylim=(-90, 90), xticks=range(-180, 181, 60), yticks=range(-90, 91, 30))
+
+
 def _curves(x: np.ndarray, curves: Mapping[str, np.ndarray]) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(6.0, 4.2), layout="constrained")
     axes = figure.subplots()
@@ -254,8 +258,7 @@ def _curves(x: np.ndarray, curves: Mapping[str, np.ndarray]) -> tuple[Figure, Ax
     axes.set_xscale("log")
     axes.set_xlim(x[0], x[-1])
     axes.set_ylim(0, 100)
-    axes.grid(color="#d9d9d9", linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
+    _tidy(axes)
     figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=9)
     return figure, axes
 

@@ -198,7 +198,7 @@ def finish(
         recall=None if recall is None else recall.measure(),
     )
     if report.rows > known or not has_run_report(folder.path):
-        write_run_report(folder.path, report.to_dict())
+        write_run_report(folder.path, report)
     return report
 
 

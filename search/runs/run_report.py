@@ -13,7 +13,8 @@ from indexer.jobs.job_folder import Job, Mark, totals_of
 from indexer.jobs.progress import per_second
 from indexer.jobs.stages import Meter
 from search.answers.recall import Recall
-from search.pages.page import data_uri, page, table, table_row
+from search.evaluation.report_table import Row, Table
+from search.pages.page import render
 
 REPORT, REPORT_PAGE = "_report.json", "_report.html"
 _STEPS = 60  # of the curve of rates, at most
@@ -109,13 +110,13 @@ def run_report(
     )
 
 
-def write_run_report(folder: Path, report: Mapping[str, Any]) -> None:
+def write_run_report(folder: Path, report: RunReport) -> None:
     """Write both files, in place of those of an earlier start.
 
     Raises:
         WorkError: the disk is full.
     """
-    contents = {REPORT: json.dumps(report, indent=1, allow_nan=False), REPORT_PAGE: report_page(report)}
+    contents = {REPORT: json.dumps(report.to_dict(), indent=1, allow_nan=False), REPORT_PAGE: report_page(report)}
     with explain_full(folder, kept="Every row is kept, only the report is missing"):
         for name, text in contents.items():
             aside = folder / f"{name}.new"
@@ -128,63 +129,51 @@ def has_run_report(folder: Path) -> bool:
     return all((folder / name).is_file() for name in (REPORT, REPORT_PAGE))
 
 
-def report_page(report: Mapping[str, Any]) -> str:
+def report_page(report: RunReport) -> str:
     """The page."""
-    failed = report["rows"] - report["ok"]
-    before = f", {report['rows_known']:,} of them before its latest start" if report["rows_known"] else ""
-    introduction = f"""<h1>A run over {report["rows"]:,} photos</h1>
-<p>{report["ok"]:,} have an answer, {failed:,} a reason why not{before}. The latest start took
-{_lasting(report["seconds"])} ({per_second(report["rows_per_second"])}).</p>"""
-    return page("A run of GeoSURGE", [introduction, _failures(report), _stages(report), _rate(report), _origin(report)])
-
-
-def _failures(report: Mapping[str, Any]) -> str:
-    if not report["failed"]:
-        return ""
-    rows = [
-        table_row(code, (f"{count:,}", *report["examples"].get(code, ("", ""))))
-        for code, count in report["failed"].items()
+    failures = [
+        Row([code, f"{count:,}", *report.examples.get(code, ("", ""))]) for code, count in report.failed.items()
     ]
-    heads = ("reason", "photos", "the first of them", "what is wrong with it")
-    return f"<h2>Without an answer</h2>\n{table(heads, rows, kind='text')}"
-
-
-def _stages(report: Mapping[str, Any]) -> str:
-    rows = [
-        table_row(
-            stage["name"],
-            (
-                f"{stage['rows']:,}",
-                f"{stage['busy_s']:,.1f}",
-                f"{stage['busy_share']:.0%}",
-                "" if stage["rows_per_second_at_work"] is None else per_second(stage["rows_per_second_at_work"]),
-            ),
-            kind="ours" if stage["name"] == report["slowest_stage"] else "",
+    stages = [
+        Row(
+            [
+                stage.name,
+                f"{stage.rows:,}",
+                f"{stage.busy_s:,.1f}",
+                f"{stage.busy_share:.0%}",
+                "" if stage.rows_per_second_at_work is None else per_second(stage.rows_per_second_at_work),
+            ],
+            kind="ours" if stage.name == report.slowest_stage else "",
         )
-        for stage in report["stages"]
+        for stage in report.stages
     ]
-    heads = ("stage", "rows", "seconds at work", "of the time", "rate at work")
-    return f"""<h2>Stages of the latest start</h2>
-{table(heads, rows)}
-<p class="quiet">Stages work at the same time; the slowest, in bold, sets the pace. Decoding is timed by what was waited
-for it.</p>"""
-
-
-def _rate(report: Mapping[str, Any]) -> str:
-    rates = report["rates"]
-    if not rates["rows_per_second"]:
-        return ""
-    from search.pages.pictures import (
-        rate_curve,  # matplotlib takes a second, which the start of a job need not wait for
+    origin = [Row([name, _text(value)]) for name, value in {**report.inputs, **report.options}.items()]
+    return render(
+        "run.html",
+        title="A run of GeoSURGE",
+        report=report,
+        lasting=_lasting(report.seconds),
+        rate=per_second(report.rows_per_second),
+        failures=Table(
+            ["reason", "photos", "the first of them", "what is wrong with it"],
+            failures,
+            "Without an answer",
+            words=True,
+        ),
+        stages=Table(
+            ["stage", "rows", "seconds at work", "of the time", "rate at work"], stages, "Stages of the latest start"
+        ),
+        rates=_curve(report.rates) if report.rates.rows_per_second else None,
+        origin=Table((), origin, "What decided the rows", words=True),
     )
 
-    picture = rate_curve(rates["minutes"], rates["rows_per_second"])
-    return f'<h2>Rate</h2>\n<img src="{data_uri(picture)}" alt="Rows per second over the minutes of the latest start.">'
 
+def _curve(rates: Rates) -> bytes:
+    from search.pages.pictures import (
+        rate_curve,
+    )  # matplotlib takes a second, which the start of a job need not wait for
 
-def _origin(report: Mapping[str, Any]) -> str:
-    rows = [table_row(name, (_text(value),)) for name, value in {**report["inputs"], **report["options"]}.items()]
-    return f"<h2>What decided the rows</h2>\n{table((), rows, kind='text')}"
+    return rate_curve(rates.minutes, rates.rows_per_second)
 
 
 def _text(value: Any) -> str:

@@ -11,8 +11,9 @@ from scipy.stats import binomtest
 
 from indexer.errors import InputError
 from search.evaluation import bootstrap
-from search.evaluation.bootstrap import Interval, Resampling, intervals, mean_interval, paired_intervals
+from search.evaluation.bootstrap import Interval, intervals, mean_interval, paired_intervals
 from search.evaluation.metrics import figures
+from search.evaluation.options import Resampling
 
 LIMITS = (25.0, 750.0)
 
@@ -134,7 +135,7 @@ def test_ends_are_in_order_and_shares_are_percent(n: int, seed: int) -> None:
     assert all(0 <= end.low <= end.high <= 100 for end in ends.within.values())
 
 
-@pytest.mark.parametrize("wrong", [{"draws": -1}, {"draws": 5}, {"level": 1.0}])
+@pytest.mark.parametrize("wrong", [{"resamples": -1}, {"resamples": 5}])
 def test_settings_that_make_no_sense_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(InputError):
         dataclasses.replace(Resampling(), **wrong)
@@ -142,7 +143,7 @@ def test_settings_that_make_no_sense_are_refused(wrong: dict[str, float]) -> Non
 
 def test_the_interval_of_a_mean_is_that_of_the_normal_law() -> None:
     values = np.random.default_rng(3).normal(2.0, 5.0, 4000)
-    ends = mean_interval(values, Resampling(draws=2000))
+    ends = mean_interval(values, Resampling(2000))
     expected = 1.96 * values.std() / np.sqrt(len(values))
     assert values.mean() - ends.low == pytest.approx(expected, rel=0.1)
     assert ends.high - values.mean() == pytest.approx(expected, rel=0.1)

@@ -12,9 +12,10 @@ import pytest
 
 from indexer.disk.manifest import read_manifest
 from indexer.errors import InputError
-from search.evaluation.bootstrap import Resampling
-from search.evaluation.evaluate import Evaluation, compare
-from search.evaluation.evaluation_report import Against, evaluation_data
+from search.evaluation.evaluate import Evaluation, LeftOut, compare
+from search.evaluation.evaluation_report import accuracy_table, difference_table, summary, world_table
+from search.evaluation.options import EvaluateConfig, Resampling
+from search.pages import evaluation_page
 from search.pages.evaluation_page import KIND, SCHEMA_VERSION, write_evaluation
 from tests.search.evaluation.test_evaluation_report import evaluation
 
@@ -44,14 +45,22 @@ def hostile() -> Evaluation:
 
 
 def write(result: Evaluation, out: Path) -> str:
-    other = Against(HOSTILE, result, compare(result, result, Resampling(100)))
-    data = evaluation_data(result, resampling=Resampling(100), benchmark="im2gps", against=other)
-    write_evaluation(result, data, out, title=f"a run on {HOSTILE}", against=other)
+    compared = replace(result, config=EvaluateConfig(resampling=Resampling(100), benchmark="im2gps"))
+    compared = replace(compared, against=compare(compared, compared, name=HOSTILE))
+    write_evaluation(compared, out, title=f"a run on {HOSTILE}")
     return (out / "report.html").read_text()
 
 
-def test_names_are_escaped_and_the_page_needs_nothing_else(tmp_path: Path) -> None:
-    page = write(hostile(), tmp_path / "R")
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an evaluation whose names are hostile."""
+    out = tmp_path_factory.mktemp("evaluation") / "R"
+    write(hostile(), out)
+    return out
+
+
+def test_names_are_escaped_and_the_page_needs_nothing_else(report: Path) -> None:
+    page = (report / "report.html").read_text()
     tags = Tags()
     tags.feed(page)
     assert tags.open == []
@@ -60,27 +69,41 @@ def test_names_are_escaped_and_the_page_needs_nothing_else(tmp_path: Path) -> No
     assert "http://" not in page
     assert "https://" not in page
     pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
-    files = [(tmp_path / "R" / name).read_bytes() for name in ("errors.png", "recall.png", "map.png")]
+    files = [(report / name).read_bytes() for name in ("errors.png", "recall.png", "map.png")]
     assert [base64.b64decode(picture) for picture in pictures] == files
 
 
-def test_every_photo_has_a_row(tmp_path: Path) -> None:
-    result = evaluation()
-    write(result, tmp_path / "R")
-    rows = pyarrow.parquet.read_table(tmp_path / "R" / "photos.parquet")
+def test_every_photo_has_a_row(report: Path) -> None:
+    result, rows = hostile(), pyarrow.parquet.read_table(report / "photos.parquet")
     assert rows["photo"].to_pylist() == list(result.photos.photo)
     errors = rows["error_km"].to_numpy(zero_copy_only=False)
     np.testing.assert_array_equal(errors, result.distance_km)
     assert rows["lat"].null_count == rows["error_km"].null_count == 3
     assert rows["country"].null_count == 0
-    read_manifest(tmp_path / "R", kind=KIND, schema_version=SCHEMA_VERSION)
+    read_manifest(report, kind=KIND, schema_version=SCHEMA_VERSION)
 
 
-def test_a_report_is_never_overwritten(tmp_path: Path) -> None:
-    write(evaluation(), tmp_path / "R")
+def test_a_report_is_never_overwritten(report: Path) -> None:
     with pytest.raises(InputError, match="exists already"):
-        write(evaluation(), tmp_path / "R")
+        write(evaluation(), report)
 
 
 def test_nobody_answered(tmp_path: Path) -> None:
     assert "no answer and count as misses" in write(evaluation(4, missing=4), tmp_path / "R")
+
+
+def test_what_the_text_says_is_on_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        evaluation_page, "_pictures", lambda _: dict.fromkeys(("errors.png", "recall.png", "map.png"), b"")
+    )
+    result = evaluation(config=EvaluateConfig(resampling=Resampling(100), benchmark="osv5m"))
+    rest = LeftOut(["copies"], 10, result.without(np.arange(60) < 10))
+    other = compare(result, evaluation(shift_deg=8.0), name="other")
+    for number, left_out in enumerate((rest, LeftOut(["everything"], 60, None))):
+        whole = replace(result, against=other, left_out=left_out)
+        write_evaluation(whole, tmp_path / str(number), title="a run")
+        page = (tmp_path / str(number) / "report.html").read_text()
+        tables = [accuracy_table(whole), difference_table(whole, other), world_table(whole, brief=True)]
+        assert all(f">{cell}</t" in page for table in tables for row in table.rows for cell in row.cells)
+        assert all(f"<li>{line}</li>" in page for line in summary(whole)[1:])
+        assert page.count(">95 % interval</th>") == 3 - number  # of all photos, of what is left, of the difference
