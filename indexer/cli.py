@@ -217,7 +217,8 @@ def _with_flags(message: str, parser: _Parser) -> str:
         option = "--" + name[1].rstrip("_").replace("_", "-")
         return option if option in parser._option_string_actions else name[0]
 
-    return re.sub(r"`([a-z][a-z0-9_.]*)`", flag, message)
+    # A column of a table is none, whatever it is called.
+    return re.sub(r"(?<!column )`([a-z][a-z0-9_.]*)`", flag, message)
 
 
 def main(package: str, description: str, commands: Mapping[str, Command], *, argv: Sequence[str] | None = None) -> int:
