@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from search.evaluation.options import EvaluateConfig as EvaluateConfig
     from search.locate import Locator as Locator
     from search.runs.job import run as run
+    from search.runs.run_report import RunReport as RunReport
     from search.runs.run_spec import RunConfig as RunConfig
     from search.runs.run_spec import RunSpec as RunSpec
 else:
@@ -33,6 +34,7 @@ else:
             "Place": "search.answers.answer",
             "Reference": "search.answers.answer",
             "RunConfig": "search.runs.run_spec",
+            "RunReport": "search.runs.run_report",
             "RunSpec": "search.runs.run_spec",
             "SearchOptions": "search.answers.options",
             "audit": "search.evaluation.audit",

@@ -184,7 +184,19 @@ def export(*, predictions: Path, out: Path | None = None, format: ExportFormat |
 def _answer_text(row: Mapping[str, Any]) -> str:
     if row["lat"] is None:
         return f"{row['photo']}\n  {row['status']}: {row['reason']}"
-    lines = [row["photo"], *_place_lines(row)]
+    kind = "calibrated" if row["calibrated"] else "not calibrated"
+    lines = [
+        row["photo"],
+        f"  {row['lat']:.5f}, {row['lng']:.5f}  near {row['city']}, {row['country']}",
+        f"  probability {row['probability']:.3f} ({kind}), cell {row['key']}, {row['mode']} search",
+    ]
+    if row["radius_90_km"] is not None:
+        lines.append(
+            f"  half of such photos were taken within {row['radius_50_km']:,.0f} km, nine in ten within "
+            f"{row['radius_90_km']:,.0f} km; entropy {row['entropy']:.2f} nats"
+        )
+    if row["abstain"] is not None:
+        lines.append(f"  abstain: {row['abstain']}")
     lines += [
         f"    level {step['level']}: {step['probability']:.3f}  cell {step['key']:<10} "
         f"within {step['radius_km']:,.0f} km of a point near {step['city']}, {step['country']}"
@@ -203,31 +215,12 @@ def _answer_text(row: Mapping[str, Any]) -> str:
 
 
 def _row_text(row: Mapping[str, Any]) -> str:
-    if row["lat"] is None:
-        return f"{row['photo']} (row {row['row']})\n  {row['status']}: {row['reason']}"
-    lines = [f"{row['photo']} (row {row['row']})", *_place_lines(row)]
-    places = zip(*(row.get(f"top_{name}") or () for name in ("lat", "lng", "key", "probability")), strict=True)
-    lines += [
-        f"    {rank}. {lat:.4f}, {lng:.4f}  cell {key}, probability {probability:.3f}"
-        for rank, (lat, lng, key, probability) in enumerate(places, 1)
-    ]
-    return "\n".join(lines)
-
-
-def _place_lines(row: Mapping[str, Any]) -> list[str]:
-    kind = "calibrated" if row["calibrated"] else "not calibrated"
-    lines = [
-        f"  {row['lat']:.5f}, {row['lng']:.5f}  near {row['city']}, {row['country']}",
-        f"  probability {row['probability']:.3f} ({kind}), cell {row['key']}, {row['mode']} search",
-    ]
-    if row["radius_90_km"] is not None:
-        lines.append(
-            f"  half of such photos were taken within {row['radius_50_km']:,.0f} km, nine in ten within "
-            f"{row['radius_90_km']:,.0f} km; entropy {row['entropy']:.2f} nats"
-        )
-    if row["abstain"] is not None:
-        lines.append(f"  abstain: {row['abstain']}")
-    return lines
+    """The same of a row of a job, whose other places stand in columns of their own."""
+    names = ("lat", "lng", "key", "probability")
+    places = zip(*(row.get(f"top_{name}") or () for name in names), strict=True)
+    top = [dict(zip(names, place, strict=True)) for place in places]
+    title = f"{row['photo']} (row {row['row']})"
+    return _answer_text({**row, "photo": title, "path": (), "top": top, "references": ()})
 
 
 def recall_text(recall: "Recall") -> str:

@@ -97,12 +97,12 @@ def answers_of(engine: Engine, batch: FeatureBatch, *, k: int) -> list[Answer]:
     rows = np.flatnonzero(batch.ok)
     queries = engine.prepared(batch.embedding[rows])
     for block, answers in engine.answers(queries, k=k):
-        # Under a cap any leaf of a cell will do: only the cells above it are told, which are those of all of them.
+        # Under a cap any leaf of a cell will do: only the cells above it are named, which are those of all of them.
         leaf = answers.best if engine.coarse is None else engine.coarse.first_leaf[answers.best]
-        paths = engine.paths(queries[block], leaf)
+        cells, probabilities = engine.paths(queries[block], leaf)
         columns = columns_of(answers).to_pylist()
         for number, row in enumerate(rows[block].tolist()):
-            path = _path(engine, paths.cell[number], paths.probability[number])
+            path = _path(engine, cells[number], probabilities[number])
             result[row] = _answer(result[row], columns[number], path)
     return result
 

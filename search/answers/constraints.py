@@ -1,10 +1,10 @@
-"""Where an answer may lie: regions that are asked for or ruled out, and priors other than the bundle's.
+"""Where an answer may lie: regions that are given or ruled out, and priors other than the bundle's.
 
 In: countries, a box or a GeoJSON file. Out: the leaves that are allowed, and a search of these alone. It compares them
 with the same vectors, in every mode, so that it is exact where the mode is, and no allowed leaf is missed because the
 lists around it are full of others. Probabilities are then those of a photo that was taken in the region.
 
-A leaf is allowed if some place in it is: it overlaps what is asked for, and does not lie wholly in what is ruled out.
+A leaf is allowed if some place in it is: it overlaps what is given, and does not lie wholly in what is ruled out.
 Countries are those of the cells' names, that of the city nearest to a cell's point, and have no other borders here.
 """
 
@@ -103,7 +103,7 @@ def _in_region(cells: NamedCells, text: str, option: str, *, wholly: bool) -> np
     """Which cells lie in a region, wholly or with some part: (C,) bool."""
     if _is_file_name(text) or _BOX.fullmatch(text):
         import indexer.earth.polygons  # noqa: F401 (it says what to install where shapely is missing)
-        from search.answers.region_shapes import box, in_shape, polygons  # the extra is asked for by those who use it
+        from search.answers.region_shapes import box, in_shape, polygons  # the extra is needed by those who use it
 
         shape = polygons(Path(text), option) if _is_file_name(text) else box(text, option)
         return in_shape(cells, shape, option, wholly=wholly)

@@ -70,14 +70,6 @@ class Answers:
         return None if self.cells.s2_ids is None else self.cells.s2_ids[self.best]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Paths:
-    """The cells above one answer to each of Q queries, coarsest first."""
-
-    cell: np.ndarray  # (Q, L) int64, the cell of each level
-    probability: np.ndarray  # (Q, L) float64, its softmax probability within its level
-
-
 class Engine:
     """Answers from one bundle for as long as it lives, whatever is published meanwhile; one call at a time.
 
@@ -177,7 +169,7 @@ class Engine:
         }
 
     @property
-    def tells_areas(self) -> bool:
+    def gives_areas(self) -> bool:
         """Whether answers say how near the place is."""
         return self.options.radii is not False and self.calibrated
 
@@ -289,7 +281,7 @@ class Engine:
         """
         self.check_k(k)
         options, coarse = self.options, self.coarse
-        if self.tells_areas or self._points.takes_posterior or coarse is not None:
+        if self.gives_areas or self._points.takes_posterior or coarse is not None:
             hits, posterior = self.with_posterior(queries, k=k if coarse is None else 1, n_photos=n_photos)
         else:
             hits, posterior = self.search_prepared(queries, k=k, n_photos=n_photos), None
@@ -303,7 +295,7 @@ class Engine:
             if options.references and self.reference_photos is not None:
                 similar = self.reference_photos.most_similar(queries, leaf, options.references)
             at = self._points(queries, leaf, posterior, similar=similar)
-            if posterior is not None and self.tells_areas:
+            if posterior is not None and self.gives_areas:
                 areas = self._areas(posterior, hits.score[:, 0], at, n_photos)
         made_of = np.ones(len(queries), np.int64) if n_photos is None else n_photos
         return Answers(cells, hits, at, areas, similar, self.calibrated, self.counts, made_of)
@@ -341,10 +333,11 @@ class Engine:
         parts = [search(queries[own], temperature=temperature) for own, temperature in each]
         return parts, np.argsort(np.concatenate(rows))
 
-    def paths(self, queries: np.ndarray, leaves: np.ndarray) -> Paths:
-        """The way down to one leaf for each query, with p_l of the paper at every level.
+    def paths(self, queries: np.ndarray, leaves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The way down to one leaf for each query, the coarsest cell first.
 
-        queries: as for `search_prepared`. leaves: (Q,) int64.
+        queries: as for `search_prepared`. leaves: (Q,) int64. Returns the cells of each level (Q, L) int64, and their
+        softmax probabilities within the level, p_l of the paper, (Q, L) float64.
         """
         model = self.bundle.model
         cell = model.ancestors[leaves]
@@ -352,7 +345,7 @@ class Engine:
         for level in range(cell.shape[1]):
             logs = level_log_probabilities(model, queries, level=level)
             probability[:, level] = np.exp(np.take_along_axis(logs, cell[:, level : level + 1], axis=1))[:, 0]
-        return Paths(cell, probability)
+        return cell, probability
 
     def prepared(self, vectors: np.ndarray) -> np.ndarray:
         """Vectors (Q, D) as they are compared: checked, and transformed where the bundle's geocells are.

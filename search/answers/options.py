@@ -30,7 +30,7 @@ class SearchOptions:
             was built for that. Beams run on the CPU, also with `device` cuda.
         probes: cells whose leaves a beam visits, and an adaptive search visits first; by default what was measured at
             the build to find the best leaf of 0.999 of photos.
-        max_probes: cells after which an adaptive search gives up, where they hold as many leaves as are asked for; by
+        max_probes: cells after which an adaptive search gives up, where they hold as many leaves as are wanted; by
             default 4 times those it visits first.
         score: the product of softmax probabilities, or for comparison that of raw cosines, clamped at 0 or mapped by
             (1 + c) / 2, by brute force.

@@ -12,7 +12,6 @@ import numpy as np
 
 from indexer.bundles.bundle import Bundle
 from indexer.earth.places import nearest_cities
-from indexer.errors import InputError
 from search.answers.options import WITHIN_KM, PointName
 from search.answers.radii import LeafDiscs, heaviest_leaves
 from search.answers.references import ReferencePhotos, SimilarPhotos
@@ -32,11 +31,7 @@ class Places:
 
 
 class AnswerPoints:
-    """One kind of point, for answers from one bundle.
-
-    Raises:
-        InputError: the bundle lacks what it takes.
-    """
+    """One kind of point, for answers from one bundle that has what it takes (`SearchOptions.check`)."""
 
     def __init__(
         self,
@@ -50,11 +45,6 @@ class AnswerPoints:
         self.kind, self._within_km = kind, within_km
         self._leaves, self._medoids = bundle.hierarchy.leaves, bundle.hierarchy.medoids
         self._photos = photos if photos is not None or kind != "reference" else ReferencePhotos(bundle)
-        if kind == "medoid" and self._medoids is None:
-            raise InputError(
-                f"`point` medoid: the bundle {bundle.version[:8]} is from before medoids were kept. Divide the Earth "
-                "again (python -m indexer partition), and build it with --inherit."
-            )
 
     @cached_property
     def discs(self) -> LeafDiscs:
@@ -89,7 +79,7 @@ class AnswerPoints:
         if self.kind in ("cell", "mass"):
             return Places(leaves.lat_deg[leaf], leaves.lng_deg[leaf], leaves.city[leaf], leaves.country[leaf])
         if self.kind == "medoid":
-            assert self._medoids is not None, "a bundle without them was refused"
+            assert self._medoids is not None, "every hierarchy has them"
             lat, lng = self._medoids[leaf].T
         else:
             assert self._photos is not None, "they are there for this kind"
@@ -102,9 +92,7 @@ class AnswerPoints:
 
 def points_of_bundle(bundle: Bundle) -> Mapping[PointName, AnswerPoints]:
     """All kinds of points that a bundle has."""
-    kinds: list[PointName] = ["cell", "mass"]
-    if bundle.hierarchy.medoids is not None:
-        kinds.append("medoid")
+    kinds: list[PointName] = ["cell", "mass", "medoid"]
     if bundle.references is not None:
         kinds.append("reference")
     return {kind: AnswerPoints(bundle, kind) for kind in kinds}

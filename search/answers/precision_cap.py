@@ -1,12 +1,10 @@
-"""A precision cap: answers are told as cells no smaller than so many kilometres, and nothing finer comes with them.
+"""A precision cap: answers name cells no smaller than so many kilometres, and nothing finer comes with them.
 
-In: the leaves of a bundle and the cap. Out: the cells that answers are told as, S2 cells of the finest level whose
-cells are on average at least so wide, or leaves that are larger than these. Points are centres of such cells, places
-are the cities nearest to these centres, and a cell's probability is that of all leaves in it. Reference photos, which
-were taken at a point, are not told at all.
+In: the leaves of a bundle and the cap. Out: the cells that answers name, S2 cells of the finest level whose cells are
+on average at least so wide, or leaves that are larger than these. Points are centres of such cells, places are the
+cities nearest to these centres, and a cell's probability is that of all leaves in it. Reference photos, which were
+taken at a point, do not come with answers.
 """
-
-from typing import Protocol
 
 import numpy as np
 
@@ -18,36 +16,8 @@ from search.retrieval.found import Hits
 from search.retrieval.posterior import Posterior
 
 
-class NamedCells(Protocol):
-    """Cells that answers are told as: a hierarchy's leaves, or coarser ones. Arrays have one entry per cell."""
-
-    @property
-    def keys(self) -> np.ndarray:
-        """Str, unique."""
-
-    @property
-    def s2_ids(self) -> np.ndarray | None:
-        """Uint64; None where cells are labels."""
-
-    @property
-    def lat_deg(self) -> np.ndarray:
-        """Float64, of the cell's point."""
-
-    @property
-    def lng_deg(self) -> np.ndarray:
-        """Float64."""
-
-    @property
-    def city(self) -> np.ndarray:
-        """Str, the city nearest to that point."""
-
-    @property
-    def country(self) -> np.ndarray:
-        """Str, its ISO 3166 code."""
-
-
 class CoarseCells:
-    """The cells that answers are told as under a cap.
+    """The cells that answers name under a cap.
 
     Raises:
         InputError: cells are labels, or no cell can be as large.
@@ -97,12 +67,17 @@ class CoarseCells:
         return Hits(answer, np.log(share), inside * share, mode)
 
 
+# Cells that answers name: a hierarchy's leaves, or those of a cap. Both have keys, s2_ids (None where cells are labels)
+# and the latitude, longitude, city and country of each cell's point.
+NamedCells = Level | CoarseCells
+
+
 def posterior_by_cell(
     hierarchy: Hierarchy, posterior: Posterior, query: int, *, level: int, coarse: CoarseCells | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """What S2 cells of a level hold of one query's posterior: ids (C,) uint64, ascending, and shares (C,) float64.
 
-    coarse: of a cap, which finer cells are told as.
+    coarse: of a cap, whose cells take the place of finer ones.
     """
     own = slice(*posterior.begins[query : query + 2])
     ids = s2_ids_of(hierarchy.levels[level])[hierarchy.ancestors[posterior.leaf[own], level]]

@@ -61,7 +61,7 @@ class RecallCheck:
         exact = Engine(engine.bundle, device=engine.device, options=options, protocol=engine.protocol)
         k = min(_TEN, engine.n_leaves)
         best = exact.search_prepared(self._queries, k=k, probability=False).leaf
-        # Asked for apart: whoever asks for ten visits all lists where the nearest hold fewer.
+        # Apart, because a search for ten visits all lists where the nearest hold fewer.
         first, ten = (engine.search_prepared(self._queries, k=n, probability=False).leaf for n in (1, k))
         shared = (ten[:, :, None] == best[:, None, :]).any(axis=1)
         return Recall(len(best), float((first[:, 0] == best[:, 0]).mean()), float(shared.mean()))

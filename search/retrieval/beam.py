@@ -1,8 +1,8 @@
 """Beam search: from coarse to fine, through the lists whose heads score best (the paper's retrieval, section III-D).
 
 How many lists are visited was chosen when the bundle was built, so that 0.999 of photos find their best leaf, or is
-asked for. An answer is exactly the best leaf of the lists visited, in the same order as in exact search; a better one
-may stand in a list that was not visited, and probabilities count the visited leaves only.
+given. An answer is exactly the best leaf of the lists visited, in the same order as in exact search; a better one may
+stand in a list that was not visited, and probabilities count the visited leaves only.
 """
 
 from collections.abc import Iterator, Mapping
@@ -32,7 +32,7 @@ class BeamSearch(ListSearch):
     def _hits(self, queries: np.ndarray, k: int, temperature: float | None, limit: int) -> Hits:
         if temperature is not None:
             return super()._hits(queries, k, temperature, limit)
-        # Nobody asks for the other leaves: FAISS keeps the best ones as it goes, which is faster.
+        # The other leaves do not count: FAISS keeps the best ones as it goes, which is faster.
         extended = self._model.extended(queries)
         leaf, score = best_leaves(
             tensor_of(queries),

@@ -30,7 +30,7 @@ class CosineSearch:
     def __call__(self, queries: np.ndarray, k: int, *, temperature: float | None) -> Hits:
         """As `Search`; a probability is a share of the sum, whatever the temperature."""
         step = max(1, _SCORES // self._model.n_leaves)
-        parts = [self._some(queries[start : start + step], k) for start in range(0, len(queries), step)]
+        parts = [self._block(queries[start : start + step], k) for start in range(0, len(queries), step)]
         return joined_hits(parts, k)
 
     def with_posterior(
@@ -43,7 +43,7 @@ class CosineSearch:
         """
         raise InputError(f"`score` {self.name} has no radii or maps: products of cosines are no probabilities.")
 
-    def _some(self, queries: np.ndarray, k: int) -> Hits:
+    def _block(self, queries: np.ndarray, k: int) -> Hits:
         product = cosine_product(self._model, queries, kind=self._kind)
         leaf = np.argsort(-product, axis=1, kind="stable")[:, :k]
         score = np.take_along_axis(product, leaf, axis=1)

@@ -48,55 +48,55 @@ class ExactSearch:
 
     def __call__(self, queries: np.ndarray, k: int, *, temperature: float | None) -> Hits:
         """As `Search`."""
-        device = self._scores.device
-        asked = tensor_of(queries).to(device)
-        extended = tensor_of(self._model.extended(queries)).to(device)
-        first: Candidates | None = None
-        if temperature is not None:
-            first, others = self._scan.best_and_others(extended, first_look(k, self._model.n_leaves), temperature)
+        vectors, extended = self._on_device(queries)
+        if temperature is None:
+            leaf, score = self._best(vectors, extended, None, k)
+            return _hits(leaf, score)
+        first, others = self._scan.best_and_others(extended, first_look(k, self._model.n_leaves), temperature)
+        leaf, score = self._best(vectors, extended, first, k)
+        # The others are all but the first candidate, which in a near tie need not be the best.
+        same = first.leaf[:, 0] == leaf[:, 0]
+        best = torch.where(same, score[:, 0], first.score[:, 0].double())
+        total = torch.logaddexp(best / temperature, others)
+        return _hits(leaf, score, (score / temperature - total[:, None]).exp())
+
+    def with_posterior(
+        self, queries: np.ndarray, k: int, *, temperature: float, left_out: float
+    ) -> tuple[Hits, Posterior]:
+        """As `Search`."""
+        vectors, extended = self._on_device(queries)
+        hits, posteriors = [], []
+        for block, scores in self._scan.scores(extended):
+            first = self._scan.best_of(extended[block], scores, first_look(k, self._model.n_leaves))
+            posteriors.append(posterior_of(scores, temperature, left_out=left_out))
+            hits.append(_hits(*self._best(vectors[block], extended[block], first, k)))
+        found = joined_hits(hits, k)
+        posterior = joined_posteriors(posteriors).with_best(found.score[:, 0] / temperature)
+        return replace(found, probability=posterior.probabilities(found.score, temperature)), posterior
+
+    def scores(self, queries: np.ndarray) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Scores of all leaves in float32, a block of queries at a time, as `LeafScan.scores` gives them."""
+        return self._scan.scores(self._on_device(queries)[1])
+
+    def _on_device(self, queries: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Queries as they are, and as they are compared with leaf vectors."""
+        both = queries, self._model.extended(queries)
+        vectors, extended = (tensor_of(each).to(self._scores.device) for each in both)
+        return vectors, extended
+
+    def _best(
+        self, queries: torch.Tensor, extended: torch.Tensor, first: Candidates | None, k: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `best_leaves`. first: what a first look has found, where there was one."""
 
         def look(rows: torch.Tensor, n: int) -> Candidates:
             if first is not None and n == first.leaf.shape[1]:
                 return first.of(rows)
             return self._scan.best(extended[rows], n)
 
-        leaf, score = best_leaves(asked, look=look, scores=self._scores, k=k)
-        probability = torch.full_like(score, torch.nan)
-        if first is not None and temperature is not None:
-            # The others are all but the first candidate, which in a near tie need not be the best.
-            same = first.leaf[:, 0] == leaf[:, 0]
-            best = torch.where(same, score[:, 0], first.score[:, 0].double())
-            total = torch.logaddexp(best / temperature, others)
-            probability = (score / temperature - total[:, None]).exp()
-        return _hits(leaf, score, probability)
-
-    def with_posterior(
-        self, queries: np.ndarray, k: int, *, temperature: float, left_out: float
-    ) -> tuple[Hits, Posterior]:
-        """As `Search`."""
-        device = self._scores.device
-        asked = tensor_of(queries).to(device)
-        extended = tensor_of(self._model.extended(queries)).to(device)
-        n_first = first_look(k, self._model.n_leaves)
-        hits, posteriors = [], []
-        for block, scores in self._scan.scores(extended):
-            some = extended[block]
-            first = self._scan.best_of(some, scores, n_first)
-            posteriors.append(posterior_of(scores, temperature, left_out=left_out))
-
-            def look(rows: torch.Tensor, n: int, some: torch.Tensor = some, first: Candidates = first) -> Candidates:
-                return first.of(rows) if n == n_first else self._scan.best(some[rows], n)
-
-            leaf, score = best_leaves(asked[block], look=look, scores=self._scores, k=k)
-            hits.append(_hits(leaf, score, torch.full_like(score, torch.nan)))
-        found = joined_hits(hits, k)
-        posterior = joined_posteriors(posteriors).with_best(found.score[:, 0] / temperature)
-        return replace(found, probability=posterior.probabilities(found.score, temperature)), posterior
-
-    def scores(self, queries: np.ndarray) -> Iterator[tuple[slice, torch.Tensor]]:
-        """Scores of all leaves in float32, of some queries at a time, as `LeafScan.scores` gives them."""
-        return self._scan.scores(tensor_of(self._model.extended(queries)).to(self._scores.device))
+        return best_leaves(queries, look=look, scores=self._scores, k=k)
 
 
-def _hits(leaf: torch.Tensor, score: torch.Tensor, probability: torch.Tensor) -> Hits:
-    return Hits(leaf.cpu().numpy(), score.cpu().numpy(), probability.cpu().numpy(), np.full(len(leaf), MODE))
+def _hits(leaf: torch.Tensor, score: torch.Tensor, probability: torch.Tensor | None = None) -> Hits:
+    share = np.full(score.shape, np.nan) if probability is None else probability.cpu().numpy()
+    return Hits(leaf.cpu().numpy(), score.cpu().numpy(), share, np.full(len(leaf), MODE))

@@ -20,7 +20,7 @@ class Hits:
     leaf: np.ndarray  # (Q, K) int64, finest cells; -1 where there are fewer
     score: np.ndarray  # (Q, K) float64, v . G_r + b_r, descending; the product itself where cosines are multiplied
     # (Q, K) float64, softmax of score / T over the leaves that count, times what they were calibrated to add up to; NaN
-    # if not asked for
+    # if not wanted
     probability: np.ndarray
     mode: np.ndarray  # (Q,) str, how each was found: 'exact', 'beam', 'adaptive-proved', 'cosine-affine' and so on
 

@@ -28,9 +28,9 @@ class LeafScores:
 
         queries: (Q, D) float32. row, leaf: (P,) int64. Returns (P,) float64; a pair's score is the same in any company.
         """
-        return torch.cat([self._some(queries, *part) for part in pair_blocks(row, leaf, width=queries.shape[1])])
+        return torch.cat([self._block(queries, *part) for part in pair_blocks(row, leaf, width=queries.shape[1])])
 
-    def _some(self, queries: torch.Tensor, row: torch.Tensor, leaf: torch.Tensor) -> torch.Tensor:
+    def _block(self, queries: torch.Tensor, row: torch.Tensor, leaf: torch.Tensor) -> torch.Tensor:
         wide = queries.index_select(0, row).double()
         total = torch.zeros(len(leaf), dtype=torch.float64, device=self.device)
         for level, (vectors, scale) in enumerate(zip(self._levels, self._scales, strict=True)):

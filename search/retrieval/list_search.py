@@ -15,7 +15,7 @@ from search.retrieval.proof import best_leaves
 
 
 class ListSearch(ABC):
-    """A search of lists, up to a limit; where these hold fewer leaves than are asked for, of all lists."""
+    """A search of lists, up to a limit; where these hold fewer leaves than are wanted, of all lists."""
 
     counts = VISITED_LEAVES
 

@@ -64,8 +64,8 @@ class Posterior:
     def between(self, begin: int, end: int) -> "Posterior":
         """Those of the queries from one number to below another, without a copy."""
         own = slice(self.begins[begin], self.begins[end])
-        begins, some = self.begins[begin : end + 1] - self.begins[begin], slice(begin, end)
-        return Posterior(begins, self.leaf[own], self.probability[own], self.log_total[some], self.counted[some])
+        begins, queries = self.begins[begin : end + 1] - self.begins[begin], slice(begin, end)
+        return Posterior(begins, self.leaf[own], self.probability[own], self.log_total[queries], self.counted[queries])
 
     def replaced(self, rows: np.ndarray, other: "Posterior") -> "Posterior":
         """The same with the posteriors of another for some of the queries."""
@@ -96,10 +96,10 @@ def posterior_of(
     step = max(1, _TOGETHER // max(1, score.shape[1])) if score.device.type == "cpu" else max(1, len(score))
     leaves = [None] * -(-len(score) // step) if leaf is None else torch.split(leaf, step)
     blocks = zip(torch.split(score, step), leaves, strict=True) if len(score) else ()
-    return joined_posteriors([_some(block, temperature, own, left_out) for block, own in blocks])
+    return joined_posteriors([_block_posterior(block, temperature, own, left_out) for block, own in blocks])
 
 
-def _some(score: torch.Tensor, temperature: float, leaf: torch.Tensor | None, left_out: float) -> Posterior:
+def _block_posterior(score: torch.Tensor, temperature: float, leaf: torch.Tensor | None, left_out: float) -> Posterior:
     best = score.amax(dim=1, keepdim=True)
     counted = (score > -torch.inf).sum(dim=1)
     share = score.sub_(best).div_(temperature).exp_()

@@ -25,7 +25,7 @@ from search.retrieval.proof import Candidates, float32_error
 _COLUMN = 64  # leaves whose maximum is taken first
 _PASS = 1 << 16  # leaves compared before their best are merged with those of others
 _PRODUCT = 1 << 10  # leaves in one product of matrices: its scores stay in cache while they are written
-_SPARE_LOW = 24  # candidates beyond those asked for when they are found in bfloat16
+_SPARE_LOW = 24  # candidates beyond those wanted when they are found in bfloat16
 _SUMMED = 1 << 16  # scores whose exponentials are summed at once
 
 
@@ -117,7 +117,7 @@ class LeafScan:
         row, place = needed.nonzero(as_tuple=True)
         score = torch.full(leaf.shape, -torch.inf, device=queries.device)
         pairs = pair_blocks(row, leaf[row, place], width=queries.shape[1])
-        score[row, place] = torch.cat([(queries[asked] * self._rows[rows]).sum(dim=1) for asked, rows in pairs])
+        score[row, place] = torch.cat([(queries[query] * self._rows[found]).sum(dim=1) for query, found in pairs])
         score, order = score.sort(dim=1, descending=True)
         leaf = leaf.masked_fill(~needed, -1).gather(1, order)
         return Candidates(leaf, score, self._error(queries), ceiling)
@@ -158,7 +158,7 @@ class LeafScan:
     def _products(self, queries: torch.Tensor, rows: torch.Tensor, columns: int) -> torch.Tensor:
         """Inner products (Q, columns), minus infinity beyond the last row; overwritten by the next call."""
         on_cpu = rows.device.type == "cpu"
-        # CPUs round a product to its factors' type; GPUs are asked for float32.
+        # CPUs round a product to its factors' type; of GPUs float32 is wanted.
         kind = torch.float32 if rows.dtype == torch.float16 or not on_cpu else rows.dtype
         buffer = self._buffers.get(kind)
         # Kept from call to call: new pages would cost a tenth of the time.
@@ -168,14 +168,14 @@ class LeafScan:
         scores[:, len(rows) :] = -torch.inf
         size = _PRODUCT if on_cpu else _PASS
         for begin in range(0, len(rows), size):
-            some = rows[begin : begin + size].T
-            if some.dtype == torch.float16:
-                some = some.float()
-            out = scores[:, begin : begin + some.shape[1]]
-            if some.dtype == kind:
-                torch.mm(queries, some, out=out)
+            part = rows[begin : begin + size].T
+            if part.dtype == torch.float16:
+                part = part.float()
+            out = scores[:, begin : begin + part.shape[1]]
+            if part.dtype == kind:
+                torch.mm(queries, part, out=out)
             else:
-                torch.mm(queries, some, out_dtype=kind, out=out)
+                torch.mm(queries, part, out_dtype=kind, out=out)
         return scores
 
 

@@ -9,11 +9,9 @@ with what is missing.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-
-import pyarrow as pa
 
 from encoder.job_remarks import job_remarks
 from indexer.errors import InputError
@@ -36,17 +34,6 @@ KIND = "predictions"
 SCHEMA_VERSION = 1
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Answered:
-    """The same with their answers."""
-
-    vectors: VectorShard
-    answers: pa.Table
-
-    def __len__(self) -> int:
-        return len(self.vectors)
-
-
 class Folders:
     """Where a run writes: its answers, and the vectors where they are kept."""
 
@@ -59,13 +46,13 @@ class Folders:
         kept = self.answers.done if self.kept is None else self.kept.done
         return {number: mark for number, mark in self.answers.done.items() if number in kept}
 
-    def write(self, shard: VectorShard, answers: pa.Table) -> None:
-        """Write what is missing of a shard; the answers last, because they say that it is done."""
+    def write(self, shard: VectorShard) -> None:
+        """Write what is missing of a shard with answers; these last, because they say that it is done."""
         number, first_row = shard.number, shard.number * self._shard_rows
         if self.kept is not None and number not in self.kept.done:
             self.kept.add(Shard(number, first_row, feature_table(shard.batch)))
         if number not in self.answers.done:
-            self.answers.add(Shard(number, first_row, answers))
+            self.answers.add(Shard(number, first_row, shard.answers))
 
 
 @contextmanager
@@ -118,19 +105,19 @@ def answered(
     shard_rows: int,
     k: int,
     recall: RecallCheck | None = None,
-) -> Iterator[Answered]:
+) -> Iterator[VectorShard]:
     """The search as a stage of a line. recall: takes notice of the queries."""
 
-    def search(shard: VectorShard) -> Answered:
+    def search(shard: VectorShard) -> VectorShard:
         first_row = shard.number * shard_rows
-        return Answered(shard, answer_table(engine, shard.batch, first_row=first_row, k=k, recall=recall))
+        return replace(shard, answers=answer_table(engine, shard.batch, first_row=first_row, k=k, recall=recall))
 
     return line.stage("search", (search(shard) for shard in shards))
 
 
 def answered_in_albums(
     engine: Engine, source: VectorSource, line: Line, albums: Albums, *, k: int, recall: RecallCheck | None = None
-) -> Iterator[Answered]:
+) -> Iterator[VectorShard]:
     """The same for albums: all vectors are read, whatever is done, before the first photo is answered."""
     held: list[VectorShard] = []
 
@@ -140,7 +127,7 @@ def answered_in_albums(
             yield shard.batch
 
     tables = answer_albums(engine, batches(), albums, k=k, recall=recall)
-    return line.stage("search", (Answered(held[number], table) for number, table in enumerate(tables)))
+    return line.stage("search", (replace(held[number], answers=table) for number, table in enumerate(tables)))
 
 
 def run_here(
@@ -166,16 +153,16 @@ def run_here(
         else:
             done = folders.done
             every = answered_in_albums(engine, source, line, albums, k=config.top_k, recall=recall)
-            found = (each for each in every if each.vectors.number not in done)
+            found = (each for each in every if each.number not in done)
         status, written = StatusFile(out, line, rows=rows), line.meter("write")
         # For albums the rows of shards that are done are read again, and their failures found again.
         remarks = partial(job_remarks, line, known.rows - known.ok if albums is None else 0)
         with line, track_line(line, "answering", rows, known=known.rows, tick=status.tick, also=remarks):
             for each in found:
                 with written.at_work(len(each)):
-                    folders.write(each.vectors, each.answers)
+                    folders.write(each)
                 stop.check(out)
-        return finish(engine, source, folders, status, known=known.rows, stages=line.meters, recall=recall)
+        return finish(engine, source, folders, status, rows=rows, known=known.rows, stages=line.meters, recall=recall)
 
 
 def finish(
@@ -184,6 +171,7 @@ def finish(
     folders: Folders,
     status: StatusFile,
     *,
+    rows: int | None,
     known: int,
     stages: Sequence[Meter],
     recall: RecallCheck | None = None,
@@ -195,7 +183,6 @@ def finish(
     """
     status.write()
     folder = folders.answers
-    rows = rows_of_part(source, JobPart.parse(folder.job.options["part"]))
     if folders.kept is not None:
         folders.kept.finish(source.facts(), rows=rows)
     facts = {"bundle": engine.bundle.version, "encoder": engine.bundle.encoder, "search": engine.search_facts}

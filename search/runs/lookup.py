@@ -17,8 +17,8 @@ from indexer.jobs.job_folder import check_ended, part_files
 from search.evaluation.photo_names import file_name, stem
 
 SUFFIXES: Mapping[str, str] = {"csv": ".csv", "geojson": ".geojson", "geoparquet": ".parquet"}
-# All of `rows.SCHEMA`, which takes seconds to import, in the order for people. Lists of other places do not fit into a
-# cell of a table.
+# All columns of `search.answers.rows`, which takes seconds to import, in the order for people. Lists of other places do
+# not fit into a cell of a table.
 _COLUMNS = (
     *("row", "photo", "status", "reason", "lat", "lng", "city", "country", "s2_id", "token", "key"),
     *("probability", "probability_over", "calibrated", "radius_50_km", "radius_90_km", "entropy", "abstain"),
@@ -50,15 +50,16 @@ def export_target(folder: Path, out: Path | None, format_: str | None) -> Path:
     Raises:
         InputError: neither says what format it is, or they do not agree.
     """
-    if out is None and format_ is not None:
-        return folder.absolute().with_name(folder.absolute().name + SUFFIXES[format_])
-    if out is not None and out.suffix.lower() == SUFFIXES.get(format_ or "", out.suffix.lower()):
-        if out.suffix.lower() in SUFFIXES.values():
-            return out
+    suffix = None if format_ is None else SUFFIXES[format_]
+    if out is None:
+        if suffix is None:
+            raise InputError(f"Give `format` ({', '.join(SUFFIXES)}), or `out` with a name that ends in its suffix.")
+        return folder.absolute().with_name(folder.absolute().name + suffix)
+    if suffix not in (None, out.suffix.lower()):
+        raise InputError(f"{out}: a file of {format_} must end in {suffix}.")
+    if out.suffix.lower() not in SUFFIXES.values():
         raise InputError(f"{out}: the name must end in {', '.join(SUFFIXES.values())}.")
-    if out is not None and format_ is not None:
-        raise InputError(f"{out}: a file of {format_} must end in {SUFFIXES[format_]}.")
-    raise InputError(f"Give `format` ({', '.join(SUFFIXES)}), or `out` with a name that ends in its suffix.")
+    return out
 
 
 def export_answers(folder: Path, out: Path) -> int:

@@ -44,10 +44,10 @@ _READY_S = 600.0  # for the first actor to find room on the cluster, and to open
 _LOOK_S = 1.0  # between two looks at whether the process was asked to end
 
 
-def run_on_ray(spec: RunSpec, out: Path, config: RunConfig, *, actors: int | None = None) -> RunReport:
+def run_on_ray(spec: RunSpec, out: Path, config: RunConfig) -> RunReport:
     """As `run_here`, on the cluster that RAY_ADDRESS names, or on this machine where it names none.
 
-    actors: how many; None: as many as the cluster has GPUs, or CPUs for, less one CPU for everything else.
+    There are as many actors as the cluster has GPUs, or CPUs for, less one CPU for everything else.
 
     Raises:
         InputError: as `run_here`.
@@ -61,7 +61,7 @@ def run_on_ray(spec: RunSpec, out: Path, config: RunConfig, *, actors: int | Non
     # `stopping` last: Ray sets a handler of its own for SIGTERM when it starts.
     with open_folders(engine, source, out, config) as folders, _cluster(), stopping() as stop:
         known, rows = totals_of(folders.done.values()).rows, rows_of_part(source, part)
-        crew = _Crew(spec, folders, config, actors=actors, line=line)
+        crew = _Crew(spec, folders, config, line)
         status = StatusFile(out, line, rows=rows)
         with track_line(line, "answering", rows, known=known, tick=status.tick):
             tasks = source.tasks(folders.done, part)
@@ -75,7 +75,7 @@ def run_on_ray(spec: RunSpec, out: Path, config: RunConfig, *, actors: int | Non
                 f"{out}: {len(crew.given_up)} shards were given up, the first {min(crew.given_up)}: actor after actor "
                 "was lost over it. All others are done; give the command again to try these."
             )
-        return finish(engine, source, folders, status, known=known, stages=line.meters)
+        return finish(engine, source, folders, status, rows=rows, known=known, stages=line.meters)
 
 
 class _Worker:
@@ -119,7 +119,7 @@ class _Worker:
             with line:
                 for each in found:
                     with written.at_work(len(each)):
-                        self._folders.write(each.vectors, each.answers)
+                        self._folders.write(each)
         except GeoError as error:
             return error
         return line.meters
@@ -128,7 +128,7 @@ class _Worker:
 class _Crew:
     """The actors, and the shards they have in hand."""
 
-    def __init__(self, spec: RunSpec, folders: Folders, config: RunConfig, *, actors: int | None, line: Line) -> None:
+    def __init__(self, spec: RunSpec, folders: Folders, config: RunConfig, line: Line) -> None:
         cuda = spec.encoder.device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0
         cpus = 1 if spec.features is not None else max(1, spec.feed.workers)
         room = _room(cpus)
@@ -141,7 +141,7 @@ class _Crew:
         kind = ray.remote(**self._each, max_restarts=-1, max_task_retries=_RESTARTS)(_Worker)
         self._actors = [
             kind.remote(spec, config, folders.answers.path.absolute(), jobs=jobs, home=Path.cwd(), cpus=cpus)
-            for _ in range(actors or max(1, int(most)))
+            for _ in range(max(1, int(most)))
         ]
         self._meters = {meter.name: meter for meter in line.meters}
         self._line = line

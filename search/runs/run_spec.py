@@ -27,14 +27,14 @@ class RunSpec:
     Args:
         registry: registry folder with a published bundle.
         features: photo vectors: a features folder, a .parquet, or a .npy beside a .csv.
-        photos: table (.parquet, .csv), folder of images, or tar shards, with --checkpoint; a path or a URI.
+        photos: table (.parquet, .csv), folder of images, or tar shards, with `checkpoint`; a path or a URI.
         checkpoint: the checkpoint the bundle was built from, or hf:<hub id or folder>.
-        split: use only rows of --photos whose column `split` is this.
+        split: use only rows of `photos` whose column `split` is this.
         version: a bundle's digest or its beginning; the current one by default.
         crops: of each photo, averaged: the middle; that and four corners; those and their mirror images.
         album: column that says which photos belong together, such as those of one event: they get one answer. All
             vectors are read before the first answer.
-        album_table: table with photo and that column, of the photos of --features in their order; by default the
+        album_table: table with photo and that column, of the photos of `features` in their order; by default the
             features have the column themselves.
         shard_rows: rows in one Parquet file; what a kill can cost.
         search: how places are searched for.
@@ -142,8 +142,8 @@ class RunConfig:
 
     Args:
         top_k: how many places to keep for each photo.
-        save_features: features folder to keep the vectors of --photos in.
-        part: 2/8 does the second of eight parts of the job, each into an --out of its own: for several machines.
+        save_features: features folder to keep the vectors of `photos` in.
+        part: 2/8 does the second of eight parts of the job, each into an `out` of its own: for several machines.
         engine: local works on this machine; ray on the cluster that RAY_ADDRESS names, which must see the same paths.
         check_recall: number of photos whose answers are compared with those of exact search.
         audit_log: file to add a line to that says who asked for which photos, and when.

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import pyarrow as pa
+
 from encoder.config import SHARD_ROWS
 from indexer.errors import InputError
 from indexer.jobs.job_folder import Job, Mark
@@ -19,6 +21,7 @@ class VectorShard:
 
     number: int
     batch: FeatureBatch
+    answers: pa.Table | None = None  # a row for each photo, once they were searched for
 
     def __len__(self) -> int:
         return len(self.batch)

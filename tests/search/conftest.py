@@ -1,7 +1,9 @@
 """A published registry over the small world's hierarchy, with random geocells; and one with a tiny real encoder."""
 
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +18,16 @@ from indexer.bundles.leaf_index import IndexChoice
 from indexer.bundles.registry import Registry
 from indexer.cells.hierarchy import Hierarchy
 from indexer.vectors.features import FeatureBatch
-from indexer.vectors.geocells import load_geocells
+from indexer.vectors.geocells import Geocells, load_geocells
+from indexer.vectors.scoring import ScoringModel, log_product
 from search.answers.engine import Engine
+from search.answers.options import ModeName, SearchOptions
 from tests.conftest import random_geocells, unit_rows, write_features
 
 WIDTH = 12
+MODES: list[ModeName] = ["exact", "beam", "adaptive"]
+MakeBundle = Callable[[IndexChoice, float], Bundle]  # with a prior exponent
+_INDICES = [IndexChoice(kind, precision) for kind in ("flat", "ivf") for precision in ("fp32", "fp16", "int8")]
 
 
 def make_bundle(
@@ -86,3 +93,42 @@ def features(out: Path, sizes: list[int], *, encoder: str | None = "e" * 64, bad
         batches.append(FeatureBatch(names, vectors[start : start + size], status, reason, unknown, unknown))
         start += size
     return write_features(out, *batches, encoder=encoder)
+
+
+@pytest.fixture(scope="session")
+def made(hierarchy: Hierarchy, hierarchy_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> MakeBundle:
+    """Bundles of `make_bundle`, each made once."""
+    versions = tmp_path_factory.mktemp("versions")
+    return cache(lambda index, prior: make_bundle(hierarchy, hierarchy_folder, versions, index=index, prior=prior))
+
+
+@pytest.fixture(
+    params=[(index, prior) for prior in (0.0, 1.5) for index in _INDICES],
+    ids=lambda case: f"{case[0].kind}-{case[0].precision}-{case[1]:g}",
+)
+def bundle(request: pytest.FixtureRequest, made: MakeBundle) -> Bundle:
+    """A bundle with each kind of leaf index, with and without a prior."""
+    return made(*request.param)
+
+
+def opened(bundle: Bundle, mode: ModeName, **options: int) -> Engine:
+    return Engine(bundle, options=SearchOptions(mode, **options))
+
+
+def best_of(model: ScoringModel, queries: np.ndarray, k: int) -> np.ndarray:
+    return np.argsort(-log_product(model, queries), axis=1, kind="stable")[:, :k]
+
+
+def small_model(seed: int, *, n_leaves: int = 60, n_levels: int = 3, width: int = 8) -> ScoringModel:
+    """A random tree with random unit vectors; leaves of a cell are next to each other."""
+    rng = np.random.default_rng(seed)
+    sizes = [*sorted(rng.integers(2, n_leaves, n_levels - 1).tolist()), n_leaves]
+    ancestors = np.arange(n_leaves)[:, None]
+    for size in reversed(sizes[:-1]):
+        _, grouped = np.unique(ancestors[:, 0] * size // ancestors[-1, 0].clip(1), return_inverse=True)
+        ancestors = np.concatenate([grouped[:, None], ancestors], axis=1)
+    sizes = [int(column.max()) + 1 for column in ancestors.T]
+    vectors = [unit_rows(size, width, seed + number) for number, size in enumerate(sizes)]
+    weights = rng.uniform(0.2, 1.5, n_levels)
+    geocells = Geocells(vectors, rng.uniform(0.03, 0.2, n_levels), weights, "h", None)
+    return ScoringModel(geocells, ancestors, rng.integers(1, 50, n_leaves))

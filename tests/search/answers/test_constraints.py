@@ -23,29 +23,16 @@ from search.answers.recall import RecallCheck
 from search.retrieval.lists import TreeLists
 from search.retrieval.searched import Searched
 from tests.conftest import unit_rows
-from tests.search.conftest import WIDTH, make_bundle
+from tests.search.answers.conftest import overlapping
+from tests.search.conftest import MODES, WIDTH, MakeBundle
 
-MODES: list[ModeName] = ["exact", "beam", "adaptive"]
 BOX = "-30,-40,60,50"
 
 
-@pytest.fixture(
-    scope="module", params=[("flat", 0.0), ("flat", 0.7), ("ivf", 0.0)], ids=lambda case: f"{case[0]}-{case[1]}"
-)
-def bundle(
-    request: pytest.FixtureRequest,
-    hierarchy: Hierarchy,
-    hierarchy_folder: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Bundle:
+@pytest.fixture(params=[("flat", 0.0), ("flat", 0.7), ("ivf", 0.0)], ids=lambda case: f"{case[0]}-{case[1]}")
+def bundle(request: pytest.FixtureRequest, made: MakeBundle) -> Bundle:
     kind, prior = request.param
-    index = IndexChoice(kind)
-    return make_bundle(hierarchy, hierarchy_folder, tmp_path_factory.mktemp("versions"), index=index, prior=prior)
-
-
-def overlapping(hierarchy: Hierarchy, shape: shapely.Geometry) -> np.ndarray:
-    assert hierarchy.leaves.s2_ids is not None
-    return np.flatnonzero([shape.intersects(cell) for cell in cell_polygons(hierarchy.leaves.s2_ids)])
+    return made(IndexChoice(kind), prior)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -130,20 +117,6 @@ def test_countries_are_those_of_the_cells_names(hierarchy: Hierarchy) -> None:
     np.testing.assert_array_equal(rest, np.flatnonzero(leaves.country != first))
 
 
-def test_a_box_passes_the_antimeridian(hierarchy: Hierarchy) -> None:
-    found = allowed_cells(hierarchy.leaves, region="-20,175,30,-175", not_region=None)
-    both = shapely.union(shapely.box(175, -20, 180, 30), shapely.box(-180, -20, -175, 30))
-    np.testing.assert_array_equal(found, overlapping(hierarchy, both))
-
-
-def test_polygons_of_a_file_with_a_hole(hierarchy: Hierarchy, tmp_path: Path) -> None:
-    shape = shapely.box(-40, -30, 50, 60).difference(shapely.box(-10, -10, 20, 30))
-    feature = {"type": "Feature", "properties": {}, "geometry": json.loads(shapely.to_geojson(shape))}
-    (tmp_path / "r.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": [feature, feature]}))
-    found = allowed_cells(hierarchy.leaves, region=str(tmp_path / "r.geojson"), not_region=None)
-    np.testing.assert_array_equal(found, overlapping(hierarchy, shape))
-
-
 @pytest.mark.parametrize("mode", MODES)
 def test_another_prior_is_that_of_a_bundle_built_with_it(bundle: Bundle, mode: ModeName) -> None:
     queries = stand_ins(bundle.model, n=40, seed=2)
@@ -162,35 +135,6 @@ def test_recall_is_against_exact_search_of_the_same_region(bundle: Bundle) -> No
     measured = recall.measure()
     assert measured is not None
     assert (measured.at_1, measured.at_10) == (1, 1)
-
-
-@pytest.mark.parametrize(
-    ("region", "message"),
-    [
-        ("XX", "'XX' is no ISO 3166 country code"),
-        ("60,0,50,10", "south lies below north"),
-        ("1,2,3,4.5.6", "four numbers"),
-        ("absent.geojson", "no such file"),
-        ("{tmp}/text.json", "not GeoJSON"),
-        ("{tmp}/point.json", "it must hold polygons, not Point"),
-        ("{tmp}/mercator.json", "not longitude and latitude"),
-        ("{tmp}/empty.json", "its polygons are empty"),
-        ("{tmp}/nowhere.json", "it must hold polygons, not nothing"),
-        ("{tmp}/bow.json", "Self-intersection"),
-    ],
-)
-def test_regions_that_cannot_be_are_refused(hierarchy: Hierarchy, tmp_path: Path, region: str, message: str) -> None:
-    (tmp_path / "text.json").write_text("[1, 2")
-    (tmp_path / "point.json").write_text('{"type": "Point", "coordinates": [1, 2]}')
-    far = '{"type": "Polygon", "coordinates": [[[0, 0], [500000, 0], [500000, 500000], [0, 0]]]}'
-    (tmp_path / "mercator.json").write_text(far)
-    bow = '{"type": "Polygon", "coordinates": [[[0, 0], [10, 10], [10, 0], [0, 10], [0, 0]]]}'
-    (tmp_path / "bow.json").write_text(bow)
-    (tmp_path / "empty.json").write_text('{"type": "Polygon", "coordinates": []}')
-    nowhere = '{"type": "Feature", "properties": {}, "geometry": null}'
-    (tmp_path / "nowhere.json").write_text(f'{{"type": "FeatureCollection", "features": [{nowhere}]}}')
-    with pytest.raises(InputError, match=message):
-        allowed_cells(hierarchy.leaves, region=region.format(tmp=tmp_path), not_region=None)
 
 
 def test_a_region_between_the_cells_is_refused(hierarchy: Hierarchy) -> None:

@@ -65,13 +65,13 @@ def test_answers_do_not_depend_on_the_batch(engine: Engine) -> None:
 def test_paths_lead_to_the_leaf_with_the_papers_probabilities(engine: Engine, hierarchy: Hierarchy) -> None:
     queries = unit_rows(10, WIDTH, seed=4)
     leaves = engine.search(queries).leaf[:, 0]
-    paths = engine.paths(engine.prepared(queries), leaves)
-    np.testing.assert_array_equal(paths.cell, hierarchy.ancestors[leaves])
+    cell, probability = engine.paths(engine.prepared(queries), leaves)
+    np.testing.assert_array_equal(cell, hierarchy.ancestors[leaves])
     for level in range(3):
         expected = np.exp(level_log_probabilities(engine.bundle.model, queries, level=level))
-        np.testing.assert_allclose(paths.probability[:, level], expected[np.arange(10), paths.cell[:, level]])
+        np.testing.assert_allclose(probability[:, level], expected[np.arange(10), cell[:, level]])
     np.testing.assert_allclose(
-        np.log(paths.probability).sum(axis=1), log_product(engine.bundle.model, queries)[np.arange(10), leaves]
+        np.log(probability).sum(axis=1), log_product(engine.bundle.model, queries)[np.arange(10), leaves]
     )
 
 
@@ -149,14 +149,14 @@ def test_a_reader_keeps_answering_from_a_version_that_was_retired(
     engine = Engine.open(home.path)
     queries = unit_rows(30, WIDTH, seed=4)
     before = engine.search(queries, k=5)
-    paths = engine.paths(queries, before.leaf[:, 0])
+    cell, _ = engine.paths(queries, before.leaf[:, 0])
     home.publish(new)
     home.retire(old)
     assert not engine.bundle.path.exists()
     after = engine.search(queries, k=5)
     np.testing.assert_array_equal(after.leaf, before.leaf)
     np.testing.assert_array_equal(after.score, before.score)
-    np.testing.assert_array_equal(engine.paths(queries, after.leaf[:, 0]).cell, paths.cell)
+    np.testing.assert_array_equal(engine.paths(queries, after.leaf[:, 0])[0], cell)
     assert engine.bundle.version == old
     assert Engine.open(home.path).bundle.version == new
     with pytest.raises(InputError, match="retired"):

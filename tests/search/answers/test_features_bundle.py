@@ -100,8 +100,8 @@ def test_queries_pass_the_bundles_transform(world: World, folder: Path, tmp_path
     )
     want = np.argsort(-(prepared @ vectors.T), axis=1)[:, :3]
     np.testing.assert_array_equal(hits.leaf, want)
-    paths = engine.paths(engine.prepared(queries), hits.leaf[:, 0])
-    assert (paths.probability > 0).all()
+    _, probability = engine.paths(engine.prepared(queries), hits.leaf[:, 0])
+    assert (probability > 0).all()
     wider = np.zeros((1, 65), np.float32)
     with pytest.raises(Exception, match="another encoder"):
         engine.search(wider)

@@ -1,13 +1,9 @@
-"""Where answers point: each kind against what the bundle says of its cells, and bundles that lack something."""
-
-from dataclasses import replace
+"""Where answers point: each kind against what the bundle says of its cells."""
 
 import numpy as np
-import pytest
 
 from indexer.earth.geo import haversine_km
 from indexer.earth.places import nearest_cities
-from indexer.errors import InputError
 from search.answers.engine import Engine
 from search.answers.options import SearchOptions
 from search.answers.points import AnswerPoints, points_of_bundle
@@ -18,8 +14,6 @@ from tests.search.conftest import WIDTH
 
 def test_a_bundle_has_the_kinds_that_it_has_the_means_for(engine: Engine) -> None:
     assert set(points_of_bundle(engine.bundle)) == {"cell", "mass", "medoid"}
-    older = replace(engine.bundle, hierarchy=replace(engine.bundle.hierarchy, medoids=None))
-    assert set(points_of_bundle(older)) == {"cell", "mass"}
 
 
 def test_places_have_the_names_of_what_is_around_them(engine: Engine) -> None:
@@ -58,10 +52,3 @@ def test_answers_may_point_at_the_medoid_of_the_cell(engine: Engine) -> None:
     apart = haversine_km(answers.at.lat_deg, answers.at.lng_deg, usual.at.lat_deg, usual.at.lng_deg)
     assert 0 < apart.max()
     assert (apart <= bundle.hierarchy.leaves.radius_km[leaf] + 1e-6).all()  # a photo of the cell
-
-
-def test_a_bundle_from_before_medoids_says_how_to_get_some(engine: Engine) -> None:
-    older = replace(engine.bundle, hierarchy=replace(engine.bundle.hierarchy, medoids=None))
-    Engine(older)
-    with pytest.raises(InputError, match=r"before medoids were kept.*--inherit"):
-        Engine(older, options=SearchOptions(point="medoid"))

@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from indexer.bundles.faiss_index import Precision
+from indexer.bundles.bundle import Bundle
+from indexer.bundles.faiss_index import Precision, flat_index
 from indexer.bundles.leaf_index import list_index
 from indexer.vectors.scoring import ScoringModel, leaf_vectors
 from search.answers.engine import Engine
 from search.retrieval.lists import TreeLists
+from search.retrieval.searched import Searched
 from tests.conftest import unit_rows
 from tests.search.conftest import WIDTH
 
@@ -71,3 +73,9 @@ def test_blocks_hold_a_bounded_number_of_leaves(engine: Engine, monkeypatch: pyt
     for block in blocks:
         held = lists.sizes[nearest[block]].sum()
         assert held <= 100 or len(nearest[block]) == 1
+
+
+def test_a_beam_that_was_not_measured_is_chosen_when_it_is_searched(bundle: Bundle) -> None:
+    measured = Searched.of(bundle)
+    chosen = TreeLists.of(Searched(bundle.model, flat_index(measured.leaf_vectors), None, "fp32"))
+    assert (chosen.level, chosen.probes) == (bundle.beam.level, bundle.beam.probes)

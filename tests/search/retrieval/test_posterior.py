@@ -1,7 +1,5 @@
 """Posteriors of every kind of bundle in every mode against brute force in float64, and what is read from them."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -10,16 +8,13 @@ from hypothesis import strategies as st
 
 from indexer.bundles.bundle import Bundle
 from indexer.bundles.leaf_index import IndexChoice, stand_ins
-from indexer.cells.hierarchy import Hierarchy
-from indexer.errors import InputError
 from indexer.vectors.scoring import log_product, log_softmax
 from search.answers.engine import Engine
 from search.answers.options import ModeName, SearchOptions
 from search.retrieval.posterior import LEFT_OUT, Posterior, joined_posteriors, posterior_of
 from tests.conftest import unit_rows
-from tests.search.conftest import WIDTH, make_bundle
+from tests.search.conftest import MODES, WIDTH, MakeBundle
 
-MODES: list[ModeName] = ["exact", "beam", "adaptive"]
 CASES = [
     (IndexChoice(kind, precision), prior)
     for kind, precision in (("flat", "fp32"), ("ivf", "fp32"), ("ivf", "fp16"))
@@ -27,15 +22,9 @@ CASES = [
 ]
 
 
-@pytest.fixture(scope="module", params=CASES, ids=lambda case: f"{case[0].kind}-{case[0].precision}-{case[1]:g}")
-def bundle(
-    request: pytest.FixtureRequest,
-    hierarchy: Hierarchy,
-    hierarchy_folder: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Bundle:
-    choice, prior = request.param
-    return make_bundle(hierarchy, hierarchy_folder, tmp_path_factory.mktemp("versions"), index=choice, prior=prior)
+@pytest.fixture(params=CASES, ids=lambda case: f"{case[0].kind}-{case[0].precision}-{case[1]:g}")
+def bundle(request: pytest.FixtureRequest, made: MakeBundle) -> Bundle:
+    return made(*request.param)
 
 
 def rounding(bundle: Bundle) -> float:
@@ -80,12 +69,6 @@ def test_answers_hold_the_probabilities_that_a_search_gives(bundle: Bundle, mode
     told = Engine(bundle, options=SearchOptions(mode, point="mass")).answer(queries, k=3).hits
     np.testing.assert_array_equal(told.leaf, hits.leaf)
     np.testing.assert_allclose(told.probability, hits.probability, rtol=rounding(bundle))
-
-
-def test_cosines_have_no_posterior(bundle: Bundle) -> None:
-    engine = Engine(bundle, options=SearchOptions(score="cosine-affine"))
-    with pytest.raises(InputError, match="no probabilities"):
-        engine.with_posterior(unit_rows(1, WIDTH, seed=0))
 
 
 def test_no_query_has_no_posterior(bundle: Bundle) -> None:

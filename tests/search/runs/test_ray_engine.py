@@ -158,7 +158,7 @@ def test_a_cluster_gives_the_same_rows_and_either_engine_goes_on_with_the_others
 
     spec = RunSpec(registry=registry.path, features=source, shard_rows=7)
     expected = local(spec, tmp_path / "local")
-    report = run_on_ray(spec, tmp_path / "O", RunConfig(top_k=2), actors=1)
+    report = run_on_ray(spec, tmp_path / "O", RunConfig(top_k=2))
     assert (report.rows, report.failed) == (47, {"truncated": 2})
     assert {stage.name: stage.rows for stage in report.stages} == {"read": 47, "search": 47, "write": 47}
     assert pyarrow.parquet.read_table(tmp_path / "O").equals(expected)
@@ -173,7 +173,7 @@ def test_an_actor_that_is_lost_costs_only_time(cluster: None, registry: Registry
     from search.runs.ray_engine import run_on_ray
 
     spec = DeadlySpec(registry=registry.path, features=source, shard_rows=7, scratch=tmp_path)
-    run_on_ray(spec, tmp_path / "O", RunConfig(top_k=2), actors=1)
+    run_on_ray(spec, tmp_path / "O", RunConfig(top_k=2))
     assert {path.name for path in tmp_path.glob("died-*")} == {"died-1", "died-3"}
     plain = RunSpec(registry=registry.path, features=source, shard_rows=7)
     assert pyarrow.parquet.read_table(tmp_path / "O").equals(local(plain, tmp_path / "local"))
@@ -187,7 +187,7 @@ def test_a_shard_that_ends_actor_after_actor_is_given_up_and_the_others_are_done
     monkeypatch.setattr("search.runs.ray_engine._RESTARTS", 1)  # each takes seconds; shards 1 and 3 take one each
     spec = DeadlySpec(registry=registry.path, features=source, shard_rows=7, scratch=tmp_path, always=(2,))
     with pytest.raises(WorkError, match="1 shards were given up, the first 2"):
-        run_on_ray(spec, tmp_path / "O", RunConfig(), actors=1)
+        run_on_ray(spec, tmp_path / "O", RunConfig())
     assert set(read_marks(tmp_path / "O")) == {0, 1, 3, 4, 5, 6}
 
 
@@ -198,7 +198,7 @@ def test_errors_in_our_own_words_arrive_as_they_are(
 
     spec = RunSpec(registry=registry.path, features=source, shard_rows=7)
     with pytest.raises(InputError, match="top-k must be"):
-        run_on_ray(spec, tmp_path / "O", RunConfig(top_k=10**6), actors=1)
+        run_on_ray(spec, tmp_path / "O", RunConfig(top_k=10**6))
 
 
 def test_sigterm_finishes_the_shard_in_hand(cluster: None, registry: Registry, source: Path, tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ def test_sigterm_finishes_the_shard_in_hand(cluster: None, registry: Registry, s
     from search.runs.ray_engine import run_on_ray
 
     spec = RunSpec(registry=registry.path, features=source, shard_rows=7)
-    run_on_ray(spec, out, RunConfig(top_k=2), actors=1)
+    run_on_ray(spec, out, RunConfig(top_k=2))
     assert pyarrow.parquet.read_table(out).equals(local(spec, tmp_path / "local"))
 
 
