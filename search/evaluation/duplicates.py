@@ -6,7 +6,7 @@ reference is kept and the others are counted.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import faiss
 import imagehash
@@ -22,23 +22,14 @@ _PLAIN = 2.0  # standard deviation of grey values below which a picture has noth
 _BLOCK = 4096  # rows of either side compared at once: 64 MB of cosines
 
 
-@dataclass(slots=True, eq=False)
 class NearestReferences:
-    """Of each test photo the nearest reference within the limit, and how many there are."""
+    """Of each of N test photos the nearest reference within the limit, and how many there are."""
 
-    n_references: np.ndarray  # (N,) int64
-    distance: np.ndarray  # (N,) float64: differing bits, or 1 - cosine; inf where there is none
-    reference: list[str | None]
-    lat_deg: np.ndarray = field(init=False)  # (N,) float64 of that reference, NaN where unknown
-    lng_deg: np.ndarray = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.lat_deg, self.lng_deg = (np.full(len(self.reference), np.nan) for _ in range(2))
-
-    @classmethod
-    def of(cls, n: int) -> "NearestReferences":
-        """Nothing found yet, for so many test photos."""
-        return cls(np.zeros(n, np.int64), np.full(n, np.inf), [None] * n)
+    def __init__(self, n: int) -> None:
+        self.n_references = np.zeros(n, np.int64)
+        self.distance = np.full(n, np.inf)  # differing bits, or 1 - cosine; inf where there is none
+        self.reference: list[str | None] = [None] * n
+        self.lat_deg, self.lng_deg = np.full((2, n), np.nan)  # of that reference, NaN where unknown
 
     @property
     def found(self) -> np.ndarray:
@@ -78,7 +69,7 @@ def perceptual_hash(image: Image.Image) -> np.ndarray | None:
 
 
 def nearest_by_hash(hashes: np.ndarray, blocks: Iterable[ReferenceSet], *, max_bits: int) -> NearestReferences:
-    """References whose hash differs in at most so many bits. hashes: (N, 8) uint8; photos without one: see `rows`.
+    """References whose hash differs in at most so many bits. hashes: (N, 8) uint8, of photos that have one.
 
     Raises:
         InputError: a limit that is no number of bits.
@@ -87,7 +78,7 @@ def nearest_by_hash(hashes: np.ndarray, blocks: Iterable[ReferenceSet], *, max_b
         raise InputError(
             f"`max_bits` must be 0 to {HASH_BITS // 2 - 1}, not {max_bits}: unrelated hashes differ in 32."
         )
-    nearest = NearestReferences.of(len(hashes))
+    nearest = NearestReferences(len(hashes))
     for block in blocks:
         if not len(block.values) or not len(hashes):
             continue
@@ -108,7 +99,7 @@ def nearest_by_embedding(photos: FeatureBatch, references: FeatureSource, *, min
     """
     if not 0 < min_cosine <= 1:
         raise InputError(f"`min_cosine` must lie above 0 and be at most 1, not {min_cosine}.")
-    nearest, rows = NearestReferences.of(len(photos)), np.flatnonzero(photos.ok)
+    nearest, rows = NearestReferences(len(photos)), np.flatnonzero(photos.ok)
     vectors = _unit(photos.embedding[rows])
     for block in _blocks(references):
         if vectors.shape[1] != block.values.shape[1]:

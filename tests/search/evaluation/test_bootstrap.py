@@ -1,6 +1,5 @@
 """Bootstrap: against the loop it stands for, and against what statistics knows."""
 
-import dataclasses
 import math
 
 import numpy as np
@@ -9,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from indexer.errors import InputError
 from search.evaluation import bootstrap
 from search.evaluation.bootstrap import Interval, intervals, mean_interval, paired_intervals
 from search.evaluation.metrics import figures
@@ -133,12 +131,6 @@ def test_ends_are_in_order_and_shares_are_percent(n: int, seed: int) -> None:
     for end in (ends.median_km, ends.mean_km, ends.geoscore, *ends.within.values()):
         assert end.low <= end.high
     assert all(0 <= end.low <= end.high <= 100 for end in ends.within.values())
-
-
-@pytest.mark.parametrize("wrong", [{"resamples": -1}, {"resamples": 5}])
-def test_settings_that_make_no_sense_are_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(InputError):
-        dataclasses.replace(Resampling(), **wrong)
 
 
 def test_the_interval_of_a_mean_is_that_of_the_normal_law() -> None:
