@@ -1,6 +1,6 @@
 # Two commands: `make demo` runs the main job, `make test` passes the tests. Both set up .venv first.
 .DEFAULT_GOAL := help
-.PHONY: help venv demo ablations test test-slow check format clean bench-bundle bench-embed bench-fusion bench-gpu
+.PHONY: help venv demo ablations test test-slow test-wheel check format clean bench-bundle bench-embed bench-fusion bench-gpu
 .PHONY: bench-partition bench-refit bench-refit-scale bench-run bench-search bench-trust
 
 PYTHON ?= python3
@@ -34,6 +34,11 @@ test: venv  ## Fast tests, a few minutes on two cores
 
 test-slow: venv  ## Kill counts, soak, several processes
 	$(BIN)/python -m pytest -m slow
+
+test-wheel: venv  ## The built wheel in an environment of its own: each module and command, one query from Python
+	rm -rf build
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/wheel .
+	$(BIN)/python -m tests.wheel_check build/wheel/*.whl
 
 check: venv  ## Format, lint, types
 	$(BIN)/ruff format --check .

@@ -5,6 +5,7 @@ How fast it is searched is `benchmarks.search`'s.
 
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pyarrow as pa
@@ -42,18 +43,18 @@ def main() -> int:
             built = time.perf_counter()
             bundle = open_bundle(path)
             opened = time.perf_counter()
-            size = sum(entry["size_bytes"] for entry in bundle.manifest.files.values())
-            facts, beam = bundle.manifest.facts["leaf_index"], bundle.manifest.facts["beam"]
+            size = sum(entry.size_bytes for entry in bundle.manifest.files.values())
+            facts, beam = bundle.index_facts, bundle.beam
             report.row(
                 f"bundle {choice.kind} {choice.precision}",
                 f"built and synced in {built - started:.1f} s, opened in {opened - built:.2f} s, {size / 1e6:.0f} MB, "
-                f"leaf index {facts['size_bytes'] / 1e6:.0f} MB, recall@1 {facts['recall_at_1']:.4f}; a beam visits "
-                f"{beam['probes']} lists of level {beam['level']} for {beam['recall_at_1']:.4f}",
+                f"leaf index {facts.size_bytes / 1e6:.0f} MB, recall@1 {facts.recall_at_1:.4f}; a beam visits "
+                f"{beam.probes} lists of level {beam.level} for {beam.recall_at_1:.4f}",
                 build_s=built - started,
                 open_s=opened - built,
                 size_bytes=size,
-                leaf_index=dict(facts),
-                beam=dict(beam),
+                leaf_index=asdict(facts),
+                beam=asdict(beam),
             )
     return report.finish(photos=options.photos, width=options.width, seed=options.seed)
 

@@ -34,12 +34,14 @@ from encoder.checkpoint import load_encoder
 from encoder.config import MAX_PIXELS
 from encoder.decoded_batch import DecodedBatch
 from encoder.decoding import decoded_batches
-from encoder.embedding import EmbedConfig, embed_photos
+from encoder.embedding import embed_photos
 from encoder.encode import PhotoEncoder
 from encoder.model import VIT_LARGE_336
-from encoder.reading import ReadLimits
+from encoder.options import FeedOptions
 from indexer.cli import Strings
-from indexer.photos.sources import Photo, open_photos
+from indexer.photos.photo import Photo
+from indexer.photos.sources import open_photos
+from indexer.photos.uris import SCHEMES
 
 _BATCH = 4  # photos
 # How often both sides embed the photos, so that starting the workers is a small part of it.
@@ -120,7 +122,7 @@ def compare_plain(report: Report, folder: Path, clip: Path, *, what: str, floor:
     n = len(photos)
 
     def ours() -> np.ndarray:
-        return np.concatenate([batch.embedding for batch in embed_photos(encode, photos, config=EmbedConfig())])
+        return np.concatenate([batch.embedding for batch in embed_photos(encode, photos)])
 
     plain = plain_loop(sorted(folder.iterdir()) * repeats, clip)
     cosine = smallest_cosine(ours(), plain())
@@ -154,7 +156,7 @@ def share_of_model(report: Report, folder: Path, checkpoint: str, *, name: str, 
     torch.set_num_threads(1)
     encode = PhotoEncoder(load_encoder(checkpoint))
     photos = list(islice(open_photos(folder), n)) * repeats
-    config = EmbedConfig(batch_size=_BATCH, workers=1, shard_rows=_BATCH)
+    feed = FeedOptions(batch_size=_BATCH, workers=1)
     ready = decoded_in_memory(encode, photos[:n], batch_size=_BATCH)
 
     def model_alone() -> None:
@@ -167,7 +169,7 @@ def share_of_model(report: Report, folder: Path, checkpoint: str, *, name: str, 
 
         What was decoded while the model took the first batch is a gift, of at most the few batches that may wait.
         """
-        batches = embed_photos(encode, photos, config=config)
+        batches = embed_photos(encode, photos, feed=feed, shard_rows=_BATCH)
         next(batches)
         return seconds_of(lambda: deque(batches, maxlen=0)) * len(photos) / (len(photos) - _BATCH)
 
@@ -229,7 +231,7 @@ def compiled(report: Report, clip: Path, *, name: str, batch: int, n: int) -> No
 def decoded_in_memory(encode: PhotoEncoder, photos: list[Photo], *, batch_size: int) -> list[DecodedBatch]:
     """Photos as they reach the model."""
     batches = (photos[row : row + batch_size] for row in range(0, len(photos), batch_size))
-    return list(decoded_batches(batches, encode.reader(max_pixels=MAX_PIXELS, limits=ReadLimits()), workers=0))
+    return list(decoded_batches(batches, encode.reader(max_pixels=MAX_PIXELS, schemes=SCHEMES), workers=0))
 
 
 def memory(report: Report, folder: Path) -> None:

@@ -38,9 +38,10 @@ from encoder.config import MAP_EDGE, MAX_PIXELS, CropName, FusionConfig
 from encoder.crops import N_CROPS
 from encoder.encode import PhotoEncoder
 from encoder.model import VIT_LARGE_336, GeoEncoder, GeoEncoderConfig
-from encoder.reading import ReadLimits, read_bytes
+from encoder.reading import read_bytes
 from encoder.segmentation import Segmenter, load_segmenter
-from indexer.photos.sources import Photo, open_photos
+from indexer.photos.photo import Photo
+from indexer.photos.sources import open_photos
 
 MIN_SHARE_OF_PEAK = 0.60  # of CLIP with fusion
 MIN_TEN_CROPS = 115  # photos a second with fusion, on an H200
@@ -149,7 +150,7 @@ def encoder_rate(
 def segmenter_rate(report: Report, segmenter: Segmenter, photos: Sequence[Photo], *, edge: int, n: int) -> None:
     """Class maps a second from prepared photos in memory."""
     read = partial(segmenter.input.read, map_edge=MAP_EDGE, max_pixels=MAX_PIXELS)
-    prepared = [read(read_bytes(photo.data, ReadLimits())) for photo in _repeated(photos, n)]
+    prepared = [read(read_bytes(photo.data)) for photo in _repeated(photos, n)]
     rate = n / median_seconds(lambda: segmenter.maps(prepared), device=segmenter.device)
     report.row(
         f"OneFormer at {edge} pixels",

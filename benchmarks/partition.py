@@ -61,9 +61,9 @@ def compare_ids(report: Report, *, seed: int) -> None:
         points = zip(lat[:_SAMPLE].tolist(), lng[:_SAMPLE].tolist(), strict=True)
         return [s2sphere.CellId.from_lat_lng(s2sphere.LatLng.from_degrees(*point)).id() for point in points]
 
-    if s2.leaf_ids(lat[:_SAMPLE], lng[:_SAMPLE]).tolist() != one_by_one():
+    if s2.point_ids(lat[:_SAMPLE], lng[:_SAMPLE]).tolist() != one_by_one():
         raise SystemExit("The ids differ from s2sphere's; nothing was measured.")
-    ours = timed(lambda: s2.leaf_ids(lat, lng), runs=9)
+    ours = timed(lambda: s2.point_ids(lat, lng), runs=9)
     peer = timed(one_by_one, runs=3, warm_up=0)
     ours_us, peer_us = ours.median_s / len(lat) * 1e6, peer.median_s / _SAMPLE * 1e6
     ratio = peer_us / ours_us

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig
@@ -19,7 +18,16 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from encoder.checkpoint_folder import HUB_PREFIX, encoder_digest
 from encoder.config import Preprocessing
-from encoder.hub import CONFIG_FILE, PROCESSOR_FILES, WEIGHTS_FILE, digest_of, fetch, read_json
+from encoder.hub import (
+    CONFIG_FILE,
+    PROCESSOR_FILES,
+    WEIGHTS_FILE,
+    bad_weights,
+    digest_of,
+    fetch,
+    read_json,
+    settings_of,
+)
 from encoder.model import GeoEncoder, GeoEncoderConfig
 from indexer.disk.artifact import Draft, write_folder
 from indexer.errors import ArtifactError, InputError
@@ -97,13 +105,9 @@ def load_encoder(
     if name.startswith(HUB_PREFIX):
         model, digest = _load_hub(name.removeprefix(HUB_PREFIX))
     else:
-        model, digest = _load_folder(Path(name))
+        digest = encoder_digest(Path(name))
+        model = _load_pushed(Path(name) / CONFIG_FILE, Path(name) / WEIGHTS_FILE)
     return LoadedEncoder(name, model.eval().requires_grad_(False).to(device, dtype), digest)
-
-
-def _load_folder(folder: Path) -> tuple[GeoEncoder, str]:
-    digest = encoder_digest(folder)
-    return _load_pushed(folder / CONFIG_FILE, folder / WEIGHTS_FILE), digest
 
 
 def _load_pushed(config_file: Path, weights_file: Path) -> GeoEncoder:
@@ -116,7 +120,7 @@ def _read_weights(file: Path) -> dict[str, torch.Tensor]:
     try:
         return load_file(file)
     except (SafetensorError, OSError) as error:
-        raise _not_weights(file, error) from None
+        raise bad_weights(file, "encoder", error) from None
 
 
 def _build(config: GeoEncoderConfig, weights: Mapping[str, torch.Tensor], file: Path) -> GeoEncoder:
@@ -128,13 +132,8 @@ def _build(config: GeoEncoderConfig, weights: Mapping[str, torch.Tensor], file: 
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        raise _not_weights(file, error) from None
+        raise bad_weights(file, "encoder", error) from None
     return model
-
-
-def _not_weights(file: Path, error: Exception) -> ArtifactError:
-    detail = " ".join(str(error).split())[:300]
-    return ArtifactError(f"{file}: cannot be loaded as the encoder's weights ({detail}).")
 
 
 def _load_hub(name: str) -> tuple[GeoEncoder, str]:
@@ -157,14 +156,8 @@ def _load_clip(name: str, config_file: Path, raw: Mapping[str, Any]) -> tuple[Ge
     weights_file = fetch(name, WEIGHTS_FILE, prefix=HUB_PREFIX)
     processor_file = fetch(name, *PROCESSOR_FILES, prefix=HUB_PREFIX)
     processor = read_json(processor_file)
-    try:
+    with settings_of("a CLIP", HUB_PREFIX + name, config_file, processor_file):
         clip, preprocessing = CLIPConfig.from_dict(dict(raw)), _preprocessing(processor, processor_file)
-    except (StrictDataclassError, ArithmeticError, AttributeError, TypeError, ValueError) as error:
-        # What transformers raises for values of the wrong kind differs from field to field.
-        detail = " ".join(str(error).split())
-        raise InputError(
-            f"hf:{name}: {config_file.name} or {processor_file.name} is not a CLIP's ({detail}). Download them again."
-        ) from None
     config = GeoEncoderConfig(
         vision_config=clip.vision_config,
         projection_dim=clip.projection_dim,

@@ -72,8 +72,13 @@ def decode_map(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
             classes = np.array(image)
     except Exception as error:  # noqa: BLE001 (damaged files make Pillow raise nearly anything, and one is one row)
         raise BadImage("bad_map", str(error) or type(error).__name__) from None
+    return checked_map(classes)
+
+
+def checked_map(classes: np.ndarray) -> np.ndarray:
+    """The same class map; raises BadImage (bad_map) where it is not (h, w) uint8."""
     if classes.dtype != np.uint8 or classes.ndim != 2:
-        raise BadImage("bad_map", f"decoded to {classes.dtype} values of shape {classes.shape}")
+        raise BadImage("bad_map", f"{classes.dtype} values of shape {classes.shape}; a class map is (h, w) uint8")
     return classes
 
 

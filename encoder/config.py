@@ -1,4 +1,4 @@
-"""What an encoder is told about its input: how photos are prepared, how class maps are fused in. Nothing heavy here."""
+"""How photos are prepared for an encoder, how class maps are fused in, and limits. Nothing heavy here."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -100,11 +100,3 @@ class FusionConfig:
             raise InputError(f"fusion.classes must be at most {MAX_CLASSES} (maps are 8-bit), not {self.classes}.")
         if hidden_size % self.heads:
             raise InputError(f"fusion.heads: {self.heads} heads cannot share {hidden_size} dimensions evenly.")
-
-
-def check_max_pixels(max_pixels: int) -> None:
-    """Raise InputError for a limit on pixels that cannot be kept."""
-    if not 1 <= max_pixels <= PILLOW_MAX_PIXELS:
-        raise InputError(
-            f"--max-pixels must be from 1 to {PILLOW_MAX_PIXELS:,}, which is Pillow's own, not {max_pixels:,}."
-        )

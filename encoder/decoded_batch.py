@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,10 +14,12 @@ from encoder.segmenter_input import PreparedPhoto
 from indexer.jobs.job_folder import OK
 from indexer.photos.photo import Photo
 
+_Values = np.ndarray | torch.Tensor
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DecodedBatch:
-    """Some photos of a source, in its order. One buffer for all pixels: it crosses to other processes in one piece."""
+    """Photos of a source, in its order. One buffer for all pixels: it crosses to other processes in one piece."""
 
     name: Sequence[str]
     lat_deg: np.ndarray  # (N,) float64, NaN where unknown
@@ -63,13 +66,8 @@ class DecodedBatch:
 
     def with_maps(self, made: Sequence[np.ndarray | None]) -> "DecodedBatch":
         """The same batch with these maps (h, w) uint8 of `rows` in place of what they were made from."""
-        maps = [
-            torch.from_numpy(new) if old is None and new is not None else old
-            for old, new in zip(self.class_maps(), made, strict=True)
-        ]
-        pieces = [piece.reshape(-1) for piece in [*self.pixels(), *maps] if piece is not None]
-        shapes = [None if each is None else (each.shape[0], each.shape[1]) for each in maps]
-        return replace(self, buffer=torch.cat(pieces), map_shapes=shapes, segment_shapes=[None] * len(maps))
+        maps = [new if old is None else old for old, new in zip(self.class_maps(), made, strict=True)]
+        return replace(self, **_packed(self.pixels(), maps, [None] * len(maps)))
 
     def _pieces(self) -> tuple[list[torch.Tensor | None], ...]:
         """Photos, maps and what maps are made from: views of the buffer."""
@@ -90,20 +88,29 @@ def pack(results: Sequence[tuple[Photo, DecodedPhoto | BadImage]]) -> DecodedBat
     """Decoded photos, and those that could not be, as one batch."""
     good = [result for _, result in results if isinstance(result, DecodedPhoto)]
     problems = [result if isinstance(result, BadImage) else None for _, result in results]
-    to_segment = [None if photo.to_segment is None else np.asarray(photo.to_segment.pixels) for photo in good]
-    arrays = [*(photo.pixels for photo in good), *(photo.class_map for photo in good), *to_segment]
-    pieces = [each.reshape(-1) for each in arrays if each is not None]
     return DecodedBatch(
         [photo.name for photo, _ in results],
         np.array([photo.lat_deg for photo, _ in results]),
         np.array([photo.lng_deg for photo, _ in results]),
         [OK if problem is None else problem.code for problem in problems],
         ["" if problem is None else problem.reason for problem in problems],
-        torch.from_numpy(np.concatenate([*pieces, np.empty(0, np.uint8)])),
-        [photo.pixels.shape[:2] for photo in good],
-        [None if photo.class_map is None else photo.class_map.shape for photo in good],
-        [
-            None if pixels is None or photo.to_segment is None else (pixels.shape[:2], photo.to_segment.map_shape)
-            for photo, pixels in zip(good, to_segment, strict=True)
-        ],
+        **_packed(
+            [each.pixels for each in good], [each.class_map for each in good], [each.to_segment for each in good]
+        ),
     )
+
+
+def _packed(
+    pixels: Sequence[_Values], maps: Sequence[_Values | None], to_segment: Sequence[PreparedPhoto | None]
+) -> dict[str, Any]:
+    """The buffer of a batch, and the shapes of what is in it."""
+    pieces = [*pixels, *maps, *(None if each is None else each.pixels for each in to_segment)]
+    flat = [np.asarray(piece).reshape(-1) for piece in pieces if piece is not None]
+    return {
+        "buffer": torch.from_numpy(np.concatenate([*flat, np.empty(0, np.uint8)])),
+        "shapes": [tuple(each.shape[:2]) for each in pixels],
+        "map_shapes": [None if each is None else tuple(each.shape) for each in maps],
+        "segment_shapes": [
+            None if each is None else (tuple(each.pixels.shape[:2]), each.map_shape) for each in to_segment
+        ],
+    }

@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader
 from encoder.decoded_batch import DecodedBatch, pack
 from encoder.images import BadImage
 from encoder.photo_reader import DecodedPhoto, PhotoReader
-from indexer.errors import GeoError, WorkError
+from indexer.errors import GeoError, InputError, WorkError
 from indexer.photos.photo import Photo
 
 log = logging.getLogger(__name__)
@@ -107,6 +107,9 @@ class _Handed:
     def __iter__(self) -> Iterator[list[Photo]]:
         try:
             for batch in self._source:
+                # Sent as they are, one that cannot be decoded would be lost on the way, and be waited for without end.
+                if any(isinstance(photo.data, Image.Image) for photo in batch):
+                    raise InputError("Photos given as images are decoded in this process alone: give `workers` 0.")
                 self.batches.append(batch)
                 yield batch
         except Exception as error:
@@ -151,7 +154,7 @@ class _LonelyReader:
         if self.deaths == _MOST_DEATHS:
             raise WorkError(
                 f"{self.deaths} photos in a row ended the process that decoded them, the last one {photo.name!r}. If "
-                "memory ran out, lower --workers or --batch-size; then run it again. (A script of your own must start "
+                "memory ran out, lower `workers` or `batch_size`; then run it again. (A script of your own must start "
                 "its work below `if __name__ == '__main__':`, because every worker process imports it.)"
             )
         return _CRASHED
@@ -214,12 +217,12 @@ def _stop_workers(arriving: Any) -> None:
 def _begin_worker(main_pid: int, number: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal; the main one acts
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # max_pixels is the limit
-    sys.excepthook = _tell_unless_interrupted
+    sys.excepthook = _report_unless_interrupted
     # torch's own watch looks at the parent, which is the server and outlives the main process.
     threading.Thread(target=_end_with, args=(main_pid,), daemon=True).start()
 
 
-def _tell_unless_interrupted(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def _report_unless_interrupted(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """What became of a thread; the one that hands pixels over need not tell that the main process has gone away."""
     if not issubclass(kind, ConnectionError | EOFError):
         sys.__excepthook__(kind, error, trace)
@@ -262,6 +265,6 @@ def _send(results: Sequence[tuple[Photo, "DecodedPhoto | BadImage | GeoError"]])
         detail = " ".join(str(error).split())[:200]
         return WorkError(
             f"There is too little shared memory for decoded photos ({detail}). Allow more (docker run --shm-size 2g), "
-            "give --workers 0, or lower --batch-size."
+            "give `workers` 0, or lower `batch_size`."
         )
     return batch

@@ -3,87 +3,123 @@
 import itertools
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sized
 from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
-from encoder.batch_size import fitting_batch_size
 from encoder.checkpoint import LoadedEncoder
-from encoder.config import DECODERS, MAX_PIXELS, SHARD_ROWS, check_max_pixels
+from encoder.config import SHARD_ROWS
 from encoder.decoding import decoded_batches
+from encoder.device import fitting_batch_size
 from encoder.encode import PhotoEncoder
-from encoder.failures import Failures
-from encoder.job_remarks import job_remarks
-from encoder.reading import ReadLimits
+from encoder.failures import Failures, job_remarks
+from encoder.options import EmbedConfig, FeedOptions
+from encoder.reading import MAX_BYTES
 from indexer.errors import InputError
-from indexer.jobs.job_folder import Job, Shard, open_job, read_job, totals_of
+from indexer.jobs.job_folder import Job, Shard, check_job_target, open_job, read_job, totals_of
 from indexer.jobs.job_status import StatusFile
 from indexer.jobs.progress import track_line
 from indexer.jobs.stages import Line
 from indexer.jobs.stopping import stopping
+from indexer.photos.photo import Photo
 from indexer.photos.shard_cut import WHOLE, ShardCut
-from indexer.photos.sources import Photo, PhotoSource
+from indexer.photos.sources import PhotoSource, open_photos
 from indexer.vectors.features import KIND, SCHEMA_VERSION, FeatureBatch, feature_table, joined
 
 _Batch = TypeVar("_Batch", bound=Sized)
-
-
-@dataclass(frozen=True, slots=True)
-class EmbedConfig:
-    """How photos go through the encoder. None of this changes what vectors mean."""
-
-    batch_size: int | None = None  # crops in one pass, at least one photo's; None: as many as help and fit
-    workers: int = DECODERS  # decoding processes; 0: none but this one
-    shard_rows: int = SHARD_ROWS  # photos in one Parquet file
-    max_pixels: int = MAX_PIXELS  # larger photos are refused
-    limits: ReadLimits = field(default_factory=ReadLimits)
-    few_here: bool = True  # a few photos are decoded in this process, however many workers there may be
-
-    def __post_init__(self) -> None:
-        check_max_pixels(self.max_pixels)
-        for name in ("batch_size", "shard_rows"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"--{name.replace('_', '-')} must be at least 1, not {value}.")
-        if self.workers < 0:
-            raise InputError(f"--workers must be at least 0, not {self.workers}.")
-
-    @property
-    def decides(self) -> dict[str, Any]:
-        """What of it decides the rows of a job."""
-        kept = {name: getattr(self, name) for name in ("batch_size", "shard_rows", "max_pixels")}
-        return kept | {"schemes": list(self.limits.schemes), "max_bytes": self.limits.max_bytes}
-
-    def as_before(self, out: Path, encode: PhotoEncoder) -> "EmbedConfig":
-        """The same for the job at `out`: with its batch size, unless another is asked for, which changes last bits.
-
-        Where one was begun and did not end, no photo is decoded in this process: it may be what ended the other.
-        """
-        before = read_job(out)
-        size = self.batch_size or (None if before is None else before.options.get("batch_size"))
-        return replace(self, batch_size=size or fitting_batch_size(encode.encoder.model), few_here=before is None)
+_FEED = FeedOptions()
 
 
 @dataclass(frozen=True, slots=True)
 class EmbedSummary:
     """What embedding did. rows = ok + failed, always."""
 
+    encoder: str  # digest
     rows: int
     ok: int
     failed: Mapping[str, int]  # reason code -> photos
-    known: int  # rows that were done before, by a start of the job that was cut short
+    embedded_before: int  # rows, by a start of the job that was cut short
     seconds: float
 
 
+def embed(
+    photos: str | Path, checkpoint: str | Path, out: str | Path, *, config: EmbedConfig | None = None
+) -> EmbedSummary:
+    """Turn photos into vectors, in a folder of Parquet shards. A job that was cut short goes on where it stopped.
+
+    Args:
+        photos: table (.parquet, .csv), folder of images, or tar shards; a path or a URI.
+        checkpoint: checkpoint folder, or hf:<hub id or folder> for a plain CLIP.
+        out: features folder to write.
+        config: how it is done.
+
+    Raises:
+        InputError: photos, a model or a device cannot be had, or they do not go together; and as `embed_source`.
+        ArtifactError: a checkpoint or a cache that is none, or damaged.
+        WorkError, Stopped: as `embed_source`.
+    """
+    config, out = config or EmbedConfig(), Path(out)
+    check_job_target(out)
+    source = open_photos(photos, split=config.split, schemes=config.schemes)
+    encode = config.open(str(checkpoint), crops=config.crops)
+    return embed_source(encode, source, out, feed=config, shard_rows=config.shard_rows)
+
+
+def embed_source(
+    encode: PhotoEncoder,
+    photos: PhotoSource,
+    out: Path,
+    *,
+    feed: FeedOptions = _FEED,
+    shard_rows: int = SHARD_ROWS,
+) -> EmbedSummary:
+    """The same for what is open already.
+
+    Raises:
+        InputError: `out` holds other things or features of other options or inputs, or cannot be written; or the source
+            cannot be read, or is not what it was.
+        WorkError: the disk is full, memory ran out, or decoding processes died again and again.
+        Stopped: the process was asked to end.
+    """
+    encode.check_source(photos)
+    before = read_job(out)
+    feed = settled(feed, encode, before)
+    line = Line()
+    job = features_job(encode, photos, feed=feed, shard_rows=shard_rows)
+    with open_job(out, job) as folder, stopping() as stop:
+        known = totals_of(folder.done.values())
+        cut = ShardCut(photos, shard_rows=shard_rows, done=folder.done, part=WHOLE)
+        batches = embed_photos(encode, cut, feed=feed, shard_rows=shard_rows, line=line, few_here=before is None)
+        status = StatusFile(out, line, rows=photos.n_photos)
+        remarks = partial(job_remarks, line, known.rows - known.ok)
+        with line, track_line(line, "embedding", photos.n_photos, known=known.rows, tick=status.tick, also=remarks):
+            for batch in batches:
+                number = cut.next_number()
+                folder.add(Shard(number, number * shard_rows, feature_table(batch)))
+                stop.check(out)
+        status.write()
+        folder.finish(facts_of(encode.encoder), rows=photos.n_photos)
+        totals = totals_of(folder.done.values())
+    return EmbedSummary(encode.encoder.digest, totals.rows, totals.ok, totals.failed, known.rows, status.seconds)
+
+
 def embed_photos(
-    encode: PhotoEncoder, photos: Iterable[Photo], *, config: EmbedConfig, line: Line | None = None
+    encode: PhotoEncoder,
+    photos: Iterable[Photo],
+    *,
+    feed: FeedOptions = _FEED,
+    shard_rows: int = SHARD_ROWS,
+    line: Line | None = None,
+    few_here: bool = True,
 ) -> Generator[FeatureBatch, None, None]:
     """Vectors of all photos in their order, one FeatureBatch of `shard_rows` photos at a time, the last one shorter.
 
-    line: where the stages run, each in a thread of its own; they are put there at once. None: in this thread.
+    line: where the stages run, each in a thread of its own; they are put there at once. None: in this thread. few_here:
+    a few photos are decoded in this process, however many workers there may be; not where a job was begun and did not
+    end, which they may be the reason of.
 
     Raises:
         WorkError: decoding processes died again and again, or memory ran out.
@@ -93,23 +129,23 @@ def embed_photos(
         return items if line is None else line.stage(name, items)
 
     decoded = decoded_batches(
-        _batches(photos, size=encode.photos_in(_batch_size(encode, config)), shard_rows=config.shard_rows),
-        encode.reader(max_pixels=config.max_pixels, limits=config.limits),
-        workers=config.workers,
+        _batches(photos, size=encode.photos_in(_batch_size(feed, encode)), shard_rows=shard_rows),
+        encode.reader(max_pixels=feed.max_pixels, schemes=feed.schemes),
+        workers=feed.workers,
         pin=encode.device.type == "cuda",
-        few_here=config.few_here,
+        few_here=few_here,
     )
     batches = stage("decode", decoded)
     if encode.makes_maps:
         batches = stage("segment", (encode.segment(batch) for batch in batches))
     encoded = stage("encode", (encode(batch) for batch in batches))
-    return _in_shards(encoded, config.shard_rows, closing(decoded) if line is None else nullcontext(), line)
+    return _in_shards(encoded, shard_rows, closing(decoded) if line is None else nullcontext(), line)
 
 
 def _in_shards(
     batches: Iterable[FeatureBatch], shard_rows: int, source: AbstractContextManager[Any], line: Line | None
 ) -> Generator[FeatureBatch, None, None]:
-    """Batches joined to shards, and what failed told. source: is left when nobody wants more. line: counts failures."""
+    """Batches joined to shards; failures are counted. source: is left when nobody wants more. line: counts them too."""
     failed = Failures()
     pile: list[FeatureBatch] = []
     rows = 0
@@ -128,49 +164,32 @@ def _in_shards(
         yield joined(pile)
 
 
-def embed_source(encode: PhotoEncoder, photos: PhotoSource, out: Path, *, config: EmbedConfig) -> EmbedSummary:
-    """Embed the photos of a source into a features folder, shard by shard; one that was cut short is gone on with.
+def settled(feed: FeedOptions, encode: PhotoEncoder, before: Job | None) -> FeedOptions:
+    """The same with a number for the batch size: that of a job begun before, unless one is given.
 
-    Raises:
-        InputError: `out` holds other things or features of other options or inputs, or cannot be written; or the source
-            cannot be read, or is not what it was.
-        WorkError: the disk is full, memory ran out, or decoding processes died again and again.
-        Stopped: the process was asked to end.
+    Another one changes the last bits of vectors.
     """
-    encode.check_source(photos)
-    config = config.as_before(out, encode)
-    line = Line()
-    with open_job(out, features_job(encode, photos, config)) as folder, stopping() as asked:
-        known = totals_of(folder.done.values())
-        cut = ShardCut(photos, shard_rows=config.shard_rows, done=folder.done, part=WHOLE)
-        batches = embed_photos(encode, cut, config=config, line=line)
-        status = StatusFile(out, line, rows=photos.n_photos)
-        said = partial(job_remarks, line, known.rows - known.ok)
-        with line, track_line(line, "embedding", photos.n_photos, known=known.rows, tick=status.tick, also=said):
-            for batch in batches:
-                number = cut.next_number()
-                folder.add(Shard(number, number * config.shard_rows, feature_table(batch)))
-                asked.check(out)
-        status.write()
-        folder.finish(facts_of(encode.encoder), rows=photos.n_photos)
-        totals = totals_of(folder.done.values())
-    return EmbedSummary(totals.rows, totals.ok, totals.failed, known.rows, status.seconds)
+    begun = None if before is None else before.options.get("batch_size")
+    known = replace(feed, batch_size=begun) if begun and feed.batch_size == "auto" else feed
+    return replace(known, batch_size=_batch_size(known, encode))
 
 
-def features_job(encode: PhotoEncoder, photos: PhotoSource, config: EmbedConfig) -> Job:
-    """What decides the rows of a features folder."""
-    return Job(
-        KIND,
-        SCHEMA_VERSION,
-        {
-            **config.decides,
-            "crops": encode.crops,
-            "precision": encode.encoder.precision,
-            "device": encode.device.type,
-            "split": photos.split,
-        },
-        {"photos": photos.digest, **encode.inputs},
-    )
+def features_job(encode: PhotoEncoder, photos: PhotoSource, *, feed: FeedOptions, shard_rows: int) -> Job:
+    """What decides the rows of a features folder; raises InputError for shards without rows. feed: `settled`."""
+    if shard_rows < 1:
+        raise InputError(f"`shard_rows` must be at least 1, not {shard_rows}.")
+    options = {
+        "batch_size": feed.batch_size,
+        "shard_rows": shard_rows,
+        "max_pixels": feed.max_pixels,
+        "schemes": list(feed.schemes),
+        "max_bytes": MAX_BYTES,
+        "crops": encode.crops,
+        "precision": encode.encoder.precision,
+        "device": encode.device.type,
+        "split": photos.split,
+    }
+    return Job(KIND, SCHEMA_VERSION, options, {"photos": photos.digest, **encode.inputs})
 
 
 def facts_of(encoder: LoadedEncoder) -> dict[str, Any]:
@@ -186,5 +205,5 @@ def _batches(photos: Iterable[Photo], *, size: int, shard_rows: int) -> Iterator
         room = room - len(batch) or shard_rows
 
 
-def _batch_size(encode: PhotoEncoder, config: EmbedConfig) -> int:
-    return config.batch_size or fitting_batch_size(encode.encoder.model)
+def _batch_size(feed: FeedOptions, encode: PhotoEncoder) -> int:
+    return fitting_batch_size(encode.encoder.model) if feed.batch_size == "auto" else feed.batch_size

@@ -1,23 +1,20 @@
 """The model's own stage: a batch of decoded photos becomes vectors, with class maps and several crops where asked."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from encoder.checkpoint import LoadedEncoder, load_encoder
-from encoder.config import MAP_EDGE, CropName, DeviceName, PrecisionName
+from encoder.checkpoint import LoadedEncoder
+from encoder.config import MAP_EDGE, CropName
 from encoder.crops import N_CROPS, crop_maps, crop_photos, normalise
 from encoder.decoded_batch import DecodedBatch
-from encoder.device import choose_device, choose_precision
 from encoder.model import GeoEncoder
 from encoder.photo_reader import PhotoReader
-from encoder.reading import ReadLimits
-from encoder.segmentation import Segmenter, load_segmenter
-from encoder.segmentation_cache import SegmentationCache, open_cache
+from encoder.segmentation import Segmenter
+from encoder.segmentation_cache import SegmentationCache
 from indexer.errors import InputError, WorkError
 from indexer.photos.sources import PhotoSource
 from indexer.vectors.features import FeatureBatch
@@ -37,7 +34,7 @@ class MapSource:
         made = None if self.segmenter is None else self.segmenter.digest
         if cached is not None and made is not None and cached != made:
             raise InputError(
-                f"The cache holds maps of the segmentation model {cached[:8]}; --segmenter is {made[:8]}. Give the "
+                f"The cache holds maps of the segmentation model {cached[:8]}; `segmenter` is {made[:8]}. Give the "
                 "model the cache was made with, or leave one of them out."
             )
         return made if cached is None else cached
@@ -61,31 +58,6 @@ class PhotoEncoder:
         self.device = encoder.model.device
         check_maps(encoder.model, self.maps)
 
-    @classmethod
-    def open(
-        cls,
-        checkpoint: str,
-        *,
-        crops: CropName,
-        segmentation_cache: Path | None,
-        segmenter: str | None,
-        device: DeviceName,
-        precision: PrecisionName,
-    ) -> "PhotoEncoder":
-        """What a command line names.
-
-        Raises:
-            InputError: a model cannot be had, there is no such device, or maps and encoder do not go together.
-            ArtifactError: a checkpoint or a cache that is none, or damaged.
-        """
-        where = choose_device(device)
-        encoder = load_encoder(checkpoint, device=where, dtype=choose_precision(precision, where))
-        maps = MapSource(
-            None if segmentation_cache is None else open_cache(segmentation_cache),
-            None if segmenter is None else load_segmenter(segmenter, device=where),
-        )
-        return cls(encoder, crops=crops, maps=maps)
-
     @property
     def inputs(self) -> dict[str, str | None]:
         """Digests of what decides its vectors, for manifests."""
@@ -100,19 +72,19 @@ class PhotoEncoder:
         if self.encoder.model.fusion is not None and self.maps.digest is None and not photos.may_have_maps:
             raise InputError(
                 f"{photos.location}: this encoder sees each photo with its class map, and none come with these. Give "
-                "--segmentation-cache (python -m encoder segment makes one), or --segmenter."
+                "`segmentation_cache` (python -m encoder segment makes one), or `segmenter`."
             )
 
     def photos_in(self, batch_size: int) -> int:
         """How many photos make a batch of so many crops."""
         return max(1, batch_size // N_CROPS[self.crops])
 
-    def reader(self, *, max_pixels: int, limits: ReadLimits) -> PhotoReader:
+    def reader(self, *, max_pixels: int, schemes: Sequence[str]) -> PhotoReader:
         """What must be done to photos before they come here."""
         read = reader_of(self.encoder.model, crops=self.crops, cache=self.maps.cache)
         segmenter = None if self.maps.segmenter is None else self.maps.segmenter.input
         map_edge = MAP_EDGE if self.maps.cache is None else self.maps.cache.origin.map_edge
-        return replace(read, max_pixels=max_pixels, limits=limits, segmenter=segmenter, map_edge=map_edge)
+        return replace(read, max_pixels=max_pixels, schemes=schemes, segmenter=segmenter, map_edge=map_edge)
 
     @property
     def makes_maps(self) -> bool:
@@ -132,7 +104,7 @@ class PhotoEncoder:
         assert self.maps.segmenter is not None, "photos without a map are refused where they are read"
         with _memory_explained(
             f"to make class maps of {len(lacking)} photos beside the encoder",
-            "Make them first (python -m encoder segment --batch-size 1), and give --segmentation-cache.",
+            "Make them first (python -m encoder segment --batch-size 1), and give `segmentation_cache`.",
         ):
             made = iter(self.maps.segmenter.segment(lacking))
         return batch.with_maps([None if photo is None else next(made) for photo in to_segment])
@@ -154,14 +126,14 @@ class PhotoEncoder:
         """What the encoder takes memory for, and how to ask for less of it."""
         crops = photos * N_CROPS[self.crops]
         # A photo's crops are never parted: of one photo no batch size makes less.
-        ways = [f"with --batch-size below {crops} (in a query: fewer photos)"] if photos > 1 else []
+        ways = [f"with `batch_size` below {crops} (in a query: fewer photos)"] if photos > 1 else []
         if self.crops != "one":
-            ways.append("with fewer --crops")
+            ways.append("with fewer `crops`")
         if self.makes_maps:
             ways.append("with class maps made before (python -m encoder segment)")
         return (
             f"for {crops} crop{'s' if crops > 1 else ''} at once",
-            f"Run again {', or '.join([*ways, 'with --device cpu'])}.",
+            f"Run again {', or '.join([*ways, 'with `device` cpu'])}.",
         )
 
     @torch.inference_mode()

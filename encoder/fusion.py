@@ -65,10 +65,10 @@ class LatentAttention(nn.Module):
         self.key_value = nn.Linear(config.latent, 2 * hidden_size, bias=False)
         self.out = nn.Linear(hidden_size, hidden_size)
 
-    def forward(self, asking: torch.Tensor, asked: torch.Tensor) -> torch.Tensor:
-        """Tokens that ask (B, Q, width) and tokens asked (B, T, hidden) to (B, Q, hidden)."""
-        query = self._by_head(self.query(asking))
-        key, value = (self._by_head(part) for part in self.key_value(self.latent(asked)).chunk(2, dim=-1))
+    def forward(self, segmentation: torch.Tensor, photo: torch.Tensor) -> torch.Tensor:
+        """Tokens that queries come from (B, Q, width), and keys and values (B, T, hidden), to (B, Q, hidden)."""
+        query = self._by_head(self.query(segmentation))
+        key, value = (self._by_head(part) for part in self.key_value(self.latent(photo)).chunk(2, dim=-1))
         return self.out(scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
 
     def _by_head(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -89,8 +89,8 @@ class FusionBlock(nn.Module):
 
     def forward(self, photo: torch.Tensor, segmentation: torch.Tensor) -> torch.Tensor:
         """Photo tokens (B, T, hidden) to their first Q tokens, changed: Q is how many segmentation tokens there are."""
-        asked = self.norm_photo(photo)
-        changed = photo[:, : segmentation.shape[1]] + self.attention(self.norm_map(segmentation), asked)
+        seen = self.attention(self.norm_map(segmentation), self.norm_photo(photo))
+        changed = photo[:, : segmentation.shape[1]] + seen
         return changed + self.mlp_out(nn.functional.gelu(self.mlp_in(self.norm_mlp(changed))))
 
 

@@ -3,12 +3,14 @@
 Only `model.safetensors` is taken for weights; nothing here reads a pickle.
 """
 
+import contextlib
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from indexer.errors import InputError
+from indexer.errors import ArtifactError, InputError
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -48,7 +50,7 @@ def fetch(name: str, *choices: str, prefix: str = "") -> Path:
             reason = str(error)
             break
     raise InputError(
-        f"{prefix}{name}: {' or '.join(choices)} cannot be had ({' '.join(reason.split())[:300]}). "
+        f"{prefix}{name}: {' or '.join(choices)} cannot be had ({one_line(reason)}). "
         f"Check the id and the network, or give a local folder: {prefix}<folder>.{_hint(choices)}"
     )
 
@@ -66,6 +68,31 @@ def read_json(file: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise InputError(f"{file}: not a configuration file. Download it again.")
     return values
+
+
+@contextlib.contextmanager
+def settings_of(kind: str, name: str, *files: Path) -> Iterator[None]:
+    """Say that files are not a model's of a kind where reading their values fails, in whatever way.
+
+    What transformers raises for values of the wrong kind differs from field to field.
+    """
+    from huggingface_hub.errors import StrictDataclassError
+
+    try:
+        yield
+    except (StrictDataclassError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        names = " or ".join(file.name for file in files)
+        raise InputError(f"{name}: {names} is not {kind}'s ({one_line(error)}). Download them again.") from None
+
+
+def bad_weights(file: Path, whose: str, problem: Exception | str) -> ArtifactError:
+    """The error for weights that cannot be a model's."""
+    return ArtifactError(f"{file}: cannot be loaded as the {whose}'s weights ({one_line(problem)}).")
+
+
+def one_line(problem: Exception | str) -> str:
+    """What a library says, fit for a sentence of ours."""
+    return " ".join(str(problem).split())[:300]
 
 
 def digest_of(*files: Path) -> str:

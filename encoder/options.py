@@ -1,16 +1,26 @@
-"""Options that commands with an encoder share, and what becomes of them. Nothing heavy here: imports wait for use."""
+"""What users choose of encoding and segmenting; the fields become flags of commands. Nothing heavy: imports wait."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from encoder.config import DECODERS, MAX_PIXELS, SHARD_ROWS, CropName, DeviceName, PrecisionName
+from encoder.config import (
+    DECODERS,
+    MAP_EDGE,
+    MAX_PIXELS,
+    PILLOW_MAX_PIXELS,
+    SEGMENT_BATCH,
+    SHARD_MAPS,
+    SHARD_ROWS,
+    CropName,
+    DeviceName,
+    PrecisionName,
+)
+from indexer.errors import InputError
 from indexer.photos.uris import SCHEMES
 
 if TYPE_CHECKING:
-    from encoder.embedding import EmbedConfig
     from encoder.encode import PhotoEncoder
-    from encoder.reading import ReadLimits
 
 
 @dataclass(frozen=True)
@@ -35,23 +45,31 @@ class EncoderOptions:
         """Whether any of the options on class maps was given."""
         return self.segmentation_cache is not None or self.segmenter is not None
 
-    def open(self, checkpoint: str, *, crops: CropName) -> "PhotoEncoder":
-        """The encoder of a checkpoint folder, or of `hf:<hub id or folder>`; raises what `PhotoEncoder.open` does."""
-        from encoder.encode import PhotoEncoder
+    def open(self, checkpoint: str, *, crops: CropName = "one") -> "PhotoEncoder":
+        """The encoder of a checkpoint folder, or of `hf:<hub id or folder>`.
 
-        return PhotoEncoder.open(
-            checkpoint,
-            crops=crops,
-            segmentation_cache=self.segmentation_cache,
-            segmenter=self.segmenter,
-            device=self.device,
-            precision=self.precision,
+        Raises:
+            InputError: a model cannot be had, there is no such device, or maps and encoder do not go together.
+            ArtifactError: a checkpoint or a cache that is none, or damaged.
+        """
+        from encoder.checkpoint import load_encoder
+        from encoder.device import choose_device, choose_precision
+        from encoder.encode import MapSource, PhotoEncoder
+        from encoder.segmentation import load_segmenter
+        from encoder.segmentation_cache import open_cache
+
+        device = choose_device(self.device)
+        encoder = load_encoder(checkpoint, device=device, dtype=choose_precision(self.precision, device))
+        maps = MapSource(
+            None if self.segmentation_cache is None else open_cache(self.segmentation_cache),
+            None if self.segmenter is None else load_segmenter(self.segmenter, device=device),
         )
+        return PhotoEncoder(encoder, crops=crops, maps=maps)
 
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """Which photos are read.
+    """Which photos are read. Like all that extend it, it raises InputError for numbers that make no sense.
 
     Args:
         max_pixels: photos with more pixels are refused.
@@ -61,17 +79,22 @@ class ReadOptions:
     max_pixels: int = MAX_PIXELS
     schemes: tuple[str, ...] = SCHEMES
 
-    @property
-    def limits(self) -> "ReadLimits":
-        """The same for who reads."""
-        from encoder.reading import ReadLimits
+    def __post_init__(self) -> None:
+        if not 1 <= self.max_pixels <= PILLOW_MAX_PIXELS:
+            raise InputError(
+                f"`max_pixels` must be from 1 to {PILLOW_MAX_PIXELS:,}, which is Pillow's own, not {self.max_pixels:,}."
+            )
 
-        return ReadLimits(schemes=self.schemes)
+    def _check_at_least(self, least: int, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            if value != "auto" and value < least:
+                raise InputError(f"`{name}` must be at least {least}, not {value}.")
 
 
 @dataclass(frozen=True)
 class FeedOptions(ReadOptions):
-    """How photos reach an encoder.
+    """How photos reach an encoder. None of this changes what vectors mean.
 
     Args:
         batch_size: crops in one forward pass; auto: as many as help and fit into memory. The crops of a photo go
@@ -82,15 +105,51 @@ class FeedOptions(ReadOptions):
     batch_size: int | Literal["auto"] = "auto"
     workers: int = DECODERS
 
-    def embedding(self, *, shard_rows: int = SHARD_ROWS) -> "EmbedConfig":
-        """The same for who embeds; raises InputError for numbers that make no sense."""
-        from encoder.embedding import EmbedConfig
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_at_least(1, "batch_size")
+        self._check_at_least(0, "workers")
 
-        size = None if self.batch_size == "auto" else self.batch_size
-        return EmbedConfig(
-            batch_size=size,
-            workers=self.workers,
-            shard_rows=shard_rows,
-            max_pixels=self.max_pixels,
-            limits=self.limits,
-        )
+
+@dataclass(frozen=True)
+class EmbedConfig(EncoderOptions, FeedOptions):
+    """How photos become vectors.
+
+    Args:
+        split: use only rows whose column `split` is this.
+        crops: of each photo, averaged: the middle; that and four corners; those and their mirror images.
+        shard_rows: photos in one Parquet file.
+    """
+
+    split: str | None = None
+    crops: CropName = "one"
+    shard_rows: int = SHARD_ROWS
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_at_least(1, "shard_rows")
+
+
+@dataclass(frozen=True)
+class SegmentConfig(ReadOptions):
+    """How photos become class maps.
+
+    Args:
+        split: use only rows whose column `split` is this.
+        device: where the model runs; cuda where there is none is an error.
+        batch_size: photos in one forward pass, at most: all of them have one shape.
+        workers: decoding threads.
+        map_edge: shorter edge of a map in pixels; less where the photo is smaller.
+        shard_maps: maps in one tar.
+    """
+
+    split: str | None = None
+    device: DeviceName = "auto"
+    batch_size: int = SEGMENT_BATCH
+    workers: int = DECODERS
+    map_edge: int = MAP_EDGE
+    shard_maps: int = SHARD_MAPS
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_at_least(1, "batch_size", "workers", "map_edge", "shard_maps")

@@ -4,20 +4,22 @@ In: a `Photo`. Out: its pixels and its class map, or what is wrong with it; noth
 larger than anybody needs, and maps larger than what is cut.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from PIL import Image
 
-from encoder.class_maps import NO_CLASS, check_fit, decode_map
+from encoder.class_maps import NO_CLASS, check_fit, checked_map, decode_map
 from encoder.config import MAP_EDGE, MAX_PIXELS, MAX_SENT_PIXELS
 from encoder.crops import resize_maps, resized_shape
 from encoder.images import BadImage, decode
-from encoder.reading import ReadLimits, read_bytes
+from encoder.reading import read_bytes
 from encoder.segmentation_cache import SegmentationCache
 from encoder.segmenter_input import PreparedPhoto, SegmenterInput
 from indexer.photos.photo import FileRange, Photo
+from indexer.photos.uris import SCHEMES
 
 UNKNOWN_CLASS = "map_class"  # status of a photo whose map holds a class beyond the encoder's table
 
@@ -28,7 +30,7 @@ class PhotoReader:
 
     shorter_edge: int  # what the photo's shorter edge will be resized to, in pixels
     max_pixels: int = MAX_PIXELS  # photos of more are refused, and maps
-    limits: ReadLimits = field(default_factory=ReadLimits)
+    schemes: Sequence[str] = SCHEMES  # of the URIs that may be read
     classes: int | None = None  # of the class maps; None: no maps are read
     cache: SegmentationCache | None = None  # where maps are looked up that did not come with their photos
     segmenter: SegmenterInput | None = None  # prepares photos without a map for who makes it; None: they need one
@@ -42,7 +44,7 @@ class PhotoReader:
             return problem
 
     def _read(self, photo: Photo) -> "DecodedPhoto":
-        content = read_bytes(photo.data, self.limits)
+        content = read_bytes(photo.data, schemes=self.schemes)
         image = decode(content, shorter_edge=self.shorter_edge, max_pixels=self.max_pixels)
         width, height = image.size
         class_map = self._class_map(photo, content, image.size)
@@ -70,8 +72,8 @@ class PhotoReader:
             if self.segmenter is None:
                 raise BadImage(
                     "no_map",
-                    "no class map of this photo: give --segmentation-cache with one (python -m encoder segment makes "
-                    "them), or --segmenter; to search query also --class-maps",
+                    "no class map of this photo: give `segmentation_cache` with one (python -m encoder segment makes "
+                    "them), or `segmenter`; to search query also `class_maps`",
                 )
             return None
         height, width = class_map.shape
@@ -81,9 +83,11 @@ class PhotoReader:
             raise BadImage(UNKNOWN_CLASS, f"class {known.max()} in its map; the encoder knows 0 to {self.classes - 1}")
         return class_map
 
-    def _own_map(self, data: FileRange | bytes) -> np.ndarray:
+    def _own_map(self, data: FileRange | bytes | np.ndarray) -> np.ndarray:
         try:
-            return decode_map(read_bytes(data, self.limits), max_pixels=self.max_pixels)
+            if isinstance(data, np.ndarray):
+                return checked_map(data)
+            return decode_map(read_bytes(data, schemes=self.schemes), max_pixels=self.max_pixels)
         except BadImage as problem:
             code = "" if problem.code == "bad_map" else f", {problem.code}"
             raise BadImage("bad_map", f"its class map{code}: {problem.reason}") from None

@@ -9,61 +9,52 @@ import os
 import random
 import stat
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from encoder.images import BadImage
-from indexer.errors import InputError, MissingBackend
+from PIL import Image
+
+from encoder.images import BadImage, file_of
+from indexer.errors import MissingBackend
 from indexer.photos.photo import FileRange
 from indexer.photos.uris import SCHEMES, explained, file_system, local_path, refusal, scheme_of
 
+MAX_BYTES = 536_870_912  # of one photo; an uncompressed RGB file of the largest size decoded takes 534 million
+_ATTEMPTS = 4  # at a photo that a store fails to give
+_WAIT_S = 0.5  # before the second attempt; twice as long before each further one
 _PASSING = (408, 425, 429)  # of the codes that blame who asks: too slow, too early, too often
 _DRIVERS = ("aiohttp", "botocore", "aiobotocore", "s3fs", "gcsfs", "adlfs", "azure", "fsspec", "urllib3", "requests")
 
 
-@dataclass(frozen=True, slots=True)
-class ReadLimits:
-    """What may be read. Nothing about it changes a photo that is."""
-
-    schemes: tuple[str, ...] = SCHEMES  # of URIs; paths without a scheme are of `file`
-    max_bytes: int = 536_870_912  # of one photo; an uncompressed RGB file of the largest size decoded takes 534 million
-    attempts: int = 4  # at a photo that a store fails to give; 1: no second one
-    wait_s: float = 0.5  # before the second attempt; twice as long before each further one
-
-    def __post_init__(self) -> None:
-        if self.max_bytes < 1:
-            raise InputError(f"max_bytes must be at least 1, not {self.max_bytes}.")
-        if self.attempts < 1:
-            raise InputError(f"attempts must be at least 1, not {self.attempts}.")
-
-
-def read_bytes(data: FileRange | bytes | None, limits: ReadLimits) -> bytes:
-    """All bytes of a photo.
+def read_bytes(data: FileRange | bytes | Image.Image | None, *, schemes: Sequence[str] = SCHEMES) -> bytes:
+    """All bytes of a photo. schemes: of the URIs that may be read; paths without a scheme are of `file`.
 
     Raises:
-        BadImage: missing, unreadable, empty, too_large, scheme, not_an_image (a folder), damaged (it ends too early).
+        BadImage: missing, unreadable, empty, too_large, scheme, not_an_image (a folder), damaged (it ends too early);
+            of an image in memory as `file_of`.
         MissingBackend: the package that reads this scheme is not installed.
     """
     if data is None:
         raise BadImage("missing", "the table names no photo in this row")
-    content = data if isinstance(data, bytes) else _read(data, limits)
-    if len(content) > limits.max_bytes:
-        raise BadImage("too_large", f"more than {limits.max_bytes:,} bytes")
+    if isinstance(data, Image.Image):
+        return file_of(data)
+    content = data if isinstance(data, bytes) else _read(data, schemes)
+    if len(content) > MAX_BYTES:
+        raise BadImage("too_large", f"more than {MAX_BYTES:,} bytes")
     if not content:
         raise BadImage("empty", "the file has no bytes")
     return content
 
 
-def _read(place: FileRange, limits: ReadLimits) -> bytes:
-    reason = refusal(place.uri, limits.schemes)
+def _read(place: FileRange, schemes: Sequence[str]) -> bytes:
+    reason = refusal(place.uri, schemes)
     if reason is not None:
         raise BadImage("scheme", reason)
-    if place.size is not None and place.size > limits.max_bytes:
-        raise _too_large(place.size, limits)
+    if place.size is not None and place.size > MAX_BYTES:
+        raise _too_large(place.size)
     path = local_path(place.uri)
     try:
-        content = _patiently(place, limits) if path is None else _read_local(path, place, limits)
+        content = _patiently(place) if path is None else _read_local(path, place)
     except (BadImage, MissingBackend):
         raise
     except (FileNotFoundError, NotADirectoryError):
@@ -77,14 +68,14 @@ def _read(place: FileRange, limits: ReadLimits) -> bytes:
     return content
 
 
-def _read_local(path: str, place: FileRange, limits: ReadLimits) -> bytes:
+def _read_local(path: str, place: FileRange) -> bytes:
     with io.FileIO(path, opener=_without_waiting) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise BadImage("unreadable", "this is a device or a pipe, not a file")
         size = status.st_size - place.offset if place.size is None else place.size
-        if size > limits.max_bytes:
-            raise _too_large(size, limits)
+        if size > MAX_BYTES:
+            raise _too_large(size)
         file.seek(place.offset)
         return _up_to(size, file.read)
 
@@ -93,17 +84,17 @@ def _without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)  # a pipe would wait for somebody to write
 
 
-def _patiently(place: FileRange, limits: ReadLimits) -> bytes:
+def _patiently(place: FileRange) -> bytes:
     """Try again where a store fails to answer: of millions of requests some always do."""
-    for attempt in range(limits.attempts - 1):
+    for attempt in range(_ATTEMPTS - 1):
         try:
-            return _read_remote(place, limits)
+            return _read_remote(place)
         except Exception as error:
             if not _may_pass(error):
                 raise
             # Not in step with the other processes that met the same overload.
-            time.sleep(limits.wait_s * 2**attempt * random.uniform(0.75, 1.25))
-    return _read_remote(place, limits)
+            time.sleep(_WAIT_S * 2**attempt * random.uniform(0.75, 1.25))
+    return _read_remote(place)
 
 
 def _may_pass(error: Exception) -> bool:
@@ -118,9 +109,9 @@ def _may_pass(error: Exception) -> bool:
     return isinstance(error, OSError | EOFError | TimeoutError) or type(error).__module__.split(".")[0] in _DRIVERS
 
 
-def _read_remote(place: FileRange, limits: ReadLimits) -> bytes:
+def _read_remote(place: FileRange) -> bytes:
     system, path = file_system(place.uri)
-    end = limits.max_bytes + 1 if place.size is None else place.offset + place.size
+    end = MAX_BYTES + 1 if place.size is None else place.offset + place.size
     if scheme_of(place.uri) in ("http", "https"):
         # A web server may ignore what part is asked for and send without end, which only reading step by step notices.
         if place.size is None:
@@ -153,5 +144,5 @@ def _up_to(size: int, read: Callable[[int], bytes | None]) -> bytes:
     return b"".join(parts)
 
 
-def _too_large(size: int, limits: ReadLimits) -> BadImage:
-    return BadImage("too_large", f"{size:,} bytes; at most {limits.max_bytes:,} are read")
+def _too_large(size: int) -> BadImage:
+    return BadImage("too_large", f"{size:,} bytes; at most {MAX_BYTES:,} are read")

@@ -7,11 +7,11 @@ tokenizer, and with the photo resized where it is decoded and the rest on the mo
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -21,9 +21,19 @@ from transformers.models.oneformer.image_processing_pil_oneformer import OneForm
 from transformers.utils import logging as transformers_logging
 
 from encoder.config import MAX_CLASSES, SEGMENT_BATCH
-from encoder.hub import CONFIG_FILE, PROCESSOR_FILES, WEIGHTS_FILE, digest_of, fetch, read_json
+from encoder.hub import (
+    CONFIG_FILE,
+    PROCESSOR_FILES,
+    WEIGHTS_FILE,
+    bad_weights,
+    digest_of,
+    fetch,
+    one_line,
+    read_json,
+    settings_of,
+)
 from encoder.segmenter_input import PreparedPhoto, SegmenterInput
-from indexer.errors import ArtifactError, InputError, MissingBackend
+from indexer.errors import InputError, MissingBackend
 
 # "the task is semantic" as CLIP's tokenizer writes it, start and end included; zeros fill it up, because OneFormer's
 # processor multiplies token ids by their mask.
@@ -73,8 +83,8 @@ class Segmenter:
         for shape in dict.fromkeys(tuple(photo.pixels.shape) for photo in photos):
             rows = [row for row, photo in enumerate(photos) if tuple(photo.pixels.shape) == shape]
             for first in range(0, len(rows), SEGMENT_BATCH):
-                some = rows[first : first + SEGMENT_BATCH]
-                maps |= zip(some, self.maps([photos[row] for row in some]), strict=True)
+                batch = rows[first : first + SEGMENT_BATCH]
+                maps |= zip(batch, self.maps([photos[row] for row in batch]), strict=True)
         return [maps[row] for row in range(len(photos))]
 
     def _normalised(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -118,17 +128,11 @@ def load_segmenter(name: str, *, device: torch.device | None = None) -> Segmente
         raise InputError(f"{name}: its model type is {raw.get('model_type')!r}; a OneFormer ('oneformer') is needed.")
     weights_file, processor_file = fetch(name, WEIGHTS_FILE), fetch(name, *PROCESSOR_FILES)
     processor = read_json(processor_file)
-    try:
+    with settings_of("a OneFormer", name, config_file, processor_file):
         config = OneFormerConfig.from_dict(raw | {"is_training": False, "use_auxiliary_loss": False})
         names = tuple(str(config.id2label[number]) for number in range(config.num_labels))
         task = _semantic_task(config.task_seq_len)
         settings = _input(processor.get("image_processor", processor), str(processor_file))
-    except (StrictDataclassError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        # What transformers raises for values of the wrong kind differs from field to field.
-        detail = " ".join(str(error).split())
-        raise InputError(
-            f"{name}: {config_file.name} or {processor_file.name} is not a OneFormer's ({detail}). Download them again."
-        ) from None
     if len(names) > MAX_CLASSES:
         raise InputError(
             f"{name}: {len(names)} classes; a class map holds at most {MAX_CLASSES}. Use a model of fewer classes."
@@ -138,7 +142,7 @@ def load_segmenter(name: str, *, device: torch.device | None = None) -> Segmente
             f"{name}: conv_dim {config.conv_dim} and hidden_dim {config.hidden_dim} must be equal, without "
             "enforce_input_proj: transformers does not save the layers between them."
         )
-    model = _model(name, config, str(weights_file))
+    model = _model(name, config, weights_file)
     model.model.task_encoder = _TaskToken(model.model.task_encoder(task))
     if device is not None:
         model.to(device)
@@ -161,7 +165,7 @@ def _input(values: dict[str, Any], file: str) -> SegmenterInput:
     return SegmenterInput(int(shortest), int(longest), resample, float(processor.rescale_factor), mean, std)
 
 
-def _model(name: str, config: OneFormerConfig, weights_file: str) -> OneFormerForUniversalSegmentation:
+def _model(name: str, config: OneFormerConfig, weights_file: Path) -> OneFormerForUniversalSegmentation:
     """A OneFormer in eval mode with exactly these weights; what only training needs may be missing or left over."""
     try:
         # Through transformers, which knows the names that layers had in older releases.
@@ -175,15 +179,14 @@ def _model(name: str, config: OneFormerConfig, weights_file: str) -> OneFormerFo
                 output_loading_info=True,
             )
     except ImportError as error:
-        raise MissingBackend(f"{name}: {' '.join(str(error).split())}") from None
+        raise MissingBackend(f"{name}: {one_line(error)}") from None
     except (SafetensorError, OSError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        detail = " ".join(str(error).split())[:300]
-        raise ArtifactError(f"{weights_file}: cannot be loaded as the segmenter's weights ({detail}).") from None
+        raise bad_weights(weights_file, "segmenter", error) from None
     missing = sorted(key for key in found["missing_keys"] if not key.startswith("criterion."))
     others = sorted(str(key) for key in found["mismatched_keys"])
     if missing or others:
         detail = f"missing: {', '.join(missing[:3]) or 'none'}; of another shape: {', '.join(others[:3]) or 'none'}"
-        raise ArtifactError(f"{weights_file}: cannot be loaded as the segmenter's weights ({detail}).")
+        raise bad_weights(weights_file, "segmenter", detail)
     return model.eval().requires_grad_(False)
 
 

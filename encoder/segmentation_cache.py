@@ -106,7 +106,7 @@ def check_cache(folder: Path) -> None:
     elif folder.is_dir() and not folder.is_symlink():
         others = sorted(path.name for path in folder.iterdir() if path.name != _LOCK and not is_temporary(path))
         if others:
-            raise InputError(f"{folder}: holds other things ({others[0]}). Choose another --out for the class maps.")
+            raise InputError(f"{folder}: holds other things ({others[0]}). Choose another `out` for the class maps.")
     else:
         check_target(folder)
 
@@ -189,7 +189,7 @@ def write_cache(folder: Path, origin: MapOrigin, *, shard_maps: int = SHARD_MAPS
         WorkError: the disk is full.
     """
     check_cache(folder)
-    busy = f"{folder}: another process is writing class maps to it. Wait for its end, or choose another --out."
+    busy = f"{folder}: another process is writing class maps to it. Wait for its end, or choose another `out`."
     with contextlib.ExitStack() as stack:
         with explain_unwritable(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -219,12 +219,12 @@ def _begin(folder: Path, origin: MapOrigin) -> None:
     if found.segmenter != origin.segmenter:
         raise BundleMismatch(
             f"{folder}: its maps were made by segmenter {found.segmenter[:12]} ({found.model}), this one is "
-            f"{origin.segmenter[:12]} ({origin.model}). Choose another --out, or give the model that made the others."
+            f"{origin.segmenter[:12]} ({origin.model}). Choose another `out`, or give the model that made the others."
         )
     if found.map_edge != origin.map_edge:
         raise InputError(
             f"{folder}: its maps have a shorter edge of {found.map_edge} pixels, not {origin.map_edge}. "
-            f"Give --map-edge {found.map_edge}, or choose another --out."
+            f"Give `map_edge` {found.map_edge}, or choose another `out`."
         )
 
 

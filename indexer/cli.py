@@ -16,8 +16,8 @@ import re
 import sys
 import warnings
 from argparse import HelpFormatter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, is_dataclass
 from typing import Any, NoReturn, TextIO, get_origin, get_type_hints
 
 from jsonargparse import ArgumentParser
@@ -42,8 +42,8 @@ class Command:
     # Returns None in a process that has nothing to say, because another process of the same command reports.
     function: Callable[..., Result | None]
     positional: Mapping[str, str] = field(default_factory=dict)  # parameter -> its help, given without a flag
-    # Parameters that are dataclasses and stay sections: `--data.photos`. The fields of all others are offered by their
-    # own names, and the Args of the dataclass's docstring are their help.
+    # Parameters that are dataclasses and stay sections: `--data.photos`. The fields of all others, and of dataclasses
+    # among these, are offered by their own names, and the Args of the dataclass's docstring are their help.
     sections: Sequence[str] = ()
 
 
@@ -113,14 +113,15 @@ class _Parser(ArgumentParser):
                 action.option_strings = dashed
 
     def format_help(self, formatter: HelpFormatter | None = None) -> str:
-        """Help that names types in words."""
+        """Help that names types in words, and `fields` as the flags that they are."""
         words = {
             "Path": "path",
             "Ints": "integers, comma between",
             "Floats": "numbers, comma between",
             "Strings": "words, comma between",
         }
-        return re.sub(r"<class\s+'(\w+)'>", lambda name: words.get(name[1], name[1]), super().format_help(formatter))
+        text = re.sub(r"<class\s+'(\w+)'>", lambda name: words.get(name[1], name[1]), super().format_help(formatter))
+        return _with_flags(text, self)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         program = self.prog.replace(" [options]", "")
@@ -167,22 +168,25 @@ def _parser(package: str, description: str, commands: Mapping[str, Command]) -> 
             sub.add_argument(
                 parameter, nargs="+" if several else None, type=str if several else hints[parameter], help=text
             )
-        shared = _shared_options(command)
-        sub.add_function_arguments(_offered(command.function), as_group=False, skip={*command.positional, *shared})
-        for options in shared.values():
-            sub.add_function_arguments(_offered(options), as_group=False)
+        _offer(sub, command.function, command.sections, given=command.positional)
         sub.speak_like_a_command_line()
         table.add_subcommand(name, sub, help=doc.strip().splitlines()[0])
     return parser
 
 
-def _shared_options(command: Command) -> dict[str, type[Any]]:
-    """A command's parameters that stand for several options."""
-    hints = get_type_hints(command.function)
-    apart = {*command.sections, "return"}
-    return {
-        name: kind for name, kind in hints.items() if inspect.isclass(kind) and is_dataclass(kind) and name not in apart
-    }
+def _offer(parser: _Parser, kind: Callable[..., Any], sections: Sequence[str], *, given: Iterable[str] = ()) -> None:
+    """Add the options of a command, and those of dataclasses in it; given: what is offered already."""
+    shared = _shared_options(kind, sections)
+    parser.add_function_arguments(_offered(kind), as_group=False, skip={*given, *shared})
+    for options in shared.values():
+        _offer(parser, options, sections)
+
+
+def _shared_options(kind: Callable[..., Any], sections: Sequence[str]) -> dict[str, type[Any]]:
+    """Parameters of a command, or fields of a dataclass, that stand for several options."""
+    apart = {*sections, "return"}
+    hints = {name: each for name, each in get_type_hints(kind).items() if name not in apart}
+    return {name: each for name, each in hints.items() if inspect.isclass(each) and is_dataclass(each)}
 
 
 def _offered(kind: Callable[..., Any]) -> Callable[..., Any]:
@@ -205,22 +209,20 @@ def _offered(kind: Callable[..., Any]) -> Callable[..., Any]:
     return offered
 
 
-def _arguments(command: Command, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What a command is called with.
+def _arguments(kind: Callable[..., Any], sections: Sequence[str], given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a command, or a dataclass in it, is called with.
 
     One by one: jsonargparse's namespace renames what it has a method for, such as `values`, but finds it.
     """
-    shared = _shared_options(command)
+    shared = _shared_options(kind, sections)
     return {
-        name: shared[name](**{each.name: given[each.name] for each in fields(shared[name])})
-        if name in shared
-        else given[name]
-        for name in inspect.signature(command.function).parameters
+        name: shared[name](**_arguments(shared[name], sections, given)) if name in shared else given[name]
+        for name in inspect.signature(kind).parameters
     }
 
 
 def _with_flags(message: str, parser: _Parser) -> str:
-    """An error of the library, its `fields` written as the flags of the command that ran."""
+    """A text of the library, its `fields` written as the flags of a command."""
 
     def flag(name: re.Match[str]) -> str:
         option = "--" + name[1].rstrip("_").replace("_", "-")
@@ -242,7 +244,7 @@ def main(package: str, description: str, commands: Mapping[str, Command], *, arg
         parsed = parser.instantiate(parser.parse_args(argv))
         given, command = parsed[parsed.command], commands[parsed.command]
         ran = parser.commands[parsed.command]
-        result = command.function(**_arguments(command, given))
+        result = command.function(**_arguments(command.function, command.sections, given))
         if result is None:
             return 0
         print(json.dumps(result.data, allow_nan=False) if given["json"] else result.text, flush=True)  # noqa: T201

@@ -1,16 +1,17 @@
 """The commands of `python -m indexer` about a registry: what is in it, which version is current, which may go."""
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from indexer.cli import Result
 from indexer.commands import level_table
 from indexer.errors import ArtifactError
 
 if TYPE_CHECKING:
+    from indexer.bundles.leaf_index import Beam, IndexFacts
     from indexer.bundles.registry import Registry, VersionState
 
 
@@ -24,11 +25,12 @@ def info(*, registry: Path, version: str | None = None) -> Result:
     from indexer.bundles.bundle import open_bundle
     from indexer.bundles.registry import Registry
     from indexer.cells.hierarchy import describe
+    from indexer.vectors.calibration import calibration_facts
 
     home = Registry(registry)
     bundle = open_bundle(home.resolve(version))
     states = home.states()
-    size = sum(entry["size_bytes"] for entry in bundle.manifest.files.values())
+    size = sum(entry.size_bytes for entry in bundle.manifest.files.values())
     levels = describe(bundle.hierarchy)
     data = {
         "registry": str(registry),
@@ -40,14 +42,14 @@ def info(*, registry: Path, version: str | None = None) -> Result:
         "version": bundle.version,
         "size_bytes": size,
         "encoder": bundle.encoder,
-        "hierarchy": bundle.manifest.facts["hierarchy"],
+        "hierarchy": bundle.hierarchy.digest,
         "width": bundle.model.geocells.width,
         "temperatures": bundle.model.geocells.temperatures.tolist(),
         "level_weights": bundle.model.geocells.level_weights.tolist(),
-        "calibration": bundle.manifest.facts["calibration"],
+        "calibration": calibration_facts(bundle.calibrations),
         "precision_cap_km": bundle.precision_cap_km,
-        "leaf_index": bundle.manifest.facts["leaf_index"],
-        "beam": bundle.manifest.facts.get("beam"),
+        "leaf_index": asdict(bundle.index_facts),
+        "beam": asdict(bundle.beam),
         "levels": levels,
     }
     lines = [
@@ -58,8 +60,8 @@ def info(*, registry: Path, version: str | None = None) -> Result:
         f"size      {size / 1e6:.1f} MB; vectors of {bundle.model.geocells.width}",
         *([f"answers are told no finer than {bundle.precision_cap_km:g} km"] if bundle.precision_cap_km else []),
         f"calibrated for  {', '.join(bundle.calibrations) or 'nothing: python -m search calibrate'}",
-        f"index     {_index_text(bundle.manifest.facts['leaf_index'])}",
-        f"beam      {_beam_text(data['beam'])}",
+        f"index     {_index_text(bundle.index_facts)}",
+        f"beam      lists of level {bundle.beam.level}, {bundle.beam.probes} visited; {_found_text(bundle.beam)}",
         f"taus      {', '.join(f'{tau:.4f}' for tau in bundle.model.geocells.temperatures)} (temperature per level)",
         level_table(levels),
     ]
@@ -176,21 +178,15 @@ def _version_table(states: "Sequence[VersionState]") -> str:
     return "\n".join(lines)
 
 
-def _index_text(facts: Mapping[str, Any]) -> str:
-    kind = f"{facts['kind']} {facts['precision']}"
-    if facts["quantiser_level"] is not None:
-        kind += f", lists of level {facts['quantiser_level']}, {facts['probes']} visited"
-    return f"{kind}, {facts['size_bytes'] / 1e6:.1f} MB; {_found_text(facts)}"
+def _index_text(facts: "IndexFacts") -> str:
+    kind = f"{facts.kind} {facts.precision}"
+    if facts.quantiser_level is not None:
+        kind += f", lists of level {facts.quantiser_level}, {facts.probes} visited"
+    return f"{kind}, {facts.size_bytes / 1e6:.1f} MB; {_found_text(facts)}"
 
 
-def _beam_text(facts: Mapping[str, Any] | None) -> str:
-    if facts is None:
-        return "chosen when it is searched: this bundle is older than beams"
-    return f"lists of level {facts['level']}, {facts['probes']} visited; {_found_text(facts)}"
-
-
-def _found_text(facts: Mapping[str, Any]) -> str:
+def _found_text(facts: "IndexFacts | Beam") -> str:
     return (
-        f"recall@1 {facts['recall_at_1']:.4f}, @10 {facts['recall_at_10']:.4f} against a full scan, on "
-        f"{facts['queries']:,} " + ("photos" if facts["measured_on"] == "photos" else "stand-ins for photos")
+        f"recall@1 {facts.recall_at_1:.4f}, @10 {facts.recall_at_10:.4f} against a full scan, on "
+        f"{facts.queries:,} " + ("photos" if facts.measured_on == "photos" else "stand-ins for photos")
     )

@@ -3,15 +3,18 @@
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from encoder.config import SHARD_ROWS, CropName
-from encoder.options import EncoderOptions, FeedOptions, ReadOptions
+from encoder.config import CropName
+from encoder.options import EncoderOptions, ReadOptions
 from indexer.cli import Result
 from indexer.errors import InputError
 from search.answers.options import SearchOptions
+from search.runs.run_spec import RunConfig, RunSpec
 
-EngineName = Literal["local", "ray"]
+if TYPE_CHECKING:
+    from search.answers.recall import Recall
+
 ExportFormat = Literal["csv", "geojson", "geoparquet"]
 # Where the path may be the wrong one. Other reasons, such as a class map that is missing, say themselves what to do.
 _FILE_FAULTS = {"missing", "unreadable", "empty", "not_an_image", "damaged"}
@@ -52,161 +55,69 @@ def query(
         encoder: which other maps it sees, and where it runs.
         read: which photos are read.
     """
-    from encoder.embedding import EmbedConfig, embed_photos
-    from indexer.jobs.job_folder import OK
-    from indexer.photos.sources import listed_photos
-    from search.answers.engine import Engine
-    from search.answers.rows import answer_table, explain
+    from search.locate import Locator, given_photos
     from search.pages.map_files import MapFiles
     from search.runs.audit_log import log_request
 
-    engine = Engine.open(registry, version=version, device=encoder.device, options=search, protocol=crops)
-    engine.check_k(top_k)
-    maps = MapFiles(engine.bundle.hierarchy, geojson=geojson, html=html, level=level)
-    encode = encoder.open(checkpoint, crops=crops)
-    engine.check_encoder(encode.encoder.digest, source=checkpoint)
-    asked = {"photos": photos, "registry": registry, "bundle": engine.bundle.version, "crops": crops}
-    log_request(audit_log, "query", **asked, **search.given)
-    # No worker processes: a few photos are decoded before another interpreter has started.
-    config = EmbedConfig(workers=0, shard_rows=len(photos), max_pixels=read.max_pixels, limits=read.limits)
-    (batch,) = embed_photos(encode, listed_photos(photos, class_maps), config=config)
+    locator = Locator.open(
+        registry,
+        checkpoint=checkpoint,
+        version=version,
+        crops=crops,
+        device=encoder.device,
+        options=search,
+        read=read,
+        precision=encoder.precision,
+        segmentation_cache=encoder.segmentation_cache,
+        segmenter=encoder.segmenter,
+    )
+    bundle = locator.engine.bundle
+    locator.engine.check_k(top_k)
+    maps = MapFiles(bundle.hierarchy, geojson=geojson, html=html, level=level)
+    given = given_photos(photos, class_maps or None)
+    facts = {"photos": photos, "registry": registry, "bundle": bundle.version, "crops": crops}
+    log_request(audit_log, "query", **facts, **search.given)
+    batch = locator.embed(given)
     if not batch.ok.any():
         reasons = "; ".join(f"{photo}: {reason}" for photo, reason in zip(batch.photo, batch.reason, strict=True))
         advice = " Give paths of image files." if _FILE_FAULTS.intersection(batch.status) else ""
         raise InputError(f"No photo to answer. {reasons}.{advice}")
-    rows = explain(engine, batch, answer_table(engine, batch, first_row=0, k=top_k))
+    answers = locator.answers(batch, k=top_k)
+    rows = [answer.to_dict() for answer in answers]
     if maps.wanted:
-        k = top_k if engine.coarse is None else 1  # as for the answers: a beam widens where it finds fewer leaves
-        _, posterior = engine.with_posterior(engine.prepared(batch.embedding[batch.ok]), k=k, left_out=0.0)
-        maps.write(rows, listed_photos(photos), posterior, coarse=engine.coarse, read=read)
-    data = {"bundle": engine.bundle.version, "encoder": encode.encoder.digest, "answers": rows}
-    failed = any(row["status"] != OK for row in rows)
+        maps.write(answers, given, locator.posterior(batch, k=top_k), coarse=locator.engine.coarse, read=read)
+    data = {"bundle": bundle.version, "encoder": locator.encoder_digest, "answers": rows}
+    failed = not all(answer.ok for answer in answers)
     return Result(data, "\n\n".join(_answer_text(row) for row in rows), failed=failed)
 
 
-def run(
-    *,
-    registry: Path,
-    out: Path,
-    features: Path | None = None,
-    photos: str | None = None,
-    checkpoint: str | None = None,
-    split: str | None = None,
-    top_k: int = 1,
-    version: str | None = None,
-    crops: CropName = "one",
-    save_features: Path | None = None,
-    part: str = "1/1",
-    album: str | None = None,
-    album_table: str | None = None,
-    engine: EngineName = "local",
-    shard_rows: int = SHARD_ROWS,
-    strict: bool = False,
-    check_recall: int | None = None,
-    audit_log: Path | None = None,
-    search: SearchOptions,
-    encoder: EncoderOptions,
-    feed: FeedOptions,
-) -> Result:
+def run(*, spec: RunSpec, out: Path, config: RunConfig, strict: bool = False) -> Result:
     """Answer many photos at once, from their vectors or from the photos themselves, into a folder of Parquet rows.
 
     A job that was cut short, however it was, goes on where it stopped when the same command is given again.
 
     Args:
-        registry: registry folder with a published bundle.
+        spec: what decides the answers.
         out: predictions folder to write.
-        features: photo vectors: a features folder, a .parquet, or a .npy beside a .csv.
-        photos: table (.parquet, .csv), folder of images, or tar shards, with --checkpoint; a path or a URI.
-        checkpoint: the checkpoint the bundle was built from, or hf:<hub id or folder>.
-        split: use only rows of --photos whose column `split` is this.
-        top_k: how many places to keep for each photo.
-        version: a bundle's digest or its beginning; the current one by default.
-        crops: of each photo, averaged: the middle; that and four corners; those and their mirror images.
-        save_features: features folder to keep the vectors of --photos in.
-        part: 2/8 does the second of eight parts of the job, each into an --out of its own: for several machines.
-        album: column that says which photos belong together, such as those of one event: they get one answer. All
-            vectors are read before the first answer.
-        album_table: table with photo and that column, of the photos of --features in their order; by default the
-            features have the column themselves.
-        engine: local works on this machine; ray on the cluster that RAY_ADDRESS names, which must see the same paths.
-        shard_rows: rows in one Parquet file; what a kill can cost.
+        config: how they are made.
         strict: exit with 1 if any photo has no answer; otherwise only if none has.
-        check_recall: number of photos whose answers are compared with those of exact search.
-        audit_log: file to add a line to that says who asked for which photos, and when.
-        search: how places are searched for.
-        encoder: which maps it sees, and where it runs.
-        feed: how photos reach it.
     """
-    from indexer.jobs.job_folder import check_job_target
     from indexer.jobs.progress import counts_text, per_second
-    from indexer.photos.shard_cut import Part
     from search.runs import job
-    from search.runs.audit_log import log_request
     from search.runs.run_report import REPORT_PAGE
-    from search.runs.run_spec import Recipe
 
-    if (features is None) == (photos is None) or (photos is None) != (checkpoint is None):
-        raise InputError("Give either --features F, or --photos P together with --checkpoint C.")
-    if features is not None and split is not None:
-        raise InputError("--split goes with --photos: features have no splits. Embed that split alone.")
-    if features is not None and (crops != "one" or encoder.says_how_maps_come):
-        raise InputError(
-            "--crops, --segmentation-cache and --segmenter go with --photos: features are vectors already."
-        )
-    if album is None and album_table is not None:
-        raise InputError("--album-table goes with --album, which names its column.")
-    if album is not None and (features is None or part != "1/1" or engine != "local"):
-        raise InputError(
-            "--album goes with --features, --engine local and the whole job: photos of one album may lie in any part. "
-            "Make the vectors first: python -m encoder embed ..."
-        )
-    check_job_target(out)
-    albums = None
-    if album is not None and features is not None:
-        from indexer.vectors.features import open_features
-        from search.answers.album import albums_of_features, albums_of_table
-
-        if album_table is None:
-            albums = albums_of_features(open_features(features), album)
-        else:
-            albums = albums_of_table(album_table, album)
-    config = job.RunConfig(top_k, Part.parse(part), save_features, check_recall, albums)
-    recipe = Recipe(
-        registry,
-        version,
-        search,
-        encoder,
-        features,
-        photos,
-        checkpoint,
-        split,
-        crops,
-        feed,
-        shard_rows,
-        in_albums=album is not None,
-    )
-    asked = {"photos": photos or features, "registry": registry, "version": version, "crops": crops, "out": out}
-    log_request(audit_log, "run", **asked, **search.given)
-    if engine == "ray":
-        from search.runs.ray_engine import run_on_ray
-
-        report = run_on_ray(recipe, out, config)
-    else:
-        opened, source = recipe.open(out)
-        opened.check_k(top_k)
-        report = job.run(opened, source, out, config)
-    failures = counts_text(report["failed"])
+    report = job.run(spec, out, config=config)
     text = (
-        f"{out}: {report['rows']:,} photos, {report['rows_known']:,} of them answered before, in "
-        f"{report['seconds']:.1f} s ({per_second(report['rows_per_second'])}); {report['ok']:,} answered, failed: "
-        f"{failures}\nReport: {out / REPORT_PAGE}"
+        f"{out}: {report.rows:,} photos, {report.rows_known:,} of them answered before, in {report.seconds:.1f} s "
+        f"({per_second(report.rows_per_second)}); {report.ok:,} answered, failed: {counts_text(report.failed)}\n"
+        f"Report: {out / REPORT_PAGE}"
     )
-    data = {"predictions": str(out), "bundle": report["inputs"]["bundle"], **report}
-    if report["recall"] is not None:
-        text += f"\n{recall_text(report['recall'])}"
-    elif check_recall is not None:
+    if report.recall is not None:
+        text += f"\n{recall_text(report.recall)}"
+    elif config.check_recall is not None:
         text += "\nRecall was not measured: no row was left to answer. Choose another --out."
-    return Result(data, text, failed=bool(report["rows"] and not report["ok"]) or (strict and bool(report["failed"])))
+    data = {"predictions": str(out), "bundle": report.inputs["bundle"], **report.to_dict()}
+    return Result(data, text, failed=bool(report.rows and not report.ok) or (strict and bool(report.failed)))
 
 
 def status(*, job: Path) -> Result:
@@ -226,9 +137,7 @@ def status(*, job: Path) -> Result:
         left = "" if now.seconds_left is None else f", {now.seconds_left:,.0f} s left"
         lines.append(f"  {per_second(now.rows_per_second)} over the latest shards{left}")
     if now.state != "ended":
-        lines += [
-            f"  {stage['name']}: {stage['rows']:,} rows in {stage['busy_s']:,.1f} s at work" for stage in now.stages
-        ]
+        lines += [f"  {stage.name}: {stage.rows:,} rows in {stage.busy_s:,.1f} s at work" for stage in now.stages]
     lines += [
         f"  failed: {count:,} {code}, such as {now.totals.examples[code][0]}: {now.totals.examples[code][1]}"
         for code, count in now.totals.failed.items()
@@ -309,19 +218,19 @@ def _place_lines(row: Mapping[str, Any]) -> list[str]:
         f"  {row['lat']:.5f}, {row['lng']:.5f}  near {row['city']}, {row['country']}",
         f"  probability {row['probability']:.3f} ({kind}), cell {row['key']}, {row['mode']} search",
     ]
-    if row.get("radius_90_km") is not None:  # rows of an older release have none
+    if row["radius_90_km"] is not None:
         lines.append(
             f"  half of such photos were taken within {row['radius_50_km']:,.0f} km, nine in ten within "
             f"{row['radius_90_km']:,.0f} km; entropy {row['entropy']:.2f} nats"
         )
-    if row.get("abstain") is not None:
+    if row["abstain"] is not None:
         lines.append(f"  abstain: {row['abstain']}")
     return lines
 
 
-def recall_text(recall: Mapping[str, Any]) -> str:
+def recall_text(recall: "Recall") -> str:
     """What a check of recall found."""
     return (
-        f"recall@1 {recall['at_1']:.4f}, recall@10 {recall['at_10']:.4f} against exact search, on "
-        f"{recall['queries']:,} of the queries"
+        f"recall@1 {recall.at_1:.4f}, recall@10 {recall.at_10:.4f} against exact search, on {recall.queries:,} of the "
+        "queries"
     )

@@ -15,7 +15,7 @@ from typing import Any
 import lightning
 import torch
 
-from indexer.jobs.stopping import Asked, stopping
+from indexer.jobs.stopping import StopSignal, stopping
 from training.config import TrainerConfig
 from training.module import GeoModule
 
@@ -100,7 +100,7 @@ class Resumable(lightning.Callback):
 
     def __init__(self, file: Path, *, every: int) -> None:
         self._file, self._every = file, every
-        self._stop = Asked()
+        self._stop = StopSignal()
         self._kept_to_end = False
         self._hearing = contextlib.ExitStack()
 
@@ -120,14 +120,14 @@ class Resumable(lightning.Callback):
         """After so many batches, or where SIGTERM came; an epoch's last batch is kept at its end."""
         if trainer.is_last_batch or not module.between_batches:
             return
-        self._kept_to_end = self._is_stopping(trainer)
+        self._kept_to_end = self._must_end(trainer)
         if self._kept_to_end or module.position.batches % self._every == 0:
             trainer.save_checkpoint(self._file)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, module: GeoModule) -> None:
         """When everything about the epoch is known."""
         trainer.save_checkpoint(self._file)
-        self._kept_to_end = self._is_stopping(trainer)
+        self._kept_to_end = self._must_end(trainer)
 
     def on_train_end(self, trainer: lightning.Trainer, module: GeoModule) -> None:
         """Hear no more."""
@@ -137,12 +137,12 @@ class Resumable(lightning.Callback):
         """Likewise."""
         self._hearing.close()
 
-    def _is_stopping(self, trainer: lightning.Trainer) -> bool:
+    def _must_end(self, trainer: lightning.Trainer) -> bool:
         """Whether SIGTERM came to any process of the run: all must end after the same step."""
         if trainer.world_size == 1:
             return self._stop.is_set
-        anyone = torch.tensor(float(self._stop.is_set), device=trainer.strategy.root_device)
-        self._stop.is_set = bool(trainer.strategy.reduce(anyone, reduce_op="sum"))
+        stop = torch.tensor(float(self._stop.is_set), device=trainer.strategy.root_device)
+        self._stop.is_set = bool(trainer.strategy.reduce(stop, reduce_op="sum"))
         return self._stop.is_set
 
 

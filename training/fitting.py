@@ -21,9 +21,10 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from encoder.checkpoint import LoadedEncoder, load_encoder, save_checkpoint
 from encoder.config import Preprocessing
 from encoder.device import choose_device
-from encoder.embedding import EmbedConfig, embed_photos
+from encoder.embedding import embed_photos
 from encoder.encode import MapSource, PhotoEncoder, check_maps
 from encoder.model import GeoEncoder, GeoEncoderConfig
+from encoder.options import FeedOptions
 from encoder.segmentation_cache import MapOrigin, SegmentationCache, open_cache
 from indexer.bundles.references import save_references
 from indexer.cells.hierarchy import Hierarchy
@@ -313,7 +314,7 @@ def _typical_photos(
     source, chosen = source_of(config.data, "train")
     placement, line = Placement(tree, chosen=chosen), Line()
     encode = PhotoEncoder(encoder, maps=MapSource(cache))
-    embedded = embed_photos(encode, source, config=EmbedConfig(workers=config.data.workers), line=line)
+    embedded = embed_photos(encode, source, feed=FeedOptions(workers=config.data.workers), line=line)
     with line, track_line(line, "choosing references", source.n_photos):
         return typical_photos(map(placement.place, embedded), geocells, k=config.references)
 

@@ -17,7 +17,8 @@ from rich.table import Table
 
 from benchmarks.world.arms import Run
 from indexer.earth.geo import Accuracy, accuracy
-from search.evaluation.bootstrap import Interval, Intervals, Resampling, paired_intervals
+from search.evaluation.bootstrap import Interval, Intervals, paired_intervals
+from search.evaluation.options import Resampling
 from search.evaluation.published import PUBLISHED_KM
 
 LIMITS = tuple(f"{km:g}" for km in PUBLISHED_KM)

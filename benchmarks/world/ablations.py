@@ -50,7 +50,7 @@ from benchmarks.world.location_encoder import SCALES, LocationEncoder, LocationH
 from benchmarks.world.nearest import Known, choose_vote, elect, nearest_photos
 from encoder.model import GeoEncoder
 from indexer.earth.geo import accuracy, haversine_km
-from search.evaluation.bootstrap import Resampling
+from search.evaluation.options import Resampling
 from search.evaluation.published import ABLATIONS, PUBLISHED_KM, TABLES
 from training.config import ModelConfig, Negatives
 from training.fitting import build_encoder

@@ -18,8 +18,8 @@ from indexer.errors import WorkError
 from indexer.photos.sources import PhotoTable, read_photos
 from indexer.vectors.features import read_features
 from search.answers.engine import Engine
-from search.evaluation.bootstrap import Resampling
 from search.evaluation.evaluate import evaluate
+from search.evaluation.options import EvaluateConfig
 
 _DECODERS = 2  # threads; Pillow lets go of the interpreter lock while it decodes
 
@@ -48,7 +48,7 @@ def compare(photos: Path, *, registry: Path, features: Path, predictions: Path, 
         )
     pixels = pixel_nearest(_tiles(_paths(photos, train)), _tiles(_paths(photos, test)))
     ours = Places(answered["lat"].to_numpy(), answered["lng"].to_numpy())
-    evaluation = evaluate(predictions, photos, split="test")
+    evaluation = evaluate(predictions, photos, config=EvaluateConfig(split="test"))
     cities, countries = answered["city"].to_pylist(), answered["country"].to_pylist()
     return Answers(
         lat_deg=test.lat_deg,
@@ -64,8 +64,8 @@ def compare(photos: Path, *, registry: Path, features: Path, predictions: Path, 
         },
         predicted_place=_named(cities, countries),
         probability=answered["probability"].to_numpy(),
-        reliability=evaluation.reliability(Resampling()) if evaluation.calibrated else None,
-        radii=evaluation.coverages(),
+        reliability=evaluation.reliability if evaluation.calibrated else None,
+        radii=evaluation.coverages,
         cells=[len(level) for level in hierarchy.levels],
         coverage=[level.coverage for level in hierarchy.levels],
         n_train=len(train),

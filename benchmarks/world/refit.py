@@ -27,8 +27,9 @@ from benchmarks.harness import Child, Report, run_command
 from benchmarks.world.demo import FULL, QUICK, Preset
 from benchmarks.world.generator import generate
 from indexer.earth.geo import accuracy
-from search.evaluation.bootstrap import Interval, Resampling, mean_interval
+from search.evaluation.bootstrap import Interval, mean_interval
 from search.evaluation.evaluate import evaluate
+from search.evaluation.options import EvaluateConfig, Resampling
 from training.run_folder import CHECKPOINT
 
 OTHER_TAUS = {FULL: "800,300,120,50,20,10", QUICK: "80,30,12"}
@@ -95,7 +96,7 @@ def _judge(photos: Path, out: Path) -> _Judge:
             run_command("encoder", "embed", *test, "--out", made)
         predictions = out / f"predictions-{registry.name}"
         run_command("search", "run", "--registry", registry, "--features", made, "--out", predictions)
-        return evaluate(predictions, photos, split="test").distance_km
+        return evaluate(predictions, photos, config=EvaluateConfig(split="test")).distance_km
 
     return judge
 

@@ -20,14 +20,14 @@ from jsonargparse import ArgumentParser
 from benchmarks.harness import Report, run_command
 from benchmarks.world.demo import FULL_OUT
 from indexer.errors import InputError
-from search.evaluation.bootstrap import Resampling
 from search.evaluation.evaluate import Evaluation, compare, evaluate
+from search.evaluation.options import EvaluateConfig
 from training.run_folder import CHECKPOINT
 
 MAX_ERROR = 0.03  # of probabilities
 REFERENCES = 8  # photos kept for each cell
 POINTS = ("medoid", "mass", "reference")  # beside a cell's own
-_RESAMPLING = Resampling(10_000)
+_CONFIG = EvaluateConfig(split="test", resamples=10_000)
 
 
 def measure(report: Report, demo: Path, folder: Path) -> None:
@@ -51,7 +51,7 @@ def measure(report: Report, demo: Path, folder: Path) -> None:
     def answers(registry: Path, name: str, *options: str) -> Evaluation:
         out = folder / f"{registry.name}-{name}"
         run_command("search", "run", "--registry", registry, "--features", features, "--out", out, *options)
-        return evaluate(out, photos, split="test")
+        return evaluate(out, photos, config=_CONFIG)
 
     registry = build("registry", checkpoint)
     before = answers(registry, "before")
@@ -75,7 +75,7 @@ def measure(report: Report, demo: Path, folder: Path) -> None:
 def calibration(report: Report, before: Evaluation, after: Evaluation) -> None:
     """How far probabilities are from what came true."""
     for what, evaluation, bound in (("as fitted", before, None), ("calibrated", after, MAX_ERROR)):
-        found = evaluation.reliability(_RESAMPLING)
+        found = evaluation.reliability
         assert found is not None, "cells are S2 cells, and answers have probabilities"
         assert found.interval is not None
         report.row(
@@ -89,7 +89,7 @@ def calibration(report: Report, before: Evaluation, after: Evaluation) -> None:
 
 def radii(report: Report, evaluation: Evaluation, point: str) -> None:
     """How many photos lie within the radii that they were told, around one kind of point."""
-    for each in evaluation.coverages():
+    for each in evaluation.coverages:
         report.row(
             f"within the {each.promised:.0%} radius around --point {point}",
             f"{each.found:.1%} of {each.photos:,} photos ({each.interval.low:.1%} to {each.interval.high:.1%}); half "
@@ -101,7 +101,7 @@ def radii(report: Report, evaluation: Evaluation, point: str) -> None:
 
 def pointing(report: Report, usual: Evaluation, other: Evaluation, point: str) -> None:
     """Whether answers that point elsewhere are nearer."""
-    end = compare(other, usual, _RESAMPLING).difference.median_km
+    end = compare(other, usual, name="usual").difference.median_km
     verdict = "nearer" if end.high < 0 else "farther" if end.low > 0 else "not distinguishable"
     figures: dict[str, Any] = {"median_km": other.accuracy.median_km, "usual_km": usual.accuracy.median_km}
     report.row(
@@ -124,7 +124,7 @@ def main() -> int:
             measure(report, options.demo, Path(name))
         except InputError as error:
             raise SystemExit(f"error: {error}") from None
-    return report.finish(references=REFERENCES, draws=_RESAMPLING.draws)
+    return report.finish(references=REFERENCES, draws=_CONFIG.resamples)
 
 
 if __name__ == "__main__":

@@ -22,16 +22,17 @@ import numpy as np
 import pyarrow as pa
 
 from indexer.bundles.faiss_index import Index, flat_index, is_exact, read_index, rows_of, write_index
-from indexer.bundles.leaf_index import IndexChoice, build_leaf_index
+from indexer.bundles.leaf_index import Beam, IndexChoice, IndexFacts, build_leaf_index
 from indexer.bundles.references import load_references, save_references
 from indexer.cells import table
 from indexer.cells.hierarchy import Hierarchy
 from indexer.disk.artifact import Draft, write_folder
+from indexer.disk.facts import typed_facts
 from indexer.disk.manifest import MANIFEST, Manifest, check_sizes, manifest_digest, parse_manifest, verify_folder
 from indexer.errors import ArtifactError, BundleMismatch
 from indexer.vectors.calibration import Calibration, Protocol, calibration_facts, calibrations_of
-from indexer.vectors.geocells import Geocells, score_facts
-from indexer.vectors.scoring import ScoringModel, leaf_vectors
+from indexer.vectors.geocells import Geocells
+from indexer.vectors.scoring import ScoringModel
 from indexer.vectors.whitening import Transform
 
 KIND = "bundle"
@@ -50,6 +51,9 @@ class Bundle:
     hierarchy: Hierarchy
     model: ScoringModel
     leaf_index: Index
+    index_facts: IndexFacts  # of the leaf index
+    beam: Beam  # how it is searched from coarse to fine
+    precision_cap_km: float | None  # answers name no place finer than this; None: as fine as its cells are
     references: pa.Table | None  # `indexer.bundles.references`
     calibrations: Mapping[Protocol, Calibration]  # of the protocols that were calibrated
 
@@ -59,20 +63,9 @@ class Bundle:
         return self.path.name
 
     @property
-    def precision_cap_km(self) -> float | None:
-        """What answers from it are told no finer than; None: as fine as its cells are."""
-        cap = self.manifest.facts.get("precision_cap_km")  # the first bundles had none
-        return None if cap is None else float(cap)
-
-    @property
     def encoder(self) -> str | None:
         """Digest of the encoder whose vectors this bundle understands; None where it was never recorded."""
         return self.model.geocells.encoder
-
-    @property
-    def leaf_vectors(self) -> np.ndarray:
-        """(leaves, leaf_width) float32: the rows of the leaf index, or made anew where it keeps them in fewer bits."""
-        return rows_of(self.leaf_index) if is_exact(self.leaf_index) else leaf_vectors(self.model)
 
 
 def build_bundle(
@@ -154,7 +147,7 @@ def calibrated_bundle(
         for name in old.files:
             shutil.copyfile(bundle.path / name, draft.path / name)
         if geocells is not None:
-            index = IndexChoice(old.facts["leaf_index"]["kind"], old.facts["leaf_index"]["precision"])
+            index = IndexChoice(bundle.index_facts.kind, bundle.index_facts.precision)
             _write_vectors(draft, replace(bundle.model, geocells=geocells), index=index, photos=photos)
         draft.facts["calibration"] = calibration_facts(calibrations)
     assert draft.final is not None
@@ -173,11 +166,7 @@ def _write_vectors(draft: Draft, model: ScoringModel, *, index: IndexChoice, pho
     draft.facts |= {
         "leaf_index": asdict(facts),
         "beam": asdict(beam),
-        "temperatures": geocells.temperatures.tolist(),
-        "level_weights": geocells.level_weights.tolist(),
-        "prior_exponent": geocells.prior_exponent,
-        "encoder": geocells.encoder,
-        "hierarchy": geocells.hierarchy,
+        **geocells.facts,
         "cells": [len(vectors) for vectors in geocells.vectors],
         "width": geocells.width,
     }
@@ -193,10 +182,17 @@ def open_bundle(folder: Path) -> Bundle:
     hierarchy = table.read_cells(folder / table.CELLS_FILE)
     indices = [_read_level(folder / level_file(number)) for number in range(len(hierarchy.levels))]
     transform = Transform.load(folder / TRANSFORM_FILE) if TRANSFORM_FILE in manifest.files else None
+    facts = manifest.facts
     try:
-        geocells = Geocells([rows_of(index) for index in indices], **score_facts(manifest.facts), transform=transform)
-    except KeyError as error:
-        raise ArtifactError(f"{folder}: its manifest says nothing about {error}. Rebuild the bundle.") from None
+        geocells = Geocells.of_facts([rows_of(index) for index in indices], facts, transform=transform)
+        calibrations, cap = calibrations_of(facts["calibration"]), facts["precision_cap_km"]
+        precision_cap_km = None if cap is None else float(cap)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(f"{folder}: its manifest says nothing usable of {error}. Build it again.") from None
+    index_facts = typed_facts(IndexFacts, facts.get("leaf_index"), source=folder)
+    beam = typed_facts(Beam, facts.get("beam"), source=folder)
+    if not (0 <= beam.level < len(hierarchy.levels) and beam.probes > 0):
+        raise ArtifactError(f"{folder}: its manifest says {beam}, of {len(hierarchy.levels)} levels. Build it again.")
     model = _scoring_model(hierarchy, geocells)
     leaf_index = read_index(folder / LEAVES_FILE)
     if (leaf_index.ntotal, leaf_index.d) != (model.n_leaves, model.leaf_width):
@@ -204,9 +200,18 @@ def open_bundle(folder: Path) -> Bundle:
             f"{folder / LEAVES_FILE}: {leaf_index.ntotal} rows of {leaf_index.d}, where {model.n_leaves} of "
             f"{model.leaf_width} are expected. Rebuild the bundle."
         )
-    references = load_references(folder, n_leaves=model.n_leaves, width=geocells.width)
-    calibrations = calibrations_of(manifest.facts["calibration"])
-    return Bundle(folder, manifest, hierarchy, model, leaf_index, references, calibrations)
+    return Bundle(
+        path=folder,
+        manifest=manifest,
+        hierarchy=hierarchy,
+        model=model,
+        leaf_index=leaf_index,
+        index_facts=index_facts,
+        beam=beam,
+        precision_cap_km=precision_cap_km,
+        references=load_references(folder, n_leaves=model.n_leaves, width=geocells.width),
+        calibrations=calibrations,
+    )
 
 
 def _read_level(path: Path) -> Index:

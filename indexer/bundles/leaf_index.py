@@ -37,6 +37,8 @@ _SCORES = 1 << 24  # held at once while the best leaves of the sample are found:
 # from memory. Measured at 768 dims on one core with AVX2: 8 to 12.
 _LIST_ROW_COST = 10.0
 
+MeasuredOn = Literal["photos", "cells"]  # vectors of photos, or stand-ins made from geocells
+
 
 @dataclass(frozen=True, slots=True)
 class IndexChoice:
@@ -50,15 +52,15 @@ class IndexChoice:
 class IndexFacts:
     """What a bundle's manifest says of its leaf index."""
 
-    kind: str  # 'flat' or 'ivf'
-    precision: str
+    kind: Literal["flat", "ivf"]
+    precision: Precision
     size_bytes: int
     quantiser_level: int | None  # of 'ivf'
     probes: int | None  # lists a search visits
     recall_at_1: float  # share of queries that get the best of all leaves
     recall_at_10: float  # share of the ten best leaves that are among the ten found
     queries: int  # that this was measured with
-    measured_on: str  # 'photos' or 'cells': vectors of photos, or stand-ins made from geocells
+    measured_on: MeasuredOn
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,7 @@ class Beam:
     recall_at_1: float  # as in IndexFacts
     recall_at_10: float
     queries: int
-    measured_on: str
+    measured_on: MeasuredOn
 
 
 def build_leaf_index(
@@ -84,7 +86,7 @@ def build_leaf_index(
     kind = choice.kind
     if kind == "auto":
         kind = "flat" if len(leaves) <= EXHAUSTIVE_LEAVES else "ivf"
-    measured_on = "cells" if photos is None else "photos"
+    measured_on: MeasuredOn = "cells" if photos is None else "photos"
     queries = stand_ins(model) if photos is None else np.ascontiguousarray(photos[:_QUERIES], np.float32)
     best = best_of_all(model, leaves, queries)
     level, probes = choose_beam(model, queries, best[:, 0])

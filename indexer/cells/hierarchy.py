@@ -102,7 +102,7 @@ class Hierarchy:
         Raises:
             InputError: the cells are labels.
         """
-        return self.locate_ids(s2.leaf_ids(lat_deg, lng_deg))
+        return self.locate_ids(s2.point_ids(lat_deg, lng_deg))
 
     def locate_ids(self, ids: np.ndarray) -> np.ndarray:
         """The cell of each level that contains each leaf id, or -1: (N, L) int64.
@@ -138,7 +138,7 @@ def sorted_ids(batches: Iterable[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
         if count + len(lat_deg) > len(ids):
             # In place: growing by copying would hold the ids twice.
             ids.resize(max(count + len(lat_deg), len(ids) + len(ids) // 4), refcheck=False)
-        ids[count : count + len(lat_deg)] = s2.leaf_ids(lat_deg, lng_deg)
+        ids[count : count + len(lat_deg)] = s2.point_ids(lat_deg, lng_deg)
         count += len(lat_deg)
     ids.resize(count, refcheck=False)
     ids.sort()

@@ -80,7 +80,7 @@ class LabelRecipe:
         table = read_columns(photos, ["lat", "lng", *self.columns], split=split)
         lat, lng = coordinates_of(table, photos, required=True)
         labels = {column: table[column].cast(pa.string()) for column in self.columns}
-        return pa.table({"s2_id": s2.leaf_ids(lat, lng), **labels})
+        return pa.table({"s2_id": s2.point_ids(lat, lng), **labels})
 
     def join(self, first: pa.Table, second: pa.Table) -> pa.Table:
         """One after the other."""

@@ -88,7 +88,7 @@ def load_photo_places(folder: Path) -> pa.Table:
         ArtifactError: it cannot be read, or is not what was written: a damaged file can read well and be wrong.
     """
     entry = hierarchy_manifest(folder).files.get(PHOTOS_FILE)
-    if entry is None or file_digest(folder / PHOTOS_FILE) != entry["sha256"]:
+    if entry is None or file_digest(folder / PHOTOS_FILE) != entry.sha256:
         raise ArtifactError(f"{folder / PHOTOS_FILE}: content differs from its manifest. Restore it from a copy.")
     try:
         return pyarrow.parquet.read_table(folder / PHOTOS_FILE)

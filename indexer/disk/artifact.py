@@ -22,10 +22,8 @@ from indexer.errors import GeoError, InputError, WorkError
 
 _VERSION_STEM = "version"  # of the temporary names of folders that are named by digest
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_UNWRITABLE = {
-    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP),
-    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
-}
+_UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP}
+_UNWRITABLE |= {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
 
 
 @dataclass(slots=True)
@@ -63,7 +61,7 @@ def write_folder(
     with contextlib.ExitStack() as stack:
         with explain_unwritable(target):
             if not name_by_digest:
-                _refuse_existing(target)
+                _refuse_existing(target, but_empty_folder=True)
             parent.mkdir(parents=True, exist_ok=True)
             remove_leftovers(parent, stem)
             temporary = stack.enter_context(temporary_folder(parent, stem))
@@ -82,7 +80,7 @@ def write_folder(
             except OSError as error:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
-                if not name_by_digest:  # somebody else finished first
+                if not name_by_digest:  # another process finished first
                     raise _exists(target) from None
                 if entries_of(final) != entries_of(temporary):  # what is there was damaged since
                     aside = _temporary_name(parent, stem)
@@ -96,14 +94,14 @@ def write_folder(
 def write_file(target: Path, content: bytes) -> None:
     """Write one file that appears at `target` complete or not at all.
 
-    It is written inside a temporary folder, which the next writer clears away if this process dies.
+    It is written inside a temporary folder, which the next writer removes if this process dies.
 
     Raises:
         InputError: `target` exists, or cannot be written.
         WorkError: the disk is full.
     """
     with explain_full(target), explain_unwritable(target):
-        _refuse_existing_file(target)
+        _refuse_existing(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(target.parent, target.name)
         with place_file(target) as aside:
@@ -116,34 +114,39 @@ def place_file(target: Path) -> Iterator[Path]:
     with temporary_folder(target.parent, target.name) as folder:
         aside = folder / target.name
         yield aside
-        sync(aside)
-        aside.rename(target)
-        sync(target.parent)
+        place(aside, target)
+
+
+def place(written: Path, target: Path) -> None:
+    """Move a written file to where it belongs, in one rename, and wait until it is on disk."""
+    sync(written)
+    written.rename(target)
+    sync(target.parent)
 
 
 def check_file(target: Path) -> None:
-    """Make sure that a file can be written at `target`; ask before the work, not after.
+    """Make sure that a file can be written at `target`: call it before the work, not after.
 
     Raises:
         InputError: `target` exists, or cannot be made.
     """
     with explain_unwritable(target):
-        _refuse_existing_file(target)
+        _refuse_existing(target)
     check_target(target)
 
 
 def check_target(target: Path) -> None:
-    """Make sure that a folder can be written at `target`; ask before hours of work, not after.
+    """Make sure that a folder can be written at `target`: call it before hours of work, not after.
 
     Raises:
         InputError: `target` exists and is not an empty folder, or cannot be made.
     """
     with explain_unwritable(target):
-        _refuse_existing(target)
+        _refuse_existing(target, but_empty_folder=True)
         missing = next(path for path in (target.absolute(), *target.absolute().parents) if path.parent.exists())
         if missing.is_symlink():
             raise FileNotFoundError(errno.ENOENT, f"{missing} is a link to nowhere")
-        # Tried, not asked: the answer of `access` is wrong for root and on some network file systems.
+        # Tried, because `access` answers wrongly for root and on some network file systems.
         probe = _temporary_name(missing.parent, missing.name)
         probe.mkdir()
         probe.rmdir()
@@ -164,7 +167,7 @@ def remove_leftovers(parent: Path, stem: str) -> None:
 def remove_version(folder: Path) -> None:
     """Remove a folder that was written with `name_by_digest`: it vanishes in one rename and is deleted after that.
 
-    What a kill in between leaves is a temporary folder like any other, which the next `write_folder` clears away.
+    If the process is killed in between, a temporary folder is left, which the next `write_folder` removes.
     """
     remove_leftovers(folder.parent, _VERSION_STEM)
     lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -190,8 +193,7 @@ def is_temporary(path: Path) -> bool:
 
 
 def _temporaries(parent: Path, stem: str) -> list[Path]:
-    ours = re.compile(re.escape(stem) + r"\.tmp-\d+-\d+")
-    return [path for path in parent.iterdir() if ours.fullmatch(path.name)]
+    return [path for path in parent.iterdir() if is_temporary(path) and path.name.rpartition(".tmp-")[0] == stem]
 
 
 @contextlib.contextmanager
@@ -237,16 +239,12 @@ def _sync_tree(folder: Path) -> None:
 
 
 def _exists(target: Path) -> InputError:
-    return InputError(f"{target}: exists already and is never overwritten. Choose another --out, or remove it first.")
+    return InputError(f"{target}: exists already and is never overwritten. Choose another `out`, or remove it first.")
 
 
-def _refuse_existing(target: Path) -> None:
-    if target.is_symlink() or (target.exists() and not (target.is_dir() and not any(target.iterdir()))):
-        raise _exists(target)
-
-
-def _refuse_existing_file(target: Path) -> None:
-    if target.is_symlink() or target.exists():
+def _refuse_existing(target: Path, *, but_empty_folder: bool = False) -> None:
+    empty = but_empty_folder and target.is_dir() and not any(target.iterdir())
+    if target.is_symlink() or (target.exists() and not empty):
         raise _exists(target)
 
 
@@ -281,7 +279,7 @@ def explain_full(target: Path, *, kept: str = "Nothing was kept") -> Iterator[No
 def replace_symlink(link: Path, target: str) -> None:
     """Point `link` at `target` in one rename: a reader sees the old one or the new one, never none.
 
-    The caller sees to it that nobody else does so at the same time: what a killed process left is cleared away first.
+    What a killed process left is removed first, so the caller must hold a lock: two processes at once would clash.
     """
     for leftover in _temporaries(link.parent, link.name):
         if leftover.is_symlink():

@@ -1,4 +1,8 @@
-"""One process at a time: locks on files, which the kernel frees with their holder: a killed one blocks nobody."""
+"""One process at a time: locks on files, which the kernel frees when their holder ends, however it ends.
+
+Ours and not the package `filelock`: that one takes the same locks, but cannot look at a lock without opening its file
+to write, and `is_held` must answer in a folder that can only be read, or has no lock yet.
+"""
 
 import contextlib
 import fcntl
@@ -13,10 +17,10 @@ _LOOKS, _SECONDS_BETWEEN_LOOKS = 10, 0.02  # at a lock, which `is_held` holds fo
 
 @contextlib.contextmanager
 def alone(lock: Path, *, busy: str) -> Iterator[None]:
-    """Hold a lock for as long as a block runs, or give up at once.
+    """Hold a lock while a block runs, or give up at once.
 
     Raises:
-        InputError: another process holds it; with `busy`, a sentence.
+        InputError: another process holds it; `busy` is the message.
         OSError: the file cannot be written.
     """
     with lock.open("w") as stream:
@@ -33,7 +37,7 @@ def alone(lock: Path, *, busy: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def in_turn(lock: Path) -> Iterator[None]:
-    """Hold a lock for as long as a block runs, once nobody else does.
+    """Wait until a lock is free, and hold it while a block runs.
 
     Raises:
         OSError: the file cannot be written.
@@ -44,7 +48,7 @@ def in_turn(lock: Path) -> Iterator[None]:
 
 
 def is_held(lock: Path) -> bool:
-    """Whether a living process holds a lock by `alone` or `in_turn`."""
+    """Whether a process holds a lock by `alone` or `in_turn`."""
     try:
         with lock.open() as stream:
             fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)

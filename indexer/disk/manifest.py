@@ -23,6 +23,14 @@ _MEND = "Restore the folder from a copy, or rebuild it."
 
 
 @dataclass(frozen=True, slots=True)
+class FileEntry:
+    """What a manifest says of a file."""
+
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """What `manifest.json` holds. `facts` is what a reader wants to know before it opens a file."""
 
@@ -31,7 +39,7 @@ class Manifest:
     config: Mapping[str, Any] = field(default_factory=dict)
     inputs: Mapping[str, str | None] = field(default_factory=dict)  # name -> digest, None where it is unknown
     facts: Mapping[str, Any] = field(default_factory=dict)
-    files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # path -> {"sha256", "size_bytes"}
+    files: Mapping[str, FileEntry] = field(default_factory=dict)  # by path, `/` between
     made_by: Mapping[str, str] = field(default_factory=dict)  # versions of the code that wrote it
 
 
@@ -80,7 +88,7 @@ def read_manifest(folder: Path, *, kind: str, schema_version: int, name: str = M
 
 
 def parse_manifest(folder: Path, *, kind: str, schema_version: int, name: str = MANIFEST) -> Manifest:
-    """Read a folder's manifest and check its kind and its schema version, whatever became of the other files.
+    """Read a folder's manifest and check its kind and its schema version; the other files are not looked at.
 
     Raises:
         ArtifactError: not such a folder, its manifest is damaged, or it was written by a newer version.
@@ -88,12 +96,9 @@ def parse_manifest(folder: Path, *, kind: str, schema_version: int, name: str = 
     path = folder / name
     if not path.is_file():
         found = "there is no such folder" if not folder.exists() else f"it has no {name}"
-        raise ArtifactError(
-            f"{folder}: not a {kind} folder ({found}). Give the folder that a command wrote with --out."
-        )
+        raise ArtifactError(f"{folder}: not a {kind} folder ({found}). Give the folder that a command wrote.")
     try:
-        manifest = Manifest(**json.loads(path.read_bytes()))
-        _check_types(manifest)
+        manifest = _parsed(json.loads(path.read_bytes()))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ArtifactError(f"{path}: damaged manifest ({error}). {_MEND}") from None
     if manifest.kind != kind:
@@ -125,7 +130,7 @@ def manifest_digest(folder: Path, *, name: str = MANIFEST) -> str:
 def verify_folder(folder: Path, manifest: Manifest, *, name: str = MANIFEST) -> list[str]:
     """Compare a folder with its manifest, to the last byte; returns one sentence for each file that is not as it says.
 
-    Found are files that are missing, shorter or longer, of other content, unreadable, or not named in the manifest.
+    Such files are missing, shorter, longer, of other content, unreadable, or not named in the manifest.
 
     Raises:
         ArtifactError: the manifest names a file outside the folder.
@@ -133,7 +138,7 @@ def verify_folder(folder: Path, manifest: Manifest, *, name: str = MANIFEST) -> 
     faults = list(_size_faults(folder, manifest))
     for file, entry in manifest.files.items():
         try:
-            differs = _size(folder, file) == entry["size_bytes"] and file_digest(folder / file) != entry["sha256"]
+            differs = _size(folder, file) == entry.size_bytes and file_digest(folder / file) != entry.sha256
         except OSError as error:
             faults.append(f"{folder / file}: cannot be read ({error.strerror}). Restore the folder from a copy.")
             continue
@@ -147,41 +152,39 @@ def verify_folder(folder: Path, manifest: Manifest, *, name: str = MANIFEST) -> 
     ]
 
 
-def _check_types(manifest: Manifest) -> None:
+def _parsed(found: dict[str, Any]) -> Manifest:
+    files = {file: FileEntry(**entry) for file, entry in found["files"].items()}
+    manifest = Manifest(**found | {"files": files})
     if type(manifest.schema_version) is not int or manifest.schema_version < 1:
         raise ValueError(f"{manifest.schema_version!r} is no schema version")
-    for value in (manifest.config, manifest.inputs, manifest.facts, manifest.files, *manifest.files.values()):
+    for value in (manifest.config, manifest.inputs, manifest.facts):
         if not isinstance(value, dict):
             raise TypeError(f"{value!r} where a table is expected")
-    for file, entry in manifest.files.items():
-        if type(entry["size_bytes"]) is not int or type(entry["sha256"]) is not str:
+    for file, entry in files.items():
+        if type(entry.size_bytes) is not int or type(entry.sha256) is not str:
             raise TypeError(f"size or digest of {file} is of another type")
+    return manifest
 
 
 def _size_faults(folder: Path, manifest: Manifest) -> Iterator[str]:
     for file, entry in manifest.files.items():
         size = _size(folder, file)
-        if size != entry["size_bytes"]:
-            state = "missing" if size is None else f"{size} bytes instead of {entry['size_bytes']}"
+        if size != entry.size_bytes:
+            state = "missing" if size is None else f"{size} bytes instead of {entry.size_bytes}"
             yield f"{folder / file}: {state}. {_MEND}"
 
 
 def _size(folder: Path, file: str) -> int | None:
-    path = _inside(folder, file)
+    if Path(file).is_absolute() or ".." in Path(file).parts:
+        raise ArtifactError(f"{folder}: its manifest names a file outside the folder ({file!r}). Do not use it.")
+    path = folder / file
     return path.stat().st_size if path.is_file() else None
 
 
-def _inside(folder: Path, file: str) -> Path:
-    path = folder / file
-    if Path(file).is_absolute() or ".." in Path(file).parts:
-        raise ArtifactError(f"{folder}: its manifest names a file outside the folder ({file!r}). Do not use it.")
-    return path
-
-
-def entries_of(folder: Path) -> dict[str, dict[str, Any]]:
-    """What a manifest says of the files in a folder: path -> digest and size."""
+def entries_of(folder: Path) -> dict[str, FileEntry]:
+    """What a manifest says of the files in a folder, by path."""
     return {
-        path.relative_to(folder).as_posix(): {"sha256": file_digest(path), "size_bytes": path.stat().st_size}
+        path.relative_to(folder).as_posix(): FileEntry(file_digest(path), path.stat().st_size)
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }

@@ -78,7 +78,8 @@ def _draw(ids: np.ndarray, outlines: np.ndarray, kept: np.ndarray) -> np.ndarray
         polygons[cell] = _with_pole_corner(points[cell][kept[cell]], int(np.argmax(pole[cell][kept[cell]])))
     # The 180th meridian divides faces of the cube; to all smaller cells it is an edge or nothing.
     for cell in np.flatnonzero((s2.levels(ids) == 0) & (np.ptp(lng, axis=1) > 180)):
-        polygons[cell] = _cut(polygons[cell])
+        cut = antimeridian.fix_polygon(polygons[cell], fix_winding=False)
+        polygons[cell] = shapely.remove_repeated_points(cut, 1e-6)  # points on the cut come out twice, but for rounding
     return polygons
 
 
@@ -88,9 +89,3 @@ def _with_pole_corner(ring: np.ndarray, corner: int) -> shapely.Polygon:
     ring[corner, 0] = ring[corner - 1, 0]
     ring[corner + 1, 0] = ring[(corner + 2) % len(ring), 0]
     return shapely.Polygon(ring)
-
-
-def _cut(polygon: shapely.Polygon) -> shapely.Polygon | shapely.MultiPolygon:
-    cut = antimeridian.fix_polygon(polygon, fix_winding=False)
-    # Points on the cut come out twice, apart by what the package rounds.
-    return shapely.remove_repeated_points(cut, 1e-6)

@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from indexer.earth.geo import EARTH_RADIUS_KM
+from indexer.earth.geo import EARTH_RADIUS_KM, lat_lng
 from indexer.errors import InputError
 
 MAX_LEVEL = 30
@@ -38,8 +38,8 @@ def _hilbert_tables() -> tuple[np.ndarray, np.ndarray]:
 _FROM_IJ, _TO_IJ = _hilbert_tables()
 
 
-def leaf_ids(lat_deg: np.ndarray, lng_deg: np.ndarray) -> np.ndarray:
-    """Level-30 cell ids (N,) uint64 of points (N,) in degrees; the caller has checked their ranges."""
+def point_ids(lat_deg: np.ndarray, lng_deg: np.ndarray) -> np.ndarray:
+    """Ids (N,) uint64 of the level-30 cells of points (N,) in degrees; the caller has checked their ranges."""
     face, u, v = _face_uv(np.asarray(lat_deg, np.float64), np.asarray(lng_deg, np.float64))
     return _from_face_ij(face, _grid(u), _grid(v))
 
@@ -64,12 +64,12 @@ def children(ids: np.ndarray) -> np.ndarray:
 
 
 def range_min(ids: np.ndarray) -> np.ndarray:
-    """Smallest leaf id inside each cell: (N,) uint64."""
+    """Smallest point id inside each cell: (N,) uint64."""
     return ids - (_lowest_bit(ids) - _ONE)
 
 
 def range_max(ids: np.ndarray) -> np.ndarray:
-    """Largest leaf id inside each cell: (N,) uint64."""
+    """Largest point id inside each cell: (N,) uint64."""
     return ids + (_lowest_bit(ids) - _ONE)
 
 
@@ -81,23 +81,22 @@ def cells_of_level(s2_level: int) -> np.ndarray:
     return ids
 
 
-def locate(cells: np.ndarray, leaves: np.ndarray) -> np.ndarray:
-    """Index of the cell that contains each leaf id, or -1.
+def locate(cells: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """Index of the cell that contains each id, or -1.
 
-    cells: (C,) uint64 strictly increasing and disjoint. leaves: (N,) uint64 of any level, where a coarser id counts
+    cells: (C,) uint64 strictly increasing and disjoint. ids: (N,) uint64 of any level, where a coarser id counts
     as inside a cell when its centre is. Returns (N,) int64.
     """
     if not cells.size:
-        return np.full(leaves.shape, -1, np.int64)
-    index = np.searchsorted(range_min(cells), leaves, side="right") - 1
-    inside = (index >= 0) & (leaves <= range_max(cells)[np.maximum(index, 0)])
+        return np.full(ids.shape, -1, np.int64)
+    index = np.searchsorted(range_min(cells), ids, side="right") - 1
+    inside = (index >= 0) & (ids <= range_max(cells)[np.maximum(index, 0)])
     return np.where(inside, index, -1)
 
 
 def centres(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Latitude and longitude (N,) in degrees of each cell's centre."""
-    x, y, z = directions(ids)
-    return np.degrees(np.arctan2(z, np.hypot(x, y))), np.degrees(np.arctan2(y, x))
+    return lat_lng(directions(ids).T)
 
 
 def directions(ids: np.ndarray) -> np.ndarray:
@@ -215,7 +214,7 @@ def _from_face_ij(face: np.ndarray, i: np.ndarray, j: np.ndarray) -> np.ndarray:
 def _squares(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Face of each cell, and its lower corner (s, t) and width on that face, in [0, 1]; all exact."""
     face, i, j = _to_face_ij(ids)
-    # The walk ends in the corner leaf next to the centre; snapping to the cell's own grid finds the cell.
+    # The walk ends in the level-30 cell next to the centre; snapping to the cell's own grid finds the cell.
     width = np.uint64(1) << (np.uint64(MAX_LEVEL) - levels(ids).astype(np.uint64))
     s, t = ((k & ~(width - _ONE)).astype(np.float64) / 2**MAX_LEVEL for k in (i, j))
     return face, s, t, width.astype(np.float64) / 2**MAX_LEVEL

@@ -6,8 +6,8 @@
     _lock              held by the one process that writes
     _manifest.json     written when every shard is done
 
-A killed job loses the shards it was at, and nothing else: the next start with the same options does what has no mark.
-What starts with `_` is passed over by readers of Parquet, so the folder can be read at any time: each part is whole.
+A killed job loses the shards in work and nothing else: the next start with the same options does the shards without a
+mark. Readers of Parquet ignore names that begin with `_`, so the folder can be read at any time: each part is whole.
 """
 
 import contextlib
@@ -30,19 +30,19 @@ from indexer.disk.artifact import (
     explain_full,
     explain_unwritable,
     is_temporary,
+    place,
     remove_leftovers,
-    sync,
     temporary_folder,
 )
 from indexer.disk.lock import alone, is_held
-from indexer.disk.manifest import ROWS_MANIFEST, Manifest, code_version, file_digest, write_manifest
+from indexer.disk.manifest import ROWS_MANIFEST, FileEntry, Manifest, code_version, file_digest, write_manifest
 from indexer.errors import ArtifactError, InputError, WorkError
 
 log = logging.getLogger(__name__)
 
-OK = "ok"  # the status of a row that has what was asked for; any other is a short reason code
+OK = "ok"  # the status of a row that has its result; any other status is a short reason code
 JOB_FILE = "_job.json"
-_FREE = {"batch_size"}  # another one, where memory ran out, changes the last bits of a vector at most
+_FREE = {"batch_size"}  # may change when memory ran out: at most the last bits of a vector change with it
 _MARKS, _LOCK, _ASIDE = "_done", "_lock", "_part"
 
 
@@ -89,11 +89,6 @@ class JobFolder:
         self.job = job
         self.done = done
 
-    @property
-    def finished(self) -> bool:
-        """Whether every shard was done before."""
-        return (self.path / ROWS_MANIFEST).is_file()
-
     def add(self, shard: Shard) -> Mark:
         """Write a shard and its mark. A shard without a mark that was written before is written again.
 
@@ -105,39 +100,37 @@ class JobFolder:
             (self.path / ROWS_MANIFEST).unlink(missing_ok=True)  # of a job that had ended; it names files and rows
             rows = aside / "rows"  # without the suffix, or `**/*.parquet` would find it half written
             pa.parquet.write_table(shard.table, rows)
-            mark = _mark(shard, sha256=file_digest(rows), size_bytes=rows.stat().st_size)
-            _place(rows, target)
+            mark = _mark(shard, rows)
+            place(rows, target)
             written = aside / "mark.json"
             written.write_text(json.dumps(asdict(mark)))
-            _place(written, self.path / _MARKS / f"{shard.number:05d}.json")
+            place(written, self.path / _MARKS / f"{shard.number:05d}.json")
         self.done[shard.number] = mark
         return mark
 
     def finish(self, facts: Mapping[str, Any], *, rows: int | None = None) -> None:
-        """Say that every shard is done; nothing about it depends on when, or how often the job was started.
+        """Write the manifest, which says that every shard is done; it is the same however often the job was started.
 
-        rows: how many the input has; None where nobody knows.
+        rows: how many the input has; None if that is not known.
 
         Raises:
             WorkError: the shards hold another number of rows; or the disk is full.
         """
-        if self.finished:
+        if (self.path / ROWS_MANIFEST).is_file():
             return
         job, totals = self.job, totals_of(self.done.values())
         if rows is not None and totals.rows != rows:
             raise WorkError(
                 f"{self.path}: {totals.rows:,} rows of an input of {rows:,}. Was it changed while it was read? Give "
-                "the command again, or choose another --out."
+                "the command again, or choose another `out`."
             )
-        files = {
-            part_name(number): {"sha256": mark.sha256, "size_bytes": mark.size_bytes}
-            for number, mark in sorted(self.done.items())
-        }
+        done = sorted(self.done.items())
+        files = {part_name(number): FileEntry(mark.sha256, mark.size_bytes) for number, mark in done}
         everything = {"rows": totals.rows, "ok": totals.ok, "failed": dict(totals.failed), **facts}
         manifest = Manifest(job.kind, job.schema_version, job.options, job.inputs, everything, files, code_version())
         with _explained(self.path), temporary_folder(self.path, _ASIDE) as aside:
             write_manifest(aside / ROWS_MANIFEST, manifest)
-            _place(aside / ROWS_MANIFEST, self.path / ROWS_MANIFEST)
+            place(aside / ROWS_MANIFEST, self.path / ROWS_MANIFEST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +181,7 @@ def names_digest(names: Sequence[str]) -> str:
 
 
 def check_job_target(path: Path) -> None:
-    """Make sure that a job can be begun or gone on with at `path`; ask before hours of work, not after.
+    """Make sure that a job can begin or continue at `path`: call it before hours of work, not after.
 
     Raises:
         InputError: the folder holds something else, or cannot be written.
@@ -199,10 +192,10 @@ def check_job_target(path: Path) -> None:
 
 
 def read_job(path: Path) -> Job | None:
-    """What the job at `path` was started as; None where none was.
+    """The job at `path` as it was started; None where there is none.
 
     Raises:
-        ArtifactError: what says so is damaged.
+        ArtifactError: its file is damaged.
     """
     file = path / JOB_FILE
     try:
@@ -211,7 +204,7 @@ def read_job(path: Path) -> Job | None:
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ArtifactError(f"{file}: damaged ({error}). Remove the folder, or choose another --out.") from None
+        raise ArtifactError(f"{file}: damaged ({error}). Remove the folder, or choose another `out`.") from None
 
 
 def read_marks(path: Path) -> dict[int, Mark]:
@@ -255,32 +248,30 @@ def is_running(path: Path) -> bool:
 
 @contextlib.contextmanager
 def open_job(path: Path, job: Job) -> Iterator[JobFolder]:
-    """Begin a job at `path`, or go on with the one there; the folder is this process's until the block ends.
+    """Begin a job at `path`, or continue the one there; this process holds the folder until the block ends.
 
     Raises:
-        InputError: the folder holds something else or a job of other options or inputs, another process is at it, or
+        InputError: the folder holds something else, or a job of other options or inputs; another process holds it; or
             it cannot be written.
-        ArtifactError: what the folder says of itself is damaged.
+        ArtifactError: its description or one of its marks is damaged.
         WorkError: the disk is full.
     """
     check_job_target(path)
     with contextlib.ExitStack() as stack:
         with _explained(path):
             path.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(
-                alone(path / _LOCK, busy=f"{path}: another process is writing to it. Wait for its end.")
-            )
-        with _explained(path):
+            busy = f"{path}: another process is writing to it. Wait for its end."
+            stack.enter_context(alone(path / _LOCK, busy=busy))
             remove_leftovers(path, _ASIDE)
             (path / _MARKS).mkdir(exist_ok=True)
         before = read_job(path)
         if before is not None and before.kind == job.kind and not (read_marks(path) or part_files(path)):
-            before = None  # of a start that ended before its first shard: it decides nothing
+            before = None  # of a start that ended before its first shard: it binds nobody
         if before is None:
             with _explained(path), temporary_folder(path, _ASIDE) as aside:
                 remove_leftovers(path.parent, path.name)  # of a start that was killed while it asked whether it may
                 (aside / JOB_FILE).write_text(json.dumps(asdict(job), indent=1, sort_keys=True, allow_nan=False))
-                _place(aside / JOB_FILE, path / JOB_FILE)
+                place(aside / JOB_FILE, path / JOB_FILE)
         else:
             _check_same(path, before, job)
         yield JobFolder(path, job, _usable(path, read_marks(path)))
@@ -300,9 +291,9 @@ def _is_begun(path: Path) -> bool:
 
 
 def _usable(path: Path, marks: Mapping[int, Mark]) -> dict[int, Mark]:
-    """Marks whose rows are there. What somebody removed or a disk lost is done again, and so is what has no mark.
+    """Marks whose rows are there. Shards whose rows or marks were removed or lost are done again.
 
-    Rows of shards that are to be done again are removed: the input may end before them now.
+    The rows of shards that are to be done again are removed: the input may be shorter now.
     """
     sizes = {file.name: file.stat().st_size for file in part_files(path)}
     usable = {number: mark for number, mark in marks.items() if sizes.get(part_name(number)) == mark.size_bytes}
@@ -328,28 +319,25 @@ def _manifest_names(path: Path, parts: Set[str]) -> bool:
 
 def _check_same(path: Path, before: Job, now: Job) -> None:
     if before.kind != now.kind:
-        raise InputError(f"{path}: holds {before.kind}, not {now.kind}. Choose another --out.")
+        raise InputError(f"{path}: holds {before.kind}, not {now.kind}. Choose another `out`.")
     for what, old, new in (("option", before.options, now.options), ("input", before.inputs, now.inputs)):
         old, new = (json.loads(json.dumps(values)) for values in (old, new))  # tuples come back as lists
         for name in sorted((old.keys() | new.keys()) - _FREE):
             if old.get(name) != new.get(name):
                 raise InputError(
                     f"{path}: its job began with the {what} {name} {old.get(name)}, this one has {new.get(name)}. "
-                    "Rows of both would be mixed: give what it began with, or choose another --out."
+                    "Rows of both would be mixed: give what it began with, or choose another `out`."
                 )
 
 
-def _mark(shard: Shard, *, sha256: str, size_bytes: int) -> Mark:
-    table = shard.table
-    failed: Counter[str] = Counter()
-    examples: dict[str, Sequence[str]] = {}
-    statuses = table["status"].to_pylist()
-    for row, status in enumerate(statuses):
-        if status != OK:
-            failed[status] += 1
-            if status not in examples:
-                name = table["photo"][row].as_py() or f"row {shard.first_row + row}"
-                examples[status] = [name, table["reason"][row].as_py()]
+def _mark(shard: Shard, rows: Path) -> Mark:
+    """rows: the file that they are written to."""
+    names, statuses = shard.table["photo"].to_pylist(), shard.table["status"].to_pylist()
+    failed = Counter(status for status in statuses if status != OK)
+    examples = {
+        status: [names[row] or f"row {shard.first_row + row}", shard.table["reason"][row].as_py()]
+        for status, row in ((status, statuses.index(status)) for status in failed)
+    }
     return Mark(
         shard.number,
         shard.first_row,
@@ -357,18 +345,11 @@ def _mark(shard: Shard, *, sha256: str, size_bytes: int) -> Mark:
         len(statuses) - failed.total(),
         dict(failed),
         examples,
-        names_digest(table["photo"].to_pylist()),
-        sha256,
-        size_bytes,
+        names_digest(names),
+        file_digest(rows),
+        rows.stat().st_size,
         time.time(),
     )
-
-
-def _place(written: Path, target: Path) -> None:
-    """Move a written file to where it belongs, in one rename, and see it on disk."""
-    sync(written)
-    written.rename(target)
-    sync(target.parent)
 
 
 @contextlib.contextmanager

@@ -1,14 +1,14 @@
-"""How far a job has come, for who asks from outside: of one that runs, has ended, or died.
+"""How far a job has come, seen from outside: a job that runs, has ended, or was killed.
 
-While it runs it writes `_status.json` every few seconds. What is done is read from the marks of its shards, which are
-right whatever became of the process.
+A running job writes `_status.json` every few seconds. Which shards are done is read from their marks, which are right
+even if the process was killed.
 """
 
 import contextlib
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +16,7 @@ from typing import Any, Literal
 from indexer.disk.manifest import ROWS_MANIFEST
 from indexer.errors import InputError
 from indexer.jobs.job_folder import Job, Mark, Totals, is_running, read_job, read_marks, totals_of
-from indexer.jobs.stages import Line
+from indexer.jobs.stages import Line, Meter
 
 _FILE = "_status.json"
 _SECONDS_BETWEEN = 5.0
@@ -24,10 +24,10 @@ _RECENT = 20  # shards, that the rate is taken from
 
 
 class StatusFile:
-    """Tells from inside a job how it goes."""
+    """The file by which a running job says how far it is."""
 
     def __init__(self, folder: Path, line: Line, *, rows: int | None) -> None:
-        """rows: of the whole job; None where nobody knows before the end."""
+        """rows: of the whole job; None if that is not known before the end."""
         self._folder, self._line, self._rows = folder, line, rows
         self.began_at = time.time()  # seconds since 1970
         self._written = 0.0
@@ -64,12 +64,12 @@ class Status:
     """How far a job has come."""
 
     job: Job
-    state: Literal["running", "ended", "stopped"]  # stopped: by whatever; the same command goes on with it
+    state: Literal["running", "ended", "stopped"]  # stopped: the same command continues it
     totals: Totals
     rows: int | None  # of the whole job
     rows_per_second: float | None  # over the latest shards of the latest start
     seconds_left: float | None
-    stages: Sequence[Mapping[str, Any]]  # of the latest start
+    stages: Sequence[Meter]  # of the latest start
 
 
 def read_status(folder: Path) -> Status:
@@ -77,33 +77,34 @@ def read_status(folder: Path) -> Status:
 
     Raises:
         InputError: there is no job.
-        ArtifactError: what it says of itself is damaged.
+        ArtifactError: its description or one of its marks is damaged.
     """
     job = read_job(folder)
     if job is None:
-        raise InputError(f"{folder}: no job was begun here. Give the folder that a command writes with --out.")
-    ended = (folder / ROWS_MANIFEST).is_file()
-    said = _said(folder)
+        raise InputError(f"{folder}: no job was begun here. Give the folder that a job writes to.")
+    written = _read(folder)
+    started_at = written.get("started_at")
     marks = sorted(read_marks(folder).values(), key=lambda mark: mark.ended_at)
-    totals = totals_of(marks)
-    rows = totals.rows if ended else said.get("rows")
-    rate = _rate([mark for mark in marks if mark.ended_at >= said.get("started_at", 0.0)], said.get("started_at"))
-    left = None if ended or rows is None or not rate else (rows - totals.rows) / rate
-    running = not ended and is_running(folder)
-    state: Literal["running", "ended", "stopped"] = "ended" if ended else "running" if running else "stopped"
-    return Status(job, state, totals, rows, rate, left if running else None, said.get("stages", []))
+    totals, rate = totals_of(marks), _rate(marks, started_at)
+    if (folder / ROWS_MANIFEST).is_file():
+        return Status(job, "ended", totals, totals.rows, rate, None, written["stages"])
+    rows, running = written.get("rows"), is_running(folder)
+    left = (rows - totals.rows) / rate if running and rows is not None and rate else None
+    return Status(job, "running" if running else "stopped", totals, rows, rate, left, written["stages"])
 
 
-def _said(folder: Path) -> dict[str, Any]:
+def _read(folder: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads((folder / _FILE).read_bytes()))
-    except (OSError, ValueError, TypeError):  # killed before its first word; what is done the marks say
-        return {}
+        written = json.loads((folder / _FILE).read_bytes())
+        return written | {"stages": [Meter(**stage) for stage in written["stages"]]}
+    except (OSError, ValueError, TypeError, KeyError):  # killed before it wrote; the marks say what is done
+        return {"stages": []}
 
 
 def _rate(marks: Sequence[Mark], started_at: float | None) -> float | None:
-    recent = marks[-_RECENT:]
-    if not recent or started_at is None:
+    """Rows a second over the latest shards of the latest start. marks: in the order of their time."""
+    if started_at is None:
         return None
-    before = marks[-_RECENT - 1].ended_at if len(marks) > _RECENT else started_at
-    return sum(mark.rows for mark in recent) / max(recent[-1].ended_at - before, 1e-9)
+    before, *latest = [started_at, *(mark.ended_at for mark in marks if mark.ended_at >= started_at)][-_RECENT - 1 :]
+    rows = sum(mark.rows for mark in marks[len(marks) - len(latest) :])
+    return rows / max(latest[-1] - before, 1e-9) if latest else None

@@ -6,8 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from rich.console import Console, Group
-from rich.live import Live
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
@@ -20,17 +19,19 @@ _SECONDS_BETWEEN_TICKS = 0.5
 
 
 @contextlib.contextmanager
-def track(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+def track(
+    what: str, total: int | None, *, remarks: Callable[[], Sequence[str]] = tuple
+) -> Iterator[Callable[[int], None]]:
     """Show how far work has come. Yields a function to call with the number of items done since the last call.
 
-    total: of items; None where nobody knows before the end.
+    total: of items; None if it is not known before the end. remarks: short texts to show beside it.
     """
     console = Console(stderr=True)
-    if not console.is_terminal:
-        yield _lines(what, total)
-        return
-    with _bar(console) as progress:
-        yield _advancing(progress, what, total)
+    if console.is_terminal:
+        with _Bar(console, what, total, remarks) as bar:
+            yield bar.advance_by
+    else:
+        yield _lines(what, total, remarks)
 
 
 @contextlib.contextmanager
@@ -45,22 +46,15 @@ def track_line(
 ) -> Iterator[None]:
     """The same for a line of stages, with what each of them does.
 
-    total: of rows; None where nobody knows before the end. known: of them that were done before. tick: called every
-    half second, from another thread. also: more to say, in short texts.
+    total: of rows; None if it is not known before the end. known: rows that were done before. tick: called every half
+    second, from another thread. also: more short texts to show.
     """
-    console, ended = Console(stderr=True), threading.Event()
+    ended = threading.Event()
 
-    def said() -> list[str]:
-        return [*_said(line), *also()]
+    def remarks() -> list[str]:
+        return [*(_meter_text(meter) for meter in line.meters if meter.rows), *also()]
 
-    with contextlib.ExitStack() as stack:
-        live = advance = None
-        if console.is_terminal:
-            progress = _bar(console)
-            live = stack.enter_context(Live(progress, console=console, refresh_per_second=4))
-            advance = _advancing(progress, what, None if total is None else total - known)
-        else:
-            advance = _lines(what, None if total is None else total - known, more=lambda: "; ".join(said()))
+    with track(what, None if total is None else total - known, remarks=remarks) as advance:
 
         def look() -> None:
             seen, last = 0, False
@@ -68,11 +62,9 @@ def track_line(
                 last = ended.wait(_SECONDS_BETWEEN_TICKS)
                 tick()
                 now = max(seen, _through(line))  # never back, where another stage has become the slowest
-                if now > seen or live is not None:
+                if now > seen:
                     advance(now - seen)
                     seen = now
-                if live is not None:
-                    live.update(Group(progress, Text("\n".join(f"  {text}" for text in said()))))
 
         watcher = threading.Thread(target=look, name="progress", daemon=True)
         watcher.start()
@@ -89,37 +81,37 @@ def _through(line: Line) -> int:
     return 0 if slowest is None else slowest.rows
 
 
-def _said(line: Line) -> list[str]:
-    return [_meter_text(meter) for meter in line.meters if meter.rows]
-
-
 def _meter_text(meter: Meter) -> str:
     queued = f", {meter.waiting} of {meter.room} waiting" if meter.room else ""
     return f"{meter.name} {meter.rows:,}, {per_second(meter.rows / max(meter.busy_s, 1e-9))} at work{queued}"
 
 
-def _bar(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-    )
+class _Bar(Progress):
+    """A bar on a terminal, with remarks below it."""
 
+    def __init__(self, console: Console, what: str, total: int | None, remarks: Callable[[], Sequence[str]]) -> None:
+        self._remarks = remarks
+        super().__init__(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self._task = self.add_task(what, total=total, rate="")
 
-def _advancing(progress: Progress, what: str, total: int | None) -> Callable[[int], None]:
-    task = progress.add_task(what, total=total, rate="")
+    def get_renderables(self) -> Iterator[RenderableType]:
+        yield from super().get_renderables()
+        yield from (Text(f"  {remark}") for remark in self._remarks())
 
-    def advance(done: int) -> None:
-        progress.advance(task, done)
-        speed = progress.tasks[0].speed
-        progress.update(task, rate=per_second(speed) if speed else "")
-
-    return advance
+    def advance_by(self, done: int) -> None:
+        """Count so many more items as done."""
+        self.advance(self._task, done)
+        speed = self.tasks[0].speed
+        self.update(self._task, rate=per_second(speed) if speed else "")
 
 
 def per_second(rate: float) -> str:
@@ -132,7 +124,7 @@ def counts_text(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} {name}" for name, count in counts.items()) or "none"
 
 
-def _lines(what: str, total: int | None, *, more: Callable[[], str] = str) -> Callable[[int], None]:
+def _lines(what: str, total: int | None, remarks: Callable[[], Sequence[str]]) -> Callable[[int], None]:
     started = shown = time.monotonic()
     count = 0
 
@@ -143,9 +135,8 @@ def _lines(what: str, total: int | None, *, more: Callable[[], str] = str) -> Ca
         if count == total or now - shown > _SECONDS_BETWEEN_LINES:
             shown = now
             rate = max(count, 1e-9) / max(now - started, 1e-9)
-            said = f"{what}: {count:,}" + ("" if total is None else f" of {total:,}") + f", {per_second(rate)}"
-            if total is not None:
-                said += f", {(total - count) / rate:.0f} s left"
-            log.info("%s", "; ".join(filter(None, [said, more()])))
+            text = f"{what}: {count:,}" + ("" if total is None else f" of {total:,}") + f", {per_second(rate)}"
+            left = [] if total is None else [f"{(total - count) / rate:.0f} s left"]
+            log.info("%s", "; ".join([", ".join([text, *left]), *remarks()]))
 
     return advance

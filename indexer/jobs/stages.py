@@ -11,16 +11,15 @@ would end the stage as if there were no more. What a stage raises is raised wher
 the block every thread has ended, whatever was still under way.
 """
 
+import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sized
-from contextlib import contextmanager
+from collections.abc import Iterator, Sized
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
-_T = TypeVar("_T")
 _S = TypeVar("_S", bound=Sized)
 _SECONDS_BETWEEN_LOOKS = 0.1  # whether the line was stopped
 
@@ -35,7 +34,7 @@ class Meter:
     waiting: int = 0  # results that nobody has taken yet
     room: int = 0  # for so many
 
-    @contextmanager
+    @contextlib.contextmanager
     def at_work(self, rows: int) -> Iterator[None]:
         """Measure a piece of work on so many rows, of a stage that has no thread of its own."""
         started = time.perf_counter()
@@ -49,22 +48,24 @@ class Line:
 
     def __init__(self) -> None:
         self.meters: list[Meter] = []
-        self.failed = 0  # rows without a result so far; whoever finds them counts them
+        self.failed = 0  # rows without a result so far; counted by the stage that finds them
         self._stages: list[_Stage[Any]] = []
         self._stopped = threading.Event()
 
     def stage(self, name: str, items: Iterator[_S], *, ahead: int = 2) -> Iterator[_S]:
-        """Run an iterator in a thread, at most so many results ahead of who takes them. It starts with the first one.
+        """Run an iterator in a thread, at most `ahead` results before they are taken. It starts when one is wanted.
 
-        Stages are added in the order of the work: what one waits for the stage added before it is not work of its own.
+        Add stages in the order of the work: the time that one waits for the stage before it does not count as its work.
         Rows are counted by the length of the results.
         """
-        stage = _Stage(self.meter(name), items, self._stages[-1] if self._stages else None, self._stopped, ahead, len)
+        meter = self.meter(name)
+        meter.room = ahead
+        stage = _Stage(meter, items, self._stages[-1] if self._stages else None, self._stopped)
         self._stages.append(stage)
         return stage
 
     def meter(self, name: str) -> Meter:
-        """A stage that the caller works himself."""
+        """A stage whose work the caller does."""
         meter = Meter(name)
         self.meters.append(meter)
         return meter
@@ -81,7 +82,7 @@ class Line:
 
 
 class _Stopped(Exception):
-    """The line was stopped: nobody wants more."""
+    """The line was stopped: no more results are taken."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,26 +92,19 @@ class _End:
     error: BaseException | None = None
 
 
-class _Stage(Generic[_T]):
+class _Stage(Generic[_S]):
     def __init__(
-        self,
-        meter: Meter,
-        items: Iterator[_T],
-        before: "_Stage[Any] | None",
-        stopped: threading.Event,
-        ahead: int,
-        rows_of: Callable[[_T], int],
+        self, meter: Meter, items: Iterator[_S], before: "_Stage[Any] | None", stopped: threading.Event
     ) -> None:
-        self.waited_s = 0.0  # of who takes the results, for them
-        self._meter, self._items, self._before, self._stopped, self._rows_of = meter, items, before, stopped, rows_of
-        self._results: queue.Queue[_T | _End] = queue.Queue(ahead)
+        self.waited_s = 0.0  # seconds that the taker of results has waited for them
+        self._meter, self._items, self._before, self._stopped = meter, items, before, stopped
+        self._results: queue.Queue[_S | _End] = queue.Queue(meter.room)
         self._thread: threading.Thread | None = None
-        meter.room = ahead
 
-    def __iter__(self) -> Iterator[_T]:
+    def __iter__(self) -> Iterator[_S]:
         return self
 
-    def __next__(self) -> _T:
+    def __next__(self) -> _S:
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name=self._meter.name, daemon=True)
             self._thread.start()
@@ -119,7 +113,7 @@ class _Stage(Generic[_T]):
         self.waited_s += time.perf_counter() - started
         self._meter.waiting = self._results.qsize()
         if isinstance(result, _End):
-            self._put_back(result)
+            self._results.put(result)  # the next call must find it, too; the thread has ended, so there is room
             raise result.error or StopIteration
         return result
 
@@ -135,7 +129,7 @@ class _Stage(Generic[_T]):
                 started, waited = time.perf_counter(), self._waited()
                 item = next(self._items)
                 self._meter.busy_s += time.perf_counter() - started - (self._waited() - waited)
-                self._meter.rows += self._rows_of(item)
+                self._meter.rows += len(item)
                 self._put(item)
         except (StopIteration, _Stopped):
             pass
@@ -146,15 +140,13 @@ class _Stage(Generic[_T]):
             close = getattr(self._items, "close", None)
             if close is not None:
                 close()
-        try:
+        with contextlib.suppress(_Stopped):
             self._put(end)
-        except _Stopped:
-            pass
 
     def _waited(self) -> float:
         return 0.0 if self._before is None else self._before.waited_s
 
-    def _put(self, result: "_T | _End") -> None:
+    def _put(self, result: "_S | _End") -> None:
         while True:
             try:
                 self._results.put(result, timeout=_SECONDS_BETWEEN_LOOKS)
@@ -165,10 +157,7 @@ class _Stage(Generic[_T]):
                 self._meter.waiting = self._results.qsize()
                 return
 
-    def _put_back(self, end: _End) -> None:
-        self._results.put(end)  # who asks again hears the same; the thread has ended, so there is room
-
-    def _get(self) -> "_T | _End":
+    def _get(self) -> "_S | _End":
         while True:
             try:
                 return self._results.get(timeout=_SECONDS_BETWEEN_LOOKS)

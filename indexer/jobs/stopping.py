@@ -20,33 +20,33 @@ class Stopped(GeoError):
     exit_code: ClassVar[int] = 128 + signal.SIGTERM
 
 
-class Asked:
+class StopSignal:
     """Whether the process was asked to end."""
 
     def __init__(self) -> None:
         self.is_set = False
 
     def check(self, out: Path, *, kept: str = "after a whole shard") -> None:
-        """Raise Stopped where it was; between two shards of the job at `out`, or where `kept` says what is kept."""
+        """Raise Stopped if it was; called between two shards of the job at `out`, or where `kept` says what is kept."""
         if self.is_set:
             raise Stopped(f"{out}: stopped as asked, {kept}. Run the same command again to go on.")
 
 
 @contextlib.contextmanager
-def stopping() -> Iterator[Asked]:
-    """Hear of the first SIGTERM for as long as the block runs; a second one ends the process at once."""
-    asked = Asked()
-    if threading.current_thread() is not threading.main_thread():  # no other may
-        yield asked
+def stopping() -> Iterator[StopSignal]:
+    """Catch the first SIGTERM for as long as the block runs; a second one ends the process at once."""
+    stop = StopSignal()
+    if threading.current_thread() is not threading.main_thread():  # Python lets no other thread catch signals
+        yield stop
         return
 
-    def hear(number: int, frame: FrameType | None) -> None:
-        asked.is_set = True
+    def catch(number: int, frame: FrameType | None) -> None:
+        stop.is_set = True
         signal.signal(signal.SIGTERM, before)
         log.info("asked to end: what is in hand is finished first")
 
-    before = signal.signal(signal.SIGTERM, hear)
+    before = signal.signal(signal.SIGTERM, catch)
     try:
-        yield asked
+        yield stop
     finally:
         signal.signal(signal.SIGTERM, before)

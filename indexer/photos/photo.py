@@ -1,15 +1,21 @@
 """One photo as a source gives it: its name, where its bytes lie, and where it was taken if that is known."""
 
+import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from indexer.photos.uris import masked
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
 
 
 @dataclass(frozen=True, slots=True)
 class FileRange:
-    """Where bytes lie: a whole file, or a part of one, such as a member of a tar. Nothing is opened here."""
+    """Where bytes lie: a whole file, or a part of one, such as a member of a tar. It opens nothing."""
 
     uri: str  # a local path, or a URI, with its credentials if it has some
     offset: int = 0
@@ -21,13 +27,15 @@ class FileRange:
 
 @dataclass(frozen=True, slots=True)
 class Photo:
-    """One row of a source."""
+    """One row of a source, or a photo in memory."""
 
     name: str  # text that any table can hold, with credentials masked; empty where the row names none; may repeat
-    data: FileRange | bytes | None  # None: the row has no photo
-    lat_deg: float  # NaN where unknown
-    lng_deg: float
-    class_map: FileRange | bytes | None = None  # a segmentation map that came with the photo
+    # A file's bytes, or where they lie; or an image, for who decodes in this very process. None: the row has no photo.
+    data: "FileRange | bytes | Image.Image | None"
+    lat_deg: float = math.nan  # NaN where unknown
+    lng_deg: float = math.nan
+    # A segmentation map that came with the photo: a PNG, or its values (h, w) uint8.
+    class_map: "FileRange | bytes | np.ndarray | None" = None
 
 
 def text_of(name: str) -> str:

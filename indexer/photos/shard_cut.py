@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 from indexer.errors import InputError
 from indexer.jobs.job_folder import Mark, names_digest
-from indexer.photos.sources import Photo, PhotoSource
+from indexer.photos.photo import Photo
+from indexer.photos.sources import PhotoSource
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """Which shards of a job are this process's, where several share one input: every n-th, each in its own folder."""
+class JobPart:
+    """The shards of one process, where several share one input: every n-th, each process with its own folder."""
 
     number: int = 1  # from 1 to `parts`
     parts: int = 1
@@ -20,14 +21,14 @@ class Part:
     def __post_init__(self) -> None:
         if not 1 <= self.number <= self.parts:
             raise InputError(
-                f"--part {self.number}/{self.parts}: give the number of a part and how many there are, 1/4 to 4/4."
+                f"`part` {self.number}/{self.parts}: give the number of a part and how many there are, 1/4 to 4/4."
             )
 
     def __str__(self) -> str:
         return f"{self.number}/{self.parts}"
 
     @classmethod
-    def parse(cls, text: str) -> "Part":
+    def parse(cls, text: str) -> "JobPart":
         """The part of `2/8`, the second of eight.
 
         Raises:
@@ -35,7 +36,7 @@ class Part:
         """
         number, slash, parts = text.partition("/")
         if not (slash and number.isdecimal() and parts.isdecimal()):
-            raise InputError(f"--part {text}: write it as 2/8, the second of eight parts.")
+            raise InputError(f"`part` {text}: write it as 2/8, the second of eight parts.")
         return cls(int(number), int(parts))
 
     def has(self, shard: int) -> bool:
@@ -43,17 +44,17 @@ class Part:
         return shard % self.parts == self.number - 1
 
 
-WHOLE = Part()
+WHOLE = JobPart()
 
 
 class ShardCut:
     """The photos that are left to do, in order. Iterate once; `next_number` says whose photos were given.
 
-    A source may have changed since shards of it were finished, which most sources have no digest to tell by; so the
+    A source may have changed since shards of it were finished, and most sources have no digest that would tell. So the
     names of photos that are passed over are compared with those that were done.
     """
 
-    def __init__(self, photos: PhotoSource, *, shard_rows: int, done: Mapping[int, Mark], part: Part) -> None:
+    def __init__(self, photos: PhotoSource, *, shard_rows: int, done: Mapping[int, Mark], part: JobPart) -> None:
         self.photos = photos
         self.shard_rows = shard_rows
         self.done = dict(done)
@@ -70,12 +71,13 @@ class ShardCut:
         return ((number, list(shard)) for number, shard in self._missing())
 
     def _missing(self) -> Iterator[tuple[int, Iterator[Photo]]]:
-        """Shards that are left to do; each must be used up before the next one is asked for."""
+        """Shards that are left to do; each must be used up before the next one is taken."""
         source, number = iter(self.photos), 0
         while (first := next(source, None)) is not None:
             shard = itertools.chain([first], itertools.islice(source, self.shard_rows - 1))
             if number in self.done:
-                self._compare(self.done[number], [photo.name for photo in shard])
+                if self.done[number].names != names_digest([photo.name for photo in shard]):
+                    raise self._changed(f"the photos of shard {number} are others")
             elif self.part.has(number):
                 yield number, shard
             else:
@@ -91,12 +93,8 @@ class ShardCut:
         """The number of the next shard, of those whose first photo was given."""
         return self._numbers.popleft()
 
-    def _compare(self, mark: Mark, names: list[str]) -> None:
-        if mark.names != names_digest(names):
-            raise self._changed(f"the photos of shard {mark.shard} are others")
-
     def _changed(self, how: str) -> InputError:
         return InputError(
             f"{self.photos.location}: not what the job began with ({how}). Rows of both would be mixed: bring the old "
-            "input back, or choose another --out."
+            "input back, or choose another `out`."
         )

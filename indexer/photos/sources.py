@@ -16,7 +16,7 @@ import itertools
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,30 +32,15 @@ from indexer.photos.photo import IMAGE_SUFFIXES, FileRange, Photo, text_of
 from indexer.photos.tables import (
     IMAGES,
     bytes_of,
-    check_columns,
     coordinates_of,
     holds_bytes,
-    holds_column,
-    holds_images,
     locations_of,
     names_of,
+    open_table,
     read_columns,
-    scan_columns,
 )
 from indexer.photos.tar_shards import COMPRESSED, SUFFIX, is_pattern, read_shards, shards_of
 from indexer.photos.uris import SCHEMES, check_location, folder_of, is_uri, join, local_path, masked, path_of
-
-__all__ = [
-    "FileRange",
-    "Photo",
-    "PhotoSource",
-    "PhotoTable",
-    "coordinate_batches",
-    "listed_photos",
-    "open_photos",
-    "read_coordinates",
-    "read_photos",
-]
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +48,8 @@ _TABLES = (".parquet", ".pq", ".csv")
 _SINGLE = (SUFFIX, *COMPRESSED, *IMAGE_SUFFIXES)  # at a URI, what is no folder
 
 _Kind = Literal["folder", "table", "shards"]
-_Shards = Callable[[], Iterator[str]]
+_Names = Callable[[], Iterator[str]]
+_NO_NAMES: _Names = partial(iter, ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +61,9 @@ class PhotoSource:
     digest: str | None  # of a table of names on this machine; None for everything else
     photos: Callable[[], Iterator[Photo]]
     may_have_maps: bool = True  # False: no photo can bring a class map
-    shards: Callable[[Callable[[list[str]], list[str]]], Iterator[Photo]] | None = None  # of shards, in an order given
     split: str | None = None  # of a table, that these are; None: all of it
-    containers: Callable[[], Iterator[str]] | None = None  # files or URIs that hold the bytes of many photos each
+    containers: _Names = _NO_NAMES  # files or URIs that hold the bytes of many photos each
+    photos_of: Callable[[Iterable[str]], Iterator[Photo]] | None = None  # of containers, where these are shards
 
     def __iter__(self) -> Iterator[Photo]:
         return self.photos()
@@ -90,16 +76,17 @@ class PhotoSource:
         """
         if self.digest is not None:
             return self.digest
-        names = () if self.containers is None else self.containers()
-        files = [Path(name) for name in names if not is_uri(name)]
+        files = [Path(name) for name in self.containers() if not is_uri(name)]
         sizes = [f"{file.name}\0{file.stat().st_size}" for file in files]
         return hashlib.sha256("\n".join(sizes).encode("utf-8", "surrogateescape")).hexdigest() if files else None
 
     def shuffled_shards(self, rng: np.random.Generator) -> Iterator[Photo]:
         """The same photos, shard after shard in a random order; in their own order where they are not in shards."""
-        if self.shards is None:
-            return self.photos()
-        return self.shards(lambda names: [names[number] for number in rng.permutation(len(names))])
+        if self.photos_of is None:
+            yield from self.photos()
+        else:
+            names = list(self.containers())
+            yield from self.photos_of(names[number] for number in rng.permutation(len(names)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -128,7 +115,7 @@ def open_photos(
             (`shards/{0000..0012}.tar`); a path or a URI.
         split: of a table, keep only rows whose `split` column is this; None keeps all.
         coordinates: True when every photo must have `lat` and `lng`; otherwise they are read if present.
-        schemes: that the source may have. What it names is checked by who reads it.
+        schemes: that the source may have. Those of the photos it names are checked when they are read.
 
     Raises:
         InputError: nothing usable is there; a column, a coordinate or a photo is missing; or a scheme is not allowed.
@@ -141,12 +128,10 @@ def open_photos(
         return _open_table(location, split=split, coordinates=coordinates)
     _refuse_splits(location, kind, split=split, coordinates=coordinates)
     if kind == "shards":
-        photos = partial(read_shards, location, shards, coordinates=coordinates)
-
-        def reordered(order: Callable[[list[str]], list[str]]) -> Iterator[Photo]:
-            return read_shards(location, lambda: iter(order(list(shards()))), coordinates=coordinates)
-
-        return PhotoSource(masked(location), None, None, photos, shards=reordered, containers=shards)
+        photos_of = partial(read_shards, location, coordinates=coordinates)
+        return PhotoSource(
+            masked(location), None, None, lambda: photos_of(shards()), containers=shards, photos_of=photos_of
+        )
     # Below a URI counting is listing, which costs time and money; on this machine it is soon done.
     count = None if is_uri(location) else _count_images(location)
     if count == 0:
@@ -166,9 +151,8 @@ def read_photos(
     """
     location = _located(source, schemes)
     if _kind(location, schemes)[0] == "table":
-        table = read_columns(
-            location, ["photo", "lat", "lng"] if coordinates else ["photo"], optional=("lat", "lng"), split=split
-        )
+        wanted = ["photo", "lat", "lng"] if coordinates else ["photo"]
+        table = read_columns(location, wanted, optional=("lat", "lng"), split=split)
         return PhotoTable(names_of(table, location), *coordinates_of(table, location, required=coordinates))
     photos = list(open_photos(location, split=split, coordinates=coordinates, schemes=schemes))
     lat, lng = (np.array([getattr(photo, name) for photo in photos]) for name in ("lat_deg", "lng_deg"))
@@ -185,10 +169,9 @@ def listed_photos(paths: Sequence[str], class_maps: Sequence[str] = ()) -> list[
     """
     if class_maps and len(class_maps) != len(paths):
         raise InputError(f"{len(class_maps)} class maps for {len(paths)} photos: give one for each, in their order.")
-    maps = [_place("", path) for path in class_maps] or [None] * len(paths)
     return [
-        Photo(masked(text_of(path)), _place("", path), math.nan, math.nan, class_map)
-        for path, class_map in zip(paths, maps, strict=True)
+        Photo(masked(text_of(path)), _place("", path), math.nan, math.nan, _place("", class_map))
+        for path, class_map in zip(paths, class_maps or [""] * len(paths), strict=True)
     ]
 
 
@@ -198,8 +181,8 @@ def coordinate_batches(source: Path, *, split: str | None = None) -> Iterator[tu
     Raises:
         InputError: no such file, a missing column, no row, or a coordinate that is not on Earth.
     """
-    for table in scan_columns(source, ["lat", "lng"], split=split):
-        yield coordinates_of(table, source, required=True)
+    for batch in open_table(source).scan(["lat", "lng"], split=split):
+        yield coordinates_of(batch, source, required=True)
 
 
 def read_coordinates(source: Path, *, split: str | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -214,7 +197,7 @@ def _located(source: str | Path, schemes: Sequence[str]) -> str:
     return local_path(location) or location
 
 
-def _kind(location: str, schemes: Sequence[str]) -> tuple[_Kind, _Shards]:
+def _kind(location: str, schemes: Sequence[str]) -> tuple[_Kind, _Names]:
     """What a location is, and its shards if it has some.
 
     Raises:
@@ -232,13 +215,13 @@ def _kind(location: str, schemes: Sequence[str]) -> tuple[_Kind, _Shards]:
         return "shards", found
     if not single and (remote or Path(location).is_dir()):
         inside = _shards_in(location)
-        return ("shards", partial(iter, inside)) if inside else ("folder", _no_shards)
+        return ("shards", partial(iter, inside)) if inside else ("folder", _NO_NAMES)
     if name.endswith(COMPRESSED):
         raise InputError(f"{masked(location)}: a compressed tar is read from its beginning only. Unpack it to a .tar.")
     if not single and not remote:
         raise InputError(f"{location}: no such file.")
     if name.endswith(_TABLES):
-        return "table", _no_shards
+        return "table", _NO_NAMES
     if not name.endswith(SUFFIX):
         raise InputError(
             f"{masked(location)}: a table must be a .parquet or .csv file, and shards .tar files; images are given as "
@@ -259,20 +242,12 @@ def _shards_in(folder: str) -> list[str]:
     return [f"{folder.rstrip('/')}/{name}" for name in shards]
 
 
-def _no_shards() -> Iterator[str]:
-    return iter(())
-
-
 def _refuse_splits(location: str, kind: _Kind, *, split: str | None, coordinates: bool) -> None:
     if kind == "folder" and (coordinates or split):
         what = "coordinates" if coordinates else "splits"
         raise InputError(f"{masked(location)}: a folder has no {what}. Give a table with photo, lat, lng and split.")
     if split:
         raise InputError(f"{masked(location)}: shards have no splits. Name the shards of one split.")
-
-
-def _images_below(folder: str) -> Iterator[str]:
-    return (name for name in files_below(folder) if _is_image(name))
 
 
 def _is_image(name: str) -> bool:
@@ -285,7 +260,7 @@ def _is_hidden(name: str) -> bool:
 
 
 def _count_images(folder: str) -> int:
-    """How many there are; what else lies there is told, because somebody may take it for photos."""
+    """How many there are; other files are named in the log, because a user may take them for photos."""
     count, others = 0, Counter[str]()
     for name in files_below(folder):
         if _is_image(name):
@@ -305,47 +280,45 @@ def _no_image(folder: str) -> InputError:
 def _folder_photos(folder: str) -> Iterator[Photo]:
     root = (folder if is_uri(folder) else str(Path(folder).absolute())).rstrip("/")
     name = None
-    for name in _images_below(folder):
+    for name in filter(_is_image, files_below(folder)):
         yield Photo(masked(text_of(name)), FileRange(f"{root}/{name}"), math.nan, math.nan)
     if name is None:
         raise _no_image(folder)
 
 
 def _open_table(location: str, *, split: str | None, coordinates: bool) -> PhotoSource:
-    places = ["lat", "lng"] if coordinates else []
-    count, digest = check_columns(location, ["photo", *places], split=split), None
-    has_images = holds_images(location)
+    table, places = open_table(location), ["lat", "lng"] if coordinates else []
+    table.columns(["photo", *places], split=split)
+    count, digest = None if split else table.n_rows, None
     if not is_uri(location):
-        tables = scan_columns(location, places, optional=("lat", "lng"), split=split)
-        count = sum(len(coordinates_of(table, location, required=coordinates)[0]) for table in tables)
-        digest = None if has_images else file_digest(Path(location))
-    photos = partial(_table_photos, location, split=split, coordinates=coordinates)
-    has_maps = holds_column(location, "map")
-    containers = partial(iter, (location,)) if has_images else None
+        batches = table.scan(places, optional=("lat", "lng"), split=split)
+        count = sum(len(coordinates_of(batch, location, required=coordinates)[0]) for batch in batches)
+        digest = None if table.holds_images else file_digest(Path(location))
     return PhotoSource(
-        masked(location), count, digest, photos, may_have_maps=has_maps, split=split, containers=containers
+        masked(location),
+        count,
+        digest,
+        partial(_table_photos, location, split=split, coordinates=coordinates),
+        may_have_maps=table.has("map"),
+        split=split,
+        containers=partial(iter, (location,) if table.holds_images else ()),
     )
 
 
 def _table_photos(location: str, *, split: str | None, coordinates: bool) -> Iterator[Photo]:
+    root = folder_of(location) if is_uri(location) else str(Path(location).parent.absolute())
+
+    def data(batch: pa.Table, column: str) -> Iterator[FileRange | bytes | None]:
+        given = bytes_of(batch, column) if holds_bytes(batch, column) else locations_of(batch, column, location)
+        return (value if isinstance(value, bytes) else _place(root, value) for value in given)
+
     wanted = ["photo", "lat", "lng"] if coordinates else ["photo"]
-    for table in scan_columns(location, wanted, optional=("lat", "lng", "map", IMAGES), split=split):
-        lat, lng = coordinates_of(table, location, required=coordinates)
-        data = _data(table, IMAGES if IMAGES in table.column_names else "photo", location)
-        class_map = _data(table, "map", location) if "map" in table.column_names else itertools.repeat(None)
-        rows = zip(names_of(table, location), data, lat.tolist(), lng.tolist(), class_map, strict=False)
+    for batch in open_table(location).scan(wanted, optional=("lat", "lng", "map", IMAGES), split=split):
+        lat, lng = coordinates_of(batch, location, required=coordinates)
+        images = data(batch, IMAGES if IMAGES in batch.column_names else "photo")
+        class_maps = data(batch, "map") if "map" in batch.column_names else itertools.repeat(None)
+        rows = zip(names_of(batch, location), images, lat.tolist(), lng.tolist(), class_maps, strict=False)
         yield from itertools.starmap(Photo, rows)
-
-
-def _data(table: pa.Table, column: str, location: str) -> Iterator[FileRange | bytes | None]:
-    root = _root(location)
-    given = bytes_of(table, column) if holds_bytes(table, column) else locations_of(table, column, location)
-    for value in given:
-        yield value if isinstance(value, bytes) else _place(root, value)
-
-
-def _root(location: str) -> str:
-    return folder_of(location) if is_uri(location) else str(Path(location).parent.absolute())
 
 
 def _place(root: str, name: str | None) -> FileRange | None:

@@ -5,7 +5,7 @@ of bytes and path.
 """
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -39,15 +39,98 @@ _ROWS_OF_BYTES = 64  # of a batch with photos in it: some 30 MB
 _BUFFER = 1 << 20  # bytes read at once from a column
 
 _Column = tuple[str, ...]  # a column's name; or that, and the name of a field inside it
+_Read = Callable[[Sequence[_Column], int], Iterator[pa.RecordBatch]]  # columns, most rows of a batch -> batches
 
 
 @dataclass(frozen=True, slots=True)
-class _Table:
-    """A table that is open: its columns, and a reader of some of them."""
+class Table:
+    """A table that is open: its columns are known, its rows are read when they are needed. Made by `open_table`."""
 
+    source: str  # as messages may name it
     schema: pa.Schema
-    batches: Callable[[Sequence[_Column], int], Iterable[pa.RecordBatch]]  # columns, most rows of a batch -> batches
     n_rows: int | None  # None where counting would be reading
+    read: _Read
+
+    @property
+    def holds_images(self) -> bool:
+        """Whether the photos are in it, as bytes."""
+        return _images(self.schema) is not None
+
+    def has(self, column: str) -> bool:
+        """Whether it has a column, under any of its names."""
+        return column in _found(self.schema, [column])
+
+    def columns(
+        self, required: Sequence[str], *, optional: Sequence[str] = (), split: str | None = None
+    ) -> dict[str, _Column]:
+        """The columns to read, by their standard names.
+
+        Raises:
+            InputError: one that is required is not there; the ones present are named.
+        """
+        required = [*required, *(["split"] if split else [])]
+        found = _found(self.schema, [*required, *optional])
+        missing = [name for name in required if name not in found and not (name == "photo" and self.holds_images)]
+        if not missing:
+            return found
+        if missing == ["split"]:
+            advice = f"Add one that says {split!r} in the rows to use."
+        elif all(name in ALIASES for name in missing):
+            advice = "Rename the columns to photo, lat, lng."
+        else:
+            advice = "Name the columns as they are in the table."
+        absent, present = " or ".join(map(repr, missing)), ", ".join(self.schema.names)
+        raise InputError(f"{self.source}: no column {absent}; it has {present}. {advice}")
+
+    def scan(
+        self, required: Sequence[str], *, optional: Sequence[str] = (), split: str | None = None
+    ) -> Iterator[pa.Table]:
+        """Columns as `read_columns` gives them, a batch at a time; of photos as bytes only a few are held at once.
+
+        Raises:
+            InputError: as `read_columns`; that there is no row is said at the end.
+        """
+        found = self.columns(required, optional=optional, split=split)
+        named_by_row = "photo" in required and self.holds_images
+        whole = [self.schema.names.index(name) for name, *inside in found.values() if not inside]
+        heavy = any(_holds_bytes(self.schema.field(index).type) for index in whole)
+        count, kept = 0, 0
+        with _readable(self.source, "as a table"):
+            for batch in self.read(list(found.values()), _ROWS_OF_BYTES if heavy else _ROWS):
+                columns = {name: _take(batch, column) for name, column in found.items()}
+                part = pa.table(columns | {ROW: pa.array(np.arange(count, count + batch.num_rows))})
+                count += batch.num_rows
+                if split:
+                    part = part.filter(pa.compute.equal(part["split"].cast(pa.string()), split))
+                kept += part.num_rows
+                yield _name_by_row(part) if named_by_row else part
+        if not kept:
+            raise InputError(f"{self.source}: no row{f' of split {split!r}' if split else ''}.")
+
+
+def open_table(source: str | Path) -> Table:
+    """Open a Parquet or CSV table.
+
+    Raises:
+        InputError: no such file, or not a table.
+        MissingBackend: the package that reads its scheme is not installed.
+    """
+    location, path = str(source), local_path(str(source))
+    kind = {".parquet": "parquet", ".pq": "parquet", ".csv": "csv"}.get(Path(path_of(location)).suffix.lower())
+    if path is not None and not Path(path).exists():
+        raise InputError(f"{shown(source)}: no such file.")
+    if kind is None:
+        raise InputError(f"{shown(source)}: a table must be a .parquet or .csv file.")
+    with _readable(location, f"as {kind}"):
+        if path is None:
+            system, place = file_system(location)
+            system.info(place)  # Arrow would call a file missing that may not be read
+            open_file = partial(system.open, place)
+        else:
+            system, place = pyarrow.fs.LocalFileSystem(), path
+            open_file = partial(Path(path).open, "rb")
+        opened = _open_csv(open_file) if kind == "csv" else _open_parquet(system, place)
+        return Table(shown(source), *opened)
 
 
 def read_columns(
@@ -58,55 +141,7 @@ def read_columns(
     Raises:
         InputError: no such file, not a table, a missing column (the ones present are named), or no row.
     """
-    return pa.concat_tables(scan_columns(source, required, optional=optional, split=split))
-
-
-def scan_columns(
-    source: str | Path, required: Sequence[str], *, optional: Sequence[str] = (), split: str | None = None
-) -> Iterator[pa.Table]:
-    """The same, a batch at a time; the table is never held as a whole, and of photos as bytes only a few at once.
-
-    Raises:
-        InputError: as `read_columns`; that there is no row is said at the end.
-    """
-    table = _open(source)
-    wanted = [*required, *(["split"] if split else [])]
-    found = _wanted(table, wanted, optional, source=source, split=split)
-    named_by_row = "photo" in wanted and _images(table.schema) is not None
-    heavy = any(_holds_bytes(_type(table.schema, column)) for column in found.values())
-    count, kept = 0, 0
-    with _readable(source, "as a table"):
-        for batch in table.batches(list(found.values()), _ROWS_OF_BYTES if heavy else _ROWS):
-            columns = {name: _take(batch, column) for name, column in found.items()}
-            part = pa.table(columns | {ROW: pa.array(np.arange(count, count + batch.num_rows))})
-            count += batch.num_rows
-            if split:
-                part = part.filter(pa.compute.equal(part["split"].cast(pa.string()), split))
-            kept += part.num_rows
-            yield _name_by_row(part) if named_by_row else part
-    if not kept:
-        raise InputError(f"{shown(source)}: no row{f' of split {split!r}' if split else ''}.")
-
-
-def check_columns(source: str | Path, required: Sequence[str], *, split: str | None = None) -> int | None:
-    """Make sure that a table can be opened and has its columns; how many rows it has, None where that is not known yet.
-
-    Raises:
-        InputError: no such file, not a table, or a missing column.
-    """
-    table = _open(source)
-    _wanted(table, [*required, *(["split"] if split else [])], (), source=source, split=split)
-    return None if split else table.n_rows
-
-
-def holds_images(source: str | Path) -> bool:
-    """Whether a table's photos are in it, as bytes."""
-    return _images(_open(source).schema) is not None
-
-
-def holds_column(source: str | Path, name: str) -> bool:
-    """Whether a table has a column, under any of its names."""
-    return name in _found(_open(source).schema, [name])
+    return pa.concat_tables(open_table(source).scan(required, optional=optional, split=split))
 
 
 def standard_names(table: pa.Table) -> pa.Table:
@@ -118,12 +153,16 @@ def standard_names(table: pa.Table) -> pa.Table:
 
 def names_of(table: pa.Table, source: str | Path) -> list[str]:
     """The `photo` column as text, with credentials masked; empty where a row has no name."""
-    return _text(table, "photo", source, masks=MASKS)
+    text = _text(table, "photo", source)
+    if pa.compute.any(pa.compute.match_substring(text, "://")).as_py():
+        for pattern, stars in MASKS:
+            text = pa.compute.replace_substring_regex(text, pattern, stars)
+    return text.to_pylist()
 
 
 def locations_of(table: pa.Table, column: str, source: str | Path) -> list[str]:
     """A column of names as they are, to be read from and never shown; empty where a row has none."""
-    return _text(table, column, source)
+    return _text(table, column, source).to_pylist()
 
 
 def bytes_of(table: pa.Table, column: str) -> Iterator[bytes | str | None]:
@@ -162,16 +201,11 @@ def shown(source: str | Path) -> str:
     return masked(str(source))
 
 
-def _text(table: pa.Table, column: str, source: str | Path, *, masks: Sequence[tuple[str, str]] = ()) -> list[str]:
+def _text(table: pa.Table, column: str, source: str | Path) -> pa.ChunkedArray:
     try:
-        text = table[column].cast(pa.string()).fill_null("")
+        return table[column].cast(pa.string()).fill_null("")
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise InputError(f"{shown(source)}: {column} must hold names or paths ({error}).") from None
-    if masks and pa.compute.any(pa.compute.match_substring(text, "://")).as_py():
-        for pattern, stars in masks:
-            text = pa.compute.replace_substring_regex(text, pattern, stars)
-    names: list[str] = text.to_pylist()
-    return names
 
 
 def _found(schema: pa.Schema, wanted: Sequence[str]) -> dict[str, _Column]:
@@ -214,13 +248,8 @@ def _has_field(kind: pa.DataType, name: str) -> bool:
     return pa.types.is_struct(kind) and kind.get_field_index(name) >= 0
 
 
-def _type(schema: pa.Schema, column: _Column) -> pa.DataType:
-    field = schema.field(schema.get_all_field_indices(column[0])[0])
-    return field.type if len(column) == 1 else field.type.field(column[1]).type
-
-
 def _take(batch: pa.RecordBatch, column: _Column) -> pa.Array:
-    values = batch.column(batch.schema.get_all_field_indices(column[0])[0])
+    values = batch.column(batch.schema.names.index(column[0]))
     return values if len(column) == 1 else pa.compute.struct_field(values, column[1])
 
 
@@ -234,51 +263,8 @@ def _name_by_row(table: pa.Table) -> pa.Table:
     return table.set_column(table.column_names.index("photo"), "photo", names)
 
 
-def _wanted(
-    table: _Table, required: Sequence[str], optional: Sequence[str], *, source: str | Path, split: str | None
-) -> dict[str, _Column]:
-    """The columns to read.
-
-    Raises:
-        InputError: one that is required is not there.
-    """
-    found = _found(table.schema, [*required, *optional])
-    missing = [column for column in required if column not in found]
-    if _images(table.schema) is not None:
-        missing = [column for column in missing if column != "photo"]
-    if not missing:
-        return found
-    if missing == ["split"]:
-        advice = f"Add one that says {split!r} in the rows to use."
-    elif all(column in ALIASES for column in missing):
-        advice = "Rename the columns to photo, lat, lng."
-    else:
-        advice = "Name the columns as they are in the table."
-    absent, present = " or ".join(map(repr, missing)), ", ".join(table.schema.names)
-    raise InputError(f"{shown(source)}: no column {absent}; it has {present}. {advice}")
-
-
-def _open(source: str | Path) -> _Table:
-    location = str(source)
-    path = local_path(location)
-    kind = {".parquet": "parquet", ".pq": "parquet", ".csv": "csv"}.get(Path(path_of(location)).suffix.lower())
-    if path is not None and not Path(path).exists():
-        raise InputError(f"{shown(source)}: no such file.")
-    if kind is None:
-        raise InputError(f"{shown(source)}: a table must be a .parquet or .csv file.")
-    with _readable(source, f"as {kind}"):
-        if path is None:
-            system, place = file_system(location)
-            system.info(place)  # Arrow would call a file missing that may not be read
-            open_file = partial(system.open, place)
-        else:
-            system, place = pyarrow.fs.LocalFileSystem(), path
-            open_file = partial(Path(path).open, "rb")
-        return _open_csv(open_file) if kind == "csv" else _open_parquet(system, place)
-
-
-def _open_parquet(system: Any, place: str) -> _Table:
-    def batches(columns: Sequence[_Column], rows: int) -> Iterator[pa.RecordBatch]:
+def _open_parquet(system: Any, place: str) -> tuple[pa.Schema, int | None, _Read]:
+    def read(columns: Sequence[_Column], rows: int) -> Iterator[pa.RecordBatch]:
         # Page by page: Arrow's dataset reads row groups whole, and one of photos can be larger than the memory. Nor is
         # anything buffered ahead, which would hold all of a large file.
         with pyarrow.parquet.ParquetFile(
@@ -287,16 +273,16 @@ def _open_parquet(system: Any, place: str) -> _Table:
             yield from file.iter_batches(batch_size=rows, columns=[".".join(column) for column in columns])
 
     with pyarrow.parquet.ParquetFile(place, filesystem=system) as file:
-        return _Table(file.schema_arrow, batches, file.metadata.num_rows)
+        return file.schema_arrow, file.metadata.num_rows, read
 
 
-def _open_csv(open_file: Callable[[], IO[bytes]]) -> _Table:
+def _open_csv(open_file: Callable[[], IO[bytes]]) -> tuple[pa.Schema, int | None, _Read]:
     with open_file() as stream, pa.csv.open_csv(stream) as file:
         names = file.schema.names
     # Every column as text: guessing types would make 1 of a photo named 0001, by what the first rows look like.
     text = dict.fromkeys(names, pa.string())
 
-    def batches(columns: Sequence[_Column], rows: int) -> Iterator[pa.RecordBatch]:
+    def read(columns: Sequence[_Column], rows: int) -> Iterator[pa.RecordBatch]:
         # Block by block: Arrow's dataset reads ahead of a slow reader, 400 MB when it was tried.
         wanted = [column[0] for column in columns]
         options = pa.csv.ConvertOptions(
@@ -305,7 +291,7 @@ def _open_csv(open_file: Callable[[], IO[bytes]]) -> _Table:
         with open_file() as stream, pa.csv.open_csv(stream, convert_options=options) as file:
             yield from file
 
-    return _Table(pa.schema(text.items()), batches, None)
+    return pa.schema(text.items()), None, read
 
 
 @contextlib.contextmanager

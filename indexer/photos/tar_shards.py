@@ -4,7 +4,7 @@
 may use, and `key.map.png` or `key.seg.png` is its class map. Everything else is passed over, and nothing is ever
 unpacked or run. A photo is called `shard.tar/key.jpg`.
 
-On this machine only headers are read here; who decodes a photo reads its bytes. A shard at a URI is read here once,
+On this machine only headers are read here; bytes are read when a photo is decoded. A shard at a URI is read here once,
 from front to back, in requests of 8 MiB, and photos up to that size come as bytes. (Fetching headers alone would cost a
 request for each photo, some 30 a second, and then another for the photo.) Larger photos come as ranges.
 """
@@ -17,8 +17,8 @@ import logging
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ def shards_of(pattern: str, schemes: Sequence[str]) -> Iterator[str]:
     for location in expand_braces(pattern):
         check_location(location, schemes)
         found = [location]
-        if is_pattern(location) and not _exists(location):
+        if is_pattern(location) and (is_uri(location) or not Path(location).exists()):
             found = _glob(location)
             if not found:
                 raise InputError(f"{masked(location)}: nothing matches this pattern.")
@@ -84,14 +84,14 @@ def expand_braces(pattern: str) -> Iterator[str]:
             yield pattern[: match.start()] + part + rest
 
 
-def read_shards(location: str, shards: Callable[[], Iterator[str]], *, coordinates: bool) -> Iterator[Photo]:
+def read_shards(location: str, shards: Iterable[str], *, coordinates: bool) -> Iterator[Photo]:
     """The photos of all shards.
 
     Raises:
         InputError: a shard is no plain tar or is damaged, after the photos before that place; a coordinate is not on
             Earth, or absent where it is required; or there is no photo at all.
     """
-    photos = itertools.chain.from_iterable(_photos(shard, coordinates=coordinates) for shard in shards())
+    photos = itertools.chain.from_iterable(_photos(shard, coordinates=coordinates) for shard in shards)
     first = next(photos, None)
     if first is None:
         raise InputError(f"{masked(location)}: no image in it ({', '.join(IMAGE_SUFFIXES)}).")
@@ -99,24 +99,16 @@ def read_shards(location: str, shards: Callable[[], Iterator[str]], *, coordinat
     yield from photos
 
 
-@dataclass(slots=True)
-class _Notes:
-    """What a shard has that makes no photo, said once at its end."""
-
-    counts: dict[str, int] = field(default_factory=dict)
-    first: dict[str, str] = field(default_factory=dict)
+class _Notes(dict[str, tuple[int, str]]):
+    """What a shard has that makes no photo: how often, and the first name. Logged once, at the shard's end."""
 
     def add(self, what: str, name: str) -> None:
-        self.counts[what] = self.counts.get(what, 0) + 1
-        self.first.setdefault(what, text_of(name))
-
-    def say(self, shard: str) -> None:
-        for what, count in self.counts.items():
-            log.warning("%s: %d %s, the first %r", shard, count, what, self.first[what])
+        count, first = self.get(what, (0, text_of(name)))
+        self[what] = count + 1, first
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
+class _KeyedMember:
     """One member that may belong to a photo. Key: all up to the first dot of the last part of its name."""
 
     name: str
@@ -129,7 +121,7 @@ class _Part:
         return self.extension not in _MAPS and f".{self.extension}".endswith(IMAGE_SUFFIXES)
 
     @classmethod
-    def of(cls, member: Member, shard: str, read: _Read) -> "_Part":
+    def of(cls, member: Member, shard: str, read: _Read) -> "_KeyedMember":
         name = member.name.removeprefix("./")
         folder, slash, last = name.rpartition("/")
         key, _, extension = last.partition(".")
@@ -151,7 +143,7 @@ def _photos(shard: str, *, coordinates: bool) -> Iterator[Photo]:
     with _opened(shard) as (read, length):
         listed = members(read, length=length, source=masked(shard))
         # Bytes are read where they are met: going back would fetch a block of a remote shard again.
-        parts = (_Part.of(member, shard, read) for member in _usable(listed, notes))
+        parts = (_KeyedMember.of(member, shard, read) for member in _usable(listed, notes))
         for key, group in itertools.groupby(parts, key=lambda part: part.key):
             if hash(key) in seen:
                 notes.add("keys come again after others; their members are taken for other photos", key)
@@ -161,7 +153,8 @@ def _photos(shard: str, *, coordinates: bool) -> Iterator[Photo]:
             if len(sample) > _MAX_GROUP:
                 raise InputError(f"{masked(shard)}: more than {_MAX_GROUP} members of the key {text_of(key)!r}.")
             yield from _sample(shard, key, sample, notes, coordinates=coordinates)
-    notes.say(masked(shard))
+    for what, (count, first) in notes.items():
+        log.warning("%s: %d %s, the first %r", masked(shard), count, what, first)
 
 
 def _usable(listed: Iterator[Member], notes: _Notes) -> Iterator[Member]:
@@ -177,7 +170,9 @@ def _usable(listed: Iterator[Member], notes: _Notes) -> Iterator[Member]:
             yield member
 
 
-def _sample(shard: str, key: str, sample: Sequence[_Part], notes: _Notes, *, coordinates: bool) -> Iterator[Photo]:
+def _sample(
+    shard: str, key: str, sample: Sequence[_KeyedMember], notes: _Notes, *, coordinates: bool
+) -> Iterator[Photo]:
     """The photos among the members of one key: one, but a key may have several images, and then each is one."""
     images = [part for part in sample if part.is_image]
     if not images:
@@ -265,10 +260,6 @@ def _alternatives(inside: str, pattern: str) -> Iterator[str]:
     width = max(map(len, match.groups())) if padded else 0
     for number in range(first, last + 1) if first <= last else range(first, last - 1, -1):
         yield f"{number:0{width}d}"
-
-
-def _exists(location: str) -> bool:
-    return not is_uri(location) and Path(location).exists()
 
 
 def _glob(pattern: str) -> list[str]:

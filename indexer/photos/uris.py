@@ -41,7 +41,7 @@ def masked(text: str) -> str:
 
 
 def is_uri(location: str) -> bool:
-    """Whether this names a scheme. Anything else is a local path, whatever colons it has."""
+    """Whether this names a scheme. Anything else is a local path, even with colons in it."""
     return _URI.match(location) is not None
 
 
@@ -134,14 +134,14 @@ def file_system(uri: str) -> tuple[Any, str]:
 
 @contextlib.contextmanager
 def reading(location: str) -> Iterator[None]:
-    """Make an InputError of whatever goes wrong at a location; texts of drivers are masked, tracebacks cut off."""
+    """Turn any error at a location into an InputError; texts of drivers are masked, tracebacks cut off."""
     try:
         yield
     except GeoError:
         raise
     except Exception as error:  # noqa: BLE001 (each driver raises what its own libraries raise)
         cause = error.__cause__
-        # fsspec calls a file on the web missing, whatever kept it from asking.
+        # fsspec calls a file on the web missing for any reason, such as a network that is down.
         unseen = cause is not None and getattr(cause, "status", None) != 404
         if isinstance(error, FileNotFoundError) and not unseen:
             raise InputError(f"{masked(location)}: no such file.") from None

@@ -61,6 +61,36 @@ class Geocells:
                 f"Geocells of {self.width} dimensions with a transform of {self.transform.width}. Refit them."
             )
 
+    @classmethod
+    def of_facts(
+        cls, vectors: Sequence[np.ndarray], facts: Mapping[str, Any], *, transform: Transform | None
+    ) -> "Geocells":
+        """Vectors with what the manifest of their checkpoint or bundle says of them.
+
+        Raises:
+            KeyError, TypeError, ValueError: it does not say it.
+        """
+        return cls(
+            vectors,
+            np.array(facts["temperatures"], np.float64),
+            np.array(facts["level_weights"], np.float64),
+            facts["hierarchy"],
+            facts["encoder"],
+            transform,
+            float(facts["prior_exponent"]),
+        )
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a manifest says of them; the inverse of `of_facts`."""
+        return {
+            "temperatures": self.temperatures.tolist(),
+            "level_weights": self.level_weights.tolist(),
+            "prior_exponent": self.prior_exponent,
+            "hierarchy": self.hierarchy,
+            "encoder": self.encoder,
+        }
+
     @property
     def width(self) -> int:
         """D, the number of dimensions of a geocell vector."""
@@ -91,13 +121,7 @@ def save_geocells(draft: Draft, geocells: Geocells) -> None:
         save_file({"vectors": np.ascontiguousarray(vectors, np.float32)}, folder / f"level_{number}.safetensors")
     if geocells.transform is not None:
         geocells.transform.save(draft.path / _TRANSFORM_FILE)
-    draft.facts |= {
-        "temperatures": geocells.temperatures.tolist(),
-        "level_weights": geocells.level_weights.tolist(),
-        "prior_exponent": geocells.prior_exponent,
-        "hierarchy": geocells.hierarchy,
-        "encoder": geocells.encoder,
-    }
+    draft.facts |= geocells.facts
 
 
 def load_geocells(checkpoint: Path, *, hierarchy: str | None = None) -> Geocells:
@@ -122,28 +146,13 @@ def load_geocells(checkpoint: Path, *, hierarchy: str | None = None) -> Geocells
         transform = None
         if _TRANSFORM_FILE in manifest.files:
             transform = Transform.load(_checked(checkpoint, _TRANSFORM_FILE, manifest))
-        return Geocells(vectors, **score_facts(facts), transform=transform)
+        return Geocells.of_facts(vectors, facts, transform=transform)
     except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
         raise ArtifactError(f"{checkpoint}: its geocells cannot be read ({error}). Restore it from a copy.") from None
 
 
-def score_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What manifests of checkpoints and bundles say of their geocells, as `Geocells` takes it.
-
-    Raises:
-        KeyError: they do not say it.
-    """
-    return {
-        "temperatures": np.array(facts["temperatures"], np.float64),
-        "level_weights": np.array(facts["level_weights"], np.float64),
-        "hierarchy": facts["hierarchy"],
-        "encoder": facts["encoder"],
-        "prior_exponent": float(facts.get("prior_exponent", 0.0)),  # the first bundles had none
-    }
-
-
 def _checked(checkpoint: Path, name: str, manifest: Manifest) -> Path:
     path = checkpoint / name
-    if file_digest(path) != manifest.files[name]["sha256"]:
+    if file_digest(path) != manifest.files[name].sha256:
         raise ArtifactError(f"{path}: content differs from its manifest. Restore it from a copy.")
     return path

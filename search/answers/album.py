@@ -26,7 +26,7 @@ from indexer.vectors.cell_sums import CellSums
 from indexer.vectors.features import FeatureBatch, FeatureSource
 from search.answers.engine import Engine
 from search.answers.recall import RecallCheck
-from search.answers.rows import answers_of, laid_out
+from search.answers.rows import answer_columns, laid_out
 
 _ANSWERED = 1 << 13  # albums searched at once
 
@@ -112,11 +112,11 @@ def _answers(engine: Engine, sums: CellSums, *, k: int, recall: RecallCheck | No
     there = np.flatnonzero(sums.counts)
     parts = []
     for start in range(0, max(1, len(there)), _ANSWERED):
-        some = there[start : start + _ANSWERED]
-        queries = sums.sums[some].astype(np.float32)
-        parts.append(answers_of(engine, queries, k=k, n_photos=sums.counts[some]))
+        albums = there[start : start + _ANSWERED]
+        queries = sums.sums[albums].astype(np.float32)
+        parts.append(answer_columns(engine, queries, k=k, n_photos=sums.counts[albums]))
         if recall is not None:
-            recall.add(some, queries)
+            recall.add(albums, queries)
     return pa.concat_tables(parts)
 
 

@@ -24,23 +24,22 @@ from indexer.vectors.scoring import leaf_vectors
 from search.answers.precision_cap import NamedCells
 from search.retrieval.found import Hits, Search
 from search.retrieval.posterior import Posterior
+from search.retrieval.searched import Searched
 
 ALLOWED_LEAVES = "allowed leaves"
 JSON_SUFFIXES = (".geojson", ".json")
 _BOX = re.compile(r"\s*[-+.\d]+\s*(,\s*[-+.\d]+\s*){3}")
 
 
-def narrowed(bundle: Bundle, leaves: np.ndarray | None, *, prior_exponent: float | None) -> Bundle:
-    """A bundle of some leaves alone, (R,) int64, or with another prior; its hierarchy is still that of all."""
+def narrowed(bundle: Bundle, leaves: np.ndarray | None, *, prior_exponent: float | None) -> Searched:
+    """What is searched of a bundle where only some leaves, (R,) int64, are allowed, or another prior counts."""
     model = bundle.model
     if prior_exponent is not None:
         model = replace(model, geocells=replace(model.geocells, prior_exponent=prior_exponent))
     if leaves is not None:
         model = model.only(leaves)
-    # What was chosen for all leaves, and for another prior, says nothing of these.
-    facts = {name: fact for name, fact in bundle.manifest.facts.items() if name != "beam"}
-    manifest = replace(bundle.manifest, facts=facts)
-    return replace(bundle, manifest=manifest, model=model, leaf_index=flat_index(leaf_vectors(model)))
+    # The beam that was chosen for all leaves, and for the bundle's prior, says nothing of these.
+    return Searched(model, flat_index(leaf_vectors(model)), None, bundle.index_facts.precision)
 
 
 class RestrictedSearch:
@@ -80,13 +79,13 @@ def allowed_cells(cells: NamedCells, *, region: str | None, not_region: str | No
     """
     allowed = np.ones(len(cells.keys), bool)
     if region is not None:
-        allowed &= _in_region(cells, region, "--region", wholly=False)
+        allowed &= _in_region(cells, region, "`region`", wholly=False)
         if not allowed.any():
-            raise InputError(f"--region {region}: no cell of this bundle overlaps it. Ask for a larger one.")
+            raise InputError(f"`region` {region}: no cell of this bundle overlaps it. Ask for a larger one.")
     if not_region is not None:
-        allowed &= ~_in_region(cells, not_region, "--not-region", wholly=True)
+        allowed &= ~_in_region(cells, not_region, "`not_region`", wholly=True)
         if not allowed.any():
-            raise InputError(f"--not-region {not_region}: it leaves no cell of this bundle. Rule out less.")
+            raise InputError(f"`not_region` {not_region}: it leaves no cell of this bundle. Rule out less.")
     return np.flatnonzero(allowed)
 
 

@@ -4,11 +4,11 @@ In: vectors of photos, from the encoder the bundle was built for. Out: the best 
 probabilities, and on request the posterior over all cells, and the path of cells above each answer.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -17,16 +17,19 @@ from encoder.device import choose_device
 from indexer.bundles.bundle import Bundle, open_bundle
 from indexer.bundles.registry import Registry
 from indexer.errors import ArtifactError, BundleMismatch, InputError
-from indexer.vectors.calibration import PROTOCOL_TEXTS, Protocol
+from indexer.vectors.calibration import Protocol
 from indexer.vectors.scoring import level_log_probabilities
 from search.answers.constraints import RestrictedSearch, allowed_cells, narrowed, region_digests
-from search.answers.options import DEFAULT_OPTIONS, WITHIN_KM, SearchOptions, open_search
+from search.answers.options import DEFAULT_OPTIONS, SearchOptions, open_search
 from search.answers.points import AnswerPoints, Places
 from search.answers.precision_cap import CoarseCells, NamedCells
 from search.answers.radii import radii_km
-from search.answers.references import Nearest, ReferencePhotos
+from search.answers.references import ReferencePhotos, SimilarPhotos
 from search.retrieval.found import Hits, Search, joined_hits, queries_at_once
 from search.retrieval.posterior import LEFT_OUT, Posterior, joined_posteriors
+from search.retrieval.searched import Searched
+
+_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,13 +45,29 @@ class Areas:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Answers:
-    """What Q queries are told."""
+    """The answers to Q queries."""
 
-    cells: NamedCells  # that it is told in
+    cells: NamedCells  # that places are named by: leaves, or those of a precision cap
     hits: Hits  # with these cells in place of leaves, -1 and NaN where there are fewer than K
     at: Places  # where they point
-    areas: Areas | None  # None where they are not told
-    references: Nearest | None  # of the best cell; None where they are not told
+    areas: Areas | None  # None where that is not known, or not wanted
+    references: SimilarPhotos | None  # of the best cell; None where they are not wanted
+    calibrated: bool  # whether probabilities were calibrated on held-out photos
+    probability_over: str  # the leaves that a probability counts
+    n_photos: np.ndarray  # (Q,) int64, how many photos each query is made of
+
+    def __len__(self) -> int:
+        return len(self.hits.leaf)
+
+    @property
+    def best(self) -> np.ndarray:
+        """The best of the cells, (Q,) int64."""
+        return self.hits.leaf[:, 0]
+
+    @property
+    def s2_ids(self) -> np.ndarray | None:
+        """Its S2 cell, (Q,) uint64; None where cells are labels."""
+        return None if self.cells.s2_ids is None else self.cells.s2_ids[self.best]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,55 +95,32 @@ class Engine:
         """protocol: how queries are made of photos, which decides what their probabilities were calibrated by.
 
         Raises:
-            InputError: no GPU for `cuda`; a region without cells; radii are asked for and were not calibrated, or
-                reference photos and there are none.
+            InputError: no GPU for `cuda`; a region without cells; or what `SearchOptions.check` refuses.
         """
-        self.bundle = bundle
-        self.device = device
-        self.options = options
-        self.protocol = protocol
+        options.check(bundle, protocol=protocol)
+        self.bundle, self.device, self.options, self.protocol = bundle, device, options, protocol
         self.calibration = bundle.calibrations.get(protocol) if options.score == "softmax" else None
-        caps = [cap for cap in (bundle.precision_cap_km, options.precision_cap) if cap is not None]
-        self.coarse = CoarseCells(bundle.hierarchy.leaves, max(caps)) if caps else None
-        self._allowed: np.ndarray | None = None
-        self._searched = bundle
-        cells: NamedCells = bundle.hierarchy.leaves if self.coarse is None else self.coarse
-        if options.region is not None or options.not_region is not None:
-            allowed = allowed_cells(cells, region=options.region, not_region=options.not_region)
-            # Under a cap by whole cells: which leaves a border parts would tell more.
-            self._allowed = allowed if self.coarse is None else np.flatnonzero(np.isin(self.coarse.of_leaf, allowed))
-        if self.coarse is not None and options.prior_exponent is not None:
-            raise InputError(
-                "--prior-exponent: what another prior changes tells cells apart that the precision cap of "
-                f"{self.coarse.km:g} km hides. Leave it out."
-            )
-        if self.coarse is not None and (options.references or options.point in ("medoid", "reference")):
-            raise InputError(
-                "--references and --point medoid and reference tell where photos were taken to the metre, which the "
-                f"precision cap of {self.coarse.km:g} km forbids. Leave them out."
-            )
-        wants_photos = options.references > 0 or options.point == "reference"
-        self.reference_photos = ReferencePhotos(bundle) if wants_photos else None
-        self._points = AnswerPoints(bundle, options.point, within_km=options.within_km, photos=self.reference_photos)
+        self.calibrated = self.calibration is not None and options.searches_as_calibrated(bundle)
+        cap_km = options.cap_km(bundle)
+        self.coarse = None if cap_km is None else CoarseCells(bundle.hierarchy.leaves, cap_km)
+        self._allowed = self._allowed_leaves()
+        self._searched = Searched.of(bundle)
         if options.constrained:
             self._searched = narrowed(bundle, self._allowed, prior_exponent=options.prior_exponent)
+        self.reference_photos = ReferencePhotos(bundle) if options.wants_references else None
+        self._points = AnswerPoints(bundle, options.point, within_km=options.within_km, photos=self.reference_photos)
         self._where = choose_device(device)
-        if options.radii and self.calibration is not None and not self.calibrated:
-            raise InputError(
-                "--radii: they were calibrated for no fewer --probes than the bundle was built with, and for no "
-                "precision cap. Leave them out, or what they do not hold for."
-            )
-        if options.radii and self.calibration is not None and self._masses is None:
-            raise InputError(
-                f"--radii: they were not calibrated around --point {options.point} as it is asked for here. Leave "
-                f"--within-km at {WITHIN_KM:g}, and calibrate bundles again that were calibrated before other points "
-                "than cells' own were: python -m search calibrate ..."
-            )
-        if options.radii and self.calibration is None:
-            raise InputError(
-                f"--radii: the bundle {bundle.version[:8]} was not calibrated for {PROTOCOL_TEXTS[protocol]}. "
-                "Calibrate it with vectors of such photos: python -m search calibrate ..."
-            )
+
+    def _allowed_leaves(self) -> np.ndarray | None:
+        """The leaves of the region that answers are held to, (R,) int64; None for all."""
+        region, not_region = self.options.region, self.options.not_region
+        if region is None and not_region is None:
+            return None
+        if self.coarse is None:
+            return allowed_cells(self.bundle.hierarchy.leaves, region=region, not_region=not_region)
+        # Under a cap by whole cells: which leaves a border parts would tell more.
+        allowed = allowed_cells(self.coarse, region=region, not_region=not_region)
+        return np.flatnonzero(np.isin(self.coarse.of_leaf, allowed))
 
     @cached_property
     def _search(self) -> Search:
@@ -181,13 +177,6 @@ class Engine:
         }
 
     @property
-    def calibrated(self) -> bool:
-        """Whether probabilities were calibrated on held-out photos: those of leaves, searched as the bundle is."""
-        probes = self.bundle.manifest.facts.get("beam", {}).get("probes", 0)
-        fewer = min(self.options.probes or probes, self.options.max_probes or probes) < probes
-        return self.calibration is not None and not self.options.constrained and self.coarse is None and not fewer
-
-    @property
     def tells_areas(self) -> bool:
         """Whether answers say how near the place is."""
         return self.options.radii is not False and self.calibrated
@@ -207,11 +196,6 @@ class Engine:
             )
 
     @property
-    def at_once(self) -> int:
-        """Queries that are good to ask `answer` for together."""
-        return queries_at_once(self.counts, self.n_leaves)
-
-    @property
     def inputs(self) -> dict[str, str | None]:
         """Digests of what decides answers: the bundle, and files of regions."""
         return {"bundle": self.bundle.version, **region_digests(self.options.region, self.options.not_region)}
@@ -225,13 +209,13 @@ class Engine:
         """Refuse a number of answers that cannot be given.
 
         Raises:
-            InputError: k is not between 1 and the number of cells that answers are told as.
+            InputError: k is not between 1 and the number of cells that answers name.
         """
         if self.coarse is None:
             self._check_k(k, self.n_leaves, "finest cells")
         else:
-            told = self.coarse.of_leaf if self._allowed is None else self.coarse.of_leaf[self._allowed]
-            self._check_k(k, len(np.unique(told)), f"cells of the precision cap of {self.coarse.km:g} km")
+            cells = self.coarse.of_leaf if self._allowed is None else self.coarse.of_leaf[self._allowed]
+            self._check_k(k, len(np.unique(cells)), f"cells of the precision cap of {self.coarse.km:g} km")
 
     def _check_k(self, k: int, most: int, what: str) -> None:
         if not 1 <= k <= most:
@@ -262,12 +246,8 @@ class Engine:
         self._check_k(k, self.n_leaves, "finest cells")
         if not probability:
             return self._search(queries, k, temperature=None)
-        parts = [
-            (rows, self._search(queries[rows], k, temperature=temperature))
-            for rows, temperature in self._by_temperature(len(queries), n_photos)
-        ]
-        order = np.argsort(np.concatenate([rows for rows, _ in parts]))
-        return self._times_inside(joined_hits([part for _, part in parts], k).take(order))
+        parts, order = self._by_temperature(partial(self._search, k=k), queries, n_photos)
+        return self._times_inside(joined_hits(parts, k).take(order))
 
     def with_posterior(
         self, queries: np.ndarray, *, k: int = 1, n_photos: np.ndarray | None = None, left_out: float = LEFT_OUT
@@ -281,24 +261,31 @@ class Engine:
                 probabilities.
         """
         self._check_k(k, self.n_leaves, "finest cells")
-        places, parts = [], []
-        for rows, temperature in self._by_temperature(len(queries), n_photos):
-            places.append(rows)
-            parts.append(self._search.with_posterior(queries[rows], k, temperature=temperature, left_out=left_out))
+        search = partial(self._search.with_posterior, k=k, left_out=left_out)
+        parts, order = self._by_temperature(search, queries, n_photos)
         hits, posteriors = zip(*parts, strict=True)
-        found, posterior = joined_hits(hits, k), joined_posteriors(posteriors)
-        if len(parts) > 1:  # one group is in order
-            order = np.argsort(np.concatenate(places))
-            found, posterior = found.take(order), posterior.take(order)
-        return self._times_inside(found), posterior
+        found, posterior = joined_hits(hits, k).take(order), joined_posteriors(posteriors)
+        return self._times_inside(found), posterior if len(parts) == 1 else posterior.take(order)
+
+    def answers(
+        self, queries: np.ndarray, *, k: int, n_photos: np.ndarray | None = None
+    ) -> Iterator[tuple[slice, Answers]]:
+        """`answer`, so many queries at a time as are good to search for together; of no query, no answers once.
+
+        queries, n_photos: as for `search_prepared`.
+        """
+        step = queries_at_once(self.counts, self.n_leaves)
+        for start in range(0, max(len(queries), 1), step):
+            block = slice(start, start + step)
+            yield block, self.answer(queries[block], k=k, n_photos=None if n_photos is None else n_photos[block])
 
     def answer(self, queries: np.ndarray, *, k: int, n_photos: np.ndarray | None = None) -> Answers:
-        """The k best finest cells of queries, where each answer points, and how near the place is where that is told.
+        """The k best finest cells of queries, where each answer points, and how near the place is where that is known.
 
-        queries, n_photos: as for `search_prepared`; `at_once` says how many are good to ask for together.
+        queries, n_photos: as for `search_prepared`.
 
         Raises:
-            InputError: k is not between 1 and the number of cells that answers are told as.
+            InputError: k is not between 1 and the number of cells that answers name.
         """
         self.check_k(k)
         options, coarse = self.options, self.coarse
@@ -306,34 +293,29 @@ class Engine:
             hits, posterior = self.with_posterior(queries, k=k if coarse is None else 1, n_photos=n_photos)
         else:
             hits, posterior = self.search_prepared(queries, k=k, n_photos=n_photos), None
-        leaf = hits.leaf[:, 0]
+        cells: NamedCells = self.bundle.hierarchy.leaves
+        leaf, areas, similar = hits.leaf[:, 0], None, None
         if coarse is not None and posterior is not None:
-            hits = coarse.hits(posterior, k, mode=hits.mode, inside=self._inside)
+            cells, hits = coarse, coarse.hits(posterior, k, mode=hits.mode, inside=self._inside)
             into = coarse.of_leaf[self._points.leaves(leaf, posterior)] if options.point == "mass" else hits.leaf[:, 0]
             at = Places(coarse.lat_deg[into], coarse.lng_deg[into], coarse.city[into], coarse.country[into])
-            return Answers(coarse, hits, at, None, None)
-        areas = nearest = None
-        if options.references and self.reference_photos is not None:
-            nearest = self.reference_photos.nearest(queries, leaf, options.references)
-        at = self._points(queries, leaf, posterior, nearest=nearest)
-        if posterior is not None and self.tells_areas:
-            areas = self._areas(posterior, hits.score[:, 0], at, n_photos)
-        return Answers(self.bundle.hierarchy.leaves, hits, at, areas, nearest)
+        else:
+            if options.references and self.reference_photos is not None:
+                similar = self.reference_photos.most_similar(queries, leaf, options.references)
+            at = self._points(queries, leaf, posterior, similar=similar)
+            if posterior is not None and self.tells_areas:
+                areas = self._areas(posterior, hits.score[:, 0], at, n_photos)
+        made_of = np.ones(len(queries), np.int64) if n_photos is None else n_photos
+        return Answers(cells, hits, at, areas, similar, self.calibrated, self.counts, made_of)
 
     def _areas(self, posterior: Posterior, score: np.ndarray, at: Places, n_photos: np.ndarray | None) -> Areas:
-        assert self.calibration is not None, "that is when they are told"
+        assert self.calibration is not None, "that is when they are known"
         half = most = None
-        if self._masses is not None:
-            half, most = radii_km(posterior, self._points.discs, at.lat_deg, at.lng_deg, self._masses).T
+        masses = self.options.masses(self.calibration)
+        if masses is not None:
+            half, most = radii_km(posterior, self._points.discs, at.lat_deg, at.lng_deg, masses).T
         each = score if n_photos is None else score / n_photos
         return Areas(half, most, posterior.entropy(), each < self.calibration.least_score)
-
-    @property
-    def _masses(self) -> tuple[float, float] | None:
-        """What discs around the points of its answers must hold; None where nobody knows."""
-        if self.calibration is None or (self.options.point == "mass" and self.options.within_km != WITHIN_KM):
-            return None
-        return self.calibration.masses.get(self.options.point)
 
     def _times_inside(self, hits: Hits) -> Hits:
         return replace(hits, probability=self._inside * hits.probability)
@@ -349,20 +331,22 @@ class Engine:
             return np.ones(n_queries)
         return self.calibration.temperatures(np.ones(n_queries, np.int64) if n_photos is None else n_photos)
 
-    def _by_temperature(self, n_queries: int, n_photos: np.ndarray | None) -> Iterator[tuple[np.ndarray, float]]:
-        """Queries by their number, those of one temperature at a time; once with none where there is no query."""
-        temperatures, which = np.unique(self._temperatures(n_queries, n_photos), return_inverse=True)
-        if not n_queries:
-            yield np.empty(0, np.int64), 1.0
-        for number, temperature in enumerate(temperatures.tolist()):
-            yield np.flatnonzero(which == number), temperature
+    def _by_temperature(
+        self, search: Callable[..., _Found], queries: np.ndarray, n_photos: np.ndarray | None
+    ) -> tuple[list[_Found], np.ndarray]:
+        """What a search finds for the queries of each temperature, and the order, (Q,), in which these stood."""
+        temperatures, which = np.unique(self._temperatures(len(queries), n_photos), return_inverse=True)
+        rows = [np.flatnonzero(which == number) for number in range(len(temperatures))] or [which]
+        each = zip(rows, temperatures.tolist() or [1.0], strict=True)  # of no query, once
+        parts = [search(queries[own], temperature=temperature) for own, temperature in each]
+        return parts, np.argsort(np.concatenate(rows))
 
-    def paths(self, vectors: np.ndarray, leaves: np.ndarray) -> Paths:
-        """The way down to one leaf for each vector, with p_l of the paper at every level.
+    def paths(self, queries: np.ndarray, leaves: np.ndarray) -> Paths:
+        """The way down to one leaf for each query, with p_l of the paper at every level.
 
-        vectors: (Q, D) float32. leaves: (Q,) int64.
+        queries: as for `search_prepared`. leaves: (Q,) int64.
         """
-        model, queries = self.bundle.model, self.prepared(vectors)
+        model = self.bundle.model
         cell = model.ancestors[leaves]
         probability = np.empty(cell.shape)
         for level in range(cell.shape[1]):

@@ -1,7 +1,7 @@
 """Where an answer points: the best cell's own point, or another place that may be nearer.
 
-In: the best leaf of each query, what was asked, the posterior. Out: a place for each, with its names. What share of a
-posterior lies near such a place is calibrated for each kind of point apart (`search.evaluation.calibrate`).
+In: the best leaf of each query, the kind of point, the posterior. Out: a place for each, with its names. What share of
+a posterior lies near such a place is calibrated for each kind of point apart (`search.evaluation.calibrate`).
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from indexer.earth.places import nearest_cities
 from indexer.errors import InputError
 from search.answers.options import WITHIN_KM, PointName
 from search.answers.radii import LeafDiscs, heaviest_leaves
-from search.answers.references import Nearest, ReferencePhotos
+from search.answers.references import ReferencePhotos, SimilarPhotos
 from search.retrieval.posterior import Posterior
 
 _CANDIDATES = 32  # likeliest cells of a query around which most of the probability may lie
@@ -52,7 +52,7 @@ class AnswerPoints:
         self._photos = photos if photos is not None or kind != "reference" else ReferencePhotos(bundle)
         if kind == "medoid" and self._medoids is None:
             raise InputError(
-                f"--point medoid: the bundle {bundle.version[:8]} is from before medoids were kept. Divide the Earth "
+                f"`point` medoid: the bundle {bundle.version[:8]} is from before medoids were kept. Divide the Earth "
                 "again (python -m indexer partition), and build it with --inherit."
             )
 
@@ -74,11 +74,16 @@ class AnswerPoints:
         return heaviest_leaves(posterior, self.discs, within_km=self._within_km, candidates=_CANDIDATES)
 
     def __call__(
-        self, queries: np.ndarray, leaf: np.ndarray, posterior: Posterior | None, *, nearest: Nearest | None = None
+        self,
+        queries: np.ndarray,
+        leaf: np.ndarray,
+        posterior: Posterior | None,
+        *,
+        similar: SimilarPhotos | None = None,
     ) -> Places:
         """Where answers point whose best leaves are these, (Q,) int64.
 
-        queries: (Q, D) float32, as they meet geocells. nearest: reference photos of these leaves, where they are known.
+        queries: (Q, D) float32, as they meet geocells. similar: reference photos of these leaves, where they are known.
         """
         leaf, leaves = self.leaves(leaf, posterior), self._leaves
         if self.kind in ("cell", "mass"):
@@ -88,10 +93,10 @@ class AnswerPoints:
             lat, lng = self._medoids[leaf].T
         else:
             assert self._photos is not None, "they are there for this kind"
-            known = nearest or self._photos.nearest(queries, leaf, 1)
-            row = known.row[:, 0]  # a leaf without reference photos keeps its point
-            lat = np.where(row >= 0, self._photos.lat_deg[row], leaves.lat_deg[leaf])
-            lng = np.where(row >= 0, self._photos.lng_deg[row], leaves.lng_deg[leaf])
+            known = similar or self._photos.most_similar(queries, leaf, 1)
+            there = ~np.isnan(known.cosine[:, 0])  # a leaf without reference photos keeps its point
+            lat = np.where(there, known.lat_deg[:, 0], leaves.lat_deg[leaf])
+            lng = np.where(there, known.lng_deg[:, 0], leaves.lng_deg[leaf])
         return Places(lat, lng, *nearest_cities(lat, lng))
 
 

@@ -59,7 +59,7 @@ class CoarseCells:
         self.km, self.s2_level = km, s2.level_of_width(km)
         ids, first, self.of_leaf = np.unique(self.coarsened(leaves.s2_ids), return_index=True, return_inverse=True)
         self.s2_ids: np.ndarray | None = ids
-        self.some_leaf = first  # (C,) int64, one of the leaves in each cell
+        self.first_leaf = first  # (C,) int64, the first of the leaves in each cell
         self.keys = np.array(s2.tokens(ids))
         self.lat_deg, self.lng_deg = s2.centres(ids)
         self.city, self.country = nearest_cities(self.lat_deg, self.lng_deg)
@@ -90,10 +90,10 @@ class CoarseCells:
         order = np.lexsort((cell, -held, query))
         query, cell, held = query[order], cell[order], held[order]
         rank = np.arange(len(query)) - np.searchsorted(query, query)
-        told = rank < k
-        place = query[told], rank[told]
+        kept = rank < k
+        place = query[kept], rank[kept]
         answer, share = np.full((len(posterior), k), -1), np.full((len(posterior), k), np.nan)
-        answer[place], share[place] = cell[told], held[told]
+        answer[place], share[place] = cell[kept], held[kept]
         return Hits(answer, np.log(share), inside * share, mode)
 
 
@@ -106,5 +106,5 @@ def posterior_by_cell(
     """
     own = slice(*posterior.begins[query : query + 2])
     ids = s2_ids_of(hierarchy.levels[level])[hierarchy.ancestors[posterior.leaf[own], level]]
-    told, which = np.unique(ids if coarse is None else coarse.coarsened(ids), return_inverse=True)
-    return told, np.bincount(which, posterior.probability[own], minlength=len(told))
+    cells, which = np.unique(ids if coarse is None else coarse.coarsened(ids), return_inverse=True)
+    return cells, np.bincount(which, posterior.probability[own], minlength=len(cells))

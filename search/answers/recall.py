@@ -33,10 +33,10 @@ class RecallCheck:
             InputError: n is below 1, or the engine multiplies cosines, of which no search leaves out any.
         """
         if n < 1:
-            raise InputError(f"--check-recall must be at least 1, the number of photos to check, not {n}.")
+            raise InputError(f"`check_recall` must be at least 1, the number of photos to check, not {n}.")
         if engine.options.score != "softmax":
             raise InputError(
-                f"--check-recall compares modes; --score {engine.options.score} has only one. Leave one out."
+                f"`check_recall` compares modes; `score` {engine.options.score} has only one. Leave one out."
             )
         self._engine = engine
         self._n = n

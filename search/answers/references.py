@@ -1,50 +1,42 @@
-"""Reference photos of an answer: which of the answering cell's typical photos look most like the photo that was asked.
+"""Reference photos of an answer: which of the answering cell's typical photos look most like the query.
 
 They explain an answer, and may refine it: a cell is as large as a region where photos are few, and the most similar of
 its photos says where in it. Similarity is the cosine of the two vectors as they meet geocells.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from indexer.bundles.bundle import Bundle
-from indexer.errors import InputError
 
 _VECTORS = 1 << 22  # numbers of reference vectors looked at together: 16 MB of float32
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Nearest:
-    """The reference photos of Q answers, the most similar first; -1 where a cell has fewer than K."""
+class SimilarPhotos:
+    """The reference photos of Q answers, the most similar first; None and NaN where a cell has fewer than K."""
 
-    row: np.ndarray  # (Q, K) int64, of the bundle's table
-    cosine: np.ndarray  # (Q, K) float64, NaN where there is none
+    photo: np.ndarray  # (Q, K) str
+    lat_deg: np.ndarray  # (Q, K) float64
+    lng_deg: np.ndarray  # (Q, K) float64
+    cosine: np.ndarray  # (Q, K) float64
 
 
 class ReferencePhotos:
-    """The reference photos of a bundle, by leaf.
-
-    Raises:
-        InputError: it has none.
-    """
+    """The reference photos of a bundle that has some, by leaf."""
 
     def __init__(self, bundle: Bundle) -> None:
-        if bundle.references is None:
-            raise InputError(
-                f"The bundle {bundle.version[:8]} has no reference photos. Keep some when its cells are fitted "
-                "(python -m training refit --references 5, or `references` of fit), and build it from that."
-            )
+        assert bundle.references is not None, "`SearchOptions.check` refuses bundles without"
         table = bundle.references.combine_chunks()
         self._begins = np.searchsorted(table["leaf"].to_numpy(), np.arange(bundle.model.n_leaves + 1))
         vectors = table["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
         self._vectors = vectors.reshape(table.num_rows, -1)
-        self.lat_deg, self.lng_deg = table["lat"].to_numpy(), table["lng"].to_numpy()
+        self._lat_deg, self._lng_deg = table["lat"].to_numpy(), table["lng"].to_numpy()
         self._photo = table["photo"]
 
-    def nearest(self, queries: np.ndarray, leaves: np.ndarray, k: int) -> Nearest:
+    def most_similar(self, queries: np.ndarray, leaves: np.ndarray, k: int) -> SimilarPhotos:
         """The k most similar reference photos of one leaf for each query; of equals the more typical one.
 
         queries: (Q, D) float32, as they meet geocells. leaves: (Q,) int64.
@@ -66,14 +58,6 @@ class ReferencePhotos:
             width = order.shape[1]
             row[block, :width] = np.where(found > -np.inf, np.take_along_axis(rows, order, axis=1), -1)
             cosine[block, :width] = np.where(found > -np.inf, found, np.nan)
-        return Nearest(row, cosine)
-
-    def columns(self, nearest: Nearest) -> dict[str, list[Any]]:
-        """The columns of answers that tell of them."""
-        kept = [row[row >= 0] for row in nearest.row]
-        return {
-            "reference_photo": [self._photo.take(pa.array(rows)).to_pylist() for rows in kept],
-            "reference_lat": [self.lat_deg[rows] for rows in kept],
-            "reference_lng": [self.lng_deg[rows] for rows in kept],
-            "reference_cosine": [cosine[: len(rows)] for cosine, rows in zip(nearest.cosine, kept, strict=True)],
-        }
+        names = self._photo.take(pa.array(row.ravel(), mask=row.ravel() < 0)).to_pylist()
+        lat, lng = (np.where(row < 0, np.nan, degrees[row]) for degrees in (self._lat_deg, self._lng_deg))
+        return SimilarPhotos(np.array(names, object).reshape(row.shape), lat, lng, cosine)

@@ -14,25 +14,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from indexer.earth.geo import FARTHEST_KM
-from indexer.errors import InputError
 from search.evaluation.metrics import geoscore
+from search.evaluation.options import Resampling
 
 _BLOCK = 1 << 21  # draws held at once: 16 MB an array
-
-
-@dataclass(frozen=True, slots=True)
-class Resampling:
-    """How photos are drawn."""
-
-    draws: int = 1000  # 0: no intervals
-    seed: int = 0
-    level: float = 0.95
-
-    def __post_init__(self) -> None:
-        if self.draws < 0 or 0 < self.draws < 100:
-            raise InputError(f"--resamples must be 0 (no intervals) or at least 100, not {self.draws}.")
-        if not 0 < self.level < 1:
-            raise InputError(f"An interval's level lies between 0 and 1, not at {self.level}.")
 
 
 @dataclass(frozen=True, slots=True)

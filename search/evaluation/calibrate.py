@@ -27,7 +27,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from encoder.config import CropName, DeviceName
 from encoder.device import choose_device
 from indexer.bundles.bundle import Bundle, calibrated_bundle
 from indexer.bundles.registry import Registry
@@ -48,8 +47,8 @@ from search.answers.engine import Engine
 from search.answers.options import PointName
 from search.answers.points import AnswerPoints, points_of_bundle
 from search.answers.radii import share_within
-from search.evaluation.bootstrap import Resampling
 from search.evaluation.ground_truth import read_truth
+from search.evaluation.options import CalibrateConfig, Resampling
 from search.evaluation.reliability import Reliability, reliability
 from search.retrieval.exact import ExactSearch
 from search.retrieval.leaf_scores import tensor_of
@@ -58,14 +57,15 @@ from search.retrieval.posterior import posterior_of
 log = logging.getLogger(__name__)
 
 FEWEST = 100  # queries: with fewer, nine in ten are a matter of luck
-_ABSTAIN_SHARE = 0.01  # of photos like the held-out ones, that are told to abstain
+_ABSTAIN_SHARE = 0.01  # of photos like the held-out ones, whose answers abstain
 _TEMPERATURES = np.geomspace(0.02, 50, 35)
 _CLOSER, _CLOSER_STEPS = 0.25, 15  # then, in log T, around the best of these
 _GROWTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+_DEFAULT = CalibrateConfig()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class HeldOut:
+class HeldOutQueries:
     """Queries whose true places are known: photos, or albums."""
 
     queries: np.ndarray  # (N, D) float32, as `Engine.search_prepared` takes them
@@ -96,61 +96,47 @@ class CalibratedVersion:
     fitted: Fitted
 
 
-def calibrate_version(
-    registry: Path,
-    features: Path,
-    truth: Path,
-    *,
-    split: str | None,
-    album: str | None,
-    crops: CropName | None,
-    fit_weights: bool,
-    version: str | None,
-    device: DeviceName,
-    resampling: Resampling,
-    publish: bool,
-) -> CalibratedVersion:
-    """Calibrate a version of a registry for the photos of a features folder, and write it as a new version.
+def calibrate(registry: Path, features: Path, truth: Path, *, config: CalibrateConfig = _DEFAULT) -> CalibratedVersion:
+    """Calibrate a bundle for the photos of a features folder, and write it as a new version beside it.
 
-    Arguments are those of `python -m search calibrate`.
+    truth: table with photo, lat, lng. The version becomes the current one with `Registry.publish`.
 
     Raises:
         InputError: too few photos, a table that cannot be used, or crops that the features were not made with.
         BundleMismatch: vectors of another encoder.
         WorkError: the disk is full.
     """
-    home, source = Registry(registry), open_features(features)
-    engine = Engine.open(registry, version=version, device=device)
+    source = open_features(features)
+    engine = Engine.open(registry, version=config.version, device=config.device)
     bundle, model = engine.bundle, engine.bundle.model
     engine.check_encoder(source.encoder, source=str(source.location))
+    crops, split, album = config.crops, config.split, config.album
     if crops is not None and source.crops not in (None, crops):
-        raise InputError(f"{features}: its vectors are of --crops {source.crops}, not {crops}. Leave --crops out.")
+        raise InputError(f"{features}: its vectors are of `crops` {source.crops}, not {crops}. Leave `crops` out.")
     protocol: Protocol = "album" if album is not None else crops or protocol_of(source)
     sample = held_out(bundle, source, truth, split=split, album=album)
     calibrations, geocells = dict(bundle.calibrations), None
-    if fit_weights:
+    if config.fit_weights:
         geocells = fit_level_weights(model, sample.queries, sample.leaf)
         model, calibrations = replace(model, geocells=geocells), {}
-    points = points_of_bundle(bundle)
-    fitted = calibrate(model, points, sample, device=choose_device(device), resampling=resampling)
+    device = choose_device(config.device)
+    fitted = fit_calibration(model, points_of_bundle(bundle), sample, device=device, resampling=config.resampling)
     calibrations[protocol] = fitted.calibration
     folder = calibrated_bundle(
         bundle,
-        home.versions_folder,
+        Registry(registry).versions_folder,
         calibrations,
-        config={"protocol": protocol, "split": split, "album": album, "fit_weights": fit_weights},
+        config={"protocol": protocol, "split": split, "album": album, "fit_weights": config.fit_weights},
         inputs={"calibration_features": source.digest, "calibration_truth": file_digest(truth)},
         geocells=geocells,
         photos=sample.queries,
     )
-    if publish:
-        home.publish(folder.name)
     return CalibratedVersion(folder.name, protocol, fitted)
 
 
 def held_out(
     bundle: Bundle, features: FeatureSource, truth: Path, *, split: str | None = None, album: str | None = None
-) -> HeldOut:
+) -> HeldOutQueries:
     """The queries of features whose places a table knows.
 
     truth: photo, lat, lng (and the labels of a tree of labels), names as in the features. album: column of it; photos
@@ -173,10 +159,10 @@ def held_out(
     with track("reading vectors", features.rows) as advance:
         for batch in features:
             row = pc.index_in(pa.array(batch.photo, pa.string()), value_set=names).fill_null(-1).to_numpy()
-            some = np.flatnonzero(batch.ok & (row >= 0))
-            row = row[some].astype(np.int64)
+            used = np.flatnonzero(batch.ok & (row >= 0))
+            row = row[used].astype(np.int64)
             np.add.at(times, row, 1)
-            sums.add(geocells.compared(np.ascontiguousarray(batch.embedding[some], np.float32)), group[row])
+            sums.add(geocells.compared(np.ascontiguousarray(batch.embedding[used], np.float32)), group[row])
             np.add.at(places, group[row], points[row])
             leaf[group[row]] = own_leaf[row]
             advance(len(batch))
@@ -193,7 +179,7 @@ def held_out(
     lat, lng = lat_lng(places[there])
     if album is not None and hierarchy.is_s2:
         leaf[there] = hierarchy.locate(lat, lng)[:, -1]
-    return HeldOut(sums.sums[there].astype(np.float32), sums.counts[there], lat, lng, leaf[there])
+    return HeldOutQueries(sums.sums[there].astype(np.float32), sums.counts[there], lat, lng, leaf[there])
 
 
 def _leaves_of(
@@ -206,10 +192,10 @@ def _leaves_of(
     return hierarchy.locate(lat_deg, lng_deg)[:, -1]
 
 
-def calibrate(
+def fit_calibration(
     model: ScoringModel,
     points: Mapping[PointName, AnswerPoints],
-    sample: HeldOut,
+    sample: HeldOutQueries,
     *,
     device: torch.device,
     resampling: Resampling,
@@ -240,7 +226,7 @@ def calibrate(
     return Fitted(calibration, before, after)
 
 
-def _temperature(search: ExactSearch, sample: HeldOut) -> tuple[float, float]:
+def _temperature(search: ExactSearch, sample: HeldOutQueries) -> tuple[float, float]:
     """The temperature and its growth with the number of photos under which the log loss of the event is least."""
     growths = _GROWTHS if (sample.n_photos > 1).any() else (0.0,)
     losses = _losses(search, sample, _TEMPERATURES, growths)
@@ -250,7 +236,7 @@ def _temperature(search: ExactSearch, sample: HeldOut) -> tuple[float, float]:
     return float(closer[losses.argmin()]), growths[growth]
 
 
-def _inside(sample: HeldOut) -> float:
+def _inside(sample: HeldOutQueries) -> float:
     """The share of the queries that were taken in a leaf."""
     inside = float((sample.leaf >= 0).mean())
     if not inside:
@@ -258,7 +244,9 @@ def _inside(sample: HeldOut) -> float:
     return inside
 
 
-def _losses(search: ExactSearch, sample: HeldOut, temperatures: np.ndarray, growths: tuple[float, ...]) -> np.ndarray:
+def _losses(
+    search: ExactSearch, sample: HeldOutQueries, temperatures: np.ndarray, growths: tuple[float, ...]
+) -> np.ndarray:
     """Mean log loss of "the true place lies in the answered cell": (temperatures, growths) float64."""
     losses, outside = np.zeros((len(temperatures), len(growths))), 1 - _inside(sample)
     for block, scores in search.scores(sample.queries):
@@ -280,14 +268,14 @@ def _losses(search: ExactSearch, sample: HeldOut, temperatures: np.ndarray, grow
 def _answers(
     search: ExactSearch,
     points: Mapping[PointName, AnswerPoints],
-    sample: HeldOut,
+    sample: HeldOutQueries,
     temperature: np.ndarray,
     inside: float,
     resampling: Resampling,
 ) -> tuple[Reliability, dict[PointName, np.ndarray], np.ndarray]:
     """How reliable answers are; what share of each posterior lies as near as the true place; and the best scores.
 
-    Shares are told for each kind of point.
+    There are shares for each kind of point.
     """
     probability = np.empty(len(sample))
     shares = {name: np.empty(len(sample)) for name in points}

@@ -1,4 +1,4 @@
-"""Near-duplicates between photos that are asked about and reference photos: by perceptual hash, and by embedding.
+"""Near-duplicates between test photos and reference photos: by perceptual hash, and by embedding.
 
 A test photo that is also a reference is remembered, not recognised. Both searches are exhaustive. References stream
 past in blocks, so memory holds the test set and one block, whatever their number; of each test photo the nearest
@@ -23,7 +23,7 @@ _BLOCK = 4096  # rows of either side compared at once: 64 MB of cosines
 
 
 @dataclass(slots=True, eq=False)
-class Nearest:
+class NearestReferences:
     """Of each test photo the nearest reference within the limit, and how many there are."""
 
     n_references: np.ndarray  # (N,) int64
@@ -36,7 +36,7 @@ class Nearest:
         self.lat_deg, self.lng_deg = (np.full(len(self.reference), np.nan) for _ in range(2))
 
     @classmethod
-    def of(cls, n: int) -> "Nearest":
+    def of(cls, n: int) -> "NearestReferences":
         """Nothing found yet, for so many test photos."""
         return cls(np.zeros(n, np.int64), np.full(n, np.inf), [None] * n)
 
@@ -45,7 +45,7 @@ class Nearest:
         """Which test photos have a near-duplicate: (N,) bool."""
         return self.n_references > 0
 
-    def add(self, row: int, distances: np.ndarray, references: np.ndarray, block: "References") -> None:
+    def add(self, row: int, distances: np.ndarray, references: np.ndarray, block: "ReferenceSet") -> None:
         """Take in what one block has for a test photo. distances, references: (K,), rows of the block."""
         self.n_references[row] += len(distances)
         best = int(np.argmin(distances))
@@ -57,7 +57,7 @@ class Nearest:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class References:
+class ReferenceSet:
     """A block of reference photos."""
 
     photo: Sequence[str]
@@ -77,7 +77,7 @@ def perceptual_hash(image: Image.Image) -> np.ndarray | None:
     return np.packbits(imagehash.phash(image, hash_size=_HASH_EDGE).hash)
 
 
-def nearest_by_hash(hashes: np.ndarray, blocks: Iterable[References], *, max_bits: int) -> Nearest:
+def nearest_by_hash(hashes: np.ndarray, blocks: Iterable[ReferenceSet], *, max_bits: int) -> NearestReferences:
     """References whose hash differs in at most so many bits. hashes: (N, 8) uint8; photos without one: see `rows`.
 
     Raises:
@@ -85,9 +85,9 @@ def nearest_by_hash(hashes: np.ndarray, blocks: Iterable[References], *, max_bit
     """
     if not 0 <= max_bits < HASH_BITS // 2:
         raise InputError(
-            f"--max-bits must be 0 to {HASH_BITS // 2 - 1}, not {max_bits}: unrelated hashes differ in 32."
+            f"`max_bits` must be 0 to {HASH_BITS // 2 - 1}, not {max_bits}: unrelated hashes differ in 32."
         )
-    nearest = Nearest.of(len(hashes))
+    nearest = NearestReferences.of(len(hashes))
     for block in blocks:
         if not len(block.values) or not len(hashes):
             continue
@@ -100,15 +100,15 @@ def nearest_by_hash(hashes: np.ndarray, blocks: Iterable[References], *, max_bit
     return nearest
 
 
-def nearest_by_embedding(photos: FeatureBatch, references: FeatureSource, *, min_cosine: float) -> Nearest:
+def nearest_by_embedding(photos: FeatureBatch, references: FeatureSource, *, min_cosine: float) -> NearestReferences:
     """References whose embedding has at least this cosine with a photo's. Photos without a vector have none.
 
     Raises:
         InputError: vectors of another width, or a limit that is no cosine.
     """
     if not 0 < min_cosine <= 1:
-        raise InputError(f"--min-cosine must lie above 0 and be at most 1, not {min_cosine}.")
-    nearest, rows = Nearest.of(len(photos)), np.flatnonzero(photos.ok)
+        raise InputError(f"`min_cosine` must lie above 0 and be at most 1, not {min_cosine}.")
+    nearest, rows = NearestReferences.of(len(photos)), np.flatnonzero(photos.ok)
     vectors = _unit(photos.embedding[rows])
     for block in _blocks(references):
         if vectors.shape[1] != block.values.shape[1]:
@@ -134,13 +134,13 @@ def check_encoders(photos: FeatureSource, references: FeatureSource) -> None:
         )
 
 
-def _blocks(features: FeatureSource) -> Iterator[References]:
+def _blocks(features: FeatureSource) -> Iterator[ReferenceSet]:
     for batch in features:
         rows = np.flatnonzero(batch.ok)
         for first in range(0, len(rows), _BLOCK):
             part = rows[first : first + _BLOCK]
             names = [batch.photo[row] for row in part]
-            yield References(names, batch.lat_deg[part], batch.lng_deg[part], _unit(batch.embedding[part]))
+            yield ReferenceSet(names, batch.lat_deg[part], batch.lng_deg[part], _unit(batch.embedding[part]))
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

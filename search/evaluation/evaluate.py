@@ -4,7 +4,7 @@ Every photo of the truth counts. A photo without an answer is a miss; accuracy a
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -15,16 +15,35 @@ import pyarrow.compute
 from indexer.earth import s2
 from indexer.earth.geo import haversine_km
 from indexer.earth.places import countries_of
-from indexer.paper import THRESHOLDS_KM
 from indexer.photos.sources import PhotoTable
-from search.evaluation.bootstrap import Intervals, Resampling, intervals, paired_intervals
+from search.evaluation.bootstrap import Intervals, intervals, paired_intervals
 from search.evaluation.findings import listed_photos
 from search.evaluation.ground_truth import read_truth
 from search.evaluation.metrics import Figures, cells_area_km2, disc_area_km2, figures, figures_by_group, recall_by_area
+from search.evaluation.options import EvaluateConfig
 from search.evaluation.photo_names import match_names
-from search.evaluation.predictions import Told, read_predictions
-from search.evaluation.published import BenchmarkName
+from search.evaluation.predictions import Confidence, read_predictions
 from search.evaluation.reliability import Coverage, Reliability, coverage, reliability
+
+_DEFAULT = EvaluateConfig()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Comparison:
+    """Another system on the same photos, and intervals of the figures of the first minus its."""
+
+    name: str
+    evaluation: "Evaluation"
+    difference: Intervals
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LeftOut:
+    """What remains when some photos are left out."""
+
+    lists: Sequence[str]  # that name them
+    n_left_out: int
+    evaluation: "Evaluation | None"  # None where no photo remains
 
 
 @dataclass(frozen=True, eq=False)  # no slots: cached_property needs a __dict__
@@ -34,10 +53,12 @@ class Evaluation:
     photos: PhotoTable  # the truth
     lat_deg: np.ndarray  # (N,) float64 of the answers, NaN where there is none
     lng_deg: np.ndarray  # (N,) float64
-    thresholds_km: tuple[float, ...]
     compared_by: str  # how the names of answers and truth were compared
+    config: EvaluateConfig = _DEFAULT
     cells: pa.ListArray | None = None  # (N,) lists of uint64 S2 ids, the likeliest first
-    told: Told | None = None  # what answers say of themselves
+    confidence: Confidence | None = None  # None where answers are places and nothing else
+    against: Comparison | None = None
+    left_out: LeftOut | None = None
 
     @cached_property
     def distance_km(self) -> np.ndarray:
@@ -47,25 +68,28 @@ class Evaluation:
     @cached_property
     def accuracy(self) -> Figures:
         """Figures over all photos."""
-        return figures(self.distance_km, self.thresholds_km)
+        return figures(self.distance_km, self.config.thresholds_km)
 
     @cached_property
     def answered(self) -> Figures | None:
         """Figures over photos with an answer; None where there is none."""
-        answered = self.distance_km[~np.isnan(self.distance_km)]
-        return figures(answered, self.thresholds_km) if answered.size else None
+        return self._figures_of(~np.isnan(self.distance_km))
 
-    def intervals(self, resampling: Resampling) -> Intervals:
-        """How sure the figures over all photos are."""
-        return intervals(self.distance_km, self.thresholds_km, resampling)
+    @cached_property
+    def intervals(self) -> Intervals | None:
+        """How sure the figures over all photos are; None without draws."""
+        config = self.config
+        return intervals(self.distance_km, config.thresholds_km, config.resampling) if config.resamples else None
 
+    @cached_property
     def by_country(self) -> dict[str, Figures]:
         """Figures by the country of the true place: that of the nearest city, which may lie across a border."""
-        return figures_by_group(self._countries[0], self.distance_km, self.thresholds_km)
+        return figures_by_group(self._countries[0], self.distance_km, self.config.thresholds_km)
 
+    @cached_property
     def by_continent(self) -> dict[str, Figures]:
         """Figures by the continent of that country, as GeoNames has it: all of Russia counts as Europe."""
-        return figures_by_group(self._countries[1], self.distance_km, self.thresholds_km)
+        return figures_by_group(self._countries[1], self.distance_km, self.config.thresholds_km)
 
     @cached_property
     def _countries(self) -> tuple[np.ndarray, np.ndarray]:
@@ -79,36 +103,47 @@ class Evaluation:
             curves["cells"] = recall_by_area(needed, areas_km2)
         return curves
 
-    def reliability(self, resampling: Resampling) -> Reliability | None:
+    @cached_property
+    def reliability(self) -> Reliability | None:
         """Whether probabilities mean what they say; None where answers have none, or cells are labels."""
-        if self.told is None:
+        if self.confidence is None:
             return None
-        rows = np.flatnonzero((self.told.cell > 0) & ~np.isnan(self.told.probability))
+        rows = np.flatnonzero((self.confidence.cell > 0) & ~np.isnan(self.confidence.probability))
         if not rows.size:
             return None
-        cell, true = self.told.cell[rows], s2.leaf_ids(self.photos.lat_deg[rows], self.photos.lng_deg[rows])
+        cell, true = self.confidence.cell[rows], s2.point_ids(self.photos.lat_deg[rows], self.photos.lng_deg[rows])
         right = (s2.range_min(cell) <= true) & (true <= s2.range_max(cell))
-        return reliability(self.told.probability[rows], right, resampling)
+        return reliability(self.confidence.probability[rows], right, self.config.resampling)
 
     @property
     def calibrated(self) -> bool:
         """Whether all probabilities were calibrated."""
-        return self.told is not None and bool(self.told.calibrated[self.told.cell > 0].all())
-
-    def coverages(self) -> list[Coverage]:
-        """How often true places lie within the radii that were told; empty where none were."""
-        if self.told is None:
-            return []
-        told = [(0.5, self.told.radius_50_km), (0.9, self.told.radius_90_km)]
-        known = [(share, radius, np.flatnonzero(~np.isnan(radius))) for share, radius in told]
-        return [coverage(share, radius[rows], self.distance_km[rows]) for share, radius, rows in known if rows.size]
+        return self.confidence is not None and bool(self.confidence.calibrated[self.confidence.cell > 0].all())
 
     @cached_property
-    def abstained(self) -> tuple[int, Figures | None]:
-        """How many answers abstain, and figures over the others that are answered; None where there is no other."""
-        abstained = np.zeros(len(self.photos), bool) if self.told is None else self.told.abstain
-        kept = self.distance_km[~np.isnan(self.distance_km) & ~abstained]
-        return int(abstained.sum()), figures(kept, self.thresholds_km) if kept.size else None
+    def coverages(self) -> list[Coverage]:
+        """How often true places lie within the radii of answers; empty where these have none."""
+        if self.confidence is None:
+            return []
+        radii = [(0.5, self.confidence.radius_50_km), (0.9, self.confidence.radius_90_km)]
+        given = [(share, radius, np.flatnonzero(~np.isnan(radius))) for share, radius in radii]
+        return [coverage(share, radius[rows], self.distance_km[rows]) for share, radius, rows in given if rows.size]
+
+    @property
+    def n_abstained(self) -> int:
+        """How many answers abstain."""
+        return 0 if self.confidence is None else int(self.confidence.abstain.sum())
+
+    @cached_property
+    def without_abstained(self) -> Figures | None:
+        """Figures over answers that do not abstain; None where none abstains, or all do."""
+        if self.confidence is None or not self.n_abstained:
+            return None
+        return self._figures_of(~np.isnan(self.distance_km) & ~self.confidence.abstain)
+
+    def _figures_of(self, photos: np.ndarray) -> Figures | None:
+        """Figures over some of the photos, (N,) bool; None where there is none."""
+        return figures(self.distance_km[photos], self.config.thresholds_km) if photos.any() else None
 
     def without(self, left_out: np.ndarray) -> "Evaluation | None":
         """The same over the photos that are not left out, (N,) bool; None where none remains."""
@@ -120,39 +155,15 @@ class Evaluation:
             PhotoTable(names, self.photos.lat_deg[kept], self.photos.lng_deg[kept]),
             self.lat_deg[kept],
             self.lng_deg[kept],
-            self.thresholds_km,
             self.compared_by,
+            self.config,
             None if self.cells is None else self.cells.take(pa.array(kept)),
-            None if self.told is None else self.told.take(kept, np.ones(len(kept), bool)),
+            None if self.confidence is None else self.confidence.take(kept, np.ones(len(kept), bool)),
         )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Comparison:
-    """Two systems on the same photos: figures of the other, and intervals of ours minus theirs."""
-
-    other: Figures
-    difference: Intervals
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class LeftOut:
-    """What remains when some photos are left out."""
-
-    lists: Sequence[str]  # that name them
-    n_left_out: int
-    evaluation: Evaluation | None  # None where no photo remains
-
-
-def evaluate(
-    predictions: Path,
-    truth: Path,
-    *,
-    benchmark: BenchmarkName | None = None,
-    split: str | None = None,
-    thresholds_km: Sequence[float] = THRESHOLDS_KM,
-) -> Evaluation:
-    """Compare predictions with the truth.
+def evaluate(predictions: Path, truth: Path, *, config: EvaluateConfig = _DEFAULT) -> Evaluation:
+    """Compare predictions with the truth, and with what the config names beside.
 
     predictions: a folder written by `run`, or anybody's .parquet or .csv with photo, lat, lng. truth: a photo table,
     or with a benchmark whatever `ground_truth` reads. Names are compared as `photo_names` says.
@@ -160,33 +171,40 @@ def evaluate(
     Raises:
         InputError: unreadable tables, a prediction off the Earth, or names that do not identify a photo.
     """
-    return evaluate_photos(
-        predictions,
-        read_truth(truth, benchmark=benchmark, split=split),
-        truth_source=str(truth),
-        thresholds_km=thresholds_km,
-    )
+    photos = read_truth(truth, benchmark=config.benchmark_name, split=config.split)
+    return evaluate_photos(predictions, photos, truth_source=str(truth), config=config)
 
 
 def evaluate_photos(
-    predictions: Path, photos: PhotoTable, *, truth_source: str, thresholds_km: Sequence[float] = THRESHOLDS_KM
+    predictions: Path, photos: PhotoTable, *, truth_source: str, config: EvaluateConfig = _DEFAULT
 ) -> Evaluation:
     """The same with a truth that was read before; `truth_source` is what messages call it."""
+    result = _evaluation(predictions, photos, truth_source, config)
+    against = left_out = None
+    if config.against is not None:
+        other = _evaluation(config.against, photos, truth_source, config)
+        against = compare(result, other, name=str(config.against))
+    if config.exclude:
+        left_out = leave_out(result, [Path(source) for source in config.exclude])
+    return replace(result, against=against, left_out=left_out)
+
+
+def _evaluation(predictions: Path, photos: PhotoTable, truth_source: str, config: EvaluateConfig) -> Evaluation:
     answers = read_predictions(predictions)
     matches = match_names(answers.photo, photos.photo, source=str(predictions), wanted_by=truth_source)
     take = pa.array(matches.row, mask=~matches.found)
     lat, lng = (np.where(matches.found, values[matches.row], np.nan) for values in (answers.lat_deg, answers.lng_deg))
     cells = None if answers.cells is None else _empty_for_null(answers.cells.take(take))
-    told = None if answers.told is None else answers.told.take(matches.row, matches.found)
-    return Evaluation(photos, lat, lng, tuple(thresholds_km), matches.rule, cells, told)
+    confidence = None if answers.confidence is None else answers.confidence.take(matches.row, matches.found)
+    return Evaluation(photos, lat, lng, matches.rule, config, cells, confidence)
 
 
-def compare(one: Evaluation, other: Evaluation, resampling: Resampling) -> Comparison:
-    """Compare two systems that answered the same photos."""
+def compare(one: Evaluation, other: Evaluation, *, name: str) -> Comparison:
+    """Compare a system with another that answered the same photos and goes by a name."""
     assert list(one.photos.photo) == list(other.photos.photo), "two truths"
-    return Comparison(
-        other.accuracy, paired_intervals(one.distance_km, other.distance_km, one.thresholds_km, resampling)
-    )
+    config = one.config
+    difference = paired_intervals(one.distance_km, other.distance_km, config.thresholds_km, config.resampling)
+    return Comparison(name, other, difference)
 
 
 def leave_out(evaluation: Evaluation, lists: Sequence[Path]) -> LeftOut:

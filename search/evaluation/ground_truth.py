@@ -21,6 +21,7 @@ Any table with photo, lat, lng will do as well.
 import json
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ import pyarrow.parquet
 
 from indexer.errors import InputError
 from indexer.photos.sources import PhotoTable, read_photos
-from indexer.photos.tables import check_columns, coordinates_of, names_of, read_columns
+from indexer.photos.tables import coordinates_of, names_of, open_table, read_columns
 from search.evaluation.published import BenchmarkName
 
 log = logging.getLogger(__name__)
@@ -86,7 +87,7 @@ def read_truth(source: Path, *, benchmark: BenchmarkName | None = None, split: s
     if read is None or not file.is_file():
         table = _read_table(file, split)
     elif split is not None:
-        raise InputError(f"{file}: has no column split. Leave --split out.")
+        raise InputError(f"{file}: has no column split. Leave `split` out.")
     else:
         table = read(file)
     table = _upright(table, file)
@@ -133,21 +134,18 @@ def _file_in(folder: Path, benchmark: BenchmarkName, names: Sequence[str]) -> Pa
 
 
 def _read_table(file: Path, split: str | None) -> pa.Table:
-    for columns in _COLUMNS:
-        if file.is_file() and _has(file, columns):
-            table = read_columns(file, columns, split=split)
-            photo = _with_suffix(table[columns[0]]) if columns[0] == "id" else table[columns[0]]
-            return _standard(photo, table[columns[1]], table[columns[2]])
-    table = read_columns(file, list(_STANDARD), split=split)
-    return _standard(*(table[name] for name in _STANDARD))
+    photo, lat, lng = layout_of(file, (*_COLUMNS, _STANDARD))
+    table = read_columns(file, [photo, lat, lng], split=split)
+    return _standard(_with_suffix(table[photo]) if photo == "id" else table[photo], table[lat], table[lng])
 
 
-def _has(file: Path, columns: Sequence[str]) -> bool:
-    try:
-        check_columns(file, columns)
-    except InputError:  # whatever is wrong with it is said when it is read
-        return False
-    return True
+def layout_of(file: Path, layouts: Sequence[Sequence[str]]) -> list[str]:
+    """The first set of columns that a table has; the last where it has none, so that reading it says what is wrong."""
+    for columns in layouts[:-1]:
+        with suppress(InputError):
+            open_table(file).columns(columns)
+            return list(columns)
+    return list(layouts[-1])
 
 
 def _with_suffix(ids: pa.ChunkedArray) -> pa.ChunkedArray:

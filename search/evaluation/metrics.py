@@ -82,7 +82,7 @@ def cells_area_km2(cells: pa.ListArray, lat_deg: np.ndarray, lng_deg: np.ndarray
     total = np.cumsum(s2.areas_km2(known)[which])
     begin = np.searchsorted(photo, np.arange(len(cells)))  # lists stand in the order of the photos
     before = np.concatenate([[0.0], total])[begin]
-    leaves = s2.leaf_ids(lat_deg, lng_deg)[photo]
+    leaves = s2.point_ids(lat_deg, lng_deg)[photo]
     holds = np.flatnonzero((s2.range_min(ids) <= leaves) & (leaves <= s2.range_max(ids)))
     needed = np.full(len(cells), np.nan)
     for position in holds[::-1]:  # the first of a photo wins; disjoint cells hold a place at most once

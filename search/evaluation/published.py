@@ -68,7 +68,7 @@ def benchmark_named(name: str) -> BenchmarkName:
         if plain == known:
             return known
     raise InputError(
-        f"--benchmark {name!r}: there are {', '.join(names)}. Leave it out for any other table with photo, lat, lng."
+        f"`benchmark` {name!r}: there are {', '.join(names)}. Leave it out for any other table with photo, lat, lng."
     )
 
 

@@ -1,7 +1,7 @@
 """Whether probabilities mean what they say: reliability, its error, and how often radii hold the true place.
 
 The event is that the true place lies in the cell that was answered. Photos are put into bins of equal width by the
-probability they were told; in each the share that came true stands beside the mean that was promised. Their distance,
+probability they were given; in each the share that came true stands beside the mean that was promised. Their distance,
 averaged over photos, is the expected calibration error (Naeini et al. 2015; Guo et al., On Calibration of Modern Neural
 Networks, ICML 2017). Chance alone makes it larger than 0, so it comes with an interval: photos are drawn again, and by
 how much the error of such draws is above that of the sample is taken off again (the basic bootstrap).
@@ -13,14 +13,15 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import beta
 
-from search.evaluation.bootstrap import Interval, Resampling
+from search.evaluation.bootstrap import Interval
+from search.evaluation.options import Resampling
 
 _BINS = 15
 
 
 @dataclass(frozen=True, slots=True)
 class Bin:
-    """Photos that were told about the same probability."""
+    """Photos that were given about the same probability."""
 
     photos: int
     promised: float  # their mean probability
@@ -40,7 +41,7 @@ class Reliability:
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """How often the true place lies within a radius that was told."""
+    """How often the true place lies within the radius of an answer."""
 
     promised: float  # 0.5 or 0.9
     photos: int
@@ -55,7 +56,7 @@ def reliability(probability: np.ndarray, right: np.ndarray, resampling: Resampli
     counts = np.bincount(which, minlength=_BINS)
     promised, true = (np.bincount(which, values, minlength=_BINS) for values in (probability, right.astype(np.float64)))
     bins = [
-        Bin(int(n), float(said / n), float(came / n)) for n, said, came in zip(counts, promised, true, strict=True) if n
+        Bin(int(n), float(mean / n), float(came / n)) for n, mean, came in zip(counts, promised, true, strict=True) if n
     ]
     error = float(np.abs(promised - true).sum() / len(right))
     return Reliability(

@@ -1,8 +1,7 @@
 """The files that `query` writes its maps to: polygons for other programs, a page for people."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
@@ -12,7 +11,8 @@ from encoder.reading import read_bytes
 from indexer.cells.hierarchy import Hierarchy
 from indexer.disk.artifact import check_file
 from indexer.errors import InputError
-from indexer.photos.sources import Photo
+from indexer.photos.photo import Photo
+from search.answers.answer import Answer
 from search.answers.precision_cap import CoarseCells
 from search.retrieval.posterior import Posterior
 
@@ -20,7 +20,7 @@ _EDGE = 320  # of the photos on a page, in pixels
 
 
 class MapFiles:
-    """What is asked for, checked before any photo is encoded.
+    """What is wanted, checked before any photo is encoded.
 
     Raises:
         InputError: a file is there already, is of no known format, or cannot be written; or there is no such level, or
@@ -30,7 +30,7 @@ class MapFiles:
 
     def __init__(self, hierarchy: Hierarchy, *, geojson: Path | None, html: Path | None, level: int | None) -> None:
         if level is not None and geojson is None and html is None:
-            raise InputError("--level goes with --geojson or --html: it says whose cells the maps have.")
+            raise InputError("`level` goes with `geojson` or `html`: it says whose cells the maps have.")
         self._hierarchy, self._geojson, self._html = hierarchy, geojson, html
         self._level = len(hierarchy.levels) - 1 if level is None else level
         if not 0 <= self._level < len(hierarchy.levels):
@@ -53,7 +53,7 @@ class MapFiles:
 
     def write(
         self,
-        answers: Sequence[Mapping[str, Any]],
+        answers: Sequence[Answer],
         photos: Sequence[Photo],
         posterior: Posterior,
         *,
@@ -62,7 +62,7 @@ class MapFiles:
     ) -> None:
         """Write the files, each whole or not at all.
 
-        answers: of `explain`, one for each of the photos. posterior: of those that were answered, nothing left out.
+        answers: one for each of the photos. posterior: of those that were answered, nothing left out.
         coarse: of a precision cap. read: how photos are read that a page shows.
 
         Raises:
@@ -73,7 +73,7 @@ class MapFiles:
             from indexer.cells.export import write_frame
             from search.answers.posterior_map import posterior_frame
 
-            names = [answer["photo"] for answer in answers if answer["lat"] is not None]
+            names = [answer.photo for answer in answers if answer.ok]
             frame = posterior_frame(self._hierarchy, names, posterior, level=self._level, coarse=coarse)
             write_frame(frame, self._geojson)
         if self._html is not None:
@@ -88,6 +88,6 @@ class MapFiles:
 def _picture(photo: Photo, read: ReadOptions) -> Image.Image | None:
     """A photo to look at; None where it cannot be read."""
     try:
-        return decode(read_bytes(photo.data, read.limits), shorter_edge=_EDGE, max_pixels=read.max_pixels)
+        return decode(read_bytes(photo.data, schemes=read.schemes), shorter_edge=_EDGE, max_pixels=read.max_pixels)
     except BadImage:
         return None

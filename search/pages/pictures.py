@@ -22,6 +22,7 @@ from matplotlib.ticker import MaxNLocator
 from indexer.earth.geo import EARTH_RADIUS_KM, FARTHEST_KM, lat_lng, unit_vectors
 from indexer.earth.places import gazetteer
 from search.evaluation.metrics import EARTH_AREA_KM2
+from search.evaluation.reliability import Bin
 
 # An upper limit of the error in km, how a legend says it, and the colour.
 ERROR_COLOURS: tuple[tuple[float, str, str], ...] = (
@@ -112,12 +113,14 @@ def error_map(true_deg: np.ndarray, predicted_deg: np.ndarray, errors_km: np.nda
         return _picture(figure, "png")
 
 
-def reliability_diagram(promised: np.ndarray, came_true: np.ndarray, photos: np.ndarray) -> bytes:
-    """PNG of the share of answers that came true (y) by the probability they were told (x).
+def reliability_diagram(bins: Sequence[Bin]) -> bytes:
+    """PNG of the share of answers that came true (y) by the probability that was promised (x), a dot for each bin.
 
-    promised, came_true: (B,) mean probability and share that came true of each bin. photos: (B,), how many it holds,
-    which is the area of its dot.
+    The area of a dot is how many photos its bin holds.
     """
+    promised, came_true, photos = (
+        np.array([getattr(each, name) for each in bins]) for name in ("promised", "came_true", "photos")
+    )
     with rc_context(_TEXT):
         figure = Figure(figsize=(4.6, 4.4), layout="constrained")
         axes = figure.subplots()

@@ -41,7 +41,7 @@ class CosineSearch:
         Raises:
             InputError: always.
         """
-        raise InputError(f"--score {self.name} has no radii or maps: products of cosines are no probabilities.")
+        raise InputError(f"`score` {self.name} has no radii or maps: products of cosines are no probabilities.")
 
     def _some(self, queries: np.ndarray, k: int) -> Hits:
         product = cosine_product(self._model, queries, kind=self._kind)

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from encoder.device import multiplies_bfloat16
-from indexer.bundles.bundle import Bundle
 from indexer.bundles.leaf_index import EXHAUSTIVE_LEAVES
 from indexer.vectors.scoring import ScoringModel
 from search.retrieval.found import ALL_LEAVES, Hits, joined_hits
@@ -20,6 +19,7 @@ from search.retrieval.leaf_scores import LeafScores, tensor_of
 from search.retrieval.posterior import Posterior, joined_posteriors, posterior_of
 from search.retrieval.proof import Candidates, best_leaves, first_look
 from search.retrieval.scan import LeafScan
+from search.retrieval.searched import Searched
 
 MODE = "exact"
 
@@ -38,14 +38,13 @@ class ExactSearch:
         self._scan = LeafScan(rows, low_precision=low_precision)
 
     @classmethod
-    def of_bundle(cls, bundle: Bundle, device: torch.device) -> "ExactSearch":
-        """The search of a bundle, as suits a device."""
-        rows = tensor_of(bundle.leaf_vectors)
-        precision = bundle.manifest.facts["leaf_index"]["precision"]
-        if precision != "fp32" and bundle.model.n_leaves > EXHAUSTIVE_LEAVES:
+    def of(cls, searched: Searched, device: torch.device) -> "ExactSearch":
+        """The search of these leaves, as suits a device."""
+        rows = tensor_of(searched.leaf_vectors)
+        if searched.precision != "fp32" and searched.model.n_leaves > EXHAUSTIVE_LEAVES:
             # Who chose fewer bits for that many leaves has no memory for more.
-            return cls(bundle.model, rows.half().to(device), low_precision=False)
-        return cls(bundle.model, rows.to(device), low_precision=multiplies_bfloat16(device))
+            return cls(searched.model, rows.half().to(device), low_precision=False)
+        return cls(searched.model, rows.to(device), low_precision=multiplies_bfloat16(device))
 
     def __call__(self, queries: np.ndarray, k: int, *, temperature: float | None) -> Hits:
         """As `Search`."""

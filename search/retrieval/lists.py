@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from indexer.bundles.bundle import Bundle
 from indexer.bundles.faiss_index import (
     Index,
     code_error,
@@ -26,6 +25,7 @@ from indexer.bundles.leaf_index import best_of_all, choose_beam, list_index, sta
 from indexer.vectors.scoring import ScoringModel
 from search.retrieval.posterior import Posterior, posterior_of
 from search.retrieval.proof import Candidates, float32_error
+from search.retrieval.searched import Searched
 
 _HELD = 1 << 22  # visited leaves held at once, over all queries: 50 MB
 
@@ -86,13 +86,17 @@ class TreeLists:
         self._error = model.longest * float32_error(model.leaf_width) + code_error(index, model.longest)
 
     @classmethod
-    def of_bundle(cls, bundle: Bundle) -> "TreeLists":
+    def of(cls, searched: Searched) -> "TreeLists":
         """A bundle's own lists; made now from its vectors and ranges where its index is flat."""
-        level, probes = _chosen(bundle)
-        index = bundle.leaf_index
+        model, index, beam = searched.model, searched.leaf_index, searched.beam
+        if beam is None:
+            queries = stand_ins(model)
+            level, probes = choose_beam(model, queries, best_of_all(model, searched.leaf_vectors, queries)[:, 0])
+        else:
+            level, probes = beam.level, beam.probes
         if not list_count(index):
-            index = list_index(bundle.model, bundle.leaf_vectors, level)
-        return cls(bundle.model, index, level=level, probes=probes)
+            index = list_index(model, searched.leaf_vectors, level)
+        return cls(model, index, level=level, probes=probes)
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -126,15 +130,3 @@ class TreeLists:
 
     def _errors(self, queries: np.ndarray) -> np.ndarray:
         return np.linalg.norm(queries.astype(np.float64), axis=1) * self._error
-
-
-def _chosen(bundle: Bundle) -> tuple[int, int]:
-    """The level whose lists a bundle is searched by, and how many of them a search visits."""
-    facts = bundle.manifest.facts
-    if "beam" in facts:
-        return facts["beam"]["level"], facts["beam"]["probes"]
-    if list_count(bundle.leaf_index):
-        return facts["leaf_index"]["quantiser_level"], facts["leaf_index"]["probes"]
-    # Built before this was measured for flat indices, too: measured now.
-    queries = stand_ins(bundle.model)
-    return choose_beam(bundle.model, queries, best_of_all(bundle.model, bundle.leaf_vectors, queries)[:, 0])

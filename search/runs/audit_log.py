@@ -1,4 +1,4 @@
-"""A log of who asked for what, where one is asked for; nothing is recorded otherwise.
+"""A log of who requested what, for those who want one; nothing is recorded otherwise.
 
 One line of JSON for each command, added to the end of a file in one write, so that several processes can share it. It
 names the photos and where they were looked for, never what was answered.
@@ -16,10 +16,10 @@ from indexer.disk.artifact import explain_full, explain_unwritable
 from indexer.photos.uris import masked
 
 
-def log_request(file: Path | None, command: str, **asked: Any) -> None:
+def log_request(file: Path | None, command: str, **request: Any) -> None:
     """Add a line to a log; called before the first answer, so that nothing is answered unseen. None: nothing is done.
 
-    asked: names, paths and URIs, or lists of them.
+    request: names, paths and URIs, or lists of them.
 
     Raises:
         InputError: the file cannot be written.
@@ -31,7 +31,7 @@ def log_request(file: Path | None, command: str, **asked: Any) -> None:
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "user": _user(),
         "command": command,
-        **{name: _plain(value) for name, value in asked.items()},
+        **{name: _plain(value) for name, value in request.items()},
     }
     with explain_full(file), explain_unwritable(file), file.open("ab", buffering=0) as log:
         log.write(json.dumps(line).encode() + b"\n")

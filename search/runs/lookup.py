@@ -17,13 +17,13 @@ from indexer.jobs.job_folder import check_ended, part_files
 from search.evaluation.photo_names import file_name, stem
 
 SUFFIXES: Mapping[str, str] = {"csv": ".csv", "geojson": ".geojson", "geoparquet": ".parquet"}
-# For people, in this order; lists of other places do not fit into a cell of a table.
+# All of `rows.SCHEMA`, which takes seconds to import, in the order for people. Lists of other places do not fit into a
+# cell of a table.
 _COLUMNS = (
     *("row", "photo", "status", "reason", "lat", "lng", "city", "country", "s2_id", "token", "key"),
     *("probability", "probability_over", "calibrated", "radius_50_km", "radius_90_km", "entropy", "abstain"),
     *("score", "mode", "n_photos"),
 )
-_NEEDED = ("row", "photo", "status", "lat", "lng", "probability")
 
 
 def answers_to(folder: Path, photo: str) -> list[dict[str, Any]]:
@@ -58,7 +58,7 @@ def export_target(folder: Path, out: Path | None, format_: str | None) -> Path:
         raise InputError(f"{out}: the name must end in {', '.join(SUFFIXES.values())}.")
     if out is not None and format_ is not None:
         raise InputError(f"{out}: a file of {format_} must end in {SUFFIXES[format_]}.")
-    raise InputError(f"Give --format ({', '.join(SUFFIXES)}), or --out with a name that ends in its suffix.")
+    raise InputError(f"Give `format` ({', '.join(SUFFIXES)}), or `out` with a name that ends in its suffix.")
 
 
 def export_answers(folder: Path, out: Path) -> int:
@@ -74,8 +74,7 @@ def export_answers(folder: Path, out: Path) -> int:
     check_ended(folder)
     check_file(out)
     with _answers(folder) as rows:
-        present = rows.table("answers").columns  # those of an older release may have fewer
-        chosen = f"SELECT {', '.join(name for name in _COLUMNS if name in present)} FROM answers ORDER BY row"
+        chosen = f"SELECT {', '.join(_COLUMNS)} FROM answers ORDER BY row"
         if out.suffix.lower() == SUFFIXES["csv"]:
             with explain_full(out), place_file(out) as aside:
                 quoted = str(aside).replace("'", "''")
@@ -92,7 +91,7 @@ def export_answers(folder: Path, out: Path) -> int:
 def _answers(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     """A connection with a view `answers` of all rows that are there."""
     if not folder.is_dir():
-        raise InputError(f"{folder}: there is no such folder. Give the one that `run` wrote with --out.")
+        raise InputError(f"{folder}: there is no such folder. Give the one that `search run` wrote.")
     parts = part_files(folder)
     if not parts:
         below = sorted(path.name for path in folder.iterdir() if path.is_dir() and part_files(path))
@@ -101,9 +100,10 @@ def _answers(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     with duckdb.connect() as connection:
         try:
             connection.read_parquet([str(part) for part in parts]).create_view("answers")
-            missing = [name for name in _NEEDED if name not in connection.table("answers").columns]
-            if missing:
-                raise InputError(f"{folder}: these are no predictions; they have no column {missing[0]!r}.")
+            present = connection.table("answers").columns
+            missing = next((name for name in _COLUMNS if name not in present), None)
+            if missing is not None:
+                raise InputError(f"{folder}: these are no predictions; they have no column {missing!r}.")
             yield connection
         except duckdb.Error as error:
             raise ArtifactError(f"{folder}: cannot be read ({error}).") from None

@@ -11,31 +11,30 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from indexer.errors import GeoError, InputError, MissingBackend, WorkError
+from indexer.errors import GeoError, MissingBackend, WorkError
 from indexer.jobs.job_folder import Job, JobFolder, read_marks, totals_of
 from indexer.jobs.job_status import StatusFile
 from indexer.jobs.progress import track_line
 from indexer.jobs.stages import Line, Meter
-from indexer.jobs.stopping import Asked, stopping
-from indexer.photos.uris import is_uri
-from search.answers.constraints import JSON_SUFFIXES
-from search.runs import job
-from search.runs.job import Folders, RunConfig
-from search.runs.run_spec import Recipe
+from indexer.jobs.stopping import StopSignal, stopping
+from indexer.photos.shard_cut import JobPart
+from search.runs.local_engine import Folders, answered, finish, open_folders, rows_of_part
+from search.runs.run_report import RunReport
+from search.runs.run_spec import RunConfig, RunSpec
 
 try:
     import ray
     from ray.exceptions import RayActorError, RayError, RayTaskError
 except ImportError as error:
     raise MissingBackend(
-        f"{error.name} is not installed; --engine ray needs it. In the checkout: pip install '.[ray]'"
+        f"{error.name} is not installed; `engine` ray needs it. In the checkout: pip install '.[ray]'"
     ) from error
 
 log = logging.getLogger(__name__)
@@ -45,33 +44,29 @@ _READY_S = 600.0  # for the first actor to find room on the cluster, and to open
 _LOOK_S = 1.0  # between two looks at whether the process was asked to end
 
 
-def run_on_ray(recipe: Recipe, out: Path, config: RunConfig, *, actors: int | None = None) -> dict[str, Any]:
-    """As `job.run`, on the cluster that RAY_ADDRESS names, or on this machine where it names none.
+def run_on_ray(spec: RunSpec, out: Path, config: RunConfig, *, actors: int | None = None) -> RunReport:
+    """As `run_here`, on the cluster that RAY_ADDRESS names, or on this machine where it names none.
 
     actors: how many; None: as many as the cluster has GPUs, or CPUs for, less one CPU for everything else.
 
     Raises:
-        InputError: as `job.run`.
+        InputError: as `run_here`.
         WorkError: shards were given up after several actors were lost over them; the others are done. Or the cluster
             has no room for an actor.
         Stopped: the process was asked to end; the shards in hand are done.
     """
-    if config.check_recall is not None:
-        raise InputError("--check-recall goes with --engine local: a sample of the queries is kept in one process.")
-    recipe, given = _everywhere(recipe), recipe.search
-    # The driver's names of regions are those that were given, which the job remembers.
-    engine, source = replace(recipe, search=given).open(out)
+    engine, source = spec.open(out)
     engine.check_k(config.top_k)
-    line = Line()
+    line, part = Line(), JobPart.parse(config.part)
     # `stopping` last: Ray sets a handler of its own for SIGTERM when it starts.
-    with job.open_folders(engine, source, out, config) as folders, _cluster(), stopping() as asked:
-        known, rows = totals_of(folders.done.values()).rows, job.rows_of_part(source, config.part)
-        crew = _Crew(recipe, folders, config, actors=actors, line=line)
+    with open_folders(engine, source, out, config) as folders, _cluster(), stopping() as stop:
+        known, rows = totals_of(folders.done.values()).rows, rows_of_part(source, part)
+        crew = _Crew(spec, folders, config, actors=actors, line=line)
         status = StatusFile(out, line, rows=rows)
         with track_line(line, "answering", rows, known=known, tick=status.tick):
-            tasks = source.tasks(folders.done, config.part)
-            crew.do(tasks, asked)
-        asked.check(out)
+            tasks = source.tasks(folders.done, part)
+            crew.do(tasks, stop)
+        stop.check(out)
         folders.answers.done |= read_marks(out)
         if folders.kept is not None:
             folders.kept.done |= read_marks(folders.kept.path)
@@ -80,18 +75,23 @@ def run_on_ray(recipe: Recipe, out: Path, config: RunConfig, *, actors: int | No
                 f"{out}: {len(crew.given_up)} shards were given up, the first {min(crew.given_up)}: actor after actor "
                 "was lost over it. All others are done; give the command again to try these."
             )
-        return job.finish(engine, source, folders, status, known=known, stages=line.meters)
+        return finish(engine, source, folders, status, known=known, stages=line.meters)
 
 
 class _Worker:
     """An actor: engine and encoder of its own, shards one after the other."""
 
-    def __init__(self, recipe: Recipe, config: RunConfig, out: Path, jobs: tuple[Job, Job | None], cpus: int) -> None:
+    def __init__(
+        self, spec: RunSpec, config: RunConfig, out: Path, *, jobs: tuple[Job, Job | None], home: Path, cpus: int
+    ) -> None:
+        """home: the folder that names of inputs are relative to; a node may lack it where all of them are absolute."""
         torch.set_num_threads(cpus)
+        with suppress(OSError):
+            os.chdir(home)
         self._config = config
         self._failed: GeoError | None = None  # told by `ready`: Ray would wrap what is raised here in its own words
         try:
-            self._engine, self._source = recipe.open(out)
+            self._engine, self._source = spec.open(out)
         except GeoError as error:
             self._failed = error
             return
@@ -114,7 +114,7 @@ class _Worker:
         line = Line()
         try:
             shards = self._source.vectors(task, line)
-            found = job.answered(self._engine, shards, line, shard_rows=self._source.shard_rows, k=self._config.top_k)
+            found = answered(self._engine, shards, line, shard_rows=self._source.shard_rows, k=self._config.top_k)
             written = line.meter("write")
             with line:
                 for each in found:
@@ -128,9 +128,9 @@ class _Worker:
 class _Crew:
     """The actors, and the shards they have in hand."""
 
-    def __init__(self, recipe: Recipe, folders: Folders, config: RunConfig, *, actors: int | None, line: Line) -> None:
-        cuda = recipe.encoder.device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0
-        cpus = 1 if recipe.features is not None else max(1, recipe.feed.workers)
+    def __init__(self, spec: RunSpec, folders: Folders, config: RunConfig, *, actors: int | None, line: Line) -> None:
+        cuda = spec.encoder.device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0
+        cpus = 1 if spec.features is not None else max(1, spec.feed.workers)
         room = _room(cpus)
         most = ray.cluster_resources().get("GPU", 0) if cuda else room
         # One CPU each on a machine too small for our own rule.
@@ -140,14 +140,14 @@ class _Crew:
             config = replace(config, save_features=config.save_features.absolute())
         kind = ray.remote(**self._each, max_restarts=-1, max_task_retries=_RESTARTS)(_Worker)
         self._actors = [
-            kind.remote(recipe, config, folders.answers.path.absolute(), jobs, cpus)
+            kind.remote(spec, config, folders.answers.path.absolute(), jobs=jobs, home=Path.cwd(), cpus=cpus)
             for _ in range(actors or max(1, int(most)))
         ]
         self._meters = {meter.name: meter for meter in line.meters}
         self._line = line
         self.given_up: list[int] = []
 
-    def do(self, tasks: Iterator[Any], asked: Asked) -> None:
+    def do(self, tasks: Iterator[Any], stop: StopSignal) -> None:
         """Do all tasks, or those in hand where the process is asked to end. Ends the actors when it is left."""
         # A shard goes to an actor that has answered: one that the cluster has no room for would keep it for ever. One
         # shard each: a second one in hand would be blamed for the loss of its actor, too.
@@ -155,8 +155,8 @@ class _Crew:
         calls: dict[Any, tuple[Any, int | None]] = {actor.ready.remote(): (actor, None) for actor in self._actors}
         try:
             for task in tasks:
-                self._wait_for_one(calls, free, asked)
-                if asked.is_set:
+                self._wait_for_one(calls, free, stop)
+                if stop.is_set:
                     break
                 actor = free.pop(0)
                 number = task if isinstance(task, int) else task[0]
@@ -167,10 +167,10 @@ class _Crew:
             for actor in self._actors:
                 ray.kill(actor)
 
-    def _wait_for_one(self, calls: dict[Any, tuple[Any, int | None]], free: list[Any], asked: Asked) -> None:
+    def _wait_for_one(self, calls: dict[Any, tuple[Any, int | None]], free: list[Any], stop: StopSignal) -> None:
         """Wait until an actor is free, or the process is asked to end."""
         deadline = time.monotonic() + _READY_S
-        while not free and not asked.is_set:
+        while not free and not stop.is_set:
             self._take(calls, free)
             if _in_hand(calls):
                 deadline = time.monotonic() + _READY_S
@@ -179,7 +179,7 @@ class _Crew:
                 raise WorkError(
                     f"Ray: no actor was ready within {_READY_S:g} s. {len(self._actors)} were asked for, each with "
                     f"{self._each['num_cpus']} CPUs and {self._each['num_gpus']} GPUs on one node; the cluster has "
-                    f"{has['CPU']:g} CPUs and {has['GPU']:g} GPUs on {len(_nodes())} nodes. Give fewer --workers, wait "
+                    f"{has['CPU']:g} CPUs and {has['GPU']:g} GPUs on {len(_nodes())} nodes. Give fewer `workers`, wait "
                     "for the end of other work there, or use a larger cluster."
                 )
 
@@ -188,10 +188,10 @@ class _Crew:
         found, _ = ray.wait(list(calls), num_returns=1, timeout=_LOOK_S)
         if not found:
             return
-        (answered,) = found
-        actor, number = calls.pop(answered)
+        (call,) = found
+        actor, number = calls.pop(call)
         try:
-            result = ray.get(answered)
+            result = ray.get(call)
         except RayActorError as error:
             if number is None:
                 raise WorkError(f"Ray: an actor could not begin: {_without_stack(error)}") from None
@@ -221,36 +221,6 @@ class _Crew:
                 total.room = meter.room
             total.rows += meter.rows
             total.busy_s += meter.busy_s
-
-
-def _everywhere(recipe: Recipe) -> Recipe:
-    """With absolute paths: actors of a cluster that was started elsewhere run in another folder."""
-    search, encoder, photos = recipe.search, recipe.encoder, recipe.photos
-    cache, segmenter, checkpoint = encoder.segmentation_cache, encoder.segmenter, recipe.checkpoint
-    return replace(
-        recipe,
-        registry=recipe.registry.absolute(),
-        features=None if recipe.features is None else recipe.features.absolute(),
-        photos=photos if photos is None or is_uri(photos) else str(Path(photos).absolute()),
-        checkpoint=None if checkpoint is None else _named(checkpoint),
-        search=replace(search, region=_region(search.region), not_region=_region(search.not_region)),
-        encoder=replace(
-            encoder,
-            segmentation_cache=None if cache is None else cache.absolute(),
-            segmenter=None if segmenter is None else _named(segmenter),
-        ),
-    )
-
-
-def _named(model: str) -> str:
-    """A folder by its absolute path, a model of the hub as it is."""
-    prefix, name = ("hf:", model[3:]) if model.startswith("hf:") else ("", model)
-    return prefix + str(Path(name).absolute()) if Path(name).is_dir() else model
-
-
-def _region(text: str | None) -> str | None:
-    """A file by its absolute path; codes and boxes as they are."""
-    return text if text is None or Path(text).suffix.lower() not in JSON_SUFFIXES else str(Path(text).absolute())
 
 
 def _without_stack(error: RayError) -> str:

@@ -1,48 +1,97 @@
-"""What a run is made from, as names: small, so that other processes and machines can open the same."""
+"""What a run is made from, as names: small, so that other processes and machines can open the same. Imports wait."""
 
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from encoder.config import SHARD_ROWS, CropName
 from encoder.options import EncoderOptions, FeedOptions
-from indexer.bundles.registry import Registry
-from indexer.jobs.job_folder import Job, read_job
-from indexer.photos.sources import open_photos
-from indexer.vectors.calibration import protocol_of
-from indexer.vectors.features import open_features
-from search.answers.engine import Engine
+from indexer.errors import InputError
 from search.answers.options import SearchOptions
-from search.runs.vectors import StoredVectors, VectorSource
+
+if TYPE_CHECKING:
+    from search.answers.album import Albums
+    from search.answers.engine import Engine
+    from search.runs.vectors import VectorSource
 
 log = logging.getLogger(__name__)
 
+EngineName = Literal["local", "ray"]
 
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """Where engine and vectors come from; small, so that other processes and machines can open the same."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSpec:
+    """What decides the answers of a run: a bundle, how it is searched, and vectors or photos.
+
+    Args:
+        registry: registry folder with a published bundle.
+        features: photo vectors: a features folder, a .parquet, or a .npy beside a .csv.
+        photos: table (.parquet, .csv), folder of images, or tar shards, with --checkpoint; a path or a URI.
+        checkpoint: the checkpoint the bundle was built from, or hf:<hub id or folder>.
+        split: use only rows of --photos whose column `split` is this.
+        version: a bundle's digest or its beginning; the current one by default.
+        crops: of each photo, averaged: the middle; that and four corners; those and their mirror images.
+        album: column that says which photos belong together, such as those of one event: they get one answer. All
+            vectors are read before the first answer.
+        album_table: table with photo and that column, of the photos of --features in their order; by default the
+            features have the column themselves.
+        shard_rows: rows in one Parquet file; what a kill can cost.
+        search: how places are searched for.
+        encoder: which maps it sees, and where it runs.
+        feed: how photos reach it.
+
+    Raises:
+        InputError: the parts do not go together.
+    """
 
     registry: Path
-    version: str | None
-    search: SearchOptions
-    encoder: EncoderOptions
     features: Path | None = None
     photos: str | None = None
     checkpoint: str | None = None
     split: str | None = None
+    version: str | None = None
     crops: CropName = "one"
-    feed: FeedOptions = field(default_factory=FeedOptions)
+    album: str | None = None
+    album_table: str | None = None
     shard_rows: int = SHARD_ROWS
-    in_albums: bool = False
+    search: SearchOptions = field(default_factory=SearchOptions)
+    encoder: EncoderOptions = field(default_factory=EncoderOptions)
+    feed: FeedOptions = field(default_factory=FeedOptions)
 
-    def open(self, out: Path) -> tuple[Engine, VectorSource]:
+    def __post_init__(self) -> None:
+        if (self.features is None) == (self.photos is None) or (self.photos is None) != (self.checkpoint is None):
+            raise InputError("Give either `features`, or `photos` together with `checkpoint`.")
+        if self.features is not None and self.split is not None:
+            raise InputError("`split` goes with `photos`: features have no splits. Embed that split alone.")
+        if self.features is not None and (self.crops != "one" or self.encoder.says_how_maps_come):
+            raise InputError(
+                "`crops`, `segmentation_cache` and `segmenter` go with `photos`: features are vectors already."
+            )
+        if self.album is None and self.album_table is not None:
+            raise InputError("`album_table` goes with `album`, which names its column.")
+        if self.album is not None and self.features is None:
+            raise InputError(
+                "`album` goes with `features`, since all vectors are read before the first answer. Make them first: "
+                "python -m encoder embed ..."
+            )
+
+    def open(self, out: Path) -> "tuple[Engine, VectorSource]":
         """Open both, for the job at `out`, which keeps the bundle and the batch size it began with.
 
         Raises:
-            InputError: something cannot be had, or the parts do not go together.
+            InputError: something cannot be had, or vectors do not fit the bundle.
         """
+        from indexer.bundles.registry import Registry
+        from indexer.jobs.job_folder import read_job
+        from indexer.vectors.calibration import protocol_of
+        from indexer.vectors.features import open_features
+        from search.answers.engine import Engine
+        from search.runs.vectors import StoredVectors
+
         features = None if self.features is None else open_features(self.features)
-        begun = bundle_of(read_job(out))
+        job = read_job(out)
+        begun = None if job is None else job.inputs.get("bundle")
         current = Registry(self.registry).current
         if self.version is None and begun is not None and current not in (None, begun):
             log.warning(
@@ -56,22 +105,59 @@ class Recipe:
             version=self.version or begun,
             device=self.encoder.device,
             options=self.search,
-            protocol="album" if self.in_albums else self.crops if features is None else protocol_of(features),
+            protocol="album" if self.album else self.crops if features is None else protocol_of(features),
         )
         if features is not None:
             return engine, StoredVectors(engine, features, shard_rows=self.shard_rows)
         assert self.photos is not None
         assert self.checkpoint is not None
-        from search.runs.photo_vectors import (
-            PhotoVectors,  # torch is only imported where it is needed: that takes seconds
-        )
+        # torch is only imported where it is needed: that takes seconds
+        from indexer.photos.sources import open_photos
+        from search.runs.photo_vectors import PhotoVectors
 
         photos = open_photos(self.photos, split=self.split, schemes=self.feed.schemes)
         encode = self.encoder.open(self.checkpoint, crops=self.crops)
-        config = self.feed.embedding(shard_rows=self.shard_rows).as_before(out, encode)
-        return engine, PhotoVectors(engine, photos, encode, config=config)
+        return engine, PhotoVectors(engine, photos, encode, feed=self.feed, shard_rows=self.shard_rows, job=job)
+
+    def read_albums(self) -> "Albums | None":
+        """Which photos are answered together; None: each alone.
+
+        Raises:
+            InputError: there is no such column, or no such table.
+        """
+        from indexer.vectors.features import open_features
+        from search.answers.album import albums_of_features, albums_of_table
+
+        if self.album is None or self.features is None:
+            return None
+        if self.album_table is not None:
+            return albums_of_table(self.album_table, self.album)
+        return albums_of_features(open_features(self.features), self.album)
 
 
-def bundle_of(job: Job | None) -> str | None:
-    """The version of the bundle that a job began with; None where none was begun."""
-    return None if job is None else job.inputs.get("bundle")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig:
+    """How a run is done, and what is kept of it.
+
+    Args:
+        top_k: how many places to keep for each photo.
+        save_features: features folder to keep the vectors of --photos in.
+        part: 2/8 does the second of eight parts of the job, each into an --out of its own: for several machines.
+        engine: local works on this machine; ray on the cluster that RAY_ADDRESS names, which must see the same paths.
+        check_recall: number of photos whose answers are compared with those of exact search.
+        audit_log: file to add a line to that says who asked for which photos, and when.
+
+    Raises:
+        InputError: the parts do not go together.
+    """
+
+    top_k: int = 1
+    save_features: Path | None = None
+    part: str = "1/1"
+    engine: EngineName = "local"
+    check_recall: int | None = None
+    audit_log: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.check_recall is not None and self.engine != "local":
+            raise InputError("`check_recall` goes with `engine` local: a sample of the queries is kept in one process.")

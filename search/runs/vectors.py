@@ -8,7 +8,7 @@ from encoder.config import SHARD_ROWS
 from indexer.errors import InputError
 from indexer.jobs.job_folder import Job, Mark
 from indexer.jobs.stages import Line
-from indexer.photos.shard_cut import Part
+from indexer.photos.shard_cut import JobPart
 from indexer.vectors.features import FeatureBatch, FeatureSource
 from search.answers.engine import Engine
 
@@ -33,11 +33,11 @@ class VectorSource(Protocol):
     options: Mapping[str, Any]  # that decide the vectors, and how they are cut
     features: Job | None  # the features folder they could be kept in, where they are made here
 
-    def shards(self, line: Line, done: Mapping[int, Mark], part: Part) -> Iterator[VectorShard]:
+    def shards(self, line: Line, done: Mapping[int, Mark], part: JobPart) -> Iterator[VectorShard]:
         """Vectors of all shards but those that are done or another part's, in stages of a line."""
         ...
 
-    def tasks(self, done: Mapping[int, Mark], part: Part) -> Iterator[Any]:
+    def tasks(self, done: Mapping[int, Mark], part: JobPart) -> Iterator[Any]:
         """The same shards as something small, which `vectors` of an equal source in any process makes vectors of."""
         ...
 
@@ -63,18 +63,18 @@ class StoredVectors:
     def __init__(self, engine: Engine, source: FeatureSource, *, shard_rows: int = SHARD_ROWS) -> None:
         engine.check_encoder(source.encoder, source=str(source.location))
         if shard_rows < 1:
-            raise InputError(f"--shard-rows must be at least 1, not {shard_rows}.")
+            raise InputError(f"`shard_rows` must be at least 1, not {shard_rows}.")
         self._source = source
         self.rows: int | None = source.rows
         self.shard_rows = shard_rows
         self.inputs: Mapping[str, str | None] = {"features": source.digest, "encoder": source.encoder}
         self.options: Mapping[str, Any] = {"shard_rows": shard_rows}
 
-    def shards(self, line: Line, done: Mapping[int, Mark], part: Part) -> Iterator[VectorShard]:
+    def shards(self, line: Line, done: Mapping[int, Mark], part: JobPart) -> Iterator[VectorShard]:
         """Shards of many files, or parts of one."""
         return self._read(line, lambda number: number not in done and part.has(number))
 
-    def tasks(self, done: Mapping[int, Mark], part: Part) -> Iterator[int]:
+    def tasks(self, done: Mapping[int, Mark], part: JobPart) -> Iterator[int]:
         """Numbers of shards."""
         shards = range(-(-self._source.rows // self.shard_rows))
         return (number for number in shards if number not in done and part.has(number))

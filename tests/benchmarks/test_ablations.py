@@ -24,7 +24,7 @@ from benchmarks.world.ablations import ARMS, FULL, HEAD, NEAREST, PRESET, RATES,
 from benchmarks.world.arms import Preset, Run, Stage
 from benchmarks.world.generator import WorldConfig
 from indexer.earth.geo import FARTHEST_KM
-from search.evaluation.bootstrap import Resampling
+from search.evaluation.options import Resampling
 
 pytestmark = pytest.mark.usefixtures("small_demo")
 TINY = Preset(WorldConfig(n_train=80, n_validation=20, n_test=25), (40, 30, 24, 18, 12, 9, 6), 1, epochs=1)

@@ -15,7 +15,7 @@ from benchmarks.world.methods import OrderCheck
 from benchmarks.world.pictures import world_map
 from benchmarks.world.report import render, write_report
 from benchmarks.world.results import METHODS, Answers, Places, WorldResults, goals
-from search.evaluation.bootstrap import Resampling
+from search.evaluation.options import Resampling
 from search.evaluation.reliability import coverage, reliability
 
 HOSTILE = '<script>alert(1)</script> & "O\'Higgins"'
@@ -132,7 +132,7 @@ def test_the_page_is_self_contained_and_strings_are_escaped(results: WorldResult
 def test_what_answers_say_of_themselves_stands_beside_what_came_true(results: WorldResults) -> None:
     page = render(results)
     assert "off by 0.150 on average" in page  # 25 % were promised, 40 % came true
-    assert "90% radius</td><td>90.0%" in page  # the farthest of ten lies 130 km away, the radius is 120 km
+    assert "90% radius</th><td>120</td><td>90.0%" in page  # the farthest of ten lies 130 km away, the radius is 120 km
     assert "25%</div>" in page
     uncalibrated = replace(results, answers=replace(results.answers, reliability=None, radii=[]))
     assert "How sure" not in render(uncalibrated)

@@ -20,7 +20,7 @@ from encoder.decoded_batch import DecodedBatch
 from encoder.decoding import decoded_batches
 from encoder.images import BadImage
 from encoder.photo_reader import PhotoReader
-from indexer.errors import MissingBackend, WorkError
+from indexer.errors import InputError, MissingBackend, WorkError
 from indexer.photos.photo import FileRange, Photo
 from tests.encoder.conftest import natural
 from tests.encoder.deadly import Deadly
@@ -54,6 +54,15 @@ def test_every_photo_comes_once_in_order_wherever_it_is_decoded(photos: list[Pho
     for row, have in zip(good, pixels, strict=True):
         np.testing.assert_array_equal(have.numpy(), np.asarray(natural(30 + row, 40 - row, seed=row)))
     assert not multiprocessing.active_children()
+
+
+def test_images_in_memory_are_decoded_in_this_process_alone() -> None:
+    photos = [Photo(str(row), natural(30 + row, 40, seed=row)) for row in range(14)]
+    batches = list(decoded_batches(in_twos(photos), PhotoReader(16), workers=0))
+    for row, have in enumerate(each for batch in batches for each in batch.pixels()):
+        np.testing.assert_array_equal(have.numpy(), np.asarray(natural(30 + row, 40, seed=row)))
+    with pytest.raises(InputError, match="give `workers` 0"):
+        list(decoded_batches(in_twos(photos), PhotoReader(16), workers=1))
 
 
 def test_a_photo_travels_with_its_map(tmp_path: Path) -> None:
@@ -184,7 +193,7 @@ import itertools, multiprocessing, os, resource, signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from encoder.decoding import decoded_batches
 from encoder.photo_reader import PhotoReader
-from indexer.errors import MissingBackend, WorkError
+from indexer.errors import InputError, MissingBackend, WorkError
 from indexer.photos.photo import FileRange, Photo
 photo = Photo("a", FileRange(sys.argv[1]), 0.0, 0.0)
 batches = decoded_batches(([photo] * 8 for _ in itertools.count()), PhotoReader(16), workers=1)
@@ -209,7 +218,7 @@ except WorkError as error:
     process = run_python(code, image)
     output, _ = process.communicate(timeout=60)
     assert "too little shared memory" in output
-    assert "--workers 0" in output
+    assert "`workers` 0" in output
 
 
 def test_workers_end_with_a_main_process_that_is_killed(image: Path) -> None:

@@ -1,11 +1,16 @@
-"""Where models run, and how precisely: what is asked for is taken, `auto` takes what the machine is good at."""
+"""Where models run, how precisely, with how many crops at once: what is given is taken, `auto` suits the machine."""
+
+from pathlib import Path
 
 import pytest
 import torch
 
+from encoder import device as devices
 from encoder.config import PrecisionName
-from encoder.device import choose_device, choose_precision, multiplies_bfloat16
+from encoder.device import choose_device, choose_precision, fitting_batch_size, multiplies_bfloat16
+from encoder.model import GeoEncoder, GeoEncoderConfig
 from indexer.errors import InputError
+from tests.encoder.conftest import tiny_encoder
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -62,5 +67,42 @@ def test_a_gpu_that_is_asked_for_is_taken_or_an_error(monkeypatch: pytest.Monkey
     gpu(monkeypatch, there=True)
     assert choose_device("cuda") == CUDA
     gpu(monkeypatch, there=False)
-    with pytest.raises(InputError, match=r"--device cuda: torch sees no CUDA device here\. Use --device cpu"):
+    with pytest.raises(InputError, match=r"`device` cuda: torch sees no CUDA device here\. Use `device` cpu"):
         choose_device("cuda")
+
+
+def paper_encoder() -> GeoEncoder:
+    with torch.device("meta"):
+        return GeoEncoder(GeoEncoderConfig())  # 1.2 GB if it had weights
+
+
+def with_memory(monkeypatch: pytest.MonkeyPatch, free: float) -> None:
+    monkeypatch.setattr(devices, "_free_bytes", lambda device: int(free))
+
+
+def test_a_small_model_gets_all_that_helps(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_memory(monkeypatch, 8e9)
+    assert fitting_batch_size(tiny_encoder()) == 8
+
+
+def test_less_memory_gives_smaller_batches_and_never_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = paper_encoder()
+    sizes = []
+    for free in (16e9, 1e9, 4e8, 1e8, 0):
+        with_memory(monkeypatch, free)
+        sizes.append(fitting_batch_size(model))
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] == 8
+    assert sizes[-1] == 1
+    assert len(set(sizes)) >= 3
+
+
+def test_files_in_memory_count_as_free_and_a_container_has_its_limit(tmp_path: Path) -> None:
+    (tmp_path / "meminfo").write_text("MemTotal: 100 kB\nMemFree: 1 kB\nMemAvailable: 70 kB\n")
+    assert devices._available(tmp_path / "meminfo") == 70 * 1024
+    (tmp_path / "memory.max").write_text("5000\n")
+    (tmp_path / "memory.current").write_text("2000\n")
+    assert devices._left_to_container(tmp_path) == 3000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert devices._left_to_container(tmp_path) > 1 << 60
+    assert devices._available(tmp_path / "absent") > 1 << 20

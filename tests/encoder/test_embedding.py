@@ -13,13 +13,15 @@ import torch
 from PIL import Image
 
 from encoder.checkpoint import LoadedEncoder, load_encoder
-from encoder.config import CropName
+from encoder.config import SHARD_ROWS, CropName
 from encoder.crops import crop_photos, normalise
-from encoder.embedding import EmbedConfig, embed_photos, embed_source
+from encoder.embedding import embed_photos, embed_source
 from encoder.encode import PhotoEncoder
+from encoder.options import FeedOptions
 from indexer.errors import InputError, WorkError
 from indexer.jobs.stages import Line
-from indexer.photos.sources import Photo, PhotoSource, open_photos
+from indexer.photos.photo import Photo
+from indexer.photos.sources import PhotoSource, open_photos
 from indexer.vectors.features import open_features, read_features
 from tests.encoder.conftest import natural
 
@@ -46,9 +48,18 @@ def write_table(path: Path, names: Sequence[str]) -> Path:
     return path
 
 
-def vectors(encoder: LoadedEncoder, photos: Iterable[Photo], *, crops: CropName = "one", **options: int) -> np.ndarray:
+def vectors(
+    encoder: LoadedEncoder,
+    photos: Iterable[Photo],
+    *,
+    crops: CropName = "one",
+    shard_rows: int = SHARD_ROWS,
+    **options: int,
+) -> np.ndarray:
     encode = PhotoEncoder(encoder, crops=crops)
-    return np.concatenate([b.embedding for b in embed_photos(encode, photos, config=EmbedConfig(**options))])
+    return np.concatenate(
+        [b.embedding for b in embed_photos(encode, photos, feed=FeedOptions(**options), shard_rows=shard_rows)]
+    )
 
 
 def test_batches_processes_and_shards_do_not_change_vectors(encoder: LoadedEncoder, photos: PhotoSource) -> None:
@@ -82,7 +93,7 @@ def test_mirrored_photos_have_the_same_ten_crops(encoder: LoadedEncoder, tmp_pat
 
 
 def test_a_bad_photo_is_a_row_and_the_rest_is_right(encoder: LoadedEncoder, photos: PhotoSource) -> None:
-    (batch,) = embed_photos(PhotoEncoder(encoder), photos, config=EmbedConfig(batch_size=4))
+    (batch,) = embed_photos(PhotoEncoder(encoder), photos, feed=FeedOptions(batch_size=4))
     assert list(batch.photo) == [f"{row:02d}.png" for row in range(11)]
     assert {row: status for row, status in enumerate(batch.status) if status != "ok"} == {
         2: "not_an_image",
@@ -96,10 +107,9 @@ def test_a_bad_photo_is_a_row_and_the_rest_is_right(encoder: LoadedEncoder, phot
 def test_the_folder_holds_every_row_and_says_what_made_it(
     encoder: LoadedEncoder, photos: PhotoSource, tmp_path: Path
 ) -> None:
-    config = EmbedConfig(batch_size=2, shard_rows=4)
-    summary = embed_source(PhotoEncoder(encoder), photos, tmp_path / "F", config=config)
+    summary = embed_source(PhotoEncoder(encoder), photos, tmp_path / "F", feed=FeedOptions(batch_size=2), shard_rows=4)
     assert (summary.rows, summary.ok, summary.failed) == (11, 9, {"not_an_image": 1, "missing": 1})
-    assert summary.known == 0
+    assert summary.embedded_before == 0
     source = open_features(tmp_path / "F")
     assert source.encoder == encoder.digest
     assert [len(batch) for batch in source] == [4, 4, 3]
@@ -110,9 +120,9 @@ def test_the_folder_holds_every_row_and_says_what_made_it(
 
 
 def test_failures_are_counted_before_their_shard_is_done(encoder: LoadedEncoder, photos: PhotoSource) -> None:
-    line, config = Line(), EmbedConfig(batch_size=2, workers=0)
+    line = Line()
     with line:
-        (batch,) = embed_photos(PhotoEncoder(encoder), photos, config=config, line=line)
+        (batch,) = embed_photos(PhotoEncoder(encoder), photos, feed=FeedOptions(batch_size=2, workers=0), line=line)
     assert line.failed == len(batch) - batch.ok.sum() == 2
 
 
@@ -120,12 +130,11 @@ def test_an_existing_folder_is_kept(encoder: LoadedEncoder, photos: PhotoSource,
     (tmp_path / "F").mkdir()
     (tmp_path / "F" / "mine").write_text("x")
     with pytest.raises(InputError, match="exists already"):
-        embed_source(PhotoEncoder(encoder), photos, tmp_path / "F", config=EmbedConfig())
+        embed_source(PhotoEncoder(encoder), photos, tmp_path / "F")
 
 
 def test_stopping_early_ends_the_decoding(encoder: LoadedEncoder, photos: PhotoSource) -> None:
-    config = EmbedConfig(batch_size=1, shard_rows=2)  # enough batches for processes
-    batches = embed_photos(PhotoEncoder(encoder), photos, config=config)
+    batches = embed_photos(PhotoEncoder(encoder), photos, feed=FeedOptions(batch_size=1), shard_rows=2)
     assert len(next(batches)) == 2
     batches.close()
     assert not multiprocessing.active_children()
@@ -134,14 +143,13 @@ def test_stopping_early_ends_the_decoding(encoder: LoadedEncoder, photos: PhotoS
 def test_a_row_that_names_no_photo_is_a_row(encoder: LoadedEncoder, table: Path, tmp_path: Path) -> None:
     names = [str(table.parent / "00.png"), "", "", str(table.parent / "03.png")]
     nameless = open_photos(write_table(tmp_path / "photos.csv", names))
-    summary = embed_source(PhotoEncoder(encoder), nameless, tmp_path / "F", config=EmbedConfig())
+    summary = embed_source(PhotoEncoder(encoder), nameless, tmp_path / "F")
     assert (summary.ok, summary.failed) == (2, {"missing": 2})
 
 
 def test_a_table_of_bad_photos_alone_is_still_a_table(encoder: LoadedEncoder, tmp_path: Path) -> None:
     bad = open_photos(write_table(tmp_path / "photos.csv", [f"{n}.jpg" for n in range(5)]))
-    config = EmbedConfig(batch_size=2, shard_rows=3)
-    summary = embed_source(PhotoEncoder(encoder), bad, tmp_path / "F", config=config)
+    summary = embed_source(PhotoEncoder(encoder), bad, tmp_path / "F", feed=FeedOptions(batch_size=2), shard_rows=3)
     assert (summary.rows, summary.ok, summary.failed) == (5, 0, {"missing": 5})
     assert not read_features(tmp_path / "F").embedding.any()
 
@@ -159,14 +167,14 @@ def test_a_job_that_ran_out_of_memory_goes_on_in_smaller_batches(
 
     with monkeypatch.context() as patch:
         patch.setattr(type(encoder.model), "__call__", lambda self, *given: short_of_memory(*given))
-        with pytest.raises(WorkError, match="with --batch-size below 2"):
-            embed_source(encode, photos, tmp_path / "F", config=EmbedConfig(batch_size=4, shard_rows=4))
+        with pytest.raises(WorkError, match="with `batch_size` below 2"):
+            embed_source(encode, photos, tmp_path / "F", feed=FeedOptions(batch_size=4), shard_rows=4)
     assert len(list((tmp_path / "F").glob("part-*"))) == 2
-    summary = embed_source(encode, photos, tmp_path / "F", config=EmbedConfig(batch_size=1, shard_rows=4))
-    assert (summary.rows, summary.known) == (11, 8)
+    summary = embed_source(encode, photos, tmp_path / "F", feed=FeedOptions(batch_size=1), shard_rows=4)
+    assert (summary.rows, summary.embedded_before) == (11, 8)
     np.testing.assert_allclose(read_features(tmp_path / "F").embedding, vectors(encoder, photos), atol=1e-6)
     with pytest.raises(InputError, match="shard_rows"):
-        embed_source(encode, photos, tmp_path / "F", config=EmbedConfig(batch_size=4, shard_rows=5))
+        embed_source(encode, photos, tmp_path / "F", feed=FeedOptions(batch_size=4), shard_rows=5)
 
 
 def test_the_first_failure_of_a_kind_is_told_at_once(
@@ -174,7 +182,7 @@ def test_the_first_failure_of_a_kind_is_told_at_once(
 ) -> None:
     names = [str(table.parent / f"{row:02d}.png") for row in range(11)]
     twice = open_photos(write_table(tmp_path / "photos.csv", [*names, "absent_too.jpg"]))
-    embed_source(PhotoEncoder(encoder), twice, tmp_path / "F", config=EmbedConfig(shard_rows=4))
+    embed_source(PhotoEncoder(encoder), twice, tmp_path / "F", shard_rows=4)
     messages = [record.message for record in caplog.records if record.name == "encoder.failures"]
     told = [line.split(",")[0].rsplit("/", 1)[-1] for line in messages]
     assert told == ["02.png: not_an_image", "08.png: missing"]
@@ -182,18 +190,12 @@ def test_the_first_failure_of_a_kind_is_told_at_once(
 
 def test_the_manifest_says_how_vectors_were_made(encoder: LoadedEncoder, photos: PhotoSource, tmp_path: Path) -> None:
     encode = PhotoEncoder(encoder, crops="five")
-    embed_source(encode, photos, tmp_path / "F", config=EmbedConfig(batch_size=3))
+    embed_source(encode, photos, tmp_path / "F", feed=FeedOptions(batch_size=3))
     manifest = json.loads((tmp_path / "F" / "_manifest.json").read_text())
     settings = {name: manifest["config"][name] for name in ("batch_size", "crops", "precision")}
     assert settings == {"batch_size": 3, "crops": "five", "precision": "float32"}
     assert manifest["facts"]["ok"] + sum(manifest["facts"]["failed"].values()) == manifest["facts"]["rows"] == 11
     assert manifest["inputs"] == {"photos": photos.digest, "encoder": encoder.digest, "maps": None}
-
-
-@pytest.mark.parametrize("name", ["batch_size", "shard_rows"])
-def test_sizes_below_one_are_refused(name: str) -> None:
-    with pytest.raises(InputError, match=f"--{name.replace('_', '-')} must be at least 1"):
-        EmbedConfig(**{name: 0})
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -209,8 +211,7 @@ def test_a_source_is_read_only_as_far_ahead_as_there_is_room(
             asked += 1
             yield first
 
-    config = EmbedConfig(batch_size=4, shard_rows=4, workers=workers)
-    batches = embed_photos(PhotoEncoder(encoder), many(), config=config)
+    batches = embed_photos(PhotoEncoder(encoder), many(), feed=FeedOptions(batch_size=4, workers=workers), shard_rows=4)
     next(batches)
     assert asked <= 4 * (1 + 3 + 2 * workers)  # one batch used, a few looked at, two for each worker
     batches.close()
@@ -222,14 +223,14 @@ def test_a_name_that_is_no_text_is_embedded_and_written_with_escapes(
     (tmp_path / "in").mkdir()
     content = (table.parent / "00.png").read_bytes()
     (tmp_path / "in" / os.fsdecode(b"caf\xe9.png")).write_bytes(content)
-    embed_source(PhotoEncoder(encoder), open_photos(tmp_path / "in"), tmp_path / "F", config=EmbedConfig())
+    embed_source(PhotoEncoder(encoder), open_photos(tmp_path / "in"), tmp_path / "F")
     batch = read_features(tmp_path / "F")
     assert (list(batch.photo), list(batch.status)) == (["caf\\xe9.png"], ["ok"])
 
 
 def test_a_source_without_photos_is_an_error(encoder: LoadedEncoder, tmp_path: Path) -> None:
     with pytest.raises(InputError):
-        embed_source(PhotoEncoder(encoder), open_photos(tmp_path), tmp_path.parent / "none", config=EmbedConfig())
+        embed_source(PhotoEncoder(encoder), open_photos(tmp_path), tmp_path.parent / "none")
     assert not (tmp_path.parent / "none").exists()
 
 

@@ -8,18 +8,21 @@ import pytest
 import torch
 from PIL import Image
 
+from encoder import photo_reader
 from encoder.checkpoint import LoadedEncoder, load_encoder, save_checkpoint
 from encoder.config import MAX_PIXELS, CropName, FusionConfig
 from encoder.crops import crop_maps, crop_photos, normalise
-from encoder.embedding import EmbedConfig, embed_photos, embed_source
+from encoder.embedding import embed_photos, embed_source
 from encoder.encode import MapSource, PhotoEncoder
+from encoder.options import FeedOptions, SegmentConfig
 from encoder.photo_reader import DecodedPhoto
-from encoder.reading import ReadLimits
-from encoder.segment import SegmentConfig, segment_photos
 from encoder.segmentation import Segmenter
 from encoder.segmentation_cache import SegmentationCache, open_cache
+from encoder.segmenting import segment_photos
 from indexer.errors import InputError, WorkError
-from indexer.photos.sources import FileRange, PhotoSource, open_photos
+from indexer.photos.photo import FileRange
+from indexer.photos.sources import PhotoSource, open_photos
+from indexer.photos.uris import SCHEMES
 from indexer.vectors.features import FeatureBatch
 from tests.encoder.conftest import EDGE, natural, tiny_encoder
 
@@ -58,7 +61,7 @@ def fused(segmenter: Segmenter, tmp_path_factory: pytest.TempPathFactory) -> Loa
 def embedded(
     encoder: LoadedEncoder, photos: PhotoSource, maps: MapSource | None = None, crops: CropName = "one"
 ) -> FeatureBatch:
-    (batch,) = embed_photos(PhotoEncoder(encoder, crops=crops, maps=maps), photos, config=EmbedConfig(workers=0))
+    (batch,) = embed_photos(PhotoEncoder(encoder, crops=crops, maps=maps), photos, feed=FeedOptions(workers=0))
     return batch
 
 
@@ -93,16 +96,18 @@ def test_maps_made_on_the_way_are_those_of_the_cache(
 
 
 def test_maps_of_large_photos_are_the_same_wherever_they_are_made(
-    fused: LoadedEncoder, segmenter: Segmenter, tmp_path: Path
+    fused: LoadedEncoder, segmenter: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """JPEGs that are decoded at a fraction of their size, and photos resized before they are sent; with odd edges."""
+    monkeypatch.setattr(photo_reader, "MAX_SENT_PIXELS", 200_000)
     (tmp_path / "photos").mkdir()
-    for number, (size, suffix) in enumerate([((2000, 1600), "jpg"), ((1801, 1301), "jpg"), ((1801, 1301), "png")]):
+    for number, (size, suffix) in enumerate([((640, 512), "jpg"), ((541, 391), "jpg"), ((541, 391), "png")]):
         natural(*size, seed=number).save(tmp_path / "photos" / f"{number}.{suffix}")
     photos = open_photos(tmp_path / "photos")
     segment_photos(segmenter, photos, tmp_path / "S", config=SegmentConfig(map_edge=96))
     cache = open_cache(tmp_path / "S")
-    reader = PhotoEncoder(fused, maps=MapSource(cache, segmenter)).reader(max_pixels=MAX_PIXELS, limits=ReadLimits())
+    encode = PhotoEncoder(fused, maps=MapSource(cache, segmenter))
+    reader = encode.reader(max_pixels=MAX_PIXELS, schemes=SCHEMES)
     for photo in photos:
         assert isinstance(photo.data, FileRange)
         known = cache.get(Path(photo.data.uri).read_bytes())
@@ -121,7 +126,7 @@ def test_few_photos_go_through_the_segmenter_at_once_whatever_the_batch(
         natural(90, 70, seed=number).save(tmp_path / f"{number:02d}.png")
     sizes: list[int] = []
     maps = Segmenter.maps
-    monkeypatch.setattr(Segmenter, "maps", lambda self, some: sizes.append(len(some)) or maps(self, some))
+    monkeypatch.setattr(Segmenter, "maps", lambda self, batch: sizes.append(len(batch)) or maps(self, batch))
     made = embedded(fused, open_photos(tmp_path), MapSource(segmenter=segmenter))
     assert list(made.status) == ["ok"] * 11
     assert sizes == [4, 4, 3]
@@ -141,9 +146,9 @@ def test_too_little_memory_on_the_device_says_what_to_do(
 @pytest.mark.parametrize(
     ("crops", "n", "advice"),
     [
-        ("one", 4, r"for 4 crops at once\. Run again with --batch-size below 4 \(.*\), or with --device cpu\."),
-        ("one", 1, r"for 1 crop at once\. Run again with --device cpu\."),
-        ("ten", 4, r"for 10 crops at once\. Run again with fewer --crops, or with --device cpu\."),
+        ("one", 4, r"for 4 crops at once\. Run again with `batch_size` below 4 \(.*\), or with `device` cpu\."),
+        ("one", 1, r"for 1 crop at once\. Run again with `device` cpu\."),
+        ("ten", 4, r"for 10 crops at once\. Run again with fewer `crops`, or with `device` cpu\."),
     ],
 )
 def test_too_little_memory_advises_only_what_helps(
@@ -158,9 +163,12 @@ def test_too_little_memory_advises_only_what_helps(
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(PhotoEncoder, "_vectors", full)
-    config = EmbedConfig(batch_size=8, workers=0)
     with pytest.raises(WorkError, match=advice):
-        list(embed_photos(PhotoEncoder(encoder, crops=crops), list(photos)[:n], config=config))
+        list(
+            embed_photos(
+                PhotoEncoder(encoder, crops=crops), list(photos)[:n], feed=FeedOptions(batch_size=8, workers=0)
+            )
+        )
 
 
 @pytest.mark.parametrize(("batch_size", "photos"), [(1, 1), (10, 1), (19, 1), (20, 2)])
@@ -182,8 +190,8 @@ def test_a_photo_without_a_map_is_a_row_that_says_so(
 def test_photos_that_cannot_bring_maps_are_refused_before_any_is_read(
     fused: LoadedEncoder, photos: PhotoSource, cache: SegmentationCache, tmp_path: Path
 ) -> None:
-    with pytest.raises(InputError, match=r"none come with these. Give --segmentation-cache .* or --segmenter"):
-        embed_source(PhotoEncoder(fused), photos, tmp_path / "F", config=EmbedConfig())
+    with pytest.raises(InputError, match=r"none come with these. Give `segmentation_cache` .* or `segmenter`"):
+        embed_source(PhotoEncoder(fused), photos, tmp_path / "F")
     PhotoEncoder(fused, maps=MapSource(cache)).check_source(photos)
     for column, refused in (("map", False), ("caption", True)):
         (tmp_path / "photos.csv").write_text(f"photo,{column}\n0.png,x\n")

@@ -1,7 +1,9 @@
 import contextlib
 import pickle
+import struct
 import threading
 import warnings
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from encoder.config import Preprocessing
 from encoder.crops import crop_photos
-from encoder.images import BadImage, decode
+from encoder.images import BadImage, decode, file_of
 from tests.encoder.conftest import natural
 
 RED = (200, 30, 40)
@@ -209,9 +211,15 @@ def test_the_limit_on_pixels_is_exact_and_checked_before_decoding(tmp_path: Path
 
 
 def test_a_decompression_bomb_is_refused_at_once(tmp_path: Path) -> None:
-    path = saved(tmp_path / "bomb.png", Image.new("1", (20_000, 20_000)))
-    assert path.stat().st_size < 100_000
-    assert code_of(path) == "too_large"
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = struct.pack(">IIBBBBB", 20_000, 20_000, 1, 0, 0, 0, 0)  # one bit of grey
+    rows = zlib.compress(bytes(20_000 * (1 + 20_000 // 8)))
+    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    (tmp_path / "bomb.png").write_bytes(bomb)
+    assert len(bomb) < 100_000
+    assert code_of(tmp_path / "bomb.png") == "too_large"
 
 
 @pytest.mark.parametrize(
@@ -282,3 +290,31 @@ def test_threads_get_the_same_pixels_and_leave_no_settings_behind(tmp_path: Path
     for one, other in zip(alone, together, strict=True):
         np.testing.assert_array_equal(one, other)
     assert (Image.MAX_IMAGE_PIXELS, list(warnings.filters), threading.active_count()) == before
+
+
+@pytest.mark.parametrize("name", ["a.png", "turned.jpg", "clear.webp", "grey.tif", "index.gif"])
+def test_an_image_in_memory_goes_the_way_of_its_file(tmp_path: Path, name: str) -> None:
+    image, options = natural(50, 31, seed=9), {}
+    if name == "turned.jpg":
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = 6
+        options = {"exif": exif}
+    elif name == "clear.webp":
+        image.putalpha(Image.linear_gradient("L").resize(image.size))
+    elif name == "grey.tif":
+        image = Image.fromarray(np.linspace(0, 65535, 31 * 50).astype(np.uint16).reshape(31, 50))
+    elif name == "index.gif":
+        image = image.quantize(16)
+    want = np.asarray(decoded(saved(tmp_path / name, image, **options)))
+    with Image.open(tmp_path / name) as opened:
+        np.testing.assert_array_equal(np.asarray(decode(file_of(opened))), want)
+        opened.load()
+        np.testing.assert_array_equal(np.asarray(decode(file_of(opened))), want)
+
+
+def test_an_image_in_memory_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
+    data = saved(tmp_path / "a.jpg", natural(200, 100)).read_bytes()
+    (tmp_path / "a.jpg").write_bytes(data[: len(data) // 2])
+    with Image.open(tmp_path / "a.jpg") as cut, pytest.raises(BadImage) as caught:
+        file_of(cut)
+    assert caught.value.code == code_of(tmp_path / "a.jpg") == "damaged"

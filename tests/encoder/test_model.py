@@ -8,7 +8,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from encoder.checkpoint import LoadedEncoder, load_encoder
 from encoder.config import Preprocessing
-from encoder.embedding import EmbedConfig, embed_photos
+from encoder.embedding import embed_photos
 from encoder.encode import PhotoEncoder
 from encoder.model import GeoEncoder, GeoEncoderConfig
 from indexer.errors import ArtifactError, InputError
@@ -73,7 +73,7 @@ def test_a_plain_clip_gives_its_own_image_embedding(clip: CLIPModel, clip_folder
         with torch.no_grad():
             theirs = clip.get_image_features(processor(image, return_tensors="pt")["pixel_values"]).pooler_output[0]
         photo = listed_photos([str(tmp_path / f"{seed}.png")])
-        (batch,) = embed_photos(PhotoEncoder(encoder), photo, config=EmbedConfig())
+        (batch,) = embed_photos(PhotoEncoder(encoder), photo)
         assert batch.embedding[0] @ (theirs / theirs.norm()).numpy() >= 0.9999
 
 

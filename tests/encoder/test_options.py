@@ -1,38 +1,36 @@
-"""Options of commands with an encoder: what becomes of them, and numbers that make no sense."""
+"""Options of commands and of Python: numbers that make no sense, and who is asked for class maps."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from encoder.options import EncoderOptions, FeedOptions, ReadOptions
+from encoder.options import EmbedConfig, EncoderOptions, FeedOptions, ReadOptions, SegmentConfig
 from indexer.errors import InputError
-from indexer.photos.uris import SCHEMES
-
-
-def test_defaults_are_those_of_who_reads_and_embeds() -> None:
-    config = FeedOptions().embedding(shard_rows=7)
-    assert (config.batch_size, config.workers, config.shard_rows) == (None, 2, 7)
-    assert config.limits == ReadOptions().limits
-    assert tuple(config.limits.schemes) == SCHEMES
-
-
-def test_what_is_given_reaches_them() -> None:
-    config = FeedOptions(max_pixels=99, schemes=("file",), batch_size=3, workers=0).embedding()
-    assert (config.batch_size, config.workers, config.max_pixels) == (3, 0, 99)
-    assert tuple(config.limits.schemes) == ("file",)
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "name", "value"),
     [
-        (FeedOptions(batch_size=0), "--batch-size must be at least 1"),
-        (FeedOptions(workers=-1), "--workers must be at least 0"),
-        (FeedOptions(max_pixels=0), "pixels"),
+        (FeedOptions, "batch_size", 0),
+        (FeedOptions, "workers", -1),
+        (ReadOptions, "max_pixels", 0),
+        (EmbedConfig, "max_pixels", 178_956_971),
+        (EmbedConfig, "batch_size", 0),
+        (EmbedConfig, "workers", -1),
+        (EmbedConfig, "shard_rows", 0),
+        (SegmentConfig, "max_pixels", 0),
+        *((SegmentConfig, name, 0) for name in ("batch_size", "workers", "map_edge", "shard_maps")),
     ],
 )
-def test_numbers_that_make_no_sense_are_refused(options: FeedOptions, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        options.embedding()
+def test_numbers_that_make_no_sense_are_refused_by_name(options: type[ReadOptions], name: str, value: int) -> None:
+    with pytest.raises(InputError, match=f"`{name}` must be .*not {value:,}"):
+        options(**{name: value})
+
+
+def test_what_embeds_has_the_options_of_who_encodes_and_of_who_feeds() -> None:
+    names = {each.name for options in (EncoderOptions, FeedOptions) for each in fields(options)}
+    assert {each.name for each in fields(EmbedConfig)} == names | {"split", "crops", "shard_rows"}
 
 
 def test_any_word_on_maps_is_noticed() -> None:

@@ -7,6 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
+from encoder import photo_reader
+from encoder.class_maps import encode_map
 from encoder.config import MAX_ASPECT, CropName, Preprocessing
 from encoder.crops import crop_maps
 from encoder.images import BadImage
@@ -55,12 +57,17 @@ def test_a_map_comes_along_in_its_own_size(tmp_path: Path) -> None:
         ((97, 61), (291, 183)),
         ((33, 57), (101, 174)),
         ((90, 50), (99, 55)),
-        ((2000, 1500), (2000, 1500)),
+        ((600, 450), (600, 450)),
     ],
 )
 def test_a_large_map_is_made_small_and_cut_to_the_same(
-    tmp_path: Path, photo_size: tuple[int, int], map_size: tuple[int, int], crops: CropName
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    photo_size: tuple[int, int],
+    map_size: tuple[int, int],
+    crops: CropName,
 ) -> None:
+    monkeypatch.setattr(photo_reader, "MAX_SENT_PIXELS", 200_000)  # the largest photo is made smaller, too
     preprocessing = Preprocessing(32, 32)
     edge = preprocessing.shorter_edge(crops)
     natural(*photo_size, seed=4).save(tmp_path / "a.png")
@@ -124,3 +131,19 @@ def test_what_is_wrong_is_returned_with_its_code(tmp_path: Path) -> None:
         "large.png": "too_large",
         "absent.png": "missing",
     }
+
+
+def test_photos_and_maps_from_memory_are_read_as_from_files(tmp_path: Path) -> None:
+    image, class_map = natural(80, 40, seed=6), np.arange(200, dtype=np.uint8).reshape(10, 20) % 150
+    image.save(tmp_path / "a.png")
+    for data in (image, (tmp_path / "a.png").read_bytes()):
+        for lies in (class_map, encode_map(class_map)):
+            found = PhotoReader(16, classes=150)(Photo("a", data, class_map=lies))
+            assert isinstance(found, DecodedPhoto)
+            np.testing.assert_array_equal(found.pixels, np.asarray(image))
+            np.testing.assert_array_equal(found.class_map, class_map)
+    for wrong in (class_map.astype(np.int64), class_map[None]):
+        problem = PhotoReader(16, classes=150)(Photo("a", image, class_map=wrong))
+        assert isinstance(problem, BadImage)
+        assert problem.code == "bad_map"
+        assert str(wrong.shape) in problem.reason

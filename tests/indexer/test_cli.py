@@ -66,6 +66,31 @@ def test_a_file_can_give_them_and_flags_win(capsys: pytest.CaptureFixture[str], 
     assert json.loads(out) == {"photos": "p", "strict": False, "limit": 4, "schemes": ["gs"]}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """What is read, and how.
+
+    Args:
+        photos: a table.
+        feed: how photos come.
+    """
+
+    photos: str
+    feed: Feeding
+
+
+def read_all(*, spec: Spec, strict: bool = False) -> Result:
+    """Read photos."""
+    return read(photos=spec.photos, strict=strict, feed=spec.feed)
+
+
+def test_options_in_options_are_flags_as_well(capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["read", "--photos", "p", "--limit", "3", "--json"]
+    assert main("reader", "Reads.", {"read": Command(read_all)}, argv=argv) == 0
+    found = {"photos": "p", "strict": False, "limit": 3, "schemes": ["file", "s3"]}
+    assert json.loads(capsys.readouterr().out) == found
+
+
 def test_help_and_mistakes_know_them(capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = run(capsys, ["--help"])
     assert "--limit" in out

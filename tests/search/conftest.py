@@ -15,9 +15,10 @@ from indexer.bundles.bundle import DEFAULT_INDEX, Bundle, build_bundle, open_bun
 from indexer.bundles.leaf_index import IndexChoice
 from indexer.bundles.registry import Registry
 from indexer.cells.hierarchy import Hierarchy
+from indexer.vectors.features import FeatureBatch
 from indexer.vectors.geocells import load_geocells
 from search.answers.engine import Engine
-from tests.conftest import random_geocells
+from tests.conftest import random_geocells, unit_rows, write_features
 
 WIDTH = 12
 
@@ -69,3 +70,19 @@ def world(encoder_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     lines = [f"{row}.png,{10 * row},{20 * row},{'a' if row < 4 else 'b'}" for row in range(5)]
     (home / "photos.csv").write_text("\n".join(["photo,lat,lng,split", *lines]) + "\n")
     return home
+
+
+def features(out: Path, sizes: list[int], *, encoder: str | None = "e" * 64, bad: set[int] = frozenset()) -> Path:
+    """A features folder of random vectors, a shard for each size; bad: rows that have none."""
+    vectors = unit_rows(sum(sizes), WIDTH, seed=0)
+    vectors[list(bad)] = 0
+    batches, start = [], 0
+    for size in sizes:
+        rows = range(start, start + size)
+        status = ["truncated" if row in bad else "ok" for row in rows]
+        reason = ["ends early" if row in bad else "" for row in rows]
+        unknown = np.full(size, np.nan)
+        names = [f"p{row % 7}" for row in rows]
+        batches.append(FeatureBatch(names, vectors[start : start + size], status, reason, unknown, unknown))
+        start += size
+    return write_features(out, *batches, encoder=encoder)

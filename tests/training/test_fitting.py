@@ -20,7 +20,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 import indexer.__main__
 from encoder.checkpoint import load_encoder
 from encoder.config import FusionConfig
-from encoder.embedding import EmbedConfig, embed_photos
+from encoder.embedding import embed_photos
 from encoder.encode import PhotoEncoder
 from indexer.bundles.bundle import open_bundle
 from indexer.bundles.references import load_references
@@ -69,7 +69,7 @@ def test_the_checkpoint_answers_as_training_said(trained: FitSummary, toy: Path)
     assert geocells.encoder == encoder.digest
     tree = load_hierarchy(toy / "H")
     photos = open_photos(toy / "photos.parquet", split="validation")
-    (batch,) = embed_photos(PhotoEncoder(encoder), photos, config=EmbedConfig())
+    (batch,) = embed_photos(PhotoEncoder(encoder), photos)
     best = log_product(ScoringModel(geocells, tree.ancestors, tree.leaves.n_photos), batch.embedding).argmax(axis=1)
     leaves = tree.leaves
     distance = haversine_km(batch.lat_deg, batch.lng_deg, leaves.lat_deg[best], leaves.lng_deg[best])
@@ -358,7 +358,7 @@ def test_references_are_the_typical_photos_of_the_vectors_that_embed_makes(
     tree, geocells = load_hierarchy(folder / "H"), load_geocells(summary.checkpoint)
     found = load_references(summary.checkpoint, n_leaves=len(tree.leaves), width=16)
     source = open_photos(folder / "photos.parquet", coordinates=True)
-    (batch,) = embed_photos(PhotoEncoder(load_encoder(summary.checkpoint)), source, config=EmbedConfig())
+    (batch,) = embed_photos(PhotoEncoder(load_encoder(summary.checkpoint)), source)
     expected = typical_photos([Placement(tree, chosen=by_name(0.2)[0]).place(batch)], geocells, k=2)
     assert found is not None
     assert found.num_rows == summary.references >= len(tree.leaves)

@@ -149,5 +149,5 @@ def test_every_photo_keeps_its_own_map(toy: Path, tmp_path: Path) -> None:
 def test_photos_without_the_map_they_need_are_an_error_that_says_so(toy: Path) -> None:
     encoder = small_encoder()
     encoder.add_fusion(FusionConfig(classes=7, width=4, latent=4, heads=1, blocks=1, mlp_size=4))
-    with pytest.raises(InputError, match="no_map: no class map of this photo: give --segmentation-cache with one"):
+    with pytest.raises(InputError, match="no_map: no class map of this photo: give `segmentation_cache` with one"):
         load(toy, encoder=encoder)

@@ -157,6 +157,33 @@ def test_a_manifest_of_other_types_is_damaged(bundle: Bundle, change: dict) -> N
         open_bundle(folder)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"beam": None},
+        {"beam": {"level": 0}},
+        {"leaf_index": {"kind": "tree"}},
+        {"precision_cap_km": "near"},
+        {"temperatures": None},
+        {"calibration": {"one": {}}},
+    ],
+    ids=str,
+)
+def test_facts_of_other_types_are_refused(bundle: Bundle, change: dict) -> None:
+    manifest = json.loads((bundle.path / MANIFEST).read_text())
+    folder = rewrite_manifest(bundle.path, manifest | {"facts": manifest["facts"] | change})
+    with pytest.raises(ArtifactError, match=r"Build it again|Fit it again"):
+        open_bundle(folder)
+
+
+def test_a_beam_of_no_level_is_refused(bundle: Bundle) -> None:
+    manifest = json.loads((bundle.path / MANIFEST).read_text())
+    beam = manifest["facts"]["beam"] | {"level": 3}
+    folder = rewrite_manifest(bundle.path, manifest | {"facts": manifest["facts"] | {"beam": beam}})
+    with pytest.raises(ArtifactError, match=r"of 3 levels\. Build it again"):
+        open_bundle(folder)
+
+
 def rewrite_manifest(folder: Path, manifest: dict) -> Path:
     (folder / MANIFEST).write_text(json.dumps(manifest))
     return folder.rename(folder.with_name(manifest_digest(folder)))

@@ -14,7 +14,7 @@ from tests.conftest import clustered_points
 @given(st.integers(1, 400), st.integers(0, 12), st.integers(1, 500), st.integers(0, 2**32 - 1))
 def test_any_runs_in_any_chunks(n: int, n_edges: int, chunk: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    ids = s2.leaf_ids(*clustered_points(n, seed))  # in any order: labels do not come sorted by place
+    ids = s2.point_ids(*clustered_points(n, seed))  # in any order: labels do not come sorted by place
     edges = np.unique(rng.integers(0, n + 1, 2 * n_edges))
     edges = edges[: len(edges) // 2 * 2].reshape(-1, 2)
     runs = Runs(edges[:, 0], edges[:, 1])
@@ -31,14 +31,14 @@ def test_any_runs_in_any_chunks(n: int, n_edges: int, chunk: int, seed: int) -> 
 
 
 def test_photos_on_one_spot_have_no_radius() -> None:
-    ids = np.repeat(s2.leaf_ids(np.array([48.858]), np.array([2.294])), 1000)
+    ids = np.repeat(s2.point_ids(np.array([48.858]), np.array([2.294])), 1000)
     (found,) = extents(ids, [Runs(np.array([0]), np.array([1000]))])
     assert found.radius_km[0] < 1e-6
     assert found.lat_deg[0] == pytest.approx(48.858, abs=1e-7)
 
 
 def test_photos_at_opposite_ends_of_the_earth_have_the_place_of_the_first() -> None:
-    ids = s2.leaf_ids(np.array([10.0, -10.0]), np.array([20.0, -160.0]))
+    ids = s2.point_ids(np.array([10.0, -10.0]), np.array([20.0, -160.0]))
     (found,) = extents(ids, [Runs(np.array([0]), np.array([2]))])
     assert (found.lat_deg[0], found.lng_deg[0]) == pytest.approx((10, 20), abs=1e-6)
     assert found.radius_km[0] == pytest.approx(geo.FARTHEST_KM, rel=1e-6)

@@ -90,7 +90,7 @@ def test_points_outside_every_cell_are_located_nowhere(hierarchy: Hierarchy) -> 
     empty = [(lat, lng) for lat in range(-80, 80, 7) for lng in range(-180, 180, 7)]
     cells = hierarchy.locate(*np.array(empty, float).T)
     assert (cells[:, -1] == -1).any()
-    ids = s2.leaf_ids(*np.array(empty, float).T)
+    ids = s2.point_ids(*np.array(empty, float).T)
     inside = (ids[:, None] >= s2.range_min(hierarchy.leaves.s2_ids)) & (
         ids[:, None] <= s2.range_max(hierarchy.leaves.s2_ids)
     )

@@ -30,7 +30,7 @@ ROWS = [  # continent, country, city, lat, lng
 
 def tree_of(rows: list[tuple], tau_min: int = 0) -> tuple[Hierarchy, pa.Table]:
     table = pa.table({name: [row[at] for row in rows] for at, name in enumerate(COLUMNS)})
-    ids = s2.leaf_ids(np.array([row[3] for row in rows]), np.array([row[4] for row in rows]))
+    ids = s2.point_ids(np.array([row[3] for row in rows]), np.array([row[4] for row in rows]))
     return build_label_hierarchy(table, COLUMNS, ids=ids, tau_min=tau_min), table
 
 

@@ -21,7 +21,7 @@ def leaf_ids(n: int, seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
     centre = rng.uniform((-80, -180), (80, 180), (8, 2))[rng.integers(0, 8, n)]
     lat, lng = (centre + rng.standard_cauchy((n, 2)) * 0.01).T
-    return np.sort(s2.leaf_ids(np.clip(lat, -89, 89), (lng + 180) % 360 - 180))
+    return np.sort(s2.point_ids(np.clip(lat, -89, 89), (lng + 180) % 360 - 180))
 
 
 def sums_of_chords(ids: np.ndarray) -> np.ndarray:
@@ -52,7 +52,7 @@ def test_large_cells_have_nearly_the_medoid(n: int) -> None:
 def test_no_outlier_pulls_it_away() -> None:
     lat = np.concatenate([np.linspace(48.80, 48.90, 21), np.full(10, -33.9)])
     lng = np.concatenate([np.full(21, 2.3), np.full(10, 151.2)])
-    ids = np.sort(s2.leaf_ids(lat, lng))
+    ids = np.sort(s2.point_ids(lat, lng))
     (found_lat,), (found_lng,) = medoids(ids, runs_of([31]))
     assert haversine_km(48.85, 2.3, found_lat, found_lng) < 6
 

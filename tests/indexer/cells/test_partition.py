@@ -41,7 +41,7 @@ def plain_partition(leaves: list[int], rule: PartitionRule, tau_max: int) -> lis
 def sorted_leaves(n: int, seed: int) -> np.ndarray:
     lat, lng = clustered_points(n, seed)
     points = np.concatenate([np.stack([lat, lng], axis=1), EDGE_POINTS, np.repeat(EDGE_POINTS[:3], 40, axis=0)])
-    return np.sort(s2.leaf_ids(points[:, 0], points[:, 1]))
+    return np.sort(s2.point_ids(points[:, 0], points[:, 1]))
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_partition_equals_the_plain_recursion_for_any_points(
     places: list[tuple[float, float]], tau_min: int, above: int, first_level: int
 ) -> None:
     rule = PartitionRule((tau_min + above,), tau_min, first_level)
-    leaves = np.sort(s2.leaf_ids(*np.array(places).T))
+    leaves = np.sort(s2.point_ids(*np.array(places).T))
     assert partition(leaves, rule, tau_max=rule.tau_max[0]).tolist() == plain_partition(
         leaves.tolist(), rule, rule.tau_max[0]
     )
@@ -89,7 +89,7 @@ def test_partitions_are_nested_whatever_keep_parent_does(seed: int, keep_parent:
 
 
 def test_duplicates_stop_at_the_deepest_level() -> None:
-    leaves = np.repeat(s2.leaf_ids(np.array([48.8584]), np.array([2.2945])), 100)
+    leaves = np.repeat(s2.point_ids(np.array([48.8584]), np.array([2.2945])), 100)
     cells = partition(leaves, PartitionRule((10,), 5), tau_max=10)
     assert cells.tolist() == leaves[:1].tolist()
 

@@ -13,7 +13,7 @@ from tests.indexer.conftest import write
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     manifest = read_manifest(write(tmp_path / "T"), kind="thing", schema_version=3)
     assert (manifest.facts, manifest.config, manifest.inputs) == ({"n": 5}, {"k": 1}, {"i": None})
-    assert manifest.files["sub/a.bin"]["size_bytes"] == 5
+    assert manifest.files["sub/a.bin"].size_bytes == 5
     assert verify_folder(tmp_path / "T", manifest) == []
     assert "geosurge" in manifest.made_by
 

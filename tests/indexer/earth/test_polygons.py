@@ -22,7 +22,7 @@ def places(n: int, seed: int) -> np.ndarray:
 
 
 def cells_of(ids: np.ndarray, points: np.ndarray) -> np.ndarray:
-    return s2.locate(ids, s2.leaf_ids(*lat_lng(points)))
+    return s2.locate(ids, s2.point_ids(*lat_lng(points)))
 
 
 def clear_of_edges(ids: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -81,7 +81,7 @@ def test_a_hierarchys_cells_of_mixed_sizes_hold_their_places(hierarchy: Hierarch
 
 @pytest.mark.parametrize("s2_level", [4, 9, 16, 23, 30])
 def test_cells_of_any_size_have_good_polygons_everywhere(s2_level: int) -> None:
-    ids = np.unique(s2.parents(s2.leaf_ids(*lat_lng(places(500, 3))), s2_level))
+    ids = np.unique(s2.parents(s2.point_ids(*lat_lng(places(500, 3))), s2_level))
     polygons = cell_polygons(ids)
     check_form(polygons)
     lat, lng = s2.centres(ids)
@@ -96,7 +96,7 @@ def test_only_cube_faces_on_the_180th_meridian_come_in_two() -> None:
 
 @pytest.mark.parametrize("s2_level", [0, 1, 2, 4, 7, 12])
 def test_drawn_lines_stay_near_the_true_edges(s2_level: int) -> None:
-    ids = np.unique(s2.parents(s2.leaf_ids(*lat_lng(places(300, 5))), s2_level))
+    ids = np.unique(s2.parents(s2.point_ids(*lat_lng(places(300, 5))), s2_level))
     for cell, polygon in zip(ids, cell_polygons(ids), strict=True):
         corners = s2.outlines(np.array([cell]), 1)[0]
         normals = np.cross(corners, np.roll(corners, -1, axis=0))

@@ -1,11 +1,11 @@
 """A job's folder: every shard once, whatever dies, and what is there is always whole."""
 
 import json
+import os
 import resource
 import signal
-import subprocess
-import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexer.disk.manifest import file_digest, read_manifest
+from indexer.disk.manifest import FileEntry, file_digest, read_manifest
 from indexer.errors import ArtifactError, InputError, WorkError
 from indexer.jobs.job_folder import (
     Job,
@@ -34,7 +34,7 @@ from indexer.jobs.job_folder import (
     read_marks,
     totals_of,
 )
-from tests.kills import KILLED, ROOT, forks
+from tests.kills import KILLED, Forks, forks
 
 JOB = Job("rows", 1, {"size": 3, "limits": {"schemes": ("file", "s3")}}, {"photos": "a" * 64, "maps": None})
 N = 3  # shards
@@ -102,8 +102,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def check_done(path: Path, undisturbed: Path) -> None:
     """The same as if nothing had happened, and nothing is left of what did."""
     assert {name for name in files(path) if "_status" not in name} == set(files(undisturbed))
-    for name in ("_manifest.json", "_job.json", *map(part_name, range(N))):
-        assert (path / name).read_bytes() == (undisturbed / name).read_bytes()
+    for file in (undisturbed / "_manifest.json", undisturbed / "_job.json", *undisturbed.glob("part-*")):
+        assert (path / file.name).read_bytes() == file.read_bytes()
     ended = {number: replace(mark, ended_at=0.0) for number, mark in read_marks(path).items()}
     assert ended == {number: replace(mark, ended_at=0.0) for number, mark in read_marks(undisturbed).items()}
     assert [each.name for each in path.parent.iterdir()] == [path.name]
@@ -119,7 +119,7 @@ def test_rows_marks_and_manifest_agree(undisturbed: Path) -> None:
     assert sorted(marks) == [0, 1, 2]
     for number, mark in marks.items():
         part = undisturbed / part_name(number)
-        assert manifest.files[part.name] == {"sha256": file_digest(part), "size_bytes": part.stat().st_size}
+        assert manifest.files[part.name] == FileEntry(file_digest(part), part.stat().st_size)
         assert (mark.sha256, mark.size_bytes) == (file_digest(part), part.stat().st_size)
         assert (mark.shard, mark.first_row, mark.rows, mark.ok) == (number, 4 * number, 4, 3)
         assert mark.failed == {"missing": 1}
@@ -198,31 +198,34 @@ def test_a_job_says_what_it_began_as(tmp_path: Path) -> None:
     assert read_job(tmp_path / "O") == Job(**json.loads(json.dumps(asdict(JOB))))
 
 
-HOLD = """
-import sys
-from pathlib import Path
-from indexer.jobs.job_folder import open_job
-from tests.indexer.jobs.test_job_folder import JOB, shard
-with open_job(Path(sys.argv[1]), JOB) as folder:
-    folder.add(shard(0))
-    print("holds it", flush=True)
-    sys.stdin.readline()
-"""
+@pytest.fixture(scope="module")
+def started() -> Iterator[Forks]:
+    with forks(__name__) as process:
+        yield process
 
 
-def test_one_process_at_a_time_and_death_frees_the_folder(tmp_path: Path, undisturbed: Path) -> None:
-    out = tmp_path / "O"
+def hold(path: str) -> None:
+    with open_job(Path(path), JOB) as folder:
+        folder.add(shard(0))
+        (Path(path).parent / "holds it").touch()
+        time.sleep(60)
+
+
+def test_one_process_at_a_time_and_death_frees_the_folder(started: Forks, tmp_path: Path, undisturbed: Path) -> None:
+    out, ready = tmp_path / "O", tmp_path / "holds it"
     assert not is_running(out)
-    command = [sys.executable, "-c", HOLD, str(out)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "holds it\n"
-        assert is_running(out)
-        before = files(out)
-        with pytest.raises(InputError, match="another process is writing to it"):
-            do(out)
-        assert files(out) == before
-        process.send_signal(signal.SIGKILL)
+    process = started.start("hold", out)
+    deadline = time.monotonic() + 60
+    while not ready.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    ready.unlink()
+    assert is_running(out)
+    before = files(out)
+    with pytest.raises(InputError, match="another process is writing to it"):
+        do(out)
+    assert files(out) == before
+    os.kill(process, signal.SIGKILL)
+    assert started.end() == KILLED
     assert not is_running(out)
     assert do(out) == [1, 2]
     check_done(out, undisturbed)
@@ -265,7 +268,7 @@ def test_a_damaged_mark_is_named_and_removing_it_helps(tmp_path: Path, undisturb
 def test_a_damaged_job_is_named(tmp_path: Path, content: bytes) -> None:
     do(tmp_path / "O", at_most=1)
     (tmp_path / "O" / "_job.json").write_bytes(content)
-    with pytest.raises(ArtifactError, match=r"_job\.json: damaged .*choose another --out"):
+    with pytest.raises(ArtifactError, match=r"_job\.json: damaged .*choose another `out`"):
         do(tmp_path / "O")
 
 
@@ -393,51 +396,53 @@ def test_checking_leaves_nothing(tmp_path: Path) -> None:
     assert files(tmp_path) == before
 
 
-@pytest.fixture
-def no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For the disk, which kills have nothing to do with."""
-    monkeypatch.setattr("os.fsync", lambda _: None)
-
-
 def start(path: str) -> None:
-    do(Path(path))
+    do(Path(path), n=2)
 
 
-@pytest.mark.usefixtures("no_wait")
-def test_a_kill_at_any_change_of_the_file_system_loses_nothing_that_was_done(tmp_path: Path, undisturbed: Path) -> None:
-    with forks(__name__) as started:
-        changes, status = 0, KILLED
-        while status == KILLED:
-            out = tmp_path / str(changes) / "O"
-            out.parent.mkdir()
-            status = started.run("start", out, changes=changes)
-            check_whole(out)
-            done = set(read_marks(out))
-            assert started.run("start", out, changes=changes % 17) in (0, KILLED)
-            check_whole(out)
-            assert done <= set(read_marks(out))
-            do(out)
-            check_done(out, undisturbed)
-            changes += 1
+@pytest.fixture(scope="module")
+def undisturbed_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two shards: what a third one changes is what the second one does."""
+    path = tmp_path_factory.mktemp("undisturbed") / "O"
+    start(str(path))
+    return path
+
+
+def test_a_kill_at_any_change_of_the_file_system_loses_nothing_that_was_done(
+    started: Forks, tmp_path: Path, undisturbed_two: Path
+) -> None:
+    changes, status = 0, KILLED
+    while status == KILLED:
+        out = tmp_path / str(changes) / "O"
+        out.parent.mkdir()
+        status = started.run("start", out, changes=changes)
+        check_whole(out)
+        done = set(read_marks(out))
+        assert started.run("start", out, changes=changes % 17) in (0, KILLED)
+        check_whole(out)
+        assert done <= set(read_marks(out))
+        do(out, n=2)
+        check_done(out, undisturbed_two)
+        changes += 1
     assert status == 0
     assert changes > 50, "the changes of the file system were not counted"
 
 
-@pytest.mark.usefixtures("no_wait")
-def test_a_kill_at_any_change_while_a_lost_part_is_done_again(tmp_path: Path, undisturbed: Path) -> None:
-    with forks(__name__) as started:
-        changes, status = 0, KILLED
-        while status == KILLED:
-            out = tmp_path / str(changes) / "O"
-            out.parent.mkdir()
-            do(out)
-            cut(out / part_name(1))
-            status = started.run("start", out, changes=changes)
-            if len(read_marks(out)) < N:
-                assert not (out / "_manifest.json").exists()  # which says that every shard is done
-            do(out)
-            check_done(out, undisturbed)
-            changes += 1
+def test_a_kill_at_any_change_while_a_lost_part_is_done_again(
+    started: Forks, tmp_path: Path, undisturbed_two: Path
+) -> None:
+    changes, status = 0, KILLED
+    while status == KILLED:
+        out = tmp_path / str(changes) / "O"
+        out.parent.mkdir()
+        do(out, n=2)
+        cut(out / part_name(1))
+        status = started.run("start", out, changes=changes)
+        if len(read_marks(out)) < 2:
+            assert not (out / "_manifest.json").exists()  # which says that every shard is done
+        do(out, n=2)
+        check_done(out, undisturbed_two)
+        changes += 1
     assert status == 0
     assert changes > 20, "the changes of the file system were not counted"
 
@@ -457,19 +462,18 @@ def grown(number: int) -> Shard:
     return replace(small, table=small.table.append_column("content", column))
 
 
-def test_a_full_disk_is_one_sentence_and_keeps_what_is_done(tmp_path: Path) -> None:
+def test_a_full_disk_is_one_sentence_and_keeps_what_is_done(started: Forks, tmp_path: Path) -> None:
     do(tmp_path / "whole" / "O", make=grown)
     sizes = [(tmp_path / "whole" / "O" / part_name(number)).stat().st_size for number in range(N)]
     limits = {0: 0, 100: 0, sizes[0] - 1: 0, sizes[0]: 1, sizes[1]: 2, sizes[2] - 1: 2}
-    with forks(__name__) as started:
-        for limit_bytes, kept in limits.items():
-            out = tmp_path / str(limit_bytes) / "O"
-            assert started.run("fill_disk", out, limit_bytes) == 0, limit_bytes
-            check_whole(out)
-            assert len(read_marks(out)) == kept
-            assert not list(out.parent.rglob("*.tmp-*"))
-            assert do(out, make=grown) == list(range(kept, N))
-            check_done(out, tmp_path / "whole" / "O")
+    for limit_bytes, kept in limits.items():
+        out = tmp_path / str(limit_bytes) / "O"
+        assert started.run("fill_disk", out, limit_bytes) == 0, limit_bytes
+        check_whole(out)
+        assert len(read_marks(out)) == kept
+        assert not list(out.parent.rglob("*.tmp-*"))
+        assert do(out, make=grown) == list(range(kept, N))
+        check_done(out, tmp_path / "whole" / "O")
 
 
 @given(st.lists(st.text(max_size=3), max_size=4), st.lists(st.text(max_size=3), max_size=4))

@@ -47,22 +47,27 @@ def test_a_job_that_runs_tells_rate_and_time_left(tmp_path: Path, clock: Callabl
     meter = line.meter("write")
     with open_job(tmp_path / "O", JOB) as folder:
         status = StatusFile(tmp_path / "O", line, rows=20)
-        told = read_status(tmp_path / "O")
-        assert (told.state, told.totals.rows, told.rows) == ("running", 0, 20)
-        assert (told.rows_per_second, told.seconds_left) == (None, None)
-        assert told.job == JOB
+        found = read_status(tmp_path / "O")
+        assert (found.state, found.totals.rows, found.rows) == ("running", 0, 20)
+        assert (found.rows_per_second, found.seconds_left) == (None, None)
+        assert found.job == JOB
         for number in range(3):
             clock(2.0)
             with meter.at_work(ROWS):
                 add(folder, number)
         assert status.seconds == 6.0
-        told = read_status(tmp_path / "O")
-        assert (told.state, told.totals.rows, told.totals.ok, told.totals.failed) == ("running", 12, 9, {"missing": 3})
-        assert told.rows_per_second == pytest.approx(2.0)
-        assert told.seconds_left == pytest.approx(4.0)
-        assert told.stages[0]["rows"] == 0  # as it was said at the start
+        found = read_status(tmp_path / "O")
+        assert (found.state, found.totals.rows, found.totals.ok, found.totals.failed) == (
+            "running",
+            12,
+            9,
+            {"missing": 3},
+        )
+        assert found.rows_per_second == pytest.approx(2.0)
+        assert found.seconds_left == pytest.approx(4.0)
+        assert found.stages[0].rows == 0  # as it was at the start
         status.tick()
-        assert [(stage["name"], stage["rows"]) for stage in read_status(tmp_path / "O").stages] == [("write", 12)]
+        assert [(stage.name, stage.rows) for stage in read_status(tmp_path / "O").stages] == [("write", 12)]
 
 
 def test_the_file_is_written_now_and_then_only(tmp_path: Path, clock: Callable[[float], None]) -> None:
@@ -75,7 +80,7 @@ def test_the_file_is_written_now_and_then_only(tmp_path: Path, clock: Callable[[
             clock(1.0)
             meter.rows += 1
             status.tick()
-            rows.append(read_status(tmp_path / "O").stages[0]["rows"])
+            rows.append(read_status(tmp_path / "O").stages[0].rows)
         assert rows == [0, 0, 0, 0, 5, 5]
 
 
@@ -84,19 +89,19 @@ def test_a_job_that_was_stopped_and_goes_on(tmp_path: Path, clock: Callable[[flo
         StatusFile(tmp_path / "O", Line(), rows=20)
         clock(4.0)
         add(folder, 0)
-    told = read_status(tmp_path / "O")
-    assert (told.state, told.totals.rows, told.seconds_left) == ("stopped", 4, None)
-    assert told.rows_per_second == pytest.approx(1.0)
+    found = read_status(tmp_path / "O")
+    assert (found.state, found.totals.rows, found.seconds_left) == ("stopped", 4, None)
+    assert found.rows_per_second == pytest.approx(1.0)
     clock(10_000.0)  # which is no part of the next start's rate
     with open_job(tmp_path / "O", JOB) as folder:
         StatusFile(tmp_path / "O", Line(), rows=20)
         assert read_status(tmp_path / "O").rows_per_second is None
         clock(1.0)
         add(folder, 1)
-        told = read_status(tmp_path / "O")
-        assert (told.state, told.totals.rows) == ("running", 8)
-        assert told.rows_per_second == pytest.approx(4.0)
-        assert told.seconds_left == pytest.approx(3.0)
+        found = read_status(tmp_path / "O")
+        assert (found.state, found.totals.rows) == ("running", 8)
+        assert found.rows_per_second == pytest.approx(4.0)
+        assert found.seconds_left == pytest.approx(3.0)
 
 
 def test_the_rate_is_that_of_the_latest_shards(tmp_path: Path, clock: Callable[[float], None]) -> None:
@@ -105,9 +110,9 @@ def test_the_rate_is_that_of_the_latest_shards(tmp_path: Path, clock: Callable[[
         for number in range(30):
             clock(100.0 if number < 5 else 1.0)
             add(folder, number)
-        told = read_status(tmp_path / "O")
-    assert told.rows_per_second == pytest.approx(4.0)
-    assert (told.rows, told.seconds_left) == (None, None)  # nobody knows how many there are
+        found = read_status(tmp_path / "O")
+    assert found.rows_per_second == pytest.approx(4.0)
+    assert (found.rows, found.seconds_left) == (None, None)  # nobody knows how many there are
 
 
 def test_a_job_that_has_ended(tmp_path: Path, clock: Callable[[float], None]) -> None:
@@ -117,8 +122,8 @@ def test_a_job_that_has_ended(tmp_path: Path, clock: Callable[[float], None]) ->
         add(folder, 0, 1)
         folder.finish({})
         assert read_status(tmp_path / "O").state == "ended"
-    told = read_status(tmp_path / "O")
-    assert (told.state, told.rows, told.totals.rows, told.seconds_left) == ("ended", 8, 8, None)
+    found = read_status(tmp_path / "O")
+    assert (found.state, found.rows, found.totals.rows, found.seconds_left) == ("ended", 8, 8, None)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"[1, 2", b"5", b"\xff"])
@@ -128,9 +133,9 @@ def test_a_job_that_said_nothing_whole(tmp_path: Path, content: bytes | None) ->
         add(folder, 0)
     if content is not None:
         (tmp_path / "O" / "_status.json").write_bytes(content)
-    told = read_status(tmp_path / "O")
-    assert (told.state, told.totals.rows, told.rows, told.rows_per_second) == ("stopped", 4, None, None)
-    assert list(told.stages) == []
+    found = read_status(tmp_path / "O")
+    assert (found.state, found.totals.rows, found.rows, found.rows_per_second) == ("stopped", 4, None, None)
+    assert list(found.stages) == []
 
 
 def test_damage_is_named(tmp_path: Path) -> None:

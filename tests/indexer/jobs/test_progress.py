@@ -50,12 +50,12 @@ def work(line: Line, total: int | None, known: int = 0) -> list[int]:
 def test_without_a_terminal_the_end_is_a_line_with_every_stage(known: int, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     assert work(Line(), 30 + known, known)
-    (said,) = (record.message for record in caplog.records)
-    assert said.startswith("answering: 30 of 30, ")  # of what this start has to do
+    (text,) = (record.message for record in caplog.records)
+    assert text.startswith("answering: 30 of 30, ")  # of what this start has to do
     for stage in ("decode 30, ", "encode 30, ", "write 30, "):
-        assert stage in said
-    assert "0 of 2 waiting" in said
-    assert said.endswith("; 3 failed")
+        assert stage in text
+    assert "0 of 2 waiting" in text
+    assert text.endswith("; 3 failed")
 
 
 def test_where_nobody_knows_how_many_there_are(caplog: pytest.LogCaptureFixture) -> None:
@@ -91,6 +91,6 @@ def test_progress_is_that_of_the_slowest_stage() -> None:
     assert progress._through(Line()) == 0
 
 
-@pytest.mark.parametrize(("rate", "said"), [(12_345.6, "12,346/s"), (10, "10/s"), (9.96, "10/s"), (0.123, "0.12/s")])
-def test_rates_as_people_read_them(rate: float, said: str) -> None:
-    assert per_second(rate) == said
+@pytest.mark.parametrize(("rate", "text"), [(12_345.6, "12,346/s"), (10, "10/s"), (9.96, "10/s"), (0.123, "0.12/s")])
+def test_rates_as_people_read_them(rate: float, text: str) -> None:
+    assert per_second(rate) == text

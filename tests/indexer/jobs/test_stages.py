@@ -166,11 +166,11 @@ def test_leaving_early_ends_every_thread_and_closes_every_generator(why: type[Ba
 
 
 def test_leaving_early_ends_a_stage_that_waits_for_a_slow_one() -> None:
-    asked, let_go = threading.Event(), threading.Event()
+    waiting, let_go = threading.Event(), threading.Event()
 
     def slow() -> Iterator[Batch]:
         yield Batch([1])
-        asked.set()
+        waiting.set()
         let_go.wait(WAIT_S)
         yield Batch([2])
 
@@ -178,7 +178,7 @@ def test_leaving_early_ends_a_stage_that_waits_for_a_slow_one() -> None:
     items = line.stage("second", doubled(line.stage("first", slow())))
     with line:
         assert next(items) == [2]
-        assert asked.wait(WAIT_S)
+        assert waiting.wait(WAIT_S)
         threading.Timer(0.1, let_go.set).start()
     assert let_go.is_set()  # what was under way was waited for
 

@@ -27,22 +27,22 @@ def terminate() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def test_nothing_happens_unless_asked(tmp_path: Path) -> None:
-    with stopping() as asked:
-        asked.check(tmp_path)
-    assert not asked.is_set
+def test_nothing_happens_unless_stop(tmp_path: Path) -> None:
+    with stopping() as stop:
+        stop.check(tmp_path)
+    assert not stop.is_set
 
 
 def test_the_first_is_heard_and_acted_on_when_a_shard_is_done(
     tmp_path: Path, heard: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    with stopping() as asked:
+    with stopping() as stop:
         terminate()
-        assert asked.is_set  # and the work goes on
+        assert stop.is_set  # and the work goes on
         assert "what is in hand is finished first" in caplog.text
         with pytest.raises(Stopped, match=rf"{tmp_path}: stopped as asked, after a whole shard. Run the same command"):
-            asked.check(tmp_path)
+            stop.check(tmp_path)
     assert heard == []
     assert Stopped.exit_code == 143  # as a shell says of a process that SIGTERM ended
 
@@ -72,8 +72,8 @@ def test_another_thread_cannot_hear_it_and_works_all_the_same(tmp_path: Path) ->
     before, found = signal.getsignal(signal.SIGTERM), []
 
     def work() -> None:
-        with stopping() as asked:
-            asked.check(tmp_path)
+        with stopping() as stop:
+            stop.check(tmp_path)
             found.append(signal.getsignal(signal.SIGTERM))
 
     thread = threading.Thread(target=work)
@@ -85,9 +85,9 @@ def test_another_thread_cannot_hear_it_and_works_all_the_same(tmp_path: Path) ->
 TWICE = """
 import sys, time
 from indexer.jobs.stopping import stopping
-with stopping() as asked:
+with stopping() as stop:
     print("ready", flush=True)
-    while not asked.is_set: time.sleep(0.01)
+    while not stop.is_set: time.sleep(0.01)
     print("asked", flush=True)
     time.sleep(60)
 """

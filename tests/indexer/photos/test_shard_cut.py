@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from indexer.errors import InputError
 from indexer.jobs.job_folder import Mark, names_digest
 from indexer.photos.photo import Photo
-from indexer.photos.shard_cut import WHOLE, Part, ShardCut
+from indexer.photos.shard_cut import WHOLE, JobPart, ShardCut
 from indexer.photos.sources import PhotoSource
 
 NAMES = st.lists(st.sampled_from(["a", "b", "", "café", "a/b.jpg"]), min_size=1, max_size=40)  # names may repeat
 SHARD_ROWS = st.integers(1, 12)
-PARTS = st.integers(1, 6).flatmap(lambda parts: st.builds(Part, st.integers(1, parts), st.just(parts)))
+PARTS = st.integers(1, 6).flatmap(lambda parts: st.builds(JobPart, st.integers(1, parts), st.just(parts)))
 
 
 def source(names: Sequence[str]) -> PhotoSource:
@@ -61,7 +61,7 @@ def test_what_is_given_and_what_was_done_is_everything_in_order(
 @given(NAMES, SHARD_ROWS, st.integers(1, 6))
 def test_parts_share_the_shards_out(names: list[str], shard_rows: int, parts: int) -> None:
     cuts = [
-        ShardCut(source(names), shard_rows=shard_rows, done={}, part=Part(number, parts))
+        ShardCut(source(names), shard_rows=shard_rows, done={}, part=JobPart(number, parts))
         for number in range(1, parts + 1)
     ]
     found = [given_by(cut) for cut in cuts]
@@ -72,7 +72,7 @@ def test_parts_share_the_shards_out(names: list[str], shard_rows: int, parts: in
 
 
 @given(NAMES, SHARD_ROWS, PARTS, st.sets(st.integers(0, 40)))
-def test_a_part_goes_on_where_it_was(names: list[str], shard_rows: int, part: Part, done: set[int]) -> None:
+def test_a_part_goes_on_where_it_was(names: list[str], shard_rows: int, part: JobPart, done: set[int]) -> None:
     mine = {number for number in range(len(shards_of(names, shard_rows))) if part.has(number)}
     known = marks(names, shard_rows, done & mine)
     cut = ShardCut(source(names), shard_rows=shard_rows, done=known, part=part)
@@ -126,31 +126,31 @@ def test_no_photos_are_refused() -> None:
 
 def test_a_source_is_read_as_far_as_photos_are_taken() -> None:
     """And no further, where a shard is given; one that is compared is read whole."""
-    asked: list[int] = []
+    read: list[int] = []
 
     def photos() -> Iterator[Photo]:
         for row in range(100):
-            asked.append(row)
+            read.append(row)
             yield Photo(f"{row}", b"", 0.0, 0.0)
 
     done = {0: mark(0, [f"{row}" for row in range(10)])}
     cut = iter(ShardCut(PhotoSource("x", None, None, photos), shard_rows=10, done=done, part=WHOLE))
     assert next(cut).name == "10"
-    assert len(asked) == 11
+    assert len(read) == 11
 
 
 @given(PARTS)
-def test_a_part_is_written_as_it_is_read(part: Part) -> None:
-    assert Part.parse(str(part)) == part
+def test_a_part_is_written_as_it_is_read(part: JobPart) -> None:
+    assert JobPart.parse(str(part)) == part
 
 
 @pytest.mark.parametrize("text", ["", "2", "/", "2/", "/8", "a/b", "2/8/1", "1.5/2", "-1/2", " 1/2", "1/2 ", "²/3"])
 def test_a_part_that_is_written_otherwise_says_how(text: str) -> None:
     with pytest.raises(InputError, match="write it as 2/8, the second of eight parts"):
-        Part.parse(text)
+        JobPart.parse(text)
 
 
 @pytest.mark.parametrize("text", ["0/2", "3/2", "0/0", "1/0"])
 def test_a_part_that_there_is_not_says_which_there_are(text: str) -> None:
-    with pytest.raises(InputError, match=f"--part {text}: give the number of a part"):
-        Part.parse(text)
+    with pytest.raises(InputError, match=f"`part` {text}: give the number of a part"):
+        JobPart.parse(text)

@@ -159,15 +159,15 @@ def test_compressed_archives_are_refused_by_name(mode: str, name: str) -> None:
 def test_an_extended_header_of_any_size_is_not_read() -> None:
     info = tarfile.TarInfo("x")
     info.type, info.size = tarfile.XHDTYPE, 1 << 40
-    asked: list[int] = []
+    sizes: list[int] = []
 
     def read(offset: int, size: int) -> bytes:
-        asked.append(size)
+        sizes.append(size)
         return info.tobuf(tarfile.GNU_FORMAT)
 
     with pytest.raises(InputError, match="at most 1,048,576 are read"):
         list(members(read, length=1 << 41, source="a.tar"))
-    assert max(asked) == 512
+    assert max(sizes) == 512
 
 
 def test_what_is_no_tar_is_called_so() -> None:

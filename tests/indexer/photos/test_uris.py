@@ -161,9 +161,9 @@ def test_an_address_that_makes_no_sense_is_an_error_of_the_input() -> None:
 
 
 def test_https_is_never_sent_on_to_http() -> None:
-    def follow(asked: str, target: str) -> None:
+    def follow(scheme: str, target: str) -> None:
         redirect = SimpleNamespace(
-            url=SimpleNamespace(scheme=asked), response=SimpleNamespace(headers={"Location": target})
+            url=SimpleNamespace(scheme=scheme), response=SimpleNamespace(headers={"Location": target})
         )
         asyncio.run(_refuse_plain(None, None, redirect))
 

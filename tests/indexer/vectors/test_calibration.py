@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from indexer.bundles.bundle import build_bundle, calibrated_bundle, open_bundle, verify_bundle
+from indexer.bundles.faiss_index import rows_of
 from indexer.cells.hierarchy import Hierarchy
 from indexer.errors import ArtifactError
 from indexer.vectors.calibration import Calibration, calibration_facts, calibrations_of
@@ -98,4 +99,4 @@ def test_other_level_weights_make_another_leaf_index(
     new = open_bundle(calibrated_bundle(old, tmp_path, {"one": ONE}, config={}, inputs={}, geocells=weighted))
     assert verify_bundle(new.path) == []
     np.testing.assert_array_equal(new.model.geocells.level_weights, weighted.level_weights)
-    np.testing.assert_array_equal(new.leaf_vectors, leaf_vectors(new.model))
+    np.testing.assert_array_equal(rows_of(new.leaf_index), leaf_vectors(new.model))

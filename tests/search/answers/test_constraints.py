@@ -21,6 +21,7 @@ from search.answers.engine import Engine
 from search.answers.options import ModeName, SearchOptions
 from search.answers.recall import RecallCheck
 from search.retrieval.lists import TreeLists
+from search.retrieval.searched import Searched
 from tests.conftest import unit_rows
 from tests.search.conftest import WIDTH, make_bundle
 
@@ -96,7 +97,7 @@ def test_a_beam_visits_as_many_lists_as_the_region_takes(bundle: Bundle) -> None
     best = Engine(bundle, options=SearchOptions("exact", region=BOX)).search(there)
     found = Engine(bundle, options=SearchOptions("beam", region=BOX)).search(there)
     assert (found.leaf == best.leaf).mean() >= 0.99
-    whole = TreeLists.of_bundle(bundle)
+    whole = TreeLists.of(Searched.of(bundle))
     assert probes[None] == (whole.level, whole.probes)
 
 

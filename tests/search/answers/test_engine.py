@@ -65,7 +65,7 @@ def test_answers_do_not_depend_on_the_batch(engine: Engine) -> None:
 def test_paths_lead_to_the_leaf_with_the_papers_probabilities(engine: Engine, hierarchy: Hierarchy) -> None:
     queries = unit_rows(10, WIDTH, seed=4)
     leaves = engine.search(queries).leaf[:, 0]
-    paths = engine.paths(queries, leaves)
+    paths = engine.paths(engine.prepared(queries), leaves)
     np.testing.assert_array_equal(paths.cell, hierarchy.ancestors[leaves])
     for level in range(3):
         expected = np.exp(level_log_probabilities(engine.bundle.model, queries, level=level))

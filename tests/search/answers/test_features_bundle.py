@@ -77,7 +77,7 @@ def test_whitened_vectors_answer_unseen_photos_and_raw_ones_do_not(
     assert made["transform"]["kind"] == "whiten"
     assert "cross-validation" in made["transform"]["chosen_by"]
     engine = Engine.open(tmp_path / "R")
-    assert engine.bundle.manifest.facts["leaf_index"]["measured_on"] == "photos"
+    assert engine.bundle.index_facts.measured_on == "photos"
     assert engine.bundle.encoder is None
     whitened = median_km(engine, world)
     build(folder, tmp_path / "R", *TAUS, "--transform", "none")
@@ -100,7 +100,7 @@ def test_queries_pass_the_bundles_transform(world: World, folder: Path, tmp_path
     )
     want = np.argsort(-(prepared @ vectors.T), axis=1)[:, :3]
     np.testing.assert_array_equal(hits.leaf, want)
-    paths = engine.paths(queries, hits.leaf[:, 0])
+    paths = engine.paths(engine.prepared(queries), hits.leaf[:, 0])
     assert (paths.probability > 0).all()
     wider = np.zeros((1, 65), np.float32)
     with pytest.raises(Exception, match="another encoder"):

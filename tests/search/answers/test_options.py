@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from encoder import device as devices
 from indexer.bundles.bundle import Bundle
-from indexer.bundles.faiss_index import list_count
+from indexer.bundles.faiss_index import flat_index, list_count
 from indexer.bundles.leaf_index import IndexChoice, list_index, stand_ins
 from indexer.cells.hierarchy import Hierarchy
 from indexer.errors import InputError
@@ -23,6 +23,7 @@ from search.retrieval.adaptive import PROVED, SPENT, AdaptiveSearch
 from search.retrieval.beam import BeamSearch
 from search.retrieval.exact import ExactSearch
 from search.retrieval.lists import TreeLists
+from search.retrieval.searched import Searched
 from tests.conftest import unit_rows
 from tests.search.conftest import WIDTH, make_bundle
 
@@ -74,8 +75,7 @@ def test_answers_are_nearly_always_the_best_and_scores_are_right(bundle: Bundle,
         np.testing.assert_allclose(hits.probability, expected, rtol=1e-4)
     else:
         assert engine.counts == "visited leaves"
-        facts = bundle.manifest.facts["leaf_index"]
-        exact = (facts["kind"], facts["precision"]) != ("ivf", "int8")
+        exact = (bundle.index_facts.kind, bundle.index_facts.precision) != ("ivf", "int8")
         assert (hits.probability >= (1 - 1e-2 if exact else 0.9) * expected).all()  # shares of fewer leaves are larger
         assert (hits.probability.sum(axis=1) <= 1 + 1e-9).all()
 
@@ -119,7 +119,7 @@ def test_a_beam_visits_what_it_is_told_to(bundle: Bundle) -> None:
     found = [(opened(bundle, "beam", probes=n).search(queries).leaf == want).mean() for n in (1, 3, 10**9)]
     assert found == sorted(found)
     assert found[0] < found[-1] == 1
-    assert opened(bundle, "beam").search_facts["probes"] == bundle.manifest.facts["beam"]["probes"]
+    assert opened(bundle, "beam").search_facts["probes"] == bundle.beam.probes
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -160,24 +160,22 @@ def test_no_query_gives_no_answer_in_every_mode(engine: Engine, mode: ModeName, 
     assert hits.mode.shape == (0,)
 
 
-def test_bundles_from_before_beams_were_measured_are_searched_by_one_all_the_same(bundle: Bundle) -> None:
-    facts = {name: value for name, value in bundle.manifest.facts.items() if name != "beam"}
-    old = replace(bundle, manifest=replace(bundle.manifest, facts=facts))
-    queries = unit_rows(50, WIDTH, seed=7)
-    new, before = (opened(each, "beam").search(queries).leaf for each in (bundle, old))
-    np.testing.assert_array_equal(new, before)
+def test_a_beam_that_was_not_measured_is_chosen_when_it_is_searched(bundle: Bundle) -> None:
+    measured = Searched.of(bundle)
+    chosen = TreeLists.of(Searched(bundle.model, flat_index(measured.leaf_vectors), None, "fp32"))
+    assert (chosen.level, chosen.probes) == (bundle.beam.level, bundle.beam.probes)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mode": "beam", "probes": 0}, "--probes must be at least 1"),
-        ({"mode": "adaptive", "max_probes": -1}, "--max-probes must be at least 1"),
-        ({"mode": "exact", "probes": 3}, "--probes goes with"),
-        ({"probes": 3}, "--probes goes with"),
-        ({"mode": "beam", "max_probes": 3}, "--max-probes goes with"),
+        ({"mode": "beam", "probes": 0}, "`probes` must be at least 1"),
+        ({"mode": "adaptive", "max_probes": -1}, "`max_probes` must be at least 1"),
+        ({"mode": "exact", "probes": 3}, "`probes` goes with"),
+        ({"probes": 3}, "`probes` goes with"),
+        ({"mode": "beam", "max_probes": 3}, "`max_probes` goes with"),
         ({"mode": "adaptive", "probes": 4, "max_probes": 3}, "must not be below"),
-        ({"mode": "beam", "score": "cosine-clamped"}, "leave --mode out"),
+        ({"mode": "beam", "score": "cosine-clamped"}, "leave `mode` out"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(options: dict[str, object], message: str) -> None:

@@ -24,12 +24,11 @@ from search.__main__ import COMMANDS
 from search.answers.engine import Engine
 from search.answers.options import SearchOptions
 from search.answers.precision_cap import CoarseCells
-from search.runs import job
-from search.runs.job import RunConfig
+from search.runs.local_engine import run_here
+from search.runs.run_spec import RunConfig
 from search.runs.vectors import StoredVectors
 from tests.conftest import unit_rows
-from tests.search.conftest import WIDTH
-from tests.search.runs.test_job import features
+from tests.search.conftest import WIDTH, features
 
 CAP_KM = 600.0
 
@@ -64,7 +63,7 @@ def test_leaves_are_told_as_the_cell_that_holds_them(hierarchy: Hierarchy) -> No
 def test_rows_tell_nothing_finer_and_whole_cells_probabilities(engine: Engine, tmp_path: Path, mode: str) -> None:
     capped = Engine(engine.bundle, options=SearchOptions(mode, precision_cap=CAP_KM))  # type: ignore[arg-type]
     source = features(tmp_path / "F", [30], bad={3})
-    job.run(capped, StoredVectors(capped, open_features(source), shard_rows=9), tmp_path / "O", RunConfig(top_k=5))
+    run_here(capped, StoredVectors(capped, open_features(source), shard_rows=9), tmp_path / "O", RunConfig(top_k=5))
     coarse = CoarseCells(engine.bundle.hierarchy.leaves, CAP_KM)
     assert coarse.s2_ids is not None
     places = {(lat, lng) for lat, lng in zip(coarse.lat_deg.tolist(), coarse.lng_deg.tolist(), strict=True)}
@@ -97,7 +96,7 @@ def test_a_region_parts_no_cell_of_the_cap(engine: Engine) -> None:
     assert coarse.s2_ids is not None
     largest = int(np.bincount(coarse.of_leaf).argmax())
     own = np.flatnonzero(coarse.of_leaf == largest)
-    ids = s2.leaf_ids(leaves.lat_deg[own], leaves.lng_deg[own])
+    ids = s2.point_ids(leaves.lat_deg[own], leaves.lng_deg[own])
     inside = own[s2.locate(coarse.s2_ids, ids) == largest][:3]
     assert len(inside) > 1
     told = []
@@ -116,7 +115,7 @@ def test_a_region_parts_no_cell_of_the_cap(engine: Engine) -> None:
 
 
 def test_what_would_tell_leaves_of_a_cell_apart_is_refused(engine: Engine) -> None:
-    with pytest.raises(InputError, match=r"--prior-exponent.*the precision cap of 600 km hides"):
+    with pytest.raises(InputError, match=r"`prior_exponent`.*the precision cap of 600 km hides"):
         Engine(engine.bundle, options=SearchOptions(prior_exponent=0.5, precision_cap=CAP_KM))
 
 

@@ -15,12 +15,11 @@ from indexer.vectors.features import open_features
 from search.answers.engine import Engine
 from search.answers.options import SearchOptions
 from search.answers.references import ReferencePhotos
-from search.runs import job
-from search.runs.job import RunConfig
+from search.runs.local_engine import run_here
+from search.runs.run_spec import RunConfig
 from search.runs.vectors import StoredVectors
 from tests.conftest import random_geocells, unit_rows
-from tests.search.conftest import WIDTH
-from tests.search.runs.test_job import features
+from tests.search.conftest import WIDTH, features
 
 COUNTS = (3, 0, 1, 5)  # reference photos of leaf 0, 1, 2, 3, and again
 
@@ -46,17 +45,18 @@ def test_the_most_similar_photos_of_the_leaf_come_first(
     monkeypatch.setattr("search.answers.references._VECTORS", 5 * WIDTH * 7)
     queries, leaves = unit_rows(60, WIDTH, seed=2), np.arange(60) % bundle.model.n_leaves
     photos = ReferencePhotos(bundle)
-    found = photos.nearest(queries, leaves, k)
-    told = photos.columns(found)
+    found = photos.most_similar(queries, leaves, k)
     assert bundle.references is not None
     rows = bundle.references.to_pylist()
     for number, (query, leaf) in enumerate(zip(queries, leaves, strict=True)):
         own = [row for row in rows if row["leaf"] == leaf]
         cosine = [float(np.dot(query, row["vector"]) / np.linalg.norm(row["vector"])) for row in own]
         order = np.argsort(-np.array(cosine), kind="stable")[:k]
-        assert told["reference_photo"][number] == [own[place]["photo"] for place in order]
-        np.testing.assert_allclose(told["reference_cosine"][number], np.array(cosine)[order], atol=1e-6)
-        np.testing.assert_allclose(told["reference_lat"][number], [own[place]["lat"] for place in order])
+        n = len(order)
+        assert found.photo[number].tolist() == [own[place]["photo"] for place in order] + [None] * (k - n)
+        np.testing.assert_allclose(found.cosine[number, :n], np.array(cosine)[order], atol=1e-6)
+        np.testing.assert_allclose(found.lat_deg[number, :n], [own[place]["lat"] for place in order])
+        assert np.isnan(found.cosine[number, n:]).all()
 
 
 def test_rows_tell_them_and_may_point_at_the_first(bundle: Bundle, tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_rows_tell_them_and_may_point_at_the_first(bundle: Bundle, tmp_path: Pat
     def run(name: str, **options: object) -> list[dict[str, object]]:
         engine = Engine(bundle, options=SearchOptions(**options))  # type: ignore[arg-type]
         stored = StoredVectors(engine, open_features(source), shard_rows=7)
-        job.run(engine, stored, tmp_path / name, RunConfig())
+        run_here(engine, stored, tmp_path / name, RunConfig())
         return list(pa.parquet.read_table(tmp_path / name).to_pylist())
 
     plain, pointed = run("plain"), run("pointed", point="reference", references=2)

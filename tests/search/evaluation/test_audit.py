@@ -1,6 +1,7 @@
 """The audit of a test set, from files to tables."""
 
 import math
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,9 @@ import pytest
 
 from indexer.disk.manifest import read_manifest
 from indexer.errors import InputError
-from indexer.photos.sources import open_photos
-from indexer.vectors.features import open_features
 from search.evaluation import audit as module
-from search.evaluation.audit import KIND, SCHEMA_VERSION, AuditConfig, audit
+from search.evaluation.audit import KIND, SCHEMA_VERSION, audit
+from search.evaluation.options import AuditConfig
 from tests.search.photo_files import LAT, LNG, comment, exif, iptc, jpeg, picture, with_segments
 
 
@@ -57,9 +57,12 @@ def rows(folder: Path, name: str) -> list[dict[str, object]]:
     return pa.parquet.read_table(folder / f"{name}.parquet").to_pylist()
 
 
-def test_leaks_are_listed_with_how_right_they_are(photos: Path, tmp_path: Path) -> None:
+def test_leaks_are_listed_with_how_right_they_are(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[int] = []
-    summary = audit(open_photos(photos), tmp_path / "A", advance=seen.append)
+    monkeypatch.setattr(module, "track", lambda what, total: nullcontext(seen.append))
+    summary = audit(str(photos), tmp_path / "A")
     assert sum(seen) == summary.photos == 6
     assert summary.leaking == 3
     assert summary.leaks == {"exif_gps": 1, "comment": 1, "iptc": 1, "file_name": 1}
@@ -76,7 +79,7 @@ def test_leaks_are_listed_with_how_right_they_are(photos: Path, tmp_path: Path) 
 
 
 def test_copies_among_the_references_are_found(photos: Path, references: Path, tmp_path: Path) -> None:
-    summary = audit(open_photos(photos), tmp_path / "A", references=open_photos(references))
+    summary = audit(str(photos), tmp_path / "A", config=AuditConfig(references=str(references)))
     assert (summary.references, summary.unreadable_references, summary.too_plain) == (6, 1, 1)
     assert summary.duplicates["hash"] == 2
     found = {row["photo"]: row for row in rows(tmp_path / "A", "duplicates")}
@@ -91,20 +94,19 @@ def test_copies_among_the_references_are_found(photos: Path, references: Path, t
 def test_blocks_of_references_change_nothing(
     photos: Path, references: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    audit(open_photos(photos), tmp_path / "A", references=open_photos(references))
+    audit(str(photos), tmp_path / "A", config=AuditConfig(references=str(references)))
     monkeypatch.setattr(module, "_BATCH", 2)
-    audit(open_photos(photos), tmp_path / "B", references=open_photos(references), config=AuditConfig(workers=1))
+    audit(str(photos), tmp_path / "B", config=AuditConfig(references=str(references), workers=1))
     assert rows(tmp_path / "A", "duplicates") == rows(tmp_path / "B", "duplicates")
 
 
 def test_embeddings_are_compared_as_well(photos: Path, tmp_path: Path) -> None:
     vectors = np.eye(4, dtype=np.float32)
-    sources = []
     for name, part in (("Q", vectors[:2]), ("F", vectors[1:])):
         table = {"photo": [f"{name}{row}" for row in range(len(part))], "embedding": part.tolist()}
         pa.parquet.write_table(pa.table(table), tmp_path / f"{name}.parquet")
-        sources.append(open_features(tmp_path / f"{name}.parquet"))
-    summary = audit(open_photos(photos), tmp_path / "A", features=(sources[0], sources[1]))
+    config = AuditConfig(features=tmp_path / "Q.parquet", reference_features=tmp_path / "F.parquet")
+    summary = audit(str(photos), tmp_path / "A", config=config)
     assert summary.duplicates == {"hash": 0, "embedding": 1}
     (row,) = rows(tmp_path / "A", "duplicates")
     assert (row["photo"], row["reference"], row["bits"], row["distance_km"]) == ("Q1", "F0", None, None)
@@ -112,17 +114,17 @@ def test_embeddings_are_compared_as_well(photos: Path, tmp_path: Path) -> None:
 
 
 def test_nothing_is_left_behind_when_it_fails(photos: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="--max-bits"):
-        audit(open_photos(photos), tmp_path / "A", references=open_photos(photos), config=AuditConfig(max_bits=60))
+    with pytest.raises(InputError, match="`max_bits`"):
+        audit(str(photos), tmp_path / "A", config=AuditConfig(references=str(photos), max_bits=60))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["test"]
-    with pytest.raises(InputError, match="--workers"):
+    with pytest.raises(InputError, match="`workers`"):
         AuditConfig(workers=0)
 
 
 def test_a_photo_whose_place_nobody_knows(tmp_path: Path) -> None:
     (tmp_path / "P").mkdir()
     (tmp_path / "P" / "a.jpg").write_bytes(with_segments(jpeg(), exif(gps=True)))
-    audit(open_photos(tmp_path / "P"), tmp_path / "A")
+    audit(str(tmp_path / "P"), tmp_path / "A")
     (leak,) = rows(tmp_path / "A", "leaks")
     assert leak["error_km"] is None
     assert not math.isnan(float(str(leak["lat"])))

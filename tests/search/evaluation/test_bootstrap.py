@@ -11,8 +11,9 @@ from scipy.stats import binomtest
 
 from indexer.errors import InputError
 from search.evaluation import bootstrap
-from search.evaluation.bootstrap import Interval, Resampling, intervals, mean_interval, paired_intervals
+from search.evaluation.bootstrap import Interval, intervals, mean_interval, paired_intervals
 from search.evaluation.metrics import figures
+from search.evaluation.options import Resampling
 
 LIMITS = (25.0, 750.0)
 

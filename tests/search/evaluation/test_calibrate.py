@@ -24,15 +24,15 @@ from search.answers.engine import Engine
 from search.answers.options import PointName, SearchOptions
 from search.answers.points import points_of_bundle
 from search.answers.radii import LeafDiscs
-from search.evaluation.bootstrap import Resampling
-from search.evaluation.calibrate import HeldOut, calibrate, held_out
+from search.evaluation.calibrate import HeldOutQueries, fit_calibration, held_out
+from search.evaluation.options import Resampling
 from tests.conftest import random_geocells, unit_rows, write_features
 from tests.search.conftest import WIDTH
 
 CPU = torch.device("cpu")
 
 
-def drawn(engine: Engine, temperature: float, *, n: int, seed: int) -> HeldOut:
+def drawn(engine: Engine, temperature: float, *, n: int, seed: int) -> HeldOutQueries:
     """Photos taken where a posterior of this temperature has it, each evenly over the distances within its leaf."""
     model, leaves = engine.bundle.model, engine.bundle.hierarchy.leaves
     rng = np.random.default_rng(seed)
@@ -45,13 +45,13 @@ def drawn(engine: Engine, temperature: float, *, n: int, seed: int) -> HeldOut:
     aside -= (aside * point).sum(axis=1, keepdims=True) * point
     aside /= np.linalg.norm(aside, axis=1, keepdims=True)
     angle = (rng.uniform(0, 1, n) * around.radius_km[leaf] / 6371.0)[:, None]
-    return HeldOut(queries, np.ones(n, np.int64), *lat_lng(np.cos(angle) * point + np.sin(angle) * aside), leaf)
+    return HeldOutQueries(queries, np.ones(n, np.int64), *lat_lng(np.cos(angle) * point + np.sin(angle) * aside), leaf)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 6.0])
 def test_the_temperature_that_made_the_photos_is_found(engine: Engine, temperature: float) -> None:
     sample = drawn(engine, temperature, n=3000, seed=0)
-    fitted = calibrate(
+    fitted = fit_calibration(
         engine.bundle.model, points_of_bundle(engine.bundle), sample, device=CPU, resampling=Resampling(100)
     )
     found = fitted.calibration
@@ -66,11 +66,13 @@ def test_the_temperature_that_made_the_photos_is_found(engine: Engine, temperatu
 
 def test_photos_outside_all_cells_make_all_others_less_likely(engine: Engine) -> None:
     sample = drawn(engine, 1.0, n=2000, seed=1)
-    lost = HeldOut(
+    lost = HeldOutQueries(
         sample.queries, sample.n_photos, sample.lat_deg, sample.lng_deg, np.where(np.arange(2000) % 3, sample.leaf, -1)
     )
     fits = [
-        calibrate(engine.bundle.model, points_of_bundle(engine.bundle), each, device=CPU, resampling=Resampling(100))
+        fit_calibration(
+            engine.bundle.model, points_of_bundle(engine.bundle), each, device=CPU, resampling=Resampling(100)
+        )
         for each in (sample, lost)
     ]
     assert fits[0].calibration.inside == 1
@@ -86,8 +88,8 @@ def test_albums_of_one_photo_seen_again_and_again_grow_colder_by_none(engine: En
     sample = drawn(engine, 1.0, n=2000, seed=2)
     n_photos = np.random.default_rng(3).integers(1, 9, 2000)
     queries = (sample.queries * n_photos[:, None]).astype(np.float32)
-    album = HeldOut(queries, n_photos, sample.lat_deg, sample.lng_deg, sample.leaf)
-    fitted = calibrate(
+    album = HeldOutQueries(queries, n_photos, sample.lat_deg, sample.lng_deg, sample.leaf)
+    fitted = fit_calibration(
         engine.bundle.model, points_of_bundle(engine.bundle), album, device=CPU, resampling=Resampling(0)
     )
     assert fitted.calibration.growth == 1
@@ -125,10 +127,10 @@ def test_the_command_publishes_a_version_that_tells_radii(home: Path, capsys: py
     given = ("--registry", registry, "--features", home / "F", "--truth", truth, "--split", "val")
     code, out, err = call(capsys, "calibrate", *given, "--json")
     assert code == 0, err
-    told = json.loads(out)
-    assert told["version"] == Registry(registry).current != before
-    assert (told["protocol"], told["calibration"]["queries"], told["before"]["photos"]) == ("one", 300, 300)
-    assert told["calibration"]["temperature"] == pytest.approx(3, rel=0.4)
+    made = json.loads(out)
+    assert made["version"] == Registry(registry).current != before
+    assert (made["protocol"], made["calibration"]["queries"], made["before"]["photos"]) == ("one", 300, 300)
+    assert made["calibration"]["temperature"] == pytest.approx(3, rel=0.4)
     engine = Engine.open(registry)
     assert engine.calibrated
     assert not Engine.open(registry, protocol="ten").calibrated

@@ -14,7 +14,7 @@ from indexer.errors import BundleMismatch, InputError
 from indexer.vectors.features import FeatureSource, open_features, read_features
 from search.evaluation import duplicates
 from search.evaluation.duplicates import (
-    References,
+    ReferenceSet,
     check_encoders,
     nearest_by_embedding,
     nearest_by_hash,
@@ -50,8 +50,8 @@ def test_plain_pictures_have_no_hash() -> None:
     assert perceptual_hash(Image.new("RGB", (50, 50), (9, 9, 9))) is None
 
 
-def block(names: list[str], values: np.ndarray) -> References:
-    return References(names, np.arange(len(names), dtype=float), np.zeros(len(names)), values)
+def block(names: list[str], values: np.ndarray) -> ReferenceSet:
+    return ReferenceSet(names, np.arange(len(names), dtype=float), np.zeros(len(names)), values)
 
 
 def test_hash_search_is_the_plain_loop() -> None:
@@ -110,9 +110,9 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path, caplog: pytest.LogCa
     photos = features(tmp_path / "q", np.eye(3))
     with pytest.raises(InputError, match="embeddings of 4 values; the photos' have 3"):
         nearest_by_embedding(read_features(photos.location), features(tmp_path / "r", np.eye(4)), min_cosine=0.9)
-    with pytest.raises(InputError, match="--min-cosine"):
+    with pytest.raises(InputError, match="`min_cosine`"):
         nearest_by_embedding(read_features(photos.location), photos, min_cosine=1.5)
-    with pytest.raises(InputError, match="--max-bits"):
+    with pytest.raises(InputError, match="`max_bits`"):
         nearest_by_hash(np.empty((0, 8), np.uint8), [], max_bits=40)
     one, other = (FeatureSource(tmp_path, [], digest * 64, "d") for digest in "ab")
     with pytest.raises(BundleMismatch, match="two encoders"):

@@ -10,8 +10,8 @@ import pytest
 from indexer.earth import s2
 from indexer.earth.geo import haversine_km
 from indexer.errors import InputError
-from search.evaluation.bootstrap import Resampling
 from search.evaluation.evaluate import compare, evaluate, leave_out
+from search.evaluation.options import EvaluateConfig
 
 
 def csv(path: Path, text: str) -> Path:
@@ -99,7 +99,7 @@ def test_names_may_differ_by_folder_and_suffix(tmp_path: Path) -> None:
 def test_parts_of_the_world_hold_every_photo(tmp_path: Path) -> None:
     truth = csv(tmp_path / "t.csv", "photo,lat,lng\na,48.86,2.35\nb,48.7,2.2\nc,-33.87,151.2\nd,40.7,-74\n")
     result = evaluate(csv(tmp_path / "p.csv", "photo,lat,lng\na,48.86,2.35\nc,-33.87,151.2\n"), truth)
-    countries, continents = result.by_country(), result.by_continent()
+    countries, continents = result.by_country, result.by_continent
     assert list(countries) == ["France", "Australia", "United States"]
     assert (countries["France"].n, countries["France"].answered, countries["France"].within["1"]) == (2, 1, 50)
     assert sum(figures.n for figures in continents.values()) == 4
@@ -131,7 +131,7 @@ def test_lists_that_cannot_be_meant_are_refused(tmp_path: Path) -> None:
 
 def test_recall_by_area_of_cells_and_discs(tmp_path: Path) -> None:
     lat, lng = np.array([10.0, 20.0, 30.0]), np.array([10.0, 20.0, 30.0])
-    own = s2.parents(s2.leaf_ids(lat, lng), 5)
+    own = s2.parents(s2.point_ids(lat, lng), 5)
     (tmp_path / "O").mkdir()
     columns = {"row": [0, 1, 2], "photo": ["a", "b", "c"], "lat": [10.0, 20, None], "lng": [10.0, 20, None]}
     cells = pa.array([[own[0]], [own[0]], None], pa.list_(pa.uint64()))
@@ -144,10 +144,10 @@ def test_recall_by_area_of_cells_and_discs(tmp_path: Path) -> None:
 
 def test_a_comparison_takes_the_same_photos_of_both(tmp_path: Path) -> None:
     truth = csv(tmp_path / "t.csv", TRUTH)
-    one = evaluate(csv(tmp_path / "p.csv", TRUTH), truth)
+    one = evaluate(csv(tmp_path / "p.csv", TRUTH), truth, config=EvaluateConfig(resamples=200))
     other = evaluate(csv(tmp_path / "q.csv", "photo,lat,lng\nc,0,179.9\na,0,0\n"), truth)
-    result = compare(one, other, Resampling(200))
-    assert result.other.answered == 2
+    result = compare(one, other, name="other")
+    assert result.evaluation.accuracy.answered == 2
     assert result.difference.within["1"].low >= 0
     assert result.difference.geoscore.high > 0
 
@@ -161,5 +161,5 @@ def test_errors_are_those_of_a_published_result_table(tmp_path: Path) -> None:
         "247766999.jpg,36.403107,-33.897864,-93.736736,151.172862,14221.73\n"
         "254755691.jpg,39.94133,39.916296,116.383666,116.390115,2.84\n",
     )
-    result = evaluate(table, table, benchmark="im2gps")
+    result = evaluate(table, table, config=EvaluateConfig(benchmark="im2gps"))
     np.testing.assert_allclose(result.distance_km, [422.60, 14221.73, 2.84], atol=0.005)

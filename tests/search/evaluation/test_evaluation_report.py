@@ -1,36 +1,34 @@
 """An evaluation as data and as text: everything agreed on is there, and the text says what the data say."""
 
 import json
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from indexer.photos.sources import PhotoTable
-from search.evaluation.bootstrap import Resampling
 from search.evaluation.evaluate import Evaluation, LeftOut, compare
-from search.evaluation.evaluation_report import Against, evaluation_data, evaluation_text
+from search.evaluation.evaluation_report import evaluation_data, evaluation_text
+from search.evaluation.options import EvaluateConfig
 from search.evaluation.published import TABLES
 
-RESAMPLING = Resampling(200, 1)
-LIMITS = (1.0, 25.0, 200.0, 750.0, 2500.0)
+CONFIG = EvaluateConfig(resamples=200, seed=1)
+PLAIN = EvaluateConfig(resamples=0)
 
 
-def evaluation(
-    n: int = 60, *, shift_deg: float = 1.0, missing: int = 3, limits: tuple[float, ...] = LIMITS
-) -> Evaluation:
+def evaluation(n: int = 60, *, shift_deg: float = 1.0, missing: int = 3, config: EvaluateConfig = CONFIG) -> Evaluation:
     """Photos around the equator, each answer some degrees north of it, the first few without an answer."""
     rng = np.random.default_rng(0)
     lat, lng = rng.uniform(-50, 60, n), rng.uniform(-180, 180, n)
     answer = lat + shift_deg * rng.exponential(1.0, n).clip(0, 20)
     answer[:missing] = np.nan
     photos = PhotoTable([f"{row}.jpg" for row in range(n)], lat, lng)
-    return Evaluation(photos, answer, np.where(np.isnan(answer), np.nan, lng), limits, "whole name")
+    return Evaluation(photos, answer, np.where(np.isnan(answer), np.nan, lng), "whole name", config)
 
 
 def test_the_agreed_keys_are_there_and_json_can_hold_it() -> None:
     result = evaluation()
-    data = json.loads(json.dumps(evaluation_data(result, resampling=RESAMPLING), allow_nan=False))
+    data = json.loads(json.dumps(evaluation_data(result), allow_nan=False))
     assert data["n"] == 60
     assert data["median_km"] == result.accuracy.median_km
     assert data["mean_km"] == result.accuracy.mean_km
@@ -46,23 +44,22 @@ def test_the_agreed_keys_are_there_and_json_can_hold_it() -> None:
 
 def test_text_counts_misses_and_gives_intervals() -> None:
     result = evaluation()
-    data = evaluation_data(result, resampling=RESAMPLING)
-    text = evaluation_text(data)
+    text = evaluation_text(result)
     assert text.startswith(f"60 photos, median {result.accuracy.median_km:.1f} km")
     assert "3 without an answer, which count as misses; among the 57 answered" in text
     assert "95 % interval" in text
     assert "A country is that of the nearest city" in text
     assert "matched by" not in text
-    plain = evaluation_text(evaluation_data(result, resampling=Resampling(0)), what="a run")
+    plain = evaluation_text(evaluation(config=PLAIN), what="a run")
     assert plain.startswith("a run: 60 photos")
     assert "interval" not in plain
 
 
 @pytest.mark.parametrize("benchmark", TABLES)
 def test_the_papers_rows_stand_beside(benchmark: str) -> None:
-    data = evaluation_data(evaluation(), resampling=Resampling(0), benchmark=benchmark)  # type: ignore[arg-type]
-    assert data["published"]["table"] == TABLES[benchmark].number  # type: ignore[index]
-    text = evaluation_text(data)
+    result = evaluation(config=EvaluateConfig(resamples=0, benchmark=benchmark))
+    assert evaluation_data(result)["published"]["table"] == TABLES[benchmark].number  # type: ignore[index]
+    text = evaluation_text(result)
     last = TABLES[benchmark].rows[-1]  # type: ignore[index]
     (line,) = (line for line in text.splitlines() if "GeoSURGE (Ours)" in line)
     assert [float(cell) for cell in line.split()[2:]] == list(last.within)
@@ -70,51 +67,51 @@ def test_the_papers_rows_stand_beside(benchmark: str) -> None:
 
 
 def test_other_thresholds_have_no_published_figure() -> None:
-    result = evaluation(limits=(25.0, 100.0))
-    text = evaluation_text(evaluation_data(result, resampling=Resampling(0), benchmark="im2gps3k"))
+    config = EvaluateConfig(resamples=0, benchmark="im2gps3k", thresholds_km=(25.0, 100.0))
+    text = evaluation_text(evaluation(config=config))
     (line,) = (line for line in text.splitlines() if "GeoSURGE (Ours)" in line)
     assert line.split()[2:] == ["42.5", "-"]
 
 
 def test_a_benchmark_the_paper_does_not_have() -> None:
-    data = evaluation_data(evaluation(), resampling=Resampling(0), benchmark="osv5m")
-    assert data["published"] is None
-    assert "The paper has no table of osv5m." in evaluation_text(data)
+    result = evaluation(config=EvaluateConfig(resamples=0, benchmark="osv5m"))
+    assert evaluation_data(result)["published"] is None
+    assert "The paper has no table of osv5m." in evaluation_text(result)
 
 
 def test_verdicts_of_a_comparison() -> None:
     ours, same, worse = evaluation(), evaluation(), evaluation(shift_deg=8.0)
     for theirs, verdict in ((same, "not distinguishable"), (worse, "better")):
-        against = Against("other", theirs, compare(ours, theirs, RESAMPLING))
-        data = evaluation_data(ours, resampling=RESAMPLING, against=against)
-        difference = data["against"]["difference"]
+        compared = replace(ours, against=compare(ours, theirs, name="other"))
+        difference = evaluation_data(compared)["against"]["difference"]
         assert {difference[name]["verdict"] for name in ("median_km", "mean_km", "geoscore")} == {verdict}
         assert difference["geoscore"]["difference"] == ours.accuracy.geoscore - theirs.accuracy.geoscore
-        assert verdict in evaluation_text(data)
-    back = evaluation_data(worse, resampling=RESAMPLING, against=Against("o", ours, compare(worse, ours, RESAMPLING)))
+        assert verdict in evaluation_text(compared)
+    back = evaluation_data(replace(worse, against=compare(worse, ours, name="o")))
     assert back["against"]["difference"]["median_km"]["verdict"] == "worse"
 
 
 def test_with_and_without_left_out_photos() -> None:
     result = evaluation()
     left_out = np.arange(60) < 10
-    rest = LeftOut(["A"], 10, result.without(left_out))
-    data = evaluation_data(result, resampling=RESAMPLING, left_out=rest)
+    rest = replace(result, left_out=LeftOut(["A"], 10, result.without(left_out)))
+    data = evaluation_data(rest)
     assert data["n"] == 60
     assert data["without"]["figures"]["n"] == 50
-    assert "without the 10 of A" in evaluation_text(data)
-    nobody = evaluation_data(result, resampling=RESAMPLING, left_out=LeftOut(["A"], 60, None))
-    assert nobody["without"]["figures"] is None
+    assert "without the 10 of A" in evaluation_text(rest)
+    nobody = replace(result, left_out=LeftOut(["A"], 60, None))
+    assert evaluation_data(nobody)["without"]["figures"] is None
     assert "no photo is left" in evaluation_text(nobody)
 
 
 def test_no_answer_at_all_is_said() -> None:
-    data = evaluation_data(evaluation(5, missing=5), resampling=RESAMPLING)
+    result = evaluation(5, missing=5)
+    data = evaluation_data(result)
     assert data["answered"] is None
     assert data["geoscore"] == 0
-    assert "no photo has an answer" in evaluation_text(data)
+    assert "no photo has an answer" in evaluation_text(result)
 
 
-def test_lines_fit_a_wide_terminal(tmp_path: Path) -> None:
-    data = evaluation_data(evaluation(), resampling=RESAMPLING, benchmark="im2gps3k")
-    assert max(map(len, evaluation_text(data).splitlines())) <= 130
+def test_lines_fit_a_wide_terminal() -> None:
+    result = evaluation(config=replace(CONFIG, benchmark="im2gps3k"))
+    assert max(map(len, evaluation_text(result).splitlines())) <= 130

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import ExifTags
 
-from encoder.embedding import EmbedConfig, embed_photos
+from encoder.embedding import embed_photos
 from encoder.encode import PhotoEncoder
 from encoder.images import BadImage
+from encoder.options import FeedOptions
 from encoder.photo_reader import PhotoReader
 from indexer.photos.photo import Photo
 from search.evaluation.metadata import coordinates_in, findings_in
@@ -159,6 +160,6 @@ def test_the_encoder_sees_pixels_and_nothing_else(tmp_path: Path) -> None:
     np.testing.assert_array_equal(one.pixels, other.pixels)  # type: ignore[union-attr]
     photos = [Photo("a.jpg", plain, np.nan, np.nan), Photo("48.8584,2.2945.jpg", rich, LAT, LNG)]
     encode = PhotoEncoder(loaded, crops="ten")
-    batch = joined(list(embed_photos(encode, photos, config=EmbedConfig(workers=0, shard_rows=1, batch_size=10))))
+    batch = joined(list(embed_photos(encode, photos, feed=FeedOptions(workers=0, batch_size=10), shard_rows=1)))
     assert batch.ok.all()
     np.testing.assert_array_equal(batch.embedding[0], batch.embedding[1])

@@ -63,7 +63,7 @@ def test_areas_rise_from_1_to_the_earth() -> None:
 def test_cells_are_added_up_until_one_holds_the_place() -> None:
     rng = np.random.default_rng(0)
     lat, lng = np.degrees(np.arcsin(rng.uniform(-1, 1, 40))), rng.uniform(-180, 180, 40)
-    own = s2.parents(s2.leaf_ids(lat, lng), 4)
+    own = s2.parents(s2.point_ids(lat, lng), 4)
     others = s2.cells_of_level(4)
     lists, expected = [], []
     for row, cell in enumerate(own):

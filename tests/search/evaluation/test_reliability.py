@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from search.evaluation.bootstrap import Resampling
+from search.evaluation.options import Resampling
 from search.evaluation.reliability import coverage, reliability
 
 NONE = Resampling(0)

@@ -12,9 +12,9 @@ import pytest
 
 from indexer.disk.manifest import read_manifest
 from indexer.errors import InputError
-from search.evaluation.bootstrap import Resampling
-from search.evaluation.evaluate import Evaluation, compare
-from search.evaluation.evaluation_report import Against, evaluation_data
+from search.evaluation.evaluate import Evaluation, LeftOut, compare
+from search.evaluation.evaluation_report import accuracy_table, difference_table, summary, world_table
+from search.evaluation.options import EvaluateConfig
 from search.pages.evaluation_page import KIND, SCHEMA_VERSION, write_evaluation
 from tests.search.evaluation.test_evaluation_report import evaluation
 
@@ -44,9 +44,9 @@ def hostile() -> Evaluation:
 
 
 def write(result: Evaluation, out: Path) -> str:
-    other = Against(HOSTILE, result, compare(result, result, Resampling(100)))
-    data = evaluation_data(result, resampling=Resampling(100), benchmark="im2gps", against=other)
-    write_evaluation(result, data, out, title=f"a run on {HOSTILE}", against=other)
+    compared = replace(result, config=EvaluateConfig(resamples=100, benchmark="im2gps"))
+    compared = replace(compared, against=compare(compared, compared, name=HOSTILE))
+    write_evaluation(compared, out, title=f"a run on {HOSTILE}")
     return (out / "report.html").read_text()
 
 
@@ -84,3 +84,17 @@ def test_a_report_is_never_overwritten(tmp_path: Path) -> None:
 
 def test_nobody_answered(tmp_path: Path) -> None:
     assert "no answer and count as misses" in write(evaluation(4, missing=4), tmp_path / "R")
+
+
+def test_what_the_text_says_is_on_the_page(tmp_path: Path) -> None:
+    result = evaluation(config=EvaluateConfig(resamples=100, benchmark="osv5m"))
+    rest = LeftOut(["copies"], 10, result.without(np.arange(60) < 10))
+    other = compare(result, evaluation(shift_deg=8.0), name="other")
+    for number, left_out in enumerate((rest, LeftOut(["everything"], 60, None))):
+        whole = replace(result, against=other, left_out=left_out)
+        write_evaluation(whole, tmp_path / str(number), title="a run")
+        page = (tmp_path / str(number) / "report.html").read_text()
+        tables = [accuracy_table(whole), difference_table(whole, other), world_table(whole, brief=True)]
+        assert all(f">{cell}</t" in page for table in tables for row in table.rows for cell in row.cells)
+        assert all(f"<li>{line}</li>" in page for line in summary(whole)[1:])
+        assert page.count(">95 % interval</th>") == 3 - number  # of all photos, of what is left, of the difference

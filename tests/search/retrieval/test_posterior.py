@@ -40,7 +40,7 @@ def bundle(
 
 def rounding(bundle: Bundle) -> float:
     """How far probabilities can be off, as a share, for the bits that leaf vectors are kept in."""
-    return 0.05 if bundle.manifest.facts["leaf_index"]["precision"] == "fp16" else 1e-4
+    return 0.05 if bundle.index_facts.precision == "fp16" else 1e-4
 
 
 def dense(posterior: Posterior, n_leaves: int) -> np.ndarray:

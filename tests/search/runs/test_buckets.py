@@ -73,9 +73,9 @@ def test_a_bucket_is_answered_as_a_folder_is(
     assert theirs["status"] == ours["status"]
     assert theirs["s2_id"] == ours["s2_id"]
     assert theirs["score"] == ours["score"]
-    said = capsys.readouterr()
+    printed = capsys.readouterr()
     written = b"".join(path.read_bytes() for path in (tmp_path / "O").rglob("*") if path.is_file())
-    assert "S3CRET" not in said.out + said.err
+    assert "S3CRET" not in printed.out + printed.err
     assert b"S3CRET" not in written
 
 

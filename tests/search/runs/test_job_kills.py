@@ -24,7 +24,9 @@ import pytest
 
 # What the commands import when they run, so that forks find it imported.
 import encoder.embedding  # noqa: F401
-import search.runs.job  # noqa: F401
+import search.pages.pictures
+import search.runs.job
+import search.runs.photo_vectors  # noqa: F401
 from encoder.__main__ import COMMANDS as ENCODER
 from indexer.bundles.bundle import build_bundle
 from indexer.bundles.registry import Registry
@@ -84,25 +86,25 @@ def losing_a_worker(*arguments: str) -> None:
     search_(*arguments)
 
 
-def telling(said: str, *arguments: str) -> None:
+def keeping_errors(file: str, *arguments: str) -> None:
     """A run whose errors are kept."""
     with contextlib.redirect_stderr(io.StringIO()) as errors:
         status = main("search", "", COMMANDS, argv=arguments)
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    Path(said).write_text(errors.getvalue())
+    Path(file).write_text(errors.getvalue())
     os._exit(status)
 
 
-def on_a_full_disk(limit_bytes: int, said: str, *arguments: str) -> None:
+def on_a_full_disk(limit_bytes: int, file: str, *arguments: str) -> None:
     """No file may grow beyond the limit, which the system reports as it does a full disk (EFBIG for ENOSPC)."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, resource.RLIM_INFINITY))
-    telling(said, *arguments)
+    keeping_errors(file, *arguments)
 
 
-def asked_to_end(said: str, *arguments: str) -> None:
+def sent_sigterm(file: str, *arguments: str) -> None:
     """A run that is sent SIGTERM while it writes its third shard."""
     _at_shard(3, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    telling(said, *arguments)
+    keeping_errors(file, *arguments)
 
 
 def write_photos(folder: Path, n: int) -> Path:
@@ -146,7 +148,7 @@ class Runs:
     def shards(self) -> int:
         return -(-self.n // self.shard_rows)
 
-    def asked(self, out: Path, *more: object, workers: int = 0) -> list[str]:
+    def arguments(self, out: Path, *more: object, workers: int = 0) -> list[str]:
         common = ("--registry", self.world / "R", "--checkpoint", self.world / "C", "--photos", self.photos)
         cut = ("--shard-rows", self.shard_rows, "--batch-size", 8, "--device", "cpu", "--precision", "float32")
         return [*map(str, ("run", *common, *cut, "--workers", workers, "--out", out, *more))]
@@ -182,7 +184,7 @@ def started() -> Iterator[Forks]:
 
 def runs_over(n: int, *, shard_rows: int, world: Path, home: Path, started: Forks) -> Runs:
     runs = Runs(world, write_photos(home / "P", n), n, shard_rows, home / "whole")
-    assert started.run("search_", *runs.asked(runs.whole)) == 0
+    assert started.run("search_", *runs.arguments(runs.whole)) == 0
     return runs
 
 
@@ -210,13 +212,13 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(
 ) -> None:
     out, done = tmp_path / "O", set[int]()
     for changes in np.random.default_rng(0).integers(0, 15, 5).tolist():
-        assert started.run("dying", 2, changes, *runs.asked(out)) == KILLED
+        assert started.run("dying", 2, changes, *runs.arguments(out)) == KILLED
         now = runs.check_whole_shards(out)
         assert done <= now  # progress is kept
         done = now
     assert 0 < len(done) < runs.shards
     before = {number: (out / part_name(number)).stat() for number in done}
-    assert started.run("search_", *runs.asked(out)) == 0
+    assert started.run("search_", *runs.arguments(out)) == 0
     runs.check_done(out)
     assert before == {number: (out / part_name(number)).stat() for number in done}  # not touched again
     assert json.loads((out / "_report.json").read_text())["rows_known"] == 16 * len(done)
@@ -229,9 +231,8 @@ def marked(out: Path, n: int) -> Callable[[], bool]:
 
 def command(arguments: list[str]) -> subprocess.Popen[str]:
     """The command as a person gives it, in a process group of its own."""
-    asked = [sys.executable, "-m", "search", *arguments]
     return subprocess.Popen(
-        asked,
+        [sys.executable, "-m", "search", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -242,14 +243,14 @@ def command(arguments: list[str]) -> subprocess.Popen[str]:
 
 
 def test_sigterm_finishes_the_shard_in_hand(runs: Runs, started: Forks, tmp_path: Path) -> None:
-    out, said = tmp_path / "O", tmp_path / "said.txt"
-    assert started.run("asked_to_end", said, *runs.asked(out)) == TERMINATED
-    assert said.read_text().endswith(
+    out, errors = tmp_path / "O", tmp_path / "errors.txt"
+    assert started.run("sent_sigterm", errors, *runs.arguments(out)) == TERMINATED
+    assert errors.read_text().endswith(
         f"error: {out}: stopped as asked, after a whole shard. Run the same command again to go on.\n"
     )
-    assert "Traceback" not in said.read_text()
+    assert "Traceback" not in errors.read_text()
     assert runs.check_whole_shards(out) == {0, 1, 2}
-    assert started.run("search_", *runs.asked(out)) == 0
+    assert started.run("search_", *runs.arguments(out)) == 0
     runs.check_done(out)
 
 
@@ -267,32 +268,32 @@ def test_a_run_keeps_the_bundle_it_began_with(
 ) -> None:
     registry, other = with_another_bundle(runs, hierarchy, hierarchy_folder, tmp_path)
     first, out = registry.current, tmp_path / "O"
-    asked = [str(registry.path) if each == str(runs.world / "R") else each for each in runs.asked(out)]
+    arguments = [str(registry.path) if each == str(runs.world / "R") else each for each in runs.arguments(out)]
     if when == "while it runs":
-        assert started.run("publishing", other, *asked) == 0
+        assert started.run("publishing", other, *arguments) == 0
     else:
-        assert started.run("dying", 4, 5, *asked) == KILLED
+        assert started.run("dying", 4, 5, *arguments) == KILLED
         assert 0 < len(runs.check_whole_shards(out)) < runs.shards
         registry.publish(other)
-        assert started.run("search_", *asked) == 0
+        assert started.run("search_", *arguments) == 0
     assert registry.current == other
     runs.check_done(out)
     assert manifest(out)["facts"]["bundle"] == first
     # A new job takes the new one; the old one is refused it by name.
-    assert started.run("search_", *asked, "--version", other) == 2
-    asked[asked.index("--out") + 1] = str(tmp_path / "new")
-    assert started.run("search_", *asked) == 0
+    assert started.run("search_", *arguments, "--version", other) == 2
+    arguments[arguments.index("--out") + 1] = str(tmp_path / "new")
+    assert started.run("search_", *arguments) == 0
     assert manifest(tmp_path / "new")["facts"]["bundle"] == other
 
 
 def test_a_decoding_process_that_dies_costs_no_row(runs: Runs, started: Forks, tmp_path: Path) -> None:
-    assert started.run("losing_a_worker", *runs.asked(tmp_path / "O", workers=2)) == 0
+    assert started.run("losing_a_worker", *runs.arguments(tmp_path / "O", workers=2)) == 0
     runs.check_done(tmp_path / "O")
 
 
 def test_parts_are_the_whole_together(runs: Runs, started: Forks, tmp_path: Path) -> None:
     for number in (1, 2):
-        assert started.run("search_", *runs.asked(tmp_path / f"O{number}", "--part", f"{number}/2")) == 0
+        assert started.run("search_", *runs.arguments(tmp_path / f"O{number}", "--part", f"{number}/2")) == 0
     one, two = (pyarrow.parquet.read_table(tmp_path / name) for name in ("O1", "O2"))
     assert (one.num_rows, two.num_rows) == (7 * 16 - 8, 6 * 16)
     assert pa.concat_tables([one, two]).sort_by("row").equals(pyarrow.parquet.read_table(runs.whole))
@@ -300,11 +301,11 @@ def test_parts_are_the_whole_together(runs: Runs, started: Forks, tmp_path: Path
         for part in out.glob("*.parquet"):
             assert part.read_bytes() == (runs.whole / part.name).read_bytes()
     # A part is no place for another one.
-    assert started.run("search_", *runs.asked(tmp_path / "O1", "--part", "2/2")) == 2
+    assert started.run("search_", *runs.arguments(tmp_path / "O1", "--part", "2/2")) == 2
 
 
 def embedded(runs: Runs, started: Forks, out: Path) -> Path:
-    assert started.run("encoder_", "embed", *runs.asked(out)[3:]) == 0  # without `run --registry R`
+    assert started.run("encoder_", "embed", *runs.arguments(out)[3:]) == 0  # without `run --registry R`
     return out
 
 
@@ -318,27 +319,35 @@ def check_features(folder: Path, expected: Path) -> None:
 def test_features_on_the_way_are_those_of_embed_whatever_dies(runs: Runs, started: Forks, tmp_path: Path) -> None:
     out, features = tmp_path / "O", tmp_path / "F"
     expected = embedded(runs, started, tmp_path / "expected")
-    asked = runs.asked(out, "--save-features", features)
+    arguments = runs.arguments(out, "--save-features", features)
     for changes in (0, 7, 20):
-        assert started.run("dying", 3, changes, *asked) == KILLED
+        assert started.run("dying", 3, changes, *arguments) == KILLED
         assert runs.check_whole_shards(out) <= set(read_marks(features))  # vectors are kept before their answers
-    assert started.run("search_", *asked) == 0
+    assert started.run("search_", *arguments) == 0
     runs.check_done(out)
     check_features(features, expected)
     # Their answers are those of the photos.
-    asked = ["run", "--registry", str(runs.world / "R"), "--features", str(features), "--out", str(tmp_path / "again")]
-    assert started.run("search_", *asked, "--shard-rows", "16") == 0
+    arguments = [
+        "run",
+        "--registry",
+        str(runs.world / "R"),
+        "--features",
+        str(features),
+        "--out",
+        str(tmp_path / "again"),
+    ]
+    assert started.run("search_", *arguments, "--shard-rows", "16") == 0
     again, whole = (pyarrow.parquet.read_table(folder) for folder in (tmp_path / "again", runs.whole))
     assert again.equals(whole)
 
 
 def test_embedding_that_is_killed_ends_as_if_it_had_not_been(runs: Runs, started: Forks, tmp_path: Path) -> None:
     expected = embedded(runs, started, tmp_path / "expected")
-    asked = ["embed", *runs.asked(tmp_path / "F")[3:]]
+    arguments = ["embed", *runs.arguments(tmp_path / "F")[3:]]
     for changes in (0, 7, 14):
-        assert started.run("dying", 2, changes, *asked) == KILLED
+        assert started.run("dying", 2, changes, *arguments) == KILLED
     assert read_marks(tmp_path / "F")
-    assert started.run("encoder_", *asked) == 0
+    assert started.run("encoder_", *arguments) == 0
     check_features(tmp_path / "F", expected)
 
 
@@ -347,11 +356,11 @@ def test_features_that_were_lost_or_not_asked_for_are_made_and_answers_stay(
 ) -> None:
     out = Path(shutil.copytree(runs.whole, tmp_path / "O"))
     before = {part.name: part.stat() for part in out.glob("*.parquet")}
-    assert started.run("search_", *runs.asked(out, "--save-features", tmp_path / "F")) == 0
+    assert started.run("search_", *runs.arguments(out, "--save-features", tmp_path / "F")) == 0
     check_features(tmp_path / "F", embedded(runs, started, tmp_path / "expected"))
     for part in (3, 5):
         (tmp_path / "F" / part_name(part)).unlink()
-    assert started.run("search_", *runs.asked(out, "--save-features", tmp_path / "F")) == 0
+    assert started.run("search_", *runs.arguments(out, "--save-features", tmp_path / "F")) == 0
     check_features(tmp_path / "F", tmp_path / "expected")
     assert before == {part.name: part.stat() for part in out.glob("*.parquet")}
     runs.check_done(out)
@@ -361,7 +370,7 @@ def test_features_that_were_lost_or_not_asked_for_are_made_and_answers_stay(
 def test_features_are_not_kept_where_readers_of_answers_would_find_them(
     runs: Runs, started: Forks, tmp_path: Path, where: str
 ) -> None:
-    assert started.run("search_", *runs.asked(tmp_path / "O", "--save-features", tmp_path / where)) == 2
+    assert started.run("search_", *runs.arguments(tmp_path / "O", "--save-features", tmp_path / where)) == 2
     assert not list(tmp_path.iterdir())
 
 
@@ -370,35 +379,34 @@ def test_another_input_is_refused(runs: Runs, started: Forks, tmp_path: Path) ->
     photos = Path(shutil.copytree(runs.photos.parent, tmp_path / "P"))
     (photos / "photos.csv").unlink()
     out = tmp_path / "O"
-    asked = [str(photos) if each == str(runs.photos) else each for each in runs.asked(out)]
-    assert started.run("dying", 4, 5, *asked) == KILLED
+    arguments = [str(photos) if each == str(runs.photos) else each for each in runs.arguments(out)]
+    assert started.run("dying", 4, 5, *arguments) == KILLED
     done = read_marks(out)
     assert done
     first = sorted(photos.iterdir())[0]
     first.rename(photos / "a.jpg")
-    assert started.run("search_", *asked) == 2
+    assert started.run("search_", *arguments) == 2
     assert read_marks(out) == done
     (photos / "a.jpg").rename(first)
-    assert started.run("search_", *asked) == 0
+    assert started.run("search_", *arguments) == 0
     assert pyarrow.parquet.read_table(out).num_rows == len(list(photos.iterdir()))
 
 
 def test_a_full_disk_is_one_sentence_and_the_run_goes_on_later(runs: Runs, started: Forks, tmp_path: Path) -> None:
     size = (runs.whole / part_name(0)).stat().st_size
-    out, said = tmp_path / "O", tmp_path / "said.txt"
+    out, errors = tmp_path / "O", tmp_path / "errors.txt"
     for limit_bytes, message in ((0, "no space left. Shards"), (size // 2, "no space left. Shards that are done")):
-        assert started.run("on_a_full_disk", limit_bytes, said, *runs.asked(out)) == 1
-        errors = said.read_text()
-        assert message in errors
-        assert "Traceback" not in errors
+        assert started.run("on_a_full_disk", limit_bytes, errors, *runs.arguments(out)) == 1
+        assert message in errors.read_text()
+        assert "Traceback" not in errors.read_text()
         assert not runs.check_whole_shards(out)
     # There is room for rows, and none for the picture in the report.
     largest = max(part.stat().st_size for part in runs.whole.glob("*.parquet"))
     assert largest < (runs.whole / "_report.html").stat().st_size
-    assert started.run("on_a_full_disk", largest, said, *runs.asked(out)) == 1
-    assert "Every row is kept, only the report is missing" in said.read_text()
+    assert started.run("on_a_full_disk", largest, errors, *runs.arguments(out)) == 1
+    assert "Every row is kept, only the report is missing" in errors.read_text()
     assert runs.check_whole_shards(out) == set(range(runs.shards))
-    assert started.run("search_", *runs.asked(out)) == 0
+    assert started.run("search_", *runs.arguments(out)) == 0
     assert pyarrow.parquet.read_table(out).equals(pyarrow.parquet.read_table(runs.whole))
 
 
@@ -422,7 +430,7 @@ def test_thirty_kills_over_five_thousand_photos(many_runs: Runs, tmp_path: Path)
         # Every fifth dies while it starts, or soon after. Moments are counted in shards as well, so that 32 kills end
         # before the work does, however fast a machine is.
         early = time.monotonic() + rng.uniform(0, 4.0) if kill % 5 == 4 else math.inf
-        with command(runs.asked(out, workers=2)) as process:
+        with command(runs.arguments(out, workers=2)) as process:
             ready = sooner(early, marked(out, len(done) + int(rng.integers(1, 6))))
             ended = not kill_when(process, ready, delay_s=rng.uniform(0, 0.05))
             assert not ended, f"kill {kill}: it had ended"
@@ -430,7 +438,7 @@ def test_thirty_kills_over_five_thousand_photos(many_runs: Runs, tmp_path: Path)
         assert done <= now  # progress is kept
         done = now
     assert 50 < len(done) < runs.shards
-    with command(runs.asked(out, workers=2)) as process:
+    with command(runs.arguments(out, workers=2)) as process:
         _, errors = process.communicate()
     assert process.returncode == 0, errors
     runs.check_done(out)
@@ -440,7 +448,7 @@ def test_thirty_kills_over_five_thousand_photos(many_runs: Runs, tmp_path: Path)
 def test_sigterm_to_every_process_of_a_run(many_runs: Runs, started: Forks, tmp_path: Path) -> None:
     """As Slurm sends it: decoding processes end of it, and the shard in hand does not."""
     out, deadline = tmp_path / "O", time.monotonic() + 120
-    with command(many_runs.asked(out, workers=2)) as process:
+    with command(many_runs.arguments(out, workers=2)) as process:
         while not marked(out, 2)():
             assert process.poll() is None
             assert time.monotonic() < deadline
@@ -454,5 +462,5 @@ def test_sigterm_to_every_process_of_a_run(many_runs: Runs, started: Forks, tmp_
     done = many_runs.check_whole_shards(out)
     assert 2 <= len(done) < many_runs.shards
     assert len(list(out.glob("*.parquet"))) == len(done)
-    assert started.run("search_", *many_runs.asked(out)) == 0
+    assert started.run("search_", *many_runs.arguments(out)) == 0
     many_runs.check_done(out)

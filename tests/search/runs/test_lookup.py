@@ -11,9 +11,10 @@ import pytest
 from indexer.errors import InputError
 from indexer.vectors.features import FeatureBatch, open_features
 from search.answers.engine import Engine
-from search.runs import job
-from search.runs.job import RunConfig
+from search.answers.rows import SCHEMA
+from search.runs.local_engine import run_here
 from search.runs.lookup import answers_to, export_answers, export_target
+from search.runs.run_spec import RunConfig
 from search.runs.vectors import StoredVectors
 from tests.conftest import unit_rows, write_features
 from tests.search.conftest import WIDTH
@@ -31,12 +32,12 @@ def predictions(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Pat
     source = write_features(
         folder / "F", FeatureBatch(NAMES, vectors, status, reason, nowhere, nowhere), encoder="e" * 64
     )
-    job.run(engine, StoredVectors(engine, open_features(source), shard_rows=2), folder / "O", RunConfig(top_k=2))
+    run_here(engine, StoredVectors(engine, open_features(source), shard_rows=2), folder / "O", RunConfig(top_k=2))
     return folder / "O"
 
 
 @pytest.mark.parametrize(
-    ("asked", "rows"),
+    ("name", "rows"),
     [
         ("in/b.jpg", [1]),
         ("b.jpg", [1, 2]),
@@ -47,20 +48,21 @@ def predictions(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Pat
         ("broken", [4]),
     ],
 )
-def test_a_photo_is_found_however_it_is_called(predictions: Path, asked: str, rows: list[int]) -> None:
-    assert [answer["row"] for answer in answers_to(predictions, asked)] == rows
+def test_a_photo_is_found_however_it_is_called(predictions: Path, name: str, rows: list[int]) -> None:
+    assert [answer["row"] for answer in answers_to(predictions, name)] == rows
 
 
-@pytest.mark.parametrize("asked", ["", "jpg", "in/", "A.jpg", "%"])
-def test_nobody_is_nobody(predictions: Path, asked: str) -> None:
+@pytest.mark.parametrize("name", ["", "jpg", "in/", "A.jpg", "%"])
+def test_nobody_is_nobody(predictions: Path, name: str) -> None:
     with pytest.raises(InputError, match="no row of a photo"):
-        answers_to(predictions, asked)
+        answers_to(predictions, name)
 
 
-def test_csv_has_every_photo_in_order(predictions: Path, tmp_path: Path) -> None:
+def test_csv_has_every_photo_in_order_and_every_column(predictions: Path, tmp_path: Path) -> None:
     assert export_answers(predictions, tmp_path / "o.csv") == len(NAMES)
     with (tmp_path / "o.csv").open(newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
+    assert sorted(rows[0]) == sorted(SCHEMA.names)
     assert [row["photo"] for row in rows] == NAMES
     assert [row["row"] for row in rows] == [str(number) for number in range(len(NAMES))]
     assert (rows[4]["lat"], rows[4]["status"], rows[4]["reason"]) == ("", "truncated", "ends early")
@@ -101,10 +103,10 @@ def test_the_format_is_said_once(tmp_path: Path) -> None:
     assert export_target(tmp_path / "O", None, "geojson") == tmp_path / "O.geojson"
     assert export_target(tmp_path / "O", tmp_path / "a.PARQUET", None) == tmp_path / "a.PARQUET"
     assert export_target(tmp_path / "O", tmp_path / "a.csv", "csv") == tmp_path / "a.csv"
-    for out, kind, said in (
-        (None, None, "Give --format"),
+    for out, kind, message in (
+        (None, None, "Give `format`"),
         (tmp_path / "a.txt", None, "must end in"),
         (tmp_path / "a.csv", "geojson", r"must end in \.geojson"),
     ):
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=message):
             export_target(tmp_path / "O", out, kind)

@@ -1,5 +1,6 @@
 """The same answers from a cluster, here of one machine: begun by one engine, ended by the other, whatever dies."""
 
+import json
 import os
 import shutil
 import signal
@@ -7,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,15 @@ import pytest
 from encoder.options import EncoderOptions, FeedOptions
 from indexer.bundles.registry import Registry
 from indexer.errors import GeoError, InputError, WorkError
-from indexer.jobs.job_folder import read_marks
+from indexer.jobs.job_folder import read_job, read_marks
 from indexer.jobs.stages import Line
 from search.answers.engine import Engine
 from search.answers.options import SearchOptions
-from search.runs import job
-from search.runs.job import RunConfig
-from search.runs.run_spec import Recipe
+from search.runs.local_engine import run_here
+from search.runs.run_spec import RunConfig, RunSpec
 from search.runs.vectors import StoredVectors, VectorShard, VectorSource
 from tests.kills import ONE_THREAD, ROOT
-from tests.search.runs.test_job import features
+from tests.search.conftest import features
 from tests.search.runs.test_job_kills import TERMINATED, marked
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -57,8 +57,8 @@ class Deadly(StoredVectors):
         return super().vectors(task, line)
 
 
-@dataclass(frozen=True)
-class DeadlyRecipe(Recipe):
+@dataclass(frozen=True, kw_only=True)
+class DeadlySpec(RunSpec):
     scratch: Path = Path()
     always: tuple[int, ...] = ()
 
@@ -80,23 +80,24 @@ class Slow(StoredVectors):
 
 
 @dataclass(frozen=True)
-class SlowRecipe(Recipe):
+class SlowSpec(RunSpec):
     def open(self, out: Path) -> tuple[Engine, VectorSource]:
         engine, source = super().open(out)
         assert isinstance(source, StoredVectors)
         return engine, Slow(engine, source._source, shard_rows=source.shard_rows)
 
 
-def of_photos(world: Path, **changes: Any) -> Recipe:
+def of_photos(world: Path, **changes: Any) -> RunSpec:
     """Of the world's five photos, two in a shard."""
     photos, checkpoint = str(world / "photos.csv"), str(world / "C")
     feed = FeedOptions(batch_size=2, workers=changes.pop("workers", 0))
-    asked = Recipe(world / "R", None, SearchOptions(), EncoderOptions(precision="float32"), shard_rows=2, feed=feed)
-    return replace(asked, photos=photos, checkpoint=checkpoint, **changes)
+    encoder = EncoderOptions(precision="float32")
+    common: dict[str, Any] = {"encoder": encoder, "shard_rows": 2, "feed": feed} | changes
+    return RunSpec(registry=world / "R", photos=photos, checkpoint=checkpoint, **common)
 
 
-@dataclass(frozen=True)
-class LocalRecipe(Recipe):
+@dataclass(frozen=True, kw_only=True)
+class LocalSpec(RunSpec):
     """What it is made of is seen by the process that started the job, and by no other."""
 
     driver: int = 0
@@ -119,9 +120,9 @@ def slowly(registry: str, source: str, out: str) -> None:
     """A job in a process of its own, on a cluster that it starts; ends as a command does."""
     from search.runs.ray_engine import run_on_ray
 
-    recipe = SlowRecipe(Path(registry), None, SearchOptions(), EncoderOptions(), Path(source), shard_rows=7)
+    spec = SlowSpec(registry=Path(registry), features=Path(source), shard_rows=7)
     try:
-        run_on_ray(recipe, Path(out), RunConfig(top_k=2))
+        run_on_ray(spec, Path(out), RunConfig(top_k=2))
     except GeoError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(error.exit_code)
@@ -129,9 +130,9 @@ def slowly(registry: str, source: str, out: str) -> None:
 
 def child(work: str, *arguments: object) -> subprocess.Popen[str]:
     """A function of this module in a process of its own."""
-    asked = f"import sys; from tests.search import test_ray_engine; test_ray_engine.{work}(*sys.argv[1:])"
+    code = f"import sys; from {__name__} import {work}; {work}(*sys.argv[1:])"
     return subprocess.Popen(
-        [sys.executable, "-c", asked, *map(str, arguments)],
+        [sys.executable, "-c", code, *map(str, arguments)],
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,
@@ -144,9 +145,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return features(tmp_path_factory.mktemp("ray") / "F", [30, 17], bad={3, 30})
 
 
-def local(recipe: Recipe, out: Path, *, top_k: int = 2) -> pa.Table:
-    engine, vectors = recipe.open(out)
-    job.run(engine, vectors, out, RunConfig(top_k=top_k))
+def local(spec: RunSpec, out: Path, *, top_k: int = 2) -> pa.Table:
+    engine, vectors = spec.open(out)
+    run_here(engine, vectors, out, RunConfig(top_k=top_k))
     return pyarrow.parquet.read_table(out)
 
 
@@ -155,41 +156,38 @@ def test_a_cluster_gives_the_same_rows_and_either_engine_goes_on_with_the_others
 ) -> None:
     from search.runs.ray_engine import run_on_ray
 
-    recipe = Recipe(registry.path, None, SearchOptions(), EncoderOptions(), source, shard_rows=7)
-    expected = local(recipe, tmp_path / "local")
-    report = run_on_ray(recipe, tmp_path / "O", RunConfig(top_k=2), actors=1)
-    assert (report["rows"], report["failed"]) == (47, {"truncated": 2})
-    assert {stage["name"]: stage["rows"] for stage in report["stages"]} == {"read": 47, "search": 47, "write": 47}
+    spec = RunSpec(registry=registry.path, features=source, shard_rows=7)
+    expected = local(spec, tmp_path / "local")
+    report = run_on_ray(spec, tmp_path / "O", RunConfig(top_k=2), actors=1)
+    assert (report.rows, report.failed) == (47, {"truncated": 2})
+    assert {stage.name: stage.rows for stage in report.stages} == {"read": 47, "search": 47, "write": 47}
     assert pyarrow.parquet.read_table(tmp_path / "O").equals(expected)
 
     for number in (0, 4):
         (tmp_path / "O" / "_done" / f"{number:05d}.json").unlink()
     (tmp_path / "O" / "_manifest.json").unlink()
-    assert local(recipe, tmp_path / "O").equals(expected)
+    assert local(spec, tmp_path / "O").equals(expected)
 
 
 def test_an_actor_that_is_lost_costs_only_time(cluster: None, registry: Registry, source: Path, tmp_path: Path) -> None:
     from search.runs.ray_engine import run_on_ray
 
-    recipe = DeadlyRecipe(
-        registry.path, None, SearchOptions(), EncoderOptions(), source, shard_rows=7, scratch=tmp_path
-    )
-    run_on_ray(recipe, tmp_path / "O", RunConfig(top_k=2), actors=1)
+    spec = DeadlySpec(registry=registry.path, features=source, shard_rows=7, scratch=tmp_path)
+    run_on_ray(spec, tmp_path / "O", RunConfig(top_k=2), actors=1)
     assert {path.name for path in tmp_path.glob("died-*")} == {"died-1", "died-3"}
-    plain = Recipe(registry.path, None, SearchOptions(), EncoderOptions(), source, shard_rows=7)
+    plain = RunSpec(registry=registry.path, features=source, shard_rows=7)
     assert pyarrow.parquet.read_table(tmp_path / "O").equals(local(plain, tmp_path / "local"))
 
 
 def test_a_shard_that_ends_actor_after_actor_is_given_up_and_the_others_are_done(
-    cluster: None, registry: Registry, source: Path, tmp_path: Path
+    cluster: None, registry: Registry, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from search.runs.ray_engine import run_on_ray
 
-    recipe = DeadlyRecipe(
-        registry.path, None, SearchOptions(), EncoderOptions(), source, shard_rows=7, scratch=tmp_path, always=(2,)
-    )
+    monkeypatch.setattr("search.runs.ray_engine._RESTARTS", 1)  # each takes seconds; shards 1 and 3 take one each
+    spec = DeadlySpec(registry=registry.path, features=source, shard_rows=7, scratch=tmp_path, always=(2,))
     with pytest.raises(WorkError, match="1 shards were given up, the first 2"):
-        run_on_ray(recipe, tmp_path / "O", RunConfig(), actors=1)
+        run_on_ray(spec, tmp_path / "O", RunConfig(), actors=1)
     assert set(read_marks(tmp_path / "O")) == {0, 1, 3, 4, 5, 6}
 
 
@@ -198,9 +196,9 @@ def test_errors_in_our_own_words_arrive_as_they_are(
 ) -> None:
     from search.runs.ray_engine import run_on_ray
 
-    recipe = Recipe(registry.path, None, SearchOptions(), EncoderOptions(), source, shard_rows=7)
+    spec = RunSpec(registry=registry.path, features=source, shard_rows=7)
     with pytest.raises(InputError, match="top-k must be"):
-        run_on_ray(recipe, tmp_path / "O", RunConfig(top_k=10**6), actors=1)
+        run_on_ray(spec, tmp_path / "O", RunConfig(top_k=10**6), actors=1)
 
 
 def test_sigterm_finishes_the_shard_in_hand(cluster: None, registry: Registry, source: Path, tmp_path: Path) -> None:
@@ -222,9 +220,9 @@ def test_sigterm_finishes_the_shard_in_hand(cluster: None, registry: Registry, s
 
     from search.runs.ray_engine import run_on_ray
 
-    recipe = Recipe(registry.path, None, SearchOptions(), EncoderOptions(), source, shard_rows=7)
-    run_on_ray(recipe, out, RunConfig(top_k=2), actors=1)
-    assert pyarrow.parquet.read_table(out).equals(local(recipe, tmp_path / "local"))
+    spec = RunSpec(registry=registry.path, features=source, shard_rows=7)
+    run_on_ray(spec, out, RunConfig(top_k=2), actors=1)
+    assert pyarrow.parquet.read_table(out).equals(local(spec, tmp_path / "local"))
 
 
 def test_an_actor_without_room_gets_no_shard(world: Path, tmp_path: Path) -> None:
@@ -246,10 +244,10 @@ def test_a_cluster_without_room_for_any_is_an_error_that_says_what_was_asked_for
     other = Other.remote()
     ray.get(other.ready.remote())
     monkeypatch.setattr(ray_engine, "_READY_S", 2.0)
-    recipe = Recipe(registry.path, None, SearchOptions(), EncoderOptions(), source, shard_rows=7)
-    asked = "1 were asked for, each with 1 CPUs and 0 GPUs on one node; the cluster has 2 CPUs and 0 GPUs on 1 nodes"
-    with pytest.raises(WorkError, match=asked):
-        ray_engine.run_on_ray(recipe, tmp_path / "O", RunConfig())
+    spec = RunSpec(registry=registry.path, features=source, shard_rows=7)
+    message = "1 were asked for, each with 1 CPUs and 0 GPUs on one node; the cluster has 2 CPUs and 0 GPUs on 1 nodes"
+    with pytest.raises(WorkError, match=message):
+        ray_engine.run_on_ray(spec, tmp_path / "O", RunConfig())
     ray.kill(other)
 
 
@@ -258,15 +256,15 @@ def test_photos_on_as_many_actors_as_there_is_room_for_and_vectors_that_are_kept
 ) -> None:
     from search.runs.ray_engine import run_on_ray
 
-    recipe, config = of_photos(world), RunConfig(save_features=tmp_path / "F")
-    report = run_on_ray(recipe, tmp_path / "O", config)
-    assert (report["rows"], report["ok"]) == (5, 4)
-    assert pyarrow.parquet.read_table(tmp_path / "O").equals(local(recipe, tmp_path / "local", top_k=1))
+    spec, config = of_photos(world), RunConfig(save_features=tmp_path / "F")
+    report = run_on_ray(spec, tmp_path / "O", config)
+    assert (report.rows, report.ok) == (5, 4)
+    assert pyarrow.parquet.read_table(tmp_path / "O").equals(local(spec, tmp_path / "local", top_k=1))
 
     kept = {part.name: (part.stat().st_mtime_ns, part.stat().st_ino) for part in (tmp_path / "F").glob("*.parquet")}
     assert len(kept) == 3
     (tmp_path / "O" / "_done" / "00001.json").unlink()
-    run_on_ray(recipe, tmp_path / "O", config)
+    run_on_ray(spec, tmp_path / "O", config)
     assert kept == {
         part.name: (part.stat().st_mtime_ns, part.stat().st_ino) for part in (tmp_path / "F").glob("*.parquet")
     }
@@ -280,11 +278,15 @@ def test_relative_paths_are_those_of_the_command_wherever_the_cluster_was_starte
 
     here = Path(shutil.copytree(world, tmp_path / "W", symlinks=True))
     monkeypatch.chdir(here)
-    recipe = of_photos(Path())
-    expected = local(recipe, Path("local"), top_k=1)
-    run_on_ray(recipe, Path("O"), RunConfig(save_features=Path("F")))
+    north = [[-170, 0], [-60, 0], [60, 0], [170, 0], [170, 85], [60, 85], [-60, 85], [-170, 85], [-170, 0]]
+    Path("north.geojson").write_text(json.dumps({"type": "Polygon", "coordinates": [north]}))
+    spec = of_photos(Path(), search=SearchOptions(region="north.geojson"))
+    expected = local(spec, Path("local"), top_k=1)
+    assert min(lat for lat in expected["lat"].to_pylist() if lat is not None) > 0
+    run_on_ray(spec, Path("O"), RunConfig(save_features=Path("F")))
     assert pyarrow.parquet.read_table("O").equals(expected)
     assert set(read_marks(here / "F")) == {0, 1, 2}
+    assert read_job(here / "O").options["region"] == "north.geojson"
 
 
 def test_an_actor_that_cannot_begin_is_an_error_that_says_why(
@@ -292,26 +294,7 @@ def test_an_actor_that_cannot_begin_is_an_error_that_says_why(
 ) -> None:
     from search.runs.ray_engine import run_on_ray
 
-    asked = LocalRecipe(
-        registry.path, None, SearchOptions(), EncoderOptions(), source, shard_rows=7, driver=os.getpid()
-    )
+    spec = LocalSpec(registry=registry.path, features=source, shard_rows=7, driver=os.getpid())
     with pytest.raises(WorkError, match=f"could not begin on .*: {registry.path}: there is no registry"):
-        run_on_ray(asked, tmp_path / "O", RunConfig())
+        run_on_ray(spec, tmp_path / "O", RunConfig())
     assert not read_marks(tmp_path / "O")
-
-
-def test_names_of_models_and_regions_stay_where_they_are_no_files(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from search.runs.ray_engine import _everywhere
-
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "model").mkdir()
-    (tmp_path / "FR,DE").touch()
-    search = SearchOptions(region="FR,DE", not_region="r.geojson")
-    recipe = Recipe(Path("R"), None, search, EncoderOptions(segmenter="model"), photos="s3://b/p", checkpoint="hf:a/b")
-    found = _everywhere(recipe)
-    assert (found.registry, found.photos, found.checkpoint) == (tmp_path / "R", "s3://b/p", "hf:a/b")
-    assert (found.search.region, found.search.not_region) == ("FR,DE", str(tmp_path / "r.geojson"))
-    assert found.encoder.segmenter == str(tmp_path / "model")
-    assert _everywhere(replace(recipe, checkpoint="hf:model")).checkpoint == f"hf:{tmp_path / 'model'}"

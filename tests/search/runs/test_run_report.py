@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from indexer.errors import WorkError
 from indexer.jobs.job_folder import Job, Mark
 from indexer.jobs.stages import Meter
-from search.runs.run_report import report_page, run_report, write_run_report
+from search.runs.run_report import RunReport, report_page, run_report, write_run_report
 from tests.search.pages.test_evaluation_page import HOSTILE, Tags
 
 BEGAN_AT = 1_700_000_000.0
@@ -25,8 +25,8 @@ def mark(number: int, ended_s: float, *, rows: int = 10, failed: int = 0, name: 
     return Mark(number, number * 10, rows, rows - failed, codes, examples, "", "", 0, BEGAN_AT + ended_s)
 
 
-def report(marks: list[Mark], *, seconds: float = 10.0, known: int = 0, stages: list[Meter] = STAGES) -> dict:
-    return run_report(JOB, marks, began_at=BEGAN_AT, seconds=seconds, known=known, stages=stages)
+def report(marks: list[Mark], *, seconds: float = 10.0, known: int = 0, stages: list[Meter] = STAGES) -> RunReport:
+    return run_report(JOB, marks, began_at=BEGAN_AT, seconds=seconds, known=known, stages=stages, search={})
 
 
 def test_figures_add_up() -> None:
@@ -35,7 +35,7 @@ def test_figures_add_up() -> None:
         mark(0, -900.0, failed=1, name="first.jpg"),
         mark(2, 8.0, rows=5),
     ]
-    found = report(marks, known=10)
+    found = report(marks, known=10).to_dict()
     assert (found["rows"], found["ok"], found["failed"]) == (25, 22, {"missing": 3})
     assert found["rows"] == found["ok"] + sum(found["failed"].values())
     assert found["examples"] == {"missing": ["first.jpg", "why first.jpg"]}
@@ -50,11 +50,12 @@ def test_figures_add_up() -> None:
 
 def test_a_start_that_found_everything_done() -> None:
     idle = [Meter("read", room=2), Meter("write")]
-    found = report([mark(0, -5.0), mark(1, -3.0)], known=20, stages=idle, seconds=0.0)
+    ended = report([mark(0, -5.0), mark(1, -3.0)], known=20, stages=idle, seconds=0.0)
+    found = ended.to_dict()
     assert (found["rows"], found["rows_known"], found["rows_per_second"]) == (20, 20, 0.0)
     assert found["slowest_stage"] is None
     assert found["rates"] == {"minutes": [], "rows_per_second": []}
-    page = report_page(found)
+    page = report_page(ended)
     assert "A run over 20 photos" in page
     assert "20 of them before its latest start" in page
     assert "<img" not in page
@@ -64,8 +65,8 @@ def test_a_start_that_found_everything_done() -> None:
 def test_rates_integrate_to_the_rows_of_this_start(done: list[tuple[float, int]]) -> None:
     marks = [mark(number, ended_s, rows=rows) for number, (ended_s, rows) in enumerate(done)]
     earlier = mark(len(done), -1.0, rows=77)
-    rates = report([earlier, *marks], known=77)["rates"]
-    minutes, per_second = np.array(rates["minutes"]), np.array(rates["rows_per_second"])
+    rates = report([earlier, *marks], known=77).rates
+    minutes, per_second = np.array(rates.minutes), np.array(rates.rows_per_second)
     assert len(minutes) == len(per_second) + 1
     assert len(per_second) <= 60
     assert (per_second >= 0).all()
@@ -75,16 +76,17 @@ def test_rates_integrate_to_the_rows_of_this_start(done: list[tuple[float, int]]
 
 
 def test_a_steady_run_has_a_steady_rate() -> None:
-    rates = report([mark(number, 2.0 * (number + 1)) for number in range(100)], seconds=200.0)["rates"]
-    np.testing.assert_allclose(rates["rows_per_second"], 5.0, rtol=1e-4)
-    assert rates["minutes"][-1] == pytest.approx(200 / 60)
+    rates = report([mark(number, 2.0 * (number + 1)) for number in range(100)], seconds=200.0).rates
+    np.testing.assert_allclose(rates.rows_per_second, 5.0, rtol=1e-4)
+    assert rates.minutes[-1] == pytest.approx(200 / 60)
 
 
 def test_names_are_text_and_the_page_needs_nothing_else() -> None:
     job = Job("predictions", 1, {HOSTILE: HOSTILE}, {"photos": HOSTILE})
     marks = [mark(0, 1.0, failed=2, name=HOSTILE), mark(1, 2.0)]
     stages = [Meter(HOSTILE, 20, 1.0, room=2)]
-    page = report_page(run_report(job, marks, began_at=BEGAN_AT, seconds=3.0, known=0, stages=stages))
+    found = run_report(job, marks, began_at=BEGAN_AT, seconds=3.0, known=0, stages=stages, search={})
+    page = report_page(found)
     tags = Tags()
     tags.feed(page)
     assert tags.open == []
@@ -96,18 +98,19 @@ def test_names_are_text_and_the_page_needs_nothing_else() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"),
+    ("seconds", "text"),
     [(0.04, "0.0 s"), (119, "119.0 s"), (120, "2.0 minutes"), (7200, "2.0 hours"), (3.6e6, "1,000.0 hours")],
 )
-def test_times_are_told_as_people_read_them(seconds: float, said: str) -> None:
-    assert f"took\n{said} (" in report_page(report([mark(0, 1.0)], seconds=seconds))
+def test_times_are_told_as_people_read_them(seconds: float, text: str) -> None:
+    assert f"took\n{text} (" in report_page(report([mark(0, 1.0)], seconds=seconds))
 
 
 def test_options_are_told_as_people_read_them() -> None:
     job = Job(
         "predictions", 1, {"limits": {"schemes": ("s3", "gs"), "max_bytes": 5000}, "strict": True}, {"maps": None}
     )
-    page = report_page(run_report(job, [mark(0, 1.0)], began_at=BEGAN_AT, seconds=2.0, known=0, stages=[]))
+    found = run_report(job, [mark(0, 1.0)], began_at=BEGAN_AT, seconds=2.0, known=0, stages=[], search={})
+    page = report_page(found)
     for name, text in (("limits", "schemes: s3, gs; max_bytes: 5,000"), ("strict", "True"), ("maps", "none")):
         assert f'<th scope="row">{name}</th><td>{text}</td>' in page
 
@@ -116,7 +119,7 @@ def test_both_files_are_written_in_place_of_earlier_ones(tmp_path: Path) -> None
     for rows in (10, 9):
         found = report([mark(0, 1.0, rows=rows)])
         write_run_report(tmp_path, found)
-        assert json.loads((tmp_path / "_report.json").read_text()) == found
+        assert json.loads((tmp_path / "_report.json").read_text()) == found.to_dict()
         assert (tmp_path / "_report.html").read_text() == report_page(found)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["_report.html", "_report.json"]
 

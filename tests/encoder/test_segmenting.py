@@ -16,16 +16,17 @@ import torch
 from encoder.__main__ import COMMANDS
 from encoder.class_maps import check_fit
 from encoder.images import BadImage, decode
-from encoder.segment import SegmentConfig, SegmentSummary, segment_photos
+from encoder.options import SegmentConfig
 from encoder.segmentation import Segmenter
 from encoder.segmentation_cache import open_cache
 from encoder.segmenter_input import PreparedPhoto, SegmenterInput
+from encoder.segmenting import SegmentSummary, segment_photos
 from indexer.cli import main
-from indexer.errors import InputError, WorkError
+from indexer.errors import WorkError
 from indexer.jobs.stopping import Stopped
 from indexer.photos.sources import listed_photos, open_photos
 from tests.encoder.conftest import natural
-from tests.kills import kill_when
+from tests.kills import ONE_THREAD, kill_when
 
 SIZES = [(100, 80), (90, 120), (100, 80), (64, 64), (300, 60)]
 
@@ -68,7 +69,7 @@ def test_every_photo_has_its_map_whatever_the_batches(segmenter: Segmenter, fold
     failed = {"not_an_image": 1, "damaged": 1, "missing": 1}
     for n, options in enumerate(({"batch_size": 1, "workers": 1}, {"batch_size": 3, "shard_maps": 4}, {"workers": 5})):
         summary = run(segmenter, folder, tmp_path / f"S{n}", **options)
-        assert (summary.rows, summary.new, summary.known, dict(summary.failed)) == (17, 13, 1, failed)
+        assert (summary.rows, summary.new, summary.already_there, dict(summary.failed)) == (17, 13, 1, failed)
         check(segmenter, folder, tmp_path / f"S{n}")
     assert run(segmenter, folder, tmp_path / "small", map_edge=20).new == 13
     check(segmenter, folder, tmp_path / "small", edge=20)
@@ -80,7 +81,7 @@ def test_a_rerun_does_only_what_is_missing(
     out = tmp_path / "S"
     first = open_photos(folder / "photos.csv", split="a")
     summary = segment_photos(segmenter, first, out, config=SegmentConfig())
-    assert (summary.rows, summary.new, summary.known) == (9, 7, 0)
+    assert (summary.rows, summary.new, summary.already_there) == (9, 7, 0)
     decoded: list[int] = []
     monkeypatch.setattr(
         "encoder.segmenter_input.decode", lambda stream, **options: decoded.append(1) or decode(stream, **options)
@@ -88,14 +89,14 @@ def test_a_rerun_does_only_what_is_missing(
     seen: list[int] = []
     table = open_photos(folder / "photos.csv")
     summary = segment_photos(segmenter, table, out, config=SegmentConfig(), advance=seen.append)
-    assert (summary.rows, summary.new, summary.known) == (17, 6, 8)
+    assert (summary.rows, summary.new, summary.already_there) == (17, 6, 8)
     assert dict(summary.failed) == {"not_an_image": 1, "damaged": 1, "missing": 1}
     assert len(decoded) == 7  # six photos, and one that is damaged; what is not an image is known
     assert sum(seen) == 17
     shutil.copytree(folder, tmp_path / "renamed")
     (tmp_path / "renamed" / "00.jpg").rename(tmp_path / "renamed" / "new name.jpg")
     summary = segment_photos(segmenter, open_photos(tmp_path / "renamed"), out, config=SegmentConfig())
-    assert (summary.rows, summary.new, summary.known, len(decoded)) == (16, 0, 14, 7)
+    assert (summary.rows, summary.new, summary.already_there, len(decoded)) == (16, 0, 14, 7)
     check(segmenter, folder, out)
 
 
@@ -114,7 +115,7 @@ def test_rows_without_photos_are_counted(segmenter: Segmenter, folder: Path, tmp
     names = ["", "folder.jpg", "empty.jpg", "00.jpg/x.jpg", "a\0b", "00.jpg"]
     table = listed_photos([f"{folder}/{name}" if name else "" for name in names])
     summary = segment_photos(segmenter, table, tmp_path / "S", config=SegmentConfig())
-    assert (summary.new, summary.known) == (1, 0)
+    assert (summary.new, summary.already_there) == (1, 0)
     assert dict(summary.failed) == {"missing": 2, "not_an_image": 1, "empty": 1, "unreadable": 1}
     assert len(open_cache(tmp_path / "S")) == 1
 
@@ -169,15 +170,9 @@ def test_too_little_memory_on_the_device_says_what_to_do_and_keeps_what_is_done(
         return maps(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Segmenter, "maps", limited)
-    with pytest.raises(WorkError, match="smaller --batch-size"):
+    with pytest.raises(WorkError, match="smaller `batch_size`"):
         run(segmenter, folder, tmp_path / "S", batch_size=2)
     assert len(open_cache(tmp_path / "S")) == 4
-
-
-@pytest.mark.parametrize("name", ["batch_size", "workers", "map_edge", "shard_maps"])
-def test_sizes_below_one_are_refused(name: str) -> None:
-    with pytest.raises(InputError, match=f"--{name.replace('_', '-')} must be at least 1"):
-        SegmentConfig(**{name: 0})
 
 
 def segment(*arguments: object) -> int:
@@ -242,14 +237,16 @@ def test_a_killed_run_is_taken_up_where_it_was(
     common = ["segment", "--photos", folder / "photos.csv", "--model", oneformer_folder, "--out", tmp_path / "S"]
     arguments = [*map(str, common), "--shard-maps", "2", "--batch-size", "1"]
     third = tmp_path / "S" / "index" / "00002.parquet"
-    with subprocess.Popen([sys.executable, "-c", code, *arguments], stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], stderr=subprocess.DEVNULL, env=ONE_THREAD
+    ) as process:
         assert kill_when(process, third.exists)
     kept = len(open_cache(tmp_path / "S"))
     assert 6 <= kept < 13
     table = pyarrow.parquet.read_table(tmp_path / "S" / "index")
     assert table.num_rows == kept
     summary = run(segmenter, folder, tmp_path / "S")
-    assert (summary.rows, summary.new + summary.known) == (17, 14)
+    assert (summary.rows, summary.new + summary.already_there) == (17, 14)
     assert summary.new == 13 - table["status"].to_pylist().count("ok")
     check(segmenter, folder, tmp_path / "S")
 

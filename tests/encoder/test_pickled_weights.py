@@ -10,7 +10,7 @@ from transformers import CLIPModel
 
 from encoder.__main__ import COMMANDS
 from encoder.checkpoint import WEIGHTS_FILE, load_encoder
-from encoder.convert import convert
+from encoder.pickled_weights import convert
 from indexer.cli import main
 from indexer.errors import InputError
 from tests.encoder.conftest import EDGE
@@ -83,6 +83,6 @@ def test_safetensors_need_no_conversion(clip_folder: Path, tmp_path: Path) -> No
 def test_a_target_that_cannot_be_written_is_told_before_the_weights_are_read(
     pickled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("encoder.convert.fetch", lambda *names: pytest.fail("it was fetched"))
+    monkeypatch.setattr("encoder.pickled_weights.fetch", lambda *names: pytest.fail("it was fetched"))
     with pytest.raises(InputError, match="exists"):
         convert(str(pickled), pickled)

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from encoder.config import PICKLED_WEIGHTS
-from encoder.hub import CONFIG_FILE, PROCESSOR_FILES, WEIGHTS_FILE, fetch
+from encoder.hub import CONFIG_FILE, PROCESSOR_FILES, WEIGHTS_FILE, fetch, one_line
 from indexer.disk.artifact import check_target, write_folder
 from indexer.disk.manifest import file_digest
 from indexer.errors import InputError
@@ -25,7 +25,7 @@ def convert(model: str, out: Path, *, weights: str = PICKLED_WEIGHTS) -> int:
 
     Args:
         model: hub id or local folder, with config.json and perhaps an image processor's settings.
-        out: folder to write; afterwards it is what `hf:<folder>` or `--model <folder>` name.
+        out: folder to write; afterwards it is what `hf:<folder>` names, or a segmenter.
         weights: the pickle's name in there.
 
     Raises:
@@ -35,14 +35,14 @@ def convert(model: str, out: Path, *, weights: str = PICKLED_WEIGHTS) -> int:
     if not (Path(model) / weights).is_file() and (Path(model) / WEIGHTS_FILE).is_file():
         raise InputError(
             f"{model}: no {weights}, but {WEIGHTS_FILE}: there is nothing to convert. Use the folder as it is: "
-            f"hf:{model}, or --segmenter {model}."
+            f"hf:{model}, or {model} as `segmenter`."
         )
     try:
         source = fetch(model, weights)
     except InputError as error:
         if Path(model).is_dir():
             raise
-        nothing = f" If it has {WEIGHTS_FILE}, there is nothing to convert: use hf:{model}, or --segmenter {model}."
+        nothing = f" If it has {WEIGHTS_FILE}, there is nothing to convert: use hf:{model}, or {model} as `segmenter`."
         raise InputError(f"{error}{nothing}") from None
     tensors = _tensors(source)
     with write_folder(out, kind=KIND, schema_version=SCHEMA_VERSION, inputs={weights: file_digest(source)}) as draft:
@@ -65,8 +65,7 @@ def _tensors(file: Path) -> dict[str, torch.Tensor]:
             "safetensors, or for the weights alone."
         ) from None
     except Exception as error:  # noqa: BLE001 (a damaged file makes torch raise nearly anything)
-        detail = " ".join(str(error).split())[:200]
-        raise InputError(f"{file}: cannot be read as weights ({detail}). Download it again.") from None
+        raise InputError(f"{file}: cannot be read as weights ({one_line(error)}). Download it again.") from None
     named = content.get("state_dict", content) if isinstance(content, dict) else {}
     if not named or not all(isinstance(value, torch.Tensor) for value in named.values()):
         raise InputError(f"{file}: no table of named tensors. Give the file that holds the model's weights alone.")

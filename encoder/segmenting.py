@@ -10,67 +10,69 @@ from pathlib import Path
 
 import torch
 
-from encoder.config import DECODERS, MAP_EDGE, MAX_PIXELS, SEGMENT_BATCH, SHARD_MAPS, check_max_pixels
+from encoder.device import choose_device
 from encoder.failures import Failures
 from encoder.images import BadImage
-from encoder.reading import ReadLimits, read_bytes
-from encoder.segmentation import Segmenter
-from encoder.segmentation_cache import CacheWriter, MapOrigin, content_digest, write_cache
+from encoder.options import SegmentConfig
+from encoder.reading import read_bytes
+from encoder.segmentation import Segmenter, load_segmenter
+from encoder.segmentation_cache import CacheWriter, MapOrigin, check_cache, content_digest, write_cache
 from encoder.segmenter_input import PreparedPhoto
-from indexer.errors import InputError, WorkError
-from indexer.jobs.stopping import Asked, stopping
+from indexer.errors import WorkError
+from indexer.jobs.progress import track
+from indexer.jobs.stopping import StopSignal, stopping
 from indexer.photos.photo import Photo
+from indexer.photos.sources import open_photos
 
 _BATCHES_AHEAD = 3  # prepared batches that may wait for the model; bounds the memory
 _BATCHES_OPEN = 4  # and as many, of photos of different shapes, for others of theirs
-# Faults that lie in the file's content, whoever reads it again. A photo that is too large is so for one --max-pixels.
+# Faults that lie in the file's content, whoever reads it again. A photo that is too large is so for one `max_pixels`.
 _LASTING = {"not_an_image", "damaged", "unreadable"}
 
 
 @dataclass(frozen=True, slots=True)
-class SegmentConfig:
-    """How photos go through the segmenter."""
-
-    batch_size: int = SEGMENT_BATCH  # photos in one forward pass, at most: all of them have one shape
-    workers: int = DECODERS  # decoding threads
-    map_edge: int = MAP_EDGE  # pixels of a map's shorter edge, less where the photo is smaller
-    shard_maps: int = SHARD_MAPS  # maps in one tar
-    max_pixels: int = MAX_PIXELS  # larger photos are refused
-    limits: ReadLimits = field(default_factory=ReadLimits)
-
-    def __post_init__(self) -> None:
-        check_max_pixels(self.max_pixels)
-        for name in ("batch_size", "workers", "map_edge", "shard_maps"):
-            value = getattr(self, name)
-            if value < 1:
-                raise InputError(f"--{name.replace('_', '-')} must be at least 1, not {value}.")
-
-
-@dataclass(frozen=True, slots=True)
 class SegmentSummary:
-    """What segmenting did. rows = new + known + failed, always."""
+    """What segmenting did. rows = new + already_there + failed, always."""
 
+    segmenter: str  # digest
     rows: int
     new: int  # segmented now
-    known: int  # in the cache before, or earlier in the table under another name
+    already_there: int  # in the cache before, or earlier in the table under another name
     failed: Mapping[str, int]  # reason code -> photos, those that had failed before included
     seconds: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Photo:
-    """A photo that was read; `prepared` is None where its map is known."""
+    """A photo that was read. With neither `prepared` nor `problem` its map is known."""
 
-    digest: str
+    digest: str | None  # None where what is wrong is known, or says nothing of its content
     prepared: PreparedPhoto | None = None
+    problem: BadImage | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Failure:
-    """A photo that cannot be segmented; `digest` is None where that is known, or says nothing of its content."""
+def segment(
+    photos: str | Path, model: str | Path, out: str | Path, *, config: SegmentConfig | None = None
+) -> SegmentSummary:
+    """Segment photos into class maps, in a folder that is added to: photos it knows are skipped.
 
-    problem: BadImage
-    digest: str | None = None
+    Args:
+        photos: table (.parquet, .csv), folder of images, or tar shards; a path or a URI.
+        model: a OneFormer; hub id such as shi-labs/oneformer_ade20k_swin_large, or a folder.
+        out: folder of class maps to write or add to.
+        config: how it is done.
+
+    Raises:
+        InputError: photos, the model or the device cannot be had; and as `segment_photos`.
+        ArtifactError: the model's weights or the folder are damaged.
+        BundleMismatch, WorkError, Stopped: as `segment_photos`.
+    """
+    config, out = config or SegmentConfig(), Path(out)
+    check_cache(out)
+    source = open_photos(photos, split=config.split, schemes=config.schemes)
+    segmenter = load_segmenter(str(model), device=choose_device(config.device))
+    with track("segmenting", source.n_photos) as advance:
+        return segment_photos(segmenter, source, out, config=config, advance=advance)
 
 
 def segment_photos(
@@ -81,7 +83,7 @@ def segment_photos(
     config: SegmentConfig,
     advance: Callable[[int], None] = lambda photos: None,
 ) -> SegmentSummary:
-    """Segment the photos of a source that a cache folder lacks.
+    """The same for what is open already; `config` says neither which photos nor where.
 
     advance: called with the number of photos done since the last call.
 
@@ -94,20 +96,18 @@ def segment_photos(
     started = time.perf_counter()
     origin = MapOrigin(segmenter.digest, segmenter.name, segmenter.class_names, config.map_edge)
     # Around the cache: it writes its last shard while SIGTERM is still heard, which would cost that shard.
-    with stopping() as asked, write_cache(out, origin, shard_maps=config.shard_maps) as cache:
-        work = _Work(segmenter, cache, config.batch_size, advance, asked)
+    with stopping() as stop, write_cache(out, origin, shard_maps=config.shard_maps) as cache:
+        work = _Work(segmenter, cache, config.batch_size, advance, stop)
         with closing(_read(photos, segmenter, cache, config)) as results:
             rows = 0
-            for name, result in results:
-                if isinstance(result, _Failure):
-                    work.fail(result, name=name or f"row {rows}")
-                else:
-                    work.take(result)
+            for name, photo in results:
+                work.take(photo, name=name or f"row {rows}")
                 rows += 1
                 work.check()
         work.finish()
     assert work.new + work.known + work.failed.total() == rows, "rows in are not rows out"
-    return SegmentSummary(rows, work.new, work.known, dict(work.failed), time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    return SegmentSummary(segmenter.digest, rows, work.new, work.known, dict(work.failed), seconds)
 
 
 @dataclass(slots=True, eq=False)
@@ -118,20 +118,21 @@ class _Work:
     cache: CacheWriter
     batch_size: int
     advance: Callable[[int], None]
-    asked: Asked
+    stop: StopSignal
     new: int = 0
     known: int = 0
     failed: Failures = field(default_factory=Failures)
     waiting: dict[str, PreparedPhoto] = field(default_factory=dict)  # by digest, in order
 
-    def fail(self, failure: _Failure, *, name: str) -> None:
-        self.failed.add(name, failure.problem.code, failure.problem.reason)
-        if failure.digest is not None:
-            self.cache.fail(failure.digest, failure.problem)
-        self.advance(1)
-
-    def take(self, photo: _Photo) -> None:
-        # Asked again: a copy of it may have been read at the same time.
+    def take(self, photo: _Photo, *, name: str) -> None:
+        if photo.problem is not None:
+            self.failed.add(name, photo.problem.code, photo.problem.reason)
+            if photo.digest is not None:
+                self.cache.fail(photo.digest, photo.problem)
+            self.advance(1)
+            return
+        assert photo.digest is not None
+        # Looked up again: a copy of it may have been read at the same time.
         if photo.prepared is None or photo.digest in self.waiting or self.cache.has(photo.digest):
             self.known += 1
             self.advance(1)
@@ -149,7 +150,7 @@ class _Work:
 
     def check(self) -> None:
         """Raise Stopped where the process was asked to end. Photos that wait for their batch are left to the next."""
-        self.asked.check(self.cache.folder, kept="the maps that are done are kept")
+        self.stop.check(self.cache.folder, kept="the maps that are done are kept")
 
     def _segment(self, shape: tuple[int, ...]) -> None:
         """Segment all photos of one shape that wait."""
@@ -159,7 +160,7 @@ class _Work:
         except torch.OutOfMemoryError as error:
             raise WorkError(
                 f"The device has too little memory for {len(batch)} photos of {shape[1]} x {shape[0]} pixels. "
-                "Run again with a smaller --batch-size; maps that are done are kept."
+                "Run again with a smaller `batch_size`; maps that are done are kept."
             ) from error
         for digest, classes in zip(batch, maps, strict=True):
             del self.waiting[digest]
@@ -170,25 +171,25 @@ class _Work:
 
 def _read(
     photos: Iterable[Photo], segmenter: Segmenter, cache: CacheWriter, config: SegmentConfig
-) -> Generator[tuple[str, _Photo | _Failure], None, None]:
+) -> Generator[tuple[str, _Photo], None, None]:
     """The name of each photo, in order, and the photo ready for the model unless the cache knows it."""
 
-    def prepare(photo: Photo) -> _Photo | _Failure:
+    def prepare(photo: Photo) -> _Photo:
         digest = None
         try:
-            content = read_bytes(photo.data, config.limits)
+            content = read_bytes(photo.data, schemes=config.schemes)
             digest = content_digest(content)
             try:
                 if cache.has(digest):
                     return _Photo(digest)
             except BadImage as problem:
-                return _Failure(problem)
+                return _Photo(None, problem=problem)
             prepared = segmenter.input.read(content, map_edge=config.map_edge, max_pixels=config.max_pixels)
             return _Photo(digest, prepared)
         except BadImage as problem:
-            return _Failure(problem, digest if problem.code in _LASTING else None)
+            return _Photo(digest if problem.code in _LASTING else None, problem=problem)
 
-    waiting: deque[tuple[str, Future[_Photo | _Failure]]] = deque()
+    waiting: deque[tuple[str, Future[_Photo]]] = deque()
     with ThreadPoolExecutor(config.workers, thread_name_prefix="decode") as pool:
         try:
             for photo in photos:

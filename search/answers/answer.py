@@ -1,0 +1,149 @@
+"""One answer: where a photo was taken, how sure that is, and why."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+import numpy as np
+
+from indexer.jobs.job_folder import OK
+from indexer.vectors.features import FeatureBatch
+from search.answers.engine import Engine
+from search.answers.rows import columns_of
+
+_SHORT = {"lat_deg": "lat", "lng_deg": "lng"}  # fields by the names that tables and JSON have for them
+
+
+@dataclass(frozen=True, slots=True)
+class PathStep:
+    """One cell of the way down to an answer."""
+
+    level: int  # 0 is the coarsest
+    key: str
+    city: str  # the city nearest to the cell's point
+    country: str  # its ISO 3166 code
+    radius_km: float  # from the cell's point to its farthest photo
+    probability: float  # of the cell among those of its level
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One of the k best cells."""
+
+    key: str
+    lat_deg: float  # of the cell's point
+    lng_deg: float
+    score: float
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A photo of the best cell that looks like the one that was answered."""
+
+    photo: str
+    lat_deg: float
+    lng_deg: float
+    cosine: float  # of the two vectors
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Where one photo was taken. Of a photo that has no answer the place and all after it are None, or empty."""
+
+    row: int  # number of the photo among those that were given, from 0
+    photo: str
+    status: str  # 'ok' or a short reason code
+    reason: str  # a sentence where status is not 'ok', else empty
+    lat_deg: float | None = None  # where the answer points (`SearchOptions.point`)
+    lng_deg: float | None = None
+    key: str | None = None  # the finest cell: its token, or its label path
+    token: str | None = None  # the S2 cell; None where cells are labels
+    city: str | None = None  # nearest to the point, with at least 15,000 inhabitants
+    country: str | None = None  # its ISO 3166 code
+    score: float | None = None  # log of the product of similarities, up to a constant of the photo
+    probability: float | None = None  # of the finest cell
+    calibrated: bool | None = None  # whether the probability was fitted to held-out photos
+    radius_50_km: float | None = None  # within it half of such photos were taken; None where that is not known
+    radius_90_km: float | None = None  # and nine in ten
+    entropy: float | None = None  # of the posterior over the finest cells, in nats
+    abstain: str | None = None  # why the answer had better not be used; None where there is no such reason
+    mode: str | None = None  # how it was found
+    probability_over: str | None = None  # the cells that the probability counts: all, or those that were visited
+    n_photos: int | None = None  # that it was made from
+    path: tuple[PathStep, ...] = ()  # the cells above it, the coarsest first
+    top: tuple[Place, ...] = ()  # the k best cells, the best first, where k is above 1
+    references: tuple[Reference, ...] = ()  # the most similar first, where some were wanted
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is a place."""
+        return self.status == OK
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same for JSON: what `python -m search query --json` prints of a photo, nulls and empty lists included."""
+        plain: dict[str, Any] = _plain(self)
+        return plain
+
+
+def answers_of(engine: Engine, batch: FeatureBatch, *, k: int) -> list[Answer]:
+    """An answer to each photo of a batch, in order, those included that could not be read.
+
+    Raises:
+        InputError: vectors that do not fit the bundle, or k is not between 1 and the number of cells.
+    """
+    photos = zip(range(len(batch)), batch.photo, batch.status, batch.reason, strict=True)
+    result = [Answer(*photo) for photo in photos]
+    rows = np.flatnonzero(batch.ok)
+    queries = engine.prepared(batch.embedding[rows])
+    for block, answers in engine.answers(queries, k=k):
+        # Under a cap any leaf of a cell will do: only the cells above it are told, which are those of all of them.
+        leaf = answers.best if engine.coarse is None else engine.coarse.first_leaf[answers.best]
+        paths = engine.paths(queries[block], leaf)
+        columns = columns_of(answers).to_pylist()
+        for number, row in enumerate(rows[block].tolist()):
+            path = _path(engine, paths.cell[number], paths.probability[number])
+            result[row] = _answer(result[row], columns[number], path)
+    return result
+
+
+def _answer(photo: Answer, columns: Mapping[str, Any], path: tuple[PathStep, ...]) -> Answer:
+    """An answer to a photo that has none yet, with the columns of its row."""
+    known = {each.name: columns[name] for each in fields(Answer) if (name := _short(each.name)) in columns}
+    return Answer(
+        photo.row,
+        photo.photo,
+        photo.status,
+        photo.reason,
+        **known,
+        path=path,
+        top=_listed(Place, columns, "top"),
+        references=_listed(Reference, columns, "reference"),
+    )
+
+
+def _path(engine: Engine, cells: np.ndarray, probabilities: np.ndarray) -> tuple[PathStep, ...]:
+    steps = []
+    for number, (cell, probability) in enumerate(zip(cells.tolist(), probabilities.tolist(), strict=True)):
+        level = engine.bundle.hierarchy.levels[number]
+        if engine.coarse is not None and engine.coarse.is_finer(level, cell):
+            break
+        where = str(level.city[cell]), str(level.country[cell])
+        steps.append(PathStep(number, str(level.keys[cell]), *where, float(level.radius_km[cell]), probability))
+    return tuple(steps)
+
+
+def _listed(kind: type[Place | Reference], columns: Mapping[str, Any], prefix: str) -> tuple[Any, ...]:
+    """What list columns hold, one for each place of the lists."""
+    lists = [columns.get(f"{prefix}_{_short(each.name)}") or () for each in fields(kind)]
+    return tuple(kind(*each) for each in zip(*lists, strict=True))
+
+
+def _short(name: str) -> str:
+    return _SHORT.get(name, name)
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        return {_short(each.name): _plain(getattr(value, each.name)) for each in fields(value)}
+    return [_plain(each) for each in value] if isinstance(value, tuple) else value

@@ -1,0 +1,134 @@
+"""What can be chosen when answers are measured, calibrated and audited. Nothing heavy here: command lines need it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from encoder.config import CropName, DeviceName
+from encoder.options import ReadOptions
+from indexer.errors import InputError
+from indexer.paper import THRESHOLDS_KM
+from search.evaluation.published import BenchmarkName, benchmark_named
+
+
+@dataclass(frozen=True, slots=True)
+class Resampling:
+    """How photos are drawn."""
+
+    draws: int = 1000  # 0: no intervals
+    seed: int = 0
+    level: float = 0.95
+
+    def __post_init__(self) -> None:
+        if self.draws < 0 or 0 < self.draws < 100:
+            raise InputError(f"`resamples` must be 0 (no intervals) or at least 100, not {self.draws}.")
+        if not 0 < self.level < 1:
+            raise InputError(f"An interval's level lies between 0 and 1, not at {self.level}.")
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """What is measured, and what it is compared with.
+
+    Args:
+        against: predictions of another system, to compare on the same photos.
+        exclude: tables with a column photo, or folders of `audit`; figures are also given without these photos.
+        benchmark: which set the truth is, of im2gps, im2gps3k, yfcc4k, yfcc26k, gws15k and osv5m: its files are
+            understood, it is answered with ten crops, and the paper's figures stand beside.
+        split: use only rows of the truth whose column `split` is this.
+        thresholds_km: distances at which to count answers as right.
+        resamples: draws of photos for the 95 % intervals; 0: no intervals.
+        seed: of those draws.
+    """
+
+    against: Path | None = None
+    exclude: tuple[str, ...] = ()
+    benchmark: str | None = None
+    split: str | None = None
+    thresholds_km: tuple[float, ...] = THRESHOLDS_KM
+    resamples: int = 1000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _ = self.resampling, self.benchmark_name  # each says what is wrong with it
+        if self.against is not None and not self.resamples:
+            raise InputError("`against` compares by drawing photos: leave `resamples` 0 out.")
+
+    @property
+    def resampling(self) -> Resampling:
+        """How photos are drawn."""
+        return Resampling(self.resamples, self.seed)
+
+    @property
+    def benchmark_name(self) -> BenchmarkName | None:
+        """The benchmark as it is called here."""
+        return None if self.benchmark is None else benchmark_named(self.benchmark)
+
+
+@dataclass(frozen=True)
+class CalibrateConfig:
+    """What a bundle is calibrated for, and how.
+
+    Args:
+        split: use only rows of the truth whose column `split` is this.
+        album: column of the truth that says which photos belong together; calibrates answers to albums.
+        crops: that the vectors are means of, where the features folder does not say.
+        fit_weights: fit also how much each level counts, and the number of photos in a cell; drops the calibrations of
+            other protocols, as it changes all scores.
+        version: a bundle's digest or its beginning; the current one by default.
+        device: where the search runs.
+        resamples: draws of photos for the 95 % intervals of the calibration error; 0: none.
+        seed: of those draws.
+    """
+
+    split: str | None = None
+    album: str | None = None
+    crops: CropName | None = None
+    fit_weights: bool = False
+    version: str | None = None
+    device: DeviceName = "auto"
+    resamples: int = 1000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _ = self.resampling  # says what is wrong with it
+
+    @property
+    def resampling(self) -> Resampling:
+        """How photos are drawn."""
+        return Resampling(self.resamples, self.seed)
+
+
+@dataclass(frozen=True)
+class AuditConfig(ReadOptions):
+    """What a test set is compared with, and what counts as a near-duplicate.
+
+    Args:
+        references: photos that training saw or answers come from, to compare by perceptual hash.
+        features: vectors of the test set, to compare by embedding as well.
+        reference_features: vectors of the references, by the same encoder.
+        split: use only rows of the test set whose column `split` is this.
+        reference_split: the same for the references.
+        max_bits: of 64 that two perceptual hashes may differ in.
+        min_cosine: of two embeddings that count as near-duplicates.
+        workers: threads that read and decode photos.
+    """
+
+    references: str | None = None
+    features: Path | None = None
+    reference_features: Path | None = None
+    split: str | None = None
+    reference_split: str | None = None
+    max_bits: int = 6
+    min_cosine: float = 0.95
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.features is None) != (self.reference_features is None):
+            raise InputError(
+                "Give `features` and `reference_features` together: embeddings are compared with each other."
+            )
+        if self.references is None and self.reference_split is not None:
+            raise InputError("`reference_split` goes with `references`.")
+        if self.workers < 1:
+            raise InputError(f"`workers` must be at least 1, not {self.workers}.")

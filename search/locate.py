@@ -1,0 +1,199 @@
+"""Where photos were taken, from Python: what `python -m search query` does, as an object that stays open."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from encoder.config import CropName, DeviceName, PrecisionName
+from encoder.embedding import embed_photos
+from encoder.encode import PhotoEncoder
+from encoder.options import EncoderOptions, FeedOptions, ReadOptions
+from indexer.errors import InputError
+from indexer.jobs.job_folder import OK
+from indexer.photos.photo import FileRange, Photo
+from indexer.photos.sources import listed_photos
+from indexer.vectors.features import FeatureBatch, joined
+from search.answers.answer import Answer, answers_of
+from search.answers.engine import Engine
+from search.answers.options import DEFAULT_OPTIONS, SearchOptions
+from search.retrieval.posterior import Posterior
+
+GivenPhoto = str | Path | bytes | Image.Image  # a path or a URI; the bytes of a file; an opened image
+GivenMap = str | Path | bytes | Image.Image | np.ndarray  # the same of a PNG; or its values, (h, w) uint8
+_DEFAULT_READ = ReadOptions()
+
+
+class Locator:
+    """Says where photos were taken, from one bundle for as long as it lives, whatever is published meanwhile.
+
+    All work is done in this process, a batch of photos at a time, so that a script needs no `if __name__ ==
+    "__main__"`, and memory does not grow with the number of photos. For millions of them there are jobs: `search.run`.
+
+    One call at a time: a search keeps room for scores from call to call. Threads open a locator each, or share a lock.
+    """
+
+    def __init__(
+        self, engine: Engine, encode: PhotoEncoder | None = None, *, read: ReadOptions = _DEFAULT_READ
+    ) -> None:
+        """encode: None where only vectors are located. Raises BundleMismatch: the bundle is for another encoder."""
+        self.engine, self.encode, self._read = engine, encode, read
+
+    @classmethod
+    def open(
+        cls,
+        registry: str | Path,
+        *,
+        checkpoint: str | Path | None = None,
+        version: str | None = None,
+        crops: CropName = "one",
+        device: DeviceName = "auto",
+        options: SearchOptions = DEFAULT_OPTIONS,
+        read: ReadOptions = _DEFAULT_READ,
+        precision: PrecisionName = "auto",
+        segmentation_cache: Path | None = None,
+        segmenter: str | None = None,
+    ) -> "Locator":
+        """Open the bundle of a registry, and the encoder whose vectors it understands.
+
+        Args:
+            registry: folder with a published bundle.
+            checkpoint: the one the bundle was built from, a folder or hf:<hub id or folder>. None: only vectors can be
+                located, those of photos that were made into vectors as `crops` says.
+            version: a bundle's digest or its beginning; the current one by default.
+            crops: of each photo, averaged: one, the middle; five, that and the corners; ten, those and mirror images.
+            device: where the encoder runs, and the search; cuda where there is none is an error.
+            options: how places are searched for.
+            read: which photos are read.
+            precision: of the encoder; bfloat16 where the processor has it, by default.
+            segmentation_cache: class maps for an encoder with semantic fusion. Maps given with photos go before them.
+            segmenter: folder or hub id of the model that makes the maps that are neither given nor in the cache.
+
+        Raises:
+            InputError: nothing is published there, no such version or device, options that the bundle cannot have, or
+                maps that do not go with the encoder.
+            ArtifactError: a bundle, a checkpoint or a cache that is damaged, or none.
+            BundleMismatch: the bundle was built for another encoder.
+        """
+        engine = Engine.open(Path(registry), version=version, device=device, options=options, protocol=crops)
+        if checkpoint is None:
+            if segmentation_cache is not None or segmenter is not None:
+                raise InputError(
+                    "`segmentation_cache` and `segmenter` go with `checkpoint`: vectors need no class maps."
+                )
+            return cls(engine, read=read)
+        encoder = EncoderOptions(segmentation_cache, segmenter, device, precision)
+        encode = encoder.open(str(checkpoint), crops=crops)
+        engine.check_encoder(encode.encoder.digest, source=str(checkpoint))
+        return cls(engine, encode, read=read)
+
+    @property
+    def encoder_digest(self) -> str | None:
+        """Of the encoder that photos go through; None where only vectors are located."""
+        return None if self.encode is None else self.encode.encoder.digest
+
+    def locate(
+        self,
+        photos: GivenPhoto | Iterable[GivenPhoto],
+        *,
+        class_maps: GivenMap | Iterable[GivenMap | None] | None = None,
+        k: int = 1,
+    ) -> list[Answer]:
+        """An answer to each photo, in order: always a list, of one photo too.
+
+        A photo that cannot be read has an answer with a `status` and a `reason`, and no place.
+
+        Args:
+            photos: one or several. Images that are open already are used as they are, upright, in their full size;
+                of large JPEG files fewer pixels are decoded, which changes the last digits of an answer.
+            class_maps: for an encoder with semantic fusion, one for each photo, or None where it has none.
+            k: places to name for each photo, in `Answer.top` where there are several.
+
+        Raises:
+            InputError: there is no checkpoint, k is not between 1 and the number of cells, something that is no photo,
+                or class maps, but not as many as photos.
+            WorkError: memory ran out.
+        """
+        self.engine.check_k(k)
+        return self.answers(self.embed(given_photos(photos, class_maps)), k=k)
+
+    def locate_vectors(self, vectors: np.ndarray, *, k: int = 1) -> list[Answer]:
+        """An answer to each photo vector, in order; `Answer.photo` is its number.
+
+        vectors: (N, D), or (D,) for one: unit vectors, or means of those of crops, not renormalised.
+
+        Raises:
+            InputError: another width than the encoder's, a value that is not finite, or k as for `locate`.
+        """
+        self.engine.check_k(k)
+        rows = np.asarray(vectors, np.float32)
+        rows = rows[None] if rows.ndim == 1 else rows
+        n, nowhere = len(rows), np.full(len(rows), np.nan)
+        names = [str(number) for number in range(n)]
+        return self.answers(FeatureBatch(names, rows, [OK] * n, [""] * n, nowhere, nowhere), k=k)
+
+    def embed(self, photos: Sequence[Photo]) -> FeatureBatch:
+        """The vectors of photos, and what is wrong with those that have none.
+
+        Raises:
+            InputError: there is no checkpoint.
+            WorkError: memory ran out.
+        """
+        if self.encode is None:
+            raise InputError(
+                "This locator was opened without a checkpoint, so it takes vectors alone (`locate_vectors`). Give "
+                "`checkpoint` to `Locator.open`."
+            )
+        # No worker processes: they would run a script without a guard again, and a few photos are decoded before
+        # another interpreter has started.
+        size = max(len(photos), 1)
+        feed = FeedOptions(self._read.max_pixels, self._read.schemes, workers=0)
+        nothing = FeatureBatch([], np.empty((0, self.encode.encoder.width), np.float32), [], [], *np.empty((2, 0)))
+        return joined([nothing, *embed_photos(self.encode, photos, feed=feed, shard_rows=size)])
+
+    def answers(self, batch: FeatureBatch, *, k: int = 1) -> list[Answer]:
+        """The answers to photos whose vectors are known. Raises InputError as `locate_vectors`."""
+        return answers_of(self.engine, batch, k=k)
+
+    def posterior(self, batch: FeatureBatch, *, k: int = 1) -> Posterior:
+        """The probabilities of all leaves for the photos of a batch that have a vector; no leaf is left out.
+
+        k: as of the answers: a beam visits more cells where those it visits hold fewer leaves.
+        """
+        queries = self.engine.prepared(batch.embedding[batch.ok])
+        k = k if self.engine.coarse is None else 1
+        return self.engine.with_posterior(queries, k=k, left_out=0.0)[1]
+
+
+def given_photos(
+    photos: GivenPhoto | Iterable[GivenPhoto],
+    class_maps: GivenMap | Iterable[GivenMap | None] | None = None,
+) -> list[Photo]:
+    """Photos as the encoder takes them; what has no path or URI is named by its number. Nothing is opened here.
+
+    Raises:
+        InputError: something that is no photo, or class maps, but not as many as photos.
+    """
+    photos = [photos] if isinstance(photos, GivenPhoto) else list(photos)
+    maps = [class_maps] if isinstance(class_maps, GivenMap) else list(class_maps or ())
+    if maps and len(maps) != len(photos):
+        raise InputError(f"{len(maps)} class maps for {len(photos)} photos: give one for each, in their order.")
+    each = zip(photos, maps or [None] * len(photos), strict=True)
+    return [_photo(number, photo, class_map) for number, (photo, class_map) in enumerate(each)]
+
+
+def _photo(number: int, photo: GivenPhoto, class_map: GivenMap | None) -> Photo:
+    if isinstance(photo, str | Path):
+        (named,) = listed_photos([str(photo)])
+    elif isinstance(photo, bytes | Image.Image):
+        named = Photo(str(number), photo)
+    else:
+        raise InputError(
+            f"Photo {number} is a {type(photo).__name__}. Give a path or a URI, the bytes of a file, or a PIL image."
+        )
+    if isinstance(class_map, str | Path):
+        return replace(named, class_map=FileRange(str(class_map)) if str(class_map) else None)
+    # Of an image the indices of its palette, or its grey values.
+    return replace(named, class_map=np.asarray(class_map) if isinstance(class_map, Image.Image) else class_map)

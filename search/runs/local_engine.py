@@ -1,0 +1,223 @@
+"""A run on this machine: vectors in, a folder of Parquet answers out, every row exactly once.
+
+    read, decode -> (segment) -> encode -> search -> write
+
+Each stage has a thread and a bounded queue (`indexer.jobs.stages`); decoding has processes. Shards are cut the same way
+every time, and one that is written is never touched again (`indexer.jobs.job_folder`), so a job that was killed goes on
+with what is missing.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+
+from encoder.failures import job_remarks
+from indexer.errors import InputError
+from indexer.jobs.job_folder import Job, JobFolder, Mark, Shard, check_job_target, open_job, totals_of
+from indexer.jobs.job_status import StatusFile
+from indexer.jobs.progress import track_line
+from indexer.jobs.stages import Line, Meter
+from indexer.jobs.stopping import stopping
+from indexer.photos.shard_cut import WHOLE, JobPart
+from indexer.vectors.features import FeatureBatch, feature_table
+from search.answers.album import Albums, answer_albums
+from search.answers.engine import Engine
+from search.answers.recall import RecallCheck
+from search.answers.rows import answer_table
+from search.runs.run_report import RunReport, has_run_report, run_report, write_run_report
+from search.runs.run_spec import RunConfig
+from search.runs.vectors import VectorShard, VectorSource
+
+KIND = "predictions"
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answered:
+    """The same with their answers."""
+
+    vectors: VectorShard
+    answers: pa.Table
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+
+class Folders:
+    """Where a run writes: its answers, and the vectors where they are kept."""
+
+    def __init__(self, answers: JobFolder, kept: JobFolder | None, *, shard_rows: int) -> None:
+        self.answers, self.kept, self._shard_rows = answers, kept, shard_rows
+
+    @property
+    def done(self) -> Mapping[int, Mark]:
+        """Shards of which nothing is missing."""
+        kept = self.answers.done if self.kept is None else self.kept.done
+        return {number: mark for number, mark in self.answers.done.items() if number in kept}
+
+    def write(self, shard: VectorShard, answers: pa.Table) -> None:
+        """Write what is missing of a shard; the answers last, because they say that it is done."""
+        number, first_row = shard.number, shard.number * self._shard_rows
+        if self.kept is not None and number not in self.kept.done:
+            self.kept.add(Shard(number, first_row, feature_table(shard.batch)))
+        if number not in self.answers.done:
+            self.answers.add(Shard(number, first_row, answers))
+
+
+@contextmanager
+def open_folders(
+    engine: Engine, source: VectorSource, out: Path, config: RunConfig, albums: Albums | None = None
+) -> Iterator[Folders]:
+    """The folders of a run, held by this process.
+
+    Raises:
+        InputError: they hold other things or a job of other options or inputs, or cannot be written.
+    """
+    options = {
+        **source.options,
+        "top_k": config.top_k,
+        "part": str(JobPart.parse(config.part)),
+        **asdict(engine.options),
+    }
+    inputs = {**source.inputs, **engine.inputs}
+    if albums is not None:
+        options["album"], inputs["albums"] = albums.column, albums.digest
+    job = Job(KIND, SCHEMA_VERSION, options, inputs)
+    _check_kept(source, out, config.save_features)
+    with ExitStack() as stack:
+        answers, kept = stack.enter_context(open_job(out, job)), None
+        if config.save_features is not None and source.features is not None:
+            kept = stack.enter_context(open_job(config.save_features, source.features))
+        yield Folders(answers, kept, shard_rows=source.shard_rows)
+
+
+def _check_kept(source: VectorSource, out: Path, save_features: Path | None) -> None:
+    """Refuse to keep vectors where they cannot be, before either folder is begun."""
+    if save_features is None:
+        return
+    if source.features is None:
+        raise InputError("`save_features` goes with `photos`: `features` are vectors already.")
+    here, there = out.resolve(), save_features.resolve()
+    if here == there or here in there.parents or there in here.parents:
+        raise InputError(
+            f"`save_features` {save_features}: in one folder with `out` {out}, whose readers would take vectors for "
+            "answers. Choose a folder beside it."
+        )
+    check_job_target(save_features)
+
+
+def answered(
+    engine: Engine,
+    shards: Iterator[VectorShard],
+    line: Line,
+    *,
+    shard_rows: int,
+    k: int,
+    recall: RecallCheck | None = None,
+) -> Iterator[Answered]:
+    """The search as a stage of a line. recall: takes notice of the queries."""
+
+    def search(shard: VectorShard) -> Answered:
+        first_row = shard.number * shard_rows
+        return Answered(shard, answer_table(engine, shard.batch, first_row=first_row, k=k, recall=recall))
+
+    return line.stage("search", (search(shard) for shard in shards))
+
+
+def answered_in_albums(
+    engine: Engine, source: VectorSource, line: Line, albums: Albums, *, k: int, recall: RecallCheck | None = None
+) -> Iterator[Answered]:
+    """The same for albums: all vectors are read, whatever is done, before the first photo is answered."""
+    held: list[VectorShard] = []
+
+    def batches() -> Iterator[FeatureBatch]:
+        for shard in source.shards(line, {}, WHOLE):
+            held.append(VectorShard(shard.number, shard.batch.without_vectors()))
+            yield shard.batch
+
+    tables = answer_albums(engine, batches(), albums, k=k, recall=recall)
+    return line.stage("search", (Answered(held[number], table) for number, table in enumerate(tables)))
+
+
+def run_here(
+    engine: Engine, source: VectorSource, out: Path, config: RunConfig, *, albums: Albums | None = None
+) -> RunReport:
+    """Answer every photo of a source in the folder `out`, or go on with what is missing there.
+
+    albums: which photos are answered together; None: each alone.
+
+    Raises:
+        InputError: `out` holds other things or a job of other options or inputs, or cannot be written; the vectors do
+            not fit the bundle; or the source cannot be read, or is not what it was.
+        WorkError: the disk is full, memory ran out, or decoding processes died again and again.
+        Stopped: the process was asked to end.
+    """
+    line, part = Line(), JobPart.parse(config.part)
+    recall = None if config.check_recall is None else RecallCheck(engine, config.check_recall)
+    with open_folders(engine, source, out, config, albums) as folders, stopping() as stop:
+        known, rows = totals_of(folders.done.values()), rows_of_part(source, part)
+        if albums is None:
+            shards = source.shards(line, folders.done, part)
+            found = answered(engine, shards, line, shard_rows=source.shard_rows, k=config.top_k, recall=recall)
+        else:
+            done = folders.done
+            every = answered_in_albums(engine, source, line, albums, k=config.top_k, recall=recall)
+            found = (each for each in every if each.vectors.number not in done)
+        status, written = StatusFile(out, line, rows=rows), line.meter("write")
+        # For albums the rows of shards that are done are read again, and their failures found again.
+        remarks = partial(job_remarks, line, known.rows - known.ok if albums is None else 0)
+        with line, track_line(line, "answering", rows, known=known.rows, tick=status.tick, also=remarks):
+            for each in found:
+                with written.at_work(len(each)):
+                    folders.write(each.vectors, each.answers)
+                stop.check(out)
+        return finish(engine, source, folders, status, known=known.rows, stages=line.meters, recall=recall)
+
+
+def finish(
+    engine: Engine,
+    source: VectorSource,
+    folders: Folders,
+    status: StatusFile,
+    *,
+    known: int,
+    stages: Sequence[Meter],
+    recall: RecallCheck | None = None,
+) -> RunReport:
+    """Say that every shard is done, and report.
+
+    Raises:
+        WorkError: there are more or fewer rows than the source has.
+    """
+    status.write()
+    folder = folders.answers
+    rows = rows_of_part(source, JobPart.parse(folder.job.options["part"]))
+    if folders.kept is not None:
+        folders.kept.finish(source.facts(), rows=rows)
+    facts = {"bundle": engine.bundle.version, "encoder": engine.bundle.encoder, "search": engine.search_facts}
+    folder.finish(facts, rows=rows)
+    report = run_report(
+        folder.job,
+        folder.done.values(),
+        began_at=status.began_at,
+        seconds=status.seconds,
+        known=known,
+        stages=stages,
+        search=engine.search_facts,
+        recall=None if recall is None else recall.measure(),
+    )
+    if report.rows > known or not has_run_report(folder.path):
+        write_run_report(folder.path, report)
+    return report
+
+
+def rows_of_part(source: VectorSource, part: JobPart) -> int | None:
+    """How many rows of a source are of a part; None where nobody knows yet."""
+    if source.rows is None:
+        return None
+    shards = range(part.number - 1, -(-source.rows // source.shard_rows), part.parts)
+    return sum(min(source.shard_rows, source.rows - shard * source.shard_rows) for shard in shards)

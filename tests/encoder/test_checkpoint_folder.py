@@ -1,0 +1,79 @@
+"""Checkpoint folders without torch: whose encoder is in them, how wide it is, and new geocells for it."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from encoder.checkpoint import LoadedEncoder
+from encoder.checkpoint_folder import encoder_digest, encoder_width, save_geocells_checkpoint
+from encoder.hub import CONFIG_FILE, WEIGHTS_FILE
+from indexer.cells.hierarchy import Hierarchy
+from indexer.disk.manifest import MANIFEST
+from indexer.errors import ArtifactError
+from indexer.vectors.geocells import load_geocells
+from tests.conftest import random_geocells
+from tests.encoder.conftest import WIDTH
+
+
+def test_the_encoder_of_a_folder_is_known_without_loading_it(checkpoint: Path, encoder: LoadedEncoder) -> None:
+    assert encoder_digest(checkpoint) == encoder.digest
+    assert encoder_width(checkpoint) == encoder.width == WIDTH
+    code = "import encoder.checkpoint_folder, sys; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"torch", "transformers", "huggingface_hub"} & set(done.stdout.split())
+
+
+def test_new_geocells_keep_the_encoder_as_it_is(
+    checkpoint: Path, encoder: LoadedEncoder, hierarchy: Hierarchy, tmp_path: Path
+) -> None:
+    geocells = random_geocells(hierarchy, WIDTH, seed=3)
+    out = save_geocells_checkpoint(
+        tmp_path / "C",
+        geocells=geocells,
+        encoder=checkpoint,
+        config={},
+        inputs={},
+        finish=lambda draft: (draft.path / "more.txt").write_text("x") and None,
+    )
+    assert encoder_digest(checkpoint) == encoder.digest
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        assert (out / name).read_bytes() == (checkpoint / name).read_bytes()
+    assert (out / "more.txt").read_text() == "x"
+    assert load_geocells(out).width == WIDTH
+
+
+def test_geocells_alone_are_a_checkpoint_that_has_no_encoder(hierarchy: Hierarchy, tmp_path: Path) -> None:
+    out = save_geocells_checkpoint(
+        tmp_path / "C", geocells=random_geocells(hierarchy, WIDTH, seed=3), encoder=None, config={}, inputs={}
+    )
+    with pytest.raises(ArtifactError, match=r"geocells alone, no encoder\. Give the one it came from"):
+        encoder_digest(out)
+
+
+def test_weights_that_are_not_those_written_are_named(checkpoint: Path, tmp_path: Path) -> None:
+    shutil.copytree(checkpoint, tmp_path / "C")
+    content = bytearray((tmp_path / "C" / WEIGHTS_FILE).read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "C" / WEIGHTS_FILE).write_bytes(content)
+    with pytest.raises(ArtifactError, match=r"is not what was written .*Restore the folder from a copy"):
+        encoder_digest(tmp_path / "C")
+
+
+@pytest.mark.parametrize(
+    ("names", "advice"),
+    [
+        ((CONFIG_FILE, WEIGHTS_FILE), "If it is a plain CLIP, write hf:"),
+        (("pytorch_model.bin",), "pytorch_model.bin may hold a pickle, which is never loaded"),
+        ((), "Train one: python -m training fit"),
+    ],
+)
+def test_a_folder_that_is_no_checkpoint_is_refused_with_advice(
+    tmp_path: Path, names: tuple[str, ...], advice: str
+) -> None:
+    for name in names:
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(ArtifactError, match=f"it has no {MANIFEST}.*{advice}"):
+        encoder_digest(tmp_path)

@@ -1,0 +1,52 @@
+"""Answers for people and programs: the columns of a job's rows, with units, and the way down to each place."""
+
+import json
+
+import numpy as np
+
+from indexer.jobs.job_folder import OK
+from indexer.vectors.features import FeatureBatch
+from search.answers.answer import answers_of
+from search.answers.engine import Engine
+from search.answers.rows import answer_table
+from tests.conftest import unit_rows
+from tests.search.conftest import WIDTH
+
+
+def batch_of(n: int, bad: int) -> FeatureBatch:
+    """Vectors of photos, one of which could not be read."""
+    status = ["damaged" if number == bad else OK for number in range(n)]
+    reason = ["it ends too early" if number == bad else "" for number in range(n)]
+    nowhere = np.full(n, np.nan)
+    return FeatureBatch([f"{n}.jpg" for n in range(n)], unit_rows(n, WIDTH, seed=1), status, reason, nowhere, nowhere)
+
+
+def test_an_answer_says_what_the_row_of_a_job_says(engine: Engine) -> None:
+    batch = batch_of(9, bad=4)
+    for k in (1, 3):
+        rows = answer_table(engine, batch, first_row=0, k=k).to_pylist()
+        for row, answer in zip(rows, answers_of(engine, batch, k=k), strict=True):
+            data = answer.to_dict()
+            lists = {name: data.pop(name) for name in ("path", "top", "references")}
+            del row["s2_id"]  # JSON readers lose bits above 2**53; the token says the same
+            places = [row.pop(f"top_{name}", None) or [] for name in ("key", "lat", "lng", "score", "probability")]
+            row.pop("top_s2_id", None)
+            assert list(data.items()) == list(row.items())
+            assert [list(place.values()) for place in lists["top"]] == [
+                list(each) for each in zip(*places, strict=True)
+            ]
+            assert json.loads(json.dumps(answer.to_dict())) == data | lists
+            assert answer.ok == (row["status"] == OK) == bool(lists["path"])
+
+
+def test_the_path_leads_from_the_coarsest_cell_to_the_answer(engine: Engine) -> None:
+    hierarchy = engine.bundle.hierarchy
+    for answer in answers_of(engine, batch_of(9, bad=4), k=1):
+        if not answer.ok:
+            continue
+        leaf = int(np.flatnonzero(hierarchy.leaves.keys == answer.key)[0])
+        assert [step.level for step in answer.path] == [0, 1, 2]
+        for step, cell in zip(answer.path, hierarchy.ancestors[leaf], strict=True):
+            level = hierarchy.levels[step.level]
+            assert (step.key, step.city, step.radius_km) == (level.keys[cell], level.city[cell], level.radius_km[cell])
+            assert 0 < step.probability <= 1

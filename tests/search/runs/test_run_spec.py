@@ -1,0 +1,56 @@
+"""What a run is made from: parts that do not go together are refused, by the names of fields."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from encoder.options import EncoderOptions
+from indexer.errors import InputError
+from search.runs.job import run
+from search.runs.run_spec import RunConfig, RunSpec
+
+PHOTOS = {"photos": "P", "checkpoint": "C"}
+FEATURES = {"features": Path("F")}
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({}, "either `features`, or `photos` together with `checkpoint`"),
+        (FEATURES | PHOTOS, "either `features`"),
+        ({"photos": "P"}, "either `features`"),
+        (FEATURES | {"checkpoint": "C"}, "either `features`"),
+        (FEATURES | {"split": "test"}, "`split` goes with `photos`"),
+        (FEATURES | {"crops": "ten"}, "`crops`, .* go with `photos`"),
+        (FEATURES | {"encoder": EncoderOptions(segmenter="S")}, "`segmenter` go with `photos`"),
+        (FEATURES | {"album_table": "T"}, "`album_table` goes with `album`"),
+        (PHOTOS | {"album": "trip"}, "`album` goes with `features`"),
+    ],
+)
+def test_a_spec_whose_parts_do_not_go_together_cannot_be_made(parts: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        RunSpec(registry=Path("R"), **parts)
+
+
+def test_recall_is_checked_where_all_queries_are() -> None:
+    with pytest.raises(InputError, match="`check_recall` goes with `engine` local"):
+        RunConfig(engine="ray", check_recall=5)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (RunConfig(part="1/2"), "`album` goes with .* the whole job"),
+        (RunConfig(engine="ray"), "`album` goes with `engine` local"),
+        (RunConfig(part="3/2"), "`part` 3/2"),
+        (RunConfig(part="half"), "`part` half"),
+    ],
+)
+def test_an_album_is_of_a_whole_job_and_a_part_is_one_of_several(
+    config: RunConfig, message: str, tmp_path: Path
+) -> None:
+    spec = RunSpec(registry=tmp_path / "R", features=tmp_path / "F", album="trip")
+    with pytest.raises(InputError, match=message):
+        run(spec, tmp_path / "O", config=config)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,115 @@
+"""The commands that measure, as a person uses them: over answers of others, and over answers that they make."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.search.test_commands import search
+
+
+def test_evaluate_prints_the_agreed_json(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photos = ["--photos", world / "photos.csv", "--checkpoint", world / "C", "--split", "a"]
+    assert search("run", "--registry", world / "R", *photos, "--out", tmp_path / "O") == 0
+    capsys.readouterr()
+    evaluate = ["evaluate", "--predictions", tmp_path / "O", "--truth", world / "photos.csv", "--split", "a"]
+    assert search(*evaluate, "--json") == 0
+    data = json.loads(capsys.readouterr().out)
+    assert {"n", "median_km", "mean_km", "within", "answered", "geoscore", "intervals", "countries"} <= set(data)
+    assert data["n"] == 4
+    assert data["answered"]["n"] == 3
+    assert set(data["within"]) == {"1", "25", "200", "750", "2500"}
+    assert search(*evaluate, "--thresholds-km", "10,20000") == 0
+    assert "20000 km" in capsys.readouterr().out
+
+
+def test_evaluate_compares_leaves_out_and_reports(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "p.csv").write_text("photo,lat,lng\n0,0,0\n1,10,20\n2,0,0\n")
+    (tmp_path / "q.csv").write_text("photo,lat,lng\n0,50,0\n1,50,20\n2,50,0\n")
+    common = ["evaluate", "--predictions", tmp_path / "p.csv", "--truth", world / "photos.csv", "--benchmark", "im2gps"]
+    assert (
+        search("audit", "--photos", world / "photos.csv", "--references", world / "1.png", "--out", tmp_path / "A") == 2
+    )
+    capsys.readouterr()
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "copy.png").write_bytes((world / "1.png").read_bytes())
+    audit = ["audit", "--photos", world / "photos.csv", "--references", tmp_path / "train", "--out", tmp_path / "A"]
+    assert search(*audit) == 0
+    text = capsys.readouterr().out
+    assert "1 are near-duplicates of one of 1 references, by hash" in text
+    assert "not readable: 1 not_an_image" in text
+    options = ["--against", tmp_path / "q.csv", "--exclude", tmp_path / "A", "--report", tmp_path / "R"]
+    assert search(*common, *options, "--json") == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["published"]["table"] == "I"
+    assert data["compared_by"] == "file name without suffix"
+    assert data["against"]["difference"]["geoscore"]["difference"] > 0
+    assert (data["without"]["left_out"], data["without"]["figures"]["n"]) == (1, 4)
+    assert (tmp_path / "R" / "report.html").read_text().startswith("<!DOCTYPE html>")
+    assert search(*common, *options) == 2  # before any work: the report is there already
+    assert "exists already" in capsys.readouterr().err
+    assert search(*common, "--exclude", tmp_path / "A") == 0
+    assert "without the 1 of" in capsys.readouterr().out
+
+
+def test_a_benchmark_is_answered_from_its_own_layout_with_ten_crops(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "images").mkdir()
+    lines = ["IMG_ID,AUTHOR,LON,LAT,S3_Label"]  # the early tables: latitude and longitude swapped in the header
+    for row, (lat, lng) in enumerate([(10.0, 150.0), (20.0, 30.0)]):
+        (tmp_path / "images" / f"{row}.png").write_bytes((world / f"{row}.png").read_bytes())
+        lines.append(f"{row}.png,x,{lat},{lng},1")
+    (tmp_path / "im2gps3k_places365.csv").write_text("\n".join(lines) + "\n")
+    evaluate = ["evaluate", "--registry", world / "R", "--checkpoint", world / "C", "--truth", tmp_path]
+    assert search(*evaluate, "--benchmark", "im2gps3k", "--json", "--resamples", 0) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert (data["crops"], data["n"], data["answered"]["n"], data["intervals"]) == ("ten", 2, 2, None)
+
+
+def test_audit_needs_both_sides_to_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert search("audit", "--photos", tmp_path, "--out", tmp_path / "A", "--features", tmp_path / "F") == 2
+    assert "--features and --reference-features together" in capsys.readouterr().err
+
+
+def test_answers_that_were_made_before_have_no_mode_to_choose(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "p.csv").write_text("photo,lat,lng\n0,0,0\n")
+    judged = ["evaluate", "--predictions", tmp_path / "p.csv", "--truth", world / "photos.csv"]
+    assert search(*judged, "--mode", "beam") == 2
+    assert "go with --registry" in capsys.readouterr().err
+
+
+def test_answers_that_are_made_here_are_compared_with_exact_search(
+    world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluate = ["evaluate", "--registry", world / "R", "--checkpoint", world / "C", "--truth", world / "photos.csv"]
+    assert search(*evaluate, "--mode", "beam", "--probes", 1, "--check-recall", 10, "--resamples", 0) == 0
+    assert "against exact search, on 4 of the queries" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate", "--predictions", "absent.csv", "--truth", "{T}"], "no such file"),
+        (
+            ["evaluate", "--predictions", "{T}", "--truth", "{T}", "--benchmark", "imagenet"],
+            "there are im2gps, im2gps3k",
+        ),
+        (["evaluate", "--predictions", "{T}", "--truth", "{T}", "--resamples", "3"], "at least 100"),
+        (["evaluate", "--predictions", "{T}", "--truth", "{T}", "--exclude", "absent.csv"], "no such file"),
+        (["evaluate", "--predictions", "{T}", "--truth", "{T}", "--against", "{T}", "--resamples", "0"], "--against"),
+        (["audit", "--photos", "absent", "--out", "A"], "no such file"),
+    ],
+)
+def test_wrong_usage_is_exit_2_and_says_what(
+    world: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = {"R": world / "R", "C": world / "C", "T": world / "photos.csv"}
+    assert search(*(argument.format(**places) for argument in arguments)) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.out == ""

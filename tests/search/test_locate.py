@@ -1,0 +1,197 @@
+"""Places of photos from Python: the same as `query` prints, whatever a photo is given as, in any script."""
+
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import ExifTags, Image
+
+from encoder.checkpoint import load_encoder, save_checkpoint
+from encoder.class_maps import encode_map
+from encoder.config import FusionConfig
+from encoder.options import ReadOptions
+from indexer.bundles.bundle import build_bundle
+from indexer.bundles.registry import Registry
+from indexer.cells.hierarchy import Hierarchy
+from indexer.cli import main
+from indexer.errors import BundleMismatch, InputError
+from indexer.vectors.geocells import load_geocells
+from search.__main__ import COMMANDS
+from search.answers.options import SearchOptions
+from search.locate import Locator, given_photos
+from tests.conftest import random_geocells, unit_rows
+from tests.search.conftest import WIDTH
+
+
+@pytest.fixture(scope="module")
+def locator(world: Path) -> Locator:
+    return Locator.open(world / "R", checkpoint=world / "C", device="cpu")
+
+
+def test_answers_are_what_query_prints(world: Path, locator: Locator, capsys: pytest.CaptureFixture[str]) -> None:
+    photos = [world / "0.png", world / "3.png", world / "1.png"]  # the second one is no image
+    for k in (1, 3):
+        arguments = ["query", "--registry", world / "R", "--checkpoint", world / "C", "--device", "cpu", "--json"]
+        more = [*arguments, "--top-k", k, *photos]
+        assert main("search", "test", COMMANDS, argv=[str(each) for each in more]) == 1
+        printed = json.loads(capsys.readouterr().out)["answers"]
+        answers = locator.locate(photos, k=k)
+        assert json.loads(json.dumps([answer.to_dict() for answer in answers])) == printed
+        assert [answer.ok for answer in answers] == [True, False, True]
+        assert [len(answer.top) for answer in answers] == ([0, 0, 0] if k == 1 else [3, 0, 3])
+    first, bad, _ = answers
+    assert (first.lat_deg, first.lng_deg, first.key) == (printed[0]["lat"], printed[0]["lng"], printed[0]["token"])
+    assert [step.level for step in first.path] == [0, 1, 2]
+    assert (first.top[0].key, first.top[0].probability) == (first.key, first.probability)
+    assert bad.status == "not_an_image"
+    assert bad.reason
+    unknown = {each.name for each in fields(bad)} - {"row", "photo", "status", "reason"}
+    assert {getattr(bad, name) for name in unknown} == {None, ()}
+
+
+def test_one_photo_has_a_list_with_one_answer_and_none_has_none(world: Path, locator: Locator) -> None:
+    (answer,) = locator.locate(world / "0.png")
+    assert answer == locator.locate([str(world / "0.png")])[0]
+    assert (answer.row, answer.photo, answer.n_photos) == (0, str(world / "0.png"), 1)
+    assert locator.locate([]) == []
+    assert locator.locate_vectors(np.empty((0, WIDTH))) == []
+
+
+def as_bytes(path: Path) -> bytes:
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("given", [str, as_bytes, Image.open], ids=["text", "bytes", "image"])
+def test_a_photo_is_the_same_however_it_is_given(world: Path, locator: Locator, given: Callable[[Path], str]) -> None:
+    paths = [world / "0.png", world / "1.png"]
+    turned = Image.open(paths[0])
+    tags = Image.Exif()
+    tags[ExifTags.Base.Orientation] = 6
+    turned.save(world / "turned.png", exif=tags)
+    paths.append(world / "turned.png")
+    known = locator.locate(paths, k=2)
+    again = locator.locate([given(path) for path in paths], k=2)
+    assert known[0].key != known[2].key or known[0].score != known[2].score
+    for number, (one, other) in enumerate(zip(known, again, strict=True)):
+        assert other.photo == (str(paths[number]) if given is str else str(number))
+        assert replace(other, photo=one.photo) == one
+
+
+def test_what_is_wrong_with_a_photo_in_memory_ends_nothing(world: Path, locator: Locator) -> None:
+    whole = io.BytesIO()
+    Image.effect_noise((60, 60), 80).save(whole, "JPEG")
+    cut = Image.open(io.BytesIO(whole.getvalue()[: len(whole.getvalue()) // 2]))
+    answers = locator.locate([b"", b"no image", cut, (world / "0.png").read_bytes(), "absent.jpg", ""])
+    assert [answer.status for answer in answers] == ["empty", "not_an_image", "damaged", "ok", "missing", "missing"]
+    narrow = Locator(locator.engine, locator.encode, read=ReadOptions(max_pixels=100))
+    answers = narrow.locate([world / "0.png", Image.open(world / "0.png")])
+    assert [answer.status for answer in answers] == ["too_large", "too_large"]
+
+
+def test_class_maps_come_in_every_form(
+    world: Path, hierarchy: Hierarchy, hierarchy_folder: Path, tmp_path: Path
+) -> None:
+    encoder = load_encoder(str(world / "C")).model
+    encoder.add_fusion(FusionConfig(classes=5, width=12, latent=6, heads=4, blocks=2, mlp_size=24))
+    assert encoder.fusion is not None
+    torch.manual_seed(0)
+    for weight in encoder.fusion.parameters():  # a new fusion passes photos on as they are
+        weight.data += 0.1 * torch.randn_like(weight)
+    geocells = random_geocells(hierarchy, WIDTH, seed=0)
+    save_checkpoint(tmp_path / "C", encoder=encoder, geocells=geocells, config={}, inputs={})
+    registry = Registry(tmp_path / "R")
+    loaded = load_geocells(tmp_path / "C")
+    built = build_bundle(hierarchy_folder, loaded, registry.versions_folder, config={}, inputs={})
+    registry.publish(built.name)
+    locator = Locator.open(tmp_path / "R", checkpoint=str(tmp_path / "C"), device="cpu", precision="float32")
+    values = np.random.default_rng(0).integers(0, 5, (40, 50), np.uint8)
+    (tmp_path / "map.png").write_bytes(encode_map(values))
+    photo = world / "0.png"
+    forms = [tmp_path / "map.png", str(tmp_path / "map.png"), encode_map(values), values, Image.fromarray(values)]
+    known, *others = (locator.locate(photo, class_maps=class_map)[0] for class_map in forms)
+    assert known.ok
+    assert all(other == known for other in others)
+    assert locator.locate(photo, class_maps=np.zeros_like(values))[0].score != known.score
+    answers = locator.locate([photo] * 4, class_maps=[values, None, values.astype(float), values[:10]])
+    assert [answer.status for answer in answers] == ["ok", "no_map", "bad_map", "map_size"]
+    with pytest.raises(InputError, match="1 class maps for 2 photos"):
+        locator.locate([photo, photo], class_maps=[values])
+
+
+def test_vectors_are_located_without_a_checkpoint_and_photos_are_not(world: Path, locator: Locator) -> None:
+    alone = Locator.open(str(world / "R"))
+    batch = locator.embed(given_photos([world / "0.png", world / "1.png"]))
+    answers = alone.locate_vectors(batch.embedding, k=2)
+    known = locator.locate([world / "0.png", world / "1.png"], k=2)
+    assert [answer.photo for answer in answers] == ["0", "1"]
+    assert [replace(answer, photo=one.photo) for answer, one in zip(answers, known, strict=True)] == known
+    assert alone.locate_vectors(batch.embedding[1]) == [
+        replace(alone.locate_vectors(batch.embedding)[1], row=0, photo="0")
+    ]
+    with pytest.raises(InputError, match=r"without a checkpoint.*`checkpoint` to `Locator\.open`"):
+        alone.locate(world / "0.png")
+    with pytest.raises(InputError, match="another encoder"):
+        alone.locate_vectors(np.zeros((1, WIDTH + 1)))
+    with pytest.raises(InputError, match="go with `checkpoint`"):
+        Locator.open(world / "R", segmenter="S")
+
+
+def test_many_vectors_are_answered_some_at_a_time(locator: Locator, monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = unit_rows(50, WIDTH, seed=5)
+    known = locator.locate_vectors(vectors, k=2)
+    monkeypatch.setattr("search.retrieval.found._LISTED", 7 * locator.engine.n_leaves)
+    again = locator.locate_vectors(vectors, k=2)
+    assert [answer.key for answer in again] == [answer.key for answer in known]
+    assert [answer.row for answer in again] == list(range(50))
+
+
+def test_wrong_usage_is_an_error_that_says_what_to_give(world: Path, locator: Locator, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="Photo 1 is a int"):
+        locator.locate([world / "0.png", 7])  # type: ignore[list-item]
+    with pytest.raises(InputError, match="top-k must be"):
+        locator.locate(world / "0.png", k=10**6)
+    with pytest.raises(InputError, match="not a registry"):
+        Locator.open(tmp_path / "absent")
+    encoder = load_encoder(str(world / "C")).model
+    with torch.no_grad():
+        encoder.projection.weight += 0.1
+    save_checkpoint(
+        tmp_path / "C",
+        encoder=encoder,
+        geocells=random_geocells(Locator.open(world / "R").engine.bundle.hierarchy, WIDTH, seed=0),
+        config={},
+        inputs={},
+    )
+    with pytest.raises(BundleMismatch, match="Use that encoder"):
+        Locator.open(world / "R", checkpoint=tmp_path / "C")
+
+
+def test_options_reach_the_search(world: Path) -> None:
+    vectors = unit_rows(1, WIDTH, seed=3)
+    (answer,) = Locator.open(world / "R", options=SearchOptions(mode="beam", probes=1)).locate_vectors(vectors)
+    assert (answer.mode, answer.probability_over) == ("beam", "visited leaves")
+    capped = Locator.open(world / "R", options=SearchOptions(precision_cap=3000.0))
+    (answer,) = capped.locate_vectors(vectors, k=2)
+    assert capped.engine.coarse is not None
+    assert {answer.key, *(place.key for place in answer.top)} <= set(capped.engine.coarse.keys.tolist())
+
+
+def test_a_plain_script_needs_no_guard(world: Path, tmp_path: Path) -> None:
+    script = tmp_path / "plain.py"
+    script.write_text(
+        "import sys\n"
+        "from search import Locator\n"
+        "locator = Locator.open(sys.argv[1] + '/R', checkpoint=sys.argv[1] + '/C')\n"
+        "answers = locator.locate([f'{sys.argv[1]}/{n % 3}.png' for n in range(30)])\n"  # more than are thought few
+        "print(*(answer.key for answer in answers))\n"
+    )
+    done = subprocess.run([sys.executable, script, world], capture_output=True, text=True, timeout=300, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.split()) == 30  # once: nothing ran the script again
