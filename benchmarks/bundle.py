@@ -16,10 +16,9 @@ from benchmarks.partition import MP16_PHOTOS, photo_places
 from benchmarks.place_vectors import PlaceVectors
 from indexer.bundles.bundle import build_bundle, open_bundle
 from indexer.bundles.leaf_index import IndexChoice
-from indexer.cells.hierarchy import build_hierarchy, sorted_ids
-from indexer.cells.rule import PartitionRule
-from indexer.cells.schemes import S2Recipe
-from indexer.cells.table import save_hierarchy
+from indexer.cells.division import divide
+from indexer.cells.hierarchy import sorted_ids
+from indexer.cells.schemes import S2Scheme
 
 
 def main() -> int:
@@ -30,13 +29,11 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     report = Report("bundle")
-    recipe = S2Recipe(PartitionRule())
-    ids = sorted_ids(photo_places(options.photos, seed=options.seed))
-    tree = build_hierarchy(ids, rule=recipe.rule)
-    geocells = PlaceVectors(options.width, seed=options.seed + 100).geocells(tree, stands_for=1)
+    places = pa.table({"s2_id": sorted_ids(photo_places(options.photos, seed=options.seed))})
     with tempfile.TemporaryDirectory() as folder:
         hierarchy = Path(folder) / "H"
-        save_hierarchy(tree, pa.table({"s2_id": ids}), hierarchy, config={"recipe": recipe.to_config()}, inputs={})
+        tree = divide(places, S2Scheme(), hierarchy).hierarchy
+        geocells = PlaceVectors(options.width, seed=options.seed + 100).geocells(tree, stands_for=1)
         for choice in (IndexChoice("flat"), IndexChoice("flat", "int8"), IndexChoice("ivf")):
             started = time.perf_counter()
             path = build_bundle(hierarchy, geocells, Path(folder) / "V", config={}, inputs={}, index=choice)

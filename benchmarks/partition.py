@@ -68,7 +68,7 @@ def compare_ids(report: Report, *, seed: int) -> None:
     ours_us, peer_us = ours.median_s / len(lat) * 1e6, peer.median_s / _SAMPLE * 1e6
     ratio = peer_us / ours_us
     report.row(
-        "leaf ids",
+        "point ids",
         f"ours {ours_us:.3f} us a point, s2sphere {peer_us:.2f} us -> {ratio:.1f}x (median of {ours.runs}), "
         f"same ids for {_SAMPLE:,} points, floor {MIN_RATIO:g}x",
         holds=ratio >= MIN_RATIO,

@@ -31,10 +31,10 @@ from benchmarks.place_vectors import PlaceVectors
 from indexer.bundles.bundle import build_bundle
 from indexer.bundles.leaf_index import stand_ins
 from indexer.bundles.registry import Registry
-from indexer.cells.hierarchy import build_hierarchy, sorted_ids
+from indexer.cells.division import divide
+from indexer.cells.hierarchy import sorted_ids
 from indexer.cells.rule import PartitionRule
-from indexer.cells.schemes import S2Recipe
-from indexer.cells.table import save_hierarchy
+from indexer.cells.schemes import S2Scheme
 from indexer.jobs.job_folder import read_marks
 from indexer.paper import TAU_MAX, TAU_MIN
 from indexer.vectors.features import FeatureBatch, open_features
@@ -54,10 +54,8 @@ _MP16 = tuple(tau // 47 for tau in TAU_MAX)  # for a 47th of its photos: as many
 
 def make_registry(folder: Path, *, photos: int, width: int, taus: tuple[int, ...], tau_min: int) -> Registry:
     """A registry with a bundle of cells where photos are."""
-    recipe = S2Recipe(PartitionRule(taus, tau_min))
-    ids = sorted_ids(photo_places(photos, seed=0))
-    tree = build_hierarchy(ids, rule=recipe.rule)
-    save_hierarchy(tree, pa.table({"s2_id": ids}), folder / "H", config={"recipe": recipe.to_config()}, inputs={})
+    places = pa.table({"s2_id": sorted_ids(photo_places(photos, seed=0))})
+    tree = divide(places, S2Scheme(PartitionRule(taus, tau_min)), folder / "H").hierarchy
     registry = Registry(folder / "R")
     geocells = PlaceVectors(width, seed=1).geocells(tree)
     registry.publish(build_bundle(folder / "H", geocells, registry.versions_folder, config={}, inputs={}).name)

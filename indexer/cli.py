@@ -47,22 +47,6 @@ class Command:
     sections: Sequence[str] = ()
 
 
-class Ints(tuple[int, ...]):
-    """Whole numbers, written `5000,2000` on a command line and as a list in YAML."""
-
-
-class Floats(tuple[float, ...]):
-    """Numbers, written `1,25,200` on a command line and as a list in YAML."""
-
-
-class Strings(tuple[str, ...]):
-    """Words, written `country,city` on a command line and as a list in YAML."""
-
-
-# What a parameter of such a type is offered as: commas on the command line.
-_LISTS: Mapping[Any, type] = {tuple[int, ...]: Ints, tuple[float, ...]: Floats, tuple[str, ...]: Strings}
-
-
 class _StandardError(logging.StreamHandler[TextIO]):
     """Writes to whatever `sys.stderr` is at the moment: a progress bar replaces it while it is on the screen."""
 
@@ -75,17 +59,27 @@ class _StandardError(logging.StreamHandler[TextIO]):
         pass
 
 
-def _numbers(kind: type, convert: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def _list_type(name: str, convert: Callable[[Any], Any]) -> type:
+    """A type of lists that are written `5000,2000` on a command line, and as a list in YAML; help calls it `name`."""
+    kind = type(name, (tuple,), {})
+
     def parse(value: Any) -> Any:
         parts = value.split(",") if isinstance(value, str) else value
         parts = parts if isinstance(parts, list | tuple) else [parts]
         return kind(convert(part) for part in parts)
 
-    return parse
+    register_type(kind, list, parse)
+    return kind
 
 
-for _kind, _convert in ((Ints, int), (Floats, float), (Strings, str.strip)):
-    register_type(_kind, lambda numbers: list(numbers), _numbers(_kind, _convert))
+Strings = _list_type("words", str.strip)
+
+# What a parameter of such a type is offered as.
+_LISTS: Mapping[Any, type] = {
+    tuple[int, ...]: _list_type("integers", int),
+    tuple[float, ...]: _list_type("numbers", float),
+    tuple[str, ...]: Strings,
+}
 
 
 # How jsonargparse names a command, and the options it misses.
@@ -114,12 +108,7 @@ class _Parser(ArgumentParser):
 
     def format_help(self, formatter: HelpFormatter | None = None) -> str:
         """Help that names types in words, and `fields` as the flags that they are."""
-        words = {
-            "Path": "path",
-            "Ints": "integers, comma between",
-            "Floats": "numbers, comma between",
-            "Strings": "words, comma between",
-        }
+        words = {"Path": "path", **{kind.__name__: f"{kind.__name__}, comma between" for kind in _LISTS.values()}}
         text = re.sub(r"<class\s+'(\w+)'>", lambda name: words.get(name[1], name[1]), super().format_help(formatter))
         return _with_flags(text, self)
 

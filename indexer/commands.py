@@ -1,20 +1,22 @@
 """The commands of `python -m indexer` that make things. Each one is arguments -> one library call -> one result.
 
-Imports wait for the call.
+What is heavy is loaded by the call: the front door waits, and so do imports inside functions.
 """
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import indexer
 from indexer import paper
+from indexer.bundles.build_config import BuildConfig
 from indexer.cells.rule import PartitionRule
 from indexer.cli import Result
 from indexer.errors import InputError
 
 if TYPE_CHECKING:
+    from indexer.cells.division import Division
     from indexer.cells.hierarchy import Hierarchy
 
 
@@ -45,32 +47,15 @@ def partition(
         labels: with --scheme labels, the columns that name the cells, coarsest first: continent,country,city.
         split: use only rows whose column `split` is this.
     """
-    from indexer.cells.schemes import LabelRecipe, Recipe, S2Recipe
-    from indexer.cells.table import save_hierarchy
-    from indexer.disk.artifact import check_target
-    from indexer.disk.manifest import file_digest
-
-    check_target(out)
-    recipe: Recipe
     if scheme == "labels":
         if (tau_max, first_level, min_inclusive, keep_parent) != (paper.TAU_MAX, 2, False, None):
             raise InputError("--tau-max, --first-level, --min-inclusive and --keep-parent go with --scheme s2.")
-        recipe = LabelRecipe(labels, tau_min or 0)
-    else:
-        if labels:
-            raise InputError("--labels goes with --scheme labels.")
-        tau_min = paper.TAU_MIN if tau_min is None else tau_min
-        recipe = S2Recipe(PartitionRule(tau_max, tau_min, first_level, min_inclusive, keep_parent))
-    places = recipe.read(photos, split=split)
-    tree = recipe.build(places)
-    save_hierarchy(
-        tree,
-        places,
-        out,
-        config={"recipe": recipe.to_config(), "split": split},
-        inputs={"photos": file_digest(photos)},
-    )
-    return _hierarchy_result(out, tree, places.num_rows)
+        return _divided(indexer.partition(photos, indexer.LabelScheme(labels, tau_min or 0), out, split=split))
+    if labels:
+        raise InputError("--labels goes with --scheme labels.")
+    tau_min = paper.TAU_MIN if tau_min is None else tau_min
+    rule = PartitionRule(tau_max, tau_min, first_level, min_inclusive, keep_parent)
+    return _divided(indexer.partition(photos, indexer.S2Scheme(rule), out, split=split))
 
 
 def update(*, hierarchy: Path, photos: Path, out: Path, split: str | None = None) -> Result:
@@ -82,40 +67,14 @@ def update(*, hierarchy: Path, photos: Path, out: Path, split: str | None = None
         out: hierarchy folder to write.
         split: use only rows whose column `split` is this.
     """
-    import pyarrow.compute as pc
+    from indexer.cells.lineage import RELATIONS, level_counts
 
-    from indexer.cells.schemes import recipe_of
-    from indexer.cells.table import hierarchy_manifest, load_hierarchy, load_photo_places, save_hierarchy
-    from indexer.disk.artifact import check_target
-    from indexer.disk.manifest import file_digest, manifest_digest
-    from indexer.vectors.lineage import RELATIONS, lineage
-
-    check_target(out)
-    old = load_hierarchy(hierarchy)
-    config = hierarchy_manifest(hierarchy).config
-    recipe = recipe_of(config.get("recipe", {}), source=hierarchy)
-    places = recipe.join(load_photo_places(hierarchy), recipe.read(photos, split=split))
-    tree = recipe.build(places)
-    table = lineage(old, tree)
-    save_hierarchy(
-        tree,
-        places,
-        out,
-        config={"recipe": recipe.to_config(), "split": split},
-        inputs={"photos": file_digest(photos), "hierarchy": manifest_digest(hierarchy)},
-        lineage=table,
-    )
-    counts = [
-        {
-            "level": number,
-            **{name: pc.sum(pc.equal(rows["relation"], name)).as_py() or 0 for name in RELATIONS},
-        }
-        for number in range(len(tree.levels))
-        for rows in [table.filter(pc.equal(table["level"], number))]
-    ]
-    result = _hierarchy_result(out, tree, places.num_rows)
+    made = indexer.update(hierarchy, photos, out, split=split)
+    assert made.lineage is not None, "it follows another hierarchy"
+    counts = level_counts(made.lineage)
     lines = ["level  " + "  ".join(f"{name:>11}" for name in RELATIONS)]
     lines += [f"{row['level']:>5}  " + "  ".join(f"{row[name]:>11,}" for name in RELATIONS) for row in counts]
+    result = _divided(made)
     return Result({**result.data, "lineage": counts}, "\n".join([result.text, "", *lines]))
 
 
@@ -130,12 +89,10 @@ def ceiling(
         split: use only rows whose column `split` is this.
         thresholds_km: distances at which to count answers as right.
     """
-    from indexer.cells.ceiling import ceilings
-    from indexer.cells.table import load_hierarchy
     from indexer.photos.sources import read_coordinates
 
-    tree = load_hierarchy(hierarchy)
-    rows = ceilings(tree, *read_coordinates(photos, split=split), thresholds_km=thresholds_km)
+    tree = indexer.load_hierarchy(hierarchy)
+    rows = indexer.ceilings(tree, *read_coordinates(photos, split=split), thresholds_km=thresholds_km)
     limits = list(rows[0].best.within)
     lines = [f"level  {'':<14}  coverage  median  " + "  ".join(f"{limit + ' km':>8}" for limit in limits)]
     for row in rows:
@@ -155,16 +112,8 @@ def build(
     features: Path | None = None,
     inherit: str | None = None,
     photos: Path | None = None,
-    split: str | None = None,
-    tau_max: tuple[int, ...] = paper.TAU_MAX,
-    tau_min: int = paper.TAU_MIN,
-    transform: Literal["whiten", "none"] = "whiten",
-    shrinkage: float | None = None,
-    seed: int = 0,
-    index: Literal["auto", "flat", "ivf"] = "auto",
-    precision: Literal["fp32", "fp16", "int8"] = "fp32",
-    precision_cap: float | None = None,
     no_publish: bool = False,
+    options: BuildConfig,
 ) -> Result:
     """Build a bundle, and publish it: from a checkpoint, from photo vectors alone, or from an older bundle.
 
@@ -175,60 +124,23 @@ def build(
         features: photo vectors of any encoder, in place of a checkpoint; each cell gets the mean direction of its own.
         inherit: version in the registry, in place of a checkpoint; each cell gets the vector of the cell it comes from.
         photos: with --features, the table that says where the photos were taken; by default the features say it.
-        split: use only rows of --photos whose column `split` is this.
-        tau_max: with --features and no --hierarchy, as for partition.
-        tau_min: likewise.
-        transform: with --features, what vectors pass first; whiten removes what does not tell places apart.
-        shrinkage: of the whitening, from 0 to 1; chosen by cross-validation if not given.
-        seed: of the sample for that.
-        index: how leaves are searched; flat compares all of them and is exact, ivf only those below the best cells of
-            a coarser level; auto is flat up to 200,000 leaves.
-        precision: of the numbers in the leaf index; fewer bits take less memory and are not exact.
-        precision_cap: tell no place finer than so many kilometres, in any answer from this bundle; a version that is
-            inherited from keeps its own.
         no_publish: write the version without making it current.
+        options: how it is built.
     """
-    from indexer.bundles.builds import Build, from_checkpoint, from_features, from_version, partition_photos
-    from indexer.bundles.leaf_index import IndexChoice
-    from indexer.bundles.registry import Registry
-    from indexer.earth import s2
-
-    if [checkpoint, features, inherit].count(None) != 2:
-        raise InputError("Give one of --checkpoint, --features and --inherit.")
-    if features is None and (photos, split, transform, shrinkage, seed) != (None, None, "whiten", None, 0):
-        raise InputError("--photos, --split, --transform, --shrinkage and --seed go with --features.")
-    if transform == "none" and shrinkage is not None:
-        raise InputError("--shrinkage goes with --transform whiten.")
-    if hierarchy is not None and (tau_max, tau_min) != (paper.TAU_MAX, paper.TAU_MIN):
-        raise InputError("--tau-max and --tau-min go without --hierarchy, which has its own.")
-    if precision_cap is not None:
-        s2.level_of_width(precision_cap)  # refused before the work where it is none
-    home = Registry(registry)
-    home.check()
-    with contextlib.ExitStack() as stack:
-        if hierarchy is None:
-            if features is None or photos is None:
-                raise InputError("Give --hierarchy; only --features with --photos can do without.")
-            rule = PartitionRule(tau_max, tau_min)
-            hierarchy = stack.enter_context(partition_photos(photos, rule, registry, split=split))
-        made: Build
-        if checkpoint is not None:
-            made = from_checkpoint(hierarchy, checkpoint)
-        elif features is not None:
-            made = from_features(
-                hierarchy, features, photos, split=split, transform=transform, shrinkage=shrinkage, seed=seed
-            )
-        else:
-            assert inherit is not None
-            made = from_version(hierarchy, home.resolve(inherit))
-        folder = made.write(home.versions_folder, IndexChoice(index, precision), precision_cap_km=precision_cap)
-    if not no_publish:
-        home.publish(folder.name)
-    cells = [len(vectors) for vectors in made.geocells.vectors]
-    state = "not published" if no_publish else "published"
+    made = indexer.build(
+        registry,
+        hierarchy=hierarchy,
+        checkpoint=checkpoint,
+        features=features,
+        inherit=inherit,
+        photos=photos,
+        config=options,
+        publish=not no_publish,
+    )
+    cells, state = list(made.cells), "published" if made.published else "not published"
     return Result(
-        {"version": folder.name, "published": not no_publish, "cells": cells, "registry": str(registry), **made.facts},
-        f"{folder.name}\n{sum(cells):,} cells in {len(cells)} levels ({cells[-1]:,} leaves), {state} in {registry}"
+        {"version": made.version, "published": made.published, "cells": cells, "registry": str(registry), **made.facts},
+        f"{made.version}\n{sum(cells):,} cells in {len(cells)} levels ({cells[-1]:,} leaves), {state} in {registry}"
         + (f"\n{made.text}" if made.text else ""),
     )
 
@@ -252,47 +164,40 @@ def export(
         level: the level to write, 0 the coarsest; the finest by default.
         values: table (.parquet or .csv) with a column `key`, the cells' tokens, and values to write beside the cells.
     """
-    from indexer.cells.export import CRS, cell_frame, file_format, write_frame
-    from indexer.disk.artifact import check_file
+    from indexer.cells.export import CRS, file_format
 
     kind = file_format(out)
-    check_file(out)
     tree = _hierarchy_at(registry, version, hierarchy)
     level = len(tree.levels) - 1 if level is None else level
-    frame = cell_frame(tree, level, values=values)
-    write_frame(frame, out)
+    n_cells = len(indexer.export_cells(tree, out, level=level, values=values))
     return Result(
-        {"out": str(out), "format": kind, "crs": CRS, "level": level, "cells": len(frame)},
-        f"{out}: {len(frame):,} cells of level {level} ({kind}, {CRS})",
+        {"out": str(out), "format": kind, "crs": CRS, "level": level, "cells": n_cells},
+        f"{out}: {n_cells:,} cells of level {level} ({kind}, {CRS})",
     )
 
 
 def _hierarchy_at(registry: Path | None, version: str | None, hierarchy: Path | None) -> "Hierarchy":
     from indexer.bundles.bundle import bundle_hierarchy
-    from indexer.bundles.registry import Registry
-    from indexer.cells.table import load_hierarchy
 
     if version is not None and registry is None:
         raise InputError("--version goes with --registry.")
     if registry is not None and hierarchy is None:
-        return bundle_hierarchy(Registry(registry).resolve(version))
+        return bundle_hierarchy(indexer.Registry(registry).resolve(version))
     if hierarchy is not None and registry is None:
-        return load_hierarchy(hierarchy)
+        return indexer.load_hierarchy(hierarchy)
     raise InputError("Give one of --registry and --hierarchy.")
 
 
-def _hierarchy_result(out: Path, hierarchy: "Hierarchy", n_photos: int) -> Result:
-    from indexer.cells.hierarchy import describe
-
-    levels = describe(hierarchy)
+def _divided(made: "Division") -> Result:
+    levels, digest = made.hierarchy.describe(), made.hierarchy.digest
     return Result(
-        {"hierarchy": str(out), "digest": hierarchy.digest, "photos": n_photos, "levels": levels},
-        f"{out}: {n_photos:,} photos, hierarchy {hierarchy.digest[:12]}\n{level_table(levels)}",
+        {"hierarchy": str(made.folder), "digest": digest, "photos": made.n_photos, "levels": levels},
+        f"{made.folder}: {made.n_photos:,} photos, hierarchy {digest[:12]}\n{level_table(levels)}",
     )
 
 
 def level_table(levels: Sequence[Mapping[str, Any]]) -> str:
-    """A line for each level of what `describe` says."""
+    """A line for each level of what `Hierarchy.describe` says."""
     lines = ["level  name              cells  coverage  photos per cell (min/median/max)  S2 levels  median radius"]
     for row in levels:
         photos = row["photos_per_cell"]

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import indexer
 from indexer.cli import Result
 from indexer.commands import level_table
 from indexer.errors import ArtifactError
@@ -22,16 +23,13 @@ def info(*, registry: Path, version: str | None = None) -> Result:
         registry: registry folder.
         version: a version's digest or its beginning; the current one by default.
     """
-    from indexer.bundles.bundle import open_bundle
-    from indexer.bundles.registry import Registry
-    from indexer.cells.hierarchy import describe
     from indexer.vectors.calibration import calibration_facts
 
-    home = Registry(registry)
-    bundle = open_bundle(home.resolve(version))
+    home = indexer.Registry(registry)
+    bundle = indexer.open_bundle(home.resolve(version))
     states = home.states()
     size = sum(entry.size_bytes for entry in bundle.manifest.files.values())
-    levels = describe(bundle.hierarchy)
+    levels = bundle.hierarchy.describe()
     data = {
         "registry": str(registry),
         "current": home.current,
@@ -76,9 +74,8 @@ def verify(*, registry: Path, version: str | None = None) -> Result:
         version: check only this version; all of them by default.
     """
     from indexer.bundles.bundle import verify_bundle
-    from indexer.bundles.registry import Registry
 
-    home = Registry(registry)
+    home = indexer.Registry(registry)
     home.require()
     folders = [home.resolve(name) for name in (home.versions if version is None else [version])]
     faults = home.faults() + [fault for folder in folders for fault in verify_bundle(folder)]
@@ -96,9 +93,7 @@ def publish(*, registry: Path, version: str) -> Result:
         registry: registry folder.
         version: a version's digest or its beginning.
     """
-    from indexer.bundles.registry import Registry
-
-    home = Registry(registry)
+    home = indexer.Registry(registry)
     return _now_current(home, home.publish(version))
 
 
@@ -108,9 +103,7 @@ def rollback(*, registry: Path) -> Result:
     Args:
         registry: registry folder.
     """
-    from indexer.bundles.registry import Registry
-
-    home = Registry(registry)
+    home = indexer.Registry(registry)
     return _now_current(home, home.rollback())
 
 
@@ -131,9 +124,7 @@ def retire(*, registry: Path, version: str) -> Result:
         registry: registry folder.
         version: a version's digest or its beginning.
     """
-    from indexer.bundles.registry import Registry
-
-    name = Registry(registry).retire(version)
+    name = indexer.Registry(registry).retire(version)
     return Result({"registry": str(registry), "retired": name}, f"{registry}: {name} is retired")
 
 
@@ -145,9 +136,7 @@ def pin(*, registry: Path, version: str, reason: str | None = None) -> Result:
         version: a version's digest or its beginning.
         reason: why; shown by info and to who tries to retire it.
     """
-    from indexer.bundles.registry import Registry
-
-    line = Registry(registry).pin(version, reason=reason)
+    line = indexer.Registry(registry).pin(version, reason=reason)
     name, why = line["version"], line.get("reason")
     data = {"registry": str(registry), "version": name, "pinned": True, "reason": why}
     return Result(data, f"{registry}: {name} is pinned{f' ({why})' if why else ''}")
@@ -160,9 +149,7 @@ def unpin(*, registry: Path, version: str) -> Result:
         registry: registry folder.
         version: a version's digest or its beginning.
     """
-    from indexer.bundles.registry import Registry
-
-    name = Registry(registry).unpin(version)
+    name = indexer.Registry(registry).unpin(version)
     data = {"registry": str(registry), "version": name, "pinned": False}
     return Result(data, f"{registry}: {name} is not pinned")
 

@@ -9,10 +9,10 @@ import pyarrow.parquet
 import pytest
 from hypothesis import settings
 
+from indexer.cells.division import divide
 from indexer.cells.hierarchy import Hierarchy, build_hierarchy, sorted_ids
 from indexer.cells.rule import PartitionRule
-from indexer.cells.schemes import S2Recipe
-from indexer.cells.table import save_hierarchy
+from indexer.cells.schemes import S2Scheme
 from indexer.jobs.job_folder import Job, Shard, open_job
 from indexer.vectors.features import KIND, SCHEMA_VERSION, FeatureBatch, feature_table
 from indexer.vectors.geocells import Geocells
@@ -63,9 +63,8 @@ def clustered_points(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 def save_s2_hierarchy(lat_deg: np.ndarray, lng_deg: np.ndarray, *, rule: PartitionRule, out: Path) -> Path:
     """A hierarchy folder as `python -m indexer partition` writes it."""
-    ids, recipe = sorted_ids([(lat_deg, lng_deg)]), S2Recipe(rule)
-    tree = build_hierarchy(ids, rule=rule)
-    return save_hierarchy(tree, pa.table({"s2_id": ids}), out, config={"recipe": recipe.to_config()}, inputs={})
+    places = pa.table({"s2_id": sorted_ids([(lat_deg, lng_deg)])})
+    return divide(places, S2Scheme(rule), out).folder
 
 
 def random_geocells(hierarchy: Hierarchy, width: int, seed: int, encoder: str | None = "e" * 64) -> Geocells:

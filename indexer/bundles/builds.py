@@ -1,128 +1,173 @@
-"""The ways to a bundle: geocells from a checkpoint, from photo vectors alone, or inherited from another bundle."""
+"""Building a bundle: geocells from a checkpoint, from photo vectors alone, or inherited from another bundle."""
 
 import contextlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from indexer.bundles.build_config import DEFAULT_CONFIG, BuildConfig
 from indexer.bundles.bundle import build_bundle, open_bundle
 from indexer.bundles.leaf_index import IndexChoice
 from indexer.bundles.references import load_references
+from indexer.bundles.registry import Registry
+from indexer.cells.division import partition
+from indexer.cells.hierarchy import Hierarchy
+from indexer.cells.lineage import lineage
 from indexer.cells.rule import PartitionRule
-from indexer.cells.schemes import S2Recipe
-from indexer.cells.table import hierarchy_manifest, load_hierarchy, save_hierarchy
+from indexer.cells.schemes import S2Scheme
+from indexer.cells.table import load_hierarchy
 from indexer.disk.artifact import explain_unwritable, remove_leftovers, temporary_folder
 from indexer.disk.manifest import file_digest, manifest_digest
+from indexer.earth import s2
+from indexer.errors import InputError
 from indexer.vectors.features import open_features
 from indexer.vectors.geocells import Geocells, load_geocells
-from indexer.vectors.lineage import carry_over, lineage
+from indexer.vectors.inheritance import carry_over
 from indexer.vectors.prototypes import Placement, prototypes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Build:
-    """All that a bundle is made of, ready to be written."""
+class Built:
+    """A version that was built."""
 
-    hierarchy: Path
+    folder: Path
+    published: bool
+    cells: tuple[int, ...]  # per level, coarsest first
+    facts: Mapping[str, Any]  # what a program wants to know of how it was made
+    text: str  # the same for a person
+
+    @property
+    def version(self) -> str:
+        """Its digest."""
+        return self.folder.name
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Ingredients:
+    """What a bundle is made of, beside the hierarchy."""
+
     geocells: Geocells
     config: Mapping[str, Any]
     inputs: Mapping[str, str | None]  # digests
     references: pa.Table | None = None  # `indexer.bundles.references`
     photos: np.ndarray | None = None  # (Q, D) float32, transformed vectors to measure the leaf index with
-    facts: Mapping[str, Any] = field(default_factory=dict)  # what a program wants to know of how it was made
-    text: str = ""  # the same for a person
-    precision_cap_km: float | None = None  # what an older bundle was told no finer than
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    text: str = ""
+    precision_cap_km: float | None = None  # of the bundle that is inherited from
 
-    def write(self, versions: Path, index: IndexChoice, *, precision_cap_km: float | None = None) -> Path:
-        """Write the bundle into `versions/<digest>`; returns that folder.
 
-        Raises:
-            BundleMismatch: the geocells are not those of the hierarchy's cells.
-            WorkError: the disk is full.
-        """
-        caps = [cap for cap in (self.precision_cap_km, precision_cap_km) if cap is not None]
-        config = {**self.config, "index": index.kind, "precision": index.precision}
-        return build_bundle(
-            self.hierarchy,
-            self.geocells,
-            versions,
-            config=config,
-            inputs=self.inputs,
-            index=index,
-            photos=self.photos,
-            references=self.references,
+def build(
+    registry: Path | str,
+    *,
+    hierarchy: Path | str | None = None,
+    checkpoint: Path | str | None = None,
+    features: Path | str | None = None,
+    inherit: str | None = None,
+    photos: Path | str | None = None,
+    config: BuildConfig = DEFAULT_CONFIG,
+    publish: bool = True,
+) -> Built:
+    """Build a bundle from a checkpoint, from photo vectors alone, or from an older bundle, and publish it.
+
+    Args:
+        registry: registry folder; made if absent.
+        hierarchy: hierarchy folder; with `features` and `photos` it is made of the photos if not given.
+        checkpoint: checkpoint with geocells that were trained on the hierarchy.
+        features: photo vectors of any encoder, in place of a checkpoint; each cell gets the mean direction of its own.
+        inherit: version in the registry, in place of a checkpoint; each cell gets the vector of the cell it comes from.
+        photos: with `features`, the table that says where the photos were taken; by default the features say it.
+        config: how it is built.
+        publish: make the version current.
+
+    Raises:
+        InputError: what is given does not go together, cannot be used, or the registry cannot be written.
+        ArtifactError: a folder cannot be read.
+        BundleMismatch: the checkpoint belongs to another hierarchy.
+        WorkError: the disk is full.
+    """
+    hierarchy, checkpoint, features, photos = (
+        None if path is None else Path(path) for path in (hierarchy, checkpoint, features, photos)
+    )
+    home = Registry(Path(registry))
+    with contextlib.ExitStack() as stack:
+        if [checkpoint, features, inherit].count(None) != 2:
+            raise InputError("Give one of `checkpoint`, `features` and `inherit`.")
+        of_features = (config.split, config.transform, config.shrinkage, config.seed)
+        if features is None and (photos is not None or of_features != (None, "whiten", None, 0)):
+            raise InputError("`photos`, `split`, `transform`, `shrinkage` and `seed` go with `features`.")
+        if config.transform == "none" and config.shrinkage is not None:
+            raise InputError("`shrinkage` goes with `transform` whiten.")
+        taus = config.tau_max, config.tau_min
+        if hierarchy is not None and taus != (DEFAULT_CONFIG.tau_max, DEFAULT_CONFIG.tau_min):
+            raise InputError("`tau_max` and `tau_min` go without `hierarchy`, which has its own.")
+        if config.precision_cap is not None:
+            s2.level_of_width(config.precision_cap)  # refused before the work where it is none
+        home.check()
+        if hierarchy is None:
+            if features is None or photos is None:
+                raise InputError("Give `hierarchy`; only `features` with `photos` can do without.")
+            hierarchy = stack.enter_context(_hierarchy_of(photos, PartitionRule(*taus), home.path, split=config.split))
+        tree = load_hierarchy(hierarchy)
+        if checkpoint is not None:
+            made = _from_checkpoint(tree, checkpoint)
+        elif features is not None:
+            made = _from_features(tree, features, photos, config)
+        else:
+            made = _from_version(tree, home.resolve(inherit))
+        caps = [cap for cap in (made.precision_cap_km, config.precision_cap) if cap is not None]
+        folder = build_bundle(
+            hierarchy,
+            made.geocells,
+            home.versions_folder,
+            config={**made.config, "index": config.index, "precision": config.precision},
+            inputs={"hierarchy": manifest_digest(hierarchy), **made.inputs},
+            index=IndexChoice(config.index, config.precision),
+            photos=made.photos,
+            references=made.references,
             precision_cap_km=max(caps, default=None),
         )
+    if publish:
+        home.publish(folder.name)
+    return Built(folder, publish, tuple(map(len, made.geocells.vectors)), made.facts, made.text)
 
 
-def from_checkpoint(hierarchy: Path, checkpoint: Path) -> Build:
-    """Geocells that were learned together with the encoder, or fitted to its vectors.
-
-    Raises:
-        ArtifactError: one of the two cannot be read.
-        BundleMismatch: the checkpoint was trained on, or fitted to, another hierarchy.
-    """
-    geocells = load_geocells(checkpoint, hierarchy=hierarchy_manifest(hierarchy).facts["digest"])
-    inputs = {"hierarchy": manifest_digest(hierarchy), "checkpoint": manifest_digest(checkpoint)}
-    n_leaves = len(geocells.vectors[-1])
-    references = load_references(checkpoint, n_leaves=n_leaves, width=geocells.width)
-    return Build(hierarchy, geocells, {"geocells": "checkpoint"}, inputs, references)
+def _from_checkpoint(tree: Hierarchy, checkpoint: Path) -> _Ingredients:
+    """Geocells that were learned together with the encoder, or fitted to its vectors."""
+    geocells = load_geocells(checkpoint, hierarchy=tree.digest)
+    references = load_references(checkpoint, n_leaves=len(geocells.vectors[-1]), width=geocells.width)
+    inputs = {"checkpoint": manifest_digest(checkpoint)}
+    return _Ingredients(geocells, {"geocells": "checkpoint"}, inputs, references)
 
 
-def from_features(
-    hierarchy: Path,
-    features: Path,
-    photos: Path | None,
-    *,
-    split: str | None,
-    transform: Literal["whiten", "none"],
-    shrinkage: float | None,
-    seed: int,
-) -> Build:
-    """Geocells that are mean directions of photo vectors; nothing is trained.
-
-    Raises:
-        InputError: no photo has both a vector and a cell, or the vectors cannot be whitened.
-    """
+def _from_features(tree: Hierarchy, features: Path, photos: Path | None, config: BuildConfig) -> _Ingredients:
+    """Geocells that are mean directions of photo vectors; nothing is trained."""
     source = open_features(features)
-    placement = Placement(load_hierarchy(hierarchy), photos, split=split)
-    made = prototypes(source, placement, transform=transform, shrinkage=shrinkage, seed=seed)
-    inputs = {
-        "hierarchy": manifest_digest(hierarchy),
-        "features": source.digest,
-        "photos": None if photos is None else file_digest(photos),
-    }
-    config = {"geocells": "features", "transform": made.facts, "split": split, "seed": seed}
-    facts = {"photos": made.photos, "rows": made.rows, "inherited_cells": made.inherited, "transform": made.facts}
-    text = (
-        f"{made.photos:,} of {made.rows:,} photos have a vector and a cell; {made.inherited:,} cells have no photo of "
-        "their own and the vector of the cell above"
+    placement = Placement(tree, photos, split=config.split)
+    made = prototypes(source, placement, transform=config.transform, shrinkage=config.shrinkage, seed=config.seed)
+    return _Ingredients(
+        made.geocells,
+        config={"geocells": "features", "transform": made.facts, "split": config.split, "seed": config.seed},
+        inputs={"features": source.digest, "photos": None if photos is None else file_digest(photos)},
+        photos=made.queries,
+        facts={"photos": made.photos, "rows": made.rows, "inherited_cells": made.inherited, "transform": made.facts},
+        text=f"{made.photos:,} of {made.rows:,} photos have a vector and a cell; {made.inherited:,} cells have no "
+        "photo of their own and the vector of the cell above",
     )
-    return Build(hierarchy, made.geocells, config, inputs, None, made.queries, facts, text)
 
 
-def from_version(hierarchy: Path, version: Path) -> Build:
-    """Geocells of an older bundle, carried over to the cells of a new hierarchy by lineage.
-
-    Raises:
-        ArtifactError: the bundle cannot be read.
-        InputError: the hierarchies do not correspond.
-    """
+def _from_version(tree: Hierarchy, version: Path) -> _Ingredients:
+    """Geocells of an older bundle, carried over to the cells of a new hierarchy by lineage."""
     old = open_bundle(version)
-    tree = load_hierarchy(hierarchy)
-    geocells = carry_over(old.model.geocells, old.hierarchy, tree)
     counts = Counter(lineage(old.hierarchy, tree)["relation"].to_pylist())
-    inputs = {"hierarchy": manifest_digest(hierarchy), "bundle": old.version}
-    return Build(
-        hierarchy,
-        geocells,
-        {"geocells": "inherited"},
-        inputs,
+    return _Ingredients(
+        carry_over(old.model.geocells, old.hierarchy, tree),
+        config={"geocells": "inherited"},
+        inputs={"bundle": old.version},
         facts={"lineage": dict(counts)},
         text="cells: " + ", ".join(f"{n:,} {relation}" for relation, n in counts.items()),
         precision_cap_km=old.precision_cap_km,
@@ -130,24 +175,11 @@ def from_version(hierarchy: Path, version: Path) -> Build:
 
 
 @contextlib.contextmanager
-def partition_photos(photos: Path, rule: PartitionRule, registry: Path, *, split: str | None) -> Iterator[Path]:
-    """A hierarchy folder of a photo table for as long as a build needs it, beside the registry.
-
-    Raises:
-        InputError: the table cannot be used, or no cell holds enough photos.
-    """
-    recipe = S2Recipe(rule)
-    places = recipe.read(photos, split=split)
-    tree = recipe.build(places)
+def _hierarchy_of(photos: Path, rule: PartitionRule, registry: Path, *, split: str | None) -> Iterator[Path]:
+    """A hierarchy folder of a photo table for as long as a build needs it, beside the registry."""
     parent = registry.absolute().parent
     with explain_unwritable(registry):
         parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(parent, registry.name)  # of a build that was killed: they hold places of photos
     with temporary_folder(parent, registry.name) as folder:
-        yield save_hierarchy(
-            tree,
-            places,
-            folder / "hierarchy",
-            config={"recipe": recipe.to_config(), "split": split},
-            inputs={"photos": file_digest(photos)},
-        )
+        yield partition(photos, S2Scheme(rule), folder / "hierarchy", split=split).folder

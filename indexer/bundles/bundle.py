@@ -91,7 +91,7 @@ def build_bundle(
         index: the kind of the leaf index.
         photos: (Q, D) float32 photo vectors, transformed, to measure that index with, where there are any.
         references: reference photos of its leaves (`indexer.bundles.references`), where there are any.
-        precision_cap_km: what answers from it are to be told no finer than.
+        precision_cap_km: answers from it are to name no place finer than this.
 
     Raises:
         BundleMismatch: the geocells are not those of the hierarchy's cells.

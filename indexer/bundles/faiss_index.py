@@ -122,7 +122,7 @@ def list_count(index: Index) -> int:
 
 
 def stored_probes(index: Index) -> int:
-    """How many lists a search visits if it is not told; 0 where there are none."""
+    """How many lists a search visits by default; 0 where there are none."""
     return int(getattr(index, "nprobe", 0))
 
 
@@ -183,8 +183,8 @@ def on_device(index: Index, device: Device) -> Index:
     n_gpus = gpu_count()
     if device == "cuda" and not n_gpus:
         raise InputError(
-            "--device cuda: FAISS finds no GPU here. It takes an NVIDIA GPU and the package faiss-gpu: "
-            "pip install '.[gpu]' in place of '.[cpu]', in the checkout. Or use --device cpu."
+            "`device` cuda: FAISS finds no GPU here. It takes an NVIDIA GPU and the package faiss-gpu: "
+            "pip install '.[gpu]' in place of '.[cpu]', in the checkout. Or take `device` cpu."
         )
     if device == "cpu" or not n_gpus:
         return index
@@ -193,11 +193,11 @@ def on_device(index: Index, device: Device) -> Index:
             raise RuntimeError(f"it visits {stored_probes(index)} lists, more than {GPU_LIMIT}")
         return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
     except RuntimeError as error:
-        if device == "auto":  # asked for whatever is there: not every kind of index exists for GPUs
+        if device == "auto":  # not every kind of index exists for GPUs
             return index
         raise InputError(
-            f"--device cuda: this bundle's index cannot be put on a GPU ({str(error).splitlines()[0]}). Use --device "
-            "cpu, or build with --precision fp32 or fp16."
+            f"`device` cuda: this bundle's index cannot be put on a GPU ({str(error).splitlines()[0]}). Take "
+            "`device` cpu, or build with `precision` fp32 or fp16."
         ) from None
 
 

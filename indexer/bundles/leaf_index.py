@@ -5,8 +5,8 @@ quantiser is a level of the hierarchy, and a list holds the leaves below one of 
 coarse to fine. A cell of that level is compared by its prefix of the leaf vector, the sum of E_l / tau_l down to it.
 
 Which level, and how many lists a search visits, is measured for every bundle, also where `leaves.faiss` is flat: lists
-follow from level vectors and ranges alone, so a reader makes them in a moment when it is asked to search coarse to
-fine, and a bundle does not carry its leaf vectors twice.
+follow from level vectors and ranges alone, so a reader makes them in a moment when it searches coarse to fine, and a
+bundle does not carry its leaf vectors twice.
 """
 
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ from indexer.vectors.scoring import ScoringModel, leaf_vectors, scores_of
 
 # Up to here one scan of everything is fast enough, and exact.
 EXHAUSTIVE_LEAVES = 200_000
-SPARE = 8  # candidates beyond those asked for, among which float64 decides
+SPARE = 8  # candidates beyond those wanted, among which float64 decides
 # The share of a sample for which the list of the best leaf is visited; of other queries 0.999 are promised.
 _ENOUGH_RECALL = 0.9995
 _QUERIES = 2000
@@ -125,11 +125,11 @@ def choose_beam(model: ScoringModel, queries: np.ndarray, best: np.ndarray) -> t
     A query finds its best leaf when it visits as many lists as the heads that do not score below that of the leaf's
     list. So the number of lists needed is a quantile of those ranks; nothing is searched to know it.
     """
-    asked = model.extended(queries)
+    extended = model.extended(queries)
     cheapest, chosen = np.inf, None
     for level in range(max(1, len(model.geocells.vectors) - 1)):
         lists, heads = tree_lists(model, level)
-        rank = np.sort(_ranks(asked, heads, lists[best]))
+        rank = np.sort(_ranks(extended, heads, lists[best]))
         probes = int(rank[int(np.ceil(_ENOUGH_RECALL * len(rank))) - 1])
         cost = len(heads) + _LIST_ROW_COST * probes * model.n_leaves / len(heads)
         if cost < cheapest:

@@ -29,7 +29,7 @@ class VersionState:
     version: str
     current: bool
     pinned: bool
-    reason: str | None  # why it is pinned, where somebody said so
+    reason: str | None  # why it is pinned, where that is known
     size_bytes: int  # on disk, manifest included
     published_at: str | None  # UTC, the last time; None if it never was
 
@@ -83,7 +83,7 @@ class Registry:
         Raises:
             InputError: no registry here, nothing published, or no such version.
         """
-        self._check_exists()
+        self.require()
         if version is None:
             version = self.current
             if version is None:
@@ -258,16 +258,13 @@ class Registry:
         replace_symlink(self.path / "current", f"versions/{folder.name}")
         return folder.name
 
-    def _check_exists(self) -> None:
-        self.require()
-
     def _nothing_published(self) -> InputError:
         return InputError(
             f"{self.path}: nothing is published. python -m indexer publish --registry {self.path} --version V"
         )
 
     def _retired(self, version: str) -> str:
-        with contextlib.suppress(ArtifactError):  # a damaged history is not what the caller asked about
+        with contextlib.suppress(ArtifactError):  # a damaged history is not what this call is about
             for entry in reversed(self.history()):
                 if entry["action"] == "retire" and entry["version"].startswith(version):
                     return f" (retired {entry['at']}; build it again to have it back)"
@@ -275,6 +272,6 @@ class Registry:
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[None]:
-        self._check_exists()
+        self.require()
         with explain_unwritable(self.path), in_turn(self.path / ".lock"):
             yield

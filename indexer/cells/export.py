@@ -16,7 +16,7 @@ import pyarrow.parquet
 
 from indexer.cells.hierarchy import Hierarchy, Level, s2_ids_of
 from indexer.cells.table import cells_table
-from indexer.disk.artifact import write_file
+from indexer.disk.artifact import check_file, write_file
 from indexer.earth.polygons import cell_polygons
 from indexer.errors import InputError, MissingBackend
 
@@ -51,6 +51,29 @@ def file_format(out: Path) -> str:
     if name is None:
         raise InputError(f"{out}: the name must end in .parquet (GeoParquet) or .geojson (GeoJSON).")
     return name
+
+
+def export_cells(
+    hierarchy: Hierarchy, out: Path | str, *, level: int, values: Path | None = None
+) -> geopandas.GeoDataFrame:
+    """Write the cells of a level as polygons that QGIS and geopandas open, and return what was written.
+
+    Args:
+        hierarchy: S2 cells.
+        out: file to write: .parquet for GeoParquet, .geojson for GeoJSON.
+        level: its number, 0 the coarsest.
+        values: table (.parquet or .csv) with a column `key`, the cells' tokens, and values to write beside the cells.
+
+    Raises:
+        InputError: as for `cell_frame` and `write_frame`.
+        WorkError: the disk is full.
+    """
+    out = Path(out)
+    file_format(out)
+    check_file(out)
+    frame = cell_frame(hierarchy, level, values=values)
+    write_frame(frame, out)
+    return frame
 
 
 def cell_frame(hierarchy: Hierarchy, level: int, *, values: Path | None = None) -> geopandas.GeoDataFrame:
@@ -176,15 +199,15 @@ def _check_keys(column: pa.ChunkedArray, keys: np.ndarray, source: Path) -> None
     unknown = column.filter(pc.invert(pc.is_in(column, value_set=pa.array(keys.tolist()))))
     if len(unknown):
         raise InputError(
-            f"{source}: {len(unknown)} key(s) are no cells of this level: {_some(unknown.to_pylist())}. "
-            "Give the --level that they belong to, or remove these rows."
+            f"{source}: {len(unknown)} key(s) are no cells of this level: {_first(unknown.to_pylist())}. "
+            "Give the `level` that they belong to, or remove these rows."
         )
     repeated = [entry["values"] for entry in pc.value_counts(column).to_pylist() if entry["counts"] > 1]
     if repeated:
-        raise InputError(f"{source}: {len(repeated)} key(s) repeat: {_some(repeated)}. Keep one row for each cell.")
+        raise InputError(f"{source}: {len(repeated)} key(s) repeat: {_first(repeated)}. Keep one row for each cell.")
 
 
-def _some(keys: Sequence[str | None]) -> str:
+def _first(keys: Sequence[str | None]) -> str:
     return ", ".join("an empty one" if key is None else repr(key) for key in keys[:3]) + ", ..." * (len(keys) > 3)
 
 

@@ -1,7 +1,7 @@
 """Where the photos of each cell are: mean directions and radii, over any number of photos in little memory.
 
-In: leaf ids of photos and, per level, which contiguous run of them each cell holds. A photo is taken to be at the
-centre of its leaf cell, less than a centimetre from where its table says.
+In: point ids of photos and, per level, which contiguous run of them each cell holds. A photo is taken to be at the
+centre of its level-30 cell, less than a centimetre from where its table says.
 """
 
 from collections.abc import Iterator, Sequence
@@ -39,7 +39,7 @@ class Extent:
 def extents(ids: np.ndarray, levels: Sequence[Runs]) -> list[Extent]:
     """Points and radii of all cells.
 
-    ids: (N,) uint64 leaf ids in the order the runs count in, which need not be theirs.
+    ids: (N,) uint64 point ids in the order the runs count in, which need not be theirs.
     """
     sums = [np.zeros((3, len(runs.begin))) for runs in levels]
     for start, points in _chunks(ids):

@@ -58,9 +58,7 @@ class Hierarchy:
 
     levels: Sequence[Level]
     ancestors: np.ndarray  # (leaves, L) int64: the cell of each level that contains the leaf; last column 0, 1, 2, ...
-    # (leaves, 2) float64, latitude and longitude of each leaf's most central photo (`indexer.cells.medoids`); None in
-    # hierarchies from before these were kept
-    medoids: np.ndarray | None
+    medoids: np.ndarray  # (leaves, 2) float64, latitude and longitude of each leaf's most central photo
 
     @property
     def digest(self) -> str:
@@ -105,12 +103,33 @@ class Hierarchy:
         return self.locate_ids(s2.point_ids(lat_deg, lng_deg))
 
     def locate_ids(self, ids: np.ndarray) -> np.ndarray:
-        """The cell of each level that contains each leaf id, or -1: (N, L) int64.
+        """The cell of each level that contains each point id, or -1: (N, L) int64.
 
         Raises:
             InputError: the cells are labels.
         """
         return np.stack([s2.locate(s2_ids_of(level), ids) for level in self.levels], axis=1)
+
+    def describe(self) -> list[dict[str, Any]]:
+        """What people compare partitions by: cells, coverage, photos per cell and S2 levels used, for each level."""
+        return [
+            {
+                "level": number,
+                "name": level.name,
+                "tau_max": level.tau_max,
+                "tau_min": level.tau_min,
+                "cells": len(level),
+                "coverage": level.coverage,
+                "photos_per_cell": {
+                    "smallest": int(level.n_photos.min()),
+                    "median": float(np.median(level.n_photos)),
+                    "largest": int(level.n_photos.max()),
+                },
+                "s2_levels": [] if level.s2_ids is None else np.unique(s2.levels(level.s2_ids)).tolist(),
+                "median_radius_km": float(np.median(level.radius_km)),
+            }
+            for number, level in enumerate(self.levels)
+        ]
 
 
 def s2_ids_of(level: Level) -> np.ndarray:
@@ -122,13 +141,13 @@ def s2_ids_of(level: Level) -> np.ndarray:
     if level.s2_ids is None:
         raise InputError(
             f"The cells of this hierarchy are labels ({level.label}), not S2 cells, so coordinates do not say which "
-            "cell a point is in. Give a table with the label columns, or a hierarchy made with --scheme s2."
+            "cell a point is in. Give a table with the label columns, or a hierarchy of S2 cells."
         )
     return level.s2_ids
 
 
 def sorted_ids(batches: Iterable[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """Leaf ids (N,) uint64, ascending, of photos that come in batches of latitudes and longitudes.
+    """Point ids (N,) uint64, ascending, of photos that come in batches of latitudes and longitudes.
 
     Beside a batch, the ids are all that is held.
     """
@@ -148,7 +167,7 @@ def sorted_ids(batches: Iterable[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
 def build_hierarchy(ids: np.ndarray, *, rule: PartitionRule) -> Hierarchy:
     """Divide the Earth at every granularity of the rule.
 
-    ids: (N,) uint64 leaf ids of photos, ascending (`sorted_ids`).
+    ids: (N,) uint64 point ids of photos, ascending (`sorted_ids`).
 
     Raises:
         InputError: a level would have no cell.
@@ -158,7 +177,7 @@ def build_hierarchy(ids: np.ndarray, *, rule: PartitionRule) -> Hierarchy:
         if not level.size:
             raise InputError(
                 f"No cell holds more than tau_min = {rule.tau_min} of the {len(ids)} photos at tau_max = {tau_max}. "
-                "Lower --tau-min, or give more photos."
+                "Lower `tau_min`, or give more photos."
             )
     ancestors = np.stack([s2.locate(level, cells[-1]) for level in cells], axis=1)
     # Follows from one tau_min and falling tau_max: a cell that holds a kept leaf holds more photos than tau_min.
@@ -195,7 +214,7 @@ class Cells:
 def tie(cells: Sequence[Cells], ancestors: np.ndarray, *, ids: np.ndarray) -> Hierarchy:
     """Put a hierarchy together.
 
-    cells: per level, coarsest first. ancestors: (leaves, L) int64, columns ascending. ids: (N,) uint64 leaf ids of the
+    cells: per level, coarsest first. ancestors: (leaves, L) int64, columns ascending. ids: (N,) uint64 point ids of the
     photos, in the order that the runs count in.
     """
     places = extents(ids, [level.runs for level in cells])
@@ -228,25 +247,3 @@ def _level(cells: Cells, extent: Extent, ancestor: np.ndarray, n_photos: int) ->
         city=city,
         country=country,
     )
-
-
-def describe(hierarchy: Hierarchy) -> list[dict[str, Any]]:
-    """What a person compares partitions by: cells, coverage, photos per cell and S2 levels used, for each level."""
-    return [
-        {
-            "level": number,
-            "name": level.name,
-            "tau_max": level.tau_max,
-            "tau_min": level.tau_min,
-            "cells": len(level),
-            "coverage": level.coverage,
-            "photos_per_cell": {
-                "smallest": int(level.n_photos.min()),
-                "median": float(np.median(level.n_photos)),
-                "largest": int(level.n_photos.max()),
-            },
-            "s2_levels": [] if level.s2_ids is None else np.unique(s2.levels(level.s2_ids)).tolist(),
-            "median_radius_km": float(np.median(level.radius_km)),
-        }
-        for number, level in enumerate(hierarchy.levels)
-    ]

@@ -23,7 +23,7 @@ def build_label_hierarchy(table: pa.Table, columns: Sequence[str], *, ids: np.nd
     Args:
         table: the label columns, one row per photo.
         columns: their names, coarsest first.
-        ids: (N,) uint64 leaf ids of the photos.
+        ids: (N,) uint64 point ids of the photos.
         tau_min: a cell is kept only if it holds more photos than this.
 
     Raises:
@@ -35,7 +35,7 @@ def build_label_hierarchy(table: pa.Table, columns: Sequence[str], *, ids: np.nd
     for column, level_keys in zip(columns, keys, strict=True):
         if not len(level_keys):
             raise InputError(
-                f"No label of {column!r} stands for more than tau_min = {tau_min} photos. Lower --tau-min."
+                f"No label of {column!r} stands for more than tau_min = {tau_min} photos. Lower `tau_min`."
             )
     order = np.lexsort(cells[::-1])  # by the coarsest first; rows without a cell stand together, before the others
     cells, ids = [level[order] for level in cells], ids[order]

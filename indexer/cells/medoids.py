@@ -1,6 +1,6 @@
 """The medoid of each cell: of its photos the one that is nearest to all others, which no outlier can pull away.
 
-In: leaf ids of photos and which contiguous run of them each cell holds. Out: one photo for each cell, that with the
+In: point ids of photos and which contiguous run of them each cell holds. Out: one photo for each cell, that with the
 least sum of distances to the others; distances are chords. A mean direction may lie in the sea or between two cities; a
 medoid is where somebody stood.
 
@@ -22,7 +22,7 @@ _HELD = 1 << 18  # photos worked on at once
 def medoids(ids: np.ndarray, runs: Runs) -> tuple[np.ndarray, np.ndarray]:
     """Latitude and longitude of each cell's medoid, (C,) float64 in degrees each; of equals the first photo.
 
-    ids: (N,) uint64 leaf ids in the order that the runs count in.
+    ids: (N,) uint64 point ids in the order that the runs count in.
     """
     lengths = runs.lengths
     chosen = np.empty(len(lengths), np.int64)

@@ -1,7 +1,7 @@
-"""How a hierarchy is made from photo tables, and made again when photos are added: S2 cells by density, or labels.
+"""Partition schemes: S2 cells by the density of photos, or cells that labels name.
 
-In: photo tables. Out: places (one row per photo: its leaf id and its labels), and a hierarchy of them. A hierarchy
-folder keeps both the recipe (in its manifest) and the places.
+In: photo tables. Out: places (one row per photo: its point id and its labels), and a hierarchy of them. A hierarchy
+folder keeps both the scheme (in its manifest) and the places, so that it can be made again when photos are added.
 """
 
 from collections.abc import Mapping
@@ -20,8 +20,10 @@ from indexer.errors import ArtifactError, InputError
 from indexer.photos.sources import coordinate_batches
 from indexer.photos.tables import coordinates_of, read_columns
 
+PAPER_RULE = PartitionRule()
 
-class Recipe(Protocol):
+
+class PartitionScheme(Protocol):
     """A way to divide photos."""
 
     def read(self, photos: Path, *, split: str | None) -> pa.Table:
@@ -34,21 +36,21 @@ class Recipe(Protocol):
         """The hierarchy of places."""
 
     def to_config(self) -> dict[str, Any]:
-        """What a manifest holds; the inverse is `recipe_of`."""
+        """What a manifest holds; the inverse is `scheme_of`."""
 
 
 @dataclass(frozen=True, slots=True)
-class S2Recipe:
+class S2Scheme:
     """S2 cells adapted to where photos are."""
 
-    rule: PartitionRule
+    rule: PartitionRule = PAPER_RULE
 
     def read(self, photos: Path, *, split: str | None) -> pa.Table:
-        """Leaf ids, sorted; the table is read a batch at a time."""
+        """Point ids, sorted; the table is read a batch at a time."""
         return pa.table({"s2_id": sorted_ids(coordinate_batches(photos, split=split))})
 
     def join(self, first: pa.Table, second: pa.Table) -> pa.Table:
-        """Leaf ids of both, sorted."""
+        """Point ids of both, sorted."""
         ids = np.concatenate([table["s2_id"].to_numpy() for table in (first, second)])
         ids.sort()
         return pa.table({"s2_id": ids})
@@ -59,11 +61,11 @@ class S2Recipe:
 
     def to_config(self) -> dict[str, Any]:
         """The rule."""
-        return {"scheme": "s2", **asdict(self.rule)}
+        return {"kind": "s2", **asdict(self.rule)}
 
 
 @dataclass(frozen=True, slots=True)
-class LabelRecipe:
+class LabelScheme:
     """Cells that are labels."""
 
     columns: tuple[str, ...]  # coarsest first
@@ -71,12 +73,12 @@ class LabelRecipe:
 
     def __post_init__(self) -> None:
         if not self.columns or len(set(self.columns)) != len(self.columns):
-            raise InputError(f"--labels takes different columns, coarsest first, not {list(self.columns)}.")
+            raise InputError(f"`labels` must be different columns, coarsest first, not {list(self.columns)}.")
         if self.tau_min < 0:
             raise InputError(f"tau_min must be at least 0, not {self.tau_min}.")
 
     def read(self, photos: Path, *, split: str | None) -> pa.Table:
-        """Leaf ids and labels, in the order of the table."""
+        """Point ids and labels, in the order of the table."""
         table = read_columns(photos, ["lat", "lng", *self.columns], split=split)
         lat, lng = coordinates_of(table, photos, required=True)
         labels = {column: table[column].cast(pa.string()) for column in self.columns}
@@ -93,22 +95,22 @@ class LabelRecipe:
 
     def to_config(self) -> dict[str, Any]:
         """The columns and the bound."""
-        return {"scheme": "labels", "labels": list(self.columns), "tau_min": self.tau_min}
+        return {"kind": "labels", "labels": list(self.columns), "tau_min": self.tau_min}
 
 
-def recipe_of(config: Mapping[str, Any], *, source: Path) -> Recipe:
-    """The recipe that a hierarchy's manifest records.
+def scheme_of(config: Mapping[str, Any], *, source: Path) -> PartitionScheme:
+    """The scheme that a hierarchy's manifest records.
 
     Raises:
         ArtifactError: it records none that can be followed.
     """
     values = dict(config)
-    scheme = values.pop("scheme", None)
+    kind = values.pop("kind", None)
     try:
-        if scheme == "s2":
-            return S2Recipe(PartitionRule(**values | {"tau_max": tuple(values["tau_max"])}))
-        if scheme == "labels":
-            return LabelRecipe(tuple(values["labels"]), values["tau_min"])
+        if kind == "s2":
+            return S2Scheme(PartitionRule(**values | {"tau_max": tuple(values["tau_max"])}))
+        if kind == "labels":
+            return LabelScheme(tuple(values["labels"]), values["tau_min"])
     except (TypeError, KeyError) as error:
         raise ArtifactError(f"{source}: its manifest does not say how it was made ({error}). Rebuild it.") from None
-    raise ArtifactError(f"{source}: made by a scheme this release does not know ({scheme!r}). Update geosurge.")
+    raise ArtifactError(f"{source}: made by a scheme this release does not know ({kind!r}). Update geosurge.")

@@ -39,11 +39,11 @@ def save_hierarchy(
 
     Args:
         hierarchy: the cells.
-        photos: `s2_id` (leaf ids) of the photos they were made from, and their labels where cells are labels.
+        photos: `s2_id` (point ids) of the photos they were made from, and their labels where cells are labels.
         out: the folder.
         config: how it was made: what `update` needs to make it again with more photos.
         inputs: digests of what it was made from.
-        lineage: where its cells come from (`indexer.vectors.lineage`).
+        lineage: where its cells come from (`indexer.cells.lineage`).
 
     Raises:
         InputError: `out` exists or cannot be written.
@@ -137,7 +137,7 @@ def read_cells(path: Path) -> Hierarchy:
         hierarchy = Hierarchy(
             [_level(row, table) for row, table in zip(levels, cells, strict=True)],
             np.stack([leaves[f"ancestor_{row['level']}"].to_numpy().astype(np.int64) for row in levels], axis=1),
-            _medoids(leaves),
+            np.stack([leaves[name].to_numpy() for name in _MEDOID], axis=1),
         )
     except (duckdb.Error, KeyError, ValueError, pa.ArrowException) as error:
         newer = "database file with version number" in str(error)
@@ -194,16 +194,10 @@ def _leaves_table(hierarchy: Hierarchy) -> pa.Table:
             **{f"ancestor_{number}": pa.array(ancestors[:, number]) for number in range(ancestors.shape[1])},
             "lat_deg": pa.array(level.lat_deg),
             "lng_deg": pa.array(level.lng_deg),
-            **dict(zip(_MEDOID, () if hierarchy.medoids is None else map(pa.array, hierarchy.medoids.T), strict=False)),
+            **dict(zip(_MEDOID, map(pa.array, hierarchy.medoids.T), strict=True)),
             "n_photos": pa.array(level.n_photos),
         }
     )
-
-
-def _medoids(leaves: pa.Table) -> np.ndarray | None:
-    if _MEDOID[0] not in leaves.column_names:
-        return None
-    return np.stack([leaves[name].to_numpy() for name in _MEDOID], axis=1)
 
 
 def _column(values: np.ndarray | list[str] | None, kind: pa.DataType, length: int) -> pa.Array:

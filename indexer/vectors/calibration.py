@@ -55,27 +55,21 @@ def calibration_facts(calibrations: Mapping[Protocol, Calibration]) -> dict[str,
 
 
 def calibrations_of(facts: Mapping[str, Any] | None) -> dict[Protocol, Calibration]:
-    """The calibrations a manifest tells of.
+    """The calibrations that a manifest holds.
 
     Raises:
-        ArtifactError: it tells of something else.
+        ArtifactError: it holds something else.
     """
     result = dict[Protocol, Calibration]()
     for name, numbers in (facts or {}).items():
         if name not in PROTOCOLS:
             raise ArtifactError(f"A calibration for {name!r}; this release knows {', '.join(PROTOCOLS)}.")
         try:
-            result[name] = _calibration(**numbers)
+            masses = {point: tuple(pair) for point, pair in numbers["masses"].items()}
+            result[name] = Calibration(**{**numbers, "masses": masses})
         except (TypeError, AttributeError, KeyError) as error:
             raise ArtifactError(f"The calibration for {name!r} is damaged ({error}). Fit it again.") from None
     return result
-
-
-def _calibration(**numbers: Any) -> Calibration:
-    if "mass_50" in numbers:  # of a bundle from before other points than cells' own were calibrated
-        numbers["masses"] = {"cell": [numbers.pop("mass_50"), numbers.pop("mass_90")]}
-    masses = {name: tuple(pair) for name, pair in numbers.pop("masses").items()}
-    return Calibration(**numbers, masses=masses)
 
 
 def protocol_of(features: FeatureSource) -> Protocol:

@@ -101,18 +101,6 @@ class Geocells:
         return vectors if self.transform is None else self.transform.apply(vectors)
 
 
-def inherit(sums: np.ndarray, parents: np.ndarray) -> np.ndarray:
-    """Directions of cells, each of which takes its parent's where it has none of its own.
-
-    sums: (C, D) float64, the sum of the vectors of each cell; zeros where there are none. parents: (C, D) float32, unit
-    rows, the vector of each cell's parent. Returns (C, D) float32, unit rows.
-    """
-    norms = np.linalg.norm(sums, axis=1, keepdims=True)
-    # Vectors that cancel out leave rounding behind, which is no direction.
-    empty = norms <= 1e-12
-    return np.where(empty, parents, sums / np.where(empty, 1, norms)).astype(np.float32)
-
-
 def save_geocells(draft: Draft, geocells: Geocells) -> None:
     """Write the geocells into a checkpoint folder that is being written, and what they need to be read as its facts."""
     folder = draft.path / "geocells"

@@ -11,7 +11,8 @@ import numpy as np
 
 from indexer.errors import InputError
 from indexer.vectors.cell_sums import CellSums, check_vectors, unit_rows
-from indexer.vectors.geocells import Geocells, inherit
+from indexer.vectors.geocells import Geocells
+from indexer.vectors.inheritance import inherit
 from indexer.vectors.whitening import Transform
 
 TEMPERATURE = 0.07  # of every level: CLIP's initial value, for want of a fitted one

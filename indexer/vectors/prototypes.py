@@ -95,9 +95,9 @@ class Placement:
         labels = label_columns(hierarchy)
         if photos is None:
             if split is not None:
-                raise InputError("--split goes with --photos: features have no splits. Give the table that has them.")
+                raise InputError("`split` goes with `photos`: features have no splits. Give the table that has them.")
             if labels:
-                raise InputError("The cells of this hierarchy are labels: give the table that has them with --photos.")
+                raise InputError("The cells of this hierarchy are labels: give the table that has them with `photos`.")
             return
         table = read_columns(photos, ["photo", "lat", "lng", *labels], split=split)
         names = names_of(table, photos)
@@ -246,6 +246,6 @@ def placed_batches(features: FeatureSource, placement: Placement, what: str) -> 
 def no_photo(features: FeatureSource) -> InputError:
     """What to say of features of which nothing can be made."""
     return InputError(
-        f"{features.location}: none of its photos has both a vector and a cell. Are its names those of --photos, and "
+        f"{features.location}: none of its photos has both a vector and a cell. Are its names those of `photos`, and "
         "is the hierarchy made from photos of the same places?"
     )

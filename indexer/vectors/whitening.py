@@ -173,7 +173,7 @@ class Moments:
         if self.freedom <= 0:
             raise InputError(
                 f"No cell holds two of the {self.n_rows} photos: nothing to whiten with. "
-                "Give more photos, coarser cells (a larger --tau-max), or take vectors as they are (--transform none)."
+                "Give more photos, coarser cells (a larger `tau_max`), or take vectors as they are (`transform` none)."
             )
         used = self.cells.counts > 0
         sums = self.cells.sums[used]
@@ -224,7 +224,7 @@ def _spectrum(moments: Moments) -> _Spectrum:
     if values[-1] <= rounding:
         raise InputError(
             "No two photos of a cell have different vectors: nothing to whiten with. "
-            "Remove copies of photos, or take vectors as they are (--transform none)."
+            "Remove copies of photos, or take vectors as they are (`transform` none)."
         )
     return _Spectrum(np.maximum(values, 0.0), axes, rounding, moments.freedom)
 

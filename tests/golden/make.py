@@ -1,7 +1,7 @@
 """Writes one golden folder: every format on disk, small, as the release of today writes it.
 
-`python -m tests.golden.make tests/golden/v2` for a new schema version; folders that exist are never made again, because
-what they hold is what users hold.
+`python -m tests.golden.make tests/golden/v2` for a new schema version. From the first release on, folders that exist
+are never made again, because what they hold is what users hold.
 """
 
 import json
@@ -45,8 +45,9 @@ def make(out: Path) -> None:
     answers = pyarrow.parquet.read_table(out / "predictions")
     expected = {"key": answers["key"].to_pylist(), "probability": np.round(answers["probability"], 9).tolist()}
     (out / "expected.json").write_text(json.dumps(expected, indent=1) + "\n")
-    for lock in out.rglob("*lock"):  # what processes hold while they write says nothing of a format
-        lock.unlink()
+    for pattern in ("*lock", "_status.json", "_report.*"):  # of the process that wrote, and for people to look at
+        for path in out.rglob(pattern):
+            path.unlink()
 
 
 def make_class_maps(out: Path) -> None:

@@ -35,7 +35,7 @@ def test_options_may_come_from_a_file_and_flags_win(photo_table: Path, tmp_path:
     config.write_text(f"photos: {photo_table}\ntau_max: [400, 120]\ntau_min: 5\nout: {tmp_path / 'no'}\n")
     assert indexer("partition", "--config", config, "--out", tmp_path / "H") == 0
     manifest = json.loads((tmp_path / "H" / "manifest.json").read_text())
-    assert manifest["config"]["recipe"]["tau_max"] == [400, 120]
+    assert manifest["config"]["scheme"]["tau_max"] == [400, 120]
     assert not (tmp_path / "no").exists()
 
 

@@ -17,9 +17,10 @@ from encoder.checkpoint import load_encoder, save_checkpoint
 from indexer.bundles.bundle import open_bundle
 from indexer.bundles.references import load_references
 from indexer.bundles.registry import Registry
+from indexer.cells.division import partition
 from indexer.cells.rule import PartitionRule
-from indexer.cells.schemes import LabelRecipe
-from indexer.cells.table import load_hierarchy, save_hierarchy
+from indexer.cells.schemes import LabelScheme
+from indexer.cells.table import load_hierarchy
 from indexer.cli import main
 from indexer.earth import geo
 from indexer.errors import ArtifactError, BundleMismatch, InputError
@@ -158,9 +159,7 @@ def test_splits_of_a_table_say_what_is_held_out(folder: Path, world: World, tmp_
 
 
 def test_cells_that_are_labels_are_fitted_too(folder: Path, tmp_path: Path) -> None:
-    recipe = LabelRecipe(("east", "zone"))
-    places = recipe.read(folder / "photos.parquet", split=None)
-    save_hierarchy(recipe.build(places), places, tmp_path / "L", config={"recipe": recipe.to_config()}, inputs={})
+    partition(folder / "photos.parquet", LabelScheme(("east", "zone")), tmp_path / "L")
     sources = RefitSources(folder / "F", tmp_path / "L", photos=folder / "photos.parquet")
     summary = refit(sources, tmp_path / "C", config=replace(CONFIG, references=1))
     assert [len(level) for level in summary.geocells.vectors] == [2, 18]
@@ -247,9 +246,7 @@ def test_a_level_with_one_cell_says_nothing_and_does_no_harm(folder: Path, world
     """A tree of labels may well begin with "world". Its factor is 1 for every leaf."""
     table = pyarrow.parquet.read_table(folder / "photos.parquet")
     pyarrow.parquet.write_table(table.append_column("all", pa.array(["world"] * len(table))), tmp_path / "p.parquet")
-    recipe = LabelRecipe(("all", "zone"))
-    places = recipe.read(tmp_path / "p.parquet", split=None)
-    save_hierarchy(recipe.build(places), places, tmp_path / "L", config={"recipe": recipe.to_config()}, inputs={})
+    partition(tmp_path / "p.parquet", LabelScheme(("all", "zone")), tmp_path / "L")
     sources = RefitSources(folder / "F", tmp_path / "L", photos=tmp_path / "p.parquet")
     summary = refit(sources, tmp_path / "C", config=replace(CONFIG, levels_weights="fit"))
     assert [len(level) for level in summary.geocells.vectors] == [1, 18]

@@ -74,7 +74,7 @@ def test_a_gpu_that_is_not_there_is_an_error_and_never_a_silent_cpu(monkeypatch:
     monkeypatch.setattr(faiss, "StandardGpuResources", object, raising=False)
     assert on_device(index, "cpu") is index
     assert on_device(index, "auto") is index
-    with pytest.raises(InputError, match="--device cuda: FAISS finds no GPU"):
+    with pytest.raises(InputError, match="`device` cuda: FAISS finds no GPU"):
         on_device(index, "cuda")
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import s2sphere
 
-from indexer.cells.hierarchy import Hierarchy, build_hierarchy, describe, sorted_ids
+from indexer.cells.hierarchy import Hierarchy, build_hierarchy, sorted_ids
 from indexer.cells.rule import PartitionRule
 from indexer.earth import geo, s2
 from indexer.errors import InputError
@@ -82,7 +82,7 @@ def test_names_come_from_the_nearest_city() -> None:
 
 
 def test_no_cell_left_is_an_error_that_says_what_to_lower() -> None:
-    with pytest.raises(InputError, match="Lower --tau-min"):
+    with pytest.raises(InputError, match="Lower `tau_min`"):
         divide((np.array([1.0, 50.0]), np.array([1.0, 50.0])), PartitionRule((100,), 5))
 
 
@@ -98,7 +98,7 @@ def test_points_outside_every_cell_are_located_nowhere(hierarchy: Hierarchy) -> 
 
 
 def test_description_adds_up(hierarchy: Hierarchy) -> None:
-    rows = describe(hierarchy)
+    rows = hierarchy.describe()
     assert [row["cells"] for row in rows] == [len(level) for level in hierarchy.levels]
     assert all(row["photos_per_cell"]["smallest"] > RULE.tau_min for row in rows)
     assert all(row["photos_per_cell"]["largest"] <= row["tau_max"] for row in rows)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexer.cells.hierarchy import Hierarchy, describe
+from indexer.cells.hierarchy import Hierarchy
 from indexer.cells.labels import build_label_hierarchy, label_columns, locate_labels
 from indexer.earth import geo, s2
 from indexer.errors import InputError
@@ -59,7 +59,7 @@ def test_cells_are_labels_in_the_order_of_their_paths() -> None:
     assert cities.coverage == pytest.approx(7 / 9)
     assert [level.s2_ids for level in tree.levels] == [None] * 3
     assert label_columns(tree) == list(COLUMNS)
-    assert [row["name"] for row in describe(tree)] == list(COLUMNS)
+    assert [row["name"] for row in tree.describe()] == list(COLUMNS)
 
 
 def test_points_are_mean_directions_across_the_antimeridian() -> None:

@@ -16,7 +16,7 @@ def runs_of(lengths: list[int]) -> Runs:
     return Runs(end - np.array(lengths), end)
 
 
-def leaf_ids(n: int, seed: int) -> np.ndarray:
+def clustered_ids(n: int, seed: int) -> np.ndarray:
     """Photos around some places, each of another spread."""
     rng = np.random.default_rng(seed)
     centre = rng.uniform((-80, -180), (80, 180), (8, 2))[rng.integers(0, 8, n)]
@@ -31,7 +31,7 @@ def sums_of_chords(ids: np.ndarray) -> np.ndarray:
 
 @given(st.lists(st.integers(1, EXACT), min_size=1, max_size=12), st.integers(0, 1000))
 def test_small_cells_have_the_very_medoid(lengths: list[int], seed: int) -> None:
-    ids, runs = leaf_ids(sum(lengths), seed), runs_of(lengths)
+    ids, runs = clustered_ids(sum(lengths), seed), runs_of(lengths)
     for cell, (lat, lng) in enumerate(zip(*medoids(ids, runs), strict=True)):
         mine = ids[runs.begin[cell] : runs.end[cell]]
         found = int(np.argmin(haversine_km(*s2.centres(mine), lat, lng)))
@@ -41,7 +41,7 @@ def test_small_cells_have_the_very_medoid(lengths: list[int], seed: int) -> None
 
 @pytest.mark.parametrize("n", [17, 33, 64, 65, 500, 3000])
 def test_large_cells_have_nearly_the_medoid(n: int) -> None:
-    ids = leaf_ids(n, seed=n)
+    ids = clustered_ids(n, seed=n)
     (lat,), (lng,) = medoids(ids, runs_of([n]))
     distance = haversine_km(*s2.centres(ids), lat, lng)
     assert distance.min() < 1e-5  # it is one of the photos
@@ -58,7 +58,7 @@ def test_no_outlier_pulls_it_away() -> None:
 
 
 def test_photos_at_one_place_and_between_runs() -> None:
-    ids = np.concatenate([np.full(100, leaf_ids(1, 0)[0]), leaf_ids(50, 1)])
+    ids = np.concatenate([np.full(100, clustered_ids(1, 0)[0]), clustered_ids(50, 1)])
     runs = Runs(np.array([0, 120]), np.array([100, 121]))
     lat, lng = medoids(ids, runs)
     wanted_lat, wanted_lng = s2.centres(ids[[0, 120]])
@@ -67,7 +67,7 @@ def test_photos_at_one_place_and_between_runs() -> None:
 
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     lengths = [1, 2, 15, 16, 17, 31, 32, 33, 65, 129, 7, 7, 7]
-    ids, runs = leaf_ids(sum(lengths), 5), runs_of(lengths)
+    ids, runs = clustered_ids(sum(lengths), 5), runs_of(lengths)
     whole = medoids(ids, runs)
     monkeypatch.setattr("indexer.cells.medoids._HELD", 1)
     np.testing.assert_array_equal(medoids(ids, runs), whole)

@@ -16,7 +16,7 @@ from indexer.paper import TAU_MAX
 from tests.conftest import EDGE_POINTS, clustered_points
 
 
-def plain_partition(leaves: list[int], rule: PartitionRule, tau_max: int) -> list[int]:
+def plain_partition(ids: list[int], rule: PartitionRule, tau_max: int) -> list[int]:
     """The rule in words: split above tau_max, keep above tau_min, never look back."""
 
     def inside(cell: s2sphere.CellId, photos: list[int]) -> list[int]:
@@ -35,10 +35,10 @@ def plain_partition(leaves: list[int], rule: PartitionRule, tau_max: int) -> lis
         return [cell.id()] if enough(len(photos)) else []
 
     roots = [s2sphere.CellId(int(cell)) for cell in s2.cells_of_level(rule.first_level)]
-    return sorted(kept for root in roots for kept in visit(root, inside(root, leaves)))
+    return sorted(kept for root in roots for kept in visit(root, inside(root, ids)))
 
 
-def sorted_leaves(n: int, seed: int) -> np.ndarray:
+def sorted_points(n: int, seed: int) -> np.ndarray:
     lat, lng = clustered_points(n, seed)
     points = np.concatenate([np.stack([lat, lng], axis=1), EDGE_POINTS, np.repeat(EDGE_POINTS[:3], 40, axis=0)])
     return np.sort(s2.point_ids(points[:, 0], points[:, 1]))
@@ -56,9 +56,9 @@ def sorted_leaves(n: int, seed: int) -> np.ndarray:
     ids=["default", "six faces", "inclusive", "keep_parent", "down to one"],
 )
 def test_partition_equals_the_plain_recursion(rule: PartitionRule) -> None:
-    leaves = sorted_leaves(1500, seed=3)
+    ids = sorted_points(1500, seed=3)
     for tau_max in rule.tau_max:
-        assert partition(leaves, rule, tau_max=tau_max).tolist() == plain_partition(leaves.tolist(), rule, tau_max)
+        assert partition(ids, rule, tau_max=tau_max).tolist() == plain_partition(ids.tolist(), rule, tau_max)
 
 
 @settings(max_examples=30)
@@ -72,9 +72,9 @@ def test_partition_equals_the_plain_recursion_for_any_points(
     places: list[tuple[float, float]], tau_min: int, above: int, first_level: int
 ) -> None:
     rule = PartitionRule((tau_min + above,), tau_min, first_level)
-    leaves = np.sort(s2.point_ids(*np.array(places).T))
-    assert partition(leaves, rule, tau_max=rule.tau_max[0]).tolist() == plain_partition(
-        leaves.tolist(), rule, rule.tau_max[0]
+    ids = np.sort(s2.point_ids(*np.array(places).T))
+    assert partition(ids, rule, tau_max=rule.tau_max[0]).tolist() == plain_partition(
+        ids.tolist(), rule, rule.tau_max[0]
     )
 
 
@@ -82,24 +82,24 @@ def test_partition_equals_the_plain_recursion_for_any_points(
 @given(st.integers(0, 10_000), st.sampled_from([None, 0.0, 0.2, 0.6]))
 def test_partitions_are_nested_whatever_keep_parent_does(seed: int, keep_parent: float | None) -> None:
     rule = replace(PartitionRule((150, 60, 25, 12), 4), keep_parent=keep_parent)
-    leaves = sorted_leaves(600, seed)
-    fine = partition(leaves, rule, tau_max=12)
+    ids = sorted_points(600, seed)
+    fine = partition(ids, rule, tau_max=12)
     for tau_max in rule.tau_max:
-        assert (s2.locate(partition(leaves, rule, tau_max=tau_max), fine) >= 0).all()
+        assert (s2.locate(partition(ids, rule, tau_max=tau_max), fine) >= 0).all()
 
 
 def test_duplicates_stop_at_the_deepest_level() -> None:
-    leaves = np.repeat(s2.point_ids(np.array([48.8584]), np.array([2.2945])), 100)
-    cells = partition(leaves, PartitionRule((10,), 5), tau_max=10)
-    assert cells.tolist() == leaves[:1].tolist()
+    ids = np.repeat(s2.point_ids(np.array([48.8584]), np.array([2.2945])), 100)
+    cells = partition(ids, PartitionRule((10,), 5), tau_max=10)
+    assert cells.tolist() == ids[:1].tolist()
 
 
 def test_counts_and_ranges_agree_with_the_photos() -> None:
-    leaves = sorted_leaves(500, seed=1)
-    cells = partition(leaves, PartitionRule((40,), 3), tau_max=40)
-    begin, end = photo_ranges(leaves, cells)
-    inside = s2.locate(cells, leaves)
-    assert count(leaves, cells).tolist() == np.bincount(inside[inside >= 0], minlength=len(cells)).tolist()
+    ids = sorted_points(500, seed=1)
+    cells = partition(ids, PartitionRule((40,), 3), tau_max=40)
+    begin, end = photo_ranges(ids, cells)
+    inside = s2.locate(cells, ids)
+    assert count(ids, cells).tolist() == np.bincount(inside[inside >= 0], minlength=len(cells)).tolist()
     for cell, (first, last) in enumerate(zip(begin, end, strict=True)):
         assert (inside[first:last] == cell).all()
 

@@ -1,6 +1,5 @@
 """The cell table on disk: what goes in comes out, anyone can query it, damage is said cleanly."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -34,13 +33,6 @@ def test_save_and_load_are_inverse(hierarchy: Hierarchy, hierarchy_folder: Path)
             value = getattr(read, name)
             np.testing.assert_array_equal(value, getattr(written, name), err_msg=name)
             assert value.dtype.kind == getattr(written, name).dtype.kind
-
-
-def test_a_table_from_before_medoids_is_read(hierarchy: Hierarchy, tmp_path: Path) -> None:
-    write_cells(tmp_path / "cells.duckdb", replace(hierarchy, medoids=None))
-    again = read_cells(tmp_path / "cells.duckdb")
-    assert again.medoids is None
-    np.testing.assert_array_equal(again.ancestors, hierarchy.ancestors)
 
 
 def test_the_manifest_carries_the_digest_of_the_cells(hierarchy: Hierarchy, hierarchy_folder: Path) -> None:

@@ -65,13 +65,6 @@ def test_unknown_protocols_and_fields_are_refused() -> None:
         calibrations_of({"one": facts["one"] | {"masses": [0.5, 0.9]}})
 
 
-def test_bundles_from_before_other_points_were_calibrated_are_read() -> None:
-    facts = calibration_facts({"album": ALBUM})
-    assert facts is not None
-    half, most = facts["album"].pop("masses")["cell"]
-    assert calibrations_of({"album": facts["album"] | {"mass_50": half, "mass_90": most}}) == {"album": ALBUM}
-
-
 def test_a_calibrated_bundle_is_the_same_but_for_that(
     hierarchy: Hierarchy, hierarchy_folder: Path, tmp_path: Path
 ) -> None:

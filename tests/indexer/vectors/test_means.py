@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from indexer.cells.hierarchy import Hierarchy
 from indexer.earth import geo
 from indexer.errors import InputError
-from indexer.vectors.geocells import Geocells, inherit
+from indexer.vectors.geocells import Geocells
 from indexer.vectors.means import TEMPERATURE, CellMeans
 from indexer.vectors.scoring import ScoringModel, leaf_vectors
 from indexer.vectors.whitening import Moments, Transform, whiten
@@ -88,14 +88,6 @@ def test_a_cell_whose_photos_cancel_out_has_its_parents_vector() -> None:
     np.testing.assert_array_equal(middle[0], coarse[0])
     np.testing.assert_array_equal(fine[0], coarse[0])
     np.testing.assert_array_equal(coarse[1], coarse[0])  # no photos: the mean direction of all
-
-
-def test_inherit_takes_the_parent_only_where_the_sum_is_zero() -> None:
-    sums = np.array([[3.0, 4.0], [0.0, 0.0], [0.0, -1e-9]])
-    parents = unit_rows(3, 2, seed=0)
-    got = inherit(sums, parents)
-    assert got.dtype == np.float32
-    np.testing.assert_allclose(got, [[0.6, 0.8], parents[1], [0, -1]], rtol=1e-6)
 
 
 def test_photos_may_stay_above_the_finest_level(hierarchy: Hierarchy) -> None:

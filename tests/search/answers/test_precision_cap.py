@@ -10,9 +10,9 @@ import pyarrow.parquet
 import pytest
 import s2sphere
 
-from indexer.bundles.builds import from_version
+from indexer.bundles.build_config import BuildConfig
+from indexer.bundles.builds import build
 from indexer.bundles.bundle import build_bundle, open_bundle
-from indexer.bundles.leaf_index import IndexChoice
 from indexer.bundles.registry import Registry
 from indexer.cells.hierarchy import Hierarchy
 from indexer.cli import main
@@ -154,14 +154,12 @@ def test_a_bundles_cap_holds_and_can_only_be_coarser(
         assert "precision cap of 600 km" in capsys.readouterr().err
 
 
-def test_a_cap_survives_what_is_made_from_its_bundle(
-    capped_world: Path, hierarchy_folder: Path, tmp_path: Path
-) -> None:
+def test_a_cap_survives_what_is_made_from_its_bundle(capped_world: Path, hierarchy_folder: Path) -> None:
     home = Registry(capped_world / "R")
     for cap, expected in ((None, CAP_KM), (1.0, CAP_KM), (2000.0, 2000.0)):
-        made = from_version(hierarchy_folder, home.resolve())
-        folder = made.write(tmp_path / "versions", IndexChoice(), precision_cap_km=cap)
-        assert open_bundle(folder).precision_cap_km == expected
+        config = BuildConfig(precision_cap=cap)
+        made = build(home.path, hierarchy=hierarchy_folder, inherit=home.current, config=config, publish=False)
+        assert open_bundle(made.folder).precision_cap_km == expected
 
 
 def test_labels_have_no_width(hierarchy: Hierarchy) -> None:

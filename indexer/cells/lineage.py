@@ -10,17 +10,15 @@ to do with each other, level by level:
     gone          an old cell with no new one there
 """
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 
 from indexer.cells.hierarchy import Hierarchy, Level
-from indexer.earth import geo, s2
+from indexer.earth import s2
 from indexer.errors import InputError
-from indexer.vectors.cell_sums import CellSums
-from indexer.vectors.geocells import Geocells, inherit
 
 SAME, SPLIT, MERGED, NEW, GONE = RELATIONS = ("same", "split from", "merged into", "new", "gone")
 
@@ -52,28 +50,11 @@ def lineage(old: Hierarchy, new: Hierarchy) -> pa.Table:
     return pa.concat_tables(parts)
 
 
-def carry_over(geocells: Geocells, old: Hierarchy, new: Hierarchy) -> Geocells:
-    """Geocells for a new hierarchy from those of an old one, by lineage.
-
-    A cell that is the same, or lies inside an old one, takes its vector; one that old cells were merged into takes the
-    direction of their mean, weighted by photos; a new one inherits its parent, at the coarsest level the old cell
-    whose point is nearest.
-
-    Raises:
-        InputError: the hierarchies do not correspond.
-    """
-    table = lineage(old, new)
-    vectors: list[np.ndarray] = []
-    for number, level in enumerate(new.levels):
-        rows = table.filter(pa.compute.equal(table["level"], number))
-        rows = rows.filter(pa.compute.and_(pa.compute.is_valid(rows["cell"]), pa.compute.is_valid(rows["old_cell"])))
-        cell, old_cell = rows["cell"].to_numpy(), rows["old_cell"].to_numpy()
-        sums = CellSums.zeros(len(level), geocells.width)
-        weight = old.levels[number].n_photos[old_cell].astype(np.float64)
-        sums.add(weight[:, None] * geocells.vectors[number][old_cell], cell)
-        parents = vectors[-1][new.parents(number)] if number else _nearest(geocells.vectors[0], old.levels[0], level)
-        vectors.append(inherit(sums.sums, parents))
-    return replace(geocells, vectors=vectors, hierarchy=new.digest)
+def level_counts(table: pa.Table) -> list[dict[str, int]]:
+    """How many rows of each relation a lineage has at each level, coarsest first, with the level's number."""
+    pairs = Counter(zip(table["level"].to_pylist(), table["relation"].to_pylist(), strict=True))
+    levels = sorted({level for level, _ in pairs})
+    return [{"level": level, **{name: pairs[level, name] for name in RELATIONS}} for level in levels]
 
 
 def _level(number: int, old: Level, new: Level) -> pa.Table:
@@ -125,8 +106,3 @@ def _named(level: Level, cells: np.ndarray | None, n_rows: int) -> tuple[pa.Arra
     if cells is None:
         return pa.nulls(n_rows, pa.int64()), pa.nulls(n_rows, pa.string())
     return pa.array(cells, pa.int64()), pa.array(level.keys[cells].tolist(), pa.string())
-
-
-def _nearest(vectors: np.ndarray, old: Level, new: Level) -> np.ndarray:
-    tree = geo.point_tree(old.lat_deg, old.lng_deg)
-    return vectors[tree.query(geo.unit_vectors(new.lat_deg, new.lng_deg))[1]]

@@ -1,4 +1,4 @@
-"""What became of each cell, against asking s2sphere about every pair; and vectors that follow."""
+"""What became of each cell, against asking s2sphere about every pair."""
 
 import numpy as np
 import pyarrow as pa
@@ -7,12 +7,10 @@ import s2sphere
 
 from indexer.cells.hierarchy import Hierarchy, build_hierarchy, sorted_ids
 from indexer.cells.labels import build_label_hierarchy
+from indexer.cells.lineage import GONE, MERGED, NEW, RELATIONS, SAME, SCHEMA, SPLIT, level_counts, lineage
 from indexer.cells.rule import PartitionRule
-from indexer.earth import geo
 from indexer.errors import InputError
-from indexer.vectors.geocells import Geocells
-from indexer.vectors.lineage import GONE, MERGED, NEW, SAME, SCHEMA, SPLIT, carry_over, lineage
-from tests.conftest import clustered_points, random_geocells
+from tests.conftest import clustered_points
 
 RULE = PartitionRule((200, 60), 4)
 
@@ -61,50 +59,23 @@ def test_the_pairs_hold_every_relation() -> None:
     assert seen == {SAME, SPLIT, MERGED, NEW, GONE}
 
 
-@pytest.mark.parametrize(("old", "new"), PAIRS)
-def test_vectors_follow_their_cells(old: Hierarchy, new: Hierarchy) -> None:
-    geocells = random_geocells(old, 6, seed=1)
-    carried = carry_over(geocells, old, new)
-    assert carried.hierarchy == new.digest
-    assert carried.encoder == geocells.encoder
-    np.testing.assert_array_equal(carried.temperatures, geocells.temperatures)
-    sources: dict[tuple[int, int], list[int]] = {}
-    for row in lineage(old, new).to_pylist():
-        if row["cell"] is not None:
-            sources.setdefault((row["level"], row["cell"]), [])
-            if row["old_cell"] is not None:
-                sources[row["level"], row["cell"]].append(row["old_cell"])
-    for (level, cell), cells in sources.items():
-        vector = carried.vectors[level][cell]
-        if cells:
-            weights = old.levels[level].n_photos[cells]
-            mean = (weights[:, None] * geocells.vectors[level][cells].astype(float)).sum(axis=0)
-            want = mean / np.linalg.norm(mean)
-        elif level:
-            want = carried.vectors[level - 1][new.parents(level)[cell]]
-        else:
-            above, below = old.levels[0], new.levels[0]
-            distance = geo.haversine_km(below.lat_deg[cell], below.lng_deg[cell], above.lat_deg, above.lng_deg)
-            want = geocells.vectors[0][distance.argmin()]
-        np.testing.assert_allclose(vector, want, atol=1e-6)
+def test_counts_are_those_of_each_level() -> None:
+    table = lineage(*PAIRS[0])
+    counts = level_counts(table)
+    assert [row["level"] for row in counts] == [0, 1]
+    assert sum(row[name] for row in counts for name in RELATIONS) == table.num_rows
+    assert counts[1][SAME] == sum(r["relation"] == SAME and r["level"] == 1 for r in table.to_pylist())
 
 
-def test_to_itself_nothing_changes() -> None:
-    same = tree(1500)
-    geocells = random_geocells(same, 6, seed=2)
-    carried: Geocells = carry_over(geocells, same, tree(1500))
-    for a, b in zip(carried.vectors, geocells.vectors, strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-6)
+def labelled(cities: str) -> Hierarchy:
+    """Six photos in countries A and B, and in cities of one letter each."""
+    table = pa.table({"country": list("AAABBB"), "city": list(cities)})
+    ids = np.arange(1, 7, dtype=np.uint64) * 2 + 1
+    return build_label_hierarchy(table, ("country", "city"), ids=ids, tau_min=0)
 
 
 def test_labels_are_compared_by_their_paths() -> None:
-    ids = np.arange(1, 7, dtype=np.uint64) * 2 + 1
-
-    def labelled(cities: list[str]) -> Hierarchy:
-        table = pa.table({"country": ["A", "A", "A", "B", "B", "B"], "city": cities})
-        return build_label_hierarchy(table, ("country", "city"), ids=ids, tau_min=0)
-
-    old, new = labelled(list("ppqxxy")), labelled(list("pprxxx"))
+    old, new = labelled("ppqxxy"), labelled("pprxxx")
     rows = {(r["level"], r["relation"], r["key"], r["old_key"]) for r in lineage(old, new).to_pylist()}
     assert rows == {
         (0, SAME, "A", "A"),
@@ -115,9 +86,6 @@ def test_labels_are_compared_by_their_paths() -> None:
         (1, GONE, None, "A/q"),
         (1, GONE, None, "B/y"),
     }
-    geocells = random_geocells(old, 4, seed=0)
-    carried = carry_over(geocells, old, new)
-    np.testing.assert_allclose(carried.vectors[1][1], geocells.vectors[0][0], atol=1e-6)  # A/r inherits A
 
 
 def test_hierarchies_that_do_not_correspond_are_refused() -> None:

@@ -1,0 +1,69 @@
+"""Hierarchy folders from photo tables: what they say of themselves, and that a later one can follow."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from indexer.cells.division import divide, partition, update
+from indexer.cells.hierarchy import Hierarchy
+from indexer.cells.schemes import LabelScheme, S2Scheme, scheme_of
+from indexer.cells.table import hierarchy_manifest, load_hierarchy
+from indexer.disk.manifest import file_digest, manifest_digest
+from indexer.errors import ArtifactError, InputError
+from tests.conftest import RULE
+
+
+def test_a_table_becomes_a_folder_that_says_how(photo_table: Path, hierarchy: Hierarchy, tmp_path: Path) -> None:
+    made = partition(str(photo_table), S2Scheme(RULE), str(tmp_path / "H"))
+    assert (made.folder, made.n_photos, made.lineage) == (tmp_path / "H", 3000, None)
+    assert load_hierarchy(made.folder).digest == made.hierarchy.digest == hierarchy.digest
+    manifest = hierarchy_manifest(made.folder)
+    assert manifest.inputs == {"photos": file_digest(photo_table)}
+    assert manifest.config["split"] is None
+    assert scheme_of(manifest.config["scheme"], source=made.folder) == S2Scheme(RULE)
+
+
+def test_more_photos_divide_as_all_would_have_at_once(photo_table: Path, hierarchy: Hierarchy, tmp_path: Path) -> None:
+    first = partition(photo_table, S2Scheme(RULE), tmp_path / "A", split="train")
+    both = update(first.folder, photo_table, tmp_path / "B", split="test")
+    assert (first.n_photos, both.n_photos) == (2000, 3000)
+    assert both.hierarchy.digest == hierarchy.digest
+    assert both.lineage is not None
+    assert hierarchy_manifest(both.folder).inputs["hierarchy"] == manifest_digest(first.folder)
+
+
+def test_labels_are_followed_too(tmp_path: Path) -> None:
+    table = pa.table({"lat": [1.0, 2.0, 3.0], "lng": [4.0, 5.0, 6.0], "country": ["FR", "FR", "DE"]})
+    pyarrow.parquet.write_table(table, tmp_path / "p.parquet")
+    first = partition(tmp_path / "p.parquet", LabelScheme(("country",)), tmp_path / "A")
+    both = update(first.folder, tmp_path / "p.parquet", tmp_path / "B")
+    assert both.hierarchy.levels[0].n_photos.tolist() == [2, 4]
+
+
+def test_a_target_that_exists_is_refused_before_the_table_is_read(hierarchy_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="exists already"):
+        partition(tmp_path / "no such table.parquet", S2Scheme(RULE), hierarchy_folder)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "message"),
+    [
+        ({}, r"scheme this release does not know \(None\)"),
+        ({"kind": "h3"}, r"does not know \('h3'\)"),
+        ({"kind": "s2"}, "does not say how it was made"),
+        ({"kind": "labels", "labels": ["a"]}, "does not say how it was made"),
+    ],
+)
+def test_a_hierarchy_that_cannot_be_followed_says_so(
+    scheme: dict[str, object], message: str, photo_table: Path, hierarchy_folder: Path, tmp_path: Path
+) -> None:
+    places = S2Scheme(RULE).read(photo_table, split=None)
+    folder = divide(places, S2Scheme(RULE), tmp_path / "H").folder
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["config"]["scheme"] = scheme
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ArtifactError, match=message):
+        update(folder, photo_table, tmp_path / "B")
