@@ -4,7 +4,8 @@ from indexer.cli import Command, main
 from training.commands import fit, refit
 
 DESCRIPTION = "Learn an encoder and the geocells of a hierarchy, or new geocells for an encoder that stays."
-COMMANDS = {"fit": Command(fit), "refit": Command(refit)}
+SECTIONS = ("data", "model", "loss", "optimizer", "lr_scheduler", "trainer")  # named as on Lightning's command line
+COMMANDS = {"fit": Command(fit, sections=SECTIONS), "refit": Command(refit)}
 
 if __name__ == "__main__":
     raise SystemExit(main("training", DESCRIPTION, COMMANDS))

@@ -138,7 +138,7 @@ class Resumable(lightning.Callback):
         self._hearing.close()
 
     def _must_end(self, trainer: lightning.Trainer) -> bool:
-        """Whether any process of the run was asked to end: all must end after the same step."""
+        """Whether SIGTERM came to any process of the run: all must end after the same step."""
         if trainer.world_size == 1:
             return self._stop.is_set
         stop = torch.tensor(float(self._stop.is_set), device=trainer.strategy.root_device)

@@ -295,7 +295,7 @@ class RefitSources:
     """What a refit is made from.
 
     Args:
-        features: vectors of photos (python -m encoder embed), with places, or with photos that has them.
+        features: vectors of photos (python -m encoder embed), with places, or with `photos` that has them.
         hierarchy: hierarchy folder the new geocells are for.
         from_: checkpoint folder whose encoder made the features; it is copied into the new one. Without it the new
             checkpoint holds geocells alone.
@@ -335,14 +335,14 @@ class RefitConfig:
         references: most typical photos to keep of each finest cell, to explain answers with.
         seed: of every random draw.
         device: where to fit; cuda where there is none is an error.
-        epochs: passes over the photos, or over epoch_photos of them, at most; 0 fits temperatures alone.
+        epochs: passes over the photos, or over `epoch_photos` of them, at most; 0 fits temperatures alone.
         patience: epochs without gain on the held-out photos after which a level stops.
         epoch_photos: of more photos than these an epoch takes as many, and the next one goes on with others: how long
             a fit takes is then bounded, and levels that gain nothing stop before all photos have been seen.
         batch_size: photos in one step.
         learning_rate: of the cells' vectors.
         decay: what the learning rate is multiplied with after each epoch.
-        held_out: share of the photos to hold out, by name, where no validation_split says which.
+        held_out: share of the photos to hold out, by name, where no `validation_split` says which.
         held_out_photos: of them, this many at most are used.
     """
 
