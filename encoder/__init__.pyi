@@ -1,0 +1,15 @@
+from .checkpoint import LoadedEncoder as LoadedEncoder
+from .checkpoint import load_encoder as load_encoder
+from .config import FusionConfig as FusionConfig
+from .config import Preprocessing as Preprocessing
+from .embedding import EmbedSummary as EmbedSummary
+from .embedding import embed as embed
+from .encode import PhotoEncoder as PhotoEncoder
+from .options import EmbedConfig as EmbedConfig
+from .options import EncoderOptions as EncoderOptions
+from .options import FeedOptions as FeedOptions
+from .options import ReadOptions as ReadOptions
+from .options import SegmentConfig as SegmentConfig
+from .pickled_weights import convert as convert
+from .segmenting import SegmentSummary as SegmentSummary
+from .segmenting import segment as segment

@@ -1,0 +1,16 @@
+from .answers.answer import Answer as Answer
+from .answers.answer import PathStep as PathStep
+from .answers.answer import Place as Place
+from .answers.answer import Reference as Reference
+from .answers.options import SearchOptions as SearchOptions
+from .evaluation.audit import audit as audit
+from .evaluation.calibrate import calibrate as calibrate
+from .evaluation.evaluate import evaluate as evaluate
+from .evaluation.options import AuditConfig as AuditConfig
+from .evaluation.options import CalibrateConfig as CalibrateConfig
+from .evaluation.options import EvaluateConfig as EvaluateConfig
+from .locate import Locator as Locator
+from .runs.job import run as run
+from .runs.run_report import RunReport as RunReport
+from .runs.run_spec import RunConfig as RunConfig
+from .runs.run_spec import RunSpec as RunSpec

@@ -1,0 +1,14 @@
+from .config import Augmentation as Augmentation
+from .config import DataConfig as DataConfig
+from .config import FitConfig as FitConfig
+from .config import LossConfig as LossConfig
+from .config import ModelConfig as ModelConfig
+from .config import OptimizerConfig as OptimizerConfig
+from .config import RefitConfig as RefitConfig
+from .config import RefitSources as RefitSources
+from .config import SchedulerConfig as SchedulerConfig
+from .config import TrainerConfig as TrainerConfig
+from .fitting import FitSummary as FitSummary
+from .fitting import fit as fit
+from .refitting import RefitSummary as RefitSummary
+from .refitting import refit as refit
