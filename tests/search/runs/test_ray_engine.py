@@ -278,7 +278,7 @@ def test_relative_paths_are_those_of_the_command_wherever_the_cluster_was_starte
 
     here = Path(shutil.copytree(world, tmp_path / "W", symlinks=True))
     monkeypatch.chdir(here)
-    north = [[-170, 0], [-60, 0], [60, 0], [170, 0], [170, 85], [60, 85], [-60, 85], [-170, 85], [-170, 0]]
+    north = [[-170, 30], [-60, 30], [60, 30], [170, 30], [170, 85], [60, 85], [-60, 85], [-170, 85], [-170, 30]]
     Path("north.geojson").write_text(json.dumps({"type": "Polygon", "coordinates": [north]}))
     spec = of_photos(Path(), search=SearchOptions(region="north.geojson"))
     expected = local(spec, Path("local"), top_k=1)
