@@ -1,0 +1,34 @@
+"""Tests mirror the modules: `search/runs/job.py` is tested in `tests/search/runs/test_job.py`, or where it is said here."""
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("indexer", "encoder", "training", "search")
+# Modules without a test file of their own, and where they are tested.
+TESTED_IN: dict[str, str] = {}
+
+
+def modules() -> list[str]:
+    paths = (path.relative_to(ROOT) for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+    return sorted(path.as_posix() for path in paths if not path.name.startswith("__"))
+
+
+@pytest.mark.parametrize("module", modules())
+def test_every_module_has_tests(module: str) -> None:
+    path = Path(module)
+    own = Path("tests") / path.with_name(f"test_{path.name}")
+    elsewhere = TESTED_IN.get(module)
+    if elsewhere is None:
+        assert (ROOT / own).is_file(), f"{own} is missing; or say in TESTED_IN where {module} is tested"
+        return
+    assert not (ROOT / own).is_file(), f"{own} is there: {module} needs no line in TESTED_IN"
+    name = path.with_suffix("").as_posix().replace("/", ".")
+    text = (ROOT / elsewhere).read_text()
+    parent, _, last = name.rpartition(".")
+    assert f"from {name} import" in text or f"from {parent} import {last}" in text, f"{elsewhere} does not use {name}"
+
+
+def test_what_is_said_is_about_modules_that_are_there() -> None:
+    assert set(TESTED_IN) <= set(modules())
