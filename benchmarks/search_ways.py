@@ -125,11 +125,11 @@ class Levels:
 
     def __call__(self, queries: np.ndarray, *, rows: bool) -> Answers:
         """As `Answers`."""
-        parts = [self._some(block, rows=rows) for block in torch.split(tensor_of(queries), _BLOCK)]
+        parts = [self._answer_block(block, rows=rows) for block in torch.split(tensor_of(queries), _BLOCK)]
         best, share, radii = (torch.cat(each).numpy() for each in zip(*parts, strict=True))
         return best, share, radii
 
-    def _some(self, queries: torch.Tensor, *, rows: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _answer_block(self, queries: torch.Tensor, *, rows: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         total = torch.zeros(len(queries), len(self._ancestors[0]))
         for vectors, ancestors, tau in zip(self._levels, self._ancestors, self._temperatures, strict=True):
             total += torch.log_softmax(queries @ vectors.T / tau, dim=1)[:, ancestors]

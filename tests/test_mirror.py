@@ -1,4 +1,7 @@
-"""Tests mirror the modules: `search/runs/job.py` is tested in `tests/search/runs/test_job.py`, or where it is said here."""
+"""Tests mirror the modules: `search/runs/job.py` is tested in `tests/search/runs/test_job.py`.
+
+Modules without a test file of their own are listed here with the file that tests them.
+"""
 
 from pathlib import Path
 
@@ -6,8 +9,16 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("indexer", "encoder", "training", "search")
-# Modules without a test file of their own, and where they are tested.
-TESTED_IN: dict[str, str] = {}
+TESTED_IN = {
+    "indexer/bundles/build_config.py": "tests/search/answers/test_precision_cap.py",
+    "indexer/bundles/builds.py": "tests/search/answers/test_precision_cap.py",
+    "indexer/bundles/references.py": "tests/search/answers/test_references.py",
+    "indexer/cells/rule.py": "tests/indexer/cells/test_partition.py",
+    "indexer/cells/schemes.py": "tests/indexer/cells/test_division.py",
+    "indexer/errors.py": "tests/indexer/test_cli.py",
+    "indexer/paper.py": "tests/indexer/cells/test_partition.py",
+    "indexer/vectors/prototypes.py": "tests/training/test_typical_photos.py",
+}
 
 
 def modules() -> list[str]:
@@ -30,5 +41,5 @@ def test_every_module_has_tests(module: str) -> None:
     assert f"from {name} import" in text or f"from {parent} import {last}" in text, f"{elsewhere} does not use {name}"
 
 
-def test_what_is_said_is_about_modules_that_are_there() -> None:
+def test_the_list_names_modules_that_are_there() -> None:
     assert set(TESTED_IN) <= set(modules())
