@@ -1,38 +1,25 @@
 """Random changes to training photos, drawn anew each time. Never mirrored: writing and driving sides are geography."""
 
-from dataclasses import dataclass
-
 import torch
 from torch.nn.functional import affine_grid, grid_sample
 
 from training.config import Augmentation
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Changes:
-    """What happens to each photo of a batch. They are drawn for a whole batch, whoever works on which part of it."""
-
-    draws: torch.Tensor  # (B, 8) uniform from -1 to 1
-
-    @classmethod
-    def draw(cls, n: int, generator: torch.Generator) -> "Changes":
-        """For n photos."""
-        return cls(2 * torch.rand((n, 8), generator=generator) - 1)
-
-    def of(self, part: slice) -> "Changes":
-        """Those of some photos of the batch."""
-        return Changes(self.draws[part])
+def draw_changes(n_photos: int, generator: torch.Generator) -> torch.Tensor:
+    """What happens to each photo of a whole batch, whoever works on which part of it: (B, 8) uniform from -1 to 1."""
+    return 2 * torch.rand((n_photos, 8), generator=generator) - 1
 
 
 def augment(
-    pixels: torch.Tensor, class_maps: torch.Tensor | None, augmentation: Augmentation, changes: Changes
+    pixels: torch.Tensor, class_maps: torch.Tensor | None, augmentation: Augmentation, changes: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Change each photo of a batch by itself; its class map moves with it and keeps its classes.
 
-    pixels: (B, 3, H, W) float, 0 to 255. class_maps: (B, H, W) uint8 or None. Returns both in the same shapes, pixels
-    clamped to the same range.
+    pixels: (B, 3, H, W) float, 0 to 255. class_maps: (B, H, W) uint8 or None. changes: (B, 8), as they were drawn for
+    these photos. Returns both in the same shapes, pixels clamped to the same range.
     """
-    turn, zoom, right, down, light, *colours = changes.draws.to(pixels.device).T
+    turn, zoom, right, down, light, *colours = changes.to(pixels.device).T
     if augmentation.moves_pixels:
         angle = torch.deg2rad(augmentation.rotation_deg * turn)
         scale = 1 + augmentation.zoom * zoom

@@ -6,7 +6,7 @@ cells of all of them, so nothing has to be sent around but gradients. Of a strea
 of photos in memory everybody holds all.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -81,53 +81,6 @@ class Photos(Protocol):
 
     def validation_parts(self, batch_size: int, share: Share) -> Iterator[ValidationPart]:
         """Every photo once over all processes, in order."""
-
-
-@dataclass(slots=True)
-class Position:
-    """How far a run has come: with it, and the seed, what comes next is known."""
-
-    epoch: int = 0
-    batches: int = 0  # of this epoch that are done
-
-
-class TrainingLoader:
-    """The parts of an epoch from wherever the run stands: what Lightning iterates over, once for each epoch."""
-
-    def __init__(self, photos: Photos, batch_size: int, share: Share, *, seed: int, position: Position) -> None:
-        self._photos, self._batch_size, self._share, self._seed = photos, batch_size, share, seed
-        self._position = position
-
-    def __len__(self) -> int:
-        return n_batches(len(self._photos), self._batch_size) * self._share.parts
-
-    def __iter__(self) -> Iterator[BatchPart]:
-        # A generator: the position is looked at when the first part is taken, not when Lightning prepares.
-        yield from self._photos.parts(
-            self._batch_size,
-            self._share,
-            epoch=self._position.epoch,
-            seed=self._seed,
-            skip=self._position.batches,
-        )
-
-    # Lightning takes a loader with these for one that goes on in the middle of an epoch. The position does it here.
-    def state_dict(self) -> dict[str, int]:
-        """Nothing of its own."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Nothing of its own."""
-
-
-class ValidationLoader:
-    """A share of the validation photos, anew for each validation."""
-
-    def __init__(self, photos: Photos, batch_size: int, share: Share) -> None:
-        self._parts: Callable[[], Iterator[ValidationPart]] = lambda: photos.validation_parts(batch_size, share)
-
-    def __iter__(self) -> Iterator[ValidationPart]:
-        return self._parts()
 
 
 def places_of(lat_deg: np.ndarray, lng_deg: np.ndarray) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """What happens around the steps of a run: progress is shown, the run is kept, and it ends when it should.
 
-All that decides anything lies in the module's `position` and `epochs`, which go on with a run. So a run that was killed
-any number of times, or whose folder was moved, keeps the same best epoch and ends after the same one.
+All that decides anything lies in the module's `epochs` and `batches_done`, which go on with a run. So a run that was
+killed any number of times, or whose folder was moved, keeps the same best epoch and ends after the same one.
 """
 
 import contextlib
@@ -31,8 +31,7 @@ class Reporter(lightning.Callback):
 
     def on_train_start(self, trainer: lightning.Trainer, module: GeoModule) -> None:
         """Begin where the run stands."""
-        position = module.position
-        done = position.epoch * int(trainer.num_training_batches) + position.batches * module.share.parts
+        done = len(module.epochs) * int(trainer.num_training_batches) + module.batches_done * module.share.parts
         if done:  # of a run that goes on
             self.advance(done)
 
@@ -121,7 +120,7 @@ class Resumable(lightning.Callback):
         if trainer.is_last_batch or not module.between_batches:
             return
         self._kept_to_end = self._must_end(trainer)
-        if self._kept_to_end or module.position.batches % self._every == 0:
+        if self._kept_to_end or module.batches_done % self._every == 0:
             trainer.save_checkpoint(self._file)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, module: GeoModule) -> None:

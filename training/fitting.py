@@ -37,12 +37,12 @@ from indexer.jobs.stages import Line
 from indexer.photos.sources import open_photos
 from indexer.vectors.geocells import Geocells
 from indexer.vectors.prototypes import Placement
-from training.batches import Photos, Position, Share, TrainingLoader, ValidationLoader, n_batches
+from training.batches import Photos, Share, n_batches
 from training.callbacks import BestEpoch, Reporter, Resumable, best_epoch
 from training.checkpoint_files import CheckpointFiles
 from training.config import FitConfig, ModelConfig
 from training.heads import GeocellHead, Head
-from training.module import Epoch, GeoModule
+from training.module import Epoch, GeoModule, TrainingLoader, ValidationLoader
 from training.photos import open_half, source_of
 from training.run_folder import RunFolder, options_of, plain
 from training.typical_photos import typical_photos
@@ -191,9 +191,8 @@ def train(
     steps = n_batches(len(photos), data.batch_size)
     trainer = _trainer(config, device, callbacks, run, log_every=min(options.log_every_n_steps, steps))
     share = Share(trainer.global_rank, processes, options.accumulate_grad_batches)
-    position = Position()
-    module = GeoModule(encoder, head, config=config, share=share, position=position)
-    loader = TrainingLoader(photos, data.batch_size, share, seed=config.seed_everything, position=position)
+    module = GeoModule(encoder, head, config=config, share=share)
+    loader = TrainingLoader(photos, module)
     resume = run.resume if run is not None and run.resume.is_file() else None
     if resume is not None and trainer.global_rank == 0:
         log.info("going on with the run in %s", resume.parent)
@@ -204,7 +203,7 @@ def train(
             trainer.fit(
                 module,
                 loader,
-                ValidationLoader(validation, share.photos_at_once(data.batch_size), share),
+                ValidationLoader(validation, module),
                 ckpt_path=resume,
                 weights_only=True,
             )

@@ -144,15 +144,8 @@ class GeocellHead(ContrastiveHead):
 
     def loss(self, vectors: torch.Tensor, truth: Truth) -> torch.Tensor:
         """The sum of the levels' losses (Equation 1)."""
-        return hierarchy_loss(
-            normalize(vectors, dim=-1),
-            list(self.cells),
-            self.temperatures,
-            truth.targets,
-            negatives=self.negatives,
-            everyone=truth.everyone,
-            first=truth.first,
-        )
+        unit = normalize(vectors, dim=-1)
+        return hierarchy_loss(unit, self.cells, self.temperatures, truth, negatives=self.negatives)
 
     def validation_sums(self, vectors: torch.Tensor, truth: Truth) -> torch.Tensor:
         """One term for each level: the full softmax, whatever cells a photo is compared with in training.
@@ -213,7 +206,7 @@ class ClassifierHead(Head):
 
     def loss(self, vectors: torch.Tensor, truth: Truth) -> torch.Tensor:
         """The sum of the levels' cross-entropies."""
-        return classification_loss(vectors, list(self.weights), list(self.biases), truth)
+        return classification_loss(vectors, self.weights, self.biases, truth)
 
     def rows(self) -> torch.Tensor:
         """For each leaf the sum of the classes above it, the bias as the last column: (leaves, D + 1).

@@ -22,6 +22,8 @@ the loss of the batch, and so do their gradients. Only cell numbers need to be k
 geocell is a parameter that every process has.
 """
 
+from collections.abc import Iterable
+
 import torch
 from torch.nn.functional import cross_entropy, normalize
 
@@ -68,45 +70,35 @@ def level_loss(
 
 def hierarchy_loss(
     vectors: torch.Tensor,
-    geocells: list[torch.Tensor],
+    geocells: Iterable[torch.Tensor],
     temperatures: torch.Tensor,
-    targets: torch.Tensor,
+    truth: Truth,
     *,
     negatives: Negatives,
-    everyone: torch.Tensor | None = None,
-    first: int = 0,
 ) -> torch.Tensor:
     """The complete objective: the sum of the levels' losses.
 
-    vectors: (b, D) unit rows. geocells: per level (N_l, D). temperatures: (L,). targets: (b, L) int64, -1 for no cell.
-    everyone: (B, L) int64, those of the whole batch, where these photos are those from `first` on; None: these are all.
+    vectors: (b, D) unit rows. geocells: per level (N_l, D). temperatures: (L,).
     """
-    everyone = targets if everyone is None else everyone
+    levels = zip(geocells, temperatures, truth.targets.T, truth.everyone.T, strict=True)
     losses = [
-        level_loss(
-            vectors,
-            cells,
-            temperatures[level],
-            targets[:, level],
-            negatives=negatives,
-            everyone=everyone[:, level],
-            first=first,
-        )
-        for level, cells in enumerate(geocells)
+        level_loss(vectors, cells, tau, targets, negatives=negatives, everyone=everyone, first=truth.first)
+        for cells, tau, targets, everyone in levels
     ]
     return torch.stack(losses).sum()
 
 
 def classification_loss(
-    vectors: torch.Tensor, weights: list[torch.Tensor], biases: list[torch.Tensor], truth: Truth
+    vectors: torch.Tensor, weights: Iterable[torch.Tensor], biases: Iterable[torch.Tensor], truth: Truth
 ) -> torch.Tensor:
     """The sum over levels of the mean of - log softmax(W_l v_i + b_l)[y_i]: cross-entropy, with nothing of length 1.
 
     vectors: (b, D). weights: per level (N_l, D). biases: per level (N_l,).
     """
-    losses = []
-    for level, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-        logits = vectors @ weight.T + bias
-        summed = cross_entropy(logits, truth.targets[:, level], ignore_index=-1, reduction="sum")
-        losses.append(summed / (truth.everyone[:, level] >= 0).sum().clamp(min=1))
+    levels = zip(weights, biases, truth.targets.T, truth.everyone.T, strict=True)
+    losses = [
+        cross_entropy(vectors @ weight.T + bias, targets, ignore_index=-1, reduction="sum")
+        / (everyone >= 0).sum().clamp(min=1)
+        for weight, bias, targets, everyone in levels
+    ]
     return torch.stack(losses).sum()

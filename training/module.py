@@ -2,8 +2,8 @@
 
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 import lightning
@@ -14,8 +14,8 @@ from encoder.crops import normalise
 from encoder.model import GeoEncoder
 from indexer.earth.geo import Accuracy, accuracy, haversine_km
 from indexer.errors import WorkError
-from training.augment import Changes, augment
-from training.batches import BatchPart, Position, Share, Truth, ValidationPart
+from training.augment import augment, draw_changes
+from training.batches import BatchPart, Photos, Share, ValidationPart, n_batches
 from training.config import FitConfig
 from training.heads import Head, best_rows
 
@@ -34,36 +34,23 @@ class Epoch:
     validation: Accuracy
 
 
-@dataclass(slots=True)
-class _Validation:
-    """Sums over the validation photos of one process so far."""
-
-    distance_km: list[np.ndarray]
-    sums: np.ndarray = field(default_factory=lambda: np.zeros(2))  # (T, 2) float64, as the head gives them
-
-
 class GeoModule(lightning.LightningModule):
-    """Learns vectors of photos and a head for them together. `epochs` fills as training goes."""
+    """Learns vectors of photos and a head for them together. `epochs` fills as training goes.
 
-    def __init__(
-        self,
-        encoder: GeoEncoder,
-        head: Head,
-        *,
-        config: FitConfig,
-        share: Share | None = None,
-        position: Position | None = None,
-    ) -> None:
+    With the epochs, the batches done since, and the seed, what comes next is known: so a run goes on anywhere.
+    """
+
+    def __init__(self, encoder: GeoEncoder, head: Head, *, config: FitConfig, share: Share | None = None) -> None:
         super().__init__()
         self.encoder = encoder
         self.head = head
         self.config = config
         self.share = share or Share()
-        self.position = position or Position()
         self.epochs: list[Epoch] = []
-        self._loss_sum = 0.0  # over the epoch's batches so far
-        self._changes: Changes | None = None  # of the batch under way
-        self._validation = _Validation([])
+        self.batches_done = 0  # of the epoch under way
+        self._loss_sum = 0.0  # over them
+        self._changes: torch.Tensor | None = None  # of the batch under way
+        self._answers: list[tuple[np.ndarray, np.ndarray]] = []  # of each validation part: errors in km, loss sums
         self._rows: torch.Tensor | None = None  # of the head, during validation
         self._started = time.perf_counter()
 
@@ -77,23 +64,24 @@ class GeoModule(lightning.LightningModule):
 
         It averages gradients over processes and divides losses by the number of parts; ours are shares of a sum.
         """
-        position = self.position
         if self._changes is None:
-            seed = np.random.SeedSequence([self.config.seed_everything, 1, position.epoch, position.batches])
+            seed = np.random.SeedSequence([self.config.seed_everything, 1, len(self.epochs), self.batches_done])
             generator = torch.Generator().manual_seed(int(seed.generate_state(1, np.uint64)[0] >> np.uint64(1)))
-            self._changes = Changes.draw(len(part.truth.everyone), generator)
-        mine = self._changes.of(slice(part.truth.first, part.truth.first + len(part.pixels)))
+            self._changes = draw_changes(len(part.truth.everyone), generator)
+        mine = self._changes[part.truth.first : part.truth.first + len(part.pixels)]
         changed, moved = augment(part.pixels.float(), part.class_maps, self.config.data.augmentation, mine)
-        loss = self._loss(self.encoder.unscaled(normalise(changed, self.encoder.preprocessing), moved), part.truth)
+        vectors = self.encoder.unscaled(normalise(changed, self.encoder.preprocessing), moved)
+        with torch.autocast(vectors.device.type, enabled=False):  # small differences of large logits: float32
+            loss = self.head.loss(vectors, part.truth)
         if not torch.isfinite(loss):
-            raise self._diverged(f"The loss is {loss.item()}", f"batch {position.batches + 1}")
+            raise self._diverged(f"The loss is {loss.item()}", f"batch {self.batches_done + 1}")
         self._loss_sum += float(loss.detach())
         scaled = loss * self.share.processes * self.share.parts
         self.log("train_loss", scaled.detach(), on_step=True, on_epoch=False)
         if part.ends_batch:
             self.head.end_batch(part.truth)
             self._changes = None
-            position.batches += 1
+            self.batches_done += 1
         return scaled
 
     def on_train_batch_end(self, *args: Any) -> None:
@@ -107,7 +95,7 @@ class GeoModule(lightning.LightningModule):
     def on_validation_epoch_start(self) -> None:
         """What the photos are compared with, once for all of them."""
         self._rows = self.head.rows()
-        self._validation = _Validation([])
+        self._answers = []
 
     def validation_step(self, part: ValidationPart, number: int) -> None:
         """Errors and loss of a part of the validation photos."""
@@ -119,24 +107,22 @@ class GeoModule(lightning.LightningModule):
         with torch.autocast(vectors.device.type, enabled=False):  # cells that are hardly apart: float32
             best = best_rows(self.head.queries(vectors), self._rows).cpu().numpy()
             sums = self.head.validation_sums(vectors, part.truth)
-        self._validation.sums = self._validation.sums + sums.double().cpu().numpy()
-        self._validation.distance_km.append(haversine_km(lat, lng, self.head.lat_deg[best], self.head.lng_deg[best]))
+        distance = haversine_km(lat, lng, self.head.lat_deg[best], self.head.lng_deg[best])
+        self._answers.append((distance, sums.double().cpu().numpy()))
 
     def on_validation_epoch_end(self) -> None:
         """How far the answers to the validation photos are from the truth, over all processes."""
         self._rows = None
-        distance = np.concatenate([np.empty(0), *self._validation.distance_km])
-        everyone = self._everyones((distance, self._validation.sums))
-        distance = np.concatenate([part[0] for part in everyone])
-        total, n = np.sum([part[1] for part in everyone if len(part[0])], axis=0).T
+        distances, sums = zip(*(part for answers in self._everyones(self._answers) for part in answers), strict=True)
+        total, n = np.sum(sums, axis=0).T
         validation_loss = float((total / np.maximum(n, 1)).sum())
         epoch = Epoch(
-            self.position.epoch,
-            sum(self._everyones(self._loss_sum)) / max(1, self.position.batches),
+            len(self.epochs),
+            sum(self._everyones(self._loss_sum)) / max(1, self.batches_done),
             time.perf_counter() - self._started,
             self.head.temperatures.tolist(),
             validation_loss,
-            accuracy(distance),
+            accuracy(np.concatenate(distances)),
         )
         self.epochs.append(epoch)
         self.log_dict(
@@ -149,9 +135,7 @@ class GeoModule(lightning.LightningModule):
             },
             sync_dist=self.share.processes > 1,  # all have the same; Lightning would ask
         )
-        self._loss_sum = 0.0
-        self.position.epoch += 1
-        self.position.batches = 0
+        self._loss_sum, self.batches_done = 0.0, 0
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """What a run needs to go on that is no weight: plain values, so that nothing but these need be loaded.
@@ -159,15 +143,15 @@ class GeoModule(lightning.LightningModule):
         Called in every process; what one of them writes is of all.
         """
         checkpoint["geosurge"] = {
-            "position": asdict(self.position),
+            "position": {"epoch": len(self.epochs), "batches": self.batches_done},
             "epochs": [asdict(epoch) for epoch in self.epochs],
             "loss_sum": sum(self._everyones(self._loss_sum)),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The inverse. The position is shared with the loader, so it is changed and not replaced."""
+        """The inverse."""
         kept = checkpoint["geosurge"]
-        self.position.epoch, self.position.batches = kept["position"]["epoch"], kept["position"]["batches"]
+        self.batches_done = kept["position"]["batches"]
         self.epochs = [Epoch(**epoch | {"validation": Accuracy(**epoch["validation"])}) for epoch in kept["epochs"]]
         self._loss_sum = 0.0 if self.share.rank else kept["loss_sum"]  # the sum of all: once
 
@@ -189,10 +173,6 @@ class GeoModule(lightning.LightningModule):
         cycle = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: one_cycle(step, total, schedule.warm_up))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
 
-    def _loss(self, vectors: torch.Tensor, truth: Truth) -> torch.Tensor:
-        with torch.autocast(vectors.device.type, enabled=False):  # small differences of large logits: float32
-            return self.head.loss(vectors, truth)
-
     def _everyones(self, mine: _T) -> list[_T]:
         """The same of every process, in the order of their ranks."""
         if self.share.processes == 1:
@@ -203,8 +183,49 @@ class GeoModule(lightning.LightningModule):
 
     def _diverged(self, what: str, where: str) -> WorkError:
         return WorkError(
-            f"{what} in epoch {self.position.epoch + 1}, {where}. Lower optimizer.lr, or set trainer.gradient_clip_val."
+            f"{what} in epoch {len(self.epochs) + 1}, {where}. Lower optimizer.lr, or set trainer.gradient_clip_val."
         )
+
+
+class TrainingLoader:
+    """The parts of an epoch from wherever a run stands: what Lightning iterates over, once for each epoch."""
+
+    def __init__(self, photos: Photos, module: GeoModule) -> None:
+        self._photos, self._module, self._batch_size = photos, module, module.config.data.batch_size
+
+    def __len__(self) -> int:
+        return n_batches(len(self._photos), self._batch_size) * self._module.share.parts
+
+    def __iter__(self) -> Iterator[BatchPart]:
+        # A generator: the module is looked at when the first part is taken, not when Lightning prepares.
+        run = self._module
+        yield from self._photos.parts(
+            self._batch_size,
+            run.share,
+            epoch=len(run.epochs),
+            seed=run.config.seed_everything,
+            skip=run.batches_done,
+        )
+
+    # Lightning takes a loader with these for one that goes on in the middle of an epoch. The module does it here.
+    def state_dict(self) -> dict[str, int]:
+        """Nothing of its own."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Nothing of its own."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ValidationLoader:
+    """A share of the validation photos, anew for each validation."""
+
+    photos: Photos
+    module: GeoModule
+
+    def __iter__(self) -> Iterator[ValidationPart]:
+        share = self.module.share
+        return self.photos.validation_parts(share.photos_at_once(self.module.config.data.batch_size), share)
 
 
 def one_cycle(step: int, total: int, warm_up: float) -> float:

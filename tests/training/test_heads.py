@@ -14,7 +14,6 @@ from tests.conftest import clustered_points, unit_rows
 from training.batches import Truth
 from training.config import OptimizerConfig
 from training.heads import ClassifierHead, GeocellHead, Head, best_rows
-from training.losses import hierarchy_loss
 
 WIDTH = 24
 
@@ -98,7 +97,7 @@ def test_a_temperature_that_fell_too_far_is_stopped_and_can_rise_again(geocells:
     # Random vectors are far from their cells: a softer distribution would cost less, so the gradient must say so.
     targets = torch.zeros((8, 3), dtype=torch.int64)
     vectors = torch.from_numpy(unit_rows(8, WIDTH, seed=2))
-    hierarchy_loss(vectors, list(geocells.cells), geocells.temperatures, targets, negatives="all").backward()
+    geocells.loss(vectors, Truth.alone(targets, np.zeros(8), np.zeros(8))).backward()
     assert geocells.log_temperatures.grad is not None
     assert (geocells.log_temperatures.grad < 0).all()
 

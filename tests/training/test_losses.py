@@ -20,6 +20,10 @@ def sample(batch: int, cells: int, width: int, seed: int) -> tuple[torch.Tensor,
     return vectors, geocells, torch.randint(0, cells, (batch,), generator=g)
 
 
+def alone(targets: torch.Tensor) -> Truth:
+    return Truth(targets, targets, torch.zeros((len(targets), 3)), 0)
+
+
 def by_the_book(
     vectors: torch.Tensor, geocells: torch.Tensor, tau: float, targets: torch.Tensor, negatives: Negatives
 ) -> float:
@@ -75,7 +79,7 @@ def test_a_photo_without_a_cell_trains_the_other_levels_alone(negatives: Negativ
     fine = sample(6, 8, 5, seed=4)[1]
     both = torch.stack([targets, torch.tensor([1, 2, -1, 3, 0, 1])], dim=1)
     taus = torch.tensor([0.07, 0.07])
-    hierarchy_loss(vectors, [coarse, fine], taus, both, negatives=negatives).backward()
+    hierarchy_loss(vectors, [coarse, fine], taus, alone(both), negatives=negatives).backward()
     assert vectors.grad is not None
     first = vectors.grad[2].clone()
     vectors.grad = None
@@ -99,7 +103,8 @@ def test_the_objective_is_the_sum_over_levels() -> None:
     vectors, coarse, targets = sample(6, 4, 5, seed=6)
     fine = sample(6, 8, 5, seed=7)[1]
     taus = torch.tensor([0.05, 0.1])
-    whole = hierarchy_loss(vectors, [coarse, fine], taus, torch.stack([targets, targets], dim=1), negatives="all")
+    both = alone(torch.stack([targets, targets], dim=1))
+    whole = hierarchy_loss(vectors, [coarse, fine], taus, both, negatives="all")
     parts = [
         level_loss(vectors, cells, tau, targets, negatives="all")
         for cells, tau in zip([coarse, fine], taus, strict=True)
@@ -121,16 +126,14 @@ def test_losses_and_gradients_of_the_parts_add_up_to_those_of_the_batch(negative
     def gradients(loss: torch.Tensor) -> list[torch.Tensor]:
         return list(torch.autograd.grad(loss, inputs))
 
-    whole = hierarchy_loss(vectors, [coarse, fine], taus, both, negatives=negatives)
+    whole = hierarchy_loss(vectors, [coarse, fine], taus, alone(both), negatives=negatives)
     parts = [
         hierarchy_loss(
             vectors[first : first + 12 // n_parts],
             [coarse, fine],
             taus,
-            both[first : first + 12 // n_parts],
+            alone(both)._replace(targets=both[first : first + 12 // n_parts], first=first),
             negatives=negatives,
-            everyone=both,
-            first=first,
         )
         for first in range(0, 12, 12 // n_parts)
     ]
@@ -147,9 +150,7 @@ def test_the_loss_of_classes_is_the_cross_entropy_of_each_level_and_its_gradient
     inputs = [tensor.requires_grad_() for tensor in (vectors, coarse, fine, *biases)]
 
     def loss(*given: torch.Tensor) -> torch.Tensor:
-        return classification_loss(
-            given[0], list(given[1:3]), list(given[3:]), Truth(both, both, torch.zeros((6, 3)), 0)
-        )
+        return classification_loss(given[0], given[1:3], given[3:], alone(both))
 
     assert torch.autograd.gradcheck(loss, inputs)
     expected = 0.0

@@ -14,11 +14,11 @@ from indexer.cells.hierarchy import Hierarchy
 from indexer.earth.geo import accuracy, haversine_km
 from indexer.vectors.scoring import ScoringModel, log_product
 from tests.training.conftest import head_of
-from training.batches import Position, Share
+from training.batches import Share, Truth
 from training.config import Augmentation, DataConfig, FitConfig, Negatives, OptimizerConfig
 from training.heads import GeocellHead
 from training.losses import hierarchy_loss
-from training.module import Epoch, GeoModule, one_cycle
+from training.module import Epoch, GeoModule, TrainingLoader, one_cycle
 from training.photo_set import PhotoSet
 
 WIDTH = 24
@@ -33,6 +33,7 @@ VISION = {
 }
 
 
+EPOCH = Epoch(0, 2.5, 10.0, [0.07, 0.05], 2.0, accuracy(np.array([1.0, 30.0, 800.0])))
 CONFIG = FitConfig(DataConfig("photos.parquet"), optimizer=OptimizerConfig(weight_decay=0.5))
 
 
@@ -61,12 +62,11 @@ def validated(module: GeoModule, photos: PhotoSet, shares: list[Share], batch_si
     with torch.no_grad():
         module.on_validation_epoch_start()
         for share in shares:
-            module._validation = type(module._validation)([])
+            module._answers = []
             for number, part in enumerate(photos.validation_parts(batch_size, share)):
                 module.validation_step(part, number)
-            kept = module._validation
-            gathered.append((np.concatenate([np.empty(0), *kept.distance_km]), kept.sums))
-        module._everyones = lambda mine: gathered if isinstance(mine, tuple) else [mine]  # type: ignore[assignment, return-value]
+            gathered.append(module._answers)
+        module._everyones = lambda mine: gathered if isinstance(mine, list) else [mine]  # type: ignore[assignment, return-value]
         module.on_validation_epoch_end()
     return module.epochs[-1]
 
@@ -78,11 +78,12 @@ def test_validation_is_the_reference_accuracy_and_the_full_softmax_of_all_photos
 ) -> None:
     """Whatever the batches, whoever works on them: a last batch of a single photo, processes with none."""
     module.head = head = GeocellHead(hierarchy, WIDTH, negatives=negatives, seed=0)
-    module._loss_sum, module.position.batches = 6.0, 3
+    module._loss_sum, module.batches_done = 6.0, 3
     epoch = validated(module, photos, [Share(rank, processes) for rank in range(processes)], batch_size)
     with torch.no_grad():
         vectors = module.encoder(normalise(photos.pixels, module.encoder.preprocessing))
-        loss = hierarchy_loss(vectors, list(head.cells), head.temperatures, photos.targets, negatives="all")
+        truth = Truth.alone(photos.targets, photos.lat_deg, photos.lng_deg)
+        loss = hierarchy_loss(vectors, head.cells, head.temperatures, truth, negatives="all")
     scoring = ScoringModel(head.geocells(), hierarchy.ancestors, hierarchy.leaves.n_photos)
     best = log_product(scoring, vectors.numpy()).argmax(axis=1)
     points = hierarchy.leaves
@@ -91,7 +92,7 @@ def test_validation_is_the_reference_accuracy_and_the_full_softmax_of_all_photos
     assert epoch.validation.median_km == pytest.approx(expected.median_km)
     assert epoch.loss == 2.0
     assert epoch.validation_loss == pytest.approx(float(loss), rel=1e-5)
-    assert module.position == Position(1, 0)
+    assert (len(module.epochs), module.batches_done) == (1, 0)
 
 
 @pytest.mark.parametrize("kind", ["classes", "places"])
@@ -99,7 +100,7 @@ def test_other_heads_are_validated_by_their_own_loss(
     module: GeoModule, hierarchy: Hierarchy, photos: PhotoSet, kind: str
 ) -> None:
     module.head = head_of(kind, hierarchy, photos, width=WIDTH)
-    module.position.batches = 1
+    module.batches_done = 1
     (part,) = photos.validation_parts(N, Share())
     with torch.no_grad():
         vectors = module.encoder.unscaled(normalise(photos.pixels, module.encoder.preprocessing))
@@ -119,7 +120,7 @@ def test_answers_are_found_in_float32_whatever_the_encoder_computes_in(module: G
     best = (vectors.double() @ row.double() > 0).long().numpy()
     assert best.any()
     km = haversine_km(photos.lat_deg, photos.lng_deg, module.head.lat_deg[best], module.head.lng_deg[best])
-    np.testing.assert_allclose(module._validation.distance_km[0], km)
+    np.testing.assert_allclose(module._answers[0][0], km)
 
 
 @pytest.mark.parametrize("kind", [*get_args(Negatives), "classes", "places"])
@@ -134,11 +135,11 @@ def test_gradients_of_all_shares_are_those_of_one_process(
     def gradients(share: Share) -> list[torch.Tensor]:
         module.head = head_of(kind, hierarchy, photos, width=WIDTH)
         module.zero_grad()
-        module.share, module.position = share, Position(3, 1)
+        module.share, module.epochs, module.batches_done = share, [EPOCH] * 3, 1
         batch = list(photos.parts(16, share, epoch=3, seed=0, skip=1))[: share.parts]
         for number, part in enumerate(batch):
             (module.training_step(part, number) / share.parts).backward()  # type: ignore[no-untyped-call]
-        assert module.position == Position(3, 2)
+        assert module.batches_done == 2
         return [weight.grad.clone() for weight in module.parameters() if weight.grad is not None]
 
     alone = gradients(Share())
@@ -148,17 +149,26 @@ def test_gradients_of_all_shares_are_those_of_one_process(
 
 
 def test_what_a_run_needs_to_go_on_survives_a_file_without_code(module: GeoModule, tmp_path: Path) -> None:
-    module.epochs = [Epoch(0, 2.5, 10.0, [0.07, 0.05], 2.0, accuracy(np.array([1.0, 30.0, 800.0])))]
-    module.position.epoch, module.position.batches, module._loss_sum = 1, 17, 3.25
+    module.epochs, module.batches_done, module._loss_sum = [EPOCH], 17, 3.25
     kept: dict[str, object] = {}
     module.on_save_checkpoint(kept)
     torch.save(kept, tmp_path / "run.ckpt")
     for rank, loss_sum in ((0, 3.25), (1, 0.0)):  # what is kept is of all processes: one goes on with it
         fresh = GeoModule(module.encoder, module.head, config=CONFIG, share=Share(rank, 2))
-        before = fresh.position
         fresh.on_load_checkpoint(torch.load(tmp_path / "run.ckpt", weights_only=True))
-        assert fresh.position is before  # the loader looks at it
-        assert (fresh.position, fresh.epochs, fresh._loss_sum) == (module.position, module.epochs, loss_sum)
+        assert (fresh.epochs, fresh.batches_done, fresh._loss_sum) == ([EPOCH], 17, loss_sum)
+
+
+def test_the_loader_follows_the_run(module: GeoModule, photos: PhotoSet) -> None:
+    module.config = replace(CONFIG, data=replace(CONFIG.data, batch_size=20))
+    loader = TrainingLoader(photos, module)
+    assert len(loader) == 2
+    early = iter(loader)  # Lightning prepares before a run's state is read
+    module.epochs, module.batches_done = [EPOCH] * 2, 1
+    expected = photos.parts(20, Share(), epoch=2, seed=0, skip=1)
+    assert [part.pixels.tolist() for part in early] == [part.pixels.tolist() for part in expected]
+    module.config = CONFIG  # whose batch is larger than all photos
+    assert len(TrainingLoader(photos, module)) == 1
 
 
 @pytest.mark.parametrize("kind", ["all", "classes", "places"])

@@ -23,12 +23,13 @@ from encoder.config import FusionConfig
 from encoder.model import GeoEncoder
 from indexer.cells.hierarchy import Hierarchy
 from indexer.cells.table import load_hierarchy
+from indexer.earth.geo import accuracy
 from tests.kills import ONE_THREAD, ROOT
 from tests.training.conftest import EVERY_STEP, SIZE, changed, check_alike, head_of, train
-from training.batches import Position, Share
+from training.batches import Share
 from training.config import Augmentation, DataConfig, FitConfig, ModelConfig, Negatives
 from training.fitting import build_encoder
-from training.module import GeoModule
+from training.module import Epoch, GeoModule
 from training.photo_set import PhotoSet
 from training.run_folder import RunFolder
 
@@ -65,9 +66,8 @@ def step_of(kind: str, tree: Hierarchy, share: Share) -> _Outcome:
     photos = some_photos(tree)
     encoder = build_encoder(CONFIG.model)
     awaken(encoder)
-    module = GeoModule(
-        encoder, head_of(kind, tree, photos, width=WIDTH), config=CONFIG, share=share, position=Position(3, 1)
-    )
+    module = GeoModule(encoder, head_of(kind, tree, photos, width=WIDTH), config=CONFIG, share=share)
+    module.epochs, module.batches_done = [Epoch(0, 2.5, 10.0, [0.07], 2.0, accuracy(np.ones(1)))] * 3, 1
     module.log = lambda *_, **__: None  # type: ignore[method-assign]  # there is no trainer to log to
     step: nn.Module = _Step(module)
     if share.processes > 1:
