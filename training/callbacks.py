@@ -6,6 +6,7 @@ killed any number of times, or whose folder was moved, keeps the same best epoch
 
 import contextlib
 import logging
+import pickle
 import signal
 import threading
 from collections.abc import Callable
@@ -14,12 +15,17 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.fabric.plugins.io import TorchCheckpointIO
 
+from indexer.disk.artifact import explain_full, place_file, remove_leftovers
+from indexer.errors import ArtifactError
 from indexer.jobs.stopping import StopSignal, stopping
 from training.config import TrainerConfig
 from training.module import GeoModule
 
 log = logging.getLogger(__name__)
+
+_DAMAGED = (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError, FileNotFoundError)
 
 
 class Reporter(lightning.Callback):
@@ -143,6 +149,35 @@ class Resumable(lightning.Callback):
         stop = torch.tensor(float(self._stop.is_set), device=trainer.strategy.root_device)
         self._stop.is_set = bool(trainer.strategy.reduce(stop, reduce_op="sum"))
         return self._stop.is_set
+
+
+class CheckpointFiles(TorchCheckpointIO):
+    """How Lightning reads and writes what a run goes on with: a kill leaves the file before, or the new one.
+
+    Its own way is to write to the system's temporary folder first; where that lies on another disk, what follows is a
+    copy, which a kill cuts short, and the file before it is gone.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Raises WorkError where the disk is full; the file before stays."""
+        target = Path(path)
+        with explain_full(target, kept="What the run had kept before is still there"):
+            remove_leftovers(target.parent, target.name)
+            with place_file(target) as aside:
+                torch.save(checkpoint, aside)
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True
+    ) -> dict[str, Any]:
+        """Nothing that could run code is loaded. Raises ArtifactError where it cannot be."""
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except _DAMAGED as error:
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            raise ArtifactError(
+                f"{path}: damaged or missing ({reason}). Remove resume.ckpt and best.ckpt beside it, and the run "
+                "begins anew; its logs stay."
+            ) from error
 
 
 def best_epoch(module: GeoModule) -> int:

@@ -38,13 +38,12 @@ from indexer.photos.sources import open_photos
 from indexer.vectors.geocells import Geocells
 from indexer.vectors.prototypes import Placement
 from training.batches import Photos, Share, n_batches
-from training.callbacks import BestEpoch, Reporter, Resumable, best_epoch
-from training.checkpoint_files import CheckpointFiles
+from training.callbacks import BestEpoch, CheckpointFiles, Reporter, Resumable, best_epoch
 from training.config import FitConfig, ModelConfig
 from training.heads import GeocellHead, Head
 from training.module import Epoch, GeoModule, TrainingLoader, ValidationLoader
 from training.photos import open_half, source_of
-from training.run_folder import RunFolder, options_of, plain
+from training.run_folder import RunFolder
 from training.typical_photos import typical_photos
 
 log = logging.getLogger(__name__)
@@ -110,13 +109,12 @@ def fit(hierarchy: Path, out: Path, *, config: FitConfig) -> FitSummary | None:
         "maps": None if cache is None else cache.origin.segmenter,
         "start_from": None if start is None else start.digest,
     }
+    facts = run.facts(hierarchy, config, inputs)
     if first:
-        run.check_same(hierarchy, config, inputs)  # before photos are read, which may take long
+        run.check_same(facts)  # before photos are read, which may take long
     open_ = partial(open_half, data, hierarchy=tree, encoder=encoder, cache=cache, device=device)
     validation, learnt = open_("validation"), open_("train")  # what is wrong with the table shows at the small one
-    if first:
-        run.begin(hierarchy, config, inputs)
-    with run.locked() if first else contextlib.nullcontext():
+    with run.begun(facts) if first else contextlib.nullcontext():
         began = time.perf_counter()
         head = GeocellHead(
             tree, encoder.config.projection_dim, negatives=config.loss.negatives, seed=config.seed_everything
@@ -140,7 +138,7 @@ def fit(hierarchy: Path, out: Path, *, config: FitConfig) -> FitSummary | None:
             run.checkpoint,
             encoder=encoder,
             geocells=geocells,
-            config=plain(options_of(hierarchy, out, config)),
+            config=facts["options"],
             inputs=inputs,
             finish=finish,
         )

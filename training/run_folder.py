@@ -69,62 +69,75 @@ class RunFolder:
         # An unfinished run is gone on with; anything else in the way is refused.
         check_target(self.checkpoint if (self.path / _RUN).is_file() else self.path)
 
-    def check_same(self, hierarchy: Path, config: FitConfig, inputs: Mapping[str, str | None]) -> None:
-        """Before photos are read: whether what these options and inputs make can go on here.
+    def facts(self, hierarchy: Path, config: FitConfig, inputs: Mapping[str, str | None]) -> dict[str, Any]:
+        """What makes a run, as `run.json` has it: options as a configuration file has them, inputs, versions."""
+        return {
+            "options": plain({"hierarchy": hierarchy, "out": self.path, **asdict(config)}),
+            "inputs": dict(inputs),
+            "made_by": {**code_version(), **package_versions(_PACKAGES)},
+        }
+
+    def check_same(self, facts: Mapping[str, Any]) -> None:
+        """Before photos are read: whether what these facts make can go on here.
 
         Raises:
             InputError: the folder holds a run of other options or inputs, or another process trains in it.
             ArtifactError: what says so is damaged.
         """
-        known = self.path / _RUN
-        if not known.is_file():
+        before = self._before(facts)
+        if before is None:
             return
-        before, now = _read(known), self._facts(hierarchy, config, inputs)
-        _check_same(self.path, before, now)
         code = [
             f"{name} {old}, now {new}"
             for name, old in before["made_by"].items()
-            if (new := now["made_by"].get(name)) != old
+            if (new := facts["made_by"].get(name)) != old
         ]
         if code:
             log.warning("%s: the run began under other code: %s", self.path, "; ".join(code))
         if is_held(self.path / _LOCK):
             raise InputError(self._busy)
 
-    def begin(self, hierarchy: Path, config: FitConfig, inputs: Mapping[str, str | None]) -> None:
-        """Write what this run is, unless that is there.
+    @contextlib.contextmanager
+    def begun(self, facts: Mapping[str, Any]) -> Iterator[None]:
+        """Write what this run is, unless that is there, and keep other processes from training here.
+
+        They are kept out for as long as the block runs; the death of this process frees the folder.
 
         Raises:
-            InputError, ArtifactError: as `check_same`, of options and inputs.
+            InputError, ArtifactError: as `check_same`.
         """
-        facts = self._facts(hierarchy, config, inputs)
-        if (self.path / _RUN).is_file():
-            _check_same(self.path, _read(self.path / _RUN), facts)
-        else:
+        if self._before(facts) is None:
             write_file(self.path / _RUN, json.dumps(facts, indent=2).encode())
         if not (self.path / _CONFIG).is_file():
             write_file(self.path / _CONFIG, yaml.safe_dump(facts["options"], sort_keys=False).encode())
-
-    def _facts(self, hierarchy: Path, config: FitConfig, inputs: Mapping[str, str | None]) -> dict[str, Any]:
-        return {
-            "options": plain(options_of(hierarchy, self.path, config)),
-            "inputs": dict(inputs),
-            "made_by": {**code_version(), **package_versions(_PACKAGES)},
-        }
+        with alone(self.path / _LOCK, busy=self._busy):
+            yield
 
     @property
     def _busy(self) -> str:
         return f"{self.path}: another process is training in this folder. Wait for it."
 
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other processes from training here for as long as this one does; its death frees the folder.
-
-        Raises:
-            InputError: another process trains here.
-        """
-        with alone(self.path / _LOCK, busy=self._busy):
-            yield
+    def _before(self, now: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The facts of the run that is here, which differ from those of now in nothing that counts; None: none is."""
+        file = self.path / _RUN
+        if not file.is_file():
+            return None
+        try:
+            found = json.loads(file.read_text())
+            before = {name: dict(found[name]) for name in ("options", "inputs", "made_by")}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ArtifactError(
+                f"{file}: cannot be read ({error}). Remove the folder, or choose another `out`."
+            ) from None
+        for part, advice in (("options", "Give the same option"), ("inputs", "Bring the same input back")):
+            old, new = _flat(before[part]), _flat(now[part])
+            for name in old | new:
+                if name not in _FREE | _BY_DIGEST and old.get(name) != new.get(name):
+                    raise InputError(
+                        f"{self.path}: its run began with {name} {old.get(name)}, this one has {new.get(name)}. "
+                        f"{advice}, or choose another `out`."
+                    )
+        return before
 
     def next_log(self) -> str:
         """Name of the folder below `logs` for this start."""
@@ -137,11 +150,6 @@ class RunFolder:
             file.unlink(missing_ok=True)
 
 
-def options_of(hierarchy: Path, out: Path, config: FitConfig) -> dict[str, Any]:
-    """As a configuration file has them."""
-    return {"hierarchy": hierarchy, "out": out, **asdict(config)}
-
-
 def plain(values: Any) -> Any:
     """Values as YAML and JSON can hold them."""
     if isinstance(values, Mapping):
@@ -149,25 +157,6 @@ def plain(values: Any) -> Any:
     if isinstance(values, tuple):
         return [plain(value) for value in values]
     return str(values) if isinstance(values, Path) else values
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(file.read_text())
-        return {name: dict(found[name]) for name in ("options", "inputs", "made_by")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{file}: cannot be read ({error}). Remove the folder, or choose another `out`.") from None
-
-
-def _check_same(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    for part, advice in (("options", "Give the same option"), ("inputs", "Bring the same input back")):
-        old, new = _flat(before[part]), _flat(now[part])
-        for name in old | new:
-            if name not in _FREE | _BY_DIGEST and old.get(name) != new.get(name):
-                raise InputError(
-                    f"{folder}: its run began with {name} {old.get(name)}, this one has {new.get(name)}. {advice}, or "
-                    "choose another `out`."
-                )
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

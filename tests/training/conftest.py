@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from benchmarks.world.location_encoder import LocationEncoder, LocationHead
@@ -30,6 +31,7 @@ from training.config import (
 from training.fitting import FitSummary, fit
 from training.heads import ClassifierHead, GeocellHead, Head
 from training.photo_set import PhotoSet
+from training.run_folder import RunFolder
 
 # Models this small lose more to handing work between threads than they gain, above all beside other processes.
 torch.set_num_threads(1)
@@ -120,6 +122,12 @@ def interrupted(toy: Path, folder: Path, config: FitConfig) -> Path:
         with pytest.raises(ZeroDivisionError):
             train(toy, folder, config)
     return folder
+
+
+def written(toy: Path, config: FitConfig, file: Path) -> Path:
+    """A configuration as a file, for the command."""
+    file.write_text(yaml.safe_dump(RunFolder(file.parent / "C").facts(toy / "H", config, {})["options"]))
+    return file
 
 
 def losses(run: Path) -> dict[int, str]:

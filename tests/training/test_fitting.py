@@ -36,14 +36,24 @@ from indexer.vectors.prototypes import Placement
 from indexer.vectors.scoring import ScoringModel, log_product
 from tests.conftest import save_s2_hierarchy
 from tests.kills import ONE_THREAD, ROOT, kill_when
-from tests.training.conftest import EVERY_STEP, LEARN, SIZE, changed, check_alike, interrupted, losses, train, with_maps
+from tests.training.conftest import (
+    EVERY_STEP,
+    LEARN,
+    SIZE,
+    changed,
+    check_alike,
+    interrupted,
+    losses,
+    train,
+    with_maps,
+    written,
+)
 from training.config import (
     ModelConfig,
 )
 from training.fitting import FitSummary, build_encoder
 from training.holding_out import by_name
 from training.module import one_cycle
-from training.run_folder import RunFolder
 from training.typical_photos import typical_photos
 
 
@@ -282,8 +292,7 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(toy: Pa
     config = changed(EVERY_STEP, trainer={"max_epochs": 30, "checkpoint_every_n_steps": 7})
     config = changed(config, data={"photos": str(toy / "photos.parquet")})
     train(toy, tmp_path / "whole", config)
-    RunFolder(tmp_path / "options").begin(toy / "H", config, {})
-    options = ("fit", "--config", tmp_path / "options" / "config.yaml", "--out", tmp_path / "C")
+    options = ("fit", "--config", written(toy, config, tmp_path / "config.yaml"), "--out", tmp_path / "C")
     command = [sys.executable, "-m", "training", *map(str, options)]
     rng, kills = np.random.default_rng(0), 0
     while not (tmp_path / "C" / "checkpoint").exists():

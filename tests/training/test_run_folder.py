@@ -54,17 +54,18 @@ def test_a_finished_run_and_one_of_other_options_are_refused(
 def test_photos_that_changed_under_a_run_are_refused(toy: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(toy, tmp_path / "toy"))
     run = RunFolder(tmp_path / "C")
-    run.begin(folder / "H", LEARN, {"photos": "a" * 64})
+    with run.begun(run.facts(folder / "H", LEARN, {"photos": "a" * 64})):
+        pass
     with pytest.raises(InputError, match=r"its run began with photos aaaa.*this one has bbbb"):
-        run.begin(folder / "H", LEARN, {"photos": "b" * 64})
+        run.begun(run.facts(folder / "H", LEARN, {"photos": "b" * 64})).__enter__()
 
 
 def test_one_process_trains_in_a_folder(toy: Path, tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "C")
     config = changed(trainer={"max_epochs": 1}, data={"photos": str(toy / "photos.parquet")})
     inputs = {"photos": file_digest(toy / "photos.parquet"), "hierarchy": manifest_digest(toy / "H")}
-    run.begin(toy / "H", config, inputs | {"maps": None, "start_from": None})
-    with run.locked(), pytest.raises(InputError, match="another process is training in this folder"):
+    facts = run.facts(toy / "H", config, inputs | {"maps": None, "start_from": None})
+    with run.begun(facts), pytest.raises(InputError, match="another process is training in this folder"):
         train(toy, tmp_path / "C", config)
     assert train(toy, tmp_path / "C", config).checkpoint.is_dir()
 
@@ -85,7 +86,8 @@ def test_another_run_is_refused_before_photos_are_read(
     monkeypatch.setattr("training.fitting.open_half", lambda *_, **__: pytest.fail("it read"))
     with pytest.raises(InputError, match="began with seed_everything 0, this one has 1"):
         train(toy, folder, replace(config, seed_everything=1))
-    with RunFolder(folder).locked(), pytest.raises(InputError, match="another process is training"):
+    facts = json.loads((folder / "run.json").read_text())
+    with RunFolder(folder).begun(facts), pytest.raises(InputError, match="another process is training"):
         train(toy, folder, config)
 
 

@@ -25,13 +25,12 @@ from indexer.cells.hierarchy import Hierarchy
 from indexer.cells.table import load_hierarchy
 from indexer.earth.geo import accuracy
 from tests.kills import ONE_THREAD, ROOT
-from tests.training.conftest import EVERY_STEP, SIZE, changed, check_alike, head_of, train
+from tests.training.conftest import EVERY_STEP, SIZE, changed, check_alike, head_of, train, written
 from training.batches import Share
 from training.config import Augmentation, DataConfig, FitConfig, ModelConfig, Negatives
 from training.fitting import build_encoder
 from training.module import Epoch, GeoModule
 from training.photo_set import PhotoSet
-from training.run_folder import RunFolder
 
 WIDTH, BATCH, N = 16, 16, 40
 KINDS = (*get_args(Negatives), "classes", "places")
@@ -153,8 +152,7 @@ def test_a_run_of_two_processes_is_stopped_and_goes_on_to_what_one_process_comes
     config = changed(EVERY_STEP, data={"batch_size": 8, "photos": str(toy / "photos.parquet")}, optimizer=slow)
     config = changed(config, loss={"negatives": "batch"}, trainer={"max_epochs": 8, "checkpoint_every_n_steps": 10_000})
     shared = changed(config, trainer={"devices": 2, "accumulate_grad_batches": 2})
-    RunFolder(tmp_path / "options").begin(toy / "H", shared, {})
-    options = ("fit", "--config", tmp_path / "options" / "config.yaml", "--out", tmp_path / "two", "--json")
+    options = ("fit", "--config", written(toy, shared, tmp_path / "config.yaml"), "--out", tmp_path / "two", "--json")
     command = [sys.executable, "-m", "training", *map(str, options)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT, "env": ONE_THREAD}
     process = subprocess.Popen(command, **pipes)
