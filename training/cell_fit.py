@@ -182,7 +182,7 @@ def _loss_and_slopes(
 ) -> tuple[float, float, float]:
     """The mean loss, and its first and second derivative by 1 / temperature."""
     sums = np.zeros(3)
-    for part, own in _blocks(vectors, targets):
+    for part, own in zip(torch.split(vectors, _BLOCK), torch.split(targets, _BLOCK), strict=True):
         similarity = part @ cells.T
         logs = (scale * similarity).log_softmax(dim=1)
         of_own, log_of_own = (each.gather(1, own[:, None])[:, 0] for each in (similarity, logs))
@@ -192,7 +192,3 @@ def _loss_and_slopes(
         sums += [float(each.double().sum()) for each in (-log_of_own, mean - of_own, spread)]
     loss, first, second = (sums / len(vectors)).tolist()
     return loss, first, second
-
-
-def _blocks(vectors: torch.Tensor, targets: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    return zip(torch.split(vectors, _BLOCK), torch.split(targets, _BLOCK), strict=True)

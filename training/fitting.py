@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import io
 import logging
 import signal
 import time
@@ -130,7 +129,7 @@ def fit(hierarchy: Path, out: Path, *, config: FitConfig) -> FitSummary | None:
             table = _typical_photos(loaded, geocells, tree, config, cache)
 
         def finish(draft: Draft) -> None:
-            (draft.path / "training_log.csv").write_text(_as_csv(module.epochs, kept))
+            _write_log(draft.path / "training_log.csv", module.epochs, kept)
             if table is not None:
                 save_references(table, draft.path)
 
@@ -325,8 +324,7 @@ def _check_levels(hierarchy: Hierarchy) -> None:
             )
 
 
-def _as_csv(epochs: Sequence[Epoch], kept: Epoch) -> str:
-    text = io.StringIO()
+def _write_log(file: Path, epochs: Sequence[Epoch], kept: Epoch) -> None:
     rows = [
         {
             "epoch": epoch.epoch + 1,
@@ -341,7 +339,7 @@ def _as_csv(epochs: Sequence[Epoch], kept: Epoch) -> str:
         }
         for epoch in epochs
     ]
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    with file.open("w") as stream:
+        writer = csv.DictWriter(stream, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)

@@ -163,17 +163,18 @@ class PhotoStream:
         """Raises InputError where of the first photos, or of all if they are fewer, none can be read."""
         on_gpu = self._device.type == "cuda"
         batches = decoded_batches(photos, self._read, workers=self._config.workers, pin=on_gpu)
-        first_failure: str | None = None
-        failed = Counter[str]()
-        n_seen = n_read = 0
+        first_failure = ""
+        failed, n_seen = Counter[str](), 0
         with closing(batches):
             try:
                 for batch in batches:
-                    self._check(batch)
-                    failed.update(status for status in batch.status if status != OK)
-                    n_seen, n_read = n_seen + len(batch), n_read + len(batch.rows)
-                    first_failure = first_failure or next(map(": ".join, _failures(batch)), None)
-                    if not n_read and n_seen >= _GIVEN_UP_AFTER:
+                    n_seen += len(batch)
+                    for name, status, reason in zip(batch.name, batch.status, batch.reason, strict=True):
+                        if status != OK:
+                            self._tell(name, status, reason)
+                            failed[status] += 1
+                            first_failure = first_failure or f"{name}: {status}: {reason}"
+                    if failed.total() == n_seen >= _GIVEN_UP_AFTER:
                         break
                     yield batch.to(self._device) if on_gpu else batch
             finally:  # who iterates may ask for no more than the last batch
@@ -182,11 +183,11 @@ class PhotoStream:
                     log.warning(
                         "%s: %d of %d photos of this pass could not be read and were left out (%s)",
                         self.location,
-                        n_seen - n_read,
+                        failed.total(),
                         n_seen,
                         kinds,
                     )
-        if n_seen and not n_read:
+        if n_seen and failed.total() == n_seen:
             raise InputError(
                 f"{self.location}: of the first {n_seen:,} photos none can be read. The first: {first_failure}."
             )
@@ -203,22 +204,21 @@ class PhotoStream:
                 maps[rows] = crop_maps(found, batch.shapes, self.preprocessing, crops="one")[:, 0]
         return pixels, maps
 
-    def _check(self, batch: DecodedBatch) -> None:
-        """Tell of the first photo of each kind of failure.
+    def _tell(self, name: str, status: str, reason: str) -> None:
+        """Tell of a photo that cannot be used, if it is the first of its kind.
 
         Raises:
-            InputError: a map has classes that the model does not know: made for another table, so that none of the
+            InputError: its map has classes that the model does not know: made for another table, so that none of the
                 maps can be trusted.
         """
-        for name, status, reason in _failures(batch):
-            if status == UNKNOWN_CLASS:
-                raise InputError(
-                    f"{self.location}: {name}: {reason}. Its maps are of other classes: set model.fusion.classes to "
-                    "how many there are, or make them with another model (python -m encoder segment)."
-                )
-            if status not in self._shown:
-                log.warning("%s: %s, %s (left out; more of this kind are not shown)", name, status, reason)
-                self._shown.add(status)
+        if status == UNKNOWN_CLASS:
+            raise InputError(
+                f"{self.location}: {name}: {reason}. Its maps are of other classes: set model.fusion.classes to "
+                "how many there are, or make them with another model (python -m encoder segment)."
+            )
+        if status not in self._shown:
+            log.warning("%s: %s, %s (left out; more of this kind are not shown)", name, status, reason)
+            self._shown.add(status)
 
 
 def shuffle(placed: Iterator[_Placed], rng: np.random.Generator, *, photos: int, n_bytes: int) -> Iterator[_Placed]:
@@ -244,12 +244,6 @@ def shuffle(placed: Iterator[_Placed], rng: np.random.Generator, *, photos: int,
             yield draw()
     while buffer:
         yield draw()
-
-
-def _failures(batch: DecodedBatch) -> list[tuple[str, str, str]]:
-    """Name, code and reason of each photo that cannot be used."""
-    rows = zip(batch.name, batch.status, batch.reason, strict=True)
-    return [row for row in rows if row[1] != OK]
 
 
 def _size(placed: _Placed) -> int:

@@ -9,7 +9,7 @@ several sets of geocells are judged (`training.candidates`), the start among the
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -32,7 +32,7 @@ from indexer.vectors.prototypes import Placed, Placement, joined_placed, no_phot
 from training.candidates import FITTED, START, TEMPERED, WEIGHTED, check_enough_to_weigh, choose, errors_km, weighted
 from training.cell_fit import LevelFit, fit_cells, steps_per_epoch
 from training.config import RefitConfig, RefitSources
-from training.holding_out import by_name, name_keys
+from training.holding_out import NameFilter, by_name, name_keys
 from training.typical_photos import typical_photos
 from training.vector_file import VectorFile
 
@@ -84,10 +84,7 @@ def refit(sources: RefitSources, out: Path, *, config: RefitConfig) -> RefitSumm
     if config.levels_weights == "fit":  # before the fit, which takes long
         check_enough_to_weigh(held_out)
     prepared = time.perf_counter()
-    with VectorFile(start.width, transform=start.transform, beside=out) as photos:
-        for placed in placed_batches(features, learnt, "transforming"):
-            photos.add(placed)
-        photos.finish()
+    with VectorFile(placed_batches(features, learnt, "transforming"), start, beside=out) as photos:
         if not len(photos):
             raise no_photo(features)
         laid_out = time.perf_counter()
@@ -176,12 +173,10 @@ def _encoder_of(sources: RefitSources, features: FeatureSource) -> str | None:
 
 def _placements(sources: RefitSources, tree: Hierarchy, share: float) -> tuple[Placement, Placement]:
     """Where the photos that are fitted to lie, and where the held-out ones lie."""
+    parts: Iterable[tuple[str | None, NameFilter | None]] = [(sources.split, chosen) for chosen in by_name(share)]
     if sources.validation_split is not None:
-        learnt, others = (
-            Placement(tree, sources.photos, split=split) for split in (sources.split, sources.validation_split)
-        )
-        return learnt, others
-    learnt, others = (Placement(tree, sources.photos, split=sources.split, chosen=chosen) for chosen in by_name(share))
+        parts = (sources.split, None), (sources.validation_split, None)
+    learnt, others = (Placement(tree, sources.photos, split=split, chosen=chosen) for split, chosen in parts)
     return learnt, others
 
 

@@ -40,8 +40,7 @@ def typical_photos(batches: Iterable[Placed], geocells: Geocells, *, k: int) -> 
         order = np.lexsort((best["photo"].astype(str), -best["similarity"], best["leaf"]))
         kept = order[_position_in_run(best["leaf"][order]) < _CANDIDATES * k]
         best = {name: column[kept] for name, column in best.items()}
-    starts = np.flatnonzero(np.diff(best["leaf"], prepend=-1))
-    leaves = np.split(np.arange(len(best["leaf"])), starts[1:])
+    leaves = np.split(np.arange(len(best["leaf"])), np.flatnonzero(np.diff(best["leaf"])) + 1)
     kept = np.concatenate([_different(best["vector"], best["photo"], rows, k=k) for rows in leaves])
     best = {name: column[kept] for name, column in best.items()}
     rank = _position_in_run(best["leaf"])
@@ -60,7 +59,5 @@ def _different(vectors: np.ndarray, names: np.ndarray, rows: np.ndarray, *, k: i
 
 
 def _position_in_run(values: np.ndarray) -> np.ndarray:
-    """0, 1, 2, ... within each run of equal values (N,)."""
-    starts = np.flatnonzero(np.diff(values, prepend=-1))
-    lengths = np.diff(np.append(starts, len(values)))
-    return np.arange(len(values)) - np.repeat(starts, lengths)
+    """0, 1, 2, ... within each run of equal values (N,), which are sorted."""
+    return np.arange(len(values)) - np.searchsorted(values, values)

@@ -5,14 +5,15 @@ In: placed photos, a shard at a time. Out: any rows of them, in an order that de
 
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 
 from indexer.disk.artifact import explain_unwritable
+from indexer.vectors.geocells import Geocells
 from indexer.vectors.prototypes import Placed
-from indexer.vectors.whitening import Transform
 from training.holding_out import name_keys
 
 _STORED = np.dtype(np.float16)  # a cosine of unit vectors rounded to it errs by some 1e-5
@@ -25,22 +26,26 @@ class VectorFile:
     numbered in the order of a digest of their photos' names: the same photos in other shards have the same numbers.
 
     Args:
-        width: D.
-        transform: what vectors pass first; None takes them as they are.
+        batches: photos, with vectors as the encoder made them.
+        geocells: that they are to meet.
         beside: the file lies on this path's disk.
     """
 
-    def __init__(self, width: int, *, transform: Transform | None, beside: Path) -> None:
-        self._width = width
-        self._transform = transform
-        self._target = beside
+    def __init__(self, batches: Iterable[Placed], geocells: Geocells, *, beside: Path) -> None:
+        self._width = geocells.width
         with explain_unwritable(beside):
             beside.absolute().parent.mkdir(parents=True, exist_ok=True)
             self._file = tempfile.TemporaryFile(dir=beside.absolute().parent)
-        self._cells: list[np.ndarray] = []
-        self._keys: list[np.ndarray] = []
-        self._order = np.empty(0, np.int64)
-        self.cells = np.empty((0, 0), np.int32)  # (N, L), the cell of each level or -1
+        cells, keys = [np.empty((0, len(geocells.vectors)), np.int32)], [np.empty(0, np.uint64)]
+        for placed in batches:
+            with explain_unwritable(beside):
+                self._file.write(np.ascontiguousarray(geocells.compared(placed.vectors), _STORED).data)
+            cells.append(placed.cells.astype(np.int32))
+            keys.append(name_keys(placed.photo.tolist()))
+        with explain_unwritable(beside):
+            self._file.flush()
+        self._order = np.argsort(np.concatenate(keys), kind="stable")
+        self.cells = np.concatenate(cells)[self._order]  # (N, L), the cell of each level or -1
 
     def __len__(self) -> int:
         return len(self.cells)
@@ -50,24 +55,6 @@ class VectorFile:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
-
-    def add(self, placed: Placed) -> None:
-        """Append photos. `finish` comes before rows are read."""
-        vectors = placed.vectors if self._transform is None else self._transform.apply(placed.vectors)
-        with explain_unwritable(self._target):
-            self._file.write(np.ascontiguousarray(vectors, _STORED).data)
-        self._cells.append(placed.cells.astype(np.int32))
-        self._keys.append(name_keys(placed.photo.tolist()))
-
-    def finish(self) -> None:
-        """Put the rows in order."""
-        with explain_unwritable(self._target):
-            self._file.flush()
-        if self._keys:
-            self._order = np.argsort(np.concatenate(self._keys), kind="stable")
-            self.cells = np.concatenate(self._cells)[self._order]
-        self._keys.clear()
-        self._cells.clear()
 
     def rows(self, numbers: np.ndarray) -> np.ndarray:
         """Vectors of these rows, in this order: (n, D) float32."""

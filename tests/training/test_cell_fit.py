@@ -81,9 +81,7 @@ def toy(tmp_path: Path) -> Iterator[Toy]:
     seen = photos.take(np.arange(n, 2 * n))
     start = [unit_rows(count, WIDTH, seed + 3 + level) for level, count in enumerate(CELLS)]
     geocells = Geocells(start, np.full(2, 0.07), np.ones(2), "h", None)
-    with VectorFile(WIDTH, transform=None, beside=tmp_path / "C") as file:
-        file.add(photos.take(np.arange(n)))
-        file.finish()
+    with VectorFile([photos.take(np.arange(n))], geocells, beside=tmp_path / "C") as file:
         yield geocells, file, seen, truth
 
 

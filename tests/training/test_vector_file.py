@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from indexer.vectors.geocells import Geocells
 from indexer.vectors.prototypes import Placed
 from indexer.vectors.whitening import Transform
 from tests.conftest import unit_rows
@@ -26,10 +27,8 @@ def placed(n: int, seed: int = 0) -> Placed:
 def filled(
     photos: Placed, shards: list[np.ndarray], folder: Path, transform: Transform | None = None
 ) -> Iterator[VectorFile]:
-    with VectorFile(WIDTH, transform=transform, beside=folder / "C") as file:
-        for rows in shards:
-            file.add(photos.take(rows))
-        file.finish()
+    geocells = Geocells([unit_rows(5, WIDTH, 1)] * 3, np.ones(3), np.ones(3), "h", None, transform)
+    with VectorFile(map(photos.take, shards), geocells, beside=folder / "C") as file:
         yield file
 
 
