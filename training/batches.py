@@ -91,8 +91,3 @@ def places_of(lat_deg: np.ndarray, lng_deg: np.ndarray) -> torch.Tensor:
 def n_batches(n_photos: int, batch_size: int) -> int:
     """Of an epoch: whole ones, or a single one of all photos where they are fewer."""
     return n_photos // batch_size or 1
-
-
-def order_of(n_photos: int, *, epoch: int, seed: int) -> np.ndarray:
-    """The order of an epoch: (N,) int64, all numbers below N."""
-    return np.random.default_rng([seed, 0, epoch]).permutation(n_photos)

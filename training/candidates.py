@@ -16,6 +16,7 @@ fitted to the other one. Vectors of held-out photos are transformed already.
 from collections.abc import Mapping
 
 import numpy as np
+import torch
 
 from indexer.cells.hierarchy import Hierarchy
 from indexer.earth.geo import haversine_km
@@ -23,18 +24,16 @@ from indexer.vectors.geocells import Geocells
 from indexer.vectors.level_weights import check_enough, fit_level_weights
 from indexer.vectors.prototypes import Placed
 from indexer.vectors.scoring import ScoringModel, leaf_vectors
+from training.heads import best_rows
 
 START, TEMPERED, FITTED, WEIGHTED = "start", "tempered", "fitted", "weighted"
-_BLOCK = 1024  # held-out photos answered at a time
 
 
 def errors_km(geocells: Geocells, tree: Hierarchy, held_out: Placed) -> np.ndarray:
     """Great-circle errors of the held-out photos' best leaves: (H,) float64."""
     model = ScoringModel(geocells, tree.ancestors, tree.leaves.n_photos)
     rows, queries = leaf_vectors(model), model.extended(held_out.vectors)
-    best = np.concatenate(
-        [(queries[first : first + _BLOCK] @ rows.T).argmax(axis=1) for first in range(0, len(queries), _BLOCK)]
-    )
+    best = best_rows(torch.from_numpy(queries), torch.from_numpy(rows)).numpy()
     return haversine_km(held_out.lat_deg, held_out.lng_deg, tree.leaves.lat_deg[best], tree.leaves.lng_deg[best])
 
 

@@ -15,13 +15,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch.nn.functional import normalize
 
 from indexer.errors import InputError, WorkError
 from indexer.vectors.geocells import Geocells
 from indexer.vectors.prototypes import Placed
 from training.config import RefitConfig
-from training.losses import level_loss
+from training.losses import level_loss, unit_rows
 from training.vector_file import VectorFile
 
 _BLOCK = 1024  # held-out photos whose similarities are held at once: 90 MB against 21,673 cells
@@ -125,7 +124,7 @@ class _Level:
         self._cells = torch.nn.Parameter(torch.from_numpy(vectors.copy()).to(device))
         self._optimizer = torch.optim.Adam([self._cells], lr=config.learning_rate)
         self._schedule = torch.optim.lr_scheduler.ExponentialLR(self._optimizer, config.decay)
-        self.kept = self._unit_rows()
+        self.kept = unit_rows(self._cells)
         self.kept_temperature, loss = fitted_temperature(self._seen, self._truth, self.kept)
         self._temperature = torch.tensor(self.kept_temperature, device=device)
         self.fit = LevelFit(loss, self.kept_temperature, loss, 0)
@@ -141,7 +140,7 @@ class _Level:
 
     def look(self, epoch: int) -> None:
         """Measure on the held-out photos, and keep what is best."""
-        cells = self._unit_rows()
+        cells = unit_rows(self._cells)
         temperature, loss = fitted_temperature(self._seen, self._truth, cells, begin=float(self._temperature))
         self._temperature.fill_(temperature)
         self._schedule.step()
@@ -149,10 +148,6 @@ class _Level:
         if loss < self.fit.loss:
             self.kept, self.kept_temperature, self.epochs_without_gain = cells, temperature, 0
             self.fit = replace(self.fit, loss=loss, epoch=epoch)
-
-    def _unit_rows(self) -> torch.Tensor:
-        # In float64, so that the rows that are stored have length 1 to the last bit of float32.
-        return normalize(self._cells.detach().double(), dim=-1).float()
 
 
 def fitted_temperature(

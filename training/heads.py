@@ -25,7 +25,7 @@ from indexer.cells.hierarchy import Hierarchy
 from indexer.vectors.geocells import Geocells
 from training.batches import Truth
 from training.config import Negatives, OptimizerConfig
-from training.losses import classification_loss, hierarchy_loss, level_loss
+from training.losses import classification_loss, hierarchy_loss, level_loss, unit_rows
 
 # CLIP's own limits (Radford et al. 2021, section 2.5): 0.07 to begin with, and never a scale above 100.
 INITIAL_TEMPERATURE = 0.07
@@ -74,13 +74,8 @@ class Head(nn.Module, ABC):
         """Vectors (Q, D) float32 of any length as they meet the rows: (Q, W)."""
 
     def groups(self, options: OptimizerConfig) -> Sequence[dict[str, Any]]:
-        """The head's weights, as an optimiser takes them: matrices decay, as the encoder's do, the rest does not."""
-        decaying = [weight for weight in self.parameters() if weight.ndim > 1]
-        steady = [weight for weight in self.parameters() if weight.ndim <= 1]
-        return [
-            {"params": decaying, "lr": options.geocell_lr, "weight_decay": options.weight_decay},
-            {"params": steady, "lr": options.geocell_lr, "weight_decay": 0.0},
-        ]
+        """The head's weights, as an optimiser takes them: by default they decay as the encoder's do."""
+        return weight_groups(self, lr=options.geocell_lr, weight_decay=options.weight_decay)
 
     def end_step(self) -> None:
         """After a change of the weights."""
@@ -172,7 +167,7 @@ class GeocellHead(ContrastiveHead):
     def geocells(self) -> Geocells:
         """The geographic representation as it is stored: unit rows."""
         return Geocells(
-            [_unit_rows(cells) for cells in self.cells],
+            [unit_rows(cells).cpu().numpy() for cells in self.cells],
             self.temperatures.detach().double().cpu().numpy(),
             np.ones(len(self.cells)),
             self._hierarchy,
@@ -236,6 +231,10 @@ def _uniform(shape: tuple[int, ...], width: int, generator: torch.Generator) -> 
     return (2 * torch.rand(shape, generator=generator) - 1) / math.sqrt(width)
 
 
-def _unit_rows(cells: torch.Tensor) -> np.ndarray:
-    # In float64, so that the rows that are stored have length 1 to the last bit of float32.
-    return normalize(cells.detach().double(), dim=-1).float().cpu().numpy()
+def weight_groups(module: nn.Module, *, lr: float, weight_decay: float) -> Sequence[dict[str, Any]]:
+    """What is learned of a module, as an optimiser takes it: matrices decay, offsets and scales do not."""
+    weights = [weight for weight in module.parameters() if weight.requires_grad]
+    return [
+        {"params": [weight for weight in weights if weight.ndim > 1], "lr": lr, "weight_decay": weight_decay},
+        {"params": [weight for weight in weights if weight.ndim <= 1], "lr": lr, "weight_decay": 0.0},
+    ]

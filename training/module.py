@@ -17,7 +17,7 @@ from indexer.errors import WorkError
 from training.augment import augment, draw_changes
 from training.batches import BatchPart, Photos, Share, ValidationPart, n_batches
 from training.config import FitConfig
-from training.heads import Head, best_rows
+from training.heads import Head, best_rows, weight_groups
 
 _T = TypeVar("_T")
 
@@ -156,16 +156,10 @@ class GeoModule(lightning.LightningModule):
         self._loss_sum = 0.0 if self.share.rank else kept["loss_sum"]  # the sum of all: once
 
     def configure_optimizers(self) -> Any:
-        """AdamW; matrices of the encoder decay, offsets and scales do not; the head says so of itself."""
+        """AdamW; the head says of its weights which decay."""
         options, schedule = self.config.optimizer, self.config.lr_scheduler
-        decaying = [weight for weight in self.encoder.parameters() if weight.requires_grad and weight.ndim > 1]
-        steady = [weight for weight in self.encoder.parameters() if weight.requires_grad and weight.ndim <= 1]
-        groups: Sequence[dict[str, Any]] = [
-            {"params": decaying, "lr": options.lr, "weight_decay": options.weight_decay},
-            {"params": steady, "lr": options.lr, "weight_decay": 0.0},
-            *self.head.groups(options),
-        ]
-        optimizer = torch.optim.AdamW(groups)
+        of_encoder = weight_groups(self.encoder, lr=options.lr, weight_decay=options.weight_decay)
+        optimizer = torch.optim.AdamW([*of_encoder, *self.head.groups(options)])
         if schedule.name == "halving":
             halving = torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.5)
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": halving, "interval": "epoch"}}

@@ -1,19 +1,99 @@
-"""The photos of a run, as its configuration wants them: in memory, or as a stream; divided by a split or by name."""
+"""The photos of a run, as its configuration wants them: in memory, or as a stream; divided by a split or by name.
 
+Those in memory are read once as a stream, kept as one uint8 array, and taken from it by row.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 
 from encoder.model import GeoEncoder
 from encoder.segmentation_cache import SegmentationCache
 from indexer.cells.hierarchy import Hierarchy
 from indexer.errors import InputError
+from indexer.jobs.progress import track
 from indexer.photos.sources import PhotoSource, open_photos
-from training.batches import Photos
+from training.batches import BatchPart, Photos, Share, Truth, ValidationPart, n_batches, places_of
 from training.config import DataConfig
 from training.holding_out import NameFilter, by_name
-from training.photo_set import load_photos
 from training.photo_stream import CPU, PhotoStream
+
+_DECODED_AT_ONCE = 64  # photos
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PhotoSet:
+    """Decoded photos with the cells they were taken in; `training.batches.Photos`."""
+
+    pixels: torch.Tensor  # (N, 3, H, W) uint8
+    class_maps: torch.Tensor | None  # (N, H, W) uint8; None for an encoder without fusion
+    targets: torch.Tensor  # (N, L) int64, the cell of each level or -1
+    lat_deg: np.ndarray  # (N,) float64
+    lng_deg: np.ndarray  # (N,) float64
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def parts(self, batch_size: int, share: Share, *, epoch: int, seed: int, skip: int) -> Iterator[BatchPart]:
+        """As `training.batches.Photos` says."""
+        order = np.random.default_rng([seed, 0, epoch]).permutation(len(self))
+        batch_size = min(batch_size, len(self))
+        slices = share.slices(batch_size)
+        for number in range(skip, n_batches(len(self), batch_size)):
+            batch = order[number * batch_size : (number + 1) * batch_size]
+            everyone, places = self.targets[batch], places_of(self.lat_deg[batch], self.lng_deg[batch])
+            for part in slices:
+                rows = batch[part]
+                maps = None if self.class_maps is None else self.class_maps[rows]
+                truth = Truth(self.targets[rows], everyone, places, part.start)
+                yield BatchPart(self.pixels[rows], maps, truth, ends_batch=part is slices[-1])
+
+    def validation_parts(self, batch_size: int, share: Share) -> Iterator[ValidationPart]:
+        """As `training.batches.Photos` says."""
+        mine = np.arange(share.rank, len(self), share.processes)
+        for rows in (mine[first : first + batch_size] for first in range(0, len(mine), batch_size)):
+            maps = None if self.class_maps is None else self.class_maps[rows]
+            lat, lng = (column[rows] for column in (self.lat_deg, self.lng_deg))
+            truth = Truth.alone(self.targets[rows], lat, lng)
+            yield ValidationPart(self.pixels[rows], maps, truth, torch.from_numpy(lat), torch.from_numpy(lng))
+
+
+def load_photos(stream: PhotoStream, *, memory_limit_gb: float) -> PhotoSet:
+    """Decode all photos of a stream, in its order, on the CPU. Those that cannot be decoded are left out and counted.
+
+    Raises:
+        InputError: the photos are too many for memory, or none of them can be read.
+    """
+    edge, n_photos = stream.preprocessing.crop, len(stream)
+    size_gb = n_photos * (4 if stream.has_maps else 3) * edge**2 / 1e9
+    if size_gb > memory_limit_gb:
+        raise InputError(
+            f"{stream.location}: {size_gb:.1f} GB decoded, more than data.memory_limit_gb = {memory_limit_gb:g}. Raise "
+            "that limit, or set data.stream to read them anew in every epoch."
+        )
+    pixels = torch.zeros((n_photos, 3, edge, edge), dtype=torch.uint8)
+    class_maps = torch.zeros((n_photos, edge, edge), dtype=torch.uint8) if stream.has_maps else None
+    targets, lat_deg, lng_deg = [torch.empty((0, stream.n_levels), dtype=torch.int64)], [np.empty(0)], [np.empty(0)]
+    n_kept = 0
+    with track("decoding photos", n_photos) as advance:
+        for part in stream.validation_parts(_DECODED_AT_ONCE, Share(), advance=advance):
+            kept = slice(n_kept, n_kept := n_kept + len(part.pixels))
+            pixels[kept] = part.pixels
+            if class_maps is not None and part.class_maps is not None:
+                class_maps[kept] = part.class_maps
+            targets.append(part.truth.targets)
+            lat_deg.append(part.lat_deg.numpy())
+            lng_deg.append(part.lng_deg.numpy())
+    return PhotoSet(
+        pixels[:n_kept],
+        None if class_maps is None else class_maps[:n_kept],
+        torch.cat(targets),
+        np.concatenate(lat_deg),
+        np.concatenate(lng_deg),
+    )
 
 
 def source_of(config: DataConfig, half: Literal["train", "validation"]) -> tuple[PhotoSource, NameFilter | None]:

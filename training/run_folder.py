@@ -30,7 +30,6 @@ from training.config import FitConfig
 log = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint"
-_CONFIG, _RUN, _LOCK = "config.yaml", "run.json", ".lock"
 _PACKAGES = ("torch", "lightning", "transformers", "numpy")  # what weights come out of
 # What may differ between two starts of one run, because it changes no result.
 _FREE = frozenset({"data.workers", "data.memory_limit_gb", "trainer.accelerator", "trainer.log_every_n_steps", "out"})
@@ -42,21 +41,12 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-
-    @property
-    def checkpoint(self) -> Path:
-        """The result."""
-        return self.path / CHECKPOINT
-
-    @property
-    def resume(self) -> Path:
-        """Lightning's own file of an unfinished run: a pickle that this machine wrote and nobody else reads."""
-        return self.path / "resume.ckpt"
-
-    @property
-    def best(self) -> Path:
-        """Weights of the best epoch so far."""
-        return self.path / "best.ckpt"
+        self.checkpoint = path / CHECKPOINT  # the result
+        # Lightning's own file of an unfinished run: a pickle that this machine wrote and nobody else reads.
+        self.resume = path / "resume.ckpt"
+        self.best = path / "best.ckpt"  # weights of the best epoch so far
+        self._run, self._config, self._lock = path / "run.json", path / "config.yaml", path / ".lock"
+        self._busy = f"{path}: another process is training in this folder. Wait for it."
 
     def check(self) -> None:
         """Before anything is read: whether a run can be made, or gone on with, here.
@@ -67,7 +57,7 @@ class RunFolder:
         if self.checkpoint.exists():
             raise InputError(f"{self.path}: this run has ended; its result is {self.checkpoint}. Choose another `out`.")
         # An unfinished run is gone on with; anything else in the way is refused.
-        check_target(self.checkpoint if (self.path / _RUN).is_file() else self.path)
+        check_target(self.checkpoint if self._run.is_file() else self.path)
 
     def facts(self, hierarchy: Path, config: FitConfig, inputs: Mapping[str, str | None]) -> dict[str, Any]:
         """What makes a run, as `run.json` has it: options as a configuration file has them, inputs, versions."""
@@ -94,7 +84,7 @@ class RunFolder:
         ]
         if code:
             log.warning("%s: the run began under other code: %s", self.path, "; ".join(code))
-        if is_held(self.path / _LOCK):
+        if is_held(self._lock):
             raise InputError(self._busy)
 
     @contextlib.contextmanager
@@ -107,27 +97,22 @@ class RunFolder:
             InputError, ArtifactError: as `check_same`.
         """
         if self._before(facts) is None:
-            write_file(self.path / _RUN, json.dumps(facts, indent=2).encode())
-        if not (self.path / _CONFIG).is_file():
-            write_file(self.path / _CONFIG, yaml.safe_dump(facts["options"], sort_keys=False).encode())
-        with alone(self.path / _LOCK, busy=self._busy):
+            write_file(self._run, json.dumps(facts, indent=2).encode())
+        if not self._config.is_file():
+            write_file(self._config, yaml.safe_dump(facts["options"], sort_keys=False).encode())
+        with alone(self._lock, busy=self._busy):
             yield
-
-    @property
-    def _busy(self) -> str:
-        return f"{self.path}: another process is training in this folder. Wait for it."
 
     def _before(self, now: Mapping[str, Any]) -> dict[str, Any] | None:
         """The facts of the run that is here, which differ from those of now in nothing that counts; None: none is."""
-        file = self.path / _RUN
-        if not file.is_file():
+        if not self._run.is_file():
             return None
         try:
-            found = json.loads(file.read_text())
+            found = json.loads(self._run.read_text())
             before = {name: dict(found[name]) for name in ("options", "inputs", "made_by")}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ArtifactError(
-                f"{file}: cannot be read ({error}). Remove the folder, or choose another `out`."
+                f"{self._run}: cannot be read ({error}). Remove the folder, or choose another `out`."
             ) from None
         for part, advice in (("options", "Give the same option"), ("inputs", "Bring the same input back")):
             old, new = _flat(before[part]), _flat(now[part])

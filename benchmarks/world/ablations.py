@@ -56,7 +56,7 @@ from training.config import ModelConfig, Negatives
 from training.fitting import build_encoder
 from training.heads import ClassifierHead, GeocellHead, Head
 from training.module import GeoModule
-from training.photo_set import PhotoSet
+from training.photos import PhotoSet
 
 # The paper's tau_max, divided by 50.
 PRESET = Preset(WorldConfig(n_train=7_500), (500, 200, 100, 40, 20, 15, 10), 3, epochs=6)

@@ -32,8 +32,8 @@ from training.config import FitConfig
 from training.fitting import build_encoder, train
 from training.heads import Head, best_rows
 from training.module import GeoModule
-from training.photo_set import PhotoSet, load_photos
 from training.photo_stream import PhotoStream
+from training.photos import PhotoSet, load_photos
 from training.run_folder import plain
 
 log = logging.getLogger(__name__)

@@ -33,7 +33,7 @@ from indexer.earth.geo import Accuracy, accuracy
 from training.config import ModelConfig
 from training.fitting import build_encoder
 from training.heads import GeocellHead
-from training.photo_set import PhotoSet
+from training.photos import PhotoSet
 
 SMALL = Preset(WorldConfig(n_train=10_000), (500, 200, 75, 30, 12), 3, epochs=6)
 FULL = Preset(WorldConfig(), (1000, 400, 150, 60, 25, 12), 3, epochs=8)  # the demo's

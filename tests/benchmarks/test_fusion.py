@@ -12,7 +12,7 @@ from benchmarks.world import fusion
 from benchmarks.world.arms import Preset, Run, demo_settings
 from benchmarks.world.fusion import ALONE, ARMS, SMALL, compare_arms, shuffled
 from benchmarks.world.generator import CLASSES, WorldConfig
-from training.photo_set import PhotoSet
+from training.photos import PhotoSet
 
 pytestmark = pytest.mark.usefixtures("small_demo")
 TINY = Preset(WorldConfig(n_train=120, n_validation=20, n_test=30), (40, 15), 1, epochs=1)

@@ -30,7 +30,7 @@ from training.config import (
 )
 from training.fitting import FitSummary, fit
 from training.heads import ClassifierHead, GeocellHead, Head
-from training.photo_set import PhotoSet
+from training.photos import PhotoSet
 from training.run_folder import RunFolder
 
 # Models this small lose more to handing work between threads than they gain, above all beside other processes.

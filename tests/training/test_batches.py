@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.training.test_photo_set import epoch, load
+from tests.training.test_photos import epoch, load
 from training.batches import n_batches
 
 

@@ -19,7 +19,7 @@ from training.config import Augmentation, DataConfig, FitConfig, Negatives, Opti
 from training.heads import GeocellHead
 from training.losses import hierarchy_loss
 from training.module import Epoch, GeoModule, TrainingLoader, one_cycle
-from training.photo_set import PhotoSet
+from training.photos import PhotoSet
 
 WIDTH = 24
 N = 50

@@ -19,7 +19,7 @@ from indexer.errors import InputError
 from indexer.photos.photo import Photo
 from indexer.photos.sources import open_photos
 from tests.training.conftest import SIZE
-from tests.training.test_photo_set import small_encoder
+from tests.training.test_photos import small_encoder
 from training.batches import BatchPart, Share, n_batches
 from training.config import DataConfig
 from training.photo_stream import PhotoStream, shuffle

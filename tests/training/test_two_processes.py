@@ -30,7 +30,7 @@ from training.batches import Share
 from training.config import Augmentation, DataConfig, FitConfig, ModelConfig, Negatives
 from training.fitting import build_encoder
 from training.module import Epoch, GeoModule
-from training.photo_set import PhotoSet
+from training.photos import PhotoSet
 
 WIDTH, BATCH, N = 16, 16, 40
 KINDS = (*get_args(Negatives), "classes", "places")
