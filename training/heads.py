@@ -85,13 +85,7 @@ class Head(nn.Module, ABC):
 
 
 class ContrastiveHead(Head):
-    """A head that compares unit vectors, with temperatures that are learned.
-
-    Args:
-        lat_deg: as for every head.
-        lng_deg: likewise.
-        n_temperatures: how many.
-    """
+    """A head that compares unit vectors, with temperatures that are learned: as many as it is made with."""
 
     def __init__(self, lat_deg: np.ndarray, lng_deg: np.ndarray, *, n_temperatures: int) -> None:
         super().__init__(lat_deg, lng_deg)

@@ -74,7 +74,9 @@ def refit(sources: RefitSources, out: Path, *, config: RefitConfig) -> RefitSumm
     device = choose_device(config.device)
     features, tree = open_features(sources.features), load_hierarchy(sources.hierarchy)
     encoder = _encoder_of(sources, features)
-    inputs = _digests(sources, features)
+    folders = {"hierarchy": sources.hierarchy, "checkpoint": sources.from_, "old_hierarchy": sources.old_hierarchy}
+    inputs = {name: None if folder is None else manifest_digest(folder) for name, folder in folders.items()}
+    inputs |= {"features": features.digest, "photos": None if sources.photos is None else file_digest(sources.photos)}
     learnt, others = _placements(sources, tree, config.held_out)
     start = replace(_start(sources, features, learnt, tree, config), encoder=encoder)
     held_out = _held_out(features, others, start, limit=config.held_out_photos)
@@ -142,17 +144,6 @@ def refit(sources: RefitSources, out: Path, *, config: RefitConfig) -> RefitSumm
     )
 
 
-def _digests(sources: RefitSources, features: FeatureSource) -> dict[str, str | None]:
-    """Of all inputs, for the manifest."""
-    return {
-        "hierarchy": manifest_digest(sources.hierarchy),
-        "features": features.digest,
-        "photos": None if sources.photos is None else file_digest(sources.photos),
-        "checkpoint": None if sources.from_ is None else manifest_digest(sources.from_),
-        "old_hierarchy": None if sources.old_hierarchy is None else manifest_digest(sources.old_hierarchy),
-    }
-
-
 def _encoder_of(sources: RefitSources, features: FeatureSource) -> str | None:
     """Digest of the encoder the new geocells are for."""
     if sources.from_ is None:
@@ -193,16 +184,15 @@ def _start(
 
 
 def _held_out(features: FeatureSource, placement: Placement, start: Geocells, *, limit: int) -> Placed:
-    n_photos, kept = 0, list[Placed]()
+    n_photos, kept = 0, None
     for part in placed_batches(features, placement, "holding out"):
         n_photos += len(part.cells)
         # At once: of millions of photos those held out alone would fill memory.
-        together = joined_placed([*kept, part])
-        kept = [together.take(np.argsort(name_keys(together.photo.tolist()), kind="stable")[:limit])]
-    if n_photos < _FEWEST_HELD_OUT:
+        together = part if kept is None else joined_placed([kept, part])
+        kept = together.take(np.argsort(name_keys(together.photo.tolist()), kind="stable")[:limit])
+    if kept is None or n_photos < _FEWEST_HELD_OUT:
         raise InputError(
             f"{features.location}: {n_photos} held-out photos have a vector and a cell; {_FEWEST_HELD_OUT} are needed "
             "to see what a fit is worth. Raise `held_out`, or name a `validation_split` of `photos`."
         )
-    (placed,) = kept
-    return replace(placed, vectors=start.compared(placed.vectors))
+    return replace(kept, vectors=start.compared(kept.vectors))
