@@ -7,8 +7,8 @@ from typing import Any
 from search.evaluation.bootstrap import Interval, Intervals
 from search.evaluation.evaluate import Comparison, Evaluation, LeftOut
 from search.evaluation.metrics import AREAS_KM2, GEOSCORE_BEST, Figures
-from search.evaluation.options import LEVEL, EvaluateConfig
-from search.evaluation.published import PUBLISHED_KM, SOURCE, TABLES, BenchmarkName
+from search.evaluation.options import LEVEL, BenchmarkName, EvaluateConfig
+from search.evaluation.published import PUBLISHED_KM, SOURCE, TABLES
 from search.evaluation.reliability import Coverage, Reliability
 from search.evaluation.report_table import Row, Table
 

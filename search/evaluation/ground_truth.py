@@ -33,7 +33,7 @@ import pyarrow.parquet
 from indexer.errors import InputError
 from indexer.photos.sources import PhotoTable, read_photos
 from indexer.photos.tables import coordinates_of, names_of, open_table, read_columns
-from search.evaluation.published import BenchmarkName
+from search.evaluation.options import BenchmarkName
 
 log = logging.getLogger(__name__)
 
