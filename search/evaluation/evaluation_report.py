@@ -95,9 +95,8 @@ def _published(benchmark: BenchmarkName) -> dict[str, Any] | None:
 
 def _differences(evaluation: Evaluation, against: Comparison) -> dict[str, dict[str, Any]]:
     """What is to say of each figure; keys as `_flat` has them."""
-    entries = {}
-    ours, theirs, ends = map(_flat, (evaluation.accuracy, against.evaluation.accuracy, against.difference))
-    for name, end in ends.items():
+    entries, ours, theirs = {}, _flat(evaluation.accuracy), _flat(against.evaluation.accuracy)
+    for name, end in _flat(against.difference).items():
         better = -1 if name.endswith("_km") else 1  # less is better of an error
         sign = (end.low > 0) - (end.high < 0)
         verdict = {0: "not distinguishable", better: "better"}.get(sign, "worse")
@@ -241,9 +240,8 @@ def world_table(evaluation: Evaluation, *, brief: bool) -> Table:
     shown = dict(list(countries.items())[:_COUNTRIES_SHOWN]) if brief else countries
 
     def cells(name: str, group: Figures) -> list[str]:
-        own, more = f"{group.n:,}", f"{group.answered:,}"
-        median, mean = f"{group.median_km:.1f}", f"{group.mean_km:.1f}"
-        main = [own, median] if brief else [own, more, median, mean]
+        photos, km = [f"{group.n:,}", f"{group.answered:,}"], [f"{group.median_km:.1f}", f"{group.mean_km:.1f}"]
+        main = [photos[0], km[0]] if brief else [*photos, *km]
         return [name, *main, f"{group.geoscore:,.0f}", *_shares(group.within)]
 
     rows = [Row(cells(name, group)) for name, group in evaluation.by_continent.items()]
