@@ -55,7 +55,7 @@ def evaluate(
 
     from indexer.disk.artifact import check_target
     from indexer.vectors.calibration import PROTOCOL_TEXTS
-    from search.evaluation.evaluate import evaluate_photos
+    from search.evaluation.evaluate import evaluate as evaluate_answers
     from search.evaluation.evaluation_report import evaluation_data, evaluation_text
     from search.evaluation.ground_truth import beside_truth, read_truth, write_photos
     from search.runs.job import run
@@ -94,7 +94,7 @@ def evaluate(
             )
             ran = run(spec, predictions, config=RunConfig(check_recall=check_recall))
         assert predictions is not None
-        evaluation = evaluate_photos(predictions, photos, truth_source=str(truth), config=config)
+        evaluation = evaluate_answers(predictions, truth, photos=photos, config=config)
     data = evaluation_data(evaluation)
     made = None if ran is None else PROTOCOL_TEXTS[protocol]
     text = evaluation_text(evaluation, what=", ".join(filter(None, [benchmark, made])))

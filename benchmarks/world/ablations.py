@@ -33,9 +33,11 @@ from torch.nn.functional import normalize
 from benchmarks import harness
 from benchmarks.harness import Report
 from benchmarks.world.ablation_table import (
+    ABLATIONS,
     LIMITS,
     Method,
     Row,
+    against_full,
     compare,
     draw,
     errors_of,
@@ -51,7 +53,7 @@ from benchmarks.world.nearest import Known, choose_vote, elect, nearest_photos
 from encoder.model import GeoEncoder
 from indexer.earth.geo import accuracy, haversine_km
 from search.evaluation.options import Resampling
-from search.evaluation.published import ABLATIONS, PUBLISHED_KM, TABLES
+from search.evaluation.published import PUBLISHED_KM, TABLES
 from training.config import ModelConfig, Negatives
 from training.fitting import build_encoder
 from training.heads import ClassifierHead, GeocellHead, Head
@@ -143,7 +145,7 @@ def methods() -> list[Method]:
 
 
 def _ablated(arm: Ablation, table: str, row: str) -> Method:
-    points = ABLATIONS[table].against_full()[row]
+    points = against_full(ABLATIONS[table])[row]
     return Method(arm.name, arm.name, HEAD, table, dict(zip(LIMITS, points, strict=True)))
 
 

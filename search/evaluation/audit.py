@@ -24,7 +24,7 @@ from indexer.earth.geo import haversine_km
 from indexer.jobs.progress import track
 from indexer.photos.photo import Photo
 from indexer.photos.sources import PhotoSource, open_photos
-from indexer.vectors.features import FeatureSource, joined, open_features
+from indexer.vectors.features import FeatureBatch, joined, open_features
 from search.evaluation.duplicates import (
     NearestReferences,
     ReferenceSet,
@@ -106,8 +106,15 @@ def audit(photos: str, out: Path, *, config: AuditConfig = _DEFAULT) -> AuditSum
     ):
         seen = list(_looks(test, config, hashed=references is not None, metadata=True, advance=advance))
         blocks = None if references is None else _HashedBlocks(references, config, advance)
-        by_hash: _Rows = [] if blocks is None else _duplicates_by_hash(seen, blocks, config)
-        by_embedding: _Rows = [] if features is None else _duplicates_by_embedding(*features, config)
+        by_hash: _Rows = []
+        by_embedding: _Rows = []
+        if blocks is not None:
+            hashed = _hashed(seen)
+            by_hash = _duplicates("hash", hashed, nearest_by_hash(hashed.values, blocks, max_bits=config.max_bits))
+        if features is not None:
+            batch = joined(list(features[0]))
+            nearest = nearest_by_embedding(batch, features[1], min_cosine=config.min_cosine)
+            by_embedding = _duplicates("embedding", batch, nearest)
         leaks: _Rows = [_leak(look, finding) for look in seen for finding in look.findings]
         unreadable: _Rows = [
             {"photo": look.photo, "status": look.problem.code, "reason": look.problem.reason}
@@ -133,18 +140,6 @@ def audit(photos: str, out: Path, *, config: AuditConfig = _DEFAULT) -> AuditSum
         )
         draft.facts |= {"photos": summary.photos, "leaking": summary.leaking, "duplicates": summary.duplicates}
     return summary
-
-
-def _duplicates_by_hash(seen: Sequence[_Look], blocks: Iterable[ReferenceSet], config: AuditConfig) -> _Rows:
-    hashed = _hashed(seen)
-    nearest = nearest_by_hash(hashed.values, blocks, max_bits=config.max_bits)
-    return _duplicates("hash", nearest, hashed.photo, hashed.lat_deg, hashed.lng_deg)
-
-
-def _duplicates_by_embedding(photos: FeatureSource, references: FeatureSource, config: AuditConfig) -> _Rows:
-    batch = joined(list(photos))
-    nearest = nearest_by_embedding(batch, references, min_cosine=config.min_cosine)
-    return _duplicates("embedding", nearest, batch.photo, batch.lat_deg, batch.lng_deg)
 
 
 def _hashed(looks: Sequence[_Look]) -> ReferenceSet:
@@ -208,13 +203,11 @@ def _leak(look: _Look, finding: Finding) -> dict[str, object]:
     }
 
 
-def _duplicates(
-    by: str, nearest: NearestReferences, photos: Sequence[str], lat_deg: np.ndarray, lng_deg: np.ndarray
-) -> _Rows:
-    apart = haversine_km(lat_deg, lng_deg, nearest.lat_deg, nearest.lng_deg)
+def _duplicates(by: str, photos: ReferenceSet | FeatureBatch, nearest: NearestReferences) -> _Rows:
+    apart = haversine_km(photos.lat_deg, photos.lng_deg, nearest.lat_deg, nearest.lng_deg)
     return [
         {
-            "photo": photos[row],
+            "photo": photos.photo[row],
             "by": by,
             "reference": nearest.reference[row],
             "n_references": int(nearest.n_references[row]),

@@ -71,8 +71,12 @@ def paired_intervals(
 
 def mean_interval(values: np.ndarray, resampling: Resampling) -> Interval:
     """Interval of the mean of values (N,), one for each photo: such as what each gains from one system to another."""
-    means = np.concatenate([times @ values for times in _draws(len(values), 1, resampling)]) / len(values)
-    return Interval(*np.quantile(means, [_TAIL, 1 - _TAIL]).tolist())
+    return middle(np.concatenate([times @ values for times in draws(len(values), 1, resampling)]) / len(values))
+
+
+def middle(values: np.ndarray) -> Interval:
+    """What the middle 95 % of draws (B,) lie in."""
+    return Interval(*np.quantile(values, [_TAIL, 1 - _TAIL]).tolist())
 
 
 def _resampled(systems: Sequence[np.ndarray], thresholds_km: Sequence[float], resampling: Resampling) -> np.ndarray:
@@ -86,7 +90,7 @@ def _resampled(systems: Sequence[np.ndarray], thresholds_km: Sequence[float], re
         ready.append((np.stack([km, geoscore(errors), *within], axis=1), np.argsort(km, kind="stable"), np.sort(km)))
     result = np.empty((len(systems), resampling.resamples, 3 + len(thresholds_km)))
     done = 0
-    for times in _draws(n_photos, n_errors // n_photos, resampling):
+    for times in draws(n_photos, n_errors // n_photos, resampling):
         part = slice(done, done + len(times))
         for system, (values, order, in_order) in enumerate(ready):
             result[system, part, 0] = _medians(times[:, order], in_order)
@@ -95,7 +99,7 @@ def _resampled(systems: Sequence[np.ndarray], thresholds_km: Sequence[float], re
     return result
 
 
-def _draws(n_photos: int, n_runs: int, resampling: Resampling) -> Iterator[np.ndarray]:
+def draws(n_photos: int, n_runs: int, resampling: Resampling) -> Iterator[np.ndarray]:
     """How often each photo of each run is in each draw, a block of draws at a time: (B, n_runs * n_photos) float64."""
     photos, runs = np.random.default_rng(resampling.seed), np.random.default_rng([resampling.seed, 1])
     rows = max(1, _BLOCK // (n_photos * n_runs))
@@ -120,8 +124,6 @@ def _medians(times: np.ndarray, in_order: np.ndarray) -> np.ndarray:
 
 
 def _ends(values: np.ndarray, thresholds_km: Sequence[float]) -> Intervals:
-    low, high = np.quantile(values, [_TAIL, 1 - _TAIL], axis=0).tolist()
-    median, mean, points, *within = (Interval(*ends) for ends in zip(low, high, strict=True))
-    return Intervals(
-        median, mean, points, {f"{limit:g}": ends for limit, ends in zip(thresholds_km, within, strict=True)}
-    )
+    median, mean, points, *within = map(middle, values.T)
+    limits = (f"{limit:g}" for limit in thresholds_km)
+    return Intervals(median, mean, points, dict(zip(limits, within, strict=True)))

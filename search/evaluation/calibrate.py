@@ -30,7 +30,6 @@ import torch
 from encoder.device import choose_device
 from indexer.bundles.bundle import Bundle, calibrated_bundle
 from indexer.bundles.registry import Registry
-from indexer.cells.hierarchy import Hierarchy
 from indexer.cells.labels import label_columns, locate_labels
 from indexer.disk.manifest import file_digest
 from indexer.earth.geo import haversine_km, lat_lng, unit_vectors
@@ -154,7 +153,11 @@ def held_out(
     sums = CellSums.zeros(int(group.max()) + 1, geocells.width)
     places = np.zeros((len(sums.counts), 3))
     leaf = np.full(len(sums.counts), -1)
-    own_leaf = _leaves_of(hierarchy, truth, split, photos.lat_deg, photos.lng_deg)
+    labels = label_columns(hierarchy)
+    if labels:
+        own_leaf = locate_labels(hierarchy, read_columns(truth, ["photo", *labels], split=split))[:, -1]
+    else:
+        own_leaf = hierarchy.locate(photos.lat_deg, photos.lng_deg)[:, -1]
     points, times = unit_vectors(photos.lat_deg, photos.lng_deg), np.zeros(len(photos), np.int64)
     with track("reading vectors", features.rows) as advance:
         for batch in features:
@@ -180,16 +183,6 @@ def held_out(
     if album is not None and hierarchy.is_s2:
         leaf[there] = hierarchy.locate(lat, lng)[:, -1]
     return HeldOutQueries(sums.sums[there].astype(np.float32), sums.counts[there], lat, lng, leaf[there])
-
-
-def _leaves_of(
-    hierarchy: Hierarchy, truth: Path, split: str | None, lat_deg: np.ndarray, lng_deg: np.ndarray
-) -> np.ndarray:
-    """The leaf of each photo of a table, -1 for outside all: (N,) int64."""
-    labels = label_columns(hierarchy)
-    if labels:
-        return locate_labels(hierarchy, read_columns(truth, ["photo", *labels], split=split))[:, -1]
-    return hierarchy.locate(lat_deg, lng_deg)[:, -1]
 
 
 def fit_calibration(

@@ -19,7 +19,7 @@ from indexer.vectors.features import FeatureBatch, FeatureSource
 HASH_BITS = 64
 _HASH_EDGE = 8  # imagehash's default: 8 x 8 low frequencies of a 32 x 32 picture
 _PLAIN = 2.0  # standard deviation of grey values below which a picture has nothing to compare: a wall, a black frame
-_BLOCK = 4096  # rows of either side compared at once: 64 MB of cosines
+_BLOCK = 4096  # references held at once
 
 
 class NearestReferences:
@@ -36,15 +36,23 @@ class NearestReferences:
         """Which test photos have a near-duplicate: (N,) bool."""
         return self.n_references > 0
 
-    def add(self, row: int, distances: np.ndarray, references: np.ndarray, block: "ReferenceSet") -> None:
-        """Take in what one block has for a test photo. distances, references: (K,), rows of the block."""
-        self.n_references[row] += len(distances)
-        best = int(np.argmin(distances))
-        if distances[best] < self.distance[row]:
-            self.distance[row] = distances[best]
-            self.reference[row] = block.photo[references[best]]
-            self.lat_deg[row] = block.lat_deg[references[best]]
-            self.lng_deg[row] = block.lng_deg[references[best]]
+    def add(
+        self, rows: np.ndarray, begin: np.ndarray, distances: np.ndarray, references: np.ndarray, block: "ReferenceSet"
+    ) -> None:
+        """Take in what one block has for some test photos, as `range_search` of faiss lays it out.
+
+        rows: (Q,) int64 of the test photos. distances, references: (K,), rows of the block; from begin[q] to
+        begin[q + 1], (Q + 1,), they are those of photo q.
+        """
+        begin = begin.astype(np.int64)
+        for query in np.flatnonzero(np.diff(begin)).tolist():
+            row, first, end = rows[query], begin[query], begin[query + 1]
+            self.n_references[row] += end - first
+            best = first + int(np.argmin(distances[first:end]))
+            if distances[best] < self.distance[row]:
+                self.distance[row], reference = distances[best], references[best]
+                self.reference[row] = block.photo[reference]
+                self.lat_deg[row], self.lng_deg[row] = block.lat_deg[reference], block.lng_deg[reference]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,10 +92,8 @@ def nearest_by_hash(hashes: np.ndarray, blocks: Iterable[ReferenceSet], *, max_b
             continue
         index = faiss.IndexBinaryFlat(HASH_BITS)
         index.add(np.ascontiguousarray(block.values))
-        begin, bits, rows = index.range_search(np.ascontiguousarray(hashes), max_bits + 1)  # strictly below
-        for row in np.flatnonzero(np.diff(begin.astype(np.int64))).tolist():
-            part = slice(int(begin[row]), int(begin[row + 1]))
-            nearest.add(row, np.asarray(bits[part], np.float64), rows[part], block)
+        found = index.range_search(np.ascontiguousarray(hashes), max_bits + 1)  # strictly below
+        nearest.add(np.arange(len(hashes)), *found, block)
     return nearest
 
 
@@ -107,12 +113,10 @@ def nearest_by_embedding(photos: FeatureBatch, references: FeatureSource, *, min
                 f"{references.location}: embeddings of {block.values.shape[1]} values; the photos' have "
                 f"{vectors.shape[1]}. Compare vectors of one encoder."
             )
-        for first in range(0, len(rows), _BLOCK):
-            cosine = vectors[first : first + _BLOCK] @ block.values.T
-            hit, reference = np.nonzero(cosine >= min_cosine - 1e-6)  # float32's rounding must not lose an exact copy
-            for row in np.unique(hit).tolist():
-                mine = reference[hit == row]
-                nearest.add(int(rows[first + row]), 1.0 - cosine[row, mine].astype(np.float64), mine, block)
+        index = faiss.IndexFlatIP(block.values.shape[1])
+        index.add(block.values)
+        begin, cosines, found = index.range_search(vectors, min_cosine - 1e-6)  # rounding must not lose an exact copy
+        nearest.add(rows, begin, 1.0 - cosines.astype(np.float64), found, block)
     return nearest
 
 
@@ -136,4 +140,4 @@ def _blocks(features: FeatureSource) -> Iterator[ReferenceSet]:
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
     """Rows scaled to norm 1: means of several crops are shorter, which says nothing of what they show."""
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.ascontiguousarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)

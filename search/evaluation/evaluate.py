@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute
 
 from indexer.earth import s2
 from indexer.earth.geo import haversine_km
@@ -22,7 +21,7 @@ from search.evaluation.ground_truth import read_truth
 from search.evaluation.metrics import Figures, cells_area_km2, disc_area_km2, figures, figures_by_group, recall_by_area
 from search.evaluation.options import EvaluateConfig
 from search.evaluation.photo_names import match_names
-from search.evaluation.predictions import Confidence, read_predictions
+from search.evaluation.predictions import read_predictions
 from search.evaluation.reliability import Coverage, Reliability, coverage, reliability
 
 _DEFAULT = EvaluateConfig()
@@ -56,7 +55,7 @@ class Evaluation:
     compared_by: str  # how the names of answers and truth were compared
     config: EvaluateConfig = _DEFAULT
     cells: pa.ListArray | None = None  # (N,) lists of uint64 S2 ids, the likeliest first
-    confidence: Confidence | None = None  # None where answers are places and nothing else
+    confidence: pa.Table | None = None  # as of `Predictions`; None where answers are places and nothing else
     against: Comparison | None = None
     left_out: LeftOut | None = None
 
@@ -112,38 +111,39 @@ class Evaluation:
         """Whether probabilities mean what they say; None where answers have none, or cells are labels."""
         if self.confidence is None:
             return None
-        rows = np.flatnonzero((self.confidence.cell > 0) & ~np.isnan(self.confidence.probability))
+        cell, probability = self.confidence["s2_id"].fill_null(0).to_numpy(), self.confidence["probability"].to_numpy()
+        rows = np.flatnonzero((cell > 0) & ~np.isnan(probability))
         if not rows.size:
             return None
-        cell, true = self.confidence.cell[rows], s2.point_ids(self.photos.lat_deg[rows], self.photos.lng_deg[rows])
+        cell, true = cell[rows], s2.point_ids(self.photos.lat_deg[rows], self.photos.lng_deg[rows])
         right = (s2.range_min(cell) <= true) & (true <= s2.range_max(cell))
-        return reliability(self.confidence.probability[rows], right, self.config.resampling)
+        return reliability(probability[rows], right, self.config.resampling)
 
     @property
     def calibrated(self) -> bool:
         """Whether all probabilities were calibrated."""
-        return self.confidence is not None and bool(self.confidence.calibrated[self.confidence.cell > 0].all())
+        return self.confidence is not None and False not in self.confidence["calibrated"].to_pylist()
 
     @cached_property
     def coverages(self) -> list[Coverage]:
         """How often true places lie within the radii of answers; empty where these have none."""
         if self.confidence is None:
             return []
-        radii = [(0.5, self.confidence.radius_50_km), (0.9, self.confidence.radius_90_km)]
+        radii = [(0.5, self.confidence["radius_50_km"].to_numpy()), (0.9, self.confidence["radius_90_km"].to_numpy())]
         given = [(share, radius, np.flatnonzero(~np.isnan(radius))) for share, radius in radii]
         return [coverage(share, radius[rows], self.distance_km[rows]) for share, radius, rows in given if rows.size]
 
     @property
     def n_abstained(self) -> int:
         """How many answers abstain."""
-        return 0 if self.confidence is None else int(self.confidence.abstain.sum())
+        return 0 if self.confidence is None else len(self.confidence) - self.confidence["abstain"].null_count
 
     @cached_property
     def without_abstained(self) -> Figures | None:
         """Figures over answers that do not abstain; None where none abstains, or all do."""
         if self.confidence is None or not self.n_abstained:
             return None
-        return self._figures_of(~np.isnan(self.distance_km) & ~self.confidence.abstain)
+        return self._figures_of(~np.isnan(self.distance_km) & self.confidence["abstain"].is_null().to_numpy())
 
     def _figures_of(self, photos: np.ndarray) -> Figures | None:
         """Figures over some of the photos, (N,) bool; None where there is none."""
@@ -162,44 +162,39 @@ class Evaluation:
             self.compared_by,
             self.config,
             None if self.cells is None else self.cells.take(pa.array(kept)),
-            None if self.confidence is None else self.confidence.take(kept, np.ones(len(kept), bool)),
+            None if self.confidence is None else self.confidence.take(pa.array(kept)),
         )
 
 
-def evaluate(predictions: Path, truth: Path, *, config: EvaluateConfig = _DEFAULT) -> Evaluation:
+def evaluate(
+    predictions: Path, truth: Path, *, photos: PhotoTable | None = None, config: EvaluateConfig = _DEFAULT
+) -> Evaluation:
     """Compare predictions with the truth, and with what the config names beside.
 
     predictions: a folder written by `run`, or anybody's .parquet or .csv with photo, lat, lng. truth: a photo table,
-    or with a benchmark whatever `ground_truth` reads. Names are compared as `photo_names` says.
+    or with a benchmark whatever `ground_truth` reads; photos: those in it, where they were read before. Names are
+    compared as `photo_names` says.
 
     Raises:
         InputError: unreadable tables, a prediction off the Earth, or names that do not identify a photo.
     """
-    photos = read_truth(truth, benchmark=config.benchmark_name, split=config.split)
-    return evaluate_photos(predictions, photos, truth_source=str(truth), config=config)
-
-
-def evaluate_photos(
-    predictions: Path, photos: PhotoTable, *, truth_source: str, config: EvaluateConfig = _DEFAULT
-) -> Evaluation:
-    """The same with a truth that was read before; `truth_source` is what messages call it."""
-    result = _evaluation(predictions, photos, truth_source, config)
-    against = left_out = None
+    if photos is None:
+        photos = read_truth(truth, benchmark=config.benchmark_name, split=config.split)
+    result = _evaluation(predictions, photos, truth, config)
     if config.against is not None:
-        other = _evaluation(config.against, photos, truth_source, config)
-        against = compare(result, other, name=str(config.against))
+        other = _evaluation(config.against, photos, truth, config)
+        result = replace(result, against=compare(result, other, name=str(config.against)))
     if config.exclude:
-        left_out = leave_out(result, [Path(source) for source in config.exclude])
-    return replace(result, against=against, left_out=left_out)
+        result = replace(result, left_out=leave_out(result, [Path(source) for source in config.exclude]))
+    return result
 
 
-def _evaluation(predictions: Path, photos: PhotoTable, truth_source: str, config: EvaluateConfig) -> Evaluation:
+def _evaluation(predictions: Path, photos: PhotoTable, truth: Path, config: EvaluateConfig) -> Evaluation:
     answers = read_predictions(predictions)
-    matches = match_names(answers.photo, photos.photo, source=str(predictions), wanted_by=truth_source)
+    matches = match_names(answers.photo, photos.photo, source=str(predictions), wanted_by=str(truth))
     take = pa.array(matches.row, mask=~matches.found)
     lat, lng = (np.where(matches.found, values[matches.row], np.nan) for values in (answers.lat_deg, answers.lng_deg))
-    cells = None if answers.cells is None else _empty_for_null(answers.cells.take(take))
-    confidence = None if answers.confidence is None else answers.confidence.take(matches.row, matches.found)
+    cells, confidence = (None if each is None else each.take(take) for each in (answers.cells, answers.confidence))
     return Evaluation(photos, lat, lng, matches.rule, config, cells, confidence)
 
 
@@ -225,9 +220,3 @@ def leave_out(evaluation: Evaluation, lists: Sequence[Path]) -> LeftOut:
         if listed:
             left_out |= match_names(listed, evaluation.photos.photo, source=str(source), wanted_by="the truth").found
     return LeftOut([str(source) for source in lists], int(left_out.sum()), evaluation.without(left_out))
-
-
-def _empty_for_null(cells: pa.ListArray) -> pa.ListArray:
-    lengths = pa.compute.list_value_length(cells).fill_null(0).to_numpy()
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), cells.flatten())

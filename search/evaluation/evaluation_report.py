@@ -7,16 +7,16 @@ from typing import Any
 from search.evaluation.bootstrap import Interval, Intervals
 from search.evaluation.evaluate import Comparison, Evaluation, LeftOut
 from search.evaluation.metrics import AREAS_KM2, GEOSCORE_BEST, Figures
-from search.evaluation.options import LEVEL, EvaluateConfig
-from search.evaluation.published import PUBLISHED_KM, SOURCE, TABLES, BenchmarkName
+from search.evaluation.options import LEVEL, BenchmarkName, EvaluateConfig
+from search.evaluation.published import PUBLISHED_KM, SOURCE, TABLES
 from search.evaluation.reliability import Coverage, Reliability
 from search.evaluation.report_table import Row, Table
 
 _INTERVAL = f"{100 * LEVEL:g} % interval"
 _COUNTRIES_SHOWN = 10
 _FEW = 100  # photos of a country below which the text says that its figures are rough
-# Figures but the shares within distances: field, what a table calls it, how it is written.
-_FIGURES = (("median_km", "median, km", ".1f"), ("mean_km", "mean, km", ".1f"), ("geoscore", "GeoScore", ",.0f"))
+# Figures but the shares within distances: what a table calls them, how they are written.
+_FIGURES = {"median_km": ("median, km", ".1f"), "mean_km": ("mean, km", ".1f"), "geoscore": ("GeoScore", ",.0f")}
 
 
 def evaluation_data(evaluation: Evaluation) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def evaluation_data(evaluation: Evaluation) -> dict[str, Any]:
             "predictions": other.name,
             **_drawn(config),
             "figures": asdict(other.evaluation.accuracy),
-            "difference": _differences(evaluation, other),
+            "difference": _nested(_differences(evaluation, other)),
         }
     if evaluation.left_out is not None:
         rest = evaluation.left_out.evaluation
@@ -77,15 +77,7 @@ def _drawn(config: EvaluateConfig) -> dict[str, Any]:
 def _intervals(ends: Intervals | None, config: EvaluateConfig) -> dict[str, Any] | None:
     if ends is None:
         return None
-    return {
-        **_drawn(config),
-        **{name: _both(getattr(ends, name)) for name, _, _ in _FIGURES},
-        "within": {limit: _both(each) for limit, each in ends.within.items()},
-    }
-
-
-def _both(ends: Interval) -> list[float]:
-    return [ends.low, ends.high]
+    return {**_drawn(config), **_nested({name: [each.low, each.high] for name, each in _flat(ends).items()})}
 
 
 def _groups(groups: Mapping[str, Figures]) -> list[dict[str, Any]]:
@@ -101,25 +93,27 @@ def _published(benchmark: BenchmarkName) -> dict[str, Any] | None:
     return {"source": SOURCE, "table": table.number, "title": table.title, "rows": rows}
 
 
-def _differences(evaluation: Evaluation, against: Comparison) -> dict[str, Any]:
-    ours, theirs, ends = evaluation.accuracy, against.evaluation.accuracy, against.difference
-
-    def entry(one: float, other: float, end: Interval, *, better: int) -> dict[str, Any]:
-        """better: 1 where higher is, -1 where lower is."""
+def _differences(evaluation: Evaluation, against: Comparison) -> dict[str, dict[str, Any]]:
+    """What is to say of each figure; keys as `_flat` has them."""
+    entries, ours, theirs = {}, _flat(evaluation.accuracy), _flat(against.evaluation.accuracy)
+    for name, end in _flat(against.difference).items():
+        better = -1 if name.endswith("_km") else 1  # less is better of an error
         sign = (end.low > 0) - (end.high < 0)
         verdict = {0: "not distinguishable", better: "better"}.get(sign, "worse")
-        return {"difference": one - other, "low": end.low, "high": end.high, "verdict": verdict}
+        difference = ours[name] - theirs[name]
+        entries[name] = {"difference": difference, "low": end.low, "high": end.high, "verdict": verdict}
+    return entries
 
-    return {
-        **{
-            name: entry(*(getattr(each, name) for each in (ours, theirs, ends)), better=1 if name == "geoscore" else -1)
-            for name, _, _ in _FIGURES
-        },
-        "within": {
-            limit: entry(share, theirs.within[limit], ends.within[limit], better=1)
-            for limit, share in ours.within.items()
-        },
-    }
+
+def _flat(figures: Figures | Intervals) -> dict[str, Any]:
+    """Figures by name, shares by their distance."""
+    return {**{name: getattr(figures, name) for name in _FIGURES}, **figures.within}
+
+
+def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with the shares in one object."""
+    within = {name: value for name, value in values.items() if name not in _FIGURES}
+    return {**{name: values[name] for name in _FIGURES}, "within": within}
 
 
 def evaluation_text(evaluation: Evaluation, *, what: str = "") -> str:
@@ -199,20 +193,11 @@ def _interval_row(evaluation: Evaluation) -> list[Row]:
 
 def difference_table(evaluation: Evaluation, against: Comparison) -> Table:
     """The figures minus those of another system, with intervals."""
-    entries = _differences(evaluation, against)
-    named = [(label, entries[name], style) for name, label, style in _FIGURES]
-    named += [(f"within {limit} km, percent points", entry, ".1f") for limit, entry in entries["within"].items()]
-    rows = [
-        Row(
-            [
-                label,
-                f"{entry['difference']:+{style}}",
-                f"{entry['low']:+{style}} to {entry['high']:+{style}}",
-                entry["verdict"],
-            ]
-        )
-        for label, entry, style in named
-    ]
+    rows = []
+    for name, entry in _differences(evaluation, against).items():
+        label, style = _FIGURES.get(name, (f"within {name} km, percent points", ".1f"))
+        difference, low, high = (f"{entry[key]:+{style}}" for key in ("difference", "low", "high"))
+        rows.append(Row([label, difference, f"{low} to {high}", entry["verdict"]]))
     draws = evaluation.config.resampling.resamples
     title = f"Against {against.name}, on the same photos (paired bootstrap, {draws:,} draws)"
     return Table(["difference to it", "this - it", _INTERVAL, ""], rows, title)
@@ -220,17 +205,10 @@ def difference_table(evaluation: Evaluation, against: Comparison) -> Table:
 
 def radii_table(coverages: Sequence[Coverage]) -> Table:
     """How often radii hold the true place."""
-    rows = [
-        Row(
-            [
-                f"{each.promised:.0%} radius",
-                f"{each.median_km:,.0f}",
-                f"{each.found:.1%}",
-                f"{each.interval.low:.1%} to {each.interval.high:.1%}",
-            ]
-        )
-        for each in coverages
-    ]
+    rows = []
+    for each in coverages:
+        ends = _span(each.interval, ".1%")
+        rows.append(Row([f"{each.promised:.0%} radius", f"{each.median_km:,.0f}", f"{each.found:.1%}", ends]))
     return Table(["", "median km", "holds the true place", "95 % interval"], rows)
 
 
@@ -262,9 +240,8 @@ def world_table(evaluation: Evaluation, *, brief: bool) -> Table:
     shown = dict(list(countries.items())[:_COUNTRIES_SHOWN]) if brief else countries
 
     def cells(name: str, group: Figures) -> list[str]:
-        own, more = f"{group.n:,}", f"{group.answered:,}"
-        median, mean = f"{group.median_km:.1f}", f"{group.mean_km:.1f}"
-        main = [own, median] if brief else [own, more, median, mean]
+        photos, km = [f"{group.n:,}", f"{group.answered:,}"], [f"{group.median_km:.1f}", f"{group.mean_km:.1f}"]
+        main = [photos[0], km[0]] if brief else [*photos, *km]
         return [name, *main, f"{group.geoscore:,.0f}", *_shares(group.within)]
 
     rows = [Row(cells(name, group)) for name, group in evaluation.by_continent.items()]

@@ -3,10 +3,9 @@
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet
 
 from indexer.errors import InputError
-from indexer.photos.tables import names_of, read_columns
+from indexer.photos.tables import names_of, open_table, read_columns
 
 LEAKS, DUPLICATES, UNREADABLE = "leaks.parquet", "duplicates.parquet", "unreadable.parquet"
 LEAKS_SCHEMA = pa.schema(
@@ -50,13 +49,6 @@ def listed_photos(source: Path) -> list[str]:
 
 
 def _names_in(table: Path) -> list[str]:
-    if table.suffix.lower() == ".parquet" and table.is_file() and _rows_of(table) == 0:
+    if open_table(table).n_rows == 0:
         return []  # nothing was found, which is no fault of the table
     return names_of(read_columns(table, ["photo"]), table)
-
-
-def _rows_of(table: Path) -> int | None:
-    try:
-        return int(pa.parquet.read_metadata(table).num_rows)
-    except (pa.ArrowInvalid, OSError):
-        return None  # no Parquet: explained by who reads it

@@ -20,12 +20,13 @@ Any table with photo, lat, lng will do as well.
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet
@@ -33,27 +34,23 @@ import pyarrow.parquet
 from indexer.errors import InputError
 from indexer.photos.sources import PhotoTable, read_photos
 from indexer.photos.tables import coordinates_of, names_of, open_table, read_columns
-from search.evaluation.published import BenchmarkName
+from search.evaluation.options import BenchmarkName
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class _Benchmark:
-    files: Sequence[str]  # what its truth is called, in the folder it was unpacked into
-    n_photos: int | None = None  # of the whole set, where that is known
-
-
-# How many: 237 and 2,997 rows have GeoEstimation's tables (3,000 photos of IM2GPS3k were given out), 4,536 YFCC4k's
-# list in spite of its name, 25,600 YFCC26k's.
-_BENCHMARKS: dict[BenchmarkName, _Benchmark] = {
-    "im2gps": _Benchmark(("im2gps_places365.csv", "im2gps_aug.csv", "info.json"), 237),
-    "im2gps3k": _Benchmark(("im2gps3k_places365.csv", "im2gps3k_aug.csv", "info.json"), 2997),
-    "yfcc4k": _Benchmark(("yfcc4k_places365.csv", "yfcc4k_aug.csv", "info.txt"), 4536),
-    "yfcc26k": _Benchmark(("yfcc25600_places365.csv", "yfcc26k_places365.csv", "yfcc26k_aug.csv"), 25600),
-    "gws15k": _Benchmark(("gws15k.csv", "gws15k_aug_2.csv", "gws15k_aug.csv", "meta.jsonl")),
-    "osv5m": _Benchmark(("test.csv", "test/test.csv")),
+# What the truth is called, in the folder it was unpacked into.
+_FILES: dict[BenchmarkName, Sequence[str]] = {
+    "im2gps": ("im2gps_places365.csv", "im2gps_aug.csv", "info.json"),
+    "im2gps3k": ("im2gps3k_places365.csv", "im2gps3k_aug.csv", "info.json"),
+    "yfcc4k": ("yfcc4k_places365.csv", "yfcc4k_aug.csv", "info.txt"),
+    "yfcc26k": ("yfcc25600_places365.csv", "yfcc26k_places365.csv", "yfcc26k_aug.csv"),
+    "gws15k": ("gws15k.csv", "gws15k_aug_2.csv", "gws15k_aug.csv", "meta.jsonl"),
+    "osv5m": ("test.csv", "test/test.csv"),
 }
+# Photos of a whole set, where that is known: 237 and 2,997 rows have GeoEstimation's tables (3,000 photos of IM2GPS3k
+# were given out), 4,536 YFCC4k's list in spite of its name, 25,600 YFCC26k's.
+_N_PHOTOS = {"im2gps": 237, "im2gps3k": 2997, "yfcc4k": 4536, "yfcc26k": 25600}
 # Names of the columns of photo, latitude and longitude; the standard ones and their aliases come after these.
 _COLUMNS = (
     ("img_file", "lat", "lon"),
@@ -66,7 +63,6 @@ _STANDARD = ("photo", "lat", "lng")
 # Below the folder of the truth: beside it, and where OSV-5M's code, PIGEON's, and GeoEstimation's users have them.
 _FOLDERS = ("", "images", "jpgs", "img")
 _YFCC = (1, 12, 13)  # columns of YFCC100M's lines: identifier, longitude, latitude
-_MOST_LAT, _MOST_LNG = 90.0, 180.0
 
 
 def read_truth(source: Path, *, benchmark: BenchmarkName | None = None, split: str | None = None) -> PhotoTable:
@@ -81,21 +77,19 @@ def read_truth(source: Path, *, benchmark: BenchmarkName | None = None, split: s
     """
     if benchmark is None:
         return read_photos(source, split=split, coordinates=True)
-    published = _BENCHMARKS[benchmark]
-    file = _file_in(source, benchmark, published.files) if source.is_dir() else source
-    read = _READERS.get(file.suffix.lower())
-    if read is None or not file.is_file():
+    file = _file_in(source, benchmark) if source.is_dir() else source
+    records = _RECORDS.get(file.suffix.lower())
+    if records is None or not file.is_file():
         table = _read_table(file, split)
     elif split is not None:
         raise InputError(f"{file}: has no column split. Leave `split` out.")
     else:
-        table = read(file)
-    table = _upright(table, file)
-    photos = PhotoTable(names_of(table, file), *coordinates_of(table, file, required=True))
-    if published.n_photos is not None and len(photos) != published.n_photos:
+        table = _read_records(file, records)
+    photos, known = PhotoTable(names_of(table, file), *_coordinates(table, file)), _N_PHOTOS.get(benchmark)
+    if known is not None and len(photos) != known:
         log.warning(
             "%s: %d photos; the published set of %s has %d. Figures over other photos are not comparable.",
-            *(file, len(photos), benchmark, published.n_photos),
+            *(file, len(photos), benchmark, known),
         )
     return photos
 
@@ -123,20 +117,23 @@ def write_photos(photos: PhotoTable, out: Path) -> Path:
     return out
 
 
-def _file_in(folder: Path, benchmark: BenchmarkName, names: Sequence[str]) -> Path:
-    for name in names:
+def _file_in(folder: Path, benchmark: BenchmarkName) -> Path:
+    for name in _FILES[benchmark]:
         if (folder / name).is_file():
             return folder / name
     raise InputError(
-        f"{folder}: no truth of {benchmark} in it; looked for {', '.join(names)}. Give the file itself, or a table "
-        "with photo, lat, lng."
+        f"{folder}: no truth of {benchmark} in it; looked for {', '.join(_FILES[benchmark])}. Give the file itself, or "
+        "a table with photo, lat, lng."
     )
 
 
 def _read_table(file: Path, split: str | None) -> pa.Table:
     photo, lat, lng = layout_of(file, (*_COLUMNS, _STANDARD))
     table = read_columns(file, [photo, lat, lng], split=split)
-    return _standard(_with_suffix(table[photo]) if photo == "id" else table[photo], table[lat], table[lng])
+    names = table[photo]
+    if photo == "id":  # without a suffix
+        names = pa.compute.replace_substring_regex(names.cast(pa.string()), r"^([^.]+)$", r"\1.jpg")
+    return pa.table(dict(zip(_STANDARD, (names, table[lat], table[lng]), strict=True)))
 
 
 def layout_of(file: Path, layouts: Sequence[Sequence[str]]) -> list[str]:
@@ -148,98 +145,18 @@ def layout_of(file: Path, layouts: Sequence[Sequence[str]]) -> list[str]:
     return list(layouts[-1])
 
 
-def _with_suffix(ids: pa.ChunkedArray) -> pa.ChunkedArray:
-    text = ids.cast(pa.string())
-    return pa.compute.if_else(
-        pa.compute.match_substring(text, "."), text, pa.compute.binary_join_element_wise(text, "jpg", ".")
-    )
-
-
-def _read_comments(file: Path) -> pa.Table:
-    """info.json: {photo: [lines of its JPEG comment]}; photos with an empty list were taken nobody knows where."""
-    content = _json(file, file.read_bytes())
-    if not isinstance(content, dict):
-        raise InputError(f"{file}: must hold one object, photo -> lines of its comment; it holds {_kind(content)}.")
-    rows = [
-        (photo, _labelled(file, photo, lines, "latitude"), _labelled(file, photo, lines, "longitude"))
-        for photo, lines in content.items()
-        if lines
-    ]
-    return _from_rows(file, rows)
-
-
-def _labelled(file: Path, photo: str, lines: Any, label: str) -> float:
-    texts = [line for line in lines if isinstance(line, str)] if isinstance(lines, list) else []
-    for line in texts:
-        name, colon, value = line.partition(":")
-        if colon and name.strip().lower() == label:
-            return _number(file, photo, value)
-    raise InputError(f"{file}: the comment of {photo!r} has no line '{label}: number'. Remove that photo, or mend it.")
-
-
-def _read_yfcc(file: Path) -> pa.Table:
-    """info.txt: lines of YFCC100M, columns with tabs between."""
+def _read_records(file: Path, records: "_Records") -> pa.Table:
     rows = []
-    for number, line in enumerate(_text(file).splitlines()):
-        cells = line.split("\t")
-        if len(cells) <= max(_YFCC):
-            raise InputError(
-                f"{file}: line {number} (counted from 0) has {len(cells)} columns with tabs between; YFCC100M's lines "
-                f"have at least {max(_YFCC) + 1}. Give the list as it was published, or a table with photo, lat, lng."
-            )
-        photo, lng, lat = (cells[column] for column in _YFCC)
-        rows.append((f"{photo}.jpg", _number(file, photo, lat), _number(file, photo, lng)))
-    return _from_rows(file, rows)
-
-
-def _read_lines(file: Path) -> pa.Table:
-    """meta.jsonl: one object a line with ID, LAT, LON, in any case."""
-    rows = []
-    for number, line in enumerate(_text(file).splitlines()):
-        content = _json(file, line.encode()) if line.strip() else None
-        if content is None:
-            continue
-        fields = {name.lower(): value for name, value in content.items()} if isinstance(content, dict) else {}
-        if not {"id", "lat", "lon"} <= fields.keys():
-            raise InputError(f"{file}: line {number} (counted from 0) is no object with ID, LAT and LON.")
-        photo = str(fields["id"])
-        rows.append((photo, _number(file, photo, fields["lat"]), _number(file, photo, fields["lon"])))
-    table = _from_rows(file, rows)
-    return _standard(_with_suffix(table["photo"]), table["lat"], table["lng"])
-
-
-_READERS: dict[str, Callable[[Path], pa.Table]] = {
-    ".json": _read_comments,
-    ".txt": _read_yfcc,
-    ".jsonl": _read_lines,
-}
-
-
-def _upright(table: pa.Table, file: Path) -> pa.Table:
-    """The table, its coordinates swapped where they are possible in no other way."""
     try:
-        lat, lng = (table[name].cast(pa.float64()).to_numpy(zero_copy_only=False) for name in ("lat", "lng"))
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError):
-        return table  # no numbers: explained by who reads them
-    beyond = int((abs(lat) > _MOST_LAT).sum())
-    if not beyond or not ((abs(lat) <= _MOST_LNG) & (abs(lng) <= _MOST_LAT)).all():
-        return table
-    log.warning(
-        "%s: %d of %d latitudes are beyond the poles, and every row is possible with latitude and longitude swapped: "
-        "the header names them the wrong way round, as the early im2gps tables do. They were swapped.",
-        *(file, beyond, len(lat)),
-    )
-    return _standard(table["photo"], table["lng"], table["lat"])
-
-
-def _standard(photo: pa.ChunkedArray, lat: pa.ChunkedArray, lng: pa.ChunkedArray) -> pa.Table:
-    return pa.table(dict(zip(_STANDARD, (photo, lat, lng), strict=True)))
-
-
-def _from_rows(file: Path, rows: Sequence[tuple[str, float, float]]) -> pa.Table:
+        for photo, lat, lng in records(file, file.read_text(encoding="utf-8-sig")):
+            rows.append((photo, _number(file, photo, lat), _number(file, photo, lng)))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file}: is not UTF-8 text ({error}). Save it as UTF-8.") from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"{file}: is not JSON ({error}). Mend it, or give a table with photo, lat, lng.") from None
     if not rows:
         raise InputError(f"{file}: no photo in it.")
-    return _standard(*(pa.chunked_array([column]) for column in zip(*rows, strict=True)))
+    return pa.table(dict(zip(_STANDARD, map(list, zip(*rows, strict=True)), strict=True)))
 
 
 def _number(file: Path, photo: str, value: Any) -> float:
@@ -249,19 +166,67 @@ def _number(file: Path, photo: str, value: Any) -> float:
         raise InputError(f"{file}: {value!r} is no coordinate of {photo!r}. Mend that row, or remove it.") from None
 
 
-def _text(file: Path) -> str:
+def _comments(file: Path, text: str) -> Iterator[tuple[str, Any, Any]]:
+    """info.json: {photo: [lines of its JPEG comment]}; photos with an empty list were taken nobody knows where."""
+    content = json.loads(text)
+    if not isinstance(content, dict):
+        kind = type(content).__name__
+        raise InputError(f"{file}: must hold one object, photo -> lines of its comment; it holds a {kind}.")
+    for photo, lines in content.items():
+        if lines:
+            yield photo, _labelled(file, photo, lines, "latitude"), _labelled(file, photo, lines, "longitude")
+
+
+def _labelled(file: Path, photo: str, lines: Any, label: str) -> str:
+    for line in lines if isinstance(lines, list) else []:
+        name, colon, value = str(line).partition(":")
+        if colon and name.strip().lower() == label:
+            return value
+    raise InputError(f"{file}: the comment of {photo!r} has no line '{label}: number'. Remove that photo, or mend it.")
+
+
+def _yfcc_lines(file: Path, text: str) -> Iterator[tuple[str, Any, Any]]:
+    """info.txt: lines of YFCC100M, columns with tabs between."""
+    for number, line in enumerate(text.splitlines()):
+        cells = line.split("\t")
+        if len(cells) <= max(_YFCC):
+            raise InputError(
+                f"{file}: line {number} (counted from 0) has {len(cells)} columns with tabs between; YFCC100M's lines "
+                f"have at least {max(_YFCC) + 1}. Give the list as it was published, or a table with photo, lat, lng."
+            )
+        photo, lng, lat = (cells[column] for column in _YFCC)
+        yield f"{photo}.jpg", lat, lng
+
+
+def _json_lines(file: Path, text: str) -> Iterator[tuple[str, Any, Any]]:
+    """meta.jsonl: one object a line with ID, LAT, LON, in any case."""
+    for number, line in enumerate(text.splitlines()):
+        if not line.strip():
+            continue
+        content = json.loads(line)
+        fields = {name.lower(): value for name, value in content.items()} if isinstance(content, dict) else {}
+        if not {"id", "lat", "lon"} <= fields.keys():
+            raise InputError(f"{file}: line {number} (counted from 0) is no object with ID, LAT and LON.")
+        photo = str(fields["id"])
+        yield photo if "." in photo else f"{photo}.jpg", fields["lat"], fields["lon"]
+
+
+# By suffix; of a file and its text, the name, latitude and longitude of each photo.
+_Records = Callable[[Path, str], Iterator[tuple[str, Any, Any]]]
+_RECORDS: dict[str, _Records] = {".json": _comments, ".txt": _yfcc_lines, ".jsonl": _json_lines}
+
+
+def _coordinates(table: pa.Table, file: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Latitudes and longitudes of a table, swapped where they are possible in no other way."""
     try:
-        return file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file}: is not UTF-8 text ({error}). Save it as UTF-8.") from None
-
-
-def _json(file: Path, content: bytes) -> Any:
-    try:
-        return json.loads(content)
-    except ValueError as error:
-        raise InputError(f"{file}: is not JSON ({error}). Mend it, or give a table with photo, lat, lng.") from None
-
-
-def _kind(content: Any) -> str:
-    return "a list" if isinstance(content, list) else f"a {type(content).__name__}"
+        return coordinates_of(table, file, required=True)
+    except InputError:
+        with suppress(InputError):
+            lat, lng = coordinates_of(table.rename_columns(["photo", "lng", "lat"]), file, required=True)
+            log.warning(
+                "%s: %d of %d latitudes are beyond the poles, and every row is possible with latitude and longitude "
+                "swapped: the header names them the wrong way round, as the early im2gps tables do. They were swapped.",
+                *(file, int((abs(lng) > 90.0).sum()), len(lng)),
+            )
+            return lat, lng
+        raise

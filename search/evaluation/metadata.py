@@ -97,8 +97,7 @@ def coordinates_in(text: str) -> tuple[float, float] | None:
     Understood: `48.8584, 2.2945` with three decimals or more; `lat 48.85 lng 2.29` in many spellings; `N48.85 E2.29`;
     48°51'29.6"N 2°17'40"E.
     """
-    candidates: Iterator[tuple[float, float]] = _candidates(text)
-    return next(((lat, lng) for lat, lng in candidates if abs(lat) <= 90 and abs(lng) <= 180), None)
+    return next(((lat, lng) for lat, lng in _candidates(text) if abs(lat) <= 90 and abs(lng) <= 180), None)
 
 
 def _candidates(text: str) -> Iterator[tuple[float, float]]:
@@ -128,17 +127,12 @@ def _in_text(where: str, texts: Iterable[str]) -> Iterator[Finding]:
 
 def _in_exif(image: Image.Image) -> Iterator[Finding]:
     exif = image.getexif()
-    gps = exif.get_ifd(ExifTags.IFD.GPSInfo)
-    lat, lng = (
-        _exif_degrees(gps.get(value), gps.get(compass))
-        for value, compass in (
-            (ExifTags.GPS.GPSLatitude, ExifTags.GPS.GPSLatitudeRef),
-            (ExifTags.GPS.GPSLongitude, ExifTags.GPS.GPSLongitudeRef),
-        )
-    )
+    gps, tags = exif.get_ifd(ExifTags.IFD.GPSInfo), ExifTags.GPS
+    lat = _exif_degrees(gps.get(tags.GPSLatitude), gps.get(tags.GPSLatitudeRef))
+    lng = _exif_degrees(gps.get(tags.GPSLongitude), gps.get(tags.GPSLongitudeRef))
     if not math.isnan(lat) and not math.isnan(lng):
         yield Finding("exif_gps", f"{lat:.6f}, {lng:.6f}", lat, lng)
-    area = _decoded(gps.get(ExifTags.GPS.GPSAreaInformation))
+    area = _decoded(gps.get(tags.GPSAreaInformation))
     if area:
         yield Finding("exif_gps", _short(area))
     inner = exif.get_ifd(ExifTags.IFD.Exif)

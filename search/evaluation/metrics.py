@@ -108,8 +108,5 @@ def figures_by_group(
 ) -> dict[str, Figures]:
     """Figures of each group's photos, the largest group first, then by name. groups: (N,) str."""
     names, which, counts = np.unique(groups, return_inverse=True, return_counts=True)
-    order = np.argsort(which, kind="stable")
-    parts = np.split(distance_km[order], np.cumsum(counts)[:-1])
-    return {
-        str(names[group]): figures(parts[group], thresholds_km) for group in np.argsort(-counts, kind="stable").tolist()
-    }
+    largest_first = np.argsort(-counts, kind="stable").tolist()
+    return {str(names[group]): figures(distance_km[which == group], thresholds_km) for group in largest_first}

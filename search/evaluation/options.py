@@ -2,14 +2,31 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 from encoder.config import CropName, DeviceName
 from encoder.options import ReadOptions
 from indexer.errors import InputError
 from indexer.paper import THRESHOLDS_KM
-from search.evaluation.published import BenchmarkName, benchmark_named
 
+BenchmarkName = Literal["im2gps", "im2gps3k", "yfcc4k", "yfcc26k", "gws15k", "osv5m"]
 LEVEL = 0.95  # of every interval
+
+
+def benchmark_named(name: str) -> BenchmarkName:
+    """The benchmark of a name, in any case and with or without dashes, underscores and spaces: `IM2GPS-3k`.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    plain = name.lower().translate({ord(sign): None for sign in "-_ "})
+    names: tuple[BenchmarkName, ...] = get_args(BenchmarkName)
+    for benchmark in names:
+        if plain == benchmark:
+            return benchmark
+    raise InputError(
+        f"`benchmark` {name!r}: there are {', '.join(names)}. Leave it out for any other table with photo, lat, lng."
+    )
 
 
 @dataclass(frozen=True, slots=True)

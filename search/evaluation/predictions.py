@@ -1,7 +1,7 @@
 """Answers to compare with the truth, whoever gave them: a folder of ours, or a table of photo, lat, lng."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,26 +17,8 @@ _COLUMNS = ("photo", "lat", "lng")
 # (TIBHannover/GeoEstimation, results/im2gps3k/base_M-m.csv), and what its later inference script prints.
 _OTHERS_COLUMNS = (("img_id", "predicted_lat", "predicted_long"), ("img_id", "pred_lat", "pred_lng"))
 _CELLS = "top_s2_id"
+# What our answers say of themselves; null where there is no answer, or it has no such thing.
 _CONFIDENCE = ("s2_id", "probability", "calibrated", "radius_50_km", "radius_90_km", "abstain")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Confidence:
-    """What answers say of themselves, in the order of their source."""
-
-    cell: np.ndarray  # (N,) uint64 S2 id of the answered cell, 0 where there is none
-    probability: np.ndarray  # (N,) float64 that the true place lies in it, NaN where there is none
-    calibrated: np.ndarray  # (N,) bool
-    radius_50_km: np.ndarray  # (N,) float64, NaN where answers have none
-    radius_90_km: np.ndarray  # (N,) float64
-    abstain: np.ndarray  # (N,) bool
-
-    def take(self, rows: np.ndarray, there: np.ndarray) -> "Confidence":
-        """Those of rows (M,) int64; where `there`, (M,) bool, is false, there is no answer."""
-        values = (getattr(self, field.name)[rows] for field in fields(self))
-        return Confidence(
-            *(np.where(there, each, np.nan if each.dtype.kind == "f" else each.dtype.type()) for each in values)
-        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,7 +29,9 @@ class Predictions:
     lat_deg: np.ndarray  # (N,) float64, NaN where a photo has no answer
     lng_deg: np.ndarray  # (N,) float64
     cells: pa.ListArray | None = None  # (N,) lists of uint64 S2 ids, the likeliest first; None where nobody gave them
-    confidence: Confidence | None = None  # None where answers are points and nothing else, or cells are labels
+    confidence: pa.Table | None = (
+        None  # _CONFIDENCE; None where answers are points and nothing else, or cells are labels
+    )
 
 
 def read_predictions(source: Path) -> Predictions:
@@ -68,16 +52,8 @@ def read_predictions(source: Path) -> Predictions:
     if _CELLS in table.column_names and table[_CELLS].null_count < table.num_rows:
         cells = table[_CELLS].combine_chunks()
         cells = None if cells.flatten().null_count else cells  # cells that are labels have no S2 id
-    return Predictions(names_of(table, source), lat, lng, cells, _confidence(table))
-
-
-def _confidence(table: pa.Table) -> Confidence | None:
-    """What our own answers say."""
-    if "s2_id" not in table.column_names or table["s2_id"].null_count == table.num_rows:
-        return None
-    empty = (0, np.nan, False, np.nan, np.nan)
-    columns = [table[name].fill_null(value).to_numpy() for name, value in zip(_CONFIDENCE, empty, strict=False)]
-    return Confidence(*[*columns, table["abstain"].is_valid().to_numpy()])
+    says = "s2_id" in table.column_names and table["s2_id"].null_count < table.num_rows
+    return Predictions(names_of(table, source), lat, lng, cells, table.select(_CONFIDENCE) if says else None)
 
 
 def _read_folder(folder: Path) -> pa.Table:

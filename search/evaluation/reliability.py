@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import beta
+from scipy.stats import binomtest
 
-from search.evaluation.bootstrap import Interval
+from search.evaluation.bootstrap import Interval, draws, middle
 from search.evaluation.options import LEVEL, Resampling
 
 _BINS = 15
@@ -67,20 +67,15 @@ def reliability(probability: np.ndarray, right: np.ndarray, resampling: Resampli
 def coverage(promised: float, radius_km: np.ndarray, distance_km: np.ndarray) -> Coverage:
     """How often places at these distances (N,) lie within radii (N,) that promise to hold this share; N at least 1."""
     n, found = len(radius_km), int((distance_km <= radius_km).sum())
-    low = float(beta.ppf(0.025, found, n - found + 1)) if found else 0.0
-    high = float(beta.ppf(0.975, found + 1, n - found)) if found < n else 1.0
-    return Coverage(promised, n, found / n, Interval(low, high), float(np.median(radius_km)))
+    ends = binomtest(found, n).proportion_ci(LEVEL)  # Clopper's and Pearson's
+    return Coverage(promised, n, found / n, Interval(float(ends.low), float(ends.high)), float(np.median(radius_km)))
 
 
 def _interval(which: np.ndarray, gap: np.ndarray, error: float, resampling: Resampling) -> Interval | None:
     """Of the calibration error; gap: (N,) probability minus what came true."""
     if not resampling.resamples:
         return None
-    rng = np.random.default_rng(resampling.seed)
-    errors = np.empty(resampling.resamples)
-    for draw in range(resampling.resamples):
-        rows = rng.integers(0, len(gap), len(gap))
-        errors[draw] = np.abs(np.bincount(which[rows], gap[rows], minlength=_BINS)).sum() / len(gap)
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(errors, [tail, 1 - tail])
-    return Interval(float(max(0.0, 2 * error - high)), float(max(0.0, 2 * error - low)))
+    of_bin = np.where(which[:, None] == np.arange(_BINS), gap[:, None], 0.0)
+    errors = [np.abs(times @ of_bin).sum(axis=1) for times in draws(len(gap), 1, resampling)]
+    ends = middle(np.concatenate(errors) / len(gap))
+    return Interval(max(0.0, 2 * error - ends.high), max(0.0, 2 * error - ends.low))

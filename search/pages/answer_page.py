@@ -65,25 +65,15 @@ def write_answer_page(
 
 
 def _tables(answer: Answer) -> list[Table]:
-    path = [
-        Row(
-            [
-                f"{step.level}",
-                f"{step.probability:.3f}",
-                step.key,
-                f"{step.city}, {step.country}",
-                f"{step.radius_km:,.0f}",
-            ]
-        )
-        for step in answer.path
-    ]
-    places = [
-        Row([f"{rank}", f"{each.probability:.3f}", each.key, f"{each.lat_deg:.4f}, {each.lng_deg:.4f}"])
-        for rank, each in enumerate(answer.top, 1)
-    ]
-    alike = [
-        Row([each.photo, f"{each.cosine:.3f}", f"{each.lat_deg:.4f}, {each.lng_deg:.4f}"]) for each in answer.references
-    ]
+    path, places, alike = [], [], []
+    for step in answer.path:
+        near = f"{step.city}, {step.country}"
+        path.append(Row([f"{step.level}", f"{step.probability:.3f}", step.key, near, f"{step.radius_km:,.0f}"]))
+    for rank, place in enumerate(answer.top, 1):
+        at = f"{place.lat_deg:.4f}, {place.lng_deg:.4f}"
+        places.append(Row([f"{rank}", f"{place.probability:.3f}", place.key, at]))
+    for each in answer.references:
+        alike.append(Row([each.photo, f"{each.cosine:.3f}", f"{each.lat_deg:.4f}, {each.lng_deg:.4f}"]))
     tables = [
         Table(["level", "probability within it", "cell", "near", "radius, km"], path),
         Table(["place", "probability", "cell", "at"], places),

@@ -109,16 +109,9 @@ def _page(evaluation: Evaluation, title: str, pictures: dict[str, bytes], rows: 
 
 def _worst(rows: pa.Table) -> Table:
     worst = rows.filter(pa.compute.is_valid(rows["error_km"])).sort_by([("error_km", "descending")]).slice(0, _WORST)
-    lines = [
-        Row(
-            [
-                Cell(row["photo"], "words"),
-                f"{row['error_km']:,.0f}",
-                Cell(f"{row['city']}, {row['country']}", "words"),
-                f"{row['true_lat']:.4f}, {row['true_lng']:.4f}",
-                f"{row['lat']:.4f}, {row['lng']:.4f}",
-            ]
-        )
-        for row in worst.to_pylist()
-    ]
+    lines = []
+    for row in worst.to_pylist():
+        photo, near = Cell(row["photo"], "words"), Cell(f"{row['city']}, {row['country']}", "words")
+        taken, answer = f"{row['true_lat']:.4f}, {row['true_lng']:.4f}", f"{row['lat']:.4f}, {row['lng']:.4f}"
+        lines.append(Row([photo, f"{row['error_km']:,.0f}", near, taken, answer]))
     return Table(["photo", "error, km", "taken near", "taken at", "answer"], lines)

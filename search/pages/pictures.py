@@ -21,7 +21,6 @@ from matplotlib.ticker import MaxNLocator
 
 from indexer.earth.geo import EARTH_RADIUS_KM, FARTHEST_KM, lat_lng, unit_vectors
 from indexer.earth.places import gazetteer
-from search.evaluation.metrics import EARTH_AREA_KM2
 from search.evaluation.reliability import Bin
 
 # An upper limit of the error in km, how a legend says it, and the colour.
@@ -40,9 +39,11 @@ _FAINTEST = 1e-4  # share of the likeliest cell's that is drawn at all
 _MAPPED_SHARE = 0.9  # of a posterior that a map of the surroundings shows, where no radius is known
 _DEGREE_KM = np.pi * EARTH_RADIUS_KM / 180
 _MAP_LINES = 1500  # lines on the map: more hide each other
-_TEXT = {"font.family": "DejaVu Sans", "font.size": 10, "svg.hashsalt": "geosurge"}  # the font matplotlib brings
+# Of all pictures; the font is the one that matplotlib brings.
+_in_style = rc_context({"font.family": "DejaVu Sans", "font.size": 10, "svg.hashsalt": "geosurge"})
 
 
+@_in_style
 def accuracy_curve(
     errors_km: Mapping[str, np.ndarray], *, from_km: float = 1.0, kind: Literal["png", "svg"] = "png"
 ) -> bytes:
@@ -55,29 +56,26 @@ def accuracy_curve(
     for label, errors in errors_km.items():
         answered = np.sort(errors[~np.isnan(errors)])
         curves[label] = 100 * np.searchsorted(answered, limits, side="right") / len(errors)
-    with rc_context(_TEXT):
-        figure, axes = _curves(limits, curves)
-        marked = [km for km in _MARKED_KM if km >= from_km]
-        axes.set_xticks(marked, [f"{km:,.0f}" for km in marked])
-        axes.set_xticks([], minor=True)
-        axes.set_xlabel("distance from the true place, km")
-        axes.set_ylabel("photos within that distance, %")
-        return _picture(figure, kind)
+    figure, axes = _curves(limits, curves)
+    marked = [km for km in _MARKED_KM if km >= from_km]
+    axes.set_xticks(marked, [f"{km:,.0f}" for km in marked])
+    axes.set_xticks([], minor=True)
+    axes.set(xlabel="distance from the true place, km", ylabel="photos within that distance, %")
+    return _picture(figure, kind)
 
 
+@_in_style
 def recall_curve(percent: Mapping[str, np.ndarray], areas_km2: Sequence[float]) -> bytes:
     """PNG of the percentage of photos (y) whose true place lies in the first so many km2 of their answer (x).
 
     percent: label -> (A,), at most five labels. areas_km2: (A,), rising.
     """
-    with rc_context(_TEXT):
-        figure, axes = _curves(np.asarray(areas_km2), percent)
-        axes.set_xlabel("area searched, km2 (the Earth: 5.1e8)")
-        axes.set_ylabel("photos found in that area, %")
-        axes.set_xlim(min(areas_km2), EARTH_AREA_KM2)
-        return _picture(figure, "png")
+    figure, axes = _curves(np.asarray(areas_km2), percent)
+    axes.set(xlabel="area searched, km2 (the Earth: 5.1e8)", ylabel="photos found in that area, %")
+    return _picture(figure, "png")
 
 
+@_in_style
 def error_map(true_deg: np.ndarray, predicted_deg: np.ndarray, errors_km: np.ndarray) -> bytes:
     """PNG of a world map with a dot at each true place and a line from it to the answer; grey dots are cities.
 
@@ -87,26 +85,25 @@ def error_map(true_deg: np.ndarray, predicted_deg: np.ndarray, errors_km: np.nda
     """
     answered = np.flatnonzero(~np.isnan(errors_km))
     rows = answered[np.linspace(0, len(answered) - 1, min(_MAP_LINES, len(answered))).astype(np.intp)]
-    with rc_context(_TEXT):
-        figure = Figure(figsize=(10.0, 5.6), layout="constrained")
-        axes = figure.subplots()
-        city_lat, city_lng = lat_lng(gazetteer().tree.data)
-        axes.plot(city_lng, city_lat, ",", color="#c9c9c9", zorder=0)
-        lower, alpha = 0.0, 0.75 if len(rows) < _MAP_LINES // 5 else 0.35
-        for limit, label, colour in ERROR_COLOURS:
-            part = rows[(errors_km[rows] >= lower) & (errors_km[rows] < limit)]
-            lines = map_lines(true_deg[part], predicted_deg[part])
-            axes.add_collection(LineCollection(lines, colors=colour, linewidths=0.8, alpha=alpha), autolim=False)
-            axes.plot(
-                true_deg[part, 1], true_deg[part, 0], "o", color=colour, markersize=3.0, markeredgewidth=0, label=label
-            )
-            lower = limit
-        _whole_world(axes)
-        _map_style(axes)
-        figure.legend(loc="outside upper left", ncols=5, frameon=False, fontsize=9, title="error", alignment="left")
-        return _picture(figure, "png")
+    figure, axes = _panel(10.0, 5.6)
+    city_lat, city_lng = lat_lng(gazetteer().tree.data)
+    axes.plot(city_lng, city_lat, ",", color="#c9c9c9", zorder=0)
+    lower, alpha = 0.0, 0.75 if len(rows) < _MAP_LINES // 5 else 0.35
+    for limit, label, colour in ERROR_COLOURS:
+        part = rows[(errors_km[rows] >= lower) & (errors_km[rows] < limit)]
+        lines = map_lines(true_deg[part], predicted_deg[part])
+        axes.add_collection(LineCollection(lines, colors=colour, linewidths=0.8, alpha=alpha), autolim=False)
+        axes.plot(
+            true_deg[part, 1], true_deg[part, 0], "o", color=colour, markersize=3.0, markeredgewidth=0, label=label
+        )
+        lower = limit
+    _whole_world(axes)
+    _map_style(axes)
+    figure.legend(loc="outside upper left", ncols=5, frameon=False, fontsize=9, title="error", alignment="left")
+    return _picture(figure, "png")
 
 
+@_in_style
 def reliability_diagram(bins: Sequence[Bin]) -> bytes:
     """PNG of the share of answers that came true (y) by the probability that was promised (x), a dot for each bin.
 
@@ -115,23 +112,19 @@ def reliability_diagram(bins: Sequence[Bin]) -> bytes:
     promised, came_true, photos = (
         np.array([getattr(each, name) for each in bins]) for name in ("promised", "came_true", "photos")
     )
-    with rc_context(_TEXT):
-        figure = Figure(figsize=(4.6, 4.4), layout="constrained")
-        axes = figure.subplots()
-        axes.plot((0, 1), (0, 1), "--", color="#595959", linewidth=1.0, label="as promised")
-        axes.plot(promised, came_true, "-", color=_STYLES[0][0], linewidth=1.2)
-        sizes = 12 + 220 * photos / photos.max()
-        axes.scatter(promised, came_true, s=sizes, color=_STYLES[0][0], alpha=0.75, linewidths=0, label="photos")
-        axes.set_xlim(0, 1)
-        axes.set_ylim(0, 1)
-        axes.set_aspect("equal")
-        axes.set_xlabel("promised: probability of the answered cell")
-        axes.set_ylabel("came true: the true place lies in it")
-        _tidy(axes)
-        axes.legend(loc="upper left", frameon=False, fontsize=9)
-        return _picture(figure, "png")
+    figure, axes = _panel(4.6, 4.4)
+    axes.plot((0, 1), (0, 1), "--", color="#595959", linewidth=1.0, label="as promised")
+    axes.plot(promised, came_true, "-", color=_STYLES[0][0], linewidth=1.2)
+    sizes = 12 + 220 * photos / photos.max()
+    axes.scatter(promised, came_true, s=sizes, color=_STYLES[0][0], alpha=0.75, linewidths=0, label="photos")
+    axes.set(xlim=(0, 1), xlabel="promised: probability of the answered cell")
+    axes.set(ylim=(0, 1), ylabel="came true: the true place lies in it", aspect="equal")
+    _tidy(axes)
+    axes.legend(loc="upper left", frameon=False, fontsize=9)
+    return _picture(figure, "png")
 
 
+@_in_style
 def posterior_map(
     outlines_deg: np.ndarray, shares: np.ndarray, answer_deg: tuple[float, float], radii_km: Sequence[float]
 ) -> bytes:
@@ -154,36 +147,35 @@ def posterior_map(
     held = np.cumsum(shares[order])
     most = apart[order][min(int(np.searchsorted(held, _MAPPED_SHARE * held[-1])), len(order) - 1)]
     reach = max(1.3 * radii_km[-1] / _DEGREE_KM if radii_km else most, 0.2)
-    with rc_context(_TEXT):
-        figure = Figure(figsize=(10.0, 3.7), layout="constrained")
-        world, near = figure.subplots(1, 2, width_ratios=(1.7, 1.0))
-        colours = LogNorm(_FAINTEST * shares.max(), shares.max())
-        city_lat, city_lng = lat_lng(gazetteer().tree.data)
-        for axes, marker in ((world, ","), (near, ".")):
-            for turn in (-360, 0, 360):
-                axes.plot(city_lng + turn, city_lat, marker, color="#c9c9c9", markersize=2.0, zorder=0)
-                cells = PolyCollection(
-                    around + np.array((turn, 0.0)), array=shares, norm=colours, cmap="YlGnBu", edgecolors="none"
-                )
-                drawn = axes.add_collection(cells, autolim=False)
-            _map_style(axes)
-        _whole_world(world)
-        world.plot(lng, lat, "o", markersize=9, markerfacecolor="none", markeredgecolor="#d55e00", markeredgewidth=1.6)
-        stretch = max(np.cos(np.radians(lat)), 0.05)  # a degree of longitude in degrees of latitude
-        aside = min(reach / stretch, 180.0)  # no wider than the Earth
-        near.set_xlim(lng - aside, lng + aside)
-        near.set_ylim(max(lat - reach, -90.0), min(lat + reach, 90.0))
-        near.set_aspect(1 / stretch)
-        near.xaxis.set_major_locator(MaxNLocator(4))
-        near.yaxis.set_major_locator(MaxNLocator(5))
-        near.plot(lng, lat, "+", color="#d55e00", markersize=11, markeredgewidth=1.8)
-        for km, dash in zip(radii_km, ("-", "--"), strict=False):
-            ring_lat, ring_lng = _circle(lat, lng, km)
-            near.plot(ring_lng, ring_lat, dash, color="#d55e00", linewidth=1.2, label=f"{km:,.0f} km")
-        if radii_km:
-            near.legend(loc="upper right", fontsize=8, frameon=True)
-        figure.colorbar(drawn, ax=near, label="share of the probability", shrink=0.8).ax.tick_params(labelsize=8)
-        return _picture(figure, "png")
+    figure = Figure(figsize=(10.0, 3.7), layout="constrained")
+    world, near = figure.subplots(1, 2, width_ratios=(1.7, 1.0))
+    colours = LogNorm(_FAINTEST * shares.max(), shares.max())
+    city_lat, city_lng = lat_lng(gazetteer().tree.data)
+    for axes, marker in ((world, ","), (near, ".")):
+        for turn in (-360, 0, 360):
+            axes.plot(city_lng + turn, city_lat, marker, color="#c9c9c9", markersize=2.0, zorder=0)
+            cells = PolyCollection(
+                around + np.array((turn, 0.0)), array=shares, norm=colours, cmap="YlGnBu", edgecolors="none"
+            )
+            drawn = axes.add_collection(cells, autolim=False)
+        _map_style(axes)
+    _whole_world(world)
+    world.plot(lng, lat, "o", markersize=9, markerfacecolor="none", markeredgecolor="#d55e00", markeredgewidth=1.6)
+    stretch = max(np.cos(np.radians(lat)), 0.05)  # a degree of longitude in degrees of latitude
+    aside = min(reach / stretch, 180.0)  # no wider than the Earth
+    near.set(
+        xlim=(lng - aside, lng + aside), ylim=(max(lat - reach, -90.0), min(lat + reach, 90.0)), aspect=1 / stretch
+    )
+    near.xaxis.set_major_locator(MaxNLocator(4))
+    near.yaxis.set_major_locator(MaxNLocator(5))
+    near.plot(lng, lat, "+", color="#d55e00", markersize=11, markeredgewidth=1.8)
+    for km, dash in zip(radii_km, ("-", "--"), strict=False):
+        ring_lat, ring_lng = _circle(lat, lng, km)
+        near.plot(ring_lng, ring_lat, dash, color="#d55e00", linewidth=1.2, label=f"{km:,.0f} km")
+    if radii_km:
+        near.legend(loc="upper right", fontsize=8, frameon=True)
+    figure.colorbar(drawn, ax=near, label="share of the probability", shrink=0.8).ax.tick_params(labelsize=8)
+    return _picture(figure, "png")
 
 
 def _circle(lat_deg: float, lng_deg: float, km: float) -> tuple[np.ndarray, np.ndarray]:
@@ -197,21 +189,18 @@ def _circle(lat_deg: float, lng_deg: float, km: float) -> tuple[np.ndarray, np.n
     return lat, np.degrees(np.unwrap(np.radians(lng), period=2 * np.pi)) + 360 * round((lng_deg - lng[0]) / 360)
 
 
+@_in_style
 def rate_curve(minutes: Sequence[float], rates: Sequence[float]) -> bytes:
     """PNG of rows per second (y) over the minutes since a job was started (x), as steps.
 
     minutes: (B + 1,), where each of the B steps begins and the last one ends. rates: (B,).
     """
-    with rc_context(_TEXT):
-        figure = Figure(figsize=(7.0, 2.8), layout="constrained")
-        axes = figure.subplots()
-        axes.stairs(rates, minutes, baseline=None, color=_STYLES[0][0], linewidth=1.6)
-        axes.set_xlim(minutes[0], minutes[-1])
-        axes.set_ylim(0, 1.08 * max(rates))
-        axes.set_xlabel("minutes since the latest start")
-        axes.set_ylabel("rows per second")
-        _tidy(axes)
-        return _picture(figure, "png")
+    figure, axes = _panel(7.0, 2.8)
+    axes.stairs(rates, minutes, baseline=None, color=_STYLES[0][0], linewidth=1.6)
+    axes.set(xlim=(minutes[0], minutes[-1]), xlabel="minutes since the latest start")
+    axes.set(ylim=(0, 1.08 * max(rates)), ylabel="rows per second")
+    _tidy(axes)
+    return _picture(figure, "png")
 
 
 def map_lines(true_deg: np.ndarray, predicted_deg: np.ndarray) -> list[np.ndarray]:
@@ -232,6 +221,11 @@ def map_lines(true_deg: np.ndarray, predicted_deg: np.ndarray) -> list[np.ndarra
     return lines
 
 
+def _panel(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots()
+
+
 def _tidy(axes: Axes) -> None:
     axes.set_axisbelow(True)
     axes.grid(color="#d9d9d9", linewidth=0.6)
@@ -250,14 +244,11 @@ def _whole_world(axes: Axes) -> None:
 
 
 def _curves(x: np.ndarray, curves: Mapping[str, np.ndarray]) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(6.0, 4.2), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = _panel(6.0, 4.2)
     for (label, percent), (colour, dash) in zip(curves.items(), _STYLES, strict=False):
         # matplotlib reads a dollar as the start of a formula, and leaves out what begins with an underscore.
         axes.plot(x, percent, color=colour, linestyle=dash, linewidth=1.8, label=f"\u200b{label}".replace("$", r"\$"))
-    axes.set_xscale("log")
-    axes.set_xlim(x[0], x[-1])
-    axes.set_ylim(0, 100)
+    axes.set(xscale="log", xlim=(x[0], x[-1]), ylim=(0, 100))
     _tidy(axes)
     figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=9)
     return figure, axes

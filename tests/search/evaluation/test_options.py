@@ -4,11 +4,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from indexer.errors import InputError
-from search.evaluation.options import AuditConfig, EvaluateConfig, Resampling
+from search.evaluation.options import AuditConfig, BenchmarkName, EvaluateConfig, Resampling, benchmark_named
 
 
 @pytest.mark.parametrize(
@@ -37,3 +38,12 @@ def test_command_lines_load_nothing_heavy_for_them() -> None:
     code = "import sys, search.evaluation_commands; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "faiss", "pyarrow", "numpy", "matplotlib", "jinja2"} & set(done.stdout.split())
+
+
+def test_names_are_a_closed_list_in_any_spelling() -> None:
+    for name in get_args(BenchmarkName):
+        assert benchmark_named(name) == benchmark_named(name.upper()) == name
+    assert benchmark_named("IM2GPS-3k") == "im2gps3k"
+    assert benchmark_named("osv_5m") == "osv5m"
+    with pytest.raises(InputError, match="there are im2gps, im2gps3k"):
+        benchmark_named("im2gps4k")
