@@ -22,9 +22,7 @@ from indexer.earth.places import countries
 from indexer.errors import InputError
 from indexer.vectors.scoring import leaf_vectors
 from search.answers.precision_cap import NamedCells
-from search.retrieval.found import Hits, Search
-from search.retrieval.posterior import Posterior
-from search.retrieval.searched import Searched
+from search.retrieval.found import Hits, Search, Searched
 
 ALLOWED_LEAVES = "allowed leaves"
 JSON_SUFFIXES = (".geojson", ".json")
@@ -52,19 +50,15 @@ class RestrictedSearch:
         self.facts: Mapping[str, int] = {**search.facts, "allowed_leaves": len(leaves)}
         self._search, self._leaves = search, leaves
 
-    def __call__(self, queries: np.ndarray, k: int, *, temperature: float | None) -> Hits:
+    def __call__(
+        self, queries: np.ndarray, k: int, *, temperature: float | None, left_out: float | None = None
+    ) -> Hits:
         """As `Search`."""
-        return self._numbered(self._search(queries, k, temperature=temperature))
-
-    def with_posterior(
-        self, queries: np.ndarray, k: int, *, temperature: float, left_out: float
-    ) -> tuple[Hits, Posterior]:
-        """As `Search`."""
-        hits, posterior = self._search.with_posterior(queries, k, temperature=temperature, left_out=left_out)
-        return self._numbered(hits), replace(posterior, leaf=self._leaves[posterior.leaf])
-
-    def _numbered(self, hits: Hits) -> Hits:
-        return replace(hits, leaf=np.where(hits.leaf < 0, -1, self._leaves[hits.leaf]))
+        hits = self._search(queries, k, temperature=temperature, left_out=left_out)
+        posterior = hits.posterior
+        if posterior is not None:
+            posterior = replace(posterior, leaf=self._leaves[posterior.leaf])
+        return replace(hits, leaf=np.where(hits.leaf < 0, -1, self._leaves[hits.leaf]), posterior=posterior)
 
 
 def allowed_cells(cells: NamedCells, *, region: str | None, not_region: str | None) -> np.ndarray:

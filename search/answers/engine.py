@@ -4,32 +4,35 @@ In: vectors of photos, from the encoder the bundle was built for. Out: the best 
 probabilities, and on request the posterior over all cells, and the path of cells above each answer.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from encoder.config import DeviceName
 from encoder.device import choose_device
 from indexer.bundles.bundle import Bundle, open_bundle
+from indexer.bundles.faiss_index import list_count
 from indexer.bundles.registry import Registry
 from indexer.errors import ArtifactError, BundleMismatch, InputError
 from indexer.vectors.calibration import Protocol
 from indexer.vectors.scoring import level_log_probabilities
 from search.answers.constraints import RestrictedSearch, allowed_cells, narrowed, region_digests
-from search.answers.options import DEFAULT_OPTIONS, SearchOptions, open_search
+from search.answers.options import DEFAULT_OPTIONS, SearchOptions
 from search.answers.points import AnswerPoints, Places
 from search.answers.precision_cap import CoarseCells, NamedCells
 from search.answers.radii import radii_km
 from search.answers.references import ReferencePhotos, SimilarPhotos
-from search.retrieval.found import Hits, Search, joined_hits, queries_at_once
-from search.retrieval.posterior import LEFT_OUT, Posterior, joined_posteriors
-from search.retrieval.searched import Searched
-
-_Found = TypeVar("_Found")
+from search.retrieval.adaptive import AdaptiveSearch
+from search.retrieval.beam import BeamSearch
+from search.retrieval.cosine import CosineSearch
+from search.retrieval.exact import ExactSearch
+from search.retrieval.found import Hits, Search, Searched, joined_hits, queries_at_once
+from search.retrieval.lists import TreeLists
+from search.retrieval.posterior import LEFT_OUT, Posterior
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -121,8 +124,23 @@ class Engine:
         Each thread that runs torch on several cores has a pool of threads for it; with more threads than cores they
         sleep between one operation and the next, and a search takes half as long again.
         """
-        search = open_search(self._searched, self.options, device=self._where)
+        search = self._open_search()
         return search if self._allowed is None else RestrictedSearch(search, self._allowed)
+
+    def _open_search(self) -> Search:
+        options, searched, model = self.options, self._searched, self._searched.model
+        if options.score != "softmax":
+            return CosineSearch(model, "clamped" if options.score == "cosine-clamped" else "affine")
+        mode = options.mode
+        if mode == "auto":
+            mode = "beam" if list_count(searched.leaf_index) else "exact"
+        if mode == "exact":
+            return ExactSearch.of(searched, self._where)
+        lists = TreeLists.of(searched)
+        if mode == "beam":
+            return BeamSearch(model, lists, probes=options.probes)
+        rows = searched.leaf_vectors
+        return AdaptiveSearch(model, lists, rows, probes=options.probes, max_probes=options.max_probes)
 
     @classmethod
     def open(
@@ -235,11 +253,10 @@ class Engine:
         Raises:
             InputError: k is not between 1 and the number of leaves.
         """
+        if probability:
+            return self._found(queries, k, n_photos, None)
         self._check_k(k, self.n_leaves, "finest cells")
-        if not probability:
-            return self._search(queries, k, temperature=None)
-        parts, order = self._by_temperature(partial(self._search, k=k), queries, n_photos)
-        return self._times_inside(joined_hits(parts, k).take(order))
+        return self._search(queries, k, temperature=None)
 
     def with_posterior(
         self, queries: np.ndarray, *, k: int = 1, n_photos: np.ndarray | None = None, left_out: float = LEFT_OUT
@@ -252,12 +269,19 @@ class Engine:
             InputError: k is not between 1 and the number of leaves, or cosines are multiplied, which gives no
                 probabilities.
         """
+        hits = self._found(queries, k, n_photos, left_out)
+        assert hits.posterior is not None, "it was wanted"
+        return hits, hits.posterior
+
+    def _found(self, queries: np.ndarray, k: int, n_photos: np.ndarray | None, left_out: float | None) -> Hits:
+        """The hits, with posteriors where something may be left out of them; queries of one temperature at a time."""
         self._check_k(k, self.n_leaves, "finest cells")
-        search = partial(self._search.with_posterior, k=k, left_out=left_out)
-        parts, order = self._by_temperature(search, queries, n_photos)
-        hits, posteriors = zip(*parts, strict=True)
-        found, posterior = joined_hits(hits, k).take(order), joined_posteriors(posteriors)
-        return self._times_inside(found), posterior if len(parts) == 1 else posterior.take(order)
+        temperatures, which = np.unique(self._temperatures(len(queries), n_photos), return_inverse=True)
+        rows = [np.flatnonzero(which == number) for number in range(len(temperatures))] or [which]
+        each = zip(rows, temperatures.tolist() or [1.0], strict=True)  # of no query, once
+        parts = [self._search(queries[own], k, temperature=value, left_out=left_out) for own, value in each]
+        hits = parts[0] if len(parts) == 1 else joined_hits(parts, k).take(np.argsort(np.concatenate(rows)))
+        return replace(hits, probability=self._inside * hits.probability)
 
     def answers(
         self, queries: np.ndarray, *, k: int, n_photos: np.ndarray | None = None
@@ -309,9 +333,6 @@ class Engine:
         each = score if n_photos is None else score / n_photos
         return Areas(half, most, posterior.entropy(), each < self.calibration.least_score)
 
-    def _times_inside(self, hits: Hits) -> Hits:
-        return replace(hits, probability=self._inside * hits.probability)
-
     @property
     def _inside(self) -> float:
         """What probabilities over leaves add up to."""
@@ -322,16 +343,6 @@ class Engine:
         if self.calibration is None:
             return np.ones(n_queries)
         return self.calibration.temperatures(np.ones(n_queries, np.int64) if n_photos is None else n_photos)
-
-    def _by_temperature(
-        self, search: Callable[..., _Found], queries: np.ndarray, n_photos: np.ndarray | None
-    ) -> tuple[list[_Found], np.ndarray]:
-        """What a search finds for the queries of each temperature, and the order, (Q,), in which these stood."""
-        temperatures, which = np.unique(self._temperatures(len(queries), n_photos), return_inverse=True)
-        rows = [np.flatnonzero(which == number) for number in range(len(temperatures))] or [which]
-        each = zip(rows, temperatures.tolist() or [1.0], strict=True)  # of no query, once
-        parts = [search(queries[own], temperature=temperature) for own, temperature in each]
-        return parts, np.argsort(np.concatenate(rows))
 
     def paths(self, queries: np.ndarray, leaves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The way down to one leaf for each query, the coarsest cell first.

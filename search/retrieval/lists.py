@@ -23,9 +23,8 @@ from indexer.bundles.faiss_index import (
 )
 from indexer.bundles.leaf_index import best_of_all, choose_beam, list_index, stand_ins
 from indexer.vectors.scoring import ScoringModel
-from search.retrieval.posterior import Posterior, posterior_of
+from search.retrieval.found import Searched
 from search.retrieval.proof import Candidates, float32_error
-from search.retrieval.searched import Searched
 
 _HELD = 1 << 22  # visited leaves held at once, over all queries: 50 MB
 
@@ -60,10 +59,6 @@ class Visited:
             others.masked_fill_(self.leaf == known[:, None], -torch.inf)
         both = torch.cat([score, others.double()], dim=1)
         return both.div_(temperature).logsumexp(dim=1)
-
-    def posterior(self, temperature: float, *, left_out: float) -> Posterior:
-        """Probabilities over them; left_out: as for `posterior_of`."""
-        return posterior_of(self.score.clone(), temperature, self.leaf, left_out=left_out)
 
     def more(self, rows: np.ndarray, other: "Visited") -> "Visited":
         """These, and others that some of the queries were compared with besides."""

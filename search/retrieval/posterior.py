@@ -39,8 +39,6 @@ class Posterior:
 
     def with_best(self, best: np.ndarray) -> "Posterior":
         """The same with what its likeliest leaves add to the totals known better: score / T in float64, (Q,)."""
-        if not len(self):
-            return self
         own = np.maximum.reduceat(self.probability, self.begins[:-1])
         with np.errstate(divide="ignore"):  # where one leaf holds all
             others = self.log_total + np.log1p(-own)

@@ -19,8 +19,7 @@ from itertools import pairwise
 
 import torch
 
-from search.retrieval.leaf_scores import pair_blocks
-from search.retrieval.proof import Candidates, float32_error
+from search.retrieval.proof import Candidates, float32_error, pair_blocks
 
 _COLUMN = 64  # leaves whose maximum is taken first
 _PASS = 1 << 16  # leaves compared before their best are merged with those of others

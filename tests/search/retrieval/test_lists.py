@@ -9,8 +9,8 @@ from indexer.bundles.faiss_index import Precision, flat_index
 from indexer.bundles.leaf_index import list_index
 from indexer.vectors.scoring import ScoringModel, leaf_vectors
 from search.answers.engine import Engine
+from search.retrieval.found import Searched
 from search.retrieval.lists import TreeLists
-from search.retrieval.searched import Searched
 from tests.conftest import unit_rows
 from tests.search.conftest import WIDTH
 
