@@ -22,10 +22,9 @@ from indexer.photos.sources import read_coordinates
 from indexer.vectors.scoring import ScoringModel, leaf_vectors
 from search.answers.radii import LeafDiscs, radii_km, share_within
 from search.retrieval.adaptive import AdaptiveSearch
-from search.retrieval.beam import BeamSearch
 from search.retrieval.exact import ExactSearch
 from search.retrieval.found import Search, queries_at_once
-from search.retrieval.lists import TreeLists
+from search.retrieval.lists import BeamSearch, TreeLists
 from search.retrieval.posterior import LEFT_OUT
 from search.retrieval.proof import tensor_of
 

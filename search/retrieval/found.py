@@ -1,13 +1,13 @@
 """What a search is opened from, what it is, and what it finds, whatever its mode."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 
 from indexer.bundles.bundle import Bundle
-from indexer.bundles.faiss_index import Index, Precision, is_exact, rows_of
+from indexer.bundles.faiss_index import Index, Precision, flat_index, is_exact, rows_of
 from indexer.bundles.leaf_index import Beam
 from indexer.vectors.scoring import ScoringModel, leaf_vectors
 from search.retrieval.posterior import Posterior, joined_posteriors
@@ -27,9 +27,17 @@ class Searched:
     precision: Precision  # of the bundle's own leaf index: fewer bits were chosen where memory is short
 
     @classmethod
-    def of(cls, bundle: Bundle) -> "Searched":
-        """A whole bundle."""
-        return cls(bundle.model, bundle.leaf_index, bundle.beam, bundle.index_facts.precision)
+    def of(cls, bundle: Bundle, *, leaves: np.ndarray | None = None, prior_exponent: float | None = None) -> "Searched":
+        """A bundle; leaves: (R,) int64, where only some are allowed. prior_exponent: where another prior counts."""
+        model, precision = bundle.model, bundle.index_facts.precision
+        if leaves is None and prior_exponent is None:
+            return cls(model, bundle.leaf_index, bundle.beam, precision)
+        if prior_exponent is not None:
+            model = replace(model, geocells=replace(model.geocells, prior_exponent=prior_exponent))
+        if leaves is not None:
+            model = model.only(leaves)
+        # The beam that was chosen for all leaves, and for the bundle's prior, says nothing of these.
+        return cls(model, flat_index(leaf_vectors(model)), None, precision)
 
     @property
     def leaf_vectors(self) -> np.ndarray:

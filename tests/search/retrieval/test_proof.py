@@ -17,10 +17,9 @@ from indexer.vectors.scoring import ScoringModel, leaf_vectors, log_product, log
 from search.answers.engine import Engine
 from search.retrieval import proof
 from search.retrieval.adaptive import AdaptiveSearch
-from search.retrieval.beam import BeamSearch
 from search.retrieval.exact import ExactSearch
 from search.retrieval.found import Search
-from search.retrieval.lists import TreeLists
+from search.retrieval.lists import BeamSearch, TreeLists
 from search.retrieval.proof import LeafScores, float32_error
 from tests.conftest import unit_rows
 from tests.search.conftest import WIDTH
