@@ -62,10 +62,9 @@ from indexer.bundles.faiss_index import Index, flat_index, gpu_count, list_count
 from indexer.bundles.leaf_index import best_of_all, list_index
 from indexer.cli import Strings
 from search.retrieval.adaptive import PROVED
-from search.retrieval.beam import BeamSearch
 from search.retrieval.exact import ExactSearch
-from search.retrieval.leaf_scores import tensor_of
-from search.retrieval.lists import TreeLists
+from search.retrieval.lists import BeamSearch, TreeLists
+from search.retrieval.proof import tensor_of
 
 MIN_EXACT, MIN_ROWS, MIN_BEAM = 5.0, 4.0, 12.0  # times faster, on two cores with avx512_bf16
 MIN_RECALL = 0.999

@@ -22,12 +22,11 @@ from indexer.photos.sources import read_coordinates
 from indexer.vectors.scoring import ScoringModel, leaf_vectors
 from search.answers.radii import LeafDiscs, radii_km, share_within
 from search.retrieval.adaptive import AdaptiveSearch
-from search.retrieval.beam import BeamSearch
 from search.retrieval.exact import ExactSearch
 from search.retrieval.found import Search, queries_at_once
-from search.retrieval.leaf_scores import tensor_of
-from search.retrieval.lists import TreeLists
+from search.retrieval.lists import BeamSearch, TreeLists
 from search.retrieval.posterior import LEFT_OUT
+from search.retrieval.proof import tensor_of
 
 MP16_PLACES = 110_000  # which give about 24,500 leaves
 QUICK = multiplies_bfloat16(torch.device("cpu"))  # whether this processor is one that goals are for
@@ -212,9 +211,10 @@ def answers(search: Search, world: World, queries: np.ndarray, *, rows: bool) ->
     step = queries_at_once(search.counts, world.model.n_leaves)
     for start in range(0, len(queries), step):
         block = queries[start : start + step]
-        hits, posterior = search.with_posterior(block, 1, temperature=1.0, left_out=LEFT_OUT)
+        hits = search(block, 1, temperature=1.0, left_out=LEFT_OUT)
+        assert hits.posterior is not None, "it is wanted"
         leaf = hits.leaf[:, 0]
-        radii = radii_km(posterior, world.discs, world.lat_deg[leaf], world.lng_deg[leaf], _SHARES)
+        radii = radii_km(hits.posterior, world.discs, world.lat_deg[leaf], world.lng_deg[leaf], _SHARES)
         parts.append((leaf, hits.probability[:, 0], radii))
     best, share, radii = (np.concatenate(each) for each in zip(*parts, strict=True))
     return best, share, radii
@@ -228,7 +228,8 @@ def check_radii(search: Search, world: World, *, n: int = 256) -> None:
     """
     queries = world.queries[:n]
     leaf, _, radii = answers(search, world, queries, rows=True)
-    _, posterior = search.with_posterior(queries, 1, temperature=1.0, left_out=0.0)
+    posterior = search(queries, 1, temperature=1.0, left_out=0.0).posterior
+    assert posterior is not None, "it is wanted"
     for share, km in zip(_SHARES, radii.T, strict=True):
         held = share_within(posterior, world.discs, world.lat_deg[leaf], world.lng_deg[leaf], km)
         if np.abs(held - share).max() > 2 * LEFT_OUT:

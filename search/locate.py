@@ -135,12 +135,7 @@ class Locator:
         return self.answers(FeatureBatch(names, rows, [OK] * n, [""] * n, nowhere, nowhere), k=k)
 
     def embed(self, photos: Sequence[Photo]) -> FeatureBatch:
-        """The vectors of photos, and what is wrong with those that have none.
-
-        Raises:
-            InputError: there is no checkpoint.
-            WorkError: memory ran out.
-        """
+        """The vectors of photos, and what is wrong with those that have none. Raises as `locate`."""
         if self.encode is None:
             raise InputError(
                 "This locator was opened without a checkpoint, so it takes vectors alone (`locate_vectors`). Give "

@@ -9,7 +9,7 @@ from indexer.cells.hierarchy import Hierarchy
 from indexer.earth.geo import unit_vectors
 from indexer.vectors.scoring import ScoringModel, log_product
 from search.answers.engine import Engine
-from search.retrieval.proof import rounding_bound
+from search.retrieval.proof import float32_error
 
 _BLOCK = 512  # queries ordered at once: bounds memory at _BLOCK x leaves scores
 _FEW = 10  # answers a user might ask for
@@ -53,6 +53,12 @@ def index_follows_product(engine: Engine, queries: np.ndarray) -> np.ndarray:
     # By how much a leaf's product exceeds that of one ranked before it. Either's float32 score is off by the bound.
     out_of_order = (products - np.minimum.accumulate(products, axis=1)).max(axis=1)
     return np.asarray(out_of_order <= 2 * rounding_bound(queries, rows_of(index)))
+
+
+def rounding_bound(queries: np.ndarray, leaf_vectors: np.ndarray) -> np.ndarray:
+    """How far a float32 score can be from its float64 value, for each query: (Q,) float64."""
+    longest = float(np.sqrt(np.einsum("rd,rd->r", leaf_vectors, leaf_vectors, dtype=np.float64).max()))
+    return float32_error(queries.shape[1]) * longest * np.linalg.norm(queries.astype(np.float64), axis=1)
 
 
 def brute_force_order(model: ScoringModel, queries: np.ndarray) -> np.ndarray:

@@ -29,6 +29,7 @@ from search.answers.recall import RecallCheck
 from search.answers.rows import answer_columns, laid_out
 
 _ANSWERED = 1 << 13  # albums searched at once
+_ADVICE = "Take the column from the table that the vectors were made from."
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,11 +65,10 @@ def albums_of_features(features: FeatureSource, column: str) -> Albums:
         InputError: no such column (the ones present are named).
     """
     tables = [shard.with_suffix(".csv") if shard.suffix == ".npy" else shard for shard in features.shards]
-    columns = [read_columns(table, ["photo", column]) for table in tables]
-    names = [name for rows, table in zip(columns, tables, strict=True) for name in names_of(rows, table)]
-    albums = [rows[column].cast(pa.string()) for rows in columns]
-    together = pa.chunked_array([chunk for rows in albums for chunk in rows.chunks], pa.string())
-    return Albums(_numbered(together), names, str(features.location), column, None)
+    parts = [read_columns(table, ["photo", column]) for table in tables]
+    names = [name for rows, table in zip(parts, tables, strict=True) for name in names_of(rows, table)]
+    albums = [chunk for rows in parts for chunk in rows[column].cast(pa.string()).chunks]
+    return Albums(_numbered(pa.chunked_array(albums, pa.string())), names, str(features.location), column, None)
 
 
 def answer_albums(
@@ -86,18 +86,13 @@ def answer_albums(
         ok = np.flatnonzero(batch.ok)
         here = slice(row, row + len(batch))
         if list(batch.photo) != list(albums.photo[here]):
-            raise InputError(
-                f"{albums.source}: its photos are not those of the vectors, from row {row} on. Take the column from "
-                "the table that the vectors were made from."
-            )
+            raise InputError(f"{albums.source}: its photos are not those of the vectors, from row {row} on. {_ADVICE}")
         sums.add(engine.prepared(batch.embedding[ok]), albums.of_row[here][ok])
         seen.append(batch.without_vectors())
         row += len(batch)
     if row != len(albums.of_row):
-        raise InputError(
-            f"{albums.source}: {len(albums.of_row)} rows, where there are vectors of {row} photos. Take the column "
-            "from the table that the vectors were made from."
-        )
+        rows = len(albums.of_row)
+        raise InputError(f"{albums.source}: {rows} rows, where there are vectors of {row} photos. {_ADVICE}")
     answers = _answers(engine, sums, k=k, recall=recall)
     position = np.where(sums.counts > 0, np.cumsum(sums.counts > 0) - 1, -1)
     row = 0
@@ -123,10 +118,8 @@ def _answers(engine: Engine, sums: CellSums, *, k: int, recall: RecallCheck | No
 def _numbered(column: pa.ChunkedArray) -> np.ndarray:
     """Albums by number (rows,) int64; a row whose album is null or empty is an album of its own."""
     names = column.cast(pa.string()).combine_chunks()
-    alone = pc.or_kleene(pc.is_null(names), pc.equal(names, "")).fill_null(True).to_numpy(zero_copy_only=False)
-    named = names.dictionary_encode().indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
-    named[alone] = len(names) + np.flatnonzero(alone)  # no number of a name
-    _, first, number = np.unique(named, return_index=True, return_inverse=True)
-    rank = np.empty(len(first), np.int64)
-    rank[np.argsort(first)] = np.arange(len(first))
-    return rank[number]
+    alone = pc.fill_null(pc.equal(names, ""), True)
+    named = pc.binary_join_element_wise("album", names, " ")
+    own = pc.binary_join_element_wise("row", pa.array(np.arange(len(names))).cast(pa.string()), " ")
+    numbers = pc.if_else(alone, own, named).dictionary_encode().indices
+    return numbers.to_numpy(zero_copy_only=False).astype(np.int64)

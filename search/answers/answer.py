@@ -1,7 +1,7 @@
 """One answer: where a photo was taken, how sure that is, and why."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -82,8 +82,7 @@ class Answer:
 
     def to_dict(self) -> dict[str, Any]:
         """The same for JSON: what `python -m search query --json` prints of a photo, nulls and empty lists included."""
-        plain: dict[str, Any] = _plain(self)
-        return plain
+        return asdict(self, dict_factory=_plain)
 
 
 def answers_of(engine: Engine, batch: FeatureBatch, *, k: int) -> list[Answer]:
@@ -110,16 +109,8 @@ def answers_of(engine: Engine, batch: FeatureBatch, *, k: int) -> list[Answer]:
 def _answer(photo: Answer, columns: Mapping[str, Any], path: tuple[PathStep, ...]) -> Answer:
     """An answer to a photo that has none yet, with the columns of its row."""
     known = {each.name: columns[name] for each in fields(Answer) if (name := _short(each.name)) in columns}
-    return Answer(
-        photo.row,
-        photo.photo,
-        photo.status,
-        photo.reason,
-        **known,
-        path=path,
-        top=_listed(Place, columns, "top"),
-        references=_listed(Reference, columns, "reference"),
-    )
+    top, references = _listed(Place, columns, "top"), _listed(Reference, columns, "reference")
+    return replace(photo, **known, path=path, top=top, references=references)
 
 
 def _path(engine: Engine, cells: np.ndarray, probabilities: np.ndarray) -> tuple[PathStep, ...]:
@@ -143,7 +134,5 @@ def _short(name: str) -> str:
     return _SHORT.get(name, name)
 
 
-def _plain(value: Any) -> Any:
-    if is_dataclass(value):
-        return {_short(each.name): _plain(getattr(value, each.name)) for each in fields(value)}
-    return [_plain(each) for each in value] if isinstance(value, tuple) else value
+def _plain(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    return {_short(name): list(value) if isinstance(value, tuple) else value for name, value in items}

@@ -1,70 +1,25 @@
-"""Where an answer may lie: regions that are given or ruled out, and priors other than the bundle's.
+"""Where an answer may lie: regions that are given or ruled out.
 
-In: countries, a box or a GeoJSON file. Out: the leaves that are allowed, and a search of these alone. It compares them
-with the same vectors, in every mode, so that it is exact where the mode is, and no allowed leaf is missed because the
-lists around it are full of others. Probabilities are then those of a photo that was taken in the region.
+In: countries, a box or a GeoJSON file. Out: the leaves that are allowed. A search compares these alone with the same
+vectors, in every mode, so that it is exact where the mode is, and no allowed leaf is missed because the lists around it
+are full of others. Probabilities are then those of a photo that was taken in the region.
 
 A leaf is allowed if some place in it is: it overlaps what is given, and does not lie wholly in what is ruled out.
 Countries are those of the cells' names, that of the city nearest to a cell's point, and have no other borders here.
 """
 
 import re
-from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from indexer.bundles.bundle import Bundle
-from indexer.bundles.faiss_index import flat_index
 from indexer.disk.manifest import file_digest
 from indexer.earth.places import countries
 from indexer.errors import InputError
-from indexer.vectors.scoring import leaf_vectors
 from search.answers.precision_cap import NamedCells
-from search.retrieval.found import Hits, Search
-from search.retrieval.posterior import Posterior
-from search.retrieval.searched import Searched
 
-ALLOWED_LEAVES = "allowed leaves"
 JSON_SUFFIXES = (".geojson", ".json")
 _BOX = re.compile(r"\s*[-+.\d]+\s*(,\s*[-+.\d]+\s*){3}")
-
-
-def narrowed(bundle: Bundle, leaves: np.ndarray | None, *, prior_exponent: float | None) -> Searched:
-    """What is searched of a bundle where only some leaves, (R,) int64, are allowed, or another prior counts."""
-    model = bundle.model
-    if prior_exponent is not None:
-        model = replace(model, geocells=replace(model.geocells, prior_exponent=prior_exponent))
-    if leaves is not None:
-        model = model.only(leaves)
-    # The beam that was chosen for all leaves, and for the bundle's prior, says nothing of these.
-    return Searched(model, flat_index(leaf_vectors(model)), None, bundle.index_facts.precision)
-
-
-class RestrictedSearch:
-    """A search of some leaves of a bundle, which are numbered as in the bundle."""
-
-    def __init__(self, search: Search, leaves: np.ndarray) -> None:
-        """search: of a model of these leaves alone. leaves: (R,) int64, ascending."""
-        self.name = search.name
-        self.counts = f"visited {ALLOWED_LEAVES}" if search.counts.startswith("visited") else ALLOWED_LEAVES
-        self.facts: Mapping[str, int] = {**search.facts, "allowed_leaves": len(leaves)}
-        self._search, self._leaves = search, leaves
-
-    def __call__(self, queries: np.ndarray, k: int, *, temperature: float | None) -> Hits:
-        """As `Search`."""
-        return self._numbered(self._search(queries, k, temperature=temperature))
-
-    def with_posterior(
-        self, queries: np.ndarray, k: int, *, temperature: float, left_out: float
-    ) -> tuple[Hits, Posterior]:
-        """As `Search`."""
-        hits, posterior = self._search.with_posterior(queries, k, temperature=temperature, left_out=left_out)
-        return self._numbered(hits), replace(posterior, leaf=self._leaves[posterior.leaf])
-
-    def _numbered(self, hits: Hits) -> Hits:
-        return replace(hits, leaf=np.where(hits.leaf < 0, -1, self._leaves[hits.leaf]))
 
 
 def allowed_cells(cells: NamedCells, *, region: str | None, not_region: str | None) -> np.ndarray:

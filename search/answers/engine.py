@@ -4,43 +4,34 @@ In: vectors of photos, from the encoder the bundle was built for. Out: the best 
 probabilities, and on request the posterior over all cells, and the path of cells above each answer.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from encoder.config import DeviceName
 from encoder.device import choose_device
 from indexer.bundles.bundle import Bundle, open_bundle
+from indexer.bundles.faiss_index import list_count
 from indexer.bundles.registry import Registry
 from indexer.errors import ArtifactError, BundleMismatch, InputError
 from indexer.vectors.calibration import Protocol
 from indexer.vectors.scoring import level_log_probabilities
-from search.answers.constraints import RestrictedSearch, allowed_cells, narrowed, region_digests
-from search.answers.options import DEFAULT_OPTIONS, SearchOptions, open_search
+from search.answers.constraints import allowed_cells, region_digests
+from search.answers.options import DEFAULT_OPTIONS, SearchOptions
 from search.answers.points import AnswerPoints, Places
 from search.answers.precision_cap import CoarseCells, NamedCells
 from search.answers.radii import radii_km
 from search.answers.references import ReferencePhotos, SimilarPhotos
-from search.retrieval.found import Hits, Search, joined_hits, queries_at_once
-from search.retrieval.posterior import LEFT_OUT, Posterior, joined_posteriors
-from search.retrieval.searched import Searched
-
-_Found = TypeVar("_Found")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Areas:
-    """How near Q answers the places are, by what was calibrated."""
-
-    radius_50_km: np.ndarray | None  # (Q,) float64; half of such photos were taken within it
-    # (Q,) float64; nine in ten were. None around other points than those that they were calibrated around
-    radius_90_km: np.ndarray | None
-    entropy: np.ndarray  # (Q,) float64, of the posterior over leaves, in nats
-    abstain: np.ndarray  # (Q,) bool; the photo is like nothing that the bundle knows
+from search.retrieval.adaptive import AdaptiveSearch
+from search.retrieval.cosine import CosineSearch
+from search.retrieval.exact import ExactSearch
+from search.retrieval.found import ALL_LEAVES, Hits, Search, Searched, joined_hits, queries_at_once
+from search.retrieval.lists import BeamSearch, TreeLists
+from search.retrieval.posterior import LEFT_OUT, Posterior
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,7 +41,12 @@ class Answers:
     cells: NamedCells  # that places are named by: leaves, or those of a precision cap
     hits: Hits  # with these cells in place of leaves, -1 and NaN where there are fewer than K
     at: Places  # where they point
-    areas: Areas | None  # None where that is not known, or not wanted
+    # How near the places are, by what was calibrated; None where that is not known, or not wanted. Radii are None also
+    # around other points than those that they were calibrated around.
+    radius_50_km: np.ndarray | None  # (Q,) float64; half of such photos were taken within it
+    radius_90_km: np.ndarray | None  # (Q,) float64; nine in ten were
+    entropy: np.ndarray | None  # (Q,) float64, of the posterior over leaves, in nats
+    abstain: np.ndarray | None  # (Q,) bool; the photo is like nothing that the bundle knows
     references: SimilarPhotos | None  # of the best cell; None where they are not wanted
     calibrated: bool  # whether probabilities were calibrated on held-out photos
     probability_over: str  # the leaves that a probability counts
@@ -96,9 +92,7 @@ class Engine:
         cap_km = options.cap_km(bundle)
         self.coarse = None if cap_km is None else CoarseCells(bundle.hierarchy.leaves, cap_km)
         self._allowed = self._allowed_leaves()
-        self._searched = Searched.of(bundle)
-        if options.constrained:
-            self._searched = narrowed(bundle, self._allowed, prior_exponent=options.prior_exponent)
+        self._searched = Searched.of(bundle, leaves=self._allowed, prior_exponent=options.prior_exponent)
         self.reference_photos = ReferencePhotos(bundle) if options.wants_references else None
         self._points = AnswerPoints(bundle, options.point, within_km=options.within_km, photos=self.reference_photos)
         self._where = choose_device(device)
@@ -121,8 +115,19 @@ class Engine:
         Each thread that runs torch on several cores has a pool of threads for it; with more threads than cores they
         sleep between one operation and the next, and a search takes half as long again.
         """
-        search = open_search(self._searched, self.options, device=self._where)
-        return search if self._allowed is None else RestrictedSearch(search, self._allowed)
+        options, searched, model = self.options, self._searched, self._searched.model
+        if options.score != "softmax":
+            return CosineSearch(model, "clamped" if options.score == "cosine-clamped" else "affine")
+        mode = options.mode
+        if mode == "auto":
+            mode = "beam" if list_count(searched.leaf_index) else "exact"
+        if mode == "exact":
+            return ExactSearch.of(searched, self._where)
+        lists = TreeLists.of(searched)
+        if mode == "beam":
+            return BeamSearch(model, lists, probes=options.probes)
+        rows = searched.leaf_vectors
+        return AdaptiveSearch(model, lists, rows, probes=options.probes, max_probes=options.max_probes)
 
     @classmethod
     def open(
@@ -152,8 +157,11 @@ class Engine:
 
     @property
     def counts(self) -> str:
-        """The leaves that a probability counts: 'all leaves' or 'visited leaves'."""
-        return self._search.counts
+        """The leaves that a probability counts: 'all leaves' or 'visited leaves', or the allowed ones among these."""
+        counts = self._search.counts
+        if self._allowed is None:
+            return counts
+        return "allowed leaves" if counts == ALL_LEAVES else "visited allowed leaves"
 
     @property
     def search_facts(self) -> dict[str, Any]:
@@ -166,6 +174,7 @@ class Engine:
             "not_region": self.options.not_region,
             "prior_exponent": self._searched.model.geocells.prior_exponent,
             **self._search.facts,
+            **({} if self._allowed is None else {"allowed_leaves": len(self._allowed)}),
         }
 
     @property
@@ -174,11 +183,7 @@ class Engine:
         return self.options.radii is not False and self.calibrated
 
     def check_encoder(self, encoder: str | None, *, source: str) -> None:
-        """Refuse vectors of another encoder than the bundle's.
-
-        Raises:
-            BundleMismatch: both encoders are known and differ.
-        """
+        """Raises BundleMismatch where vectors are of another encoder than the bundle's, as far as both are known."""
         built_for = self.bundle.encoder
         if encoder is not None and built_for is not None and encoder != built_for:
             raise BundleMismatch(
@@ -198,11 +203,7 @@ class Engine:
         return self._searched.model.n_leaves
 
     def check_k(self, k: int) -> None:
-        """Refuse a number of answers that cannot be given.
-
-        Raises:
-            InputError: k is not between 1 and the number of cells that answers name.
-        """
+        """Raises InputError where k is not between 1 and the number of cells that answers name."""
         if self.coarse is None:
             self._check_k(k, self.n_leaves, "finest cells")
         else:
@@ -226,38 +227,48 @@ class Engine:
         return self.search_prepared(self.prepared(vectors), k=k, probability=probability)
 
     def search_prepared(
-        self, queries: np.ndarray, *, k: int, probability: bool = True, n_photos: np.ndarray | None = None
+        self,
+        queries: np.ndarray,
+        *,
+        k: int,
+        probability: bool = True,
+        n_photos: np.ndarray | None = None,
+        left_out: float | None = None,
     ) -> Hits:
         """The same for vectors as they are compared: what `prepared` gives, or sums of it.
 
-        n_photos: (Q,) int64, how many photos each is a sum of; None: 1.
+        n_photos: (Q,) int64, how many photos each is a sum of; None: 1. left_out: what leaves that a posterior does not
+        list may hold together; None: no posteriors are wanted.
 
         Raises:
-            InputError: k is not between 1 and the number of leaves.
+            InputError: k is not between 1 and the number of leaves, or posteriors are wanted where cosines are
+                multiplied, which gives no probabilities.
         """
         self._check_k(k, self.n_leaves, "finest cells")
-        if not probability:
-            return self._search(queries, k, temperature=None)
-        parts, order = self._by_temperature(partial(self._search, k=k), queries, n_photos)
-        return self._times_inside(joined_hits(parts, k).take(order))
+        if not probability or not len(queries):
+            hits = self._search(queries, k, temperature=1.0 if probability else None, left_out=left_out)
+        else:  # the queries of one temperature at a time
+            made_of = np.ones(len(queries), np.int64) if n_photos is None else n_photos
+            temperatures = np.ones(len(queries)) if self.calibration is None else self.calibration.temperatures(made_of)
+            values, which = np.unique(temperatures, return_inverse=True)
+            rows = [np.flatnonzero(which == number) for number in range(len(values))]
+            each = zip(rows, values.tolist(), strict=True)
+            parts = [self._search(queries[own], k, temperature=value, left_out=left_out) for own, value in each]
+            hits = parts[0] if len(parts) == 1 else joined_hits(parts, k).take(np.argsort(np.concatenate(rows)))
+        leaf, posterior = hits.leaf, hits.posterior
+        if self._allowed is not None:  # as they are numbered in the bundle
+            leaf = np.where(leaf < 0, -1, self._allowed[leaf])
+            if posterior is not None:
+                posterior = replace(posterior, leaf=self._allowed[posterior.leaf])
+        return replace(hits, leaf=leaf, probability=self._inside * hits.probability, posterior=posterior)
 
     def with_posterior(
         self, queries: np.ndarray, *, k: int = 1, n_photos: np.ndarray | None = None, left_out: float = LEFT_OUT
     ) -> tuple[Hits, Posterior]:
-        """The k best finest cells of queries, and the probabilities of all that count, from one look at them.
-
-        queries, n_photos: as for `search_prepared`. left_out: what leaves that are not listed may hold together.
-
-        Raises:
-            InputError: k is not between 1 and the number of leaves, or cosines are multiplied, which gives no
-                probabilities.
-        """
-        self._check_k(k, self.n_leaves, "finest cells")
-        search = partial(self._search.with_posterior, k=k, left_out=left_out)
-        parts, order = self._by_temperature(search, queries, n_photos)
-        hits, posteriors = zip(*parts, strict=True)
-        found, posterior = joined_hits(hits, k).take(order), joined_posteriors(posteriors)
-        return self._times_inside(found), posterior if len(parts) == 1 else posterior.take(order)
+        """The same with the probabilities of all cells that count, from one look at them."""
+        hits = self.search_prepared(queries, k=k, n_photos=n_photos, left_out=left_out)
+        assert hits.posterior is not None, "it was wanted"
+        return hits, hits.posterior
 
     def answers(
         self, queries: np.ndarray, *, k: int, n_photos: np.ndarray | None = None
@@ -274,19 +285,18 @@ class Engine:
     def answer(self, queries: np.ndarray, *, k: int, n_photos: np.ndarray | None = None) -> Answers:
         """The k best finest cells of queries, where each answer points, and how near the place is where that is known.
 
-        queries, n_photos: as for `search_prepared`.
-
-        Raises:
-            InputError: k is not between 1 and the number of cells that answers name.
+        queries, n_photos: as for `search_prepared`. Raises InputError as `check_k`.
         """
         self.check_k(k)
+        n_photos = np.ones(len(queries), np.int64) if n_photos is None else n_photos
         options, coarse = self.options, self.coarse
-        if self.gives_areas or self._points.takes_posterior or coarse is not None:
+        if self.gives_areas or options.point == "mass" or coarse is not None:
             hits, posterior = self.with_posterior(queries, k=k if coarse is None else 1, n_photos=n_photos)
         else:
             hits, posterior = self.search_prepared(queries, k=k, n_photos=n_photos), None
         cells: NamedCells = self.bundle.hierarchy.leaves
-        leaf, areas, similar = hits.leaf[:, 0], None, None
+        leaf, similar = hits.leaf[:, 0], None
+        half = most = entropy = abstain = None
         if coarse is not None and posterior is not None:
             cells, hits = coarse, coarse.hits(posterior, k, mode=hits.mode, inside=self._inside)
             into = coarse.of_leaf[self._points.leaves(leaf, posterior)] if options.point == "mass" else hits.leaf[:, 0]
@@ -295,43 +305,19 @@ class Engine:
             if options.references and self.reference_photos is not None:
                 similar = self.reference_photos.most_similar(queries, leaf, options.references)
             at = self._points(queries, leaf, posterior, similar=similar)
-            if posterior is not None and self.gives_areas:
-                areas = self._areas(posterior, hits.score[:, 0], at, n_photos)
-        made_of = np.ones(len(queries), np.int64) if n_photos is None else n_photos
-        return Answers(cells, hits, at, areas, similar, self.calibrated, self.counts, made_of)
-
-    def _areas(self, posterior: Posterior, score: np.ndarray, at: Places, n_photos: np.ndarray | None) -> Areas:
-        assert self.calibration is not None, "that is when they are known"
-        half = most = None
-        masses = self.options.masses(self.calibration)
-        if masses is not None:
-            half, most = radii_km(posterior, self._points.discs, at.lat_deg, at.lng_deg, masses).T
-        each = score if n_photos is None else score / n_photos
-        return Areas(half, most, posterior.entropy(), each < self.calibration.least_score)
-
-    def _times_inside(self, hits: Hits) -> Hits:
-        return replace(hits, probability=self._inside * hits.probability)
+            if posterior is not None and self.calibration is not None and self.gives_areas:
+                masses = options.masses(self.calibration)
+                if masses is not None:
+                    half, most = radii_km(posterior, self._points.discs, at.lat_deg, at.lng_deg, masses).T
+                entropy = posterior.entropy()
+                abstain = hits.score[:, 0] / n_photos < self.calibration.least_score
+        near = half, most, entropy, abstain
+        return Answers(cells, hits, at, *near, similar, self.calibrated, self.counts, n_photos)
 
     @property
     def _inside(self) -> float:
         """What probabilities over leaves add up to."""
         return self.calibration.inside if self.calibrated and self.calibration is not None else 1.0
-
-    def _temperatures(self, n_queries: int, n_photos: np.ndarray | None) -> np.ndarray:
-        """T of each query: (Q,) float64."""
-        if self.calibration is None:
-            return np.ones(n_queries)
-        return self.calibration.temperatures(np.ones(n_queries, np.int64) if n_photos is None else n_photos)
-
-    def _by_temperature(
-        self, search: Callable[..., _Found], queries: np.ndarray, n_photos: np.ndarray | None
-    ) -> tuple[list[_Found], np.ndarray]:
-        """What a search finds for the queries of each temperature, and the order, (Q,), in which these stood."""
-        temperatures, which = np.unique(self._temperatures(len(queries), n_photos), return_inverse=True)
-        rows = [np.flatnonzero(which == number) for number in range(len(temperatures))] or [which]
-        each = zip(rows, temperatures.tolist() or [1.0], strict=True)  # of no query, once
-        parts = [search(queries[own], temperature=temperature) for own, temperature in each]
-        return parts, np.argsort(np.concatenate(rows))
 
     def paths(self, queries: np.ndarray, leaves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The way down to one leaf for each query, the coarsest cell first.

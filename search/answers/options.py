@@ -1,4 +1,4 @@
-"""Ways to search: their names, the options that choose among them, and which one a bundle is searched by."""
+"""Ways to search: their names, and the options that choose among them."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -6,13 +6,9 @@ from typing import TYPE_CHECKING, Literal
 from indexer.errors import InputError
 
 if TYPE_CHECKING:
-    import torch
-
     from indexer.bundles.bundle import Bundle
     from indexer.vectors.calibration import Calibration
     from indexer.vectors.calibration import Protocol as QueryProtocol
-    from search.retrieval.found import Search
-    from search.retrieval.searched import Searched
 
 ModeName = Literal["auto", "exact", "beam", "adaptive"]
 ScoreName = Literal["softmax", "cosine-clamped", "cosine-affine"]
@@ -167,26 +163,3 @@ class SearchOptions:
 
 
 DEFAULT_OPTIONS = SearchOptions()
-
-
-def open_search(searched: "Searched", options: SearchOptions, *, device: "torch.device") -> "Search":
-    """The search of these options, on this device where it can run there."""
-    from indexer.bundles.faiss_index import list_count
-    from search.retrieval.adaptive import AdaptiveSearch
-    from search.retrieval.beam import BeamSearch
-    from search.retrieval.cosine import CosineSearch
-    from search.retrieval.exact import ExactSearch
-    from search.retrieval.lists import TreeLists
-
-    if options.score != "softmax":
-        return CosineSearch(searched.model, "clamped" if options.score == "cosine-clamped" else "affine")
-    mode = options.mode
-    if mode == "auto":
-        mode = "beam" if list_count(searched.leaf_index) else "exact"
-    if mode == "exact":
-        return ExactSearch.of(searched, device)
-    lists = TreeLists.of(searched)
-    if mode == "beam":
-        return BeamSearch(searched.model, lists, probes=options.probes)
-    rows = searched.leaf_vectors
-    return AdaptiveSearch(searched.model, lists, rows, probes=options.probes, max_probes=options.max_probes)

@@ -51,16 +51,11 @@ class AnswerPoints:
         """Where the photos of the bundle's leaves are."""
         return LeafDiscs.of(self._leaves)
 
-    @property
-    def takes_posterior(self) -> bool:
-        """Whether posteriors are looked at."""
-        return self.kind == "mass"
-
     def leaves(self, leaf: np.ndarray, posterior: Posterior | None) -> np.ndarray:
         """The leaves that answers point into, (Q,) int64, of those that are best, (Q,) int64."""
         if self.kind != "mass":
             return leaf
-        assert posterior is not None, "takes_posterior says that it is needed"
+        assert posterior is not None, "this kind needs it"
         return heaviest_leaves(posterior, self.discs, within_km=self._within_km, candidates=_CANDIDATES)
 
     def __call__(

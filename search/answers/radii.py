@@ -62,7 +62,7 @@ def radii_km(
     begin = 0
     for end in np.unique(np.append(ends.clip(max=len(posterior)), len(posterior))).tolist():
         if end > begin:
-            result[begin:end] = _radii_km(posterior.between(begin, end), discs, points[begin:end], shares)
+            result[begin:end] = _radii_km(posterior.take(np.arange(begin, end)), discs, points[begin:end], shares)
         begin = end
     return result
 

@@ -15,11 +15,7 @@ from search.answers.precision_cap import NamedCells
 
 
 def in_shape(cells: NamedCells, shape: shapely.Geometry, option: str, *, wholly: bool) -> np.ndarray:
-    """Which cells lie in a shape, wholly or with some part: (C,) bool.
-
-    Raises:
-        InputError: cells are labels, which have no borders.
-    """
+    """Which cells lie in a shape, wholly or with some part: (C,) bool. InputError where cells are labels."""
     if cells.s2_ids is None:
         raise InputError(f"{option}: the cells are labels, which have no borders. Name countries.")
     shapely.prepare(shape)
@@ -28,11 +24,7 @@ def in_shape(cells: NamedCells, shape: shapely.Geometry, option: str, *, wholly:
 
 
 def box(text: str, option: str) -> shapely.Geometry:
-    """The box south,west,north,east in degrees; where west is above east, it passes the 180th meridian.
-
-    Raises:
-        InputError: no such numbers.
-    """
+    """The box south,west,north,east in degrees; where west is above east, it passes the 180th meridian."""
     try:
         south, west, north, east = (float(number) for number in text.split(","))
     except ValueError:

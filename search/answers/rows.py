@@ -1,6 +1,6 @@
 """Answers as rows: what `run` writes to Parquet, one row per photo, failures included.
 
-`_COLUMNS`, `_TOP` and `_REFERENCES` are where columns get their names; an `Answer` has the same, with units.
+`_COLUMNS`, `_TOP` and `_REFERENCES` are where columns get their names; the fields of an `Answer` say what they hold.
 """
 
 from collections.abc import Callable
@@ -24,31 +24,28 @@ def _tokens(answers: Answers) -> list[str] | None:
 
 
 def _abstain(answers: Answers) -> list[str | None] | None:
-    return None if answers.areas is None else [UNLIKE if abstain else None for abstain in answers.areas.abstain]
+    return None if answers.abstain is None else [UNLIKE if abstain else None for abstain in answers.abstain]
 
 
 # Beside `row` (number of the photo in the input; what a row is known by, since names may repeat), `photo`, `status`
 # ('ok' or a short reason code) and `reason`. All are null where a photo has no answer.
 _COLUMNS: tuple[_Column, ...] = (
-    ("lat", pa.float64(), lambda each: each.at.lat_deg),  # where the answer points (`point`)
+    ("lat", pa.float64(), lambda each: each.at.lat_deg),
     ("lng", pa.float64(), lambda each: each.at.lng_deg),
-    ("key", pa.string(), lambda each: each.cells.keys[each.best]),  # the finest cell: its token, or its label path
+    ("key", pa.string(), lambda each: each.cells.keys[each.best]),
     ("s2_id", pa.uint64(), lambda each: each.s2_ids),  # null where cells are labels
     ("token", pa.string(), _tokens),
-    ("city", pa.string(), lambda each: each.at.city),  # nearest to the point, with at least 15,000 inhabitants
+    ("city", pa.string(), lambda each: each.at.city),
     ("country", pa.string(), lambda each: each.at.country),
     ("score", pa.float64(), lambda each: each.hits.score[:, 0]),
     ("probability", pa.float64(), lambda each: each.hits.probability[:, 0]),
     ("calibrated", pa.bool_(), lambda each: [each.calibrated] * len(each)),
-    # Within them half of such photos were taken, and nine in ten; null where this is not known.
-    ("radius_50_km", pa.float64(), lambda each: each.areas and each.areas.radius_50_km),
-    ("radius_90_km", pa.float64(), lambda each: each.areas and each.areas.radius_90_km),
-    ("entropy", pa.float64(), lambda each: each.areas and each.areas.entropy),  # of the posterior over leaves, in nats
-    ("abstain", pa.string(), _abstain),  # why the answer had better not be used; null where there is no such reason
-    ("mode", pa.string(), lambda each: each.hits.mode),  # how the answer was found
-    # The leaves that the probability counts: all, or those that were visited.
+    ("radius_50_km", pa.float64(), lambda each: each.radius_50_km),
+    ("radius_90_km", pa.float64(), lambda each: each.radius_90_km),
+    ("entropy", pa.float64(), lambda each: each.entropy),
+    ("abstain", pa.string(), _abstain),
+    ("mode", pa.string(), lambda each: each.hits.mode),
     ("probability_over", pa.string(), lambda each: [each.probability_over] * len(each)),
-    # That the answer was made from: 1, or those of an album that could be read.
     ("n_photos", pa.int64(), lambda each: each.n_photos),
 )
 # With k above 1: the k best leaves of each photo, the best first.

@@ -50,8 +50,8 @@ from search.evaluation.ground_truth import read_truth
 from search.evaluation.options import CalibrateConfig, Resampling
 from search.evaluation.reliability import Reliability, reliability
 from search.retrieval.exact import ExactSearch
-from search.retrieval.leaf_scores import tensor_of
 from search.retrieval.posterior import posterior_of
+from search.retrieval.proof import tensor_of
 
 log = logging.getLogger(__name__)
 

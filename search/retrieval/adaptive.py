@@ -19,8 +19,7 @@ import torch
 
 from indexer.bundles.leaf_index import tree_lists
 from indexer.vectors.scoring import ScoringModel
-from search.retrieval.list_search import ListSearch
-from search.retrieval.lists import TreeLists, Visited
+from search.retrieval.lists import ListSearch, TreeLists, Visited
 from search.retrieval.proof import float32_error
 
 _ROWS = 1 << 14  # leaf vectors looked at together while the bounds are made

@@ -11,7 +11,6 @@ import numpy as np
 from indexer.errors import InputError
 from indexer.vectors.scoring import CosineKind, ScoringModel, cosine_product
 from search.retrieval.found import ALL_LEAVES, Hits, joined_hits
-from search.retrieval.posterior import Posterior
 
 _SCORES = 1 << 22  # held at once: 32 MB of float64
 
@@ -27,21 +26,19 @@ class CosineSearch:
         self._kind = kind
         self.name = f"cosine-{kind}"
 
-    def __call__(self, queries: np.ndarray, k: int, *, temperature: float | None) -> Hits:
-        """As `Search`; a probability is a share of the sum, whatever the temperature."""
+    def __call__(
+        self, queries: np.ndarray, k: int, *, temperature: float | None, left_out: float | None = None
+    ) -> Hits:
+        """As `Search`; a probability is a share of the sum, whatever the temperature.
+
+        Raises:
+            InputError: posteriors are wanted; a share of a sum of cosines is no probability that could be calibrated.
+        """
+        if left_out is not None:
+            raise InputError(f"`score` {self.name} has no radii or maps: products of cosines are no probabilities.")
         step = max(1, _SCORES // self._model.n_leaves)
         parts = [self._block(queries[start : start + step], k) for start in range(0, len(queries), step)]
         return joined_hits(parts, k)
-
-    def with_posterior(
-        self, queries: np.ndarray, k: int, *, temperature: float, left_out: float
-    ) -> tuple[Hits, Posterior]:
-        """As `Search`: there is none, because a share of a sum of cosines is no probability that could be calibrated.
-
-        Raises:
-            InputError: always.
-        """
-        raise InputError(f"`score` {self.name} has no radii or maps: products of cosines are no probabilities.")
 
     def _block(self, queries: np.ndarray, k: int) -> Hits:
         product = cosine_product(self._model, queries, kind=self._kind)

@@ -6,7 +6,6 @@ beside encoding a photo, and on a GPU is lost to reading lists here and there.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -14,12 +13,10 @@ import torch
 from encoder.device import multiplies_bfloat16
 from indexer.bundles.leaf_index import EXHAUSTIVE_LEAVES
 from indexer.vectors.scoring import ScoringModel
-from search.retrieval.found import ALL_LEAVES, Hits, joined_hits
-from search.retrieval.leaf_scores import LeafScores, tensor_of
-from search.retrieval.posterior import Posterior, joined_posteriors, posterior_of
-from search.retrieval.proof import Candidates, best_leaves, first_look
+from search.retrieval.found import ALL_LEAVES, Hits, Searched, joined_hits
+from search.retrieval.posterior import Posterior, posterior_of
+from search.retrieval.proof import Candidates, LeafScores, best_leaves, first_look, tensor_of
 from search.retrieval.scan import LeafScan
-from search.retrieval.searched import Searched
 
 MODE = "exact"
 
@@ -46,33 +43,33 @@ class ExactSearch:
             return cls(searched.model, rows.half().to(device), low_precision=False)
         return cls(searched.model, rows.to(device), low_precision=multiplies_bfloat16(device))
 
-    def __call__(self, queries: np.ndarray, k: int, *, temperature: float | None) -> Hits:
+    def __call__(
+        self, queries: np.ndarray, k: int, *, temperature: float | None, left_out: float | None = None
+    ) -> Hits:
         """As `Search`."""
         vectors, extended = self._on_device(queries)
         if temperature is None:
             leaf, score = self._best(vectors, extended, None, k)
             return _hits(leaf, score)
+        if left_out is not None:
+            return joined_hits(list(self._with_posterior(vectors, extended, k, temperature, left_out)), k)
         first, others = self._scan.best_and_others(extended, first_look(k, self._model.n_leaves), temperature)
         leaf, score = self._best(vectors, extended, first, k)
         # The others are all but the first candidate, which in a near tie need not be the best.
         same = first.leaf[:, 0] == leaf[:, 0]
         best = torch.where(same, score[:, 0], first.score[:, 0].double())
         total = torch.logaddexp(best / temperature, others)
-        return _hits(leaf, score, (score / temperature - total[:, None]).exp())
+        return _hits(leaf, score, (score / temperature - total[:, None]).exp().cpu().numpy())
 
-    def with_posterior(
-        self, queries: np.ndarray, k: int, *, temperature: float, left_out: float
-    ) -> tuple[Hits, Posterior]:
-        """As `Search`."""
-        vectors, extended = self._on_device(queries)
-        hits, posteriors = [], []
+    def _with_posterior(
+        self, vectors: torch.Tensor, extended: torch.Tensor, k: int, temperature: float, left_out: float
+    ) -> Iterator[Hits]:
         for block, scores in self._scan.scores(extended):
             first = self._scan.best_of(extended[block], scores, first_look(k, self._model.n_leaves))
-            posteriors.append(posterior_of(scores, temperature, left_out=left_out))
-            hits.append(_hits(*self._best(vectors[block], extended[block], first, k)))
-        found = joined_hits(hits, k)
-        posterior = joined_posteriors(posteriors).with_best(found.score[:, 0] / temperature)
-        return replace(found, probability=posterior.probabilities(found.score, temperature)), posterior
+            posterior = posterior_of(scores, temperature, left_out=left_out)
+            leaf, score = (each.cpu() for each in self._best(vectors[block], extended[block], first, k))
+            posterior = posterior.with_best(score[:, 0].numpy() / temperature)
+            yield _hits(leaf, score, posterior.probabilities(score.numpy(), temperature), posterior)
 
     def scores(self, queries: np.ndarray) -> Iterator[tuple[slice, torch.Tensor]]:
         """Scores of all leaves in float32, a block of queries at a time, as `LeafScan.scores` gives them."""
@@ -97,6 +94,11 @@ class ExactSearch:
         return best_leaves(queries, look=look, scores=self._scores, k=k)
 
 
-def _hits(leaf: torch.Tensor, score: torch.Tensor, probability: torch.Tensor | None = None) -> Hits:
-    share = np.full(score.shape, np.nan) if probability is None else probability.cpu().numpy()
-    return Hits(leaf.cpu().numpy(), score.cpu().numpy(), share, np.full(len(leaf), MODE))
+def _hits(
+    leaf: torch.Tensor,
+    score: torch.Tensor,
+    probability: np.ndarray | None = None,
+    posterior: Posterior | None = None,
+) -> Hits:
+    share = np.full(score.shape, np.nan) if probability is None else probability
+    return Hits(leaf.cpu().numpy(), score.cpu().numpy(), share, np.full(len(leaf), MODE), posterior)

@@ -1,16 +1,48 @@
-"""What a search is, and what it finds, whatever its mode."""
+"""What a search is opened from, what it is, and what it finds, whatever its mode."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 
-from search.retrieval.posterior import Posterior
+from indexer.bundles.bundle import Bundle
+from indexer.bundles.faiss_index import Index, Precision, flat_index, is_exact, rows_of
+from indexer.bundles.leaf_index import Beam
+from indexer.vectors.scoring import ScoringModel, leaf_vectors
+from search.retrieval.posterior import Posterior, joined_posteriors
 
 ALL_LEAVES, VISITED_LEAVES = "all leaves", "visited leaves"
 _LISTED = 1 << 23  # leaves in the posteriors of one call: 130 MB
 _VISITING = 1024  # queries of one call where a posterior has no more leaves than were visited
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Searched:
+    """The leaves that a search compares, and their index: of a whole bundle, or of some of its leaves."""
+
+    model: ScoringModel
+    leaf_index: Index  # of this model's leaf vectors
+    beam: Beam | None  # None: it is chosen when it is searched from coarse to fine
+    precision: Precision  # of the bundle's own leaf index: fewer bits were chosen where memory is short
+
+    @classmethod
+    def of(cls, bundle: Bundle, *, leaves: np.ndarray | None = None, prior_exponent: float | None = None) -> "Searched":
+        """A bundle; leaves: (R,) int64, where only some are allowed. prior_exponent: where another prior counts."""
+        model, precision = bundle.model, bundle.index_facts.precision
+        if leaves is None and prior_exponent is None:
+            return cls(model, bundle.leaf_index, bundle.beam, precision)
+        if prior_exponent is not None:
+            model = replace(model, geocells=replace(model.geocells, prior_exponent=prior_exponent))
+        if leaves is not None:
+            model = model.only(leaves)
+        # The beam that was chosen for all leaves, and for the bundle's prior, says nothing of these.
+        return cls(model, flat_index(leaf_vectors(model)), None, precision)
+
+    @property
+    def leaf_vectors(self) -> np.ndarray:
+        """(leaves, leaf_width) float32: the rows of the leaf index, or made anew where it keeps them in fewer bits."""
+        return rows_of(self.leaf_index) if is_exact(self.leaf_index) else leaf_vectors(self.model)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -23,10 +55,12 @@ class Hits:
     # if not wanted
     probability: np.ndarray
     mode: np.ndarray  # (Q,) str, how each was found: 'exact', 'beam', 'adaptive-proved', 'cosine-affine' and so on
+    posterior: Posterior | None = None  # over all leaves that count; None if not wanted
 
     def take(self, queries: np.ndarray) -> "Hits":
         """Those of some of the queries, by their number, in that order."""
-        return Hits(self.leaf[queries], self.score[queries], self.probability[queries], self.mode[queries])
+        posterior = None if self.posterior is None else self.posterior.take(queries)
+        return Hits(self.leaf[queries], self.score[queries], self.probability[queries], self.mode[queries], posterior)
 
     def replaced(self, rows: np.ndarray, other: "Hits") -> "Hits":
         """The same with other answers to some of the queries."""
@@ -37,13 +71,16 @@ class Hits:
 
 def joined_hits(parts: Sequence[Hits], k: int) -> Hits:
     """Answers to one block of queries after another."""
+    posteriors = [part.posterior for part in parts if part.posterior is not None]
+    posterior = joined_posteriors(posteriors) if posteriors or not parts else None
     if not parts:
-        return Hits(np.empty((0, k), np.int64), np.empty((0, k)), np.empty((0, k)), np.empty(0, str))
+        return Hits(np.empty((0, k), np.int64), np.empty((0, k)), np.empty((0, k)), np.empty(0, str), posterior)
     return Hits(
         np.concatenate([part.leaf for part in parts]),
         np.concatenate([part.score for part in parts]),
         np.concatenate([part.probability for part in parts]),
         np.concatenate([part.mode for part in parts]),
+        posterior,
     )
 
 
@@ -54,19 +91,15 @@ class Search(Protocol):
     counts: str  # the leaves that a probability counts: ALL_LEAVES or VISITED_LEAVES
     facts: Mapping[str, int]  # numbers that it was set to
 
-    def __call__(self, queries: np.ndarray, k: int, *, temperature: float | None) -> Hits:
-        """The k best leaves of queries (Q, D) float32 as they meet geocells; no probabilities where T is None."""
-        ...
+    def __call__(
+        self, queries: np.ndarray, k: int, *, temperature: float | None, left_out: float | None = None
+    ) -> Hits:
+        """The k best leaves of queries (Q, D) float32 as they meet geocells; no probabilities where T is None.
 
-    def with_posterior(
-        self, queries: np.ndarray, k: int, *, temperature: float, left_out: float
-    ) -> tuple[Hits, Posterior]:
-        """The same with the probabilities of all leaves that count, from one look at them.
-
-        left_out: as for `posterior_of`.
+        left_out: as for `posterior_of`, of posteriors from the same look at the leaves; None: none are wanted.
 
         Raises:
-            InputError: this search has none.
+            InputError: posteriors are wanted of a search that has none.
         """
         ...
 

@@ -39,8 +39,6 @@ class Posterior:
 
     def with_best(self, best: np.ndarray) -> "Posterior":
         """The same with what its likeliest leaves add to the totals known better: score / T in float64, (Q,)."""
-        if not len(self):
-            return self
         own = np.maximum.reduceat(self.probability, self.begins[:-1])
         with np.errstate(divide="ignore"):  # where one leaf holds all
             others = self.log_total + np.log1p(-own)
@@ -60,18 +58,6 @@ class Posterior:
         return Posterior(
             begins, self.leaf[places], self.probability[places], self.log_total[queries], self.counted[queries]
         )
-
-    def between(self, begin: int, end: int) -> "Posterior":
-        """Those of the queries from one number to below another, without a copy."""
-        own = slice(self.begins[begin], self.begins[end])
-        begins, queries = self.begins[begin : end + 1] - self.begins[begin], slice(begin, end)
-        return Posterior(begins, self.leaf[own], self.probability[own], self.log_total[queries], self.counted[queries])
-
-    def replaced(self, rows: np.ndarray, other: "Posterior") -> "Posterior":
-        """The same with the posteriors of another for some of the queries."""
-        order = np.arange(len(self))
-        order[rows] = len(self) + np.arange(len(rows))
-        return joined_posteriors([self, other]).take(order)
 
     def entropy(self) -> np.ndarray:
         """Entropy in nats, (Q,) float64: 0 where one leaf holds all, log of the number of leaves where all hold equal.

@@ -8,16 +8,19 @@ Where all leaves are looked at (`search.retrieval.scan`) the answer is exact; wh
 (`search.retrieval.lists`) it is the best leaf of those lists.
 """
 
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
 
 from indexer.bundles.leaf_index import SPARE
-from search.retrieval.leaf_scores import LeafScores
+from indexer.vectors.scoring import ScoringModel
 
 _HELD = 1 << 23  # candidates held at once, over all queries: 100 MB
+# Numbers gathered at once: on a CPU 32 MB of float64, which stays in its cache; on a GPU what keeps it busy.
+_NUMBERS = {"cpu": 1 << 22, "cuda": 1 << 28}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,11 +38,49 @@ class Candidates:
         return Candidates(self.leaf[rows], self.score[rows], self.error[rows], self.ceiling[rows])
 
 
-class Look(Protocol):
-    """A first look over some leaves."""
+# A first look over some leaves: at least the best leaf, at most n, for each of the queries of these numbers.
+Look = Callable[[torch.Tensor, int], Candidates]
 
-    def __call__(self, rows: torch.Tensor, n: int) -> Candidates:
-        """At least the best leaf, at most n, for each of the queries of these numbers."""
+
+class LeafScores:
+    """v . G_r + b_r from the level vectors themselves (`indexer.vectors.scoring.scores_of` is the same in numpy)."""
+
+    def __init__(self, model: ScoringModel, device: torch.device) -> None:
+        self.n_leaves = model.n_leaves
+        self.device = device
+        self._levels = [tensor_of(vectors).to(device) for vectors in model.geocells.vectors]
+        self._ancestors = tensor_of(model.ancestors).to(device)
+        self._scales = model.scales.tolist()
+        self._bias = None if model.bias is None else torch.from_numpy(model.bias).to(device)
+
+    def __call__(self, queries: torch.Tensor, row: torch.Tensor, leaf: torch.Tensor) -> torch.Tensor:
+        """Scores of pairs of a query and a leaf.
+
+        queries: (Q, D) float32. row, leaf: (P,) int64. Returns (P,) float64; a pair's score is the same in any company.
+        """
+        return torch.cat([self._block(queries, *part) for part in pair_blocks(row, leaf, width=queries.shape[1])])
+
+    def _block(self, queries: torch.Tensor, row: torch.Tensor, leaf: torch.Tensor) -> torch.Tensor:
+        wide = queries.index_select(0, row).double()
+        total = torch.zeros(len(leaf), dtype=torch.float64, device=self.device)
+        for level, (vectors, scale) in enumerate(zip(self._levels, self._scales, strict=True)):
+            cells = vectors.index_select(0, self._ancestors[:, level].index_select(0, leaf))
+            total += scale * (wide * cells).sum(dim=1)
+        return total if self._bias is None else total + self._bias[leaf]
+
+
+def pair_blocks(row: torch.Tensor, leaf: torch.Tensor, *, width: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Pairs of a query and a leaf, (P,) int64 each, as many at a time as vectors of them fit."""
+    step = max(1, _NUMBERS[row.device.type] // width)
+    return zip(torch.split(row, step), torch.split(leaf, step), strict=True)
+
+
+def tensor_of(array: np.ndarray) -> torch.Tensor:
+    """An array as a tensor that shares its memory; not to be written to."""
+    with warnings.catch_warnings():
+        # Bundles keep their arrays read-only, which torch has no word for.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)
 
 
 def first_look(k: int, n_leaves: int) -> int:
@@ -86,12 +127,6 @@ def _in_order(
     exact, order = exact.gather(1, order).sort(dim=1, descending=True, stable=True)
     leaf = leaf.gather(1, order)[:, :k]
     return leaf.masked_fill(leaf == scores.n_leaves, -1), exact[:, :k]
-
-
-def rounding_bound(queries: np.ndarray, leaf_vectors: np.ndarray) -> np.ndarray:
-    """How far a float32 score can be from its float64 value, for each query: (Q,) float64."""
-    longest = float(np.sqrt(np.einsum("rd,rd->r", leaf_vectors, leaf_vectors, dtype=np.float64).max()))
-    return float32_error(queries.shape[1]) * longest * np.linalg.norm(queries.astype(np.float64), axis=1)
 
 
 def float32_error(width: int) -> float:

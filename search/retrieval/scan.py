@@ -19,8 +19,7 @@ from itertools import pairwise
 
 import torch
 
-from search.retrieval.leaf_scores import pair_blocks
-from search.retrieval.proof import Candidates, float32_error
+from search.retrieval.proof import Candidates, float32_error, pair_blocks
 
 _COLUMN = 64  # leaves whose maximum is taken first
 _PASS = 1 << 16  # leaves compared before their best are merged with those of others
@@ -142,18 +141,14 @@ class LeafScan:
             part = rows[begin:end]
             if part.dtype == torch.float16:
                 part = part.float()
-            found = self._best_of_pass(queries, part, min(n, len(part)), temperature=temperature)
+            width = -(-len(part) // _COLUMN)
+            blocks = []
+            for block in torch.split(queries, max(1, self._held // (width * _COLUMN))):
+                scores = self._products(block, part, width * _COLUMN)
+                blocks.append(_best_of_scores(scores, min(n, len(part)), width, temperature=temperature))
+            found = _joined(blocks)
             parts.append(_Best(found.leaf + begin, found.score, found.others))
         return parts[0] if len(parts) == 1 else _merged(parts, n, temperature=temperature)
-
-    def _best_of_pass(self, queries: torch.Tensor, rows: torch.Tensor, n: int, *, temperature: float | None) -> _Best:
-        width = -(-len(rows) // _COLUMN)
-        step = max(1, self._held // (width * _COLUMN))
-        parts = []
-        for block in torch.split(queries, step):
-            scores = self._products(block, rows, width * _COLUMN)
-            parts.append(_best_of_scores(scores, n, width, temperature=temperature))
-        return _joined(parts)
 
     def _products(self, queries: torch.Tensor, rows: torch.Tensor, columns: int) -> torch.Tensor:
         """Inner products (Q, columns), minus infinity beyond the last row; overwritten by the next call."""

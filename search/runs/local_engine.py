@@ -9,7 +9,7 @@ with what is missing.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -34,11 +34,41 @@ KIND = "predictions"
 SCHEMA_VERSION = 1
 
 
+def run_here(
+    engine: Engine, source: VectorSource, out: Path, config: RunConfig, *, albums: Albums | None = None
+) -> RunReport:
+    """Answer every photo of a source in the folder `out`, or go on with what is missing there.
+
+    albums: which photos are answered together; None: each alone. Raises as `search.runs.job.run`.
+    """
+    line, part = Line(), JobPart.parse(config.part)
+    recall = None if config.check_recall is None else RecallCheck(engine, config.check_recall)
+    with open_folders(engine, source, out, config, albums) as folders, stopping() as stop:
+        known, rows = totals_of(folders.done.values()), rows_of_part(source, part)
+        if albums is None:
+            shards = source.shards(line, folders.done, part)
+            found = answered(engine, shards, line, k=config.top_k, recall=recall)
+        else:
+            done = folders.done
+            every = _answered_in_albums(engine, source, line, albums, k=config.top_k, recall=recall)
+            found = (each for each in every if each.number not in done)
+        status, written = StatusFile(out, line, rows=rows), line.meter("write")
+        # For albums the rows of shards that are done are read again, and their failures found again.
+        remarks = partial(job_remarks, line, known.rows - known.ok if albums is None else 0)
+        with line, track_line(line, "answering", rows, known=known.rows, tick=status.tick, also=remarks):
+            for each in found:
+                with written.at_work(len(each)):
+                    folders.write(each)
+                stop.check(out)
+        return finish(engine, source, folders, status, rows=rows, known=known.rows, stages=line.meters, recall=recall)
+
+
+@dataclass(frozen=True, slots=True)
 class Folders:
     """Where a run writes: its answers, and the vectors where they are kept."""
 
-    def __init__(self, answers: JobFolder, kept: JobFolder | None, *, shard_rows: int) -> None:
-        self.answers, self.kept, self._shard_rows = answers, kept, shard_rows
+    answers: JobFolder
+    kept: JobFolder | None
 
     @property
     def done(self) -> Mapping[int, Mark]:
@@ -48,11 +78,10 @@ class Folders:
 
     def write(self, shard: VectorShard) -> None:
         """Write what is missing of a shard with answers; these last, because they say that it is done."""
-        number, first_row = shard.number, shard.number * self._shard_rows
-        if self.kept is not None and number not in self.kept.done:
-            self.kept.add(Shard(number, first_row, feature_table(shard.batch)))
-        if number not in self.answers.done:
-            self.answers.add(Shard(number, first_row, shard.answers))
+        if self.kept is not None and shard.number not in self.kept.done:
+            self.kept.add(Shard(shard.number, shard.first_row, feature_table(shard.batch)))
+        if shard.number not in self.answers.done:
+            self.answers.add(Shard(shard.number, shard.first_row, shard.answers))
 
 
 @contextmanager
@@ -79,7 +108,7 @@ def open_folders(
         answers, kept = stack.enter_context(open_job(out, job)), None
         if config.save_features is not None and source.features is not None:
             kept = stack.enter_context(open_job(config.save_features, source.features))
-        yield Folders(answers, kept, shard_rows=source.shard_rows)
+        yield Folders(answers, kept)
 
 
 def _check_kept(source: VectorSource, out: Path, save_features: Path | None) -> None:
@@ -98,24 +127,15 @@ def _check_kept(source: VectorSource, out: Path, save_features: Path | None) -> 
 
 
 def answered(
-    engine: Engine,
-    shards: Iterator[VectorShard],
-    line: Line,
-    *,
-    shard_rows: int,
-    k: int,
-    recall: RecallCheck | None = None,
+    engine: Engine, shards: Iterator[VectorShard], line: Line, *, k: int, recall: RecallCheck | None = None
 ) -> Iterator[VectorShard]:
     """The search as a stage of a line. recall: takes notice of the queries."""
-
-    def search(shard: VectorShard) -> VectorShard:
-        first_row = shard.number * shard_rows
-        return replace(shard, answers=answer_table(engine, shard.batch, first_row=first_row, k=k, recall=recall))
-
-    return line.stage("search", (search(shard) for shard in shards))
+    table = partial(answer_table, engine, k=k, recall=recall)
+    found = (replace(shard, answers=table(shard.batch, first_row=shard.first_row)) for shard in shards)
+    return line.stage("search", found)
 
 
-def answered_in_albums(
+def _answered_in_albums(
     engine: Engine, source: VectorSource, line: Line, albums: Albums, *, k: int, recall: RecallCheck | None = None
 ) -> Iterator[VectorShard]:
     """The same for albums: all vectors are read, whatever is done, before the first photo is answered."""
@@ -123,46 +143,11 @@ def answered_in_albums(
 
     def batches() -> Iterator[FeatureBatch]:
         for shard in source.shards(line, {}, WHOLE):
-            held.append(VectorShard(shard.number, shard.batch.without_vectors()))
+            held.append(replace(shard, batch=shard.batch.without_vectors()))
             yield shard.batch
 
     tables = answer_albums(engine, batches(), albums, k=k, recall=recall)
     return line.stage("search", (replace(held[number], answers=table) for number, table in enumerate(tables)))
-
-
-def run_here(
-    engine: Engine, source: VectorSource, out: Path, config: RunConfig, *, albums: Albums | None = None
-) -> RunReport:
-    """Answer every photo of a source in the folder `out`, or go on with what is missing there.
-
-    albums: which photos are answered together; None: each alone.
-
-    Raises:
-        InputError: `out` holds other things or a job of other options or inputs, or cannot be written; the vectors do
-            not fit the bundle; or the source cannot be read, or is not what it was.
-        WorkError: the disk is full, memory ran out, or decoding processes died again and again.
-        Stopped: the process was asked to end.
-    """
-    line, part = Line(), JobPart.parse(config.part)
-    recall = None if config.check_recall is None else RecallCheck(engine, config.check_recall)
-    with open_folders(engine, source, out, config, albums) as folders, stopping() as stop:
-        known, rows = totals_of(folders.done.values()), rows_of_part(source, part)
-        if albums is None:
-            shards = source.shards(line, folders.done, part)
-            found = answered(engine, shards, line, shard_rows=source.shard_rows, k=config.top_k, recall=recall)
-        else:
-            done = folders.done
-            every = answered_in_albums(engine, source, line, albums, k=config.top_k, recall=recall)
-            found = (each for each in every if each.number not in done)
-        status, written = StatusFile(out, line, rows=rows), line.meter("write")
-        # For albums the rows of shards that are done are read again, and their failures found again.
-        remarks = partial(job_remarks, line, known.rows - known.ok if albums is None else 0)
-        with line, track_line(line, "answering", rows, known=known.rows, tick=status.tick, also=remarks):
-            for each in found:
-                with written.at_work(len(each)):
-                    folders.write(each)
-                stop.check(out)
-        return finish(engine, source, folders, status, rows=rows, known=known.rows, stages=line.meters, recall=recall)
 
 
 def finish(
@@ -184,7 +169,7 @@ def finish(
     status.write()
     folder = folders.answers
     if folders.kept is not None:
-        folders.kept.finish(source.facts(), rows=rows)
+        folders.kept.finish(source.facts, rows=rows)
     facts = {"bundle": engine.bundle.version, "encoder": engine.bundle.encoder, "search": engine.search_facts}
     folder.finish(facts, rows=rows)
     report = run_report(

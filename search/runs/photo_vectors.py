@@ -45,11 +45,13 @@ class PhotoVectors:
         made = features_job(encode, photos, feed=self._feed, shard_rows=shard_rows)
         self.features: Job | None = made
         self.inputs, self.options = made.inputs, made.options
+        self.facts: Mapping[str, Any] = facts_of(encode.encoder)
 
     def shards(self, line: Line, done: Mapping[int, Mark], part: JobPart) -> Iterator[VectorShard]:
         """Photos are decoded ahead, over the ends of shards."""
         cut = self._cut(done, part)
-        return (VectorShard(cut.next_number(), batch) for batch in self._embedded(cut, line))
+        numbered = ((cut.next_number(), batch) for batch in self._embedded(cut, line))
+        return (VectorShard(number, number * self.shard_rows, batch) for number, batch in numbered)
 
     def tasks(self, done: Mapping[int, Mark], part: JobPart) -> Iterator[tuple[int, list[Photo]]]:
         """The number of each shard, and where its photos lie."""
@@ -58,21 +60,11 @@ class PhotoVectors:
     def vectors(self, task: tuple[int, list[Photo]], line: Line) -> Iterator[VectorShard]:
         """The photos of a task, embedded."""
         number, photos = task
-        return (VectorShard(number, batch) for batch in self._embedded(photos, line))
-
-    def facts(self) -> Mapping[str, Any]:
-        """Of the encoder."""
-        return facts_of(self._encode.encoder)
+        return (VectorShard(number, number * self.shard_rows, batch) for batch in self._embedded(photos, line))
 
     def _embedded(self, photos: Iterable[Photo], line: Line) -> Iterator[FeatureBatch]:
-        return embed_photos(
-            self._encode,
-            photos,
-            feed=self._feed,
-            shard_rows=self.shard_rows,
-            line=line,
-            few_here=self._few_here,
-        )
+        few_here, rows = self._few_here, self.shard_rows
+        return embed_photos(self._encode, photos, feed=self._feed, shard_rows=rows, line=line, few_here=few_here)
 
     def _cut(self, done: Mapping[int, Mark], part: JobPart) -> ShardCut:
         return ShardCut(self._photos, shard_rows=self.shard_rows, done=done, part=part)

@@ -49,11 +49,8 @@ def run_on_ray(spec: RunSpec, out: Path, config: RunConfig) -> RunReport:
 
     There are as many actors as the cluster has GPUs, or CPUs for, less one CPU for everything else.
 
-    Raises:
-        InputError: as `run_here`.
-        WorkError: shards were given up after several actors were lost over them; the others are done. Or the cluster
-            has no room for an actor.
-        Stopped: the process was asked to end; the shards in hand are done.
+    Raises as `run`: WorkError where shards were given up, the others are done, or the cluster has no room for an actor;
+    Stopped when the shards in hand are done.
     """
     engine, source = spec.open(out)
     engine.check_k(config.top_k)
@@ -101,7 +98,7 @@ class _Worker:
         kept = None
         if config.save_features is not None and jobs[1] is not None:
             kept = JobFolder(config.save_features, jobs[1], read_marks(config.save_features))
-        self._folders = Folders(answers, kept, shard_rows=self._source.shard_rows)
+        self._folders = Folders(answers, kept)
 
     def ready(self) -> str | None:
         """Answer, which an actor does that has found room and was made; with what it lacks to begin."""
@@ -114,7 +111,7 @@ class _Worker:
         line = Line()
         try:
             shards = self._source.vectors(task, line)
-            found = answered(self._engine, shards, line, shard_rows=self._source.shard_rows, k=self._config.top_k)
+            found = answered(self._engine, shards, line, k=self._config.top_k)
             written = line.meter("write")
             with line:
                 for each in found:
@@ -143,38 +140,43 @@ class _Crew:
             kind.remote(spec, config, folders.answers.path.absolute(), jobs=jobs, home=Path.cwd(), cpus=cpus)
             for _ in range(max(1, int(most)))
         ]
-        self._meters = {meter.name: meter for meter in line.meters}
+        # A shard goes to an actor that has answered: one that the cluster has no room for would keep it for ever. One
+        # shard each: a second one in hand would be blamed for the loss of its actor, too.
+        self._free: list[Any] = []
+        # What each call is for: an actor, and the shard that it does; None where it is to say that it is ready.
+        self._calls: dict[Any, tuple[Any, int | None]] = {each.ready.remote(): (each, None) for each in self._actors}
         self._line = line
         self.given_up: list[int] = []
 
     def do(self, tasks: Iterator[Any], stop: StopSignal) -> None:
         """Do all tasks, or those in hand where the process is asked to end. Ends the actors when it is left."""
-        # A shard goes to an actor that has answered: one that the cluster has no room for would keep it for ever. One
-        # shard each: a second one in hand would be blamed for the loss of its actor, too.
-        free: list[Any] = []
-        calls: dict[Any, tuple[Any, int | None]] = {actor.ready.remote(): (actor, None) for actor in self._actors}
         try:
             for task in tasks:
-                self._wait_for_one(calls, free, stop)
+                self._wait_for_one(stop)
                 if stop.is_set:
                     break
-                actor = free.pop(0)
+                actor = self._free.pop(0)
                 number = task if isinstance(task, int) else task[0]
-                calls[actor.do.remote(task)] = actor, number
-            while _in_hand(calls):
-                self._take(calls, free)
+                self._calls[actor.do.remote(task)] = actor, number
+            while self._in_hand:
+                self._take()
         finally:
             for actor in self._actors:
                 ray.kill(actor)
 
-    def _wait_for_one(self, calls: dict[Any, tuple[Any, int | None]], free: list[Any], stop: StopSignal) -> None:
+    @property
+    def _in_hand(self) -> bool:
+        """Whether any of the calls is for a shard."""
+        return any(number is not None for _, number in self._calls.values())
+
+    def _wait_for_one(self, stop: StopSignal) -> None:
         """Wait until an actor is free, or the process is asked to end."""
         deadline = time.monotonic() + _READY_S
-        while not free and not stop.is_set:
-            self._take(calls, free)
-            if _in_hand(calls):
+        while not self._free and not stop.is_set:
+            self._take()
+            if self._in_hand:
                 deadline = time.monotonic() + _READY_S
-            elif not free and time.monotonic() > deadline:
+            elif not self._free and time.monotonic() > deadline:
                 has = {name: ray.cluster_resources().get(name, 0) for name in ("CPU", "GPU")}
                 raise WorkError(
                     f"Ray: no actor was ready within {_READY_S:g} s. {len(self._actors)} were asked for, each with "
@@ -183,13 +185,13 @@ class _Crew:
                     "for the end of other work there, or use a larger cluster."
                 )
 
-    def _take(self, calls: dict[Any, tuple[Any, int | None]], free: list[Any]) -> None:
+    def _take(self) -> None:
         """Take what one actor has done, where one has anything within a moment."""
-        found, _ = ray.wait(list(calls), num_returns=1, timeout=_LOOK_S)
+        found, _ = ray.wait(list(self._calls), num_returns=1, timeout=_LOOK_S)
         if not found:
             return
         (call,) = found
-        actor, number = calls.pop(call)
+        actor, number = self._calls.pop(call)
         try:
             result = ray.get(call)
         except RayActorError as error:
@@ -197,7 +199,7 @@ class _Crew:
                 raise WorkError(f"Ray: an actor could not begin: {_without_stack(error)}") from None
             log.warning("shard %d is given up: %s", number, " ".join(str(error).split())[:200])
             self.given_up.append(number)
-            calls[actor.ready.remote()] = actor, None
+            self._calls[actor.ready.remote()] = actor, None
             return
         except RayTaskError as error:
             raise error.cause from None
@@ -209,28 +211,19 @@ class _Crew:
             raise WorkError(
                 f"Ray: an actor could not begin {result} Every node must see the same files by these names."
             )
-        if number is not None:
-            self._count(result)
-        free.append(actor)
-
-    def _count(self, meters: list[Meter]) -> None:
-        for meter in meters:
-            total = self._meters.get(meter.name)
+        for meter in result if number is not None else ():
+            total = next((each for each in self._line.meters if each.name == meter.name), None)
             if total is None:
-                total = self._meters[meter.name] = self._line.meter(meter.name)
+                total = self._line.meter(meter.name)
                 total.room = meter.room
             total.rows += meter.rows
             total.busy_s += meter.busy_s
+        self._free.append(actor)
 
 
 def _without_stack(error: RayError) -> str:
     """The words of an error of Ray, without the lines of code on the way to it."""
     return " ".join(line for line in str(error).splitlines() if line and not line[0].isspace())[:600]
-
-
-def _in_hand(calls: dict[Any, tuple[Any, int | None]]) -> bool:
-    """Whether any of the calls is for a shard."""
-    return any(number is not None for _, number in calls.values())
 
 
 def _nodes() -> list[dict[str, float]]:

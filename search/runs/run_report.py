@@ -169,9 +169,8 @@ def report_page(report: RunReport) -> str:
 
 
 def _curve(rates: Rates) -> bytes:
-    from search.pages.pictures import (
-        rate_curve,
-    )  # matplotlib takes a second, which the start of a job need not wait for
+    # matplotlib takes a second, which the start of a job need not wait for
+    from search.pages.pictures import rate_curve
 
     return rate_curve(rates.minutes, rates.rows_per_second)
 

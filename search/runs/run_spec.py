@@ -93,13 +93,9 @@ class RunSpec:
         job = read_job(out)
         begun = None if job is None else job.inputs.get("bundle")
         current = Registry(self.registry).current
-        if self.version is None and begun is not None and current not in (None, begun):
-            log.warning(
-                "%s: goes on with the bundle it began with, %s; the current one is %s",
-                out,
-                begun[:8],
-                (current or "")[:8],
-            )
+        if self.version is None and begun is not None and current is not None and current != begun:
+            old, new = begun[:8], current[:8]
+            log.warning("%s: goes on with the bundle it began with, %s; the current one is %s", out, old, new)
         engine = Engine.open(
             self.registry,
             version=self.version or begun,

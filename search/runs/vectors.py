@@ -20,6 +20,7 @@ class VectorShard:
     """Vectors of the photos of one shard."""
 
     number: int
+    first_row: int  # of the input
     batch: FeatureBatch
     answers: pa.Table | None = None  # a row for each photo, once they were searched for
 
@@ -35,6 +36,7 @@ class VectorSource(Protocol):
     inputs: Mapping[str, str | None]  # name -> digest
     options: Mapping[str, Any]  # that decide the vectors, and how they are cut
     features: Job | None  # the features folder they could be kept in, where they are made here
+    facts: Mapping[str, Any]  # what such a folder says of them
 
     def shards(self, line: Line, done: Mapping[int, Mark], part: JobPart) -> Iterator[VectorShard]:
         """Vectors of all shards but those that are done or another part's, in stages of a line."""
@@ -48,10 +50,6 @@ class VectorSource(Protocol):
         """Vectors of the one shard of a task, in stages of a line."""
         ...
 
-    def facts(self) -> Mapping[str, Any]:
-        """What a features folder of these vectors says of them."""
-        ...
-
 
 class StoredVectors:
     """Vectors that were made before.
@@ -62,6 +60,7 @@ class StoredVectors:
     """
 
     features: Job | None = None
+    facts: Mapping[str, Any] = {}  # nobody keeps them again
 
     def __init__(self, engine: Engine, source: FeatureSource, *, shard_rows: int = SHARD_ROWS) -> None:
         engine.check_encoder(source.encoder, source=str(source.location))
@@ -86,14 +85,10 @@ class StoredVectors:
         """The shard of that number."""
         return self._read(line, lambda number: number == task)
 
-    def facts(self) -> Mapping[str, Any]:
-        """Nobody keeps them again."""
-        return {}
-
     def _read(self, line: Line, wanted: Callable[[int], bool]) -> Iterator[VectorShard]:
         def shards() -> Iterator[VectorShard]:
             for number, batch in self._source.cut(self.shard_rows, wanted):
                 line.failed += len(batch) - int(batch.ok.sum())
-                yield VectorShard(number, batch)
+                yield VectorShard(number, number * self.shard_rows, batch)
 
         return line.stage("read", shards())

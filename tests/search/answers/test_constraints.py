@@ -20,8 +20,8 @@ from search.answers.constraints import allowed_cells
 from search.answers.engine import Engine
 from search.answers.options import ModeName, SearchOptions
 from search.answers.recall import RecallCheck
+from search.retrieval.found import Searched
 from search.retrieval.lists import TreeLists
-from search.retrieval.searched import Searched
 from tests.conftest import unit_rows
 from tests.search.answers.conftest import overlapping
 from tests.search.conftest import MODES, WIDTH, MakeBundle

@@ -204,10 +204,10 @@ def test_radii_around_points_that_were_not_calibrated_are_not_told(
         (before, SearchOptions(point="medoid")),
         (bundle, SearchOptions(point="mass", within_km=100)),
     ):
-        areas = Engine(each, options=options).answer(queries, k=1).areas
-        assert areas is not None
-        assert areas.radius_90_km is None
-        assert areas.entropy.shape == (5,)
+        answers = Engine(each, options=options).answer(queries, k=1)
+        assert answers.radius_90_km is None
+        assert answers.entropy is not None
+        assert answers.entropy.shape == (5,)
         with pytest.raises(InputError, match="`radii`: they were not calibrated around `point`"):
             Engine(each, options=replace(options, radii=True))
 

@@ -14,9 +14,8 @@ from indexer.bundles.leaf_index import list_index
 from indexer.vectors.scoring import leaf_vectors, log_softmax
 from search.answers.engine import Engine
 from search.answers.options import ModeName, SearchOptions
-from search.retrieval.beam import BeamSearch
 from search.retrieval.exact import ExactSearch
-from search.retrieval.lists import TreeLists
+from search.retrieval.lists import BeamSearch, TreeLists
 from tests.conftest import unit_rows
 from tests.search.conftest import MODES, WIDTH, opened, small_model
 

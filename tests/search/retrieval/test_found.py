@@ -1,8 +1,10 @@
-"""Answers to queries, put together and taken apart."""
+"""What a search is opened from; answers to queries, put together and taken apart."""
 
 import numpy as np
 
-from search.retrieval.found import ALL_LEAVES, VISITED_LEAVES, Hits, joined_hits, queries_at_once
+from indexer.bundles.bundle import Bundle
+from indexer.vectors.scoring import leaf_vectors
+from search.retrieval.found import ALL_LEAVES, VISITED_LEAVES, Hits, Searched, joined_hits, queries_at_once
 
 
 def hits(n: int, first: int) -> Hits:
@@ -24,3 +26,9 @@ def test_fewer_queries_go_together_the_more_leaves_there_are() -> None:
     assert queries_at_once(ALL_LEAVES, 1000) > queries_at_once(ALL_LEAVES, 100_000) >= 1
     assert queries_at_once(ALL_LEAVES, 10**9) == 1
     assert queries_at_once(VISITED_LEAVES, 1000) == queries_at_once(VISITED_LEAVES, 10**9)
+
+
+def test_leaf_vectors_are_whole_though_the_index_keeps_fewer_bits(bundle: Bundle) -> None:
+    searched = Searched.of(bundle)
+    np.testing.assert_array_equal(searched.leaf_vectors, leaf_vectors(bundle.model))
+    assert (searched.beam, searched.precision) == (bundle.beam, bundle.index_facts.precision)

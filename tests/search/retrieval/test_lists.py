@@ -1,4 +1,4 @@
-"""Lists that follow the tree: all leaves of those visited, once each, and what they add up to."""
+"""Lists that follow the tree: all leaves of those visited, once each, and what they add up to; and searches of some."""
 
 import numpy as np
 import pytest
@@ -9,10 +9,11 @@ from indexer.bundles.faiss_index import Precision, flat_index
 from indexer.bundles.leaf_index import list_index
 from indexer.vectors.scoring import ScoringModel, leaf_vectors
 from search.answers.engine import Engine
+from search.answers.options import ModeName
+from search.retrieval.found import Searched
 from search.retrieval.lists import TreeLists
-from search.retrieval.searched import Searched
 from tests.conftest import unit_rows
-from tests.search.conftest import WIDTH
+from tests.search.conftest import MODES, WIDTH, best_of, opened
 
 
 def lists_of(model: ScoringModel, precision: Precision = "fp32", level: int = 1) -> TreeLists:
@@ -79,3 +80,24 @@ def test_a_beam_that_was_not_measured_is_chosen_when_it_is_searched(bundle: Bund
     measured = Searched.of(bundle)
     chosen = TreeLists.of(Searched(bundle.model, flat_index(measured.leaf_vectors), None, "fp32"))
     assert (chosen.level, chosen.probes) == (bundle.beam.level, bundle.beam.probes)
+
+
+def test_a_beam_visits_what_it_is_told_to(bundle: Bundle) -> None:
+    queries = unit_rows(100, WIDTH, seed=5)
+    want = best_of(bundle.model, queries, 1)
+    found = [(opened(bundle, "beam", probes=n).search(queries).leaf == want).mean() for n in (1, 3, 10**9)]
+    assert found == sorted(found)
+    assert found[0] < found[-1] == 1
+    assert opened(bundle, "beam").search_facts["probes"] == bundle.beam.probes
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_leaf_can_be_asked_for_though_few_lists_are_visited(bundle: Bundle, mode: ModeName) -> None:
+    options = {"beam": {"probes": 1}, "adaptive": {"probes": 1, "max_probes": 1}}.get(mode, {})
+    n_leaves = bundle.model.n_leaves
+    queries = unit_rows(20, WIDTH, seed=2)
+    engine = opened(bundle, mode, **options)
+    for probability in (True, False):
+        hits = engine.search(queries, k=n_leaves, probability=probability)
+        np.testing.assert_array_equal(hits.leaf, best_of(bundle.model, queries, n_leaves))
+    assert hits.mode.tolist() == ["adaptive-proved" if mode == "adaptive" else mode] * 20

@@ -9,17 +9,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from indexer.bundles.bundle import Bundle
 from indexer.bundles.faiss_index import Precision, flat_index, list_count
 from indexer.bundles.leaf_index import list_index
 from indexer.vectors.geocells import Geocells
-from indexer.vectors.scoring import ScoringModel, leaf_vectors, log_product, log_softmax
+from indexer.vectors.scoring import ScoringModel, leaf_vectors, log_product, log_softmax, scores_of
 from search.answers.engine import Engine
+from search.retrieval import proof
 from search.retrieval.adaptive import AdaptiveSearch
-from search.retrieval.beam import BeamSearch
 from search.retrieval.exact import ExactSearch
 from search.retrieval.found import Search
-from search.retrieval.lists import TreeLists
-from search.retrieval.proof import rounding_bound
+from search.retrieval.lists import BeamSearch, TreeLists
+from search.retrieval.proof import LeafScores, float32_error
 from tests.conftest import unit_rows
 from tests.search.conftest import WIDTH
 
@@ -167,4 +168,19 @@ def test_the_rounding_bound_holds(seed: int, width: int, scale: float) -> None:
     stored = exact.astype(np.float32)
     found, rows = flat_index(stored).search(queries, 30)
     truth = np.take_along_axis(queries.astype(np.float64) @ exact.T, rows, axis=1)
-    assert (np.abs(found - truth) <= rounding_bound(queries, stored)[:, None]).all()
+    lengths = np.linalg.norm(queries.astype(np.float64), axis=1)
+    longest = np.linalg.norm(stored.astype(np.float64), axis=1).max()
+    assert (np.abs(found - truth) <= (float32_error(width) * longest * lengths)[:, None]).all()
+
+
+def test_pairs_have_the_scores_that_numpy_gives(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    queries = unit_rows(6, WIDTH, seed=0)
+    leaves = np.random.default_rng(1).integers(0, bundle.model.n_leaves, (6, 9))
+    want = scores_of(bundle.model, queries, leaves)
+    scores = LeafScores(bundle.model, torch.device("cpu"))
+    row = torch.arange(6).repeat_interleave(9)
+    pairs = torch.from_numpy(queries), row, torch.from_numpy(leaves.ravel())
+    found = scores(*pairs)
+    np.testing.assert_allclose(found.numpy().reshape(6, 9), want, rtol=1e-13)
+    monkeypatch.setitem(proof._NUMBERS, "cpu", 4 * WIDTH)
+    torch.testing.assert_close(scores(*pairs), found, rtol=0, atol=0)
