@@ -9,8 +9,7 @@ import numpy as np
 import torch
 
 from encoder.images import BadImage
-from encoder.photo_reader import DecodedPhoto
-from encoder.segmenter_input import PreparedPhoto
+from encoder.photo_reader import DecodedPhoto, PreparedPhoto
 from indexer.jobs.job_folder import OK
 from indexer.photos.photo import Photo
 

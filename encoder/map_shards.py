@@ -97,12 +97,7 @@ class ShardDraft:
         return row is not None
 
     def write(self, folder: Path, number: int) -> ShardIndex:
-        """Write the tar and then its index, each whole or not at all; what a killed process left is replaced.
-
-        Raises:
-            InputError: the folder cannot be written.
-            WorkError: the disk is full.
-        """
+        """Write the tar and then its index, as `write_file` does; what a killed process left is replaced."""
         tar = self._stream.getvalue() + bytes(2 * tarfile.BLOCKSIZE)  # two empty blocks end a tar
         tar_path(folder, number).unlink(missing_ok=True)
         write_file(tar_path(folder, number), tar)

@@ -33,7 +33,7 @@ from encoder.hub import (
     read_json,
     settings_of,
 )
-from encoder.segmenter_input import PreparedPhoto, SegmenterInput
+from encoder.photo_reader import PreparedPhoto, SegmenterInput
 from indexer.errors import InputError, MissingBackend
 
 # "the task is semantic" as CLIP's tokenizer writes it, start and end included; zeros fill it up, because OneFormer's

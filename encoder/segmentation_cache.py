@@ -139,12 +139,7 @@ class CacheWriter:
         return place is not None
 
     def add(self, digest: str, classes: np.ndarray) -> None:
-        """Keep the class map (h, w) uint8 of a photo.
-
-        Raises:
-            InputError: the folder cannot be written.
-            WorkError: the disk is full.
-        """
+        """Keep the class map (h, w) uint8 of a photo; raises as `write_file` does."""
         self._draft.add(digest, classes)
         self._write_if_due()
 

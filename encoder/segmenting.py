@@ -15,10 +15,10 @@ from encoder.device import choose_device
 from encoder.failures import Failures
 from encoder.images import BadImage
 from encoder.options import SegmentConfig
+from encoder.photo_reader import PreparedPhoto
 from encoder.reading import read_bytes
 from encoder.segmentation import Segmenter, load_segmenter
 from encoder.segmentation_cache import CacheWriter, MapOrigin, check_cache, content_digest, write_cache
-from encoder.segmenter_input import PreparedPhoto
 from indexer.errors import WorkError
 from indexer.jobs.progress import track
 from indexer.jobs.stopping import StopSignal, stopping
