@@ -9,8 +9,7 @@ import numpy as np
 import torch
 
 from encoder.images import BadImage
-from encoder.photo_reader import DecodedPhoto
-from encoder.segmenter_input import PreparedPhoto
+from encoder.photo_reader import DecodedPhoto, PreparedPhoto
 from indexer.jobs.job_folder import OK
 from indexer.photos.photo import Photo
 
@@ -26,12 +25,11 @@ class DecodedBatch:
     lng_deg: np.ndarray  # (N,) float64
     status: Sequence[str]  # 'ok' or a short reason code
     reason: Sequence[str]  # a sentence where status is not 'ok', else empty
-    # (bytes,) uint8: pixels of every photo whose status is 'ok', then their maps, then what maps are made from
-    buffer: torch.Tensor
-    shapes: Sequence[tuple[int, int]]  # height and width of each of those photos
-    map_shapes: Sequence[tuple[int, int] | None]  # and of their maps
-    # Of what maps are made from: height and width, and those of the map.
-    segment_shapes: Sequence[tuple[tuple[int, int], tuple[int, int]] | None]
+    buffer: torch.Tensor  # (bytes,) uint8
+    # What lies in it, one after another: pixels (H, W, 3) of every photo whose status is 'ok', then their maps (h, w),
+    # then what maps are made from (h, w, 3); None for a map that is not there, and where there is nothing to be made.
+    pieces: Sequence[tuple[int, ...] | None]
+    made_shapes: Sequence[tuple[int, int] | None]  # height and width of the maps to be made
 
     def __len__(self) -> int:
         return len(self.name)
@@ -40,6 +38,11 @@ class DecodedBatch:
     def rows(self) -> list[int]:
         """Which photos have pixels."""
         return [row for row, status in enumerate(self.status) if status == OK]
+
+    @property
+    def shapes(self) -> list[tuple[int, int]]:
+        """Height and width of each of those."""
+        return [(int(pixels.shape[0]), int(pixels.shape[1])) for pixels in self.pixels()]
 
     def to(self, device: torch.device) -> "DecodedBatch":
         """The same batch with its pixels on a device."""
@@ -51,17 +54,17 @@ class DecodedBatch:
 
     def pixels(self) -> list[torch.Tensor]:
         """(H, W, 3) uint8 for each of `rows`, views of the buffer."""
-        return [part for part in self._pieces()[0] if part is not None]
+        return [part for part in self._kind(0) if part is not None]
 
     def class_maps(self) -> list[torch.Tensor | None]:
         """(h, w) uint8 for each of `rows`, None where there is none."""
-        return self._pieces()[1]
+        return self._kind(1)
 
     def to_segment(self) -> list[PreparedPhoto | None]:
         """What the maps of `rows` are made from, None where there is nothing to be made."""
         return [
-            None if pixels is None or shapes is None else PreparedPhoto(pixels, shapes[1])
-            for pixels, shapes in zip(self._pieces()[2], self.segment_shapes, strict=True)
+            None if pixels is None or shape is None else PreparedPhoto(pixels, shape)
+            for pixels, shape in zip(self._kind(2), self.made_shapes, strict=True)
         ]
 
     def with_maps(self, made: Sequence[np.ndarray | None]) -> "DecodedBatch":
@@ -69,19 +72,13 @@ class DecodedBatch:
         maps = [new if old is None else old for old, new in zip(self.class_maps(), made, strict=True)]
         return replace(self, **_packed(self.pixels(), maps, [None] * len(maps)))
 
-    def _pieces(self) -> tuple[list[torch.Tensor | None], ...]:
-        """Photos, maps and what maps are made from: views of the buffer."""
-        kinds: list[list[tuple[int, ...] | None]] = [
-            [(*shape, 3) for shape in self.shapes],
-            list(self.map_shapes),
-            [None if shapes is None else (*shapes[0], 3) for shapes in self.segment_shapes],
-        ]
-        sizes = [0 if shape is None else math.prod(shape) for shapes in kinds for shape in shapes]
-        parts = iter(torch.split(self.buffer, sizes))
-        return tuple(
-            [None if shape is None else part.view(shape) for shape, part in zip(shapes, parts, strict=False)]
-            for shapes in kinds
-        )
+    def _kind(self, number: int) -> list[torch.Tensor | None]:
+        """Of photos, maps and what maps are made from the first, second or third: views of the buffer."""
+        sizes = [0 if shape is None else math.prod(shape) for shape in self.pieces]
+        parts = zip(torch.split(self.buffer, sizes), self.pieces, strict=True)
+        n = len(self.made_shapes)
+        views = [None if shape is None else part.view(shape) for part, shape in parts]
+        return views[number * n : (number + 1) * n]
 
 
 def pack(results: Sequence[tuple[Photo, DecodedPhoto | BadImage]]) -> DecodedBatch:
@@ -108,9 +105,6 @@ def _packed(
     flat = [np.asarray(piece).reshape(-1) for piece in pieces if piece is not None]
     return {
         "buffer": torch.from_numpy(np.concatenate([*flat, np.empty(0, np.uint8)])),
-        "shapes": [tuple(each.shape[:2]) for each in pixels],
-        "map_shapes": [None if each is None else tuple(each.shape) for each in maps],
-        "segment_shapes": [
-            None if each is None else (tuple(each.pixels.shape[:2]), each.map_shape) for each in to_segment
-        ],
+        "pieces": [None if piece is None else tuple(piece.shape) for piece in pieces],
+        "made_shapes": [None if each is None else each.map_shape for each in to_segment],
     }

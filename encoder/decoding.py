@@ -14,22 +14,19 @@ import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
-from contextlib import closing
-from functools import partial
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
 from multiprocessing import forkserver, resource_tracker
 from types import TracebackType
-from typing import Any
 
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader
 
 from encoder.decoded_batch import DecodedBatch, pack
 from encoder.images import BadImage
 from encoder.photo_reader import DecodedPhoto, PhotoReader
-from indexer.errors import GeoError, InputError, WorkError
+from indexer.errors import InputError, WorkError
 from indexer.photos.photo import Photo
 
 log = logging.getLogger(__name__)
@@ -37,13 +34,12 @@ log = logging.getLogger(__name__)
 _CRASHED = BadImage(
     "crashed", "the process that decoded it died, twice (of too little memory, or a fault in a library)"
 )
-
-# What torch says of a worker that died, and what is met where one died while it handed something over.
-_DEATHS = (RuntimeError, ConnectionError, EOFError)
 _BATCHES_AHEAD = 2  # of each worker
 _MOST_DEATHS = 6  # photos one after the other that end their process: then it is not the photos
 _FEW_PHOTOS = 12  # a source of so many is decoded in this process: starting others takes longer
 _SECONDS_BETWEEN_LOOKS = 1.0  # of a worker, whether its main process is still there
+
+_read: PhotoReader  # of this process, where it is a worker
 
 
 def decoded_batches(
@@ -73,49 +69,32 @@ def decoded_batches(
         for batch in source:
             yield pack([(photo, read(photo)) for photo in batch])
         return
-    handed, lonely = _Handed(source), _LonelyReader(read)
+    handed, lonely = deque[list[Photo]](), _LonelyReader(read)  # with the workers; and who reads what they died of
     while True:
-        arriving = _start_workers(handed, read, workers=workers, pin=pin)
+        arriving = deque[Future[DecodedBatch]]()
         try:
-            for sent in arriving:
-                if isinstance(sent, GeoError):
-                    raise sent
-                handed.batches.popleft()
-                lonely.deaths = 0
-                yield sent
-            return
-        except _DEATHS as error:
-            of_worker = not isinstance(error, RuntimeError) or "exited unexpectedly" in str(error)
-            if error is handed.error or not of_worker:
-                raise
+            with ThreadPoolExecutor(1) as pinning, _workers(read, workers) as pool:
+                while True:
+                    for batch in itertools.islice(source, _BATCHES_AHEAD * workers - len(handed)):
+                        if any(isinstance(photo.data, Image.Image) for photo in batch):
+                            raise InputError(
+                                "Photos given as images are decoded in this process alone: give `workers` 0."
+                            )
+                        handed.append(batch)
+                        sent = pool.submit(_decode, batch)
+                        arriving.append(pinning.submit(_pinned, sent) if pin else sent)
+                    if not handed:
+                        return
+                    decoded = arriving.popleft().result()
+                    handed.popleft()
+                    lonely.deaths = 0
+                    yield decoded
+        except BrokenExecutor as error:
             log.warning("a decoding process died (%s): its photos are decoded again, one by one", error)
-        finally:
-            _stop_workers(arriving)
         with closing(lonely):
-            while handed.batches:
-                yield pack([(photo, lonely(photo)) for photo in handed.batches[0]])
-                handed.batches.popleft()
-
-
-class _Handed:
-    """Batches on their way to the workers; those that have not come back are kept. Iterate as often as needed."""
-
-    def __init__(self, source: Iterator[list[Photo]]) -> None:
-        self.batches = deque[list[Photo]]()  # that are with the workers
-        self.error: BaseException | None = None  # what the source itself raised: that is nobody's death
-        self._source = source
-
-    def __iter__(self) -> Iterator[list[Photo]]:
-        try:
-            for batch in self._source:
-                # Sent as they are, one that cannot be decoded would be lost on the way, and be waited for without end.
-                if any(isinstance(photo.data, Image.Image) for photo in batch):
-                    raise InputError("Photos given as images are decoded in this process alone: give `workers` 0.")
-                self.batches.append(batch)
-                yield batch
-        except Exception as error:
-            self.error = error
-            raise
+            while handed:
+                yield pack([(photo, lonely(photo)) for photo in handed[0]])
+                handed.popleft()
 
 
 class _LonelyReader:
@@ -125,6 +104,7 @@ class _LonelyReader:
         self.deaths = 0  # since the last photo that ended no process
         self._read = read
         self._pool: ProcessPoolExecutor | None = None
+        self._opened = ExitStack()
 
     def __call__(self, photo: Photo) -> DecodedPhoto | BadImage:
         """As the PhotoReader; where two processes died of the photo, that is what is wrong with it.
@@ -133,16 +113,12 @@ class _LonelyReader:
             WorkError: the same came of the photos before it.
         """
         for _ in range(2):
-            if self._pool is None:
-                _start_server()
-                self._pool = ProcessPoolExecutor(1, _context(), initializer=_begin_worker, initargs=(os.getpid(), 0))
             try:
-                _, result = self._pool.submit(_Photos(self._read).__getitem__, photo).result()
+                self._pool = self._pool or self._opened.enter_context(_workers(self._read, 1))
+                result = self._pool.submit(_decode_one, photo).result()
             except BrokenExecutor:
                 self.close()
                 continue
-            if isinstance(result, GeoError):
-                raise result
             self.deaths = 0
             return result
         self.deaths += 1
@@ -156,19 +132,16 @@ class _LonelyReader:
 
     def close(self) -> None:
         """End its process; the next photo starts another one."""
-        if self._pool is not None:
-            self._pool.shutdown()
-            self._pool = None
+        self._pool = None
+        self._opened.close()
 
 
-def _context() -> multiprocessing.context.ForkServerContext:
-    """Forked from a server, not from this process: threads of the model, and CUDA, do not survive a fork."""
-    return multiprocessing.get_context("forkserver")
-
-
-def _start_server() -> None:
-    """Start what workers are forked from, unless it runs."""
-    _context().set_forkserver_preload([__name__])  # it imports once what every worker needs
+@contextmanager
+def _workers(read: PhotoReader, number: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes that decode, for as long as a block runs."""
+    # Forked from a server, not from this process: threads of the model, and CUDA, do not survive a fork.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])  # it imports once what every worker needs
     # Ctrl-C reaches every process of a terminal, and until the server has imported everything it would die of it with a
     # traceback. It inherits what is blocked here; this process hears what came meanwhile afterwards.
     resource_tracker.ensure_running()  # the server starts it otherwise, and it unblocks Ctrl-C when it has
@@ -177,44 +150,35 @@ def _start_server() -> None:
         forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    pool = ProcessPoolExecutor(number, context, initializer=_begin_worker, initargs=(os.getpid(), read))
+    try:
+        yield pool
+    finally:
+        _stop(pool)
 
 
-def _start_workers(batches: Iterable[list[Photo]], read: PhotoReader, *, workers: int, pin: bool) -> Any:
-    """Torch's iterator over what the workers send: a DecodedBatch, or the GeoError that ends the work."""
-    _start_server()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)  # more workers than cores
-        return iter(
-            DataLoader(
-                _Photos(read),
-                batch_sampler=batches,  # photos themselves, in place of their numbers
-                num_workers=workers,
-                prefetch_factor=_BATCHES_AHEAD,
-                collate_fn=_send,
-                pin_memory=pin,
-                multiprocessing_context=_context(),
-                worker_init_fn=partial(_begin_worker, os.getpid()),
-            )
-        )
-
-
-def _stop_workers(arriving: Any) -> None:
-    """End the processes now, not when the garbage collector comes by, and let no second Ctrl-C cut that short."""
+def _stop(pool: ProcessPoolExecutor) -> None:
+    """End the processes now, not when they have done what they were given, and let no second Ctrl-C cut that short."""
     before = None
     if threading.current_thread() is threading.main_thread():  # no other may
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        arriving._shutdown_workers()  # torch has no public way
+        for process in list(pool._processes.values()):  # there is a public way from Python 3.14 on
+            process.terminate()
+        pool.shutdown()
     finally:
         if before is not None:
             signal.signal(signal.SIGINT, before)
 
 
-def _begin_worker(main_pid: int, number: int) -> None:
+def _begin_worker(main_pid: int, read: PhotoReader) -> None:
+    global _read  # sent once: a reader opens its cache of class maps wherever it arrives
+    _read = read
+    torch.set_num_threads(1)  # there are other workers
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal; the main one acts
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # max_pixels is the limit
     sys.excepthook = _report_unless_interrupted
-    # torch's own watch looks at the parent, which is the server and outlives the main process.
+    # Their parent is the server, which outlives the main process.
     threading.Thread(target=_end_with, args=(main_pid,), daemon=True).start()
 
 
@@ -233,34 +197,23 @@ def _end_with(main_pid: int) -> None:
             os._exit(1)
 
 
-class _Photos(torch.utils.data.Dataset):
-    """What a worker does with the photos it is handed."""
-
-    def __init__(self, read: PhotoReader) -> None:
-        self.read = read
-
-    def __getitem__(self, photo: Photo) -> tuple[Photo, "DecodedPhoto | BadImage | GeoError"]:
-        try:
-            return photo, self.read(photo)
-        except GeoError as error:  # torch would make a traceback of it on the way
-            return photo, error
+def _decode_one(photo: Photo) -> DecodedPhoto | BadImage:
+    return _read(photo)
 
 
-def _send(results: Sequence[tuple[Photo, "DecodedPhoto | BadImage | GeoError"]]) -> "DecodedBatch | GeoError":
-    """A batch, in memory that the main process sees; or why the work cannot go on."""
-    decoded = []
-    for photo, result in results:
-        if isinstance(result, GeoError):
-            return result
-        decoded.append((photo, result))
-    batch = pack(decoded)
+def _decode(photos: list[Photo]) -> DecodedBatch:
+    """A batch, in memory that the main process sees."""
+    batch = pack([(photo, _read(photo)) for photo in photos])
     try:
-        # Here: in the thread that sends it, an error would be heard by nobody.
         torch.Tensor.share_memory_(batch.buffer)  # type: ignore[no-untyped-call]
     except (RuntimeError, OSError) as error:
         detail = " ".join(str(error).split())[:200]
-        return WorkError(
+        raise WorkError(
             f"There is too little shared memory for decoded photos ({detail}). Allow more (docker run --shm-size 2g), "
             "give `workers` 0, or lower `batch_size`."
-        )
+        ) from None
     return batch
+
+
+def _pinned(arriving: Future[DecodedBatch]) -> DecodedBatch:
+    return arriving.result().pin_memory()

@@ -14,6 +14,7 @@ has a use, too: output projections begin at zero, so an untrained fusion changes
 import torch
 from torch import nn
 from torch.nn.functional import embedding_bag, scaled_dot_product_attention
+from transformers import CLIPVisionConfig
 
 from encoder.class_maps import NO_CLASS
 from encoder.config import FusionConfig
@@ -97,10 +98,12 @@ class FusionBlock(nn.Module):
 class SemanticFusion(nn.Module):
     """The fusion as a whole: a photo's tokens and its class map to one fused token."""
 
-    def __init__(self, config: FusionConfig, *, hidden_size: int, image_size: int, patch_size: int) -> None:
+    def __init__(self, config: FusionConfig, vision: CLIPVisionConfig) -> None:
+        """Raises InputError where no fusion can have these sizes, before such a vision transformer."""
         super().__init__()
-        self.tokens = SegmentationTokens(config, image_size=image_size, patch_size=patch_size)
-        self.blocks = nn.ModuleList(FusionBlock(config, hidden_size=hidden_size) for _ in range(config.blocks))
+        config.check(hidden_size=vision.hidden_size)
+        self.tokens = SegmentationTokens(config, image_size=vision.image_size, patch_size=vision.patch_size)
+        self.blocks = nn.ModuleList(FusionBlock(config, hidden_size=vision.hidden_size) for _ in range(config.blocks))
 
     def forward(self, photo: torch.Tensor, class_maps: torch.Tensor) -> torch.Tensor:
         """Photo tokens (B, 1 + T, hidden), CLS first, and maps (B, H, W) uint8 to the fused CLS (B, hidden)."""

@@ -9,7 +9,6 @@ The index is written last: a tar without one is what a killed process left.
 
 import io
 import json
-import os
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -98,12 +97,7 @@ class ShardDraft:
         return row is not None
 
     def write(self, folder: Path, number: int) -> ShardIndex:
-        """Write the tar and then its index, each whole or not at all; what a killed process left is replaced.
-
-        Raises:
-            InputError: the folder cannot be written.
-            WorkError: the disk is full.
-        """
+        """Write the tar and then its index, as `write_file` does; what a killed process left is replaced."""
         tar = self._stream.getvalue() + bytes(2 * tarfile.BLOCKSIZE)  # two empty blocks end a tar
         tar_path(folder, number).unlink(missing_ok=True)
         write_file(tar_path(folder, number), tar)
@@ -150,25 +144,19 @@ def read_map(folder: Path, place: Place) -> np.ndarray:
         BadImage: the photo could not be segmented, for the reason recorded.
     """
     if not place.size:
-        raise _failure(folder, place)
+        with _damage_named(folder, place.shard):
+            row = _read_table(folder, place.shard).slice(place.offset, 1).to_pylist()[0]
+            raise BadImage(row["status"], row["reason"])
     path = tar_path(folder, place.shard)
     try:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            png = os.pread(descriptor, place.size, place.offset)
-        finally:
-            os.close(descriptor)
+        with path.open("rb", buffering=0) as tar:
+            tar.seek(place.offset)
+            png = tar.read(place.size)
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be read ({error.strerror}). {mend(folder, place.shard)}") from None
     if len(png) != place.size or zlib.crc32(png) != place.crc32:
         raise ArtifactError(f"{path}: a map in it is not what was written. {mend(folder, place.shard)}")
     return decode_map(png)
-
-
-def _failure(folder: Path, place: Place) -> BadImage:
-    with _damage_named(folder, place.shard):
-        row = _read_table(folder, place.shard).slice(place.offset, 1).to_pylist()[0]
-        return BadImage(row["status"], row["reason"])
 
 
 def _read_table(folder: Path, number: int) -> pa.Table:

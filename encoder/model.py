@@ -79,7 +79,7 @@ class GeoEncoder(PreTrainedModel):
         vision = config.vision_config
         self.vision = CLIPVisionModel(vision)
         self.projection = nn.Linear(vision.hidden_size, config.projection_dim, bias=False)
-        self.fusion = None if self.fusion_config is None else _fusion(self.fusion_config, vision)
+        self.fusion = None if self.fusion_config is None else SemanticFusion(self.fusion_config, vision)
         self.post_init()
 
     def forward(self, pixels: torch.Tensor, class_maps: torch.Tensor | None = None) -> torch.Tensor:
@@ -115,7 +115,7 @@ class GeoEncoder(PreTrainedModel):
 
         Its weights come from torch's global generator.
         """
-        self.fusion = _fusion(fusion, self.config.vision_config)
+        self.fusion = SemanticFusion(fusion, self.config.vision_config)
         self.fusion.initialise()
         self.config.fusion = asdict(fusion)
 
@@ -141,13 +141,6 @@ class GeoEncoder(PreTrainedModel):
             module.initialise()
         else:
             super()._init_weights(module)
-
-
-def _fusion(config: FusionConfig, vision: CLIPVisionConfig) -> SemanticFusion:
-    config.check(hidden_size=vision.hidden_size)
-    return SemanticFusion(
-        config, hidden_size=vision.hidden_size, image_size=vision.image_size, patch_size=vision.patch_size
-    )
 
 
 # So that transformers' own `AutoModel.from_pretrained` opens a checkpoint folder wherever this module was imported.

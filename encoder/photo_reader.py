@@ -1,7 +1,8 @@
-"""One photo as it is decoded.
+"""One photo as it is decoded, for an encoder and for a segmenter: the same way wherever that is done.
 
 In: a `Photo`. Out: its pixels and its class map, or what is wrong with it; nothing is resized here but photos far
-larger than anybody needs, and maps larger than what is cut.
+larger than anybody needs, maps larger than what is cut, and what a segmenter sees. Apart from all models, so that
+worker processes can do it.
 """
 
 from collections.abc import Sequence
@@ -10,18 +11,62 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from PIL import Image
+from transformers.image_transforms import get_size_with_aspect_ratio
 
-from encoder.class_maps import NO_CLASS, check_fit, checked_map, decode_map
+from encoder.class_maps import NO_CLASS, check_fit, checked_map, decode_map, map_shape
 from encoder.config import MAP_EDGE, MAX_PIXELS, MAX_SENT_PIXELS
 from encoder.crops import resize_maps, resized_shape
 from encoder.images import BadImage, decode
 from encoder.reading import read_bytes
 from encoder.segmentation_cache import SegmentationCache
-from encoder.segmenter_input import PreparedPhoto, SegmenterInput
 from indexer.photos.photo import FileRange, Photo
 from indexer.photos.uris import SCHEMES
 
 UNKNOWN_CLASS = "map_class"  # status of a photo whose map holds a class beyond the encoder's table
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PreparedPhoto:
+    """A photo in the size the model sees it in."""
+
+    pixels: np.ndarray | torch.Tensor  # (H, W, 3) uint8
+    map_shape: tuple[int, int]  # height and width its class map will have
+
+
+@dataclass(frozen=True, slots=True)
+class SegmenterInput:
+    """How photos become model input, as the model's own image processor has it."""
+
+    shortest_edge: int  # of the resized photo, in pixels
+    longest_edge: int  # above which the photo is made smaller still
+    resample: int  # a PIL.Image.Resampling
+    rescale_factor: float  # of values from 0 to 255
+    mean: tuple[float, ...]  # per channel, of rescaled values
+    std: tuple[float, ...]
+
+    def read(self, content: bytes, *, map_edge: int, max_pixels: int) -> PreparedPhoto:
+        """Decode a photo and prepare it. A JPEG is decoded at a fraction of its size where that is enough."""
+        edge = max(self.shortest_edge, map_edge)
+        return self.prepare(decode(content, shorter_edge=edge, max_pixels=max_pixels), map_edge=map_edge)
+
+    def prepare(self, image: Image.Image | np.ndarray, *, map_edge: int = MAP_EDGE) -> PreparedPhoto:
+        """Resize an upright RGB photo (or an array (h, w, 3) uint8) for the model. Safe to call from several threads.
+
+        map_edge: pixels of the shorter edge of its map, less where the photo is smaller.
+        """
+        photo = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+        size = self.resized(photo.size)
+        resized = photo if size == photo.size else photo.resize(size, Image.Resampling(self.resample))
+        # A map finer than what the model saw would show nothing more.
+        shape = map_shape(photo.size, edge=map_edge, longest=self.longest_edge)
+        return PreparedPhoto(np.array(resized), shape)
+
+    def resized(self, photo_size: tuple[int, int]) -> tuple[int, int]:
+        """Width and height of what the model sees of a photo of (width, height), in pixels."""
+        width, height = photo_size
+        # At least 1: transformers rounds the shorter edge of extremely long photos down to nothing.
+        new_height, new_width = get_size_with_aspect_ratio((height, width), self.shortest_edge, self.longest_edge)
+        return max(1, new_width), max(1, new_height)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,6 @@ import random
 import stat
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from PIL import Image
 
@@ -126,13 +125,9 @@ def _read_remote(place: FileRange) -> bytes:
         raise
     except Exception:
         # Object stores refuse to give a range of nothing.
-        if _is_empty(system, path):
+        if system.size(path) == 0:
             return b""
         raise
-
-
-def _is_empty(system: Any, path: str) -> bool:
-    return bool(system.size(path) == 0)
 
 
 def _up_to(size: int, read: Callable[[int], bytes | None]) -> bytes:

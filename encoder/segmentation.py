@@ -1,13 +1,14 @@
 """Semantic segmentation with OneFormer: photos in, class maps out (`encoder.class_maps`).
 
-What transformers' own processor does before and after the model is done here in the same arithmetic, without a
-tokenizer, and with the photo resized where it is decoded and the rest on the model's device.
+What transformers' own processor does before the model is done here in the same arithmetic, without a tokenizer, and
+with the photo resized where it is decoded and the rest on the model's device.
 """
 
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ from encoder.hub import (
     read_json,
     settings_of,
 )
-from encoder.segmenter_input import PreparedPhoto, SegmenterInput
+from encoder.photo_reader import PreparedPhoto, SegmenterInput
 from indexer.errors import InputError, MissingBackend
 
 # "the task is semantic" as CLIP's tokenizer writes it, start and end included; zeros fill it up, because OneFormer's
@@ -73,9 +74,14 @@ class Segmenter:
             batch = self._normalised(pixels)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=low):
                 output = self.model(pixel_values=batch, task_inputs=batch.new_zeros(len(batch), 1))  # see _TaskToken
-            return semantic_maps(
-                output.class_queries_logits, output.masks_queries_logits, [photo.map_shape for photo in photos]
+            maps = OneFormerImageProcessorPil().post_process_semantic_segmentation(
+                SimpleNamespace(  # as float32
+                    class_queries_logits=output.class_queries_logits.float(),
+                    masks_queries_logits=output.masks_queries_logits.float(),
+                ),
+                [photo.map_shape for photo in photos],
             )
+        return [classes.to(torch.uint8).cpu().numpy() for classes in maps]
 
     def segment(self, photos: Sequence[PreparedPhoto]) -> list[np.ndarray]:
         """Class maps (h, w) uint8 of prepared photos of any sizes, a few of one size in one pass."""
@@ -93,23 +99,6 @@ class Segmenter:
         # Rescaled in double precision and rounded then, as transformers does.
         rescaled = (pixels.double() * self.input.rescale_factor).float()
         return ((rescaled - mean) / std).permute(0, 3, 1, 2).contiguous()
-
-
-def semantic_maps(
-    class_logits: torch.Tensor, mask_logits: torch.Tensor, shapes: Sequence[tuple[int, int]]
-) -> list[np.ndarray]:
-    """Class maps (h, w) uint8 from what OneFormer puts out: class scores times masks, at each pixel the best class.
-
-    class_logits: (B, Q, C + 1), the last of no object. mask_logits: (B, Q, H, W). shapes: (h, w) for each of the B.
-    The arithmetic is that of transformers' `post_process_semantic_segmentation`, in float32.
-    """
-    scores = class_logits.float().softmax(dim=-1)[..., :-1]
-    semantic = torch.einsum("bqc,bqhw->bchw", scores, mask_logits.float().sigmoid())
-    maps = [
-        nn.functional.interpolate(image[None], size=shape, mode="bilinear", align_corners=False)[0].argmax(dim=0)
-        for image, shape in zip(semantic, shapes, strict=True)
-    ]
-    return [classes.to(torch.uint8).cpu().numpy() for classes in maps]
 
 
 def load_segmenter(name: str, *, device: torch.device | None = None) -> Segmenter:

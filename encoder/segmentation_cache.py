@@ -139,12 +139,7 @@ class CacheWriter:
         return place is not None
 
     def add(self, digest: str, classes: np.ndarray) -> None:
-        """Keep the class map (h, w) uint8 of a photo.
-
-        Raises:
-            InputError: the folder cannot be written.
-            WorkError: the disk is full.
-        """
+        """Keep the class map (h, w) uint8 of a photo; raises as `write_file` does."""
         self._draft.add(digest, classes)
         self._write_if_due()
 
@@ -246,7 +241,8 @@ def _read_lookup(folder: Path) -> tuple[Lookup, dict[int, int], dict[int, int]]:
     """
     lookup, saved = _load_lookup(folder)
     # Listed after the lookup was read: shards are only ever added, so what it knows is there.
-    numbers = _numbers(folder)
+    names = (re.fullmatch(r"(\d{5,})\.parquet", path.name) for path in (folder / "index").glob("*.parquet"))
+    numbers = {int(name[1]) for name in names if name}
     if not numbers >= set(saved):  # somebody removed a shard, perhaps a damaged one
         lookup, saved = Lookup(), {}
     sizes = dict(saved)
@@ -272,11 +268,6 @@ def _load_lookup(folder: Path) -> tuple[Lookup, dict[int, int]]:
     except (OSError, AttributeError, LookupError, TypeError, ValueError) as error:
         log.warning("%s: damaged (%s); the indices of all shards are read instead", path, error)
     return Lookup(), {}
-
-
-def _numbers(folder: Path) -> set[int]:
-    found = (re.fullmatch(r"(\d{5,})\.parquet", path.name) for path in (folder / "index").glob("*.parquet"))
-    return {int(name[1]) for name in found if name}
 
 
 def _remove_leftovers(folder: Path, shards: Mapping[int, int]) -> None:

@@ -1,5 +1,6 @@
 """Photos to class maps in a cache: what it holds is skipped, decoding in threads overlaps the model."""
 
+import itertools
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Mapping
@@ -14,10 +15,10 @@ from encoder.device import choose_device
 from encoder.failures import Failures
 from encoder.images import BadImage
 from encoder.options import SegmentConfig
+from encoder.photo_reader import PreparedPhoto
 from encoder.reading import read_bytes
 from encoder.segmentation import Segmenter, load_segmenter
 from encoder.segmentation_cache import CacheWriter, MapOrigin, check_cache, content_digest, write_cache
-from encoder.segmenter_input import PreparedPhoto
 from indexer.errors import WorkError
 from indexer.jobs.progress import track
 from indexer.jobs.stopping import StopSignal, stopping
@@ -42,13 +43,9 @@ class SegmentSummary:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Photo:
-    """A photo that was read. With neither `prepared` nor `problem` its map is known."""
-
-    digest: str | None  # None where what is wrong is known, or says nothing of its content
-    prepared: PreparedPhoto | None = None
-    problem: BadImage | None = None
+# The digest of a photo's file, None where what is wrong is known or says nothing of its content; and what the model
+# sees of the photo, or what is wrong with it, or None where its map is known.
+_Read = tuple[str | None, PreparedPhoto | BadImage | None]
 
 
 def segment(
@@ -98,12 +95,11 @@ def segment_photos(
     # Around the cache: it writes its last shard while SIGTERM is still heard, which would cost that shard.
     with stopping() as stop, write_cache(out, origin, shard_maps=config.shard_maps) as cache:
         work = _Work(segmenter, cache, config.batch_size, advance, stop)
-        with closing(_read(photos, segmenter, cache, config)) as results:
-            rows = 0
-            for name, photo in results:
-                work.take(photo, name=name or f"row {rows}")
+        rows = 0
+        with closing(_read(photos, segmenter, cache, config)) as read:
+            for name, (digest, found) in read:
+                work.take(digest, found, name=name or f"row {rows}")
                 rows += 1
-                work.check()
         work.finish()
     assert work.new + work.known + work.failed.total() == rows, "rows in are not rows out"
     seconds = time.perf_counter() - started
@@ -124,31 +120,30 @@ class _Work:
     failed: Failures = field(default_factory=Failures)
     waiting: dict[str, PreparedPhoto] = field(default_factory=dict)  # by digest, in order
 
-    def take(self, photo: _Photo, *, name: str) -> None:
-        if photo.problem is not None:
-            self.failed.add(name, photo.problem.code, photo.problem.reason)
-            if photo.digest is not None:
-                self.cache.fail(photo.digest, photo.problem)
+    def take(self, digest: str | None, found: PreparedPhoto | BadImage | None, *, name: str) -> None:
+        if isinstance(found, BadImage):
+            self.failed.add(name, found.code, found.reason)
+            if digest is not None:
+                self.cache.fail(digest, found)
             self.advance(1)
-            return
-        assert photo.digest is not None
         # Looked up again: a copy of it may have been read at the same time.
-        if photo.prepared is None or photo.digest in self.waiting or self.cache.has(photo.digest):
+        elif digest is None or found is None or digest in self.waiting or self.cache.has(digest):
             self.known += 1
             self.advance(1)
-            return
-        self.waiting[photo.digest] = photo.prepared
-        shapes = Counter(prepared.pixels.shape for prepared in self.waiting.values())
-        shape, count = shapes.most_common(1)[0]
-        if count == self.batch_size or len(self.waiting) == _BATCHES_OPEN * self.batch_size:
-            self._segment(shape)
+        else:
+            self.waiting[digest] = found
+            shapes = Counter(prepared.pixels.shape for prepared in self.waiting.values())
+            shape, count = shapes.most_common(1)[0]
+            if count == self.batch_size or len(self.waiting) == _BATCHES_OPEN * self.batch_size:
+                self._segment(shape)
+        self._check()
 
     def finish(self) -> None:
         while self.waiting:
             self._segment(next(iter(self.waiting.values())).pixels.shape)
-            self.check()
+            self._check()
 
-    def check(self) -> None:
+    def _check(self) -> None:
         """Raise Stopped where the process was asked to end. Photos that wait for their batch are left to the next."""
         self.stop.check(self.cache.folder, kept="the maps that are done are kept")
 
@@ -171,35 +166,32 @@ class _Work:
 
 def _read(
     photos: Iterable[Photo], segmenter: Segmenter, cache: CacheWriter, config: SegmentConfig
-) -> Generator[tuple[str, _Photo], None, None]:
+) -> Generator[tuple[str, _Read], None, None]:
     """The name of each photo, in order, and the photo ready for the model unless the cache knows it."""
 
-    def prepare(photo: Photo) -> _Photo:
+    def prepare(photo: Photo) -> _Read:
         digest = None
         try:
             content = read_bytes(photo.data, schemes=config.schemes)
             digest = content_digest(content)
             try:
                 if cache.has(digest):
-                    return _Photo(digest)
+                    return digest, None
             except BadImage as problem:
-                return _Photo(None, problem=problem)
-            prepared = segmenter.input.read(content, map_edge=config.map_edge, max_pixels=config.max_pixels)
-            return _Photo(digest, prepared)
+                return None, problem
+            return digest, segmenter.input.read(content, map_edge=config.map_edge, max_pixels=config.max_pixels)
         except BadImage as problem:
-            return _Photo(digest if problem.code in _LASTING else None, problem=problem)
+            return digest if problem.code in _LASTING else None, problem
 
-    waiting: deque[tuple[str, Future[_Photo]]] = deque()
+    source, waiting = iter(photos), deque[tuple[str, Future[_Read]]]()
     with ThreadPoolExecutor(config.workers, thread_name_prefix="decode") as pool:
         try:
-            for photo in photos:
-                waiting.append((photo.name, pool.submit(prepare, photo)))
-                if len(waiting) > _BATCHES_AHEAD * config.batch_size:
-                    name, future = waiting.popleft()
-                    yield name, future.result()
-            while waiting:
+            while True:
+                for photo in itertools.islice(source, _BATCHES_AHEAD * config.batch_size - len(waiting)):
+                    waiting.append((photo.name, pool.submit(prepare, photo)))
+                if not waiting:
+                    return
                 name, future = waiting.popleft()
                 yield name, future.result()
         finally:
-            for _, future in waiting:  # the caller stopped early
-                future.cancel()
+            pool.shutdown(cancel_futures=True)  # the caller may stop early

@@ -7,8 +7,7 @@ import torch
 
 from encoder.decoded_batch import pack
 from encoder.images import BadImage
-from encoder.photo_reader import DecodedPhoto
-from encoder.segmenter_input import PreparedPhoto
+from encoder.photo_reader import DecodedPhoto, PreparedPhoto
 from indexer.photos.photo import Photo
 
 

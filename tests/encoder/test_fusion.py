@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn.functional import one_hot
-from transformers import CLIPModel
+from transformers import CLIPModel, CLIPVisionConfig
 
 from encoder.checkpoint import LoadedEncoder, load_encoder, save_checkpoint
 from encoder.class_maps import NO_CLASS
@@ -32,7 +32,7 @@ def random_maps(n: int = 3, *, classes: int = 7, seed: int = 0) -> torch.Tensor:
 
 def a_fusion(config: FusionConfig = SMALL, *, seed: int = 0, trained: bool = True) -> SemanticFusion:
     torch.manual_seed(seed)
-    fusion = SemanticFusion(config, hidden_size=HIDDEN, image_size=EDGE, patch_size=8)
+    fusion = SemanticFusion(config, CLIPVisionConfig(**VISION))
     fusion.initialise()
     if trained:  # output projections that are no longer zero
         for parameter in fusion.parameters():

@@ -15,7 +15,7 @@ from transformers.models.oneformer.image_processing_pil_oneformer import OneForm
 
 from encoder.config import MAP_EDGE
 from encoder.hub import CONFIG_FILE, WEIGHTS_FILE
-from encoder.segmentation import Segmenter, load_segmenter, semantic_maps
+from encoder.segmentation import Segmenter, load_segmenter
 from indexer.errors import ArtifactError, InputError
 from tests.encoder.conftest import natural
 
@@ -50,28 +50,6 @@ def test_maps_are_those_of_transformers(
         (theirs,) = transformers_maps(oneformer, oneformer_folder, [image], [ours.shape])
         assert ours.dtype == np.uint8
         np.testing.assert_array_equal(ours, theirs)
-
-
-def test_post_processing_is_that_of_transformers_bit_for_bit() -> None:
-    processor = OneFormerImageProcessorPil()
-    generator = torch.Generator().manual_seed(0)
-    for classes, queries, height, width in ((7, 10, 16, 20), (150, 30, 7, 5), (1, 1, 1, 1), (255, 3, 33, 2)):
-        output = OneFormerOutput(
-            torch.randn(3, queries, classes + 1, generator=generator) * 3,
-            torch.randn(3, queries, height, width, generator=generator) * 5,
-        )
-        shapes = [(height, width), (4 * height, 4 * width + 3), (37, 53)]
-        ours = semantic_maps(output.class_queries_logits, output.masks_queries_logits, shapes)
-        theirs = processor.post_process_semantic_segmentation(output, target_sizes=shapes)
-        for one, other, shape in zip(ours, theirs, shapes, strict=True):
-            assert one.shape == shape
-            np.testing.assert_array_equal(one, other.numpy())
-
-
-class OneFormerOutput:
-    def __init__(self, class_logits: torch.Tensor, mask_logits: torch.Tensor) -> None:
-        self.class_queries_logits = class_logits
-        self.masks_queries_logits = mask_logits
 
 
 def test_maps_show_several_classes_and_keep_the_photos_shape(segmenter: Segmenter) -> None:

@@ -18,9 +18,9 @@ from encoder.__main__ import COMMANDS
 from encoder.class_maps import check_fit
 from encoder.images import BadImage, decode
 from encoder.options import SegmentConfig
+from encoder.photo_reader import PreparedPhoto, SegmenterInput
 from encoder.segmentation import Segmenter
 from encoder.segmentation_cache import open_cache
-from encoder.segmenter_input import PreparedPhoto, SegmenterInput
 from encoder.segmenting import SegmentSummary, segment_photos
 from indexer.cli import main
 from indexer.errors import InputError, WorkError
@@ -93,7 +93,7 @@ def test_a_rerun_does_only_what_is_missing(
     assert (summary.rows, summary.new, summary.already_there) == (9, 7, 0)
     decoded: list[int] = []
     monkeypatch.setattr(
-        "encoder.segmenter_input.decode", lambda stream, **options: decoded.append(1) or decode(stream, **options)
+        "encoder.photo_reader.decode", lambda stream, **options: decoded.append(1) or decode(stream, **options)
     )
     seen: list[int] = []
     table = open_photos(folder / "photos.csv")
