@@ -72,40 +72,32 @@ class Mark:
     ended_at: float  # seconds since 1970
 
 
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """Rows ready to be written, and what to say of them."""
-
-    number: int
-    first_row: int
-    table: pa.Table  # with the columns photo, status and reason
-
-
+@dataclass(slots=True, eq=False)
 class JobFolder:
     """A job's folder, held by this process. Made by `open_job`."""
 
-    def __init__(self, path: Path, job: Job, done: dict[int, Mark]) -> None:
-        self.path = path
-        self.job = job
-        self.done = done
+    path: Path
+    job: Job
+    done: dict[int, Mark]  # by the number of the shard
 
-    def add(self, shard: Shard) -> Mark:
+    def add(self, number: int, table: pa.Table, *, first_row: int) -> Mark:
         """Write a shard and its mark. A shard without a mark that was written before is written again.
+
+        table: its rows, with the columns photo, status and reason.
 
         Raises:
             WorkError: the disk is full; shards that are done are kept.
         """
-        target = self.path / part_name(shard.number)
         with _explained(self.path), temporary_folder(self.path, _ASIDE) as aside:
             (self.path / ROWS_MANIFEST).unlink(missing_ok=True)  # of a job that had ended; it names files and rows
             rows = aside / "rows"  # without the suffix, or `**/*.parquet` would find it half written
-            pa.parquet.write_table(shard.table, rows)
-            mark = _mark(shard, rows)
-            place(rows, target)
+            pa.parquet.write_table(table, rows)
+            mark = _mark(number, table, first_row=first_row, written=rows)
+            place(rows, self.path / part_name(number))
             written = aside / "mark.json"
             written.write_text(json.dumps(asdict(mark)))
-            place(written, self.path / _MARKS / f"{shard.number:05d}.json")
-        self.done[shard.number] = mark
+            place(written, self.path / _MARKS / f"{number:05d}.json")
+        self.done[number] = mark
         return mark
 
     def finish(self, facts: Mapping[str, Any], *, rows: int | None = None) -> None:
@@ -330,24 +322,23 @@ def _check_same(path: Path, before: Job, now: Job) -> None:
                 )
 
 
-def _mark(shard: Shard, rows: Path) -> Mark:
-    """rows: the file that they are written to."""
-    names, statuses = shard.table["photo"].to_pylist(), shard.table["status"].to_pylist()
+def _mark(number: int, table: pa.Table, *, first_row: int, written: Path) -> Mark:
+    names, statuses = table["photo"].to_pylist(), table["status"].to_pylist()
     failed = Counter(status for status in statuses if status != OK)
     examples = {
-        status: [names[row] or f"row {shard.first_row + row}", shard.table["reason"][row].as_py()]
+        status: [names[row] or f"row {first_row + row}", table["reason"][row].as_py()]
         for status, row in ((status, statuses.index(status)) for status in failed)
     }
     return Mark(
-        shard.number,
-        shard.first_row,
+        number,
+        first_row,
         len(statuses),
         len(statuses) - failed.total(),
         dict(failed),
         examples,
         names_digest(names),
-        file_digest(rows),
-        rows.stat().st_size,
+        file_digest(written),
+        written.stat().st_size,
         time.time(),
     )
 

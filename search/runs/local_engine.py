@@ -15,7 +15,7 @@ from pathlib import Path
 
 from encoder.failures import job_remarks
 from indexer.errors import InputError
-from indexer.jobs.job_folder import Job, JobFolder, Mark, Shard, check_job_target, open_job, totals_of
+from indexer.jobs.job_folder import Job, JobFolder, Mark, check_job_target, open_job, totals_of
 from indexer.jobs.job_status import StatusFile
 from indexer.jobs.progress import track_line
 from indexer.jobs.stages import Line, Meter
@@ -50,9 +50,9 @@ class Folders:
         """Write what is missing of a shard with answers; these last, because they say that it is done."""
         number, first_row = shard.number, shard.number * self._shard_rows
         if self.kept is not None and number not in self.kept.done:
-            self.kept.add(Shard(number, first_row, feature_table(shard.batch)))
+            self.kept.add(number, feature_table(shard.batch), first_row=first_row)
         if number not in self.answers.done:
-            self.answers.add(Shard(number, first_row, shard.answers))
+            self.answers.add(number, shard.answers, first_row=first_row)
 
 
 @contextmanager
