@@ -27,7 +27,6 @@ import pyarrow as pa
 
 from indexer.disk.manifest import file_digest
 from indexer.errors import InputError
-from indexer.photos.folders import entries, files_below
 from indexer.photos.photo import IMAGE_SUFFIXES, FileRange, Photo, text_of
 from indexer.photos.tables import (
     IMAGES,
@@ -38,7 +37,18 @@ from indexer.photos.tables import (
     read_columns,
 )
 from indexer.photos.tar_shards import COMPRESSED, SUFFIX, is_pattern, read_shards, shards_of
-from indexer.photos.uris import SCHEMES, check_location, folder_of, is_uri, join, local_path, masked, path_of
+from indexer.photos.uris import (
+    SCHEMES,
+    check_location,
+    entries,
+    files_below,
+    folder_of,
+    is_uri,
+    join,
+    local_path,
+    masked,
+    path_of,
+)
 
 log = logging.getLogger(__name__)
 
