@@ -17,7 +17,7 @@ import logging
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -173,11 +173,7 @@ def names_digest(names: Sequence[str]) -> str:
 
 
 def check_job_target(path: Path) -> None:
-    """Make sure that a job can begin or continue at `path`: call it before hours of work, not after.
-
-    Raises:
-        InputError: the folder holds something else, or cannot be written.
-    """
+    """Raise InputError where no job can begin or go on, as the folder holds something else or cannot be written."""
     with explain_unwritable(path):
         begun = _is_begun(path)
     check_target(path / _ASIDE if begun else path)
@@ -222,11 +218,7 @@ def read_marks(path: Path) -> dict[int, Mark]:
 
 
 def check_ended(path: Path) -> None:
-    """Refuse a folder whose job has not ended: a part of its rows looks like all of them.
-
-    Raises:
-        InputError: it has not.
-    """
+    """Raise InputError for a folder whose job has not ended: a part of its rows looks like all of them."""
     if (path / JOB_FILE).is_file() and not (path / ROWS_MANIFEST).is_file():
         wait = "is still running. Wait for its end."
         stopped = "has not ended. Run its command again, which goes on where it stopped."
@@ -289,24 +281,19 @@ def _usable(path: Path, marks: Mapping[int, Mark]) -> dict[int, Mark]:
     """
     sizes = {file.name: file.stat().st_size for file in part_files(path)}
     usable = {number: mark for number, mark in marks.items() if sizes.get(part_name(number)) == mark.size_bytes}
-    unmarked = sizes.keys() - {part_name(number) for number in usable}
-    if not _manifest_names(path, {part_name(number) for number in usable}):
+    parts = {part_name(number) for number in usable}
+    try:
+        named = set(json.loads((path / ROWS_MANIFEST).read_bytes())["files"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
+        named = None
+    if named != parts:
         (path / ROWS_MANIFEST).unlink(missing_ok=True)  # first: it must not outlive what it names
     for number in sorted(marks.keys() - usable.keys()):
         log.warning("%s: not as it was written; its shard is done again", path / part_name(number))
         (path / _MARKS / f"{number:05d}.json").unlink()
-    for name in unmarked:
+    for name in sizes.keys() - parts:
         (path / name).unlink()
     return usable
-
-
-def _manifest_names(path: Path, parts: Set[str]) -> bool:
-    """Whether there is a manifest, and it names these files and no others."""
-    try:
-        found = json.loads((path / ROWS_MANIFEST).read_bytes())["files"]
-        return set(found) == parts
-    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
-        return False
 
 
 def _check_same(path: Path, before: Job, now: Job) -> None:

@@ -62,7 +62,7 @@ def refusal(location: str, schemes: Sequence[str]) -> str | None:
     scheme = scheme_of(location)
     if scheme not in schemes:
         return f"scheme {scheme!r} is not allowed (allowed: {', '.join(schemes)})"
-    if is_uri(location) and scheme == "file" and _after_scheme(location).partition("/")[0] not in ("", "localhost"):
+    if is_uri(location) and scheme == "file" and not re.match(r"(?i:file)://(localhost)?(/|\Z)", location):
         return "a file URI has no host: file:///absolute/path"
     return None
 
@@ -81,7 +81,7 @@ def local_path(location: str) -> str | None:
         return location
     if scheme_of(location) != "file":
         return None
-    return unquote("/" + _after_scheme(location).partition("/")[2], errors="surrogateescape")
+    return unquote("/" + location.partition("://")[2].partition("/")[2], errors="surrogateescape")
 
 
 def path_of(uri: str) -> str:
@@ -182,11 +182,7 @@ def files_below(folder: str) -> Iterator[str]:
 
 
 def entries(folder: str, below: str = "") -> list[Entry]:
-    """What lies directly in a folder, or in one below it, in the order that puts all files below it in order.
-
-    Raises:
-        InputError: it cannot be listed.
-    """
+    """What lies directly in a folder, or in one below it, in the order that puts all files below it in order."""
     path = local_path(folder)
     listing: Callable[[str, str], Iterator[Entry]] = _local if path is not None else _remote
     with reading(f"{folder.rstrip('/')}/{below}" if below else folder):
@@ -217,10 +213,6 @@ def _remote(folder: str, below: str) -> Iterator[Entry]:
         name = entry["name"][len(root) + 1 :].rstrip("/")
         if name != below and ".." not in name.split("/"):
             yield name, entry["type"] == "directory"
-
-
-def _after_scheme(uri: str) -> str:
-    return uri.partition("://")[2]
 
 
 async def _http_client(**options: Any) -> Any:

@@ -93,33 +93,35 @@ class FeatureSource:
             def needed(begin: int, end: int, before: int = row) -> bool:
                 return any(map(wanted, range((before + begin) // rows, -(-(before + end) // rows))))
 
+            read = _npy_rows if file.suffix == ".npy" else _parquet_rows
             with _damage_named(file):
-                for first, columns, embedding in (_npy_rows if file.suffix == ".npy" else _parquet_rows)(file, needed):
+                for first, columns, embedding in read(file, needed) if needed(0, n_rows) else ():
                     begin, end = row + first, row + first + columns.num_rows
                     for number in filter(wanted, range(begin // rows, -(-end // rows))):
                         part = slice(max(number * rows - begin, 0), (number + 1) * rows - begin)
                         batch = _batch(columns[part], embedding[part], file, first_row=first + part.start)
-                        width = self._check_width(batch, width, file)
+                        found = batch.embedding.shape[1]
+                        if width not in (None, found):
+                            raise InputError(
+                                f"{file}: embeddings of {found} values; {self.shards[0].name} beside it has {width}. "
+                                "Keep the vectors of each encoder in a folder of their own."
+                            )
+                        width = found
                         yield number, batch
             row += n_rows
 
     @cached_property
     def _counts(self) -> Sequence[int]:
         """Rows of each file."""
-        counts = [_count_rows(file) for file in self.shards]
-        for file, count in zip(self.shards, counts, strict=True):
-            if not count:
+        counts = []
+        for file in self.shards:
+            with _damage_named(file):
+                is_npy = file.suffix == ".npy"
+                rows = np.load(file, mmap_mode="r").shape[0] if is_npy else pa.parquet.read_metadata(file).num_rows
+            if not rows:
                 raise InputError(f"{file}: no rows.")
+            counts.append(rows)
         return counts
-
-    def _check_width(self, batch: FeatureBatch, width: int | None, shard: Path) -> int:
-        found: int = batch.embedding.shape[1]
-        if width not in (None, found):
-            raise InputError(
-                f"{shard}: embeddings of {found} values; {self.shards[0].name} beside it has {width}. Keep the vectors "
-                "of each encoder in a folder of their own."
-            )
-        return found
 
 
 def open_features(location: Path) -> FeatureSource:
@@ -184,13 +186,6 @@ def feature_table(batch: FeatureBatch) -> pa.Table:
             "reason": pa.array(batch.reason, pa.string()),
         }
     )
-
-
-def _count_rows(path: Path) -> int:
-    with _damage_named(path):
-        if path.suffix == ".npy":
-            return len(np.load(path, mmap_mode="r", allow_pickle=False))
-        return int(pa.parquet.read_metadata(path).num_rows)
 
 
 @contextlib.contextmanager
