@@ -154,22 +154,23 @@ def typed_facts(kind: type[T], values: Any, *, source: object) -> T:
         ArtifactError: a field is missing, unknown, or of another type.
     """
     try:
-        return _typed(kind, values)
+        facts = kind(**values)
+        _check_types(facts)
     except TypeError as error:
         raise ArtifactError(
             f"{source}: its manifest says nothing usable of its {kind.__name__} ({error}). Build it again."
         ) from None
+    return facts
 
 
 _hints = cache(get_type_hints)  # a tenth of a millisecond each, and a manifest may name many files
 
 
-def _typed(kind: Any, values: Any) -> Any:
-    made = kind(**values)
+def _check_types(made: Any) -> None:
+    kind: Any = type(made)
     for name, hint in _hints(kind).items():
         if not _fits(getattr(made, name), hint):
             raise TypeError(f"{name} is {getattr(made, name)!r}")
-    return made
 
 
 def _fits(value: object, hint: Any) -> bool:
@@ -183,10 +184,12 @@ def _fits(value: object, hint: Any) -> bool:
 
 
 def _parsed(found: dict[str, Any]) -> Manifest:
-    files = {file: _typed(FileEntry, entry) for file, entry in found["files"].items()}
-    manifest: Manifest = _typed(Manifest, found | {"files": files})
-    if manifest.schema_version < 1:
-        raise ValueError(f"{manifest.schema_version} is no schema version")
+    files = {file: FileEntry(**entry) for file, entry in found["files"].items()}
+    manifest = Manifest(**found | {"files": files})
+    if type(manifest.schema_version) is not int or manifest.schema_version < 1:
+        raise ValueError(f"{manifest.schema_version!r} is no schema version")
+    for made in (manifest, *files.values()):
+        _check_types(made)
     return manifest
 
 
