@@ -10,8 +10,6 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -82,8 +80,15 @@ class FeatureSource:
 
         wanted: which shards, by number; others are passed over, and not read where the files allow it.
         """
-        for number, pieces in groupby(self._pieces(rows, wanted), key=itemgetter(0)):
-            yield number, joined([batch for _, batch in pieces])
+        pile: list[FeatureBatch] = []
+        for number, batch in self._pieces(rows, wanted):
+            pile.append(batch)
+            # As soon as it is whole: what comes next may be damaged.
+            if sum(map(len, pile)) == rows:
+                yield number, joined(pile)
+                pile = []
+        if pile:
+            yield number, joined(pile)
 
     def _pieces(self, rows: int, wanted: Callable[[int], bool]) -> Iterator[tuple[int, FeatureBatch]]:
         """The vectors of these shards, a bounded number at a time and never of two shards or files at once."""
