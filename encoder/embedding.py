@@ -19,7 +19,7 @@ from encoder.failures import Failures, job_remarks
 from encoder.options import EmbedConfig, FeedOptions
 from encoder.reading import MAX_BYTES
 from indexer.errors import InputError
-from indexer.jobs.job_folder import Job, Shard, check_job_target, open_job, read_job, totals_of
+from indexer.jobs.job_folder import Job, check_job_target, open_job, read_job, totals_of
 from indexer.jobs.job_status import StatusFile
 from indexer.jobs.progress import track_line
 from indexer.jobs.stages import Line
@@ -98,7 +98,7 @@ def embed_source(
         with line, track_line(line, "embedding", photos.n_photos, known=known.rows, tick=status.tick, also=remarks):
             for batch in batches:
                 number = cut.next_number()
-                folder.add(Shard(number, number * shard_rows, feature_table(batch)))
+                folder.add(number, feature_table(batch), first_row=number * shard_rows)
                 stop.check(out)
         status.write()
         folder.finish(facts_of(encode.encoder), rows=photos.n_photos)

@@ -27,7 +27,7 @@ from encoder.map_lookup import Lookup
 from encoder.map_shards import ShardDraft, index_path, mend, read_index, read_map, tar_path
 from indexer.disk.artifact import check_target, explain_unwritable, is_temporary, place_file, remove_leftovers
 from indexer.disk.lock import alone
-from indexer.disk.manifest import MANIFEST, Manifest, code_version, parse_manifest, write_manifest
+from indexer.disk.manifest import MANIFEST, Manifest, code_version, read_manifest, write_manifest
 from indexer.errors import ArtifactError, BundleMismatch, InputError
 
 log = logging.getLogger(__name__)
@@ -224,7 +224,7 @@ def _begin(folder: Path, origin: MapOrigin) -> None:
 
 
 def _read_origin(folder: Path) -> MapOrigin:
-    manifest = parse_manifest(folder, kind=KIND, schema_version=SCHEMA_VERSION)
+    manifest = read_manifest(folder, kind=KIND, schema_version=SCHEMA_VERSION, sizes=False)
     facts, edge = manifest.facts, manifest.config.get("map_edge")
     match facts.get("segmenter"), facts.get("classes"), edge:
         case str(segmenter), [str(), *_] as names, int(edge) if len(names) <= MAX_CLASSES:

@@ -14,7 +14,7 @@ from indexer.cells.division import divide
 from indexer.cells.hierarchy import Hierarchy, build_hierarchy, sorted_ids
 from indexer.cells.rule import PartitionRule
 from indexer.cells.schemes import S2Scheme
-from indexer.jobs.job_folder import Job, Shard, open_job
+from indexer.jobs.job_folder import Job, open_job
 from indexer.vectors.features import KIND, SCHEMA_VERSION, FeatureBatch, feature_table
 from indexer.vectors.geocells import Geocells
 
@@ -134,7 +134,7 @@ def write_features(out: Path, *batches: FeatureBatch, encoder: str | None, **fac
     with open_job(out, Job(KIND, SCHEMA_VERSION, {}, {})) as folder:
         first_row = 0
         for number, batch in enumerate(batches):
-            folder.add(Shard(number, first_row, feature_table(batch)))
+            folder.add(number, feature_table(batch), first_row=first_row)
             first_row += len(batch)
         folder.finish({"encoder": encoder, **facts})
     return out

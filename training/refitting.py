@@ -27,7 +27,7 @@ from indexer.errors import BundleMismatch, InputError
 from indexer.jobs.progress import track
 from indexer.vectors.features import FeatureSource, open_features
 from indexer.vectors.geocells import Geocells, load_geocells
-from indexer.vectors.inheritance import carry_over
+from indexer.vectors.means import carry_over
 from indexer.vectors.prototypes import Placed, Placement, joined_placed, no_photo, placed_batches, prototypes
 from training.candidates import FITTED, START, TEMPERED, WEIGHTED, check_enough_to_weigh, choose, errors_km, weighted
 from training.cell_fit import LevelFit, fit_cells, steps_per_epoch

@@ -27,7 +27,7 @@ from indexer.earth import s2
 from indexer.errors import InputError
 from indexer.vectors.features import open_features
 from indexer.vectors.geocells import Geocells, load_geocells
-from indexer.vectors.inheritance import carry_over
+from indexer.vectors.means import carry_over
 from indexer.vectors.prototypes import Placement, prototypes
 
 

@@ -27,8 +27,15 @@ from indexer.bundles.references import load_references, save_references
 from indexer.cells import table
 from indexer.cells.hierarchy import Hierarchy
 from indexer.disk.artifact import Draft, write_folder
-from indexer.disk.facts import typed_facts
-from indexer.disk.manifest import MANIFEST, Manifest, check_sizes, manifest_digest, parse_manifest, verify_folder
+from indexer.disk.manifest import (
+    MANIFEST,
+    Manifest,
+    check_sizes,
+    manifest_digest,
+    read_manifest,
+    typed_facts,
+    verify_folder,
+)
 from indexer.errors import ArtifactError, BundleMismatch
 from indexer.vectors.calibration import Calibration, Protocol, calibration_facts, calibrations_of
 from indexer.vectors.geocells import Geocells
@@ -252,7 +259,7 @@ def verify_bundle(folder: Path) -> list[str]:
 
 
 def _own_manifest(folder: Path) -> Manifest:
-    manifest = parse_manifest(folder, kind=KIND, schema_version=SCHEMA_VERSION)
+    manifest = read_manifest(folder, kind=KIND, schema_version=SCHEMA_VERSION, sizes=False)
     if manifest_digest(folder) != folder.name:
         raise ArtifactError(
             f"{folder / MANIFEST}: its SHA-256 is not the folder's name: it was changed. Rebuild the bundle."

@@ -17,7 +17,7 @@ from pathlib import Path
 from indexer.bundles.bundle import open_bundle, verify_bundle
 from indexer.bundles.history import Entry, append_entry, pins, publications, read_entries, trail
 from indexer.disk.artifact import explain_unwritable, is_temporary, remove_version, replace_symlink
-from indexer.disk.lock import in_turn
+from indexer.disk.lock import alone
 from indexer.disk.manifest import MANIFEST
 from indexer.errors import ArtifactError, InputError
 
@@ -273,5 +273,5 @@ class Registry:
     @contextlib.contextmanager
     def _changing(self) -> Iterator[None]:
         self.require()
-        with explain_unwritable(self.path), in_turn(self.path / ".lock"):
+        with explain_unwritable(self.path), alone(self.path / ".lock"):
             yield

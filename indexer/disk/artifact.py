@@ -43,7 +43,6 @@ def write_folder(
     schema_version: int,
     config: Mapping[str, Any] | None = None,
     inputs: Mapping[str, str | None] | None = None,
-    manifest_name: str = MANIFEST,
     name_by_digest: bool = False,
 ) -> Iterator[Draft]:
     """Write a folder that appears at `target` complete or not at all.
@@ -72,7 +71,7 @@ def write_folder(
             manifest = Manifest(
                 kind, schema_version, config or {}, inputs or {}, draft.facts, entries_of(temporary), code_version()
             )
-            digest = write_manifest(temporary / manifest_name, manifest)
+            digest = write_manifest(temporary / MANIFEST, manifest)
             _sync_tree(temporary)
             final = target / digest if name_by_digest else target
             try:
@@ -125,22 +124,14 @@ def place(written: Path, target: Path) -> None:
 
 
 def check_file(target: Path) -> None:
-    """Make sure that a file can be written at `target`: call it before the work, not after.
-
-    Raises:
-        InputError: `target` exists, or cannot be made.
-    """
+    """Raise InputError where no file can be made at `target`, or one is there: call it before the work, not after."""
     with explain_unwritable(target):
         _refuse_existing(target)
     check_target(target)
 
 
 def check_target(target: Path) -> None:
-    """Make sure that a folder can be written at `target`: call it before hours of work, not after.
-
-    Raises:
-        InputError: `target` exists and is not an empty folder, or cannot be made.
-    """
+    """Raise InputError where no folder can be made at `target`, or one is there that is not empty: call it first."""
     with explain_unwritable(target):
         _refuse_existing(target, but_empty_folder=True)
         missing = next(path for path in (target.absolute(), *target.absolute().parents) if path.parent.exists())

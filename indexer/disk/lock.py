@@ -9,6 +9,7 @@ import fcntl
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from indexer.errors import InputError
 
@@ -16,39 +17,33 @@ _LOOKS, _SECONDS_BETWEEN_LOOKS = 10, 0.02  # at a lock, which `is_held` holds fo
 
 
 @contextlib.contextmanager
-def alone(lock: Path, *, busy: str) -> Iterator[None]:
-    """Hold a lock while a block runs, or give up at once.
+def alone(lock: Path, *, busy: str | None = None) -> Iterator[None]:
+    """Hold a lock while a block runs. busy: what to say where another process holds it; None waits until it is free.
 
     Raises:
-        InputError: another process holds it; `busy` is the message.
+        InputError: another process holds it.
         OSError: the file cannot be written.
     """
     with lock.open("w") as stream:
-        for look in range(_LOOKS):
-            if look:
-                time.sleep(_SECONDS_BETWEEN_LOOKS)
-            with contextlib.suppress(BlockingIOError):
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
+        if busy is None:
+            fcntl.flock(stream, fcntl.LOCK_EX)
         else:
-            raise InputError(busy)
+            _take_at_once(stream, busy)
         yield
 
 
-@contextlib.contextmanager
-def in_turn(lock: Path) -> Iterator[None]:
-    """Wait until a lock is free, and hold it while a block runs.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    with lock.open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
+def _take_at_once(stream: IO[str], busy: str) -> None:
+    for look in range(_LOOKS):
+        if look:
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+    raise InputError(busy)
 
 
 def is_held(lock: Path) -> bool:
-    """Whether a process holds a lock by `alone` or `in_turn`."""
+    """Whether a process holds a lock by `alone`."""
     try:
         with lock.open() as stream:
             fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)

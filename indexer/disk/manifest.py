@@ -12,9 +12,12 @@ from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from indexer.errors import ArtifactError
+
+T = TypeVar("T")
 
 MANIFEST = "manifest.json"
 ROWS_MANIFEST = "_manifest.json"  # in folders of Parquet rows, which readers of Parquet pass over
@@ -76,22 +79,15 @@ def _git(*arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
 
 
-def read_manifest(folder: Path, *, kind: str, schema_version: int, name: str = MANIFEST) -> Manifest:
-    """Read a folder's manifest and check its kind, its schema version and the size of every file.
+def read_manifest(
+    folder: Path, *, kind: str, schema_version: int, name: str = MANIFEST, sizes: bool = True
+) -> Manifest:
+    """Read a folder's manifest and check its kind and its schema version.
+
+    sizes: make sure that every file it names is there, in its size; otherwise other files are not looked at.
 
     Raises:
         ArtifactError: not such a folder, damaged, incomplete, or written by a newer version.
-    """
-    manifest = parse_manifest(folder, kind=kind, schema_version=schema_version, name=name)
-    check_sizes(folder, manifest)
-    return manifest
-
-
-def parse_manifest(folder: Path, *, kind: str, schema_version: int, name: str = MANIFEST) -> Manifest:
-    """Read a folder's manifest and check its kind and its schema version; the other files are not looked at.
-
-    Raises:
-        ArtifactError: not such a folder, its manifest is damaged, or it was written by a newer version.
     """
     path = folder / name
     if not path.is_file():
@@ -108,17 +104,14 @@ def parse_manifest(folder: Path, *, kind: str, schema_version: int, name: str = 
             f"{folder}: schema version {manifest.schema_version}; this release reads up to {schema_version}. "
             "Update geosurge."
         )
+    if sizes:
+        check_sizes(folder, manifest)
     return manifest
 
 
 def check_sizes(folder: Path, manifest: Manifest) -> None:
-    """Make sure that every file a manifest names is there, in its size.
-
-    Raises:
-        ArtifactError: one is not; the first of them is named.
-    """
-    fault = next(_size_faults(folder, manifest), None)
-    if fault is not None:
+    """Raise ArtifactError for the first file a manifest names that is not there in its size."""
+    for fault in _size_faults(folder, manifest):
         raise ArtifactError(fault)
 
 
@@ -152,17 +145,51 @@ def verify_folder(folder: Path, manifest: Manifest, *, name: str = MANIFEST) -> 
     ]
 
 
+def typed_facts(kind: type[T], values: Any, *, source: object) -> T:
+    """A dataclass of numbers, words, `Literal`s, or any of these or None, from what a manifest says of it.
+
+    values: a table with a value for each field. source: the folder, for the error.
+
+    Raises:
+        ArtifactError: a field is missing, unknown, or of another type.
+    """
+    try:
+        facts = kind(**values)
+        _check_types(facts)
+    except TypeError as error:
+        raise ArtifactError(
+            f"{source}: its manifest says nothing usable of its {kind.__name__} ({error}). Build it again."
+        ) from None
+    return facts
+
+
+_hints = cache(get_type_hints)  # a tenth of a millisecond each, and a manifest may name many files
+
+
+def _check_types(made: Any) -> None:
+    kind: Any = type(made)
+    for name, hint in _hints(kind).items():
+        if not _fits(getattr(made, name), hint):
+            raise TypeError(f"{name} is {getattr(made, name)!r}")
+
+
+def _fits(value: object, hint: Any) -> bool:
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if isinstance(hint, UnionType):
+        return any(_fits(value, each) for each in get_args(hint))
+    if get_origin(hint) is Mapping:
+        return isinstance(value, dict)
+    return isinstance(value, int | float if hint is float else hint) and not isinstance(value, bool)
+
+
 def _parsed(found: dict[str, Any]) -> Manifest:
     files = {file: FileEntry(**entry) for file, entry in found["files"].items()}
     manifest = Manifest(**found | {"files": files})
     if type(manifest.schema_version) is not int or manifest.schema_version < 1:
         raise ValueError(f"{manifest.schema_version!r} is no schema version")
-    for value in (manifest.config, manifest.inputs, manifest.facts):
-        if not isinstance(value, dict):
-            raise TypeError(f"{value!r} where a table is expected")
-    for file, entry in files.items():
-        if type(entry.size_bytes) is not int or type(entry.sha256) is not str:
-            raise TypeError(f"size or digest of {file} is of another type")
+    for made in (manifest, *files.values()):
+        _check_types(made)
     return manifest
 
 

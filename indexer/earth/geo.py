@@ -55,9 +55,8 @@ def haversine_km(
 ) -> np.ndarray:
     """Great-circle distance in km, element by element with broadcasting; NaN where a coordinate is NaN."""
     lat_a, lng_a, lat_b, lng_b = (np.radians(value) for value in (lat_a_deg, lng_a_deg, lat_b_deg, lng_b_deg))
-    half = (
-        np.sin((lat_b - lat_a) / 2) ** 2 + np.cos(lat_a) * np.cos(lat_b) * np.sin((lng_b - lng_a) / 2) ** 2
-    )  # rounding can push it just past 1 at antipodes
+    half = np.sin((lat_b - lat_a) / 2) ** 2 + np.cos(lat_a) * np.cos(lat_b) * np.sin((lng_b - lng_a) / 2) ** 2
+    # Rounding can push it just past 1 at antipodes.
     return 2 * EARTH_RADIUS_KM * np.arcsin(np.sqrt(np.minimum(half, 1.0)))
 
 

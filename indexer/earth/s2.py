@@ -173,9 +173,7 @@ def _face_uv(lat_deg: np.ndarray, lng_deg: np.ndarray) -> tuple[np.ndarray, np.n
     negative = np.take_along_axis(xyz, axis[None], axis=0)[0] < 0
     face = axis + 3 * negative
     x, y, z = xyz
-    with np.errstate(
-        divide="ignore", invalid="ignore", over="ignore"
-    ):  # every face is computed; only the right one is taken
+    with np.errstate(all="ignore"):  # every face is computed; only the right one is taken
         u = np.choose(face, [y / x, -x / y, -x / z, z / x, z / y, -y / z])
         v = np.choose(face, [z / x, z / y, -y / z, y / x, -x / y, -x / z])
     return face, u, v

@@ -17,7 +17,7 @@ import logging
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -72,40 +72,32 @@ class Mark:
     ended_at: float  # seconds since 1970
 
 
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """Rows ready to be written, and what to say of them."""
-
-    number: int
-    first_row: int
-    table: pa.Table  # with the columns photo, status and reason
-
-
+@dataclass(slots=True, eq=False)
 class JobFolder:
     """A job's folder, held by this process. Made by `open_job`."""
 
-    def __init__(self, path: Path, job: Job, done: dict[int, Mark]) -> None:
-        self.path = path
-        self.job = job
-        self.done = done
+    path: Path
+    job: Job
+    done: dict[int, Mark]  # by the number of the shard
 
-    def add(self, shard: Shard) -> Mark:
+    def add(self, number: int, table: pa.Table, *, first_row: int) -> Mark:
         """Write a shard and its mark. A shard without a mark that was written before is written again.
+
+        table: its rows, with the columns photo, status and reason.
 
         Raises:
             WorkError: the disk is full; shards that are done are kept.
         """
-        target = self.path / part_name(shard.number)
         with _explained(self.path), temporary_folder(self.path, _ASIDE) as aside:
             (self.path / ROWS_MANIFEST).unlink(missing_ok=True)  # of a job that had ended; it names files and rows
             rows = aside / "rows"  # without the suffix, or `**/*.parquet` would find it half written
-            pa.parquet.write_table(shard.table, rows)
-            mark = _mark(shard, rows)
-            place(rows, target)
+            pa.parquet.write_table(table, rows)
+            mark = _mark(number, table, first_row=first_row, written=rows)
+            place(rows, self.path / part_name(number))
             written = aside / "mark.json"
             written.write_text(json.dumps(asdict(mark)))
-            place(written, self.path / _MARKS / f"{shard.number:05d}.json")
-        self.done[shard.number] = mark
+            place(written, self.path / _MARKS / f"{number:05d}.json")
+        self.done[number] = mark
         return mark
 
     def finish(self, facts: Mapping[str, Any], *, rows: int | None = None) -> None:
@@ -181,11 +173,7 @@ def names_digest(names: Sequence[str]) -> str:
 
 
 def check_job_target(path: Path) -> None:
-    """Make sure that a job can begin or continue at `path`: call it before hours of work, not after.
-
-    Raises:
-        InputError: the folder holds something else, or cannot be written.
-    """
+    """Raise InputError where no job can begin or go on, as the folder holds something else or cannot be written."""
     with explain_unwritable(path):
         begun = _is_begun(path)
     check_target(path / _ASIDE if begun else path)
@@ -230,11 +218,7 @@ def read_marks(path: Path) -> dict[int, Mark]:
 
 
 def check_ended(path: Path) -> None:
-    """Refuse a folder whose job has not ended: a part of its rows looks like all of them.
-
-    Raises:
-        InputError: it has not.
-    """
+    """Raise InputError for a folder whose job has not ended: a part of its rows looks like all of them."""
     if (path / JOB_FILE).is_file() and not (path / ROWS_MANIFEST).is_file():
         wait = "is still running. Wait for its end."
         stopped = "has not ended. Run its command again, which goes on where it stopped."
@@ -297,24 +281,19 @@ def _usable(path: Path, marks: Mapping[int, Mark]) -> dict[int, Mark]:
     """
     sizes = {file.name: file.stat().st_size for file in part_files(path)}
     usable = {number: mark for number, mark in marks.items() if sizes.get(part_name(number)) == mark.size_bytes}
-    unmarked = sizes.keys() - {part_name(number) for number in usable}
-    if not _manifest_names(path, {part_name(number) for number in usable}):
+    parts = {part_name(number) for number in usable}
+    try:
+        named = set(json.loads((path / ROWS_MANIFEST).read_bytes())["files"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
+        named = None
+    if named != parts:
         (path / ROWS_MANIFEST).unlink(missing_ok=True)  # first: it must not outlive what it names
     for number in sorted(marks.keys() - usable.keys()):
         log.warning("%s: not as it was written; its shard is done again", path / part_name(number))
         (path / _MARKS / f"{number:05d}.json").unlink()
-    for name in unmarked:
+    for name in sizes.keys() - parts:
         (path / name).unlink()
     return usable
-
-
-def _manifest_names(path: Path, parts: Set[str]) -> bool:
-    """Whether there is a manifest, and it names these files and no others."""
-    try:
-        found = json.loads((path / ROWS_MANIFEST).read_bytes())["files"]
-        return set(found) == parts
-    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
-        return False
 
 
 def _check_same(path: Path, before: Job, now: Job) -> None:
@@ -330,24 +309,23 @@ def _check_same(path: Path, before: Job, now: Job) -> None:
                 )
 
 
-def _mark(shard: Shard, rows: Path) -> Mark:
-    """rows: the file that they are written to."""
-    names, statuses = shard.table["photo"].to_pylist(), shard.table["status"].to_pylist()
+def _mark(number: int, table: pa.Table, *, first_row: int, written: Path) -> Mark:
+    names, statuses = table["photo"].to_pylist(), table["status"].to_pylist()
     failed = Counter(status for status in statuses if status != OK)
     examples = {
-        status: [names[row] or f"row {shard.first_row + row}", shard.table["reason"][row].as_py()]
+        status: [names[row] or f"row {first_row + row}", table["reason"][row].as_py()]
         for status, row in ((status, statuses.index(status)) for status in failed)
     }
     return Mark(
-        shard.number,
-        shard.first_row,
+        number,
+        first_row,
         len(statuses),
         len(statuses) - failed.total(),
         dict(failed),
         examples,
         names_digest(names),
-        file_digest(rows),
-        rows.stat().st_size,
+        file_digest(written),
+        written.stat().st_size,
         time.time(),
     )
 

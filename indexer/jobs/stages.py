@@ -15,9 +15,10 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Iterator, Sized
+from collections.abc import Callable, Iterator, Sized
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 _S = TypeVar("_S", bound=Sized)
 _SECONDS_BETWEEN_LOOKS = 0.1  # whether the line was stopped
@@ -75,89 +76,69 @@ class Line:
     def __exit__(self, *_: object) -> None:
         self._stopped.set()
         for stage in self._stages:
-            stage.join()
+            if stage.thread.ident is not None:  # it was started
+                stage.thread.join()
 
 
 class _Stopped(Exception):
     """The line was stopped: no more results are taken."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _End:
-    """There is no more, because of an error where there is one."""
-
-    error: BaseException | None = None
+_END = object()  # the last result of a stage: there is no more, because of its error where it has one
 
 
-class _Stage(Generic[_S]):
+class _Stage(Iterator[_S]):
     def __init__(
         self, meter: Meter, items: Iterator[_S], before: "_Stage[Any] | None", stopped: threading.Event
     ) -> None:
         self.waited_s = 0.0  # seconds that the taker of results has waited for them
+        self.thread = threading.Thread(target=self._work, name=meter.name, daemon=True)
         self._meter, self._items, self._before, self._stopped = meter, items, before, stopped
-        self._results: queue.Queue[_S | _End] = queue.Queue(meter.room)
-        self._thread: threading.Thread | None = None
-
-    def __iter__(self) -> Iterator[_S]:
-        return self
+        self._results: queue.Queue[Any] = queue.Queue(meter.room)
+        self._error: BaseException = StopIteration()
 
     def __next__(self) -> _S:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name=self._meter.name, daemon=True)
-            self._thread.start()
+        if self.thread.ident is None:
+            self.thread.start()
         started = time.perf_counter()
-        result = self._get()
+        result = self._unless_stopped(self._results.get)
         self.waited_s += time.perf_counter() - started
-        self._meter.waiting = self._results.qsize()
-        if isinstance(result, _End):
-            self._results.put(result)  # the next call must find it, too; the thread has ended, so there is room
-            raise result.error or StopIteration
+        if result is _END:
+            self._results.put(_END)  # the next call must find it, too; the thread has ended, so there is room
+            raise self._error
         return result
 
-    def join(self) -> None:
-        """Wait for the thread to end, which a stopped line makes it do soon."""
-        if self._thread is not None:
-            self._thread.join()
-
     def _work(self) -> None:
-        end = _End()
         try:
             while True:
                 started, waited = time.perf_counter(), self._waited()
                 item = next(self._items)
                 self._meter.busy_s += time.perf_counter() - started - (self._waited() - waited)
                 self._meter.rows += len(item)
-                self._put(item)
+                self._unless_stopped(partial(self._results.put, item))
         except (StopIteration, _Stopped):
             pass
         except BaseException as error:  # noqa: BLE001 (it is raised where the results are taken)
-            end = _End(error)
+            self._error = error
         finally:
             # Here, in the thread that used them: generators end what they started.
             close = getattr(self._items, "close", None)
             if close is not None:
                 close()
         with contextlib.suppress(_Stopped):
-            self._put(end)
+            self._unless_stopped(partial(self._results.put, _END))
 
     def _waited(self) -> float:
         return 0.0 if self._before is None else self._before.waited_s
 
-    def _put(self, result: "_S | _End") -> None:
+    def _unless_stopped(self, act: Callable[..., Any]) -> Any:
+        """Put or take a result as soon as there is room or one is there."""
         while True:
             try:
-                self._results.put(result, timeout=_SECONDS_BETWEEN_LOOKS)
-            except queue.Full:
+                result = act(timeout=_SECONDS_BETWEEN_LOOKS)
+            except (queue.Full, queue.Empty):
                 if self._stopped.is_set():
                     raise _Stopped from None
             else:
                 self._meter.waiting = self._results.qsize()
-                return
-
-    def _get(self) -> "_S | _End":
-        while True:
-            try:
-                return self._results.get(timeout=_SECONDS_BETWEEN_LOOKS)
-            except queue.Empty:
-                if self._stopped.is_set():
-                    raise _Stopped from None
+                return result

@@ -55,10 +55,7 @@ class ShardCut:
     """
 
     def __init__(self, photos: PhotoSource, *, shard_rows: int, done: Mapping[int, Mark], part: JobPart) -> None:
-        self.photos = photos
-        self.shard_rows = shard_rows
-        self.done = dict(done)
-        self.part = part
+        self.photos, self.shard_rows, self.done, self.part = photos, shard_rows, dict(done), part
         self._numbers = deque[int]()
 
     def __iter__(self) -> Iterator[Photo]:

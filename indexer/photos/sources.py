@@ -27,7 +27,6 @@ import pyarrow as pa
 
 from indexer.disk.manifest import file_digest
 from indexer.errors import InputError
-from indexer.photos.folders import entries, files_below
 from indexer.photos.photo import IMAGE_SUFFIXES, FileRange, Photo, text_of
 from indexer.photos.tables import (
     IMAGES,
@@ -38,7 +37,18 @@ from indexer.photos.tables import (
     read_columns,
 )
 from indexer.photos.tar_shards import COMPRESSED, SUFFIX, is_pattern, read_shards, shards_of
-from indexer.photos.uris import SCHEMES, check_location, folder_of, is_uri, join, local_path, masked, path_of
+from indexer.photos.uris import (
+    SCHEMES,
+    check_location,
+    entries,
+    files_below,
+    folder_of,
+    is_uri,
+    join,
+    local_path,
+    masked,
+    path_of,
+)
 
 log = logging.getLogger(__name__)
 
@@ -140,12 +150,9 @@ def open_photos(
 def read_photos(
     source: str | Path, *, split: str | None = None, coordinates: bool = False, schemes: Sequence[str] = SCHEMES
 ) -> PhotoTable:
-    """The names and coordinates of a whole source at once, as `open_photos` gives them one by one.
+    """The names and coordinates of a whole source at once, as `open_photos` gives them one by one, with its errors.
 
     Of a table nothing else is read.
-
-    Raises:
-        InputError: as `open_photos`.
     """
     location = _located(source, schemes)
     if _kind(location, schemes)[0] == "table":
@@ -160,10 +167,7 @@ def read_photos(
 def listed_photos(paths: Sequence[str], class_maps: Sequence[str] = ()) -> list[Photo]:
     """Single files, as a command line names them; whether they are photos is seen when they are read.
 
-    class_maps: one for each photo, or none at all.
-
-    Raises:
-        InputError: there are class maps, but not as many as photos.
+    class_maps: one for each photo, or none at all; another number of them is an InputError.
     """
     if class_maps and len(class_maps) != len(paths):
         raise InputError(f"{len(class_maps)} class maps for {len(paths)} photos: give one for each, in their order.")
@@ -202,10 +206,8 @@ def _kind(location: str, schemes: Sequence[str]) -> tuple[_Kind, _Names]:
         InputError: there is nothing, or nothing that is understood.
     """
     name, remote, pattern = path_of(location).lower(), is_uri(location), is_pattern(location)
-    if remote:
-        single = name.endswith(_TABLES if pattern else (*_TABLES, *_SINGLE))
-    else:
-        single, pattern = Path(location).is_file(), pattern and not Path(location).exists()
+    suffixes = _TABLES if pattern else (*_TABLES, *_SINGLE)
+    single = name.endswith(suffixes) if remote else Path(location).is_file()
     if pattern and not single:
         found = partial(shards_of, location, schemes)
         for _ in itertools.islice(found(), 1 if remote else None):

@@ -85,10 +85,9 @@ class Table:
     def scan(
         self, required: Sequence[str], *, optional: Sequence[str] = (), split: str | None = None
     ) -> Iterator[pa.Table]:
-        """Columns as `read_columns` gives them, a batch at a time; of photos as bytes only a few are held at once.
+        """Columns as `read_columns` gives them, with its errors, a batch at a time; that there is no row, at the end.
 
-        Raises:
-            InputError: as `read_columns`; that there is no row is said at the end.
+        Of photos as bytes only a few are held at once.
         """
         found = self.columns(required, optional=optional, split=split)
         named_by_row = "photo" in required and self.holds_images

@@ -18,7 +18,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +42,9 @@ _Read = Callable[[int, int], bytes]
 
 
 def is_pattern(location: str) -> bool:
-    """Whether a location stands for several shards. A `?` in a URI begins a query."""
-    return any(mark in location for mark in ("*[{" if is_uri(location) else "*?[{"))
+    """Whether a location stands for several shards. A `?` in a URI begins a query; a path that exists is no pattern."""
+    remote = is_uri(location)
+    return any(mark in location for mark in ("*[{" if remote else "*?[{")) and (remote or not Path(location).exists())
 
 
 def shards_of(pattern: str, schemes: Sequence[str]) -> Iterator[str]:
@@ -55,7 +56,7 @@ def shards_of(pattern: str, schemes: Sequence[str]) -> Iterator[str]:
     for location in expand_braces(pattern):
         check_location(location, schemes)
         found = [location]
-        if is_pattern(location) and (is_uri(location) or not Path(location).exists()):
+        if is_pattern(location):
             found = _glob(location)
             if not found:
                 raise InputError(f"{masked(location)}: nothing matches this pattern.")
@@ -114,26 +115,22 @@ class _KeyedMember:
     name: str
     key: str
     extension: str  # all after that dot, in lower case
+    is_image: bool
     data: FileRange | bytes | None  # None: of no use here
 
-    @property
-    def is_image(self) -> bool:
-        return self.extension not in _MAPS and f".{self.extension}".endswith(IMAGE_SUFFIXES)
 
-    @classmethod
-    def of(cls, member: Member, shard: str, read: _Read) -> "_KeyedMember":
-        name = member.name.removeprefix("./")
-        folder, slash, last = name.rpartition("/")
-        key, _, extension = last.partition(".")
-        part = cls(name, folder + slash + key, extension.lower(), None)
-        if part.extension == "json":
-            at_once = _MAX_JSON
-        elif part.extension in _MAPS or part.is_image:
-            at_once = _REMOTE_BLOCK if is_uri(shard) else -1
-        else:
-            return part
-        data = FileRange(shard, member.offset, member.size)
-        return replace(part, data=read(member.offset, member.size) if member.size <= at_once else data)
+def _keyed(member: Member, shard: str, read: _Read) -> _KeyedMember:
+    name = member.name.removeprefix("./")
+    folder, slash, last = name.rpartition("/")
+    key, _, extension = last.partition(".")
+    extension = extension.lower()
+    is_image = extension not in _MAPS and f".{extension}".endswith(IMAGE_SUFFIXES)
+    data = None
+    if is_image or extension in ("json", *_MAPS):
+        at_once = _MAX_JSON if extension == "json" else _REMOTE_BLOCK if is_uri(shard) else -1
+        whole = member.size <= at_once
+        data = read(member.offset, member.size) if whole else FileRange(shard, member.offset, member.size)
+    return _KeyedMember(name, folder + slash + key, extension, is_image, data)
 
 
 def _photos(shard: str, *, coordinates: bool) -> Iterator[Photo]:
@@ -143,7 +140,7 @@ def _photos(shard: str, *, coordinates: bool) -> Iterator[Photo]:
     with _opened(shard) as (read, length):
         listed = members(read, length=length, source=masked(shard))
         # Bytes are read where they are met: going back would fetch a block of a remote shard again.
-        parts = (_KeyedMember.of(member, shard, read) for member in _usable(listed, notes))
+        parts = (_keyed(member, shard, read) for member in _usable(listed, notes))
         for key, group in itertools.groupby(parts, key=lambda part: part.key):
             if hash(key) in seen:
                 notes.add("keys come again after others; their members are taken for other photos", key)

@@ -1,4 +1,4 @@
-"""Where bytes may lie: local paths, and URIs of an allow-list of schemes, reached through fsspec.
+"""Where bytes may lie: local paths, and URIs of an allow-list of schemes, reached through fsspec; folders of both.
 
 Tables are data, so what they name is held to rules: a scheme must be on the list, file systems are never chained
 (`::`), relative names stay inside the bucket or host of their table, and an https server cannot send on to http.
@@ -6,8 +6,9 @@ Credentials come from the environment or fsspec's configuration files; those ins
 """
 
 import contextlib
+import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -19,6 +20,7 @@ SCHEMES = ("file", "s3", "gs", "gcs", "az", "abfs", "hf", "https")
 
 _URI = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*::)*([A-Za-z][A-Za-z0-9+.-]+)://")
 _HTTP = ("http", "https")
+_DEPTH = 128  # folders in folders; a web server can make up any number
 _DRIVERS = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "hf": "huggingface_hub"}
 # Written for Python's `re` and for RE2, which Arrow uses on whole columns. Other schemes than http write
 # `container@account`, which is no secret, so there only a password makes a match.
@@ -30,6 +32,8 @@ MASKS = (
         r"\1***",
     ),
 )
+
+Entry = tuple[str, bool]  # name relative to the folder that is walked, and whether it is a folder itself
 
 
 def masked(text: str) -> str:
@@ -58,7 +62,7 @@ def refusal(location: str, schemes: Sequence[str]) -> str | None:
     scheme = scheme_of(location)
     if scheme not in schemes:
         return f"scheme {scheme!r} is not allowed (allowed: {', '.join(schemes)})"
-    if is_uri(location) and scheme == "file" and _after_scheme(location).partition("/")[0] not in ("", "localhost"):
+    if is_uri(location) and scheme == "file" and not re.match(r"(?i:file)://(localhost)?(/|\Z)", location):
         return "a file URI has no host: file:///absolute/path"
     return None
 
@@ -77,7 +81,7 @@ def local_path(location: str) -> str | None:
         return location
     if scheme_of(location) != "file":
         return None
-    return unquote("/" + _after_scheme(location).partition("/")[2], errors="surrogateescape")
+    return unquote("/" + location.partition("://")[2].partition("/")[2], errors="surrogateescape")
 
 
 def path_of(uri: str) -> str:
@@ -155,8 +159,60 @@ def explained(error: BaseException) -> str:
     return masked(text) or type(error).__name__
 
 
-def _after_scheme(uri: str) -> str:
-    return uri.partition("://")[2]
+def files_below(folder: str) -> Iterator[str]:
+    """Names of all files below a folder, relative to it, with `/` between, in the order of these names.
+
+    Links to files are files; links to folders are not followed. No more than one directory's names are held for each
+    level of depth.
+
+    Raises:
+        InputError: a directory cannot be listed, or they are nested without end.
+    """
+    stack = [iter(entries(folder))]
+    while stack:
+        for name, is_folder in stack[-1]:
+            if is_folder:
+                if len(stack) == _DEPTH:
+                    raise InputError(f"{masked(folder)}: more than {_DEPTH} folders in each other ({name}).")
+                stack.append(iter(entries(folder, name)))
+                break
+            yield name
+        else:
+            stack.pop()
+
+
+def entries(folder: str, below: str = "") -> list[Entry]:
+    """What lies directly in a folder, or in one below it, in the order that puts all files below it in order."""
+    path = local_path(folder)
+    listing: Callable[[str, str], Iterator[Entry]] = _local if path is not None else _remote
+    with reading(f"{folder.rstrip('/')}/{below}" if below else folder):
+        found = list(listing(folder if path is None else path, below))
+    # A folder's name ends with `/` in the paths below it, and that is how it compares with its neighbours.
+    return sorted(found, key=lambda entry: f"{entry[0]}/" if entry[1] else entry[0])
+
+
+def _local(folder: str, below: str) -> Iterator[Entry]:
+    with os.scandir(os.path.join(folder, below)) as found:  # noqa: PTH118 (a Path for each file takes most of the time)
+        for entry in found:
+            if entry.is_dir(follow_symlinks=False):
+                yield f"{below}/{entry.name}" if below else entry.name, True
+            elif not entry.is_dir():
+                yield f"{below}/{entry.name}" if below else entry.name, False
+
+
+def _remote(folder: str, below: str) -> Iterator[Entry]:
+    system, root = file_system(folder)
+    root = root.rstrip("/")
+    place = f"{root}/{below}" if below else root
+    found = system.ls(place, detail=True)
+    system.invalidate_cache(place)  # else every listing of a long walk is kept
+    for entry in found:
+        # A page of a web server may link to anywhere.
+        if not entry["name"].startswith(f"{place}/"):
+            continue
+        name = entry["name"][len(root) + 1 :].rstrip("/")
+        if name != below and ".." not in name.split("/"):
+            yield name, entry["type"] == "directory"
 
 
 async def _http_client(**options: Any) -> Any:

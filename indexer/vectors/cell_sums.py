@@ -12,13 +12,7 @@ from indexer.errors import InputError
 
 
 def check_vectors(vectors: np.ndarray, *, width: int) -> None:
-    """Make sure that every row can stand for a photo.
-
-    vectors: (N, D) float of any norm but zero, D = width.
-
-    Raises:
-        InputError: another shape, or a row that is zero or not finite.
-    """
+    """Raise InputError where vectors (N, D) float are not of D = width, or a row is zero or not finite."""
     if vectors.ndim != 2 or vectors.shape[1] != width:
         raise InputError(
             f"Photo vectors of shape {vectors.shape}; (photos, {width}) is needed here. "
@@ -34,11 +28,7 @@ def check_vectors(vectors: np.ndarray, *, width: int) -> None:
 
 
 def check_cells(cells: np.ndarray, *, rows: int, n_cells: int) -> None:
-    """Make sure that there is one cell number for each row: (N,) integers from -1 (no cell) to n_cells - 1.
-
-    Raises:
-        InputError: another shape or type, or a number of no cell.
-    """
+    """Raise InputError where cells are not a number for each row: (N,) integers from -1 (no cell) to n_cells - 1."""
     if cells.shape != (rows,) or not np.issubdtype(cells.dtype, np.integer):
         raise InputError(f"Cells of shape {cells.shape} and type {cells.dtype}; ({rows},) integers are needed here.")
     if rows and not (cells.min() >= -1 and cells.max() < n_cells):

@@ -7,7 +7,6 @@ Columns: `photo`, `embedding` (list of float), `lat` and `lng` where known, `sta
 import contextlib
 import hashlib
 import logging
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
+import pyarrow.compute
 import pyarrow.parquet
 
 from indexer.disk.manifest import ROWS_MANIFEST, file_digest, manifest_digest, read_manifest
@@ -29,7 +28,8 @@ KIND = "features"
 SCHEMA_VERSION = 1
 _ROWS = 8192  # read at once
 
-_Piece = tuple[int, pa.Table, np.ndarray]  # number of the first row, its columns, vectors (N, D) float32
+_Rows = tuple[int, pa.Table, pa.Array | np.ndarray]  # number of the first row in its file, columns, vectors as they are
+_Needed = Callable[[int, int], bool]  # whether a shard that is wanted has any of these rows of a file
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,53 +73,60 @@ class FeatureSource:
 
     def __iter__(self) -> Iterator[FeatureBatch]:
         """All vectors in order, a bounded number at a time."""
-        width = None
-        for file, rows in zip(self.shards, self._counts, strict=True):
-            for _, batch in _read(file, [(0, rows)]):
-                width = self._check_width(batch, width, file)
-                yield batch
+        return (batch for _, batch in self._pieces(self.rows, lambda _: True))
 
     def cut(self, rows: int, wanted: Callable[[int], bool]) -> Iterator[tuple[int, FeatureBatch]]:
         """The same in shards of so many rows, whatever files they are in, the last one shorter; with their numbers.
 
         wanted: which shards, by number; others are passed over, and not read where the files allow it.
         """
-        width, number, begin, pile = None, 0, 0, list[FeatureBatch]()
-        for file, n_rows in zip(self.shards, self._counts, strict=True):
-            end = begin + n_rows
-            spans = [
-                (max(each * rows, begin) - begin, min((each + 1) * rows, end) - begin)
-                for each in range(begin // rows, -(-end // rows))
-                if wanted(each)
-            ]
-            for first, batch in _read(file, spans) if spans else ():
-                width = self._check_width(batch, width, file)
-                number = (begin + first) // rows
-                pile.append(batch)
-                if begin + first + len(batch) == (number + 1) * rows:
-                    yield number, joined(pile)
-                    pile = []
-            begin = end
+        pile: list[FeatureBatch] = []
+        for number, batch in self._pieces(rows, wanted):
+            pile.append(batch)
+            # As soon as it is whole: what comes next may be damaged.
+            if sum(map(len, pile)) == rows:
+                yield number, joined(pile)
+                pile = []
         if pile:
             yield number, joined(pile)
+
+    def _pieces(self, rows: int, wanted: Callable[[int], bool]) -> Iterator[tuple[int, FeatureBatch]]:
+        """The vectors of these shards, a bounded number at a time and never of two shards or files at once."""
+        width, row = None, 0
+        for file, n_rows in zip(self.shards, self._counts, strict=True):
+
+            def needed(begin: int, end: int, before: int = row) -> bool:
+                return any(map(wanted, range((before + begin) // rows, -(-(before + end) // rows))))
+
+            read = _npy_rows if file.suffix == ".npy" else _parquet_rows
+            with _damage_named(file):
+                for first, columns, embedding in read(file, needed) if needed(0, n_rows) else ():
+                    begin, end = row + first, row + first + columns.num_rows
+                    for number in filter(wanted, range(begin // rows, -(-end // rows))):
+                        part = slice(max(number * rows - begin, 0), (number + 1) * rows - begin)
+                        batch = _batch(columns[part], embedding[part], file, first_row=first + part.start)
+                        found = batch.embedding.shape[1]
+                        if width not in (None, found):
+                            raise InputError(
+                                f"{file}: embeddings of {found} values; {self.shards[0].name} beside it has {width}. "
+                                "Keep the vectors of each encoder in a folder of their own."
+                            )
+                        width = found
+                        yield number, batch
+            row += n_rows
 
     @cached_property
     def _counts(self) -> Sequence[int]:
         """Rows of each file."""
-        counts = [_count_rows(file) for file in self.shards]
-        for file, count in zip(self.shards, counts, strict=True):
-            if not count:
+        counts = []
+        for file in self.shards:
+            with _damage_named(file):
+                is_npy = file.suffix == ".npy"
+                rows = np.load(file, mmap_mode="r").shape[0] if is_npy else pa.parquet.read_metadata(file).num_rows
+            if not rows:
                 raise InputError(f"{file}: no rows.")
+            counts.append(rows)
         return counts
-
-    def _check_width(self, batch: FeatureBatch, width: int | None, shard: Path) -> int:
-        found: int = batch.embedding.shape[1]
-        if width not in (None, found):
-            raise InputError(
-                f"{shard}: embeddings of {found} values; {self.shards[0].name} beside it has {width}. Keep the vectors "
-                "of each encoder in a folder of their own."
-            )
-        return found
 
 
 def open_features(location: Path) -> FeatureSource:
@@ -186,23 +193,6 @@ def feature_table(batch: FeatureBatch) -> pa.Table:
     )
 
 
-def _count_rows(path: Path) -> int:
-    with _damage_named(path):
-        if path.suffix == ".npy":
-            return len(np.load(path, mmap_mode="r", allow_pickle=False))
-        return int(pa.parquet.read_metadata(path).num_rows)
-
-
-def _read(path: Path, spans: Sequence[tuple[int, int]]) -> Iterator[tuple[int, FeatureBatch]]:
-    """Rows of a file from the first of a span to its last, span after span, with the number of each batch's first row.
-
-    spans: ascending and apart. A batch is of bounded size and reaches over the end of no span.
-    """
-    with _damage_named(path):
-        for first, columns, vectors in (_npy_pieces if path.suffix == ".npy" else _parquet_pieces)(path, spans):
-            yield first, _from_columns(columns, vectors, path, first_row=first)
-
-
 @contextlib.contextmanager
 def _damage_named(path: Path) -> Iterator[None]:
     try:
@@ -211,7 +201,7 @@ def _damage_named(path: Path) -> Iterator[None]:
         raise ArtifactError(f"{path}: cannot be read as features ({error}).") from None
 
 
-def _npy_pieces(path: Path, spans: Sequence[tuple[int, int]]) -> Iterator[_Piece]:
+def _npy_rows(path: Path, needed: _Needed) -> Iterator[_Rows]:
     beside = path.with_suffix(".csv")
     if not beside.is_file():
         raise InputError(f"{path}: needs {beside.name} beside it, with a column photo (and lat, lng if known).")
@@ -222,58 +212,40 @@ def _npy_pieces(path: Path, spans: Sequence[tuple[int, int]]) -> Iterator[_Piece
             f"{path}: shape {vectors.shape}, but {beside.name} has {table.num_rows} rows. Give (rows, D) numbers, one "
             "row for each row of the table."
         )
-    for start, stop in spans:
-        for first in range(start, stop, _ROWS):
-            end = min(first + _ROWS, stop)
-            yield first, table.slice(first, end - first), np.asarray(vectors[first:end], np.float32)
+    for first in range(0, len(vectors), _ROWS):
+        if needed(first, min(first + _ROWS, len(vectors))):
+            yield first, table.slice(first, _ROWS), vectors[first : first + _ROWS]
 
 
-def _parquet_pieces(path: Path, spans: Sequence[tuple[int, int]]) -> Iterator[_Piece]:
+def _parquet_rows(path: Path, needed: _Needed) -> Iterator[_Rows]:
     with pa.parquet.ParquetFile(path) as file:
         if "embedding" not in file.schema_arrow.names:
             raise InputError(f"{path}: no column 'embedding'; it has {', '.join(file.schema_arrow.names)}.")
-        left, end = deque(spans), 0
+        end = 0
         for group in range(file.num_row_groups):
             begin, end = end, end + file.metadata.row_group(group).num_rows
-            if not left or left[0][0] >= end:
-                continue
-            for batch in file.iter_batches(_ROWS, row_groups=[group]):
-                stop = begin + batch.num_rows
-                while left and left[0][0] < stop:
-                    first, last = max(left[0][0], begin), min(left[0][1], stop)
-                    part = pa.Table.from_batches([batch.slice(first - begin, last - first)])
-                    yield first, part, _vectors(part["embedding"], path)
-                    if left[0][1] > stop:  # goes on in the next batch
-                        break
-                    left.popleft()
-                begin = stop
+            for batch in file.iter_batches(_ROWS, row_groups=[group]) if needed(begin, end) else ():
+                yield begin, pa.table(batch), batch["embedding"]
+                begin += batch.num_rows
 
 
-def _vectors(column: pa.ChunkedArray, path: Path) -> np.ndarray:
+def _vectors(column: pa.Array, path: Path) -> np.ndarray:
     """A column of lists of numbers as (N, D) float32."""
-    column = column.combine_chunks()
-    if not (_is_list(column.type) and _is_number(column.type.value_type)):
-        raise InputError(f"{path}: column 'embedding' is {column.type}; it must be lists of numbers.")
+    kind = column.type
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    if not (is_list and (pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type))):
+        raise InputError(f"{path}: column 'embedding' is {kind}; it must be lists of numbers.")
     if column.null_count:
         raise InputError(f"{path}: {column.null_count} rows have no embedding. Fill them with zeros and set `status`.")
-    flat = column.flatten().to_numpy(zero_copy_only=False)
-    if len(flat) % len(column):
-        raise InputError(f"{path}: embeddings of different lengths.")
-    lengths = None if pa.types.is_fixed_size_list(column.type) else np.diff(column.offsets.to_numpy())
-    if lengths is not None and (lengths != lengths[0]).any():
+    lengths = pa.compute.list_value_length(column).to_numpy()
+    if (lengths != lengths[0]).any():
         raise InputError(f"{path}: embeddings of different lengths ({lengths.min()} to {lengths.max()}).")
-    return np.asarray(flat.reshape(len(column), -1), np.float32)
+    return np.asarray(column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1), np.float32)
 
 
-def _is_list(kind: pa.DataType) -> bool:
-    return any(matches(kind) for matches in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list))
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind))
-
-
-def _from_columns(table: pa.Table, vectors: np.ndarray, path: Path, *, first_row: int) -> FeatureBatch:
+def _batch(table: pa.Table, embedding: pa.Array | np.ndarray, path: Path, *, first_row: int) -> FeatureBatch:
+    is_array = isinstance(embedding, np.ndarray)
+    vectors = np.asarray(embedding, np.float32) if is_array else _vectors(embedding, path)
     table = standard_names(table)
     if ROW not in table.column_names:
         table = table.append_column(ROW, pa.array(np.arange(first_row, first_row + table.num_rows)))

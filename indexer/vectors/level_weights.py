@@ -34,24 +34,25 @@ def fit_level_weights(model: ScoringModel, vectors: np.ndarray, leaf: np.ndarray
         InputError: too few of the photos lie in a leaf.
     """
     geocells, inside = model.geocells, np.flatnonzero(leaf >= 0)
-    n_numbers = len(geocells.vectors) + 1
     check_enough(leaf, levels=len(geocells.vectors))
     vectors, truth = vectors[inside], leaf[inside]
-    log_share = np.log(model.n_photos / model.n_photos.sum())
+    levels = list(zip(geocells.vectors, geocells.temperatures, model.ancestors.T, strict=True))
+    log_share = np.log(model.n_photos / model.n_photos.sum()).astype(np.float32)
     rows = max(1, _BLOCK_SCORES // len(log_share))
     blocks = [slice(first, first + rows) for first in range(0, len(vectors), rows)]
 
     def loss_and_slope(weights: np.ndarray) -> tuple[float, np.ndarray]:
-        loss, slope = 0.0, np.zeros(n_numbers)
+        loss, slope = 0.0, np.zeros(len(levels) + 1)
         for block in blocks:
-            features = _features(geocells, model.ancestors, log_share, vectors[block])
+            logits = [(vectors[block] @ cells.T / np.float32(tau))[:, ancestors] for cells, tau, ancestors in levels]
+            features = [*logits, log_share[None]]
             part, part_slope = _conditional_logit(features, truth[block], weights)
             loss += part
             slope += part_slope
         return loss / len(vectors), slope / len(vectors)
 
     begin = np.append(geocells.level_weights, geocells.prior_exponent)
-    bounds = [(0, None)] * (n_numbers - 1) + [(None, None)]
+    bounds = [(0, None)] * len(levels) + [(None, None)]
     found = minimize(loss_and_slope, begin, jac=True, method="L-BFGS-B", bounds=bounds).x
     return replace(geocells, level_weights=found[:-1], prior_exponent=float(found[-1]))
 
@@ -66,21 +67,13 @@ def check_enough(leaf: np.ndarray, *, levels: int) -> None:
         )
 
 
-def _features(
-    geocells: Geocells, ancestors: np.ndarray, log_share: np.ndarray, vectors: np.ndarray
-) -> list[np.ndarray]:
-    """What each weight multiplies: (H, leaves) for each level, (1, leaves) for the prior."""
-    logits = [
-        (vectors @ cells.T / np.float32(tau))[:, ancestors[:, level]]
-        for level, (cells, tau) in enumerate(zip(geocells.vectors, geocells.temperatures, strict=True))
-    ]
-    return [*logits, log_share[None].astype(np.float32)]
-
-
 def _conditional_logit(
     features: Sequence[np.ndarray], truth: np.ndarray, weights: np.ndarray
 ) -> tuple[float, np.ndarray]:
-    """Sum of the losses of some photos, and its derivative by the weights."""
+    """Sum of the losses of some photos, and its derivative by the weights.
+
+    features: what each weight multiplies: (H, leaves) for each level, (1, leaves) for the prior.
+    """
     scores = np.zeros(features[0].shape)
     for weight, feature in zip(weights, features, strict=True):
         scores += weight * feature

@@ -1,18 +1,23 @@
 """Geocells from photo vectors, without training: each cell's vector is the mean direction of its photos' vectors.
 
-In: batches of photo vectors with the cell of every level that each photo lies in (`Hierarchy.locate`). Out: `Geocells`.
-Prototypes by averaging, as in Snell et al., Prototypical Networks (2017); without whitening they are poor on image
-vectors, which share one common direction (see `indexer.vectors.whitening`).
+In: batches of photo vectors with the cell of every level that each photo lies in (`Hierarchy.locate`), or the geocells
+of another hierarchy, whose vectors cells take over. Out: `Geocells`. Prototypes by averaging, as in Snell et al.,
+Prototypical Networks (2017); without whitening they are poor on image vectors, which share one common direction (see
+`indexer.vectors.whitening`).
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
+import pyarrow.compute as pc
 
+from indexer.cells.hierarchy import Hierarchy, Level
+from indexer.cells.lineage import lineage
+from indexer.earth import geo
 from indexer.errors import InputError
 from indexer.vectors.cell_sums import CellSums, check_vectors, unit_rows
 from indexer.vectors.geocells import Geocells
-from indexer.vectors.inheritance import inherit
 from indexer.vectors.whitening import Transform
 
 TEMPERATURE = 0.07  # of every level: CLIP's initial value, for want of a fitted one
@@ -86,9 +91,6 @@ class CellMeans:
         """The mean directions as geocells, at temperature 0.07 and weight 1 at every level.
 
         hierarchy: its digest. encoder: digest of the encoder that made the vectors, None where unknown.
-
-        Raises:
-            InputError: as `vectors` does.
         """
         levels = len(self._parents)
         return Geocells(
@@ -134,3 +136,44 @@ def _check_parents(parents: Sequence[np.ndarray]) -> None:
                 f"A cell of level {level} has no parent among the {above} cells of the level above. "
                 "Take the parents from a hierarchy: Hierarchy.parents_by_level()."
             )
+
+
+def inherit(sums: np.ndarray, parents: np.ndarray) -> np.ndarray:
+    """Directions of cells, each of which takes its parent's where it has none of its own.
+
+    sums: (C, D) float64, the sum of the vectors of each cell; zeros where there are none. parents: (C, D) float32, unit
+    rows, the vector of each cell's parent. Returns (C, D) float32, unit rows.
+    """
+    norms = np.linalg.norm(sums, axis=1, keepdims=True)
+    # Vectors that cancel out leave rounding behind, which is no direction.
+    empty = norms <= 1e-12
+    return np.where(empty, parents, sums / np.where(empty, 1, norms)).astype(np.float32)
+
+
+def carry_over(geocells: Geocells, old: Hierarchy, new: Hierarchy) -> Geocells:
+    """Geocells for a new hierarchy from those of an old one, by lineage.
+
+    A cell that is the same, or lies inside an old one, takes its vector; one that old cells were merged into takes the
+    direction of their mean, weighted by photos; a new one inherits its parent, at the coarsest level the old cell
+    whose point is nearest.
+
+    Raises:
+        InputError: the hierarchies do not correspond.
+    """
+    table = lineage(old, new)
+    vectors: list[np.ndarray] = []
+    for number, level in enumerate(new.levels):
+        rows = table.filter(pc.equal(table["level"], number))
+        rows = rows.filter(pc.and_(pc.is_valid(rows["cell"]), pc.is_valid(rows["old_cell"])))
+        cell, old_cell = rows["cell"].to_numpy(), rows["old_cell"].to_numpy()
+        sums = CellSums.zeros(len(level), geocells.width)
+        weight = old.levels[number].n_photos[old_cell].astype(np.float64)
+        sums.add(weight[:, None] * geocells.vectors[number][old_cell], cell)
+        parents = vectors[-1][new.parents(number)] if number else _nearest(geocells.vectors[0], old.levels[0], level)
+        vectors.append(inherit(sums.sums, parents))
+    return replace(geocells, vectors=vectors, hierarchy=new.digest)
+
+
+def _nearest(vectors: np.ndarray, old: Level, new: Level) -> np.ndarray:
+    tree = geo.point_tree(old.lat_deg, old.lng_deg)
+    return vectors[tree.query(geo.unit_vectors(new.lat_deg, new.lng_deg))[1]]

@@ -52,14 +52,11 @@ class Placed:
     lat_deg: np.ndarray  # (N,) float64
     lng_deg: np.ndarray  # (N,) float64
     photo: np.ndarray  # (N,) str, their names
-    row: np.ndarray  # (N,) int64, of the table that places them; empty where they place themselves
+    row: np.ndarray  # (N,) int64, of the table that places them; -1 where they place themselves
 
     def take(self, rows: np.ndarray) -> "Placed":
         """Some of them, by their number."""
-        row = self.row[rows] if self.row.size else self.row
-        return Placed(
-            self.vectors[rows], self.cells[rows], self.lat_deg[rows], self.lng_deg[rows], self.photo[rows], row
-        )
+        return Placed(*(getattr(self, column.name)[rows] for column in fields(self)))
 
 
 def joined_placed(parts: Sequence[Placed]) -> Placed:
@@ -70,11 +67,8 @@ def joined_placed(parts: Sequence[Placed]) -> Placed:
 class Placement:
     """Which cells the photos of features lie in: by their own coordinates, or by those (or the labels) of a table.
 
-    Args:
-        hierarchy: whose cells.
-        photos: table with photo, lat, lng (and the labels of a tree of labels); None: features place themselves.
-        split: of that table; None takes all of it.
-        chosen: says of names (N,) which photos are wanted: (N,) bool; None wants all.
+    photos: table with photo, lat, lng (and the labels of a tree of labels); None: features place themselves. split: of
+    that table; None takes all of it. chosen: says of names (N,) which photos are wanted: (N,) bool; None wants all.
 
     Raises:
         InputError: the table cannot be used, or there is none where one is needed.
@@ -115,7 +109,7 @@ class Placement:
             rows = np.flatnonzero(ok & ~np.isnan(batch.lat_deg) & ~np.isnan(batch.lng_deg))
             lat, lng = batch.lat_deg[rows], batch.lng_deg[rows]
             cells = self.hierarchy.locate(lat, lng)
-            row = np.empty(0, np.int64)
+            row = np.full(len(rows), -1)
         else:
             known = pc.index_in(pa.array(batch.photo), value_set=self._names).fill_null(-1).to_numpy()
             rows = np.flatnonzero(ok & (known >= 0))
@@ -135,12 +129,8 @@ def prototypes(
 ) -> Prototypes:
     """Make geocells of photo vectors.
 
-    Args:
-        features: the vectors.
-        placement: where their photos lie.
-        transform: what vectors pass first; `none` takes them as they are.
-        shrinkage: of the whitening; None chooses it by cross-validation on up to 20,000 photos.
-        seed: of that sample and its folds.
+    transform: what vectors pass first; `none` takes them as they are. shrinkage: of the whitening; None chooses it by
+    cross-validation on up to 20,000 photos. seed: of that sample and its folds.
 
     Raises:
         InputError: no photo has both a vector and a cell, or the vectors cannot be whitened.
@@ -232,8 +222,9 @@ def placed_batches(features: FeatureSource, placement: Placement, what: str) -> 
     with track(what, features.rows) as advance:
         for batch in features:
             placed = placement.place(batch)
-            np.add.at(times, placed.row, 1)
-            if (times[placed.row] > 1).any():
+            known = placed.row[placed.row >= 0]
+            np.add.at(times, known, 1)
+            if (times[known] > 1).any():
                 raise InputError(
                     f"{features.location}: a photo has several vectors, the first in the shard of "
                     f"{batch.photo[0]!r}. Keep one row for each name."

@@ -11,7 +11,7 @@ Why: vectors of image encoders share one common direction and vary most along di
 There plain mean directions of cells are all alike; after whitening within cells, what differs between cells is left.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,13 +101,11 @@ class Transform:
         """
         try:
             tensors = load_file(path)
-            mean, matrix, shrinkage = tensors["mean"], tensors["matrix"], float(tensors["shrinkage"].item())
-        except (SafetensorError, KeyError, OSError, TypeError, ValueError) as error:
-            raise ArtifactError(f"{path}: cannot be read as a transform ({error}). Restore it from a copy.") from None
-        try:
-            return cls(mean, matrix, shrinkage)
+            return cls(tensors["mean"], tensors["matrix"], float(tensors["shrinkage"].item()))
         except ArtifactError as error:
             raise ArtifactError(f"{path}: {error}") from None
+        except (SafetensorError, KeyError, OSError, TypeError, ValueError) as error:
+            raise ArtifactError(f"{path}: cannot be read as a transform ({error}). Restore it from a copy.") from None
 
 
 @dataclass(slots=True, eq=False)
@@ -190,34 +188,16 @@ def whiten(moments: Moments, shrinkage: float) -> Transform:
         InputError: no cell holds two different photos; or the shrunk covariance is singular, as it is at shrinkage 0
             with fewer photos than dimensions. It is refused rather than floored: a floor is a shrinkage nobody chose.
     """
-    spectrum = _spectrum(moments)
-    matrix = (spectrum.axes * spectrum.scales(shrinkage)) @ spectrum.axes.T
+    axes, scales = _axes_and_scales(moments)
+    matrix = (axes * scales(shrinkage)) @ axes.T
     return Transform(moments.mean.astype(np.float32), ((matrix + matrix.T) / 2).astype(np.float32), shrinkage)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Spectrum:
-    """S_w = axes diag(values) axes^T. The identity has the same axes, so one decomposition serves every shrinkage."""
+def _axes_and_scales(moments: Moments) -> tuple[np.ndarray, Callable[[float], np.ndarray]]:
+    """The axes of S, (D, D) float64 with one in each column, and what gives their scales in A, (D,) float64, for any g.
 
-    values: np.ndarray  # (D,) float64, ascending, not negative
-    axes: np.ndarray  # (D, D) float64, a column for each value
-    rounding: float  # values up to this size are not told from zero
-    freedom: int
-
-    def scales(self, shrinkage: float) -> np.ndarray:
-        """Square roots of the inverse eigenvalues of S: (D,) float64."""
-        if not 0 <= shrinkage <= 1:  # written so that NaN is refused too
-            raise InputError(f"A shrinkage of {shrinkage}: it must be a number from 0 to 1.")
-        shrunk = (1 - shrinkage) * self.values + shrinkage * self.values.mean()
-        if shrunk[0] <= self.rounding:
-            raise InputError(
-                f"At shrinkage {shrinkage:g} the covariance of {len(shrunk)} dimensions within cells is singular "
-                f"({self.freedom} photos beyond one per cell). Give a shrinkage above 0, such as 0.01, or more photos."
-            )
-        return 1 / np.sqrt(shrunk)
-
-
-def _spectrum(moments: Moments) -> _Spectrum:
+    The identity has the axes of every matrix, so one decomposition serves every shrinkage.
+    """
     values, axes = np.linalg.eigh(moments.within_cells())
     # S_w is a difference of sums of the size of `second`; numpy's rank tolerance at that size.
     rounding = moments.width * float(np.finfo(np.float64).eps * np.trace(moments.second)) / moments.freedom
@@ -226,7 +206,21 @@ def _spectrum(moments: Moments) -> _Spectrum:
             "No two photos of a cell have different vectors: nothing to whiten with. "
             "Remove copies of photos, or take vectors as they are (`transform` none)."
         )
-    return _Spectrum(np.maximum(values, 0.0), axes, rounding, moments.freedom)
+    values = np.maximum(values, 0.0)
+
+    def scales(shrinkage: float) -> np.ndarray:
+        if not 0 <= shrinkage <= 1:  # written so that NaN is refused too
+            raise InputError(f"A shrinkage of {shrinkage}: it must be a number from 0 to 1.")
+        shrunk = (1 - shrinkage) * values + shrinkage * values.mean()
+        if shrunk[0] <= rounding:
+            raise InputError(
+                f"At shrinkage {shrinkage:g} the covariance of {len(values)} dimensions within cells is singular "
+                f"({moments.freedom} photos beyond one per cell). Give a shrinkage above 0, such as 0.01, or more "
+                "photos."
+            )
+        return np.asarray(1 / np.sqrt(shrunk))
+
+    return axes, scales
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,13 +262,24 @@ def choose_shrinkage(
         InputError: vectors, cells or coordinates that cannot be right, fewer than two cells, too few photos for the
             folds, or a candidate that `whiten` refuses.
     """
-    _check_sample(vectors, cells, lat_deg, lng_deg, cell_lat_deg, cell_lng_deg)
+    check_vectors(vectors, width=vectors.shape[-1])
+    check_cells(cells, rows=len(vectors), n_cells=len(cell_lat_deg))
+    if not lat_deg.shape == lng_deg.shape == cells.shape or cell_lat_deg.shape != cell_lng_deg.shape:
+        raise InputError(f"{len(cells)} photos, {len(lat_deg)} latitudes and {len(lng_deg)} longitudes: one of each.")
+    places = {"photos of the sample": (lat_deg, lng_deg), "points of the cells": (cell_lat_deg, cell_lng_deg)}
+    for source, (lat, lng) in places.items():
+        geo.check_coordinates(lat, lng, rows=np.arange(len(lat)), source=source)
     if not candidates or not 2 <= folds <= len(vectors):
         raise InputError(f"{len(candidates)} candidates, {folds} folds, {len(vectors)} photos: 1, 2 and 2 at least.")
     # Cells of the sample alone: arrays per cell then have the size of the sample, not of the world.
     present, slot = np.unique(cells, return_inverse=True)
     slot = slot - int(present[0] == -1)
     present = present[present >= 0]
+    if len(present) < 2:
+        raise InputError(
+            f"The sample's photos lie in {len(present)} cell: there is nothing to tell apart, so no shrinkage is "
+            "better than another. Give photos of several cells, finer cells, or a shrinkage."
+        )
     fold = np.random.default_rng(seed).permutation(len(vectors)) % folds
     shrinkages = sorted(set(candidates))
     km = np.empty((len(shrinkages), len(vectors)))
@@ -286,42 +291,19 @@ def choose_shrinkage(
     return ShrinkageChoice(min(scores, key=lambda shrinkage: (scores[shrinkage].median_km, -shrinkage)), scores)
 
 
-def _check_sample(
-    vectors: np.ndarray,
-    cells: np.ndarray,
-    lat_deg: np.ndarray,
-    lng_deg: np.ndarray,
-    cell_lat_deg: np.ndarray,
-    cell_lng_deg: np.ndarray,
-) -> None:
-    check_vectors(vectors, width=vectors.shape[-1])
-    check_cells(cells, rows=len(vectors), n_cells=len(cell_lat_deg))
-    if not lat_deg.shape == lng_deg.shape == cells.shape or cell_lat_deg.shape != cell_lng_deg.shape:
-        raise InputError(f"{len(cells)} photos, {len(lat_deg)} latitudes and {len(lng_deg)} longitudes: one of each.")
-    geo.check_coordinates(lat_deg, lng_deg, rows=np.arange(len(lat_deg)), source="photos of the sample")
-    rows = np.arange(len(cell_lat_deg))
-    geo.check_coordinates(cell_lat_deg, cell_lng_deg, rows=rows, source="points of the cells")
-    n_cells = len(np.unique(cells[cells >= 0]))
-    if n_cells < 2:
-        raise InputError(
-            f"The sample's photos lie in {n_cells} cell: there is nothing to tell apart, so no shrinkage is better "
-            "than another. Give photos of several cells, finer cells, or a shrinkage."
-        )
-
-
 def _answers(
     known: np.ndarray, cells: np.ndarray, unseen: np.ndarray, shrinkages: Sequence[float], *, n_cells: int
 ) -> np.ndarray:
     """The cell nearest to each unseen photo under each shrinkage, learnt from known photos: (G, U) int64."""
     moments = Moments.zeros(n_cells, known.shape[1])
     moments.add(known, cells)
-    spectrum = _spectrum(moments)
+    axes, scales_at = _axes_and_scales(moments)
     # The last turn of A = axes diag(scales) axes^T changes no norm and no similarity: it is left out.
-    axes, mean = spectrum.axes.astype(np.float32), moments.mean.astype(np.float32)
+    axes, mean = axes.astype(np.float32), moments.mean.astype(np.float32)
     known, unseen = (known - mean) @ axes, (unseen - mean) @ axes
     result = np.empty((len(shrinkages), len(unseen)), np.int64)
     for row, shrinkage in enumerate(shrinkages):
-        scales = spectrum.scales(shrinkage).astype(np.float32)
+        scales = scales_at(shrinkage).astype(np.float32)
         sums = CellSums.zeros(n_cells, known.shape[1])
         sums.add(unit_rows(known * scales), cells)
         filled = np.flatnonzero(sums.counts)  # a cell whose photos are all held out has no direction to compare with

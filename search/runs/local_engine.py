@@ -15,7 +15,7 @@ from pathlib import Path
 
 from encoder.failures import job_remarks
 from indexer.errors import InputError
-from indexer.jobs.job_folder import Job, JobFolder, Mark, Shard, check_job_target, open_job, totals_of
+from indexer.jobs.job_folder import Job, JobFolder, Mark, check_job_target, open_job, totals_of
 from indexer.jobs.job_status import StatusFile
 from indexer.jobs.progress import track_line
 from indexer.jobs.stages import Line, Meter
@@ -79,9 +79,9 @@ class Folders:
     def write(self, shard: VectorShard) -> None:
         """Write what is missing of a shard with answers; these last, because they say that it is done."""
         if self.kept is not None and shard.number not in self.kept.done:
-            self.kept.add(Shard(shard.number, shard.first_row, feature_table(shard.batch)))
+            self.kept.add(shard.number, feature_table(shard.batch), first_row=shard.first_row)
         if shard.number not in self.answers.done:
-            self.answers.add(Shard(shard.number, shard.first_row, shard.answers))
+            self.answers.add(shard.number, shard.answers, first_row=shard.first_row)
 
 
 @contextmanager

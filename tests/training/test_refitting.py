@@ -1,7 +1,6 @@
 """`python -m training refit` from features to answers: gains on unseen photos, labels, lineage, refusals."""
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from indexer.vectors.features import open_features
 from indexer.vectors.geocells import Geocells, load_geocells
 from indexer.vectors.prototypes import Placement, prototypes
 from indexer.vectors.scoring import ScoringModel, leaf_vectors
+from tests import conftest
 from tests.conftest import random_geocells, save_s2_hierarchy
 from tests.indexer.anisotropic import World, anisotropic_world
 from training.config import RefitConfig, RefitSources
@@ -255,13 +255,7 @@ def test_a_level_with_one_cell_says_nothing_and_does_no_harm(folder: Path, world
 
 
 def test_features_of_another_encoder_are_refused(folder: Path, checkpoint: Path, tmp_path: Path) -> None:
-    from indexer.disk.artifact import write_folder
-    from indexer.disk.manifest import ROWS_MANIFEST
-    from indexer.vectors.features import KIND, SCHEMA_VERSION
-
-    with write_folder(tmp_path / "F", kind=KIND, schema_version=SCHEMA_VERSION, manifest_name=ROWS_MANIFEST) as draft:
-        shutil.copy(folder / "F" / "part-00.parquet", draft.path)
-        draft.facts["encoder"] = "f" * 64
+    conftest.write_features(tmp_path / "F", *open_features(folder / "F"), encoder="f" * 64)
     sources = RefitSources(tmp_path / "F", folder / "H", from_=checkpoint)
     with pytest.raises(BundleMismatch, match="vectors of encoder ffffffff"):
         refit(sources, tmp_path / "C", config=CONFIG)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from indexer.disk import lock as locks
-from indexer.disk.lock import alone, in_turn, is_held
+from indexer.disk.lock import alone, is_held
 from indexer.errors import InputError
 
 SPAWN = multiprocessing.get_context("spawn")
@@ -29,7 +29,7 @@ def test_one_holds_it_and_others_are_told(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"x is busy\. Wait\."), alone(lock, busy="x is busy. Wait."):
             pass
     assert not is_held(lock)
-    with in_turn(lock):
+    with alone(lock):
         assert is_held(lock)
     assert not is_held(lock)
 

@@ -23,7 +23,6 @@ from indexer.errors import ArtifactError, InputError, WorkError
 from indexer.jobs.job_folder import (
     Job,
     Mark,
-    Shard,
     check_ended,
     check_job_target,
     is_running,
@@ -41,21 +40,22 @@ N = 3  # shards
 ROWS = 4  # in each
 
 
-def shard(number: int, *, rows: int = ROWS) -> Shard:
+def shard(number: int, *, rows: int = ROWS) -> pa.Table:
     """Some rows; the second of each shard failed."""
     status = ["missing" if row == 1 else "ok" for row in range(rows)]
     reason = ["there is no such file" if row == 1 else "" for row in range(rows)]
     names = [f"{number}-{row}" for row in range(rows)]
-    table = pa.table({"photo": names, "shard": [number] * rows, "status": status, "reason": reason})
-    return Shard(number, number * ROWS, table)
+    return pa.table({"photo": names, "shard": [number] * rows, "status": status, "reason": reason})
 
 
-def do(path: Path, *, job: Job = JOB, n: int = N, at_most: int = N, make: Callable[[int], Shard] = shard) -> list[int]:
+def do(
+    path: Path, *, job: Job = JOB, n: int = N, at_most: int = N, make: Callable[[int], pa.Table] = shard
+) -> list[int]:
     """Start the job: do so many of the shards that are missing; which ones they were. It ends when none is left."""
     with open_job(path, job) as folder:
         missing = [number for number in range(n) if number not in folder.done]
         for number in missing[:at_most]:
-            folder.add(make(number))
+            folder.add(number, make(number), first_row=number * ROWS)
         if len(missing) <= at_most:
             folder.finish({"width": 7})
     return missing[:at_most]
@@ -81,7 +81,7 @@ def seen(path: Path) -> list[str]:
 
 
 def expected(shards: Sequence[int]) -> list[str]:
-    return [name for number in shards for name in shard(number).table["photo"].to_pylist()]
+    return [name for number in shards for name in shard(number)["photo"].to_pylist()]
 
 
 def check_whole(path: Path) -> None:
@@ -206,7 +206,7 @@ def started() -> Iterator[Forks]:
 
 def hold(path: str) -> None:
     with open_job(Path(path), JOB) as folder:
-        folder.add(shard(0))
+        folder.add(0, shard(0), first_row=0)
         (Path(path).parent / "holds it").touch()
         time.sleep(60)
 
@@ -455,11 +455,10 @@ def fill_disk(path: str, limit_bytes: int) -> None:
         do(Path(path), make=grown)
 
 
-def grown(number: int) -> Shard:
+def grown(number: int) -> pa.Table:
     """Each shard needs more room than the one before it."""
-    small = shard(number, rows=4)
     column = pa.array([bytes(range(256)) * 40 * number] * 4)
-    return replace(small, table=small.table.append_column("content", column))
+    return shard(number, rows=4).append_column("content", column)
 
 
 def test_a_full_disk_is_one_sentence_and_keeps_what_is_done(started: Forks, tmp_path: Path) -> None:
@@ -505,5 +504,5 @@ def test_totals_do_not_depend_on_the_order_of_marks(order: list[int]) -> None:
 def test_a_failure_without_a_name_is_told_by_its_row(tmp_path: Path) -> None:
     table = pa.table({"photo": ["a", ""], "status": ["ok", "missing"], "reason": ["", "no name"]})
     with open_job(tmp_path / "O", JOB) as folder:
-        mark = folder.add(Shard(2, 20, table))
+        mark = folder.add(2, table, first_row=20)
     assert mark.examples == {"missing": ["row 21", "no name"]}

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from indexer.errors import ArtifactError, InputError
-from indexer.jobs.job_folder import Job, JobFolder, Shard, open_job
+from indexer.jobs.job_folder import Job, JobFolder, open_job
 from indexer.jobs.job_status import StatusFile, read_status
 from indexer.jobs.stages import Line
 
@@ -33,7 +33,8 @@ def add(folder: JobFolder, *numbers: int) -> None:
     for number in numbers:
         status = ["ok"] * (ROWS - 1) + ["missing"]
         names = [f"{number}-{row}" for row in range(ROWS)]
-        folder.add(Shard(number, number * ROWS, pa.table({"photo": names, "status": status, "reason": status})))
+        table = pa.table({"photo": names, "status": status, "reason": status})
+        folder.add(number, table, first_row=number * ROWS)
 
 
 def test_where_no_job_was_begun(tmp_path: Path) -> None:

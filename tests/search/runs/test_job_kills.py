@@ -32,7 +32,7 @@ from indexer.bundles.bundle import build_bundle
 from indexer.bundles.registry import Registry
 from indexer.cells.hierarchy import Hierarchy
 from indexer.cli import main
-from indexer.jobs.job_folder import JobFolder, Mark, Shard, part_name, read_job, read_marks
+from indexer.jobs.job_folder import JobFolder, Mark, part_name, read_job, read_marks
 from search.__main__ import COMMANDS
 from tests.conftest import random_geocells
 from tests.kills import KILLED, ONE_THREAD, ROOT, Forks, die_after, forks, kill_when
@@ -55,11 +55,11 @@ def _at_shard(count: int, act: Callable[[], None]) -> None:
     """Do something in the middle of a run: when so many shards are about to be written."""
     add, left = JobFolder.add, [count]
 
-    def acting(folder: JobFolder, shard: Shard) -> Mark:
+    def acting(folder: JobFolder, number: int, table: pa.Table, *, first_row: int) -> Mark:
         left[0] -= 1
         if not left[0]:
             act()
-        return add(folder, shard)
+        return add(folder, number, table, first_row=first_row)
 
     JobFolder.add = acting  # type: ignore[method-assign]
 
