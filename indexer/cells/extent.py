@@ -27,18 +27,10 @@ class Runs:
         return self.end - self.begin
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Extent:
-    """Of each cell of a level."""
+def extents(ids: np.ndarray, levels: Sequence[Runs]) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Of each level latitudes, longitudes and radii of its cells, (C,) float64 in degrees, degrees and kilometres.
 
-    lat_deg: np.ndarray  # (C,) float64, the mean direction of the cell's photos
-    lng_deg: np.ndarray  # (C,) float64
-    radius_km: np.ndarray  # (C,) float64, the largest distance of a photo from that point
-
-
-def extents(ids: np.ndarray, levels: Sequence[Runs]) -> list[Extent]:
-    """Points and radii of all cells.
-
+    A cell's point is the mean direction of its photos, its radius the largest distance of a photo from that point.
     ids: (N,) uint64 point ids in the order the runs count in, which need not be theirs.
     """
     sums = [np.zeros((3, len(runs.begin))) for runs in levels]
@@ -64,7 +56,7 @@ def extents(ids: np.ndarray, levels: Sequence[Runs]) -> list[Extent]:
                 squared += difference
             largest[cells] = np.maximum(largest[cells], _reduce(np.maximum, squared, begin, end))
     return [
-        Extent(*geo.lat_lng(centre.T), geo.chords_to_km(np.sqrt(largest)))
+        (*geo.lat_lng(centre.T), geo.chords_to_km(np.sqrt(largest)))
         for centre, largest in zip(centres, chords, strict=True)
     ]
 

@@ -7,13 +7,14 @@ counts at the levels above only.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from indexer.cells.extent import Runs
-from indexer.cells.hierarchy import SEPARATOR, Cells, Hierarchy, tie
+from indexer.cells.hierarchy import SEPARATOR, Hierarchy, Level, tie
 from indexer.errors import InputError
 
 
@@ -42,10 +43,10 @@ def build_label_hierarchy(table: pa.Table, columns: Sequence[str], *, ids: np.nd
     runs = [_runs(level, len(level_keys)) for level, level_keys in zip(cells, keys, strict=True)]
     ancestors = np.stack([level[runs[-1].begin] for level in cells], axis=1)
     levels = [
-        Cells(keys=level_keys, s2_ids=None, runs=run, tau_min=tau_min, tau_max=None, label=column)
-        for level_keys, run, column in zip(keys, runs, columns, strict=True)
+        partial(Level, tau_min=tau_min, tau_max=None, label=column, keys=level_keys, s2_ids=None)
+        for level_keys, column in zip(keys, columns, strict=True)
     ]
-    return tie(levels, ancestors, ids=ids)
+    return tie(levels, runs, ancestors, ids=ids)
 
 
 def locate_labels(hierarchy: Hierarchy, table: pa.Table) -> np.ndarray:

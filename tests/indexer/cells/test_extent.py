@@ -20,25 +20,25 @@ def test_any_runs_in_any_chunks(n: int, n_edges: int, chunk: int, seed: int) -> 
     runs = Runs(edges[:, 0], edges[:, 1])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(extent, "_CHUNK", chunk)
-        (found,) = extents(ids, [runs])
+        ((found_lat, found_lng, radius_km),) = extents(ids, [runs])
     lat, lng = s2.centres(ids)
     for cell, (begin, end) in enumerate(edges):
         mean = geo.unit_vectors(lat[begin:end], lng[begin:end]).sum(axis=0)
         want = geo.lat_lng(mean[None])
-        assert geo.haversine_km(*want, found.lat_deg[cell], found.lng_deg[cell])[0] < 1e-6
-        farthest = geo.haversine_km(lat[begin:end], lng[begin:end], found.lat_deg[cell], found.lng_deg[cell]).max()
-        assert found.radius_km[cell] == pytest.approx(farthest, abs=1e-6)
+        assert geo.haversine_km(*want, found_lat[cell], found_lng[cell])[0] < 1e-6
+        farthest = geo.haversine_km(lat[begin:end], lng[begin:end], found_lat[cell], found_lng[cell]).max()
+        assert radius_km[cell] == pytest.approx(farthest, abs=1e-6)
 
 
 def test_photos_on_one_spot_have_no_radius() -> None:
     ids = np.repeat(s2.point_ids(np.array([48.858]), np.array([2.294])), 1000)
-    (found,) = extents(ids, [Runs(np.array([0]), np.array([1000]))])
-    assert found.radius_km[0] < 1e-6
-    assert found.lat_deg[0] == pytest.approx(48.858, abs=1e-7)
+    ((found_lat, found_lng, radius_km),) = extents(ids, [Runs(np.array([0]), np.array([1000]))])
+    assert radius_km[0] < 1e-6
+    assert found_lat[0] == pytest.approx(48.858, abs=1e-7)
 
 
 def test_photos_at_opposite_ends_of_the_earth_have_the_place_of_the_first() -> None:
     ids = s2.point_ids(np.array([10.0, -10.0]), np.array([20.0, -160.0]))
-    (found,) = extents(ids, [Runs(np.array([0]), np.array([2]))])
-    assert (found.lat_deg[0], found.lng_deg[0]) == pytest.approx((10, 20), abs=1e-6)
-    assert found.radius_km[0] == pytest.approx(geo.FARTHEST_KM, rel=1e-6)
+    ((found_lat, found_lng, radius_km),) = extents(ids, [Runs(np.array([0]), np.array([2]))])
+    assert (found_lat[0], found_lng[0]) == pytest.approx((10, 20), abs=1e-6)
+    assert radius_km[0] == pytest.approx(geo.FARTHEST_KM, rel=1e-6)
