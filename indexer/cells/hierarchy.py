@@ -14,9 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from indexer.cells.extent import Runs, extents
-from indexer.cells.medoids import medoids
-from indexer.cells.partition import partition, photo_ranges
+from indexer.cells.extent import Runs, extents, medoids
+from indexer.cells.partition import partition, photo_runs
 from indexer.cells.rule import PartitionRule
 from indexer.earth import s2
 from indexer.earth.places import nearest_cities
@@ -96,11 +95,7 @@ class Hierarchy:
         return [np.full(len(self.levels[0]), -1), *above]
 
     def locate(self, lat_deg: np.ndarray, lng_deg: np.ndarray) -> np.ndarray:
-        """The cell of each level that contains each point, or -1: (N, L) int64.
-
-        Raises:
-            InputError: the cells are labels.
-        """
+        """The cell of each level that contains each point, or -1: (N, L) int64; raises what `locate_ids` does."""
         return self.locate_ids(s2.point_ids(lat_deg, lng_deg))
 
     def locate_ids(self, ids: np.ndarray) -> np.ndarray:
@@ -187,7 +182,7 @@ def build_hierarchy(ids: np.ndarray, *, rule: PartitionRule) -> Hierarchy:
         partial(Level, tau_min=rule.tau_min, tau_max=tau_max, label=None, keys=np.array(s2.tokens(level)), s2_ids=level)
         for level, tau_max in zip(cells, rule.tau_max, strict=True)
     ]
-    return tie(levels, [Runs(*photo_ranges(ids, level)) for level in cells], ancestors, ids=ids)
+    return tie(levels, [photo_runs(ids, level) for level in cells], ancestors, ids=ids)
 
 
 def tie(
