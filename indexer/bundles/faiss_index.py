@@ -129,9 +129,7 @@ def write_index(index: Index, path: Path) -> None:
         OSError: it cannot be written.
     """
     # FAISS's own writer reports any failure as a RuntimeError without a number; a file of Python's has the reason.
-    data = faiss.serialize_index(index)
-    with path.open("wb") as stream:
-        stream.write(data.data)
+    path.write_bytes(faiss.serialize_index(index).data)
 
 
 def read_index(path: Path) -> Index:
