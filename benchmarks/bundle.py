@@ -16,9 +16,8 @@ from benchmarks.partition import MP16_PHOTOS, photo_places
 from benchmarks.place_vectors import PlaceVectors
 from indexer.bundles.bundle import build_bundle, open_bundle
 from indexer.bundles.leaf_index import IndexChoice
-from indexer.cells.division import divide
+from indexer.cells.division import S2Scheme, divide
 from indexer.cells.hierarchy import sorted_ids
-from indexer.cells.schemes import S2Scheme
 
 
 def main() -> int:

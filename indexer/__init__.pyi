@@ -4,13 +4,13 @@ from .bundles.bundle import Bundle as Bundle
 from .bundles.bundle import open_bundle as open_bundle
 from .bundles.registry import Registry as Registry
 from .cells.ceiling import ceilings as ceilings
+from .cells.division import LabelScheme as LabelScheme
+from .cells.division import S2Scheme as S2Scheme
 from .cells.division import partition as partition
 from .cells.division import update as update
 from .cells.export import export_cells as export_cells
 from .cells.hierarchy import Hierarchy as Hierarchy
 from .cells.rule import PartitionRule as PartitionRule
-from .cells.schemes import LabelScheme as LabelScheme
-from .cells.schemes import S2Scheme as S2Scheme
 from .cells.table import load_hierarchy as load_hierarchy
 from .errors import ArtifactError as ArtifactError
 from .errors import BundleMismatch as BundleMismatch

@@ -50,13 +50,9 @@ class Command:
 class _StandardError(logging.StreamHandler[TextIO]):
     """Writes to whatever `sys.stderr` is at the moment: a progress bar replaces it while it is on the screen."""
 
-    @property
-    def stream(self) -> TextIO:
-        return sys.stderr
-
-    @stream.setter
-    def stream(self, value: TextIO) -> None:
-        pass
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
 
 
 def _list_type(name: str, convert: Callable[[Any], Any]) -> type:

@@ -12,7 +12,7 @@ from indexer.commands import level_table
 from indexer.errors import ArtifactError
 
 if TYPE_CHECKING:
-    from indexer.bundles.leaf_index import Beam, IndexFacts
+    from indexer.bundles.leaf_index import Found, IndexFacts
     from indexer.bundles.registry import Registry, VersionState
 
 
@@ -172,7 +172,7 @@ def _index_text(facts: "IndexFacts") -> str:
     return f"{kind}, {facts.size_bytes / 1e6:.1f} MB; {_found_text(facts)}"
 
 
-def _found_text(facts: "IndexFacts | Beam") -> str:
+def _found_text(facts: "Found") -> str:
     return (
         f"recall@1 {facts.recall_at_1:.4f}, @10 {facts.recall_at_10:.4f} against a full scan, on "
         f"{facts.queries:,} " + ("photos" if facts.measured_on == "photos" else "stand-ins for photos")

@@ -15,11 +15,10 @@ from indexer.bundles.bundle import build_bundle, open_bundle
 from indexer.bundles.leaf_index import IndexChoice
 from indexer.bundles.references import load_references
 from indexer.bundles.registry import Registry
-from indexer.cells.division import partition
+from indexer.cells.division import S2Scheme, partition
 from indexer.cells.hierarchy import Hierarchy
 from indexer.cells.lineage import lineage
 from indexer.cells.rule import PartitionRule
-from indexer.cells.schemes import S2Scheme
 from indexer.cells.table import load_hierarchy
 from indexer.disk.artifact import explain_unwritable, remove_leftovers, temporary_folder
 from indexer.disk.manifest import file_digest, manifest_digest

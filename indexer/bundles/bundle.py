@@ -240,11 +240,7 @@ def bundle_manifest(folder: Path) -> Manifest:
 
 
 def bundle_hierarchy(folder: Path) -> Hierarchy:
-    """The cells of a bundle, without opening its indices.
-
-    Raises:
-        ArtifactError: not a bundle, damaged, incomplete, or newer than this version.
-    """
+    """The cells of a bundle, without opening its indices; raises what `bundle_manifest` does."""
     bundle_manifest(folder)
     return table.read_cells(folder / table.CELLS_FILE)
 

@@ -22,19 +22,14 @@ Precision = Literal["fp32", "fp16", "int8"]
 Device = Literal["auto", "cpu", "cuda"]
 
 GPU_LIMIT = 2048  # the most results, and the most probes, that FAISS computes on a GPU
-_CODES = {"fp16": faiss.ScalarQuantizer.QT_fp16, "int8": faiss.ScalarQuantizer.QT_8bit}
+_CODES = {"fp32": "Flat", "fp16": "SQfp16", "int8": "SQ8"}  # as FAISS names them
 
 
 def flat_index(vectors: np.ndarray, precision: Precision = "fp32") -> Index:
     """Exhaustive inner-product index whose row i is vectors[i]; vectors: (N, D) float32."""
     rows = np.ascontiguousarray(vectors, np.float32)
-    width = rows.shape[1]
-    index: Index
-    if precision == "fp32":
-        index = faiss.IndexFlatIP(width)
-    else:
-        index = faiss.IndexScalarQuantizer(width, _CODES[precision], faiss.METRIC_INNER_PRODUCT)
-        index.train(rows)  # int8 learns the range of each dimension
+    index = faiss.index_factory(rows.shape[1], _CODES[precision], faiss.METRIC_INNER_PRODUCT)
+    index.train(rows)  # int8 learns the range of each dimension
     index.add(rows)
     return index
 
@@ -45,14 +40,10 @@ def inverted_index(vectors: np.ndarray, lists: np.ndarray, heads: np.ndarray, pr
     vectors: (N, D) float32. lists: (N,) int64. heads: (M, D) float32, what a query is compared with to choose lists.
     """
     rows = np.ascontiguousarray(vectors, np.float32)
-    quantiser = flat_index(heads)
-    settings = (quantiser, rows.shape[1], len(heads))
-    index: faiss.IndexIVF
-    if precision == "fp32":
-        index = faiss.IndexIVFFlat(*settings, faiss.METRIC_INNER_PRODUCT)
-    else:
-        index = faiss.IndexIVFScalarQuantizer(*settings, _CODES[precision], faiss.METRIC_INNER_PRODUCT, False)
-    index.by_residual = False  # lists hold whole vectors: a score is the vector's own, not the sum of two
+    index = faiss.index_factory(rows.shape[1], f"IVF{len(heads)},{_CODES[precision]}", faiss.METRIC_INNER_PRODUCT)
+    index.quantizer.add(np.ascontiguousarray(heads, np.float32))  # type: ignore[attr-defined]
+    # Lists hold whole vectors: a score is the vector's own, not the sum of two.
+    index.by_residual = False  # type: ignore[attr-defined]
     index.train(rows)  # the heads stay: a quantiser that is filled is not trained again
     add_preassigned(index, rows, np.ascontiguousarray(lists, np.int64))
     return index
@@ -138,9 +129,7 @@ def write_index(index: Index, path: Path) -> None:
         OSError: it cannot be written.
     """
     # FAISS's own writer reports any failure as a RuntimeError without a number; a file of Python's has the reason.
-    data = faiss.serialize_index(index)
-    with path.open("wb") as stream:
-        stream.write(data.data)
+    path.write_bytes(faiss.serialize_index(index).data)
 
 
 def read_index(path: Path) -> Index:

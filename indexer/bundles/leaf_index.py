@@ -10,7 +10,7 @@ bundle does not carry its leaf vectors twice.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -48,8 +48,18 @@ class IndexChoice:
     precision: Precision = "fp32"
 
 
-@dataclass(frozen=True, slots=True)
-class IndexFacts:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """How much of what a full scan finds a search was measured to find."""
+
+    recall_at_1: float  # share of queries that get the best of all leaves
+    recall_at_10: float  # share of the ten best leaves that are among the ten found
+    queries: int  # that this was measured with
+    measured_on: MeasuredOn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexFacts(Found):
     """What a bundle's manifest says of its leaf index."""
 
     kind: Literal["flat", "ivf"]
@@ -57,22 +67,14 @@ class IndexFacts:
     size_bytes: int
     quantiser_level: int | None  # of 'ivf'
     probes: int | None  # lists a search visits
-    recall_at_1: float  # share of queries that get the best of all leaves
-    recall_at_10: float  # share of the ten best leaves that are among the ten found
-    queries: int  # that this was measured with
-    measured_on: MeasuredOn
 
 
-@dataclass(frozen=True, slots=True)
-class Beam:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beam(Found):
     """How a search goes from coarse to fine: what was chosen, and what it was measured to find."""
 
     level: int  # whose cells the lists are
     probes: int  # lists a search visits
-    recall_at_1: float  # as in IndexFacts
-    recall_at_10: float
-    queries: int
-    measured_on: MeasuredOn
 
 
 def build_leaf_index(
@@ -92,22 +94,19 @@ def build_leaf_index(
     level, probes = choose_beam(model, queries, best[:, 0])
     lists = list_index(model, leaves, level, choice.precision if kind == "ivf" else "fp32")
     set_probes(lists, probes)
-    coarse_to_fine = _recall(_answers(lists, model, queries), best)
-    beam = Beam(level, probes, *coarse_to_fine, len(queries), measured_on)
-    if kind == "ivf":
-        index, recall = lists, coarse_to_fine
-    else:
+    index, found = lists, _found(lists, model, queries, best)
+    beam = Beam(level=level, probes=probes, measured_on=measured_on, **found)
+    if kind == "flat":
         index = flat_index(leaves, choice.precision)
-        recall = _recall(_answers(index, model, queries), best)
+        found = _found(index, model, queries, best)
     facts = IndexFacts(
-        kind,
-        choice.precision,
-        size_bytes(index),
-        level if kind == "ivf" else None,
-        probes if kind == "ivf" else None,
-        *recall,
-        len(queries),
-        measured_on,
+        kind=kind,
+        precision=choice.precision,
+        size_bytes=size_bytes(index),
+        quantiser_level=level if kind == "ivf" else None,
+        probes=probes if kind == "ivf" else None,
+        measured_on=measured_on,
+        **found,
     )
     return index, facts, beam
 
@@ -203,12 +202,10 @@ def rescored(model: ScoringModel, queries: np.ndarray, leaves: np.ndarray) -> tu
     return np.take_along_axis(leaves, order, axis=1), np.take_along_axis(scores, order, axis=1)
 
 
-def _answers(index: Index, model: ScoringModel, queries: np.ndarray) -> np.ndarray:
-    """The ten best leaves that an index finds: (Q, 10) int64."""
-    _, found = search_index(index, model.extended(queries), min(10 + SPARE, model.n_leaves))
-    return rescored(model, queries, found)[0][:, :10]
-
-
-def _recall(found: np.ndarray, best: np.ndarray) -> tuple[float, float]:
+def _found(index: Index, model: ScoringModel, queries: np.ndarray, best: np.ndarray) -> dict[str, Any]:
+    """What `Found` says of an index; best: (Q, 10) int64, the leaves it should find."""
+    _, candidates = search_index(index, model.extended(queries), min(10 + SPARE, model.n_leaves))
+    found = rescored(model, queries, candidates)[0][:, :10]
     shared = (found[:, :, None] == best[:, None, :]).any(axis=1)
-    return float((found[:, 0] == best[:, 0]).mean()), float(shared.mean())
+    first = found[:, 0] == best[:, 0]
+    return {"recall_at_1": float(first.mean()), "recall_at_10": float(shared.mean()), "queries": len(queries)}

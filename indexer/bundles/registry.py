@@ -36,7 +36,11 @@ class VersionState:
 
 @dataclass(frozen=True, slots=True)
 class Registry:
-    """A folder of bundles. Nothing is read or written until a method is called."""
+    """A folder of bundles. Nothing is read or written until a method is called.
+
+    What takes a version or changes something raises InputError where there is no such version or the folder cannot be
+    written; what needs the history raises ArtifactError where that is damaged. A method says what else it raises.
+    """
 
     path: Path
 
@@ -101,7 +105,6 @@ class Registry:
         """Make a version current, in one rename, and return its digest.
 
         Raises:
-            InputError: no such version, or the registry cannot be written.
             ArtifactError: the version is damaged or incomplete.
         """
         with self._changing():
@@ -116,7 +119,7 @@ class Registry:
 
         Raises:
             InputError: nothing is published, or nothing is left to go back to.
-            ArtifactError: the version to go back to is damaged, or the history is.
+            ArtifactError: the version to go back to is damaged.
         """
         with self._changing():
             current, versions = self.current, set(self.versions)
@@ -137,8 +140,7 @@ class Registry:
         It vanishes in one rename and is deleted after that; the next build clears away what a kill in between leaves.
 
         Raises:
-            InputError: no such version, it is current or pinned, or the registry cannot be written.
-            ArtifactError: the history is damaged, so that nobody knows what is pinned.
+            InputError: it is current or pinned.
         """
         with self._changing():
             name = self.resolve(version).name
@@ -159,13 +161,9 @@ class Registry:
         return name
 
     def pin(self, version: str, *, reason: str | None = None) -> Entry:
-        """Keep a version from being retired; pinning it again only changes the reason, if one is given.
+        """Keep a version from being retired, and return the line of the history that pins it.
 
-        Returns the line of the history that pins it.
-
-        Raises:
-            InputError: no such version, or the registry cannot be written.
-            ArtifactError: the history is damaged.
+        Pinning it again only changes the reason, if one is given.
         """
         with self._changing():
             name = self.resolve(version).name
@@ -175,12 +173,7 @@ class Registry:
         return pin
 
     def unpin(self, version: str) -> str:
-        """Let a version be retired again and return its digest; nothing changes where it was not pinned.
-
-        Raises:
-            InputError: no such version, or the registry cannot be written.
-            ArtifactError: the history is damaged.
-        """
+        """Let a version be retired again and return its digest; nothing changes where it was not pinned."""
         with self._changing():
             name = self.resolve(version).name
             if name in self.pins():
@@ -188,27 +181,15 @@ class Registry:
         return name
 
     def history(self) -> list[Entry]:
-        """All that was done to the registry, oldest first: `action`, `version`, `at`, and what the action adds.
-
-        Raises:
-            ArtifactError: the history is damaged.
-        """
+        """All that was done to the registry, oldest first: `action`, `version`, `at`, and what the action adds."""
         return read_entries(self._log)
 
     def pins(self) -> dict[str, Entry]:
-        """For each pinned version the line of the history that pinned it, with its `reason` and `at`.
-
-        Raises:
-            ArtifactError: the history is damaged.
-        """
+        """For each pinned version the line of the history that pinned it, with its `reason` and `at`."""
         return pins(self.history())
 
     def states(self) -> list[VersionState]:
-        """All versions, in the order of `versions`.
-
-        Raises:
-            ArtifactError: the history is damaged.
-        """
+        """All versions, in the order of `versions`."""
         current, entries = self.current, self.history()
         pinned = pins(entries)
         published = {entry["version"]: entry["at"] for entry in publications(entries, current)}

@@ -77,12 +77,7 @@ def export_cells(
 
 
 def cell_frame(hierarchy: Hierarchy, level: int, *, values: Path | None = None) -> geopandas.GeoDataFrame:
-    """The cells of a level with their polygons, one row per cell in the hierarchy's order.
-
-    Args:
-        hierarchy: S2 cells.
-        level: its number, 0 the coarsest.
-        values: table (.parquet or .csv) of more columns, by `key`; null for cells it does not name.
+    """What `export_cells` writes: one row per cell in the hierarchy's order, null where `values` does not name it.
 
     Raises:
         InputError: no such level, cells that are labels, or values that do not fit.
@@ -112,12 +107,7 @@ def check_drawable(hierarchy: Hierarchy, level: int) -> Level:
 
 
 def write_points(table: pa.Table, out: Path) -> None:
-    """Write rows with `lat` and `lng` as points, null where these are, in the order of the table.
-
-    Raises:
-        InputError: `out` exists or cannot be written, or holds numbers that the format cannot.
-        WorkError: the disk is full.
-    """
+    """Write rows with `lat` and `lng` as points, null where these are; raises what `write_frame` does."""
     frame = table.to_pandas(types_mapper=_nullable)
     known = frame["lat"].notna().to_numpy()
     places = np.full(len(frame), None, object)

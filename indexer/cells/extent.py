@@ -1,6 +1,7 @@
-"""Where the photos of each cell are: mean directions and radii, over any number of photos in little memory.
+"""Where the photos of each cell are: mean directions, radii and medoids, of any number of photos in little memory.
 
-In: point ids of photos and, per level, which contiguous run of them each cell holds. A photo is taken to be at the
+In: point ids of photos and, per level, which contiguous run of them each cell holds. A mean direction may lie in the
+sea or between two cities; a medoid is where somebody stood. A photo is taken to be at the
 centre of its level-30 cell, less than a centimetre from where its table says.
 """
 
@@ -12,6 +13,8 @@ import numpy as np
 from indexer.earth import geo, s2
 
 _CHUNK = 1 << 18  # photos worked on at once: what is held for them stays in a processor's cache
+EXACT = 16  # photos of a cell up to which all are compared with all; of more, so many stand for all at first
+_CANDIDATES = 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,18 +30,10 @@ class Runs:
         return self.end - self.begin
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Extent:
-    """Of each cell of a level."""
+def extents(ids: np.ndarray, levels: Sequence[Runs]) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Of each level latitudes, longitudes and radii of its cells, (C,) float64 in degrees, degrees and kilometres.
 
-    lat_deg: np.ndarray  # (C,) float64, the mean direction of the cell's photos
-    lng_deg: np.ndarray  # (C,) float64
-    radius_km: np.ndarray  # (C,) float64, the largest distance of a photo from that point
-
-
-def extents(ids: np.ndarray, levels: Sequence[Runs]) -> list[Extent]:
-    """Points and radii of all cells.
-
+    A cell's point is the mean direction of its photos, its radius the largest distance of a photo from that point.
     ids: (N,) uint64 point ids in the order the runs count in, which need not be theirs.
     """
     sums = [np.zeros((3, len(runs.begin))) for runs in levels]
@@ -64,7 +59,7 @@ def extents(ids: np.ndarray, levels: Sequence[Runs]) -> list[Extent]:
                 squared += difference
             largest[cells] = np.maximum(largest[cells], _reduce(np.maximum, squared, begin, end))
     return [
-        Extent(*geo.lat_lng(centre.T), geo.chords_to_km(np.sqrt(largest)))
+        (*geo.lat_lng(centre.T), geo.chords_to_km(np.sqrt(largest)))
         for centre, largest in zip(centres, chords, strict=True)
     ]
 
@@ -106,3 +101,56 @@ def _reduce(operation: np.ufunc, values: np.ndarray, begin: np.ndarray, end: np.
     # length of the axis, which the last `end` can be.
     edges = edges[:-1] if end[-1] == values.shape[-1] else edges
     return np.asarray(operation.reduceat(values, edges, axis=-1)[..., ::2])
+
+
+def medoids(ids: np.ndarray, runs: Runs) -> tuple[np.ndarray, np.ndarray]:
+    """Latitude and longitude of each cell's medoid, (C,) float64 in degrees each; of equals the first photo.
+
+    The medoid is that photo with the least sum of distances (chords) to the others, which no outlier can pull away. All
+    pairs of a cell's photos would take the square of their number. So of a cell with many photos, distances to a few of
+    them, spread evenly along the S2 curve, choose the candidates, and distances to all of them choose among these
+    (after Newling and Fleuret, A Sub-Quadratic Exact Medoid Algorithm, AISTATS 2017, without its exactness).
+    ids: (N,) uint64 point ids in the order that the runs count in.
+    """
+    lengths = runs.lengths
+    chosen = np.empty(len(lengths), np.int64)
+    # Cells of about as many photos together, so that little of a block is padding.
+    sizes = np.ceil(np.log2(lengths)).astype(np.int64)
+    for size in np.unique(sizes):
+        cells = np.flatnonzero(sizes == size)
+        step = max(1, _CHUNK >> int(size))
+        for start in range(0, len(cells), step):
+            block = cells[start : start + step]
+            chosen[block] = runs.begin[block] + _medoids(ids, runs.begin[block], lengths[block])
+    return geo.lat_lng(s2.directions(ids[chosen]).T)
+
+
+def _medoids(ids: np.ndarray, begin: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """The medoid's place in its run, for cells of similar length: (B,) int64."""
+    places = np.arange(lengths.max())
+    there = places < lengths[:, None]
+    rows = begin[:, None] + np.minimum(places, lengths[:, None] - 1)  # the last photo pads
+    points = s2.directions(ids[rows.ravel()]).reshape(3, *rows.shape)
+    if len(places) <= EXACT:
+        standing = np.broadcast_to(places[:, None], (len(places), len(lengths)))
+    else:
+        standing = ((2 * np.arange(EXACT) + 1) * lengths[:, None] // (2 * EXACT)).T
+    sums = np.zeros(rows.shape)
+    for place in standing:
+        sums += _chords(points, np.minimum(place, lengths - 1)) * (place < lengths)[:, None]
+    sums[~there] = np.inf
+    if len(places) <= EXACT:
+        return sums.argmin(axis=1)
+    candidates = np.sort(np.argpartition(sums, _CANDIDATES, axis=1)[:, :_CANDIDATES], axis=1)
+    exact = np.stack([np.where(there, _chords(points, place), 0.0).sum(axis=1) for place in candidates.T], axis=1)
+    return np.take_along_axis(candidates, exact.argmin(axis=1)[:, None], axis=1)[:, 0]
+
+
+def _chords(points: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """Distances of each cell's photos, points (3, B, P), from that at `place` (B,) of them: (B, P)."""
+    squared = np.zeros(points.shape[1:])
+    for axis in points:
+        difference = axis - np.take_along_axis(axis, place[:, None], axis=1)
+        difference *= difference
+        squared += difference
+    return np.sqrt(squared, out=squared)

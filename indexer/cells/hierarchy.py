@@ -7,15 +7,15 @@ label paths: either way the cells below a cell are one contiguous range.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from indexer.cells.extent import Extent, Runs, extents
-from indexer.cells.medoids import medoids
-from indexer.cells.partition import partition, photo_ranges
+from indexer.cells.extent import Runs, extents, medoids
+from indexer.cells.partition import partition, photo_runs
 from indexer.cells.rule import PartitionRule
 from indexer.earth import s2
 from indexer.earth.places import nearest_cities
@@ -95,11 +95,7 @@ class Hierarchy:
         return [np.full(len(self.levels[0]), -1), *above]
 
     def locate(self, lat_deg: np.ndarray, lng_deg: np.ndarray) -> np.ndarray:
-        """The cell of each level that contains each point, or -1: (N, L) int64.
-
-        Raises:
-            InputError: the cells are labels.
-        """
+        """The cell of each level that contains each point, or -1: (N, L) int64; raises what `locate_ids` does."""
         return self.locate_ids(s2.point_ids(lat_deg, lng_deg))
 
     def locate_ids(self, ids: np.ndarray) -> np.ndarray:
@@ -182,68 +178,37 @@ def build_hierarchy(ids: np.ndarray, *, rule: PartitionRule) -> Hierarchy:
     ancestors = np.stack([s2.locate(level, cells[-1]) for level in cells], axis=1)
     # Follows from one tau_min and falling tau_max: a cell that holds a kept leaf holds more photos than tau_min.
     assert (ancestors >= 0).all(), "a finest cell without an ancestor"
-    return tie(
-        [
-            Cells(
-                keys=np.array(s2.tokens(level)),
-                s2_ids=level,
-                runs=Runs(*photo_ranges(ids, level)),
-                tau_min=rule.tau_min,
-                tau_max=tau_max,
-                label=None,
-            )
-            for level, tau_max in zip(cells, rule.tau_max, strict=True)
-        ],
-        ancestors,
-        ids=ids,
-    )
+    levels = [
+        partial(Level, tau_min=rule.tau_min, tau_max=tau_max, label=None, keys=np.array(s2.tokens(level)), s2_ids=level)
+        for level, tau_max in zip(cells, rule.tau_max, strict=True)
+    ]
+    return tie(levels, [photo_runs(ids, level) for level in cells], ancestors, ids=ids)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Cells:
-    """The cells of one level, and which photos they hold; what else a `Level` says of them follows."""
-
-    keys: np.ndarray  # (C,) str
-    s2_ids: np.ndarray | None  # (C,) uint64
-    runs: Runs
-    tau_min: int
-    tau_max: int | None
-    label: str | None
-
-
-def tie(cells: Sequence[Cells], ancestors: np.ndarray, *, ids: np.ndarray) -> Hierarchy:
+def tie(
+    levels: Sequence[Callable[..., Level]], runs: Sequence[Runs], ancestors: np.ndarray, *, ids: np.ndarray
+) -> Hierarchy:
     """Put a hierarchy together.
 
-    cells: per level, coarsest first. ancestors: (leaves, L) int64, columns ascending. ids: (N,) uint64 point ids of the
-    photos, in the order that the runs count in.
+    levels: coarsest first, each waiting for what follows from its photos. runs: of each level. ancestors: (leaves, L)
+    int64, columns ascending. ids: (N,) uint64 point ids of the photos, in the order that the runs count in.
     """
-    places = extents(ids, [level.runs for level in cells])
-    return Hierarchy(
-        [
-            _level(level, extent, ancestor, len(ids))
-            for level, extent, ancestor in zip(cells, places, ancestors.T, strict=True)
-        ],
-        ancestors,
-        np.stack(medoids(ids, cells[-1].runs), axis=1),
-    )
-
-
-def _level(cells: Cells, extent: Extent, ancestor: np.ndarray, n_photos: int) -> Level:
-    city, country = nearest_cities(extent.lat_deg, extent.lng_deg)
-    numbers = np.arange(len(cells.keys))
-    return Level(
-        tau_min=cells.tau_min,
-        tau_max=cells.tau_max,
-        label=cells.label,
-        coverage=float(cells.runs.lengths.sum() / n_photos),
-        keys=cells.keys,
-        s2_ids=cells.s2_ids,
-        n_photos=cells.runs.lengths,
-        lat_deg=extent.lat_deg,
-        lng_deg=extent.lng_deg,
-        radius_km=extent.radius_km,
-        leaf_begin=np.searchsorted(ancestor, numbers, side="left"),
-        leaf_end=np.searchsorted(ancestor, numbers, side="right"),
-        city=city,
-        country=country,
-    )
+    tied = []
+    for level, run, extent, ancestor in zip(levels, runs, extents(ids, runs), ancestors.T, strict=True):
+        lat_deg, lng_deg, radius_km = extent
+        city, country = nearest_cities(lat_deg, lng_deg)
+        numbers = np.arange(len(lat_deg))
+        tied.append(
+            level(
+                coverage=float(run.lengths.sum() / len(ids)),
+                n_photos=run.lengths,
+                lat_deg=lat_deg,
+                lng_deg=lng_deg,
+                radius_km=radius_km,
+                leaf_begin=np.searchsorted(ancestor, numbers, side="left"),
+                leaf_end=np.searchsorted(ancestor, numbers, side="right"),
+                city=city,
+                country=country,
+            )
+        )
+    return Hierarchy(tied, ancestors, np.stack(medoids(ids, runs[-1]), axis=1))

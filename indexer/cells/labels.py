@@ -7,13 +7,14 @@ counts at the levels above only.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from indexer.cells.extent import Runs
-from indexer.cells.hierarchy import SEPARATOR, Cells, Hierarchy, tie
+from indexer.cells.hierarchy import SEPARATOR, Hierarchy, Level, tie
 from indexer.errors import InputError
 
 
@@ -42,10 +43,10 @@ def build_label_hierarchy(table: pa.Table, columns: Sequence[str], *, ids: np.nd
     runs = [_runs(level, len(level_keys)) for level, level_keys in zip(cells, keys, strict=True)]
     ancestors = np.stack([level[runs[-1].begin] for level in cells], axis=1)
     levels = [
-        Cells(keys=level_keys, s2_ids=None, runs=run, tau_min=tau_min, tau_max=None, label=column)
-        for level_keys, run, column in zip(keys, runs, columns, strict=True)
+        partial(Level, tau_min=tau_min, tau_max=None, label=column, keys=level_keys, s2_ids=None)
+        for level_keys, column in zip(keys, columns, strict=True)
     ]
-    return tie(levels, ancestors, ids=ids)
+    return tie(levels, runs, ancestors, ids=ids)
 
 
 def locate_labels(hierarchy: Hierarchy, table: pa.Table) -> np.ndarray:
@@ -84,15 +85,14 @@ def _check_tree(labels: Sequence[pa.Array], columns: Sequence[str]) -> None:
                 f"{columns[level]} {orphans[0].as_py()!r} stands in a row without {columns[level - 1]}. "
                 "Fill in the coarser label, or empty the finer one."
             )
-        pairs = pa.table({"below": below, "above": above}).group_by(["below", "above"]).aggregate([])
-        pairs = pairs.filter(pc.is_valid(pairs["below"])).sort_by([("below", "ascending"), ("above", "ascending")])
-        names = pairs["below"].to_pylist()
-        for row in range(1, len(names)):
-            if names[row] == names[row - 1]:
-                parents = " and ".join(repr(pairs["above"][at].as_py()) for at in (row - 1, row))
+        pairs = pa.table({"below": below, "above": above}).filter(pc.is_valid(below))
+        parents = pairs.group_by("below").aggregate([("above", "distinct")]).sort_by("below")
+        for name, found in zip(*(parents[name].to_pylist() for name in ("below", "above_distinct")), strict=True):
+            if len(found) > 1:
+                first, second = sorted(found)[:2]
                 raise InputError(
-                    f"{columns[level]} {names[row]!r} lies in two cells of {columns[level - 1]}: {parents}. A cell has "
-                    f"one parent: correct the table, or write '{names[row]}, {pairs['above'][row].as_py()}'."
+                    f"{columns[level]} {name!r} lies in two cells of {columns[level - 1]}: {first!r} and {second!r}. A "
+                    f"cell has one parent: correct the table, or write '{name}, {second}'."
                 )
 
 

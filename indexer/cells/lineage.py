@@ -11,7 +11,6 @@ to do with each other, level by level:
 """
 
 from collections import Counter
-from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -60,23 +59,20 @@ def level_counts(table: pa.Table) -> list[dict[str, int]]:
 def _level(number: int, old: Level, new: Level) -> pa.Table:
     inside_old, inside_new = _containing(old, new), _containing(new, old)
     new_cells, old_cells = np.arange(len(new)), np.arange(len(old))
-    equal = np.zeros(len(new), bool)
     found = inside_old >= 0
-    equal[found] = new.keys[found] == old.keys[inside_old[found]]
+    equal = found & (new.keys == old.keys[inside_old])
     strictly = found & ~equal
-    merged = (inside_new >= 0) & (inside_old[np.maximum(inside_new, 0)] != old_cells)
-    touched = np.zeros(len(new), bool)
-    touched[inside_new[merged]] = True
-    survives = np.zeros(len(old), bool)
-    survives[inside_old[found]] = True
+    merged = (inside_new >= 0) & (inside_old[inside_new] != old_cells)
+    added = ~found & ~np.isin(new_cells, inside_new[merged])
+    gone = ~merged & ~np.isin(old_cells, inside_old)
     return pa.concat_tables(
         _rows(number, relation, old, new, cells, olds)
         for relation, cells, olds in (
             (SAME, new_cells[equal], inside_old[equal]),
             (SPLIT, new_cells[strictly], inside_old[strictly]),
             (MERGED, inside_new[merged], old_cells[merged]),
-            (NEW, new_cells[~found & ~touched], None),
-            (GONE, None, old_cells[~survives & ~merged]),
+            (NEW, new_cells[added], inside_old[added]),
+            (GONE, np.full(gone.sum(), -1), old_cells[gone]),
         )
     )
 
@@ -89,20 +85,10 @@ def _containing(outer: Level, inner: Level) -> np.ndarray:
     return np.array([rank.get(key, -1) for key in inner.keys.tolist()], np.int64)
 
 
-def _rows(
-    level: int, relation: str, old: Level, new: Level, cells: np.ndarray | None, old_cells: np.ndarray | None
-) -> pa.Table:
-    n_rows = len(cells if cells is not None else old_cells)  # type: ignore[arg-type]  # one of them is given
-    columns: Sequence[pa.Array] = [
-        pa.array(np.full(n_rows, level, np.int32)),
-        pa.array([relation] * n_rows, pa.string()),
-        *_named(new, cells, n_rows),
-        *_named(old, old_cells, n_rows),
-    ]
-    return pa.Table.from_arrays(list(columns), schema=SCHEMA)
-
-
-def _named(level: Level, cells: np.ndarray | None, n_rows: int) -> tuple[pa.Array, pa.Array]:
-    if cells is None:
-        return pa.nulls(n_rows, pa.int64()), pa.nulls(n_rows, pa.string())
-    return pa.array(cells, pa.int64()), pa.array(level.keys[cells].tolist(), pa.string())
+def _rows(level: int, relation: str, old: Level, new: Level, cells: np.ndarray, old_cells: np.ndarray) -> pa.Table:
+    """Rows of one relation; cells, old_cells: (N,) int64, -1 for none."""
+    columns = [pa.array(np.full(len(cells), level, np.int32)), pa.repeat(relation, len(cells))]
+    for side, numbers in ((new, cells), (old, old_cells)):
+        known = pa.array(numbers, mask=numbers < 0)
+        columns += [known, pa.array(side.keys.tolist(), pa.string()).take(known)]
+    return pa.Table.from_arrays(columns, schema=SCHEMA)

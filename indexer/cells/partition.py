@@ -7,6 +7,7 @@ back into splitting, so with one tau_min and falling tau_max the partitions are 
 
 import numpy as np
 
+from indexer.cells.extent import Runs
 from indexer.cells.rule import PartitionRule
 from indexer.earth import s2
 
@@ -19,7 +20,7 @@ def partition(point_ids: np.ndarray, rule: PartitionRule, *, tau_max: int) -> np
     cells = s2.cells_of_level(rule.first_level)
     kept: list[np.ndarray] = []
     for s2_level in range(rule.first_level, s2.MAX_LEVEL + 1):
-        counts = count(point_ids, cells)
+        counts = photo_runs(point_ids, cells).lengths
         split = (counts > tau_max) & (s2_level < s2.MAX_LEVEL)
         if rule.keep_parent is not None:
             split[split] = ~_loses_too_much(point_ids, cells[split], counts[split], rule)
@@ -30,15 +31,9 @@ def partition(point_ids: np.ndarray, rule: PartitionRule, *, tau_max: int) -> np
     return np.sort(np.concatenate(kept))
 
 
-def count(point_ids: np.ndarray, cells: np.ndarray) -> np.ndarray:
-    """Photos in each cell: (C,) int64."""
-    begin, end = photo_ranges(point_ids, cells)
-    return end - begin
-
-
-def photo_ranges(point_ids: np.ndarray, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each cell's photos are point_ids[begin:end]: two (C,) int64."""
-    return (
+def photo_runs(point_ids: np.ndarray, cells: np.ndarray) -> Runs:
+    """Which of the point ids lie in each cell."""
+    return Runs(
         np.searchsorted(point_ids, s2.range_min(cells), side="left"),
         np.searchsorted(point_ids, s2.range_max(cells), side="right"),
     )
@@ -47,6 +42,6 @@ def photo_ranges(point_ids: np.ndarray, cells: np.ndarray) -> tuple[np.ndarray, 
 def _loses_too_much(point_ids: np.ndarray, cells: np.ndarray, counts: np.ndarray, rule: PartitionRule) -> np.ndarray:
     # Immediate children only: the answer must not depend on tau_max, or partitions would not be nested.
     assert rule.keep_parent is not None
-    child_counts = count(point_ids, s2.children(cells).ravel()).reshape(-1, 4)
+    child_counts = photo_runs(point_ids, s2.children(cells).ravel()).lengths.reshape(-1, 4)
     lost = np.where(rule.kept(child_counts), 0, child_counts).sum(axis=1)
     return np.asarray(lost > rule.keep_parent * counts)

@@ -22,6 +22,7 @@ from indexer.errors import ArtifactError
 KIND = "hierarchy"
 SCHEMA_VERSION = 1
 CELLS_FILE = "cells.duckdb"
+_NUMBERS = ("n_photos", "lat_deg", "lng_deg", "radius_km", "leaf_begin", "leaf_end")  # of each cell
 _MEDOID = ("medoid_lat_deg", "medoid_lng_deg")
 PHOTOS_FILE = "photos.parquet"  # s2_id (leaf) of every photo, and its labels where cells are labels
 
@@ -153,19 +154,12 @@ def cells_table(number: int, level: Level) -> pa.Table:
     return pa.table(
         {
             "level": pa.array(np.full(len(level), number, np.int32)),
-            "cell": pa.array(np.arange(len(level))),
-            "key": pa.array(level.keys.tolist(), pa.string()),
+            "cell": np.arange(len(level)),
+            "key": level.keys,
             "s2_id": _column(ids, pa.uint64(), len(level)),
             "token": _column(None if ids is None else s2.tokens(ids), pa.string(), len(level)),
             "s2_level": _column(None if ids is None else s2.levels(ids), pa.int32(), len(level)),
-            "n_photos": pa.array(level.n_photos),
-            "lat_deg": pa.array(level.lat_deg),
-            "lng_deg": pa.array(level.lng_deg),
-            "radius_km": pa.array(level.radius_km),
-            "leaf_begin": pa.array(level.leaf_begin),
-            "leaf_end": pa.array(level.leaf_end),
-            "city": pa.array(level.city.tolist(), pa.string()),
-            "country": pa.array(level.country.tolist(), pa.string()),
+            **{name: getattr(level, name) for name in (*_NUMBERS, "city", "country")},
         }
     )
 
@@ -206,22 +200,15 @@ def _column(values: np.ndarray | list[str] | None, kind: pa.DataType, length: in
 
 
 def _level(row: Mapping[str, Any], cells: pa.Table) -> Level:
-    numbers = {
-        name: cells[name].to_numpy()
-        for name in ("n_photos", "lat_deg", "lng_deg", "radius_km", "leaf_begin", "leaf_end")
-    }
     if len(cells) != row["n_cells"]:
         raise ValueError(f"level {row['level']} has {len(cells)} cells, its table of levels says {row['n_cells']}")
     return Level(
-        tau_min=row["tau_min"],
-        tau_max=row["tau_max"],
-        label=row["label"],
-        coverage=row["coverage"],
+        **{name: row[name] for name in ("tau_min", "tau_max", "label", "coverage")},
         keys=np.array(cells["key"].to_pylist(), np.str_),
         s2_ids=cells["s2_id"].to_numpy() if row["label"] is None else None,
         city=np.array(cells["city"].to_pylist(), np.str_),
         country=np.array(cells["country"].to_pylist(), np.str_),
-        **numbers,
+        **{name: cells[name].to_numpy() for name in _NUMBERS},
     )
 
 

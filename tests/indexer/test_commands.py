@@ -79,7 +79,7 @@ def test_a_system_error_is_one_line(
     def fail(*arguments: object, **options: object) -> None:
         raise OSError(5, "Input/output error", "photos.parquet")
 
-    monkeypatch.setattr("indexer.cells.schemes.coordinate_batches", fail)
+    monkeypatch.setattr("indexer.cells.division.coordinate_batches", fail)
     assert indexer("partition", "--photos", photo_table, *TAUS, "--out", tmp_path / "H") == 1
     assert capsys.readouterr().err == "error: [Errno 5] Input/output error: 'photos.parquet'\n"
 

@@ -7,9 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from indexer.cells.division import divide, partition, update
+from indexer.cells.division import LabelScheme, S2Scheme, divide, partition, scheme_of, update
 from indexer.cells.hierarchy import Hierarchy
-from indexer.cells.schemes import LabelScheme, S2Scheme, scheme_of
 from indexer.cells.table import hierarchy_manifest, load_hierarchy
 from indexer.disk.manifest import file_digest, manifest_digest
 from indexer.errors import ArtifactError, InputError

@@ -8,7 +8,7 @@ import s2sphere
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexer.cells.partition import count, partition, photo_ranges
+from indexer.cells.partition import partition, photo_runs
 from indexer.cells.rule import PartitionRule
 from indexer.earth import s2
 from indexer.errors import InputError
@@ -97,10 +97,10 @@ def test_duplicates_stop_at_the_deepest_level() -> None:
 def test_counts_and_ranges_agree_with_the_photos() -> None:
     ids = sorted_points(500, seed=1)
     cells = partition(ids, PartitionRule((40,), 3), tau_max=40)
-    begin, end = photo_ranges(ids, cells)
+    runs = photo_runs(ids, cells)
     inside = s2.locate(cells, ids)
-    assert count(ids, cells).tolist() == np.bincount(inside[inside >= 0], minlength=len(cells)).tolist()
-    for cell, (first, last) in enumerate(zip(begin, end, strict=True)):
+    assert runs.lengths.tolist() == np.bincount(inside[inside >= 0], minlength=len(cells)).tolist()
+    for cell, (first, last) in enumerate(zip(runs.begin, runs.end, strict=True)):
         assert (inside[first:last] == cell).all()
 
 
