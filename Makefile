@@ -15,7 +15,7 @@ help:  ## Say what the targets do
 venv: $(READY)  ## Set up .venv with everything, once
 
 $(READY): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "GeoSURGE needs Python 3.11 or newer; set PYTHON=...")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11, 5) and "GeoSURGE needs Python 3.11.5 or newer; set PYTHON=...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	# torch first: alone, pip takes a CPU build where one is offered; later packages would ask for the largest one.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
