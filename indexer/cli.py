@@ -199,10 +199,14 @@ def _arguments(command: Command, given: Mapping[str, Any]) -> dict[str, Any]:
     One by one: jsonargparse's namespace renames what it has a method for, such as `values`, but finds it.
     """
     shared = _shared_options(command)
+
+    def value(name: str) -> Any:  # lists as the library has them
+        return tuple(given[name]) if type(given[name]) in _LISTS.values() else given[name]
+
     return {
-        name: shared[name](**{each.name: given[each.name] for each in fields(shared[name])})
+        name: shared[name](**{each.name: value(each.name) for each in fields(shared[name])})
         if name in shared
-        else given[name]
+        else value(name)
         for name in inspect.signature(command.function).parameters
     }
 
