@@ -200,8 +200,12 @@ def _arguments(kind: Callable[..., Any], sections: Sequence[str], given: Mapping
     One by one: jsonargparse's namespace renames what it has a method for, such as `values`, but finds it.
     """
     shared = _shared_options(kind, sections)
+
+    def value(name: str) -> Any:  # lists as the library has them
+        return tuple(given[name]) if type(given[name]) in _LISTS.values() else given[name]
+
     return {
-        name: shared[name](**_arguments(shared[name], sections, given)) if name in shared else given[name]
+        name: _arguments(shared[name], sections, given) if name in shared else value(name)
         for name in inspect.signature(kind).parameters
     }
 

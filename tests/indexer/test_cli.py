@@ -117,3 +117,22 @@ def test_fields_that_an_error_names_are_told_as_flags(capsys: pytest.CaptureFixt
     assert main("reader", "Reads.", {"refuse": Command(refuse)}, argv=["refuse"]) == 2
     expected = "error: --max-pixels must be above 1, not 1; `columns` of a table stay as they are.\n"
     assert capsys.readouterr().err == expected
+
+
+def test_lists_reach_the_library_as_plain_tuples() -> None:
+    """A worker process gets options pickled, and knows nothing of a command line's types."""
+    seen: list[object] = []
+
+    def keep(*, bounds: tuple[int, ...], feed: Feeding) -> Result:
+        """Keep options.
+
+        Args:
+            bounds: whole numbers.
+            feed: how photos come.
+        """
+        seen.extend([bounds, feed.schemes])
+        return Result({}, "kept")
+
+    assert main("keeper", "Keeps.", {"keep": Command(keep)}, argv=["keep", "--bounds", "5,2", "--schemes", "gs"]) == 0
+    assert seen == [(5, 2), ("gs",)]
+    assert [type(value) for value in seen] == [tuple, tuple]
