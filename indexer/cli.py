@@ -205,7 +205,7 @@ def _arguments(kind: Callable[..., Any], sections: Sequence[str], given: Mapping
         return tuple(given[name]) if type(given[name]) in _LISTS.values() else given[name]
 
     return {
-        name: _arguments(shared[name], sections, given) if name in shared else value(name)
+        name: shared[name](**_arguments(shared[name], sections, given)) if name in shared else value(name)
         for name in inspect.signature(kind).parameters
     }
 
