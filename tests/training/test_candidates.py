@@ -48,7 +48,7 @@ def some_photos(hierarchy: Hierarchy, n: int, width: int = 8) -> Placed:
     vectors = random_geocells(hierarchy, width, seed=0).vectors[-1][rows] + rng.normal(0, 0.3, (n, width))
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
     names = np.array([str(row) for row in rows], object)
-    return Placed(vectors, hierarchy.locate(lat, lng), lat, lng, names, np.empty(0, np.int64))
+    return Placed(vectors, hierarchy.locate(lat, lng), lat, lng, names, np.full(len(lat), -1))
 
 
 def test_each_half_is_answered_with_weights_of_the_other(hierarchy: Hierarchy, monkeypatch: pytest.MonkeyPatch) -> None:

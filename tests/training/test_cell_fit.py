@@ -77,7 +77,7 @@ def toy(tmp_path: Path) -> Iterator[Toy]:
     vectors = truth[fine] + 0.5 * unit_rows(2 * n, WIDTH, seed + 2)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     names = np.array([f"{row}" for row in range(2 * n)], object)
-    photos = Placed(vectors.astype(np.float32), cells, rng.random(2 * n), rng.random(2 * n), names, np.empty(0, int))
+    photos = Placed(vectors.astype(np.float32), cells, rng.random(2 * n), rng.random(2 * n), names, np.full(2 * n, -1))
     seen = photos.take(np.arange(n, 2 * n))
     start = [unit_rows(count, WIDTH, seed + 3 + level) for level, count in enumerate(CELLS)]
     geocells = Geocells(start, np.full(2, 0.07), np.ones(2), "h", None)

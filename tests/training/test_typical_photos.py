@@ -15,7 +15,7 @@ def photos(n: int = 120) -> tuple[Geocells, Placed]:
     leaf = rng.integers(-1, LEAVES - 1, n)  # the last leaf has no photo
     cells = np.stack([np.zeros(n, np.int64), leaf], axis=1)
     names = np.array([f"{row:03d}.jpg" for row in range(n)], object)
-    placed = Placed(unit_rows(n, WIDTH, 1), cells, rng.random(n), rng.random(n), names, np.empty(0, np.int64))
+    placed = Placed(unit_rows(n, WIDTH, 1), cells, rng.random(n), rng.random(n), names, np.full(n, -1))
     vectors = [unit_rows(1, WIDTH, 2), unit_rows(LEAVES, WIDTH, 3)]
     return Geocells(vectors, np.ones(2), np.ones(2), "h", None), placed
 

@@ -20,7 +20,7 @@ def placed(n: int, seed: int = 0) -> Placed:
     rng = np.random.default_rng(seed)
     names = np.array([f"é/{row}.jpg" for row in range(n)], object)
     vectors = unit_rows(n, WIDTH, seed)
-    return Placed(vectors, rng.integers(-1, 50, (n, 3)), rng.random(n), rng.random(n), names, np.empty(0, np.int64))
+    return Placed(vectors, rng.integers(-1, 50, (n, 3)), rng.random(n), rng.random(n), names, np.full(n, -1))
 
 
 @contextmanager
