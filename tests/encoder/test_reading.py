@@ -187,7 +187,9 @@ def test_threads_and_processes_read_the_same(tmp_path: Path) -> None:
         want = [bytes(range(place.offset, place.offset + 10)) for place in ranges]
         with ThreadPoolExecutor(4) as pool:
             assert list(pool.map(read_here, ranges)) == want
-        with ProcessPoolExecutor(1, mp_context=get_context("forkserver")) as pool:
+        context = get_context("forkserver")
+        context.set_forkserver_preload(["encoder.decoding"])  # the one server of this process, for all tests to come
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
             assert list(pool.map(read_here, ranges)) == want
     assert pickle.loads(pickle.dumps(ranges)) == ranges
     assert len(pickle.dumps(ranges[0])) < 300
