@@ -11,10 +11,10 @@ class BuildConfig:
     """How a bundle is built.
 
     Args:
-        split: use only rows of --photos whose column `split` is this.
-        tau_max: with --features and no --hierarchy, as for partition.
+        split: use only rows of `photos` whose column `split` is this.
+        tau_max: with `features` and no `hierarchy`, as for partition.
         tau_min: likewise.
-        transform: with --features, what vectors pass first; whiten removes what does not tell places apart.
+        transform: with `features`, what vectors pass first; whiten removes what does not tell places apart.
         shrinkage: of the whitening, from 0 to 1; chosen by cross-validation if not given.
         seed: of the sample for that.
         index: how leaves are searched; flat compares all of them and is exact, ivf only those below the best cells of
