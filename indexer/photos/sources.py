@@ -164,17 +164,9 @@ def read_photos(
     return PhotoTable([photo.name for photo in photos], lat, lng)
 
 
-def listed_photos(paths: Sequence[str], class_maps: Sequence[str] = ()) -> list[Photo]:
-    """Single files, as a command line names them; whether they are photos is seen when they are read.
-
-    class_maps: one for each photo, or none at all; another number of them is an InputError.
-    """
-    if class_maps and len(class_maps) != len(paths):
-        raise InputError(f"{len(class_maps)} class maps for {len(paths)} photos: give one for each, in their order.")
-    return [
-        Photo(masked(text_of(path)), _place("", path), math.nan, math.nan, _place("", class_map))
-        for path, class_map in zip(paths, class_maps or [""] * len(paths), strict=True)
-    ]
+def listed_photos(paths: Sequence[str]) -> list[Photo]:
+    """Single files, as a command line names them; whether they are photos is seen when they are read."""
+    return [Photo(masked(text_of(path)), _place("", path)) for path in paths]
 
 
 def coordinate_batches(source: Path, *, split: str | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -22,6 +22,7 @@ from indexer.bundles.registry import Registry
 from indexer.cells.hierarchy import Hierarchy
 from indexer.cli import main
 from indexer.errors import BundleMismatch, InputError
+from indexer.photos.photo import FileRange
 from indexer.vectors.geocells import load_geocells
 from search.__main__ import COMMANDS
 from search.answers.options import SearchOptions
@@ -93,6 +94,13 @@ def test_what_is_wrong_with_a_photo_in_memory_ends_nothing(world: Path, locator:
     narrow = Locator(locator.engine, locator.encode, read=ReadOptions(max_pixels=100))
     answers = narrow.locate([world / "0.png", Image.open(world / "0.png")])
     assert [answer.status for answer in answers] == ["too_large", "too_large"]
+
+
+def test_photos_have_a_map_each_or_none() -> None:
+    given = given_photos(["a.jpg", "b.jpg"], ["a.png", "b.png"])
+    assert [photo.class_map for photo in given] == [FileRange("a.png"), FileRange("b.png")]
+    with pytest.raises(InputError, match="1 class maps for 2 photos"):
+        given_photos(["a.jpg", "b.jpg"], ["a.png"])
 
 
 def test_class_maps_come_in_every_form(

@@ -327,15 +327,6 @@ def test_no_more_than_a_part_of_a_long_table_is_held_however_slow_its_reader(tmp
     assert most < 0.4 * size
 
 
-def test_listed_photos_have_a_map_each_or_none() -> None:
-    assert [p.class_map for p in listed_photos(["a.jpg", "b.jpg"], ["a.png", "b.png"])] == [
-        FileRange("a.png"),
-        FileRange("b.png"),
-    ]
-    with pytest.raises(InputError, match="1 class maps for 2 photos"):
-        listed_photos(["a.jpg", "b.jpg"], ["a.png"])
-
-
 def test_other_photos_are_told_by_their_digest_or_by_the_sizes_of_what_holds_them(tmp_path: Path) -> None:
     """A digest of terabytes is not made. A folder that is moved holds the same photos."""
     table = csv(tmp_path / "a.csv", "photo,lat,lng\nx.jpg,1.5,3\n")
