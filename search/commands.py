@@ -186,8 +186,10 @@ def _answer_text(row: Mapping[str, Any]) -> str:
     lines = [
         row["photo"],
         f"  {row['lat']:.5f}, {row['lng']:.5f}  near {row['city']}, {row['country']}",
-        f"  probability {row['probability']:.3f} ({kind}), cell {row['key']}, {row['mode']} search",
+        f"  probability {row['probability']:.3f} ({kind}), cell {row['key']}, by {row['evidence']}, {row['mode']} search",
     ]
+    if row["point_key"] not in (None, row["key"]):
+        lines.append(f"  the place lies in cell {row['point_key']}, where photos that look alike are dense")
     if row["radius_90_km"] is not None:
         lines.append(
             f"  half of such photos were taken within {row['radius_50_km']:,.0f} km, nine in ten within "
@@ -206,19 +208,25 @@ def _answer_text(row: Mapping[str, Any]) -> str:
         for rank, place in enumerate(row["top"], 1)
     ]
     lines += [
-        f"    like {each['photo']} ({each['cosine']:.3f}), taken at {each['lat']:.4f}, {each['lng']:.4f}"
-        for each in row["references"]
+        f"    {each['weight']:.0%} by {each['photo']} ({each['cosine']:.3f} alike), taken at {each['lat']:.4f}, "
+        f"{each['lng']:.4f}"
+        for each in row["gallery"]
     ]
     return "\n".join(lines)
 
 
 def _row_text(row: Mapping[str, Any]) -> str:
     """The same of a row of a job, whose other places stand in columns of their own."""
-    names = ("lat", "lng", "key", "probability")
-    places = zip(*(row.get(f"top_{name}") or () for name in names), strict=True)
-    top = [dict(zip(names, place, strict=True)) for place in places]
+    top = _listed(row, "top", ("lat", "lng", "key", "probability"))
+    gallery = _listed(row, "gallery", ("photo", "lat", "lng", "cosine", "weight"))
     title = f"{row['photo']} (row {row['row']})"
-    return _answer_text({**row, "photo": title, "path": (), "top": top, "references": ()})
+    return _answer_text({**row, "photo": title, "path": (), "top": top, "gallery": gallery})
+
+
+def _listed(row: Mapping[str, Any], prefix: str, names: tuple[str, ...]) -> list[dict[str, Any]]:
+    """What the list columns of a row hold, one for each entry."""
+    entries = zip(*(row.get(f"{prefix}_{name}") or () for name in names), strict=True)
+    return [dict(zip(names, entry, strict=True)) for entry in entries]
 
 
 def recall_text(recall: "Recall") -> str:

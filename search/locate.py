@@ -158,7 +158,9 @@ class Locator:
         """
         queries = self.engine.prepared(batch.embedding[batch.ok])
         k = k if self.engine.coarse is None else 1
-        return self.engine.with_posterior(queries, k=k, left_out=0.0)[1]
+        found = self.engine.find(queries, k=k, left_out=0.0)
+        assert found.posterior is not None
+        return found.posterior
 
 
 def given_photos(

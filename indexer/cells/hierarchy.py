@@ -47,6 +47,16 @@ class Level:
         return len(self.keys)
 
     @property
+    def width_km(self) -> np.ndarray:
+        """How wide its cells are: the edge of a square of a cell's mean area, (C,) float64.
+
+        Of labels that of a square as large as the disc that holds a cell's photos.
+        """
+        if self.s2_ids is None:
+            return np.asarray(np.sqrt(np.pi) * self.radius_km)
+        return s2.widths_km(s2.levels(self.s2_ids))
+
+    @property
     def name(self) -> str:
         """What people call the level."""
         return f"tau_max {self.tau_max}" if self.label is None else self.label

@@ -5,8 +5,6 @@ order all descendants of a cell are one contiguous range. Geometry that is not h
 http://s2geometry.io/devguide/s2cell_hierarchy describes the encoding.
 """
 
-import math
-
 import numpy as np
 
 from indexer.earth.geo import EARTH_RADIUS_KM, lat_lng
@@ -134,10 +132,15 @@ def level_of_width(km: float) -> int:
     Raises:
         InputError: no cell can be as wide.
     """
-    widths = [math.sqrt(4 * math.pi / (6 * 4**level)) * EARTH_RADIUS_KM for level in range(MAX_LEVEL + 1)]
+    widths = widths_km(np.arange(MAX_LEVEL + 1))
     if not 0 < km <= widths[0]:
         raise InputError(f"A precision cap must be above 0 and at most {widths[0]:,.0f} km, not {km:g}.")
-    return max(level for level, width in enumerate(widths) if width >= km)
+    return max(level for level, width in enumerate(widths.tolist()) if width >= km)
+
+
+def widths_km(s2_levels: np.ndarray) -> np.ndarray:
+    """How wide cells of S2's levels (N,) are on average: the edge of a square of their mean area, (N,) float64."""
+    return np.asarray(np.sqrt(4 * np.pi / 6) * 0.5**s2_levels * EARTH_RADIUS_KM)
 
 
 def tokens(ids: np.ndarray) -> list[str]:

@@ -24,6 +24,66 @@ PROTOCOL_TEXTS: Mapping[Protocol, str] = {
 
 
 @dataclass(frozen=True, slots=True)
+class PhotoFit:
+    """The numbers by which photos of known places count, beside cells (`search.answers.photo_evidence`)."""
+
+    cells: float  # a: the share that the cells' own posterior keeps where there are photos
+    gamma: float  # weight of a photo's leaf, by its score
+    similarity: float  # tau_x: how much more similar a photo e times as heavy is
+    near: int  # photos that count, the most similar of those that are looked at
+    width_km: float  # h of the bell around a photo, for the density of places
+    point_width_km: float  # the same for where an answer points
+    growth: float  # an album of n photos has evidence that is n**growth times less sure
+    lists: int  # leaves whose photos are looked at, the best ones
+
+    def __post_init__(self) -> None:
+        """Raises ArtifactError where a number has no meaning."""
+        numbers = (self.cells, self.gamma, self.similarity, self.width_km, self.growth, self.near, self.lists)
+        numbers += (self.point_width_km,)
+        sound = all(isinstance(value, int | float) and np.isfinite(value) for value in numbers)
+        least = min(self.similarity, self.width_km, self.point_width_km, self.near, self.lists) if sound else 0
+        if not (sound and 0 <= self.cells <= 1 and least > 0):
+            raise ArtifactError(
+                f"{self}: no numbers that photos can count by. Fit them again: python -m search calibrate"
+            )
+
+    def weights(
+        self, similarity: np.ndarray, leaf_score: np.ndarray, stands_for: np.ndarray, n_photos: np.ndarray
+    ) -> np.ndarray:
+        """Weights w of photos, their softmax: (Q, near) float64, which add up to 1, or are all 0 where there is no photo.
+
+        similarity: (Q, near) float64, q . x, minus infinity where there is no photo. leaf_score: (Q, near) float64,
+        q . G_r + b_r of their leaves. stands_for: (Q, near), m. n_photos: (Q,) int64, n, that a query is made of.
+        """
+        known = np.isfinite(similarity)
+        near, score = (np.where(known, each, 0.0) for each in (similarity, leaf_score))
+        sureness = n_photos.astype(np.float64)[:, None] ** self.growth
+        evidence = (self.gamma * score + near / self.similarity) / sureness + np.log(stands_for)
+        evidence = np.where(known, evidence, -np.inf)
+        best = evidence.max(axis=1, keepdims=True)
+        share = np.exp(evidence - np.where(np.isfinite(best), best, 0.0))
+        return np.asarray(share / np.maximum(share.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny))
+
+
+def usual_photo_fit(leaf_width_km: float) -> PhotoFit:
+    """The numbers where nothing was fitted: those of a prototype on the embedded world, bells as wide as a leaf.
+
+    leaf_width_km: the median over leaves.
+    """
+    width_km = max(leaf_width_km, 0.05)
+    return PhotoFit(
+        cells=0.2,
+        gamma=0.05,
+        similarity=0.02,
+        near=100,
+        width_km=width_km,
+        point_width_km=width_km,
+        growth=0.5,
+        lists=32,
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Calibration:
     """What was fitted to held-out photos of one protocol."""
 
@@ -36,6 +96,9 @@ class Calibration:
     masses: Mapping[str, tuple[float, float]]
     least_score: float  # the best leaf of all but a hundredth of the photos scores this, for each photo of an album
     queries: int  # photos, or albums, that it was fitted to
+    approximate: bool = False  # of few queries, whose fifths took turns in saying what the others promise
+    fit: PhotoFit | None = None  # how photos count; None: these are the numbers of cells alone
+    with_photos: "Calibration | None" = None  # the same of cells and photos together, where the bundle has a gallery
 
     def __post_init__(self) -> None:
         numbers = (self.temperature, self.growth, self.inside, self.least_score, *sum(self.masses.values(), ()))
@@ -65,11 +128,21 @@ def calibrations_of(facts: Mapping[str, Any] | None) -> dict[Protocol, Calibrati
         if name not in PROTOCOLS:
             raise ArtifactError(f"A calibration for {name!r}; this release knows {', '.join(PROTOCOLS)}.")
         try:
-            masses = {point: tuple(pair) for point, pair in numbers["masses"].items()}
-            result[name] = Calibration(**{**numbers, "masses": masses})
+            result[name] = _calibration(numbers)
         except (TypeError, AttributeError, KeyError) as error:
             raise ArtifactError(f"The calibration for {name!r} is damaged ({error}). Fit it again.") from None
     return result
+
+
+def _calibration(numbers: Mapping[str, Any]) -> Calibration:
+    masses = {point: tuple(pair) for point, pair in numbers["masses"].items()}
+    fit, with_photos = numbers["fit"], numbers["with_photos"]
+    known = {
+        "masses": masses,
+        "fit": None if fit is None else PhotoFit(**fit),
+        "with_photos": None if with_photos is None else _calibration(with_photos),
+    }
+    return Calibration(**{**numbers, **known})
 
 
 def protocol_of(features: FeatureSource) -> Protocol:

@@ -23,7 +23,7 @@ class PathStep:
     city: str  # the city nearest to the cell's point
     country: str  # its ISO 3166 code
     radius_km: float  # from the cell's point to its farthest photo
-    probability: float  # of the cell among those of its level
+    probability: float  # of the cell among those of its level, by photos too where these decided
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,20 +31,21 @@ class Place:
     """One of the k best cells."""
 
     key: str
-    lat_deg: float  # of the cell's point
+    lat_deg: float  # of the densest of the cell's photos that decided, else of its point
     lng_deg: float
     score: float
     probability: float
 
 
 @dataclass(frozen=True, slots=True)
-class Reference:
-    """A photo of the best cell that looks like the one that was answered."""
+class GalleryPhoto:
+    """A photo of a known place that decided an answer."""
 
     photo: str
     lat_deg: float
     lng_deg: float
     cosine: float  # of the two vectors
+    weight: float  # among all photos that decided, which have 1 together
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,7 @@ class Answer:
     lat_deg: float | None = None  # where the answer points (`SearchOptions.point`)
     lng_deg: float | None = None
     key: str | None = None  # the finest cell: its token, or its label path
+    point_key: str | None = None  # the finest cell that the point lies in, which may be another; None: in none
     token: str | None = None  # the S2 cell; None where cells are labels
     city: str | None = None  # nearest to the point, with at least 15,000 inhabitants
     country: str | None = None  # its ISO 3166 code
@@ -69,11 +71,12 @@ class Answer:
     entropy: float | None = None  # of the posterior over the finest cells, in nats
     abstain: str | None = None  # why the answer had better not be used; None where there is no such reason
     mode: str | None = None  # how it was found
+    evidence: str | None = None  # what decided: cells, or cells and photos of known places
     probability_over: str | None = None  # the cells that the probability counts: all, or those that were visited
     n_photos: int | None = None  # that it was made from
     path: tuple[PathStep, ...] = ()  # the cells above it, the coarsest first
     top: tuple[Place, ...] = ()  # the k best cells, the best first, where k is above 1
-    references: tuple[Reference, ...] = ()  # the most similar first, where some were wanted
+    gallery: tuple[GalleryPhoto, ...] = ()  # photos that decided, the heaviest first
 
     @property
     def ok(self) -> bool:
@@ -98,7 +101,7 @@ def answers_of(engine: Engine, batch: FeatureBatch, *, k: int) -> list[Answer]:
     for block, answers in engine.answers(queries, k=k):
         # Under a cap any leaf of a cell will do: only the cells above it are named, which are those of all of them.
         leaf = answers.best if engine.coarse is None else engine.coarse.first_leaf[answers.best]
-        cells, probabilities = engine.paths(queries[block], leaf)
+        cells, probabilities = engine.paths(queries[block], leaf, answers.posterior)
         columns = columns_of(answers).to_pylist()
         for number, row in enumerate(rows[block].tolist()):
             path = _path(engine, cells[number], probabilities[number])
@@ -109,8 +112,8 @@ def answers_of(engine: Engine, batch: FeatureBatch, *, k: int) -> list[Answer]:
 def _answer(photo: Answer, columns: Mapping[str, Any], path: tuple[PathStep, ...]) -> Answer:
     """An answer to a photo that has none yet, with the columns of its row."""
     known = {each.name: columns[name] for each in fields(Answer) if (name := _short(each.name)) in columns}
-    top, references = _listed(Place, columns, "top"), _listed(Reference, columns, "reference")
-    return replace(photo, **known, path=path, top=top, references=references)
+    top, gallery = _listed(Place, columns, "top"), _listed(GalleryPhoto, columns, "gallery")
+    return replace(photo, **known, path=path, top=top, gallery=gallery)
 
 
 def _path(engine: Engine, cells: np.ndarray, probabilities: np.ndarray) -> tuple[PathStep, ...]:
@@ -124,7 +127,7 @@ def _path(engine: Engine, cells: np.ndarray, probabilities: np.ndarray) -> tuple
     return tuple(steps)
 
 
-def _listed(kind: type[Place | Reference], columns: Mapping[str, Any], prefix: str) -> tuple[Any, ...]:
+def _listed(kind: type[Place | GalleryPhoto], columns: Mapping[str, Any], prefix: str) -> tuple[Any, ...]:
     """What list columns hold, one for each place of the lists."""
     lists = [columns.get(f"{prefix}_{_short(each.name)}") or () for each in fields(kind)]
     return tuple(kind(*each) for each in zip(*lists, strict=True))

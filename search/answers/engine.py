@@ -18,18 +18,18 @@ from indexer.bundles.bundle import Bundle, open_bundle
 from indexer.bundles.faiss_index import list_count
 from indexer.bundles.registry import Registry
 from indexer.errors import ArtifactError, BundleMismatch, InputError
-from indexer.vectors.calibration import Protocol
+from indexer.vectors.calibration import PhotoFit, Protocol, usual_photo_fit
 from indexer.vectors.scoring import level_log_probabilities
 from search.answers.constraints import allowed_cells, region_digests
+from search.answers.gallery_photos import CELLS, GalleryPhotos, PhotoSearch
 from search.answers.options import DEFAULT_OPTIONS, SearchOptions
+from search.answers.photo_evidence import PhotoEvidence
 from search.answers.points import AnswerPoints, Places
 from search.answers.precision_cap import CoarseCells, NamedCells
-from search.answers.radii import radii_km
-from search.answers.references import ReferencePhotos, SimilarPhotos
 from search.retrieval.adaptive import AdaptiveSearch
 from search.retrieval.cosine import CosineSearch
 from search.retrieval.exact import ExactSearch
-from search.retrieval.found import ALL_LEAVES, Hits, Search, Searched, joined_hits, queries_at_once
+from search.retrieval.found import ALL_LEAVES, Hits, Search, Searched, joined_hits, queries_at_once, with_prior
 from search.retrieval.lists import BeamSearch, TreeLists
 from search.retrieval.posterior import LEFT_OUT, Posterior
 
@@ -47,7 +47,12 @@ class Answers:
     radius_90_km: np.ndarray | None  # (Q,) float64; nine in ten were
     entropy: np.ndarray | None  # (Q,) float64, of the posterior over leaves, in nats
     abstain: np.ndarray | None  # (Q,) bool; the photo is like nothing that the bundle knows
-    references: SimilarPhotos | None  # of the best cell; None where they are not wanted
+    cell_lat_deg: np.ndarray  # (Q, K) float64, of the densest photo of each of these cells, else of its point
+    cell_lng_deg: np.ndarray  # (Q, K) float64
+    point_leaf: np.ndarray | None  # (Q,) int64, the leaf that the place lies in, -1 for none; None: it is not told
+    photos: GalleryPhotos | None  # that decided; None where cells alone did, or they are not told
+    posterior: Posterior | None  # over leaves, of photos and cells together; None where cells alone decided
+    evidence: np.ndarray  # (Q,) str, what decided: `CELLS`, or that with photos
     calibrated: bool  # whether probabilities were calibrated on held-out photos
     probability_over: str  # the leaves that a probability counts
     n_photos: np.ndarray  # (Q,) int64, how many photos each query is made of
@@ -64,6 +69,15 @@ class Answers:
     def s2_ids(self) -> np.ndarray | None:
         """Its S2 cell, (Q,) uint64; None where cells are labels."""
         return None if self.cells.s2_ids is None else self.cells.s2_ids[self.best]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Found:
+    """What was found of Q queries before it is told."""
+
+    hits: Hits
+    posterior: Posterior | None  # over leaves; None where nobody needs it
+    evidence: PhotoEvidence | None  # None where cells alone decided
 
 
 class Engine:
@@ -87,14 +101,14 @@ class Engine:
         """
         options.check(bundle, protocol=protocol)
         self.bundle, self.device, self.options, self.protocol = bundle, device, options, protocol
-        self.calibration = bundle.calibrations.get(protocol) if options.score == "softmax" else None
+        self.calibration = options.calibration(bundle, protocol)
         self.calibrated = self.calibration is not None and options.searches_as_calibrated(bundle)
         cap_km = options.cap_km(bundle)
         self.coarse = None if cap_km is None else CoarseCells(bundle.hierarchy.leaves, cap_km)
         self._allowed = self._allowed_leaves()
         self._searched = Searched.of(bundle, leaves=self._allowed, prior_exponent=options.prior_exponent)
-        self.reference_photos = ReferencePhotos(bundle) if options.wants_references else None
-        self._points = AnswerPoints(bundle, options.point, within_km=options.within_km, photos=self.reference_photos)
+        self._photos = self._photo_search() if options.uses_gallery(bundle) else None
+        self._points = AnswerPoints(bundle, options.point_of(bundle), within_km=options.within_km)
         self._where = choose_device(device)
 
     def _allowed_leaves(self) -> np.ndarray | None:
@@ -107,6 +121,19 @@ class Engine:
         # Under a cap by whole cells: which leaves a border parts would tell more.
         allowed = allowed_cells(self.coarse, region=region, not_region=not_region)
         return np.flatnonzero(np.isin(self.coarse.of_leaf, allowed))
+
+    def _photo_search(self) -> PhotoSearch:
+        """The photos that count beside cells."""
+        fit = None if self.calibration is None else self.calibration.fit
+        if fit is None:
+            fit = usual_photo_fit(float(np.median(self.bundle.hierarchy.leaves.width_km)))
+        model = with_prior(self.bundle.model, self.options.prior_exponent)
+        return PhotoSearch(self.bundle, model, fit=fit, everywhere=self.options.gallery == "all")
+
+    @property
+    def photo_fit(self) -> PhotoFit | None:
+        """How photos count; None where cells alone decide."""
+        return None if self._photos is None else self._photos.fit
 
     @cached_property
     def _search(self) -> Search:
@@ -262,13 +289,29 @@ class Engine:
                 posterior = replace(posterior, leaf=self._allowed[posterior.leaf])
         return replace(hits, leaf=leaf, probability=self._inside * hits.probability, posterior=posterior)
 
-    def with_posterior(
-        self, queries: np.ndarray, *, k: int = 1, n_photos: np.ndarray | None = None, left_out: float = LEFT_OUT
-    ) -> tuple[Hits, Posterior]:
-        """The same with the probabilities of all cells that count, from one look at them."""
-        hits = self.search_prepared(queries, k=k, n_photos=n_photos, left_out=left_out)
+    def find(
+        self,
+        queries: np.ndarray,
+        *,
+        k: int = 1,
+        n_photos: np.ndarray | None = None,
+        left_out: float = LEFT_OUT,
+    ) -> "Found":
+        """The k best leaves of queries and the probabilities of all that count, by photos too where these count.
+
+        queries, n_photos, left_out: as for `search_prepared`.
+        """
+        photos = self._photos
+        wanted = k if photos is None else min(max(k, photos.n_lists), self.n_leaves)
+        hits = self.search_prepared(queries, k=wanted, n_photos=n_photos, left_out=left_out)
         assert hits.posterior is not None, "it was wanted"
-        return hits, hits.posterior
+        if photos is None:
+            return Found(hits, hits.posterior, None)
+        of_one = replace(hits, probability=hits.probability / self._inside)
+        made_of = np.ones(len(queries), np.int64) if n_photos is None else n_photos
+        evidence = photos(queries, of_one, hits.posterior, n_photos=made_of)
+        best = photos.best(queries, hits, evidence, k, inside=self._inside)
+        return Found(best, evidence.posterior, evidence)
 
     def answers(
         self, queries: np.ndarray, *, k: int, n_photos: np.ndarray | None = None
@@ -289,45 +332,105 @@ class Engine:
         """
         self.check_k(k)
         n_photos = np.ones(len(queries), np.int64) if n_photos is None else n_photos
-        options, coarse = self.options, self.coarse
-        if self.gives_areas or options.point == "mass" or coarse is not None:
-            hits, posterior = self.with_posterior(queries, k=k if coarse is None else 1, n_photos=n_photos)
+        coarse = self.coarse
+        if self._photos is not None or self.gives_areas or self._points.kind == "mass" or coarse is not None:
+            found = self.find(queries, k=k if coarse is None else 1, n_photos=n_photos)
         else:
-            hits, posterior = self.search_prepared(queries, k=k, n_photos=n_photos), None
-        cells: NamedCells = self.bundle.hierarchy.leaves
-        leaf, similar = hits.leaf[:, 0], None
-        half = most = entropy = abstain = None
-        if coarse is not None and posterior is not None:
-            cells, hits = coarse, coarse.hits(posterior, k, mode=hits.mode, inside=self._inside)
-            into = coarse.of_leaf[self._points.leaves(leaf, posterior)] if options.point == "mass" else hits.leaf[:, 0]
-            at = Places(coarse.lat_deg[into], coarse.lng_deg[into], coarse.city[into], coarse.country[into])
-        else:
-            if options.references and self.reference_photos is not None:
-                similar = self.reference_photos.most_similar(queries, leaf, options.references)
-            at = self._points(queries, leaf, posterior, similar=similar)
-            if posterior is not None and self.calibration is not None and self.gives_areas:
-                masses = options.masses(self.calibration)
-                if masses is not None:
-                    half, most = radii_km(posterior, self._points.discs, at.lat_deg, at.lng_deg, masses).T
-                entropy = posterior.entropy()
-                abstain = hits.score[:, 0] / n_photos < self.calibration.least_score
-        near = half, most, entropy, abstain
-        return Answers(cells, hits, at, *near, similar, self.calibrated, self.counts, n_photos)
+            found = Found(self.search_prepared(queries, k=k, n_photos=n_photos), None, None)
+        if coarse is not None:
+            return self._coarse_answers(found, coarse, k, n_photos)
+        hits, evidence, leaves = found.hits, found.evidence, self.bundle.hierarchy.leaves
+        at = self._points(hits.leaf[:, 0], found.posterior, evidence)
+        half = most = entropy = abstain = photos = None
+        cell_lat, cell_lng = leaves.lat_deg[hits.leaf], leaves.lng_deg[hits.leaf]
+        if evidence is not None and self._photos is not None:
+            cell_lat, cell_lng = self._photos.densest(evidence, hits.leaf)
+            photos = self._photos.told(queries, evidence, self.options.gallery_photos)
+        if found.posterior is not None and self.calibration is not None and self.gives_areas:
+            masses = self.options.masses(self.bundle, self.protocol)
+            if masses is not None:
+                half, most = self._points.radii_km(at, found.posterior, evidence, masses).T
+            entropy = found.posterior.entropy()
+            abstain = hits.score[:, 0] / n_photos < self.calibration.least_score
+        return Answers(
+            cells=leaves,
+            hits=hits,
+            at=at,
+            radius_50_km=half,
+            radius_90_km=most,
+            entropy=entropy,
+            abstain=abstain,
+            cell_lat_deg=cell_lat,
+            cell_lng_deg=cell_lng,
+            point_leaf=self._leaf_of(at),
+            photos=photos,
+            posterior=None if evidence is None else evidence.posterior,
+            evidence=self._evidence(found),
+            calibrated=self.calibrated,
+            probability_over=self.counts,
+            n_photos=n_photos,
+        )
+
+    def _coarse_answers(self, found: "Found", coarse: CoarseCells, k: int, n_photos: np.ndarray) -> Answers:
+        """Answers that name the cells of a precision cap, and nothing finer."""
+        assert found.posterior is not None, "a cap needs it"
+        best = self._points.leaves(found.hits.leaf[:, 0], found.posterior, found.evidence)
+        hits = coarse.hits(found.posterior, k, mode=found.hits.mode, inside=self._inside)
+        into = coarse.of_leaf[best] if self._points.kind == "mass" else hits.leaf[:, 0]
+        return Answers(
+            cells=coarse,
+            hits=hits,
+            at=Places(coarse.lat_deg[into], coarse.lng_deg[into], coarse.city[into], coarse.country[into]),
+            radius_50_km=None,
+            radius_90_km=None,
+            entropy=None,
+            abstain=None,
+            cell_lat_deg=coarse.lat_deg[hits.leaf],
+            cell_lng_deg=coarse.lng_deg[hits.leaf],
+            point_leaf=None,
+            photos=None,
+            posterior=None if found.evidence is None else found.posterior,
+            evidence=self._evidence(found),
+            calibrated=self.calibrated,
+            probability_over=self.counts,
+            n_photos=n_photos,
+        )
+
+    def _evidence(self, found: "Found") -> np.ndarray:
+        """What decided each answer: (Q,) str."""
+        if found.evidence is None or self._photos is None:
+            return np.full(len(found.hits.leaf), CELLS)
+        return np.where(found.evidence.there, self._photos.evidence, CELLS)
+
+    def _leaf_of(self, at: Places) -> np.ndarray | None:
+        """The leaf that each place lies in, -1 for none: (Q,) int64; None where leaves have no borders."""
+        hierarchy = self.bundle.hierarchy
+        return hierarchy.locate(at.lat_deg, at.lng_deg)[:, -1] if hierarchy.is_s2 else None
 
     @property
     def _inside(self) -> float:
         """What probabilities over leaves add up to."""
         return self.calibration.inside if self.calibrated and self.calibration is not None else 1.0
 
-    def paths(self, queries: np.ndarray, leaves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def paths(
+        self, queries: np.ndarray, leaves: np.ndarray, posterior: Posterior | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """The way down to one leaf for each query, the coarsest cell first.
 
-        queries: as for `search_prepared`. leaves: (Q,) int64. Returns the cells of each level (Q, L) int64, and their
-        softmax probabilities within the level, p_l of the paper, (Q, L) float64.
+        queries: as for `search_prepared`. leaves: (Q,) int64. posterior: of photos and cells together, where photos
+        count. Returns the cells of each level (Q, L) int64, and (Q, L) float64: what the posterior's leaves below them
+        hold, or without one their softmax probabilities within the level, p_l of the paper.
         """
         model = self.bundle.model
         cell = model.ancestors[leaves]
         probability = np.empty(cell.shape)
+        if posterior is not None:
+            query = posterior.query
+            below = model.ancestors[posterior.leaf] == cell[query]
+            for level in range(cell.shape[1]):
+                held = np.where(below[:, level], posterior.probability, 0.0)
+                probability[:, level] = np.bincount(query, held, minlength=len(leaves))
+            return cell, probability
         for level in range(cell.shape[1]):
             logs = level_log_probabilities(model, queries, level=level)
             probability[:, level] = np.exp(np.take_along_axis(logs, cell[:, level : level + 1], axis=1))[:, 0]

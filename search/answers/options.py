@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 ModeName = Literal["auto", "exact", "beam", "adaptive"]
 ScoreName = Literal["softmax", "cosine-clamped", "cosine-affine"]
-PointName = Literal["cell", "medoid", "mass", "reference"]
+PointName = Literal["density", "cell", "medoid", "mass"]
+GalleryName = Literal["lists", "all", "off"]
 WITHIN_KM = 25.0
 
 
@@ -30,11 +31,14 @@ class SearchOptions:
             default 4 times those it visits first.
         score: the product of softmax probabilities, or for comparison that of raw cosines, clamped at 0 or mapped by
             (1 + c) / 2, by brute force.
-        point: where an answer points: at the point of the best cell, the mean of its photos' places; at its medoid, the
-            place of the photo that is nearest to all others; at the point of the cell around which, within `within_km`,
-            most of the probability lies; or at the best cell's reference photo that is most similar.
+        gallery: photos of known places that count beside cells, where the bundle has some: those in the lists of the
+            best cells; all, which is exact and slow; or none, for cells alone as the paper has it.
+        gallery_photos: how many of the photos that decided to tell with each answer, the heaviest.
+        point: where an answer points: density, at the densest place that photos and cells make likely; cell, at the
+            point of the best cell, the mean of its photos' places; medoid, at the place of its photo that is nearest to
+            all others; mass, at the point of the cell around which, within `within_km`, most of the probability lies.
+            By default density where photos count, else cell.
         within_km: distance that `point` mass looks at.
-        references: most similar reference photos of the best cell to tell with each answer.
         region: search only there: country codes such as FR,DE, a box as south,west,north,east, or a .geojson file. With
             a minus in front: --region=-35,16,-22,33.
         not_region: do not search there; as for `region`.
@@ -48,9 +52,10 @@ class SearchOptions:
     probes: int | None = None
     max_probes: int | None = None
     score: ScoreName = "softmax"
-    point: PointName = "cell"
+    gallery: GalleryName = "lists"
+    gallery_photos: int = 5
+    point: PointName | None = None
     within_km: float = WITHIN_KM
-    references: int = 0
     region: str | None = None
     not_region: str | None = None
     prior_exponent: float | None = None
@@ -70,8 +75,12 @@ class SearchOptions:
             raise InputError(f"`max_probes` ({self.max_probes}) must not be below `probes` ({self.probes}).")
         if self.score != "softmax" and self.mode not in ("auto", "exact"):
             raise InputError(f"`score` {self.score} compares all cells of all levels: leave `mode` out.")
-        if self.score != "softmax" and (self.point != "cell" or self.radii):
+        if self.score != "softmax" and (self.point not in (None, "cell") or self.radii):
             raise InputError(f"`score` {self.score}: products of cosines are no probabilities to take areas from.")
+        if self.score != "softmax" and self.gallery == "all":
+            raise InputError(f"`score` {self.score} is for comparison, of cells alone: leave `gallery` out.")
+        if self.point == "density" and self.gallery == "off":
+            raise InputError("`point` density is where photos and cells together point: leave `gallery` off out.")
         if self.score != "softmax" and self.precision_cap is not None:
             raise InputError(f"`score` {self.score} is for comparison: a precision cap needs probabilities.")
         if self.score != "softmax" and self.constrained:
@@ -80,8 +89,8 @@ class SearchOptions:
             raise InputError("`radii`: they are calibrated for the whole Earth and the bundle's own prior only.")
         if self.precision_cap is not None and not 0 < self.precision_cap < float("inf"):
             raise InputError(f"`precision_cap` must be a distance above 0 km, not {self.precision_cap}.")
-        if self.references < 0:
-            raise InputError(f"`references` must be at least 0, not {self.references}.")
+        if self.gallery_photos < 0:
+            raise InputError(f"`gallery_photos` must be at least 0, not {self.gallery_photos}.")
         if self.prior_exponent is not None and not abs(self.prior_exponent) < float("inf"):
             raise InputError(f"`prior_exponent` must be a finite number, not {self.prior_exponent}.")
         if not 0 < self.within_km < float("inf"):
@@ -93,7 +102,7 @@ class SearchOptions:
         """Refuse what a bundle cannot give. protocol: how queries are made of photos.
 
         Raises:
-            InputError: its precision cap forbids it, it was not calibrated for it, or it has no reference photos.
+            InputError: its precision cap forbids it, it was not calibrated for it, or it has no gallery.
         """
         cap_km = self.cap_km(bundle)
         if cap_km is not None and self.prior_exponent is not None:
@@ -101,15 +110,15 @@ class SearchOptions:
                 "`prior_exponent`: what another prior changes tells cells apart that the precision cap of "
                 f"{cap_km:g} km hides. Leave it out."
             )
-        if cap_km is not None and (self.references or self.point in ("medoid", "reference")):
+        if cap_km is not None and self.point in ("density", "medoid"):
             raise InputError(
-                "`references` and `point` medoid and reference tell where photos were taken to the metre, which the "
-                f"precision cap of {cap_km:g} km forbids. Leave them out."
+                "`point` density and medoid tell where photos were taken to the metre, which the precision cap of "
+                f"{cap_km:g} km forbids. Leave `point` out."
             )
-        if self.wants_references and bundle.references is None:
+        if bundle.gallery is None and (self.gallery == "all" or self.point == "density"):
             raise InputError(
-                f"The bundle {bundle.version[:8]} has no reference photos. Keep some when its cells are fitted "
-                "(python -m training refit --references 5, or `references` of fit), and build it from that."
+                f"The bundle {bundle.version[:8]} has no gallery, so no photos of known places: build it from vectors "
+                "of photos (python -m indexer build --features ...), or from a checkpoint that was fitted to some."
             )
         if not self.radii:
             return
@@ -125,10 +134,11 @@ class SearchOptions:
                 "`radii`: they were calibrated for no fewer `probes` than the bundle was built with, and for no "
                 "precision cap. Leave them out, or what they do not hold for."
             )
-        if self.masses(bundle.calibrations[protocol]) is None:
+        if self.masses(bundle, protocol) is None:
             raise InputError(
-                f"`radii`: they were not calibrated around `point` {self.point} with this `within_km`. Leave that at "
-                f"{WITHIN_KM:g}, or calibrate the bundle for such points: python -m search calibrate ..."
+                f"`radii`: they were not calibrated around `point` {self.point_of(bundle)} with this `within_km` and "
+                f"`gallery`. Leave `within_km` at {WITHIN_KM:g}, or calibrate the bundle for such points: python -m "
+                "search calibrate ..."
             )
 
     def cap_km(self, bundle: "Bundle") -> float | None:
@@ -141,15 +151,26 @@ class SearchOptions:
         fewer = min(self.probes or probes, self.max_probes or probes) < probes
         return not (self.score != "softmax" or self.constrained or fewer or self.cap_km(bundle) is not None)
 
-    def masses(self, calibration: "Calibration") -> tuple[float, float] | None:
-        """What discs around the points of answers must hold to be true; None where that was not calibrated."""
-        known = self.point != "mass" or self.within_km == WITHIN_KM
-        return calibration.masses.get(self.point) if known else None
+    def calibration(self, bundle: "Bundle", protocol: "QueryProtocol") -> "Calibration | None":
+        """What answers from a bundle are calibrated by, of cells alone or with photos; None where there is nothing."""
+        of_cells = bundle.calibrations.get(protocol) if self.score == "softmax" else None
+        return of_cells.with_photos if of_cells is not None and self.uses_gallery(bundle) else of_cells
 
-    @property
-    def wants_references(self) -> bool:
-        """Whether reference photos are looked at."""
-        return self.references > 0 or self.point == "reference"
+    def masses(self, bundle: "Bundle", protocol: "QueryProtocol") -> tuple[float, float] | None:
+        """What discs around the points of answers must hold to be true; None where that was not calibrated."""
+        calibration, point = self.calibration(bundle, protocol), self.point_of(bundle)
+        if calibration is None or (point == "mass" and self.within_km != WITHIN_KM):
+            return None
+        return calibration.masses.get(point)
+
+    def uses_gallery(self, bundle: "Bundle") -> bool:
+        """Whether photos count beside the cells of a bundle."""
+        return bundle.gallery is not None and self.gallery != "off" and self.score == "softmax"
+
+    def point_of(self, bundle: "Bundle") -> PointName:
+        """Where answers from a bundle point."""
+        usual: PointName = "density" if self.uses_gallery(bundle) and self.cap_km(bundle) is None else "cell"
+        return self.point or usual
 
     @property
     def given(self) -> dict[str, str]:

@@ -1,7 +1,8 @@
-"""Where an answer points: the best cell's own point, or another place that may be nearer.
+"""Where an answer points: the densest place, the best cell's own point, or another place that may be nearer.
 
-In: the best leaf of each query, the kind of point, the posterior. Out: a place for each, with its names. What share of
-a posterior lies near such a place is calibrated for each kind of point apart (`search.evaluation.calibrate`).
+In: the best leaf of each query, the kind of point, the posterior, and what photos say where they count. Out: a place
+for each, with its names, and how large discs around it are. What share of a posterior or of a density lies near such a
+place is calibrated for each kind of point apart (`search.evaluation.calibrate`).
 """
 
 from collections.abc import Mapping
@@ -11,10 +12,11 @@ from functools import cached_property
 import numpy as np
 
 from indexer.bundles.bundle import Bundle
+from indexer.earth.geo import lat_lng, unit_vectors
 from indexer.earth.places import nearest_cities
 from search.answers.options import WITHIN_KM, PointName
-from search.answers.radii import LeafDiscs, heaviest_leaves
-from search.answers.references import ReferencePhotos, SimilarPhotos
+from search.answers.photo_evidence import PhotoEvidence
+from search.answers.radii import LeafDiscs, heaviest_leaves, radii_km, share_within
 from search.retrieval.posterior import Posterior
 
 _CANDIDATES = 32  # likeliest cells of a query around which most of the probability may lie
@@ -33,61 +35,66 @@ class Places:
 class AnswerPoints:
     """One kind of point, for answers from one bundle that has what it takes (`SearchOptions.check`)."""
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        kind: PointName,
-        *,
-        within_km: float = WITHIN_KM,
-        photos: ReferencePhotos | None = None,
-    ) -> None:
-        """photos: the bundle's, where somebody has them already."""
+    def __init__(self, bundle: Bundle, kind: PointName, *, within_km: float = WITHIN_KM) -> None:
         self.kind, self._within_km = kind, within_km
         self._leaves, self._medoids = bundle.hierarchy.leaves, bundle.hierarchy.medoids
-        self._photos = photos if photos is not None or kind != "reference" else ReferencePhotos(bundle)
 
     @cached_property
     def discs(self) -> LeafDiscs:
         """Where the photos of the bundle's leaves are."""
         return LeafDiscs.of(self._leaves)
 
-    def leaves(self, leaf: np.ndarray, posterior: Posterior | None) -> np.ndarray:
+    def leaves(self, leaf: np.ndarray, posterior: Posterior | None, evidence: PhotoEvidence | None) -> np.ndarray:
         """The leaves that answers point into, (Q,) int64, of those that are best, (Q,) int64."""
         if self.kind != "mass":
             return leaf
         assert posterior is not None, "this kind needs it"
-        return heaviest_leaves(posterior, self.discs, within_km=self._within_km, candidates=_CANDIDATES)
+        if evidence is None:
+            return heaviest_leaves(posterior, self.discs, within_km=self._within_km, candidates=_CANDIDATES)
+        tried = posterior.likeliest(_CANDIDATES)[0]
+        held = np.full(tried.shape, -1.0)
+        for column in range(_CANDIDATES):
+            there = tried[:, column] >= 0
+            middles = self.discs.points[tried[:, column]]
+            within = evidence.density.within(middles, np.full(len(tried), self._within_km))
+            held[there, column] = within[there]
+        return np.asarray(np.take_along_axis(tried, held.argmax(axis=1)[:, None], axis=1)[:, 0])
 
-    def __call__(
-        self,
-        queries: np.ndarray,
-        leaf: np.ndarray,
-        posterior: Posterior | None,
-        *,
-        similar: SimilarPhotos | None = None,
-    ) -> Places:
-        """Where answers point whose best leaves are these, (Q,) int64.
-
-        queries: (Q, D) float32, as they meet geocells. similar: reference photos of these leaves, where they are known.
-        """
-        leaf, leaves = self.leaves(leaf, posterior), self._leaves
+    def __call__(self, leaf: np.ndarray, posterior: Posterior | None, evidence: PhotoEvidence | None = None) -> Places:
+        """Where answers point whose best leaves are these, (Q,) int64."""
+        leaves = self._leaves
         if self.kind in ("cell", "mass"):
+            leaf = self.leaves(leaf, posterior, evidence)
             return Places(leaves.lat_deg[leaf], leaves.lng_deg[leaf], leaves.city[leaf], leaves.country[leaf])
         if self.kind == "medoid":
-            assert self._medoids is not None, "every hierarchy has them"
             lat, lng = self._medoids[leaf].T
         else:
-            assert self._photos is not None, "they are there for this kind"
-            known = similar or self._photos.most_similar(queries, leaf, 1)
-            there = ~np.isnan(known.cosine[:, 0])  # a leaf without reference photos keeps its point
-            lat = np.where(there, known.lat_deg[:, 0], leaves.lat_deg[leaf])
-            lng = np.where(there, known.lng_deg[:, 0], leaves.lng_deg[leaf])
+            assert evidence is not None, "this kind needs it"
+            densest = np.where(evidence.there, lat_lng(np.nan_to_num(evidence.points)), np.nan)
+            lat = np.where(evidence.there, densest[0], leaves.lat_deg[leaf])
+            lng = np.where(evidence.there, densest[1], leaves.lng_deg[leaf])
         return Places(lat, lng, *nearest_cities(lat, lng))
 
+    def radii_km(
+        self, at: Places, posterior: Posterior, evidence: PhotoEvidence | None, shares: tuple[float, ...]
+    ) -> np.ndarray:
+        """Radii of the discs around places that hold these shares: (Q, S) float64."""
+        if evidence is None:
+            return radii_km(posterior, self.discs, at.lat_deg, at.lng_deg, shares)
+        return evidence.density.radii_km(unit_vectors(at.lat_deg, at.lng_deg), shares)
 
-def points_of_bundle(bundle: Bundle) -> Mapping[PointName, AnswerPoints]:
-    """All kinds of points that a bundle has."""
+    def share_within(
+        self, at: Places, posterior: Posterior, evidence: PhotoEvidence | None, km: np.ndarray
+    ) -> np.ndarray:
+        """What the discs around places hold that are so large, (Q,) float64: (Q,) float64."""
+        if evidence is None:
+            return share_within(posterior, self.discs, at.lat_deg, at.lng_deg, km)
+        return evidence.density.within(unit_vectors(at.lat_deg, at.lng_deg), km)
+
+
+def points_of_bundle(bundle: Bundle, *, photos: bool) -> Mapping[PointName, AnswerPoints]:
+    """All kinds of points that answers from a bundle can have, where photos count beside cells or do not."""
     kinds: list[PointName] = ["cell", "mass", "medoid"]
-    if bundle.references is not None:
-        kinds.append("reference")
+    if photos:
+        kinds.append("density")
     return {kind: AnswerPoints(bundle, kind) for kind in kinds}

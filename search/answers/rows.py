@@ -1,6 +1,6 @@
 """Answers as rows: what `run` writes to Parquet, one row per photo, failures included.
 
-`_COLUMNS`, `_TOP` and `_REFERENCES` are where columns get their names; the fields of an `Answer` say what they hold.
+`_COLUMNS`, `_TOP` and `_GALLERY` are where columns get their names; the fields of an `Answer` say what they hold.
 """
 
 from collections.abc import Callable
@@ -33,6 +33,7 @@ _COLUMNS: tuple[_Column, ...] = (
     ("lat", pa.float64(), lambda each: each.at.lat_deg),
     ("lng", pa.float64(), lambda each: each.at.lng_deg),
     ("key", pa.string(), lambda each: each.cells.keys[each.best]),
+    ("point_key", pa.string(), lambda each: _point_keys(each)),  # of the finest cell that the place lies in
     ("s2_id", pa.uint64(), lambda each: each.s2_ids),  # null where cells are labels
     ("token", pa.string(), _tokens),
     ("city", pa.string(), lambda each: each.at.city),
@@ -45,6 +46,7 @@ _COLUMNS: tuple[_Column, ...] = (
     ("entropy", pa.float64(), lambda each: each.entropy),
     ("abstain", pa.string(), _abstain),
     ("mode", pa.string(), lambda each: each.hits.mode),
+    ("evidence", pa.string(), lambda each: each.evidence),
     ("probability_over", pa.string(), lambda each: [each.probability_over] * len(each)),
     ("n_photos", pa.int64(), lambda each: each.n_photos),
 )
@@ -52,18 +54,26 @@ _COLUMNS: tuple[_Column, ...] = (
 _TOP: tuple[_Column, ...] = (
     ("top_key", pa.list_(pa.string()), lambda each: _found(each, each.cells.keys)),
     ("top_s2_id", pa.list_(pa.uint64()), lambda each: _found(each, each.cells.s2_ids)),  # null where cells are labels
-    ("top_lat", pa.list_(pa.float64()), lambda each: _found(each, each.cells.lat_deg)),
-    ("top_lng", pa.list_(pa.float64()), lambda each: _found(each, each.cells.lng_deg)),
+    ("top_lat", pa.list_(pa.float64()), lambda each: _listed(each.cell_lat_deg, each.hits.leaf >= 0)),
+    ("top_lng", pa.list_(pa.float64()), lambda each: _listed(each.cell_lng_deg, each.hits.leaf >= 0)),
     ("top_score", pa.list_(pa.float64()), lambda each: _listed(each.hits.score, each.hits.leaf >= 0)),
     ("top_probability", pa.list_(pa.float64()), lambda each: _listed(each.hits.probability, each.hits.leaf >= 0)),
 )
-# With references: the photos of the best cell that are most like each photo, the most similar first.
-_REFERENCES: tuple[_Column, ...] = (
-    ("reference_photo", pa.list_(pa.string()), lambda each: _similar(each, "photo")),
-    ("reference_lat", pa.list_(pa.float64()), lambda each: _similar(each, "lat_deg")),
-    ("reference_lng", pa.list_(pa.float64()), lambda each: _similar(each, "lng_deg")),
-    ("reference_cosine", pa.list_(pa.float64()), lambda each: _similar(each, "cosine")),
+# With a gallery: the photos that decided, the heaviest first.
+_GALLERY: tuple[_Column, ...] = (
+    ("gallery_photo", pa.list_(pa.string()), lambda each: _photos(each, "photo")),
+    ("gallery_lat", pa.list_(pa.float64()), lambda each: _photos(each, "lat_deg")),
+    ("gallery_lng", pa.list_(pa.float64()), lambda each: _photos(each, "lng_deg")),
+    ("gallery_cosine", pa.list_(pa.float64()), lambda each: _photos(each, "cosine")),
+    ("gallery_weight", pa.list_(pa.float64()), lambda each: _photos(each, "weight")),
 )
+
+
+def _point_keys(answers: Answers) -> list[str | None] | None:
+    if answers.point_leaf is None:
+        return None
+    keys = answers.cells.keys[answers.point_leaf]
+    return [key if there else None for key, there in zip(keys.tolist(), answers.point_leaf >= 0, strict=True)]
 
 
 def _found(answers: Answers, of_cell: np.ndarray | None) -> list[np.ndarray] | None:
@@ -71,9 +81,9 @@ def _found(answers: Answers, of_cell: np.ndarray | None) -> list[np.ndarray] | N
     return None if of_cell is None else _listed(of_cell[leaf], leaf >= 0)
 
 
-def _similar(answers: Answers, name: str) -> list[np.ndarray]:
-    assert answers.references is not None, "these columns are there where they are"
-    return _listed(getattr(answers.references, name), ~np.isnan(answers.references.cosine))
+def _photos(answers: Answers, name: str) -> list[np.ndarray]:
+    assert answers.photos is not None, "these columns are there where they are"
+    return _listed(getattr(answers.photos, name), ~np.isnan(answers.photos.cosine))
 
 
 def _listed(values: np.ndarray, there: np.ndarray) -> list[np.ndarray]:
@@ -86,8 +96,8 @@ def columns_of(answers: Answers) -> pa.Table:
     wanted = _COLUMNS
     if answers.hits.leaf.shape[1] > 1:
         wanted += _TOP
-    if answers.references is not None:
-        wanted += _REFERENCES
+    if answers.photos is not None:
+        wanted += _GALLERY
     columns = {name: (values(answers), kind) for name, kind, values in wanted}
     return pa.table(
         {

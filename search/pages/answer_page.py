@@ -72,12 +72,13 @@ def _tables(answer: Answer) -> list[Table]:
     for rank, place in enumerate(answer.top, 1):
         at = f"{place.lat_deg:.4f}, {place.lng_deg:.4f}"
         places.append(Row([f"{rank}", f"{place.probability:.3f}", place.key, at]))
-    for each in answer.references:
-        alike.append(Row([each.photo, f"{each.cosine:.3f}", f"{each.lat_deg:.4f}, {each.lng_deg:.4f}"]))
+    for each in answer.gallery:
+        at = f"{each.lat_deg:.4f}, {each.lng_deg:.4f}"
+        alike.append(Row([each.photo, f"{each.weight:.0%}", f"{each.cosine:.3f}", at]))
     tables = [
         Table(["level", "probability within it", "cell", "near", "radius, km"], path),
         Table(["place", "probability", "cell", "at"], places),
-        Table(["like the cell's photo", "cosine", "taken at"], alike),
+        Table(["photo of a known place", "weight", "cosine", "taken at"], alike),
     ]
     return [table for table in tables if table.rows]
 

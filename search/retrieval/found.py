@@ -32,8 +32,7 @@ class Searched:
         model, precision = bundle.model, bundle.index_facts.precision
         if leaves is None and prior_exponent is None:
             return cls(model, bundle.leaf_index, bundle.beam, precision)
-        if prior_exponent is not None:
-            model = replace(model, geocells=replace(model.geocells, prior_exponent=prior_exponent))
+        model = with_prior(model, prior_exponent)
         if leaves is not None:
             model = model.only(leaves)
         # The beam that was chosen for all leaves, and for the bundle's prior, says nothing of these.
@@ -43,6 +42,13 @@ class Searched:
     def leaf_vectors(self) -> np.ndarray:
         """(leaves, leaf_width) float32: the rows of the leaf index, or made anew where it keeps them in fewer bits."""
         return rows_of(self.leaf_index) if is_exact(self.leaf_index) else leaf_vectors(self.model)
+
+
+def with_prior(model: ScoringModel, prior_exponent: float | None) -> ScoringModel:
+    """The same scores with another prior, where one is given."""
+    if prior_exponent is None:
+        return model
+    return replace(model, geocells=replace(model.geocells, prior_exponent=prior_exponent))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -59,6 +59,20 @@ class Posterior:
             begins, self.leaf[places], self.probability[places], self.log_total[queries], self.counted[queries]
         )
 
+    def likeliest(self, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The k likeliest leaves of each query, -1 for none, and what they hold, NaN for none: (Q, k) each.
+
+        Of equals the first leaf.
+        """
+        query = self.query
+        order = np.lexsort((self.leaf, -self.probability, query))
+        place = np.arange(len(order)) - self.begins[query]
+        kept = place < k
+        leaf, probability = np.full((len(self), k), -1), np.full((len(self), k), np.nan)
+        leaf[query[kept], place[kept]] = self.leaf[order][kept]
+        probability[query[kept], place[kept]] = self.probability[order][kept]
+        return leaf, probability
+
     def entropy(self) -> np.ndarray:
         """Entropy in nats, (Q,) float64: 0 where one leaf holds all, log of the number of leaves where all hold equal.
 

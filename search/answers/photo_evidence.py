@@ -1,0 +1,133 @@
+"""What photos of known places say together with cells: one posterior over leaves, one density over places.
+
+In: of each query the posterior over leaves, and the photos most like it. Out: the photos' weights, a posterior over
+leaves that takes the place of the cells' own, a density over places, and the place where it is highest. With q the
+query as it is compared, photo j in leaf r(j), and the numbers of `indexer.vectors.calibration.PhotoFit`:
+
+    evidence_j = (gamma (q . G_r(j) + b_r(j)) + q . x_j / tau_x) / n^growth + log m_j
+    w          = softmax of evidence over the photos;   W(r) = sum of w_j over the photos of list r
+    S          = sum of c, the cells' posterior, over leaves whose lists hold photos
+    P(r)       = (1 - a) S W(r) + a c(r) where list r holds photos, else c(r)
+    density(y) = (1 - a) S sum_j w_j bell_h(y, y_j) + sum_r a_r c(r) bell_s(r)(y, point of r);   a_r = a or 1 as in P
+
+and s(r) is half the radius of leaf r. Photos are one more level of the paper's hierarchy: the finest.
+
+An answer points at the photo of the highest density, moved once to the mean of the photos around it. For that bells
+around photos are as wide as makes errors least, which is wider than h, which makes the true place likeliest: what lies
+between several photos that look alike is a better guess than any of them.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from indexer.bundles.gallery import Gallery
+
+from indexer.cells.hierarchy import Level
+from indexer.earth.geo import unit_vectors
+from indexer.vectors.calibration import PhotoFit
+from search.answers.place_density import PlaceDensity, bell_density
+from search.retrieval.gallery_lists import NearPhotos
+from search.retrieval.posterior import Posterior
+
+_LEAST_RADIUS_KM = 0.05  # of a leaf whose photos were all taken at one point: about what a GPS is off
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PhotoEvidence:
+    """What photos and cells say together of Q queries."""
+
+    near: NearPhotos
+    weight: np.ndarray  # (Q, near) float64, w; those of a query add up to 1, or are 0 where it has no photos
+    posterior: Posterior  # P
+    density: PlaceDensity
+    # (Q, near) float64, per km2 at the photos' places, of bells as wide as for pointing; minus infinity for none
+    photo_density: np.ndarray
+    points: np.ndarray  # (Q, 3) float64, where answers point; NaN where a query has no photos
+
+    @property
+    def there(self) -> np.ndarray:
+        """Which queries have photos: (Q,) bool."""
+        return self.near.row[:, 0] >= 0
+
+
+def photo_evidence(
+    cells: Posterior,
+    near: NearPhotos,
+    leaf_score: np.ndarray,
+    *,
+    gallery: Gallery,
+    leaves: Level,
+    with_photos: np.ndarray,
+    fit: PhotoFit,
+    n_photos: np.ndarray,
+) -> PhotoEvidence:
+    """Put photos and cells together.
+
+    Args:
+        cells: c, of all leaves that count.
+        near: the photos; `leaf` is what they count for.
+        leaf_score: (Q, near) float64, q . G_r + b_r of the leaves of the photos.
+        gallery: whose photos they are.
+        leaves: all of the bundle.
+        with_photos: (leaves,) bool, whose lists hold photos that may be looked at.
+        fit: the numbers above.
+        n_photos: (Q,) int64, n, how many photos each query is made of.
+    """
+    n_queries, n_leaves = near.row.shape[0], len(leaves)
+    known, row = near.row >= 0, np.maximum(near.row, 0)
+    weight = fit.weights(near.similarity, leaf_score, gallery.stands_for[row], n_photos)
+    query, of_photos = cells.query, with_photos[cells.leaf]
+    outside = np.bincount(query, np.where(of_photos, 0.0, cells.probability), minlength=n_queries)
+    share = np.where(known[:, 0], 1 - outside, 0.0)  # S
+    own = np.where(of_photos & known[query, 0], fit.cells, 1.0) * cells.probability
+    by_photo = (1 - fit.cells) * share[:, None] * weight
+    photo_query, place = np.nonzero(known)
+    points = unit_vectors(gallery.lat_deg[row], gallery.lng_deg[row])
+    posterior = _posterior(
+        cells,
+        np.concatenate([query, photo_query]) * n_leaves + np.concatenate([cells.leaf, near.leaf[known]]),
+        np.concatenate([own, by_photo[known]]),
+        n_leaves,
+    )
+    widths = leaf_widths_km(leaves)
+    middles = unit_vectors(leaves.lat_deg, leaves.lng_deg)
+    of = np.concatenate([photo_query, query])
+    order = np.argsort(of, kind="stable")
+    is_photo = np.arange(len(of))[order] < len(place)
+    of_leaf = np.concatenate([np.zeros(len(place)), widths[cells.leaf]])[order]
+    density = PlaceDensity(
+        np.searchsorted(of[order], np.arange(n_queries + 1)),
+        np.concatenate([points[known], middles[cells.leaf]])[order],
+        np.where(is_photo, fit.width_km, of_leaf),
+        np.concatenate([by_photo[known], own])[order],
+    )
+    pointing = replace(density, width_km=np.where(is_photo, fit.point_width_km, of_leaf))
+    at_photos = np.full(near.row.shape, -np.inf)
+    at_photos[known] = pointing.at(points[known], photo_query)
+    chosen = points[np.arange(n_queries), at_photos.argmax(axis=1)]
+    moved = _moved(chosen, points, weight, fit.point_width_km)
+    return PhotoEvidence(near, weight, posterior, density, at_photos, moved)
+
+
+def leaf_widths_km(leaves: Level) -> np.ndarray:
+    """s, the widths of the bells around points of leaves: (leaves,) float64."""
+    return np.maximum(leaves.radius_km, _LEAST_RADIUS_KM) / 2
+
+
+def _posterior(cells: Posterior, keys: np.ndarray, share: np.ndarray, n_leaves: int) -> Posterior:
+    """P, of shares (M,) by query * n_leaves + leaf (M,) int64. Leaves that hold nothing are not listed."""
+    keys, which = np.unique(keys, return_inverse=True)
+    query, leaf = np.divmod(keys, n_leaves)
+    held = np.bincount(which, share, minlength=len(keys))
+    begins = np.searchsorted(query, np.arange(len(cells) + 1))
+    return replace(cells, begins=begins.astype(np.int64), leaf=leaf, probability=held)
+
+
+def _moved(chosen: np.ndarray, points: np.ndarray, weight: np.ndarray, width_km: float) -> np.ndarray:
+    """Places (Q, 3) moved once to the mean direction of photos (Q, near, 3), by how near and how heavy they are."""
+    apart = np.square(points - chosen[:, None]).sum(axis=2)
+    pull = weight * bell_density(apart, width_km)
+    moved = np.einsum("qj,qjx->qx", pull, points)
+    length = np.linalg.norm(moved, axis=1, keepdims=True)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(moved / length)

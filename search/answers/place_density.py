@@ -1,0 +1,115 @@
+"""Where the place may be: for each query a density over the Earth, a sum of bells around photos and points of cells.
+
+A bell of width h km around a point is the von Mises-Fisher density of concentration (6371 km / h)^2 there: what the
+normal distribution is to the plane. How much of it lies within some distance of another point is worked out as on the
+plane, by Rice's distribution of distances, which differs by less than a thousandth where h is below 500 km.
+
+In: bells with weights, which add up to 1 for each query. Out: densities at places, what discs hold, and radii of the
+discs that hold a share.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from scipy.special import chndtr, ndtr
+
+from indexer.earth.geo import EARTH_RADIUS_KM, FARTHEST_KM, chords_to_km
+
+_PAIRS = 1 << 20  # pairs of a place and a bell that are looked at together
+_FARTHEST, _STEP = 12.0, 1 / 32  # of the table of Rice's distribution, in widths of a bell
+_HALVINGS = 40  # of the bracket around a radius: down to a metre
+_LEAST_KM = 1e-3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PlaceDensity:
+    """The bells of Q queries: those of query q stand from begins[q] to begins[q + 1]."""
+
+    begins: np.ndarray  # (Q + 1,) int64
+    points: np.ndarray  # (M, 3) float64, unit vectors
+    width_km: np.ndarray  # (M,) float64, h
+    weight: np.ndarray  # (M,) float64; those of a query add up to 1
+
+    def __len__(self) -> int:
+        return len(self.begins) - 1
+
+    def at(self, points: np.ndarray, query: np.ndarray) -> np.ndarray:
+        """The densities per km2 at points (P, 3), each of one query (P,) int64, ascending: (P,) float64."""
+        result = np.empty(len(points))
+        for part, pair, bell in self._pairs(query):
+            apart = np.square(points[part][pair] - self.points[bell]).sum(axis=1)
+            each = self.weight[bell] * bell_density(apart, self.width_km[bell])
+            result[part] = np.bincount(pair, each, minlength=part.stop - part.start)
+        return result
+
+    def within(self, points: np.ndarray, km: np.ndarray) -> np.ndarray:
+        """What the disc of a radius (Q,) around a point (Q, 3) holds of each query's density: (Q,) float64."""
+        result = np.empty(len(self))
+        for part, pair, bell in self._pairs(np.arange(len(self))):
+            apart = _apart_km(points[part][pair], self.points[bell])
+            held = self.weight[bell] * share_of_bell(apart, km[part][pair], self.width_km[bell])
+            result[part] = np.bincount(pair, held, minlength=part.stop - part.start)
+        return np.minimum(result, 1.0)
+
+    def radii_km(self, points: np.ndarray, shares: tuple[float, ...]) -> np.ndarray:
+        """Radii of the discs around one point for each query, (Q, 3), that hold these shares: (Q, S) float64."""
+        result = np.empty((len(self), len(shares)))
+        for part, pair, bell in self._pairs(np.arange(len(self))):
+            apart, n = _apart_km(points[part][pair], self.points[bell]), part.stop - part.start
+            weight, width = self.weight[bell], self.width_km[bell]
+            for column, share in enumerate(shares):
+                low, high = np.full(n, np.log(_LEAST_KM)), np.full(n, np.log(FARTHEST_KM))
+                for _ in range(_HALVINGS):
+                    middle = (low + high) / 2
+                    held = np.bincount(pair, weight * share_of_bell(apart, np.exp(middle)[pair], width), minlength=n)
+                    low, high = np.where(held < share, middle, low), np.where(held < share, high, middle)
+                result[part, column] = np.exp(high)
+        return result
+
+    def _pairs(self, query: np.ndarray):  # noqa: ANN202
+        """Places a few at a time, and all their pairs with a bell of their query: of which place, and which bell."""
+        lengths = np.diff(self.begins)[query]
+        ends = np.concatenate([[0], np.cumsum(lengths)])
+        start = 0
+        while start < len(query):
+            stop = max(start + 1, int(np.searchsorted(ends, ends[start] + _PAIRS, side="right")) - 1)
+            own = lengths[start:stop]
+            pair = np.repeat(np.arange(stop - start), own)
+            first = np.repeat(self.begins[query[start:stop]] - (ends[start:stop] - ends[start]), own)
+            yield slice(start, stop), pair, first + np.arange(len(pair))
+            start = stop
+
+
+def bell_density(apart: np.ndarray, width_km: np.ndarray | float) -> np.ndarray:
+    """Density per km2 of bells at places that are `apart` from their middles, squared lengths of chords of the sphere."""
+    concentration = (EARTH_RADIUS_KM / np.asarray(width_km, np.float64)) ** 2
+    highest = concentration / (2 * np.pi * EARTH_RADIUS_KM**2 * -np.expm1(-2 * concentration))
+    return np.asarray(highest * np.exp(-concentration * apart / 2))
+
+
+def share_of_bell(apart_km: np.ndarray, km: np.ndarray, width_km: np.ndarray) -> np.ndarray:
+    """What a disc of a radius holds of a bell whose middle is so far from the disc's: (M,) float64."""
+    a, b = apart_km / width_km, km / width_km
+    table = _rice()
+    far = (a > _FARTHEST - 1) | (b > _FARTHEST - 1)
+    row, column = np.minimum(a / _STEP, len(table) - 2), np.minimum(b / _STEP, len(table) - 2)
+    i, j = row.astype(np.int64), column.astype(np.int64)
+    u, v = row - i, column - j
+    flat, wide = table.ravel(), table.shape[1]
+    at = i * wide + j
+    near = (1 - u) * ((1 - v) * flat[at] + v * flat[at + 1]) + u * ((1 - v) * flat[at + wide] + v * flat[at + wide + 1])
+    # Farther out distances are spread normally around the middle's, which a bell's curvature makes a bit longer.
+    return np.where(far, ndtr(b - np.hypot(a, 1.0)), near)
+
+
+@cache
+def _rice() -> np.ndarray:
+    """Rice's distribution, the distance of two-dimensional normal deviates from a point a away: at a, b in steps."""
+    steps = np.arange(0, _FARTHEST + _STEP / 2, _STEP)
+    return np.asarray(chndtr(steps[None, :] ** 2, 2.0, steps[:, None] ** 2))
+
+
+def _apart_km(points: np.ndarray, others: np.ndarray) -> np.ndarray:
+    difference = points - others
+    return chords_to_km(np.sqrt(np.einsum("ij,ij->i", difference, difference)))

@@ -1,0 +1,122 @@
+"""Held-out queries: photos, or albums, whose true places are known and that nothing else was fitted to."""
+
+import hashlib
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from indexer.bundles.bundle import Bundle
+from indexer.cells.labels import label_columns, locate_labels
+from indexer.earth.geo import lat_lng, unit_vectors
+from indexer.errors import InputError
+from indexer.jobs.progress import track
+from indexer.photos.tables import read_columns
+from indexer.vectors.cell_sums import CellSums
+from indexer.vectors.features import FeatureSource
+from search.answers.album import albums_of_table
+from search.evaluation.ground_truth import read_truth
+
+FEWEST = 100  # queries: with fewer, nine in ten are a matter of luck
+_ENOUGH_FOR_HALVES, _FOLDS = 400, 5
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeldOutQueries:
+    """Queries whose true places are known: photos, or albums."""
+
+    name: np.ndarray  # (N,) str, of the photo, or of an album's first
+    queries: np.ndarray  # (N, D) float32, as `Engine.search_prepared` takes them
+    n_photos: np.ndarray  # (N,) int64, that each is made of
+    lat_deg: np.ndarray  # (N,) float64
+    lng_deg: np.ndarray  # (N,) float64
+    leaf: np.ndarray  # (N,) int64, the leaf of the true place, -1 for outside all
+
+    def __len__(self) -> int:
+        return len(self.queries)
+
+    def take(self, rows: np.ndarray) -> "HeldOutQueries":
+        """Some of them, by their number."""
+        return HeldOutQueries(*(getattr(self, column.name)[rows] for column in fields(self)))
+
+    @property
+    def inside(self) -> float:
+        """The share that was taken in a leaf."""
+        return float((self.leaf >= 0).mean())
+
+    def divided(self) -> "Division":
+        """Which of them numbers are fitted to, and which ones say what these promise: by name alone."""
+        digests = [hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest() for name in self.name]
+        order = np.argsort(np.frombuffer(b"".join(digests), "<u8"), kind="stable")
+        if len(self) >= _ENOUGH_FOR_HALVES:
+            return Division(((np.sort(order[::2]), np.sort(order[1::2])),), approximate=False)
+        folds = [np.sort(order[number::_FOLDS]) for number in range(_FOLDS)]
+        everybody = np.arange(len(self))
+        return Division(tuple((np.setdiff1d(everybody, fold), fold) for fold in folds), approximate=True)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Division:
+    """Held-out queries, divided: what is fitted and what is promised come from different photos."""
+
+    # Numbers of queries that are fitted to, and of those that say what the fit promises. Of many queries one half each;
+    # of few, each fifth in turn says what the fit to the others promises, which is approximate.
+    parts: tuple[tuple[np.ndarray, np.ndarray], ...]
+    approximate: bool
+
+
+def held_out(
+    bundle: Bundle, features: FeatureSource, truth: Path, *, split: str | None = None, album: str | None = None
+) -> HeldOutQueries:
+    """The queries of features whose places a table knows.
+
+    truth: photo, lat, lng (and the labels of a tree of labels), names as in the features. album: column of it; photos
+    of one album are one query, at the mean of their places.
+
+    Raises:
+        InputError: too few of its photos have a vector, or the table cannot be used.
+    """
+    hierarchy, geocells = bundle.hierarchy, bundle.model.geocells
+    photos = read_truth(truth, split=split)
+    if len(set(photos.photo)) < len(photos):
+        raise InputError(f"{truth}: names of photos repeat, so their vectors cannot be told apart. Rename them.")
+    group = np.arange(len(photos)) if album is None else albums_of_table(truth, album, split=split).of_row
+    names = pa.array(photos.photo, pa.string())
+    sums = CellSums.zeros(int(group.max()) + 1, geocells.width)
+    places = np.zeros((len(sums.counts), 3))
+    leaf = np.full(len(sums.counts), -1)
+    labels = label_columns(hierarchy)
+    if labels:
+        own_leaf = locate_labels(hierarchy, read_columns(truth, ["photo", *labels], split=split))[:, -1]
+    else:
+        own_leaf = hierarchy.locate(photos.lat_deg, photos.lng_deg)[:, -1]
+    points, times = unit_vectors(photos.lat_deg, photos.lng_deg), np.zeros(len(photos), np.int64)
+    with track("reading vectors", features.rows) as advance:
+        for batch in features:
+            row = pc.index_in(pa.array(batch.photo, pa.string()), value_set=names).fill_null(-1).to_numpy()
+            used = np.flatnonzero(batch.ok & (row >= 0))
+            row = row[used].astype(np.int64)
+            np.add.at(times, row, 1)
+            sums.add(geocells.compared(np.ascontiguousarray(batch.embedding[used], np.float32)), group[row])
+            np.add.at(places, group[row], points[row])
+            leaf[group[row]] = own_leaf[row]
+            advance(len(batch))
+    if (times > 1).any():
+        name = photos.photo[int(times.argmax())]
+        raise InputError(f"{features.location}: {name!r} has {times.max()} vectors. Keep one row for each name.")
+    there = np.flatnonzero(sums.counts)
+    if len(there) < FEWEST:
+        what = "photos" if album is None else "albums"
+        raise InputError(
+            f"{features.location}: {len(there)} {what} of {truth} have a vector; a calibration takes {FEWEST} at "
+            "least. Are the names the same, and is this the split that the vectors are of?"
+        )
+    lat, lng = lat_lng(places[there])
+    if album is not None and hierarchy.is_s2:
+        leaf[there] = hierarchy.locate(lat, lng)[:, -1]
+    first = np.full(len(sums.counts), -1)
+    first[group[::-1]] = np.arange(len(photos))[::-1]
+    name = np.array(photos.photo, object)[first[there]]
+    return HeldOutQueries(name, sums.sums[there].astype(np.float32), sums.counts[there], lat, lng, leaf[there])

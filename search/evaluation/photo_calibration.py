@@ -1,0 +1,217 @@
+"""The calibration of photos and cells together: how photos count, radii and the limit of abstaining.
+
+In: a bundle with a gallery, held-out queries, what was fitted of cells alone. Out: a `Calibration` that has a `fit`.
+
+What makes the true place likeliest is fitted first (`search.evaluation.photo_fit`). Then, by the answers themselves, how
+wide bells are for pointing, where errors are least; and how many lists are looked at, so that they hold 99 % of the
+weight that a look at all photos finds, and that 99 % of answers stay where they are.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from indexer.bundles.gallery import Gallery
+
+from encoder.config import DeviceName
+from encoder.device import choose_device
+from indexer.bundles.bundle import Bundle
+from indexer.earth.geo import chords_to_km, haversine_km, lat_lng
+from indexer.errors import InputError
+from indexer.vectors.calibration import Calibration, PhotoFit, Protocol, usual_photo_fit
+from indexer.vectors.scoring import leaf_vectors, scores_of
+from search.answers.engine import Engine, Found
+from search.answers.options import GalleryName, SearchOptions
+from search.answers.points import points_of_bundle
+from search.evaluation.cell_calibration import Check, Fitted, joined_checks, share_up_to
+from search.evaluation.held_out import HeldOutQueries
+from search.evaluation.options import Resampling
+from search.evaluation.photo_fit import MOST_NEAR, PhotoSample, fit_photos
+from search.retrieval.exact import ExactSearch
+from search.retrieval.gallery_lists import GalleryLists, NearPhotos
+from search.retrieval.proof import tensor_of
+
+_ALL_LOOKED_AT = 1 << 18  # photos of a gallery that is looked at whole for a fit; of larger ones the best lists
+_MOST_LISTS = 512
+_LISTS = (4, 8, 16, 32, 64, 128, 256)
+_WEIGHT, _SAME = 0.99, 0.99  # of the weight that lists must hold, and of answers that must stay where they are
+_MOVED = 0.1  # widths of a bell that an answer may move by and still stay
+_POINT_WIDTHS = np.geomspace(0.25, 4, 9)  # of bells for pointing, in those of the median leaf
+_SEEN_COSINE, _SEEN_KM, _SEEN_MOST = 0.98, 1.0, 0.05
+_TOGETHER = 1024  # queries that are answered together
+_ENOUGH = 2000  # queries to choose how wide and how many by
+
+
+@dataclass(frozen=True, slots=True)
+class PhotoCalibration:
+    """What was fitted, and how much may be thought of it."""
+
+    fitted: Fitted  # before: with the numbers of `usual_photo_fit`
+    left_out: int  # held-out queries that are in the gallery themselves
+
+
+def calibrate_photos(
+    bundle: Bundle,
+    sample: HeldOutQueries,
+    cells: Calibration,
+    *,
+    protocol: Protocol,
+    device: DeviceName,
+    resampling: Resampling,
+) -> PhotoCalibration:
+    """Fit how photos count in answers from a bundle that has some.
+
+    cells: the calibration of its cells alone. protocol: how the queries are made of photos.
+
+    Raises:
+        InputError: more than 5 % of the held-out queries are in the gallery themselves.
+    """
+    gallery, model, leaves = bundle.gallery, bundle.model, bundle.hierarchy.leaves
+    assert gallery is not None, "without one there are cells alone"
+    lists, width_km = GalleryLists(gallery), float(np.median(leaves.width_km))
+    search = ExactSearch(model, tensor_of(leaf_vectors(model)).to(choose_device(device)), low_precision=False)
+    everywhere = len(gallery) <= _ALL_LOOKED_AT
+    most_lists = min(_MOST_LISTS, model.n_leaves)
+    looked_at = None if everywhere else search(sample.queries, most_lists, temperature=None).leaf
+    near = lists.nearest(sample.queries, looked_at, near=MOST_NEAR)
+    seen = _seen(gallery, sample, near)
+    if seen.mean() > _SEEN_MOST:
+        raise InputError(
+            f"{int(seen.sum())} of {len(seen)} held-out photos are in the gallery, by name or by vector and place: "
+            "what is fitted to them says nothing of other photos. Give photos that the bundle was not built from."
+        )
+    unseen = np.flatnonzero(~seen)
+    sample, near = sample.take(unseen), near.take(unseen)
+    division, start = sample.divided(), usual_photo_fit(width_km)
+
+    def engine(fit: PhotoFit, temperature: float, how: GalleryName = "lists") -> Engine:
+        return _engine(bundle, fit, temperature, cells.growth, protocol=protocol, device=device, gallery=how)
+
+    def fitted_to(rows: np.ndarray) -> tuple[PhotoFit, float]:
+        part, of_part = sample.take(rows), near.take(rows)
+        known = PhotoSample(
+            part,
+            near=of_part,
+            leaf_score=scores_of(model, part.queries, np.maximum(of_part.leaf, 0)),
+            gallery=gallery,
+            leaves=leaves,
+            with_photos=lists.sizes > 0,
+            search=search,
+        )
+        fit, temperature = fit_photos(
+            known, start, temperature=cells.temperature, growth=cells.growth, leaf_width_km=width_km
+        )
+        few = part.take(np.arange(min(len(part), _ENOUGH)))
+        fit = replace(fit, lists=most_lists)
+        widths = [replace(fit, point_width_km=max(value, 0.02)) for value in (width_km * _POINT_WIDTHS).tolist()]
+        fit = min(widths, key=lambda each: _error(engine(each, temperature), few))
+        whole = engine(fit, temperature, "all" if everywhere else "lists")
+        enough = [number for number in _LISTS if number < most_lists]
+        for number in enough:
+            if _holds_enough(whole, engine(replace(fit, lists=number), temperature), few):
+                return replace(fit, lists=number), temperature
+        return fit, temperature
+
+    fits = [fitted_to(rows) for rows, _ in division.parts]
+    fit, temperature = fitted_to(np.arange(len(sample))) if division.approximate else fits[0]
+    promised = [sample.take(rows) for _, rows in division.parts]
+    before = joined_checks([_check(engine(start, cells.temperature), part) for part in promised])
+    check = joined_checks([_check(engine(*each), part) for part, each in zip(promised, fits, strict=True)])
+    calibration = Calibration(
+        temperature=temperature,
+        growth=cells.growth,
+        inside=sample.inside,
+        masses=check.masses(),
+        least_score=check.least_score(),
+        queries=len(sample),
+        approximate=division.approximate,
+        fit=fit,
+    )
+    reliabilities = (each.reliability(sample.inside, resampling) for each in (before, check))
+    return PhotoCalibration(Fitted(calibration, *reliabilities), int(seen.sum()))
+
+
+def _seen(gallery: Gallery, sample: HeldOutQueries, near: NearPhotos) -> np.ndarray:
+    """Which queries are in the gallery, by name, or by a photo of the same place that is nearly the same: (N,) bool."""
+    names = pc.is_in(pa.array(sample.name.tolist(), pa.string()), value_set=gallery.texts("photo").combine_chunks())
+    row = np.maximum(near.row[:, 0], 0)
+    cosine = near.similarity[:, 0] / np.linalg.norm(sample.queries, axis=1)
+    km = haversine_km(sample.lat_deg, sample.lng_deg, gallery.lat_deg[row], gallery.lng_deg[row])
+    alike = (near.row[:, 0] >= 0) & (cosine > _SEEN_COSINE) & (km < _SEEN_KM)
+    return np.asarray(names.to_numpy(zero_copy_only=False) | alike)
+
+
+def _engine(
+    bundle: Bundle,
+    fit: PhotoFit,
+    temperature: float,
+    growth: float,
+    *,
+    protocol: Protocol,
+    device: DeviceName,
+    gallery: GalleryName,
+) -> Engine:
+    """Answers by these numbers, by exact search, whatever way the bundle is searched."""
+    # What discs hold, and when answers abstain, is what they are asked for.
+    of_photos = Calibration(
+        temperature=temperature,
+        growth=growth,
+        inside=1.0,
+        masses={"cell": (0.0, 1.0)},
+        least_score=0.0,
+        queries=0,
+        fit=fit,
+    )
+    calibrations = {protocol: replace(of_photos, fit=None, with_photos=of_photos)}
+    options = SearchOptions("exact", gallery=gallery, radii=False)
+    return Engine(replace(bundle, calibrations=calibrations), device=device, options=options, protocol=protocol)
+
+
+def _found(engine: Engine, sample: HeldOutQueries) -> Sequence[tuple[slice, Found]]:
+    blocks = [slice(start, start + _TOGETHER) for start in range(0, len(sample), _TOGETHER)]
+    return [(block, engine.find(sample.queries[block], n_photos=sample.n_photos[block])) for block in blocks]
+
+
+def _error(engine: Engine, sample: HeldOutQueries) -> float:
+    """The mean of log(1 + km) between where answers point and the true places."""
+    total = 0.0
+    for block, found in _found(engine, sample):
+        assert found.evidence is not None, "photos count"
+        lat, lng = lat_lng(np.nan_to_num(found.evidence.points))
+        km = haversine_km(lat, lng, sample.lat_deg[block], sample.lng_deg[block])
+        total += float(np.log1p(km[found.evidence.there]).sum())
+    return total / len(sample)
+
+
+def _holds_enough(whole: Engine, few: Engine, sample: HeldOutQueries) -> bool:
+    """Whether fewer lists hold the weight of all photos, and let answers stay where these have them."""
+    held, moved = [], []
+    for (block, of_all), (_, of_few) in zip(_found(whole, sample), _found(few, sample), strict=True):
+        assert of_all.evidence is not None, "photos count"
+        assert of_few.evidence is not None, "photos count"
+        shared = (of_all.evidence.near.row[:, :, None] == of_few.evidence.near.row[:, None, :]).any(axis=2)
+        known = of_all.evidence.near.row >= 0
+        held.append(np.where(shared & known, of_all.evidence.weight, 0.0).sum(axis=1)[of_all.evidence.there])
+        apart = np.linalg.norm(of_all.evidence.points - of_few.evidence.points, axis=1)
+        moved.append(chords_to_km(np.where(of_few.evidence.there, apart, 2.0))[of_all.evidence.there])
+    weight, km = np.concatenate(held), np.concatenate(moved)
+    fit = few.photo_fit
+    assert fit is not None, "photos count"
+    return bool(weight.mean() >= _WEIGHT and (km <= _MOVED * fit.point_width_km).mean() >= _SAME)
+
+
+def _check(engine: Engine, sample: HeldOutQueries) -> Check:
+    """How answers compare with the truth."""
+    kinds = points_of_bundle(engine.bundle, photos=True)
+    shares = {name: np.empty(len(sample)) for name in kinds}
+    probability, right, score = np.empty(len(sample)), np.empty(len(sample), bool), np.empty(len(sample))
+    for block, found in _found(engine, sample):
+        answer = found.hits.leaf[:, 0]
+        assert found.posterior is not None, "photos need it"
+        for name, kind in kinds.items():
+            shares[name][block] = share_up_to(kind, answer, found.posterior, found.evidence, sample, block)
+        probability[block], right[block] = found.hits.probability[:, 0], answer == sample.leaf[block]
+        score[block] = found.hits.score[:, 0]
+    return Check(probability, right, shares, score / sample.n_photos)
