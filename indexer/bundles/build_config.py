@@ -3,11 +3,40 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from indexer.errors import InputError
 from indexer.paper import TAU_MAX, TAU_MIN
 
 
 @dataclass(frozen=True, kw_only=True)
-class BuildConfig:
+class GalleryConfig:
+    """Which photos become a gallery, and how they are kept.
+
+    Args:
+        gallery_per_leaf: photos of each leaf to keep, the most typical ones; all, or 0 for no gallery.
+        gallery_precision: of the numbers in their vectors; fewer bits take less memory.
+        keep_duplicates: keep photos whose vectors are nearly those of another one of the leaf.
+        owner_column: column of the table of photos that says whose each is, so that an evaluation can leave out the
+            photos of the one it asks about; never shown in answers.
+    """
+
+    gallery_per_leaf: int | Literal["all"] = "all"
+    gallery_precision: Literal["int8", "fp16", "fp32"] = "int8"
+    keep_duplicates: bool = False
+    owner_column: str | None = None
+
+    def check_gallery(self) -> None:
+        """Raise InputError where no gallery can be made so."""
+        if self.gallery_per_leaf != "all" and self.gallery_per_leaf < 0:
+            raise InputError(f"`gallery_per_leaf` must be all, or at least 0, not {self.gallery_per_leaf}.")
+
+    @property
+    def wants_gallery(self) -> bool:
+        """Whether there is to be one."""
+        return self.gallery_per_leaf != 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildConfig(GalleryConfig):
     """How a bundle is built.
 
     Args:

@@ -18,10 +18,12 @@ except ImportError as error:
     ) from error
 
 Index = faiss.Index  # what the functions below take and give
+Quantiser = faiss.ScalarQuantizer
 Precision = Literal["fp32", "fp16", "int8"]
 Device = Literal["auto", "cpu", "cuda"]
 
 GPU_LIMIT = 2048  # the most results, and the most probes, that FAISS computes on a GPU
+_NO_SIZES = b"sprs" + bytes(8)  # how FAISS ends a file of lists that are all empty
 _CODES = {"fp32": "Flat", "fp16": "SQfp16", "int8": "SQ8"}  # as FAISS names them
 
 
@@ -91,6 +93,67 @@ def list_sizes(index: Index) -> np.ndarray:
     return np.array([lists.list_size(number) for number in range(list_count(index))], np.int64)
 
 
+def scalar_quantiser(low: np.ndarray, span: np.ndarray) -> Quantiser:
+    """FAISS's quantiser to 8 bits between a lowest value of each dimension and one so far above it, (D,) float32."""
+    quantiser = faiss.ScalarQuantizer(len(low), faiss.ScalarQuantizer.QT_8bit)
+    faiss.copy_array_to_vector(np.concatenate([low, span]).astype(np.float32), quantiser.trained)
+    return quantiser
+
+
+def list_header(
+    sizes: np.ndarray, width: int, precision: Precision, *, low: np.ndarray | None, span: np.ndarray | None
+) -> bytes:
+    """What a file of inverted lists begins with, up to the codes of the first list; its length depends on no size.
+
+    sizes: (M,) int64, rows of each list. low, span: (D,) float32, the range of 8 bits.
+    """
+    heads, n_lists = faiss.IndexFlatIP(width), len(sizes)  # no heads: the lists are addressed by number
+    index: Any
+    if precision == "fp32":
+        index = faiss.IndexIVFFlat(heads, width, n_lists, faiss.METRIC_INNER_PRODUCT)
+    else:
+        kind = faiss.ScalarQuantizer.QT_8bit if precision == "int8" else faiss.ScalarQuantizer.QT_fp16
+        index = faiss.IndexIVFScalarQuantizer(heads, width, n_lists, kind, faiss.METRIC_INNER_PRODUCT, False)
+    if low is not None and span is not None:
+        faiss.copy_array_to_vector(np.concatenate([low, span]).astype(np.float32), index.sq.trained)
+    index.is_trained, index.ntotal = True, int(sizes.sum())
+    # Of empty lists FAISS writes no sizes; here come those of the lists that follow.
+    head = bytes(faiss.serialize_index(index).data)
+    assert head.endswith(_NO_SIZES), "FAISS writes lists as it always has"
+    return head.removesuffix(_NO_SIZES) + b"full" + np.array([n_lists, *sizes], "<u8").tobytes()
+
+
+def map_lists(path: Path) -> Index:
+    """Open a file of inverted lists without reading the lists.
+
+    Raises:
+        ArtifactError: it cannot be read, is cut, or is something else.
+    """
+    try:
+        index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
+    except RuntimeError as error:
+        raise _unreadable(path, error) from None
+    known = isinstance(index, faiss.IndexIVFFlat) or (
+        isinstance(index, faiss.IndexIVFScalarQuantizer)
+        and index.sq.qtype in (faiss.ScalarQuantizer.QT_8bit, faiss.ScalarQuantizer.QT_fp16)
+        and not index.by_residual
+    )
+    if not known or index.metric_type != faiss.METRIC_INNER_PRODUCT:
+        raise ArtifactError(f"{path}: not inverted lists of a known kind. Restore it from a copy.")
+    return index
+
+
+def quantiser_range(index: Index) -> tuple[Precision, np.ndarray | None, np.ndarray | None]:
+    """Of inverted lists their precision, and of 8 bits the lowest value and the range of each dimension."""
+    if isinstance(index, faiss.IndexIVFFlat):
+        return "fp32", None, None
+    quantiser = index.sq  # type: ignore[attr-defined]  # of indices with codes
+    if quantiser.qtype == faiss.ScalarQuantizer.QT_fp16:
+        return "fp16", None, None
+    low, span = np.split(faiss.vector_to_array(quantiser.trained), 2)
+    return "int8", low, span
+
+
 def code_error(index: Index, longest: float) -> float:
     """How far a stored row can be from the vector it stands for, at most `longest` long, as a distance."""
     if isinstance(index, faiss.IndexFlat | faiss.IndexIVFFlat):
@@ -141,12 +204,16 @@ def read_index(path: Path) -> Index:
     try:
         index = faiss.read_index(str(path))
     except RuntimeError as error:
-        detail = str(error).splitlines()[0]
-        raise ArtifactError(f"{path}: cannot be read as a FAISS index ({detail}). Restore it from a copy.") from None
+        raise _unreadable(path, error) from None
     kinds = (faiss.IndexFlat, faiss.IndexScalarQuantizer, faiss.IndexIVFFlat, faiss.IndexIVFScalarQuantizer)
     if not isinstance(index, kinds) or index.metric_type != faiss.METRIC_INNER_PRODUCT:
         raise ArtifactError(f"{path}: not an inner-product index of a known kind. Rebuild the bundle.")
     return index
+
+
+def _unreadable(path: Path, error: RuntimeError) -> ArtifactError:
+    detail = str(error).splitlines()[0]
+    return ArtifactError(f"{path}: cannot be read as a FAISS index ({detail}). Restore it from a copy.")
 
 
 def size_bytes(index: Index) -> int:

@@ -146,7 +146,7 @@ def verify_folder(folder: Path, manifest: Manifest, *, name: str = MANIFEST) -> 
 
 
 def typed_facts(kind: type[T], values: Any, *, source: object) -> T:
-    """A dataclass of numbers, words, `Literal`s, or any of these or None, from what a manifest says of it.
+    """A dataclass of numbers, words, booleans, `Literal`s, or any of these or None, from what a manifest says of it.
 
     values: a table with a value for each field. source: the folder, for the error.
 
@@ -180,7 +180,7 @@ def _fits(value: object, hint: Any) -> bool:
         return any(_fits(value, each) for each in get_args(hint))
     if get_origin(hint) is Mapping:
         return isinstance(value, dict)
-    return isinstance(value, int | float if hint is float else hint) and not isinstance(value, bool)
+    return isinstance(value, int | float if hint is float else hint) and isinstance(value, bool) == (hint is bool)
 
 
 def _parsed(found: dict[str, Any]) -> Manifest:
