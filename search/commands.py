@@ -186,7 +186,8 @@ def _answer_text(row: Mapping[str, Any]) -> str:
     lines = [
         row["photo"],
         f"  {row['lat']:.5f}, {row['lng']:.5f}  near {row['city']}, {row['country']}",
-        f"  probability {row['probability']:.3f} ({kind}), cell {row['key']}, by {row['evidence']}, {row['mode']} search",
+        f"  probability {row['probability']:.3f} ({kind}), cell {row['key']}, {row['mode']} search, by "
+        f"{row['evidence']}",
     ]
     if row["point_key"] not in (None, row["key"]):
         lines.append(f"  the place lies in cell {row['point_key']}, where photos that look alike are dense")

@@ -50,7 +50,7 @@ class PhotoFit:
     def weights(
         self, similarity: np.ndarray, leaf_score: np.ndarray, stands_for: np.ndarray, n_photos: np.ndarray
     ) -> np.ndarray:
-        """Weights w of photos, their softmax: (Q, near) float64, which add up to 1, or are all 0 where there is no photo.
+        """Weights w of photos: (Q, near) float64, which add up to 1, or are all 0 where there is no photo.
 
         similarity: (Q, near) float64, q . x, minus infinity where there is no photo. leaf_score: (Q, near) float64,
         q . G_r + b_r of their leaves. stands_for: (Q, near), m. n_photos: (Q,) int64, n, that a query is made of.

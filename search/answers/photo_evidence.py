@@ -20,8 +20,8 @@ between several photos that look alike is a better guess than any of them.
 from dataclasses import dataclass, replace
 
 import numpy as np
-from indexer.bundles.gallery import Gallery
 
+from indexer.bundles.gallery import Gallery
 from indexer.cells.hierarchy import Level
 from indexer.earth.geo import unit_vectors
 from indexer.vectors.calibration import PhotoFit

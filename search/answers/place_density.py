@@ -82,7 +82,7 @@ class PlaceDensity:
 
 
 def bell_density(apart: np.ndarray, width_km: np.ndarray | float) -> np.ndarray:
-    """Density per km2 of bells at places that are `apart` from their middles, squared lengths of chords of the sphere."""
+    """Density per km2 of bells at places whose squared chords of the sphere from the bells' middles are `apart`."""
     concentration = (EARTH_RADIUS_KM / np.asarray(width_km, np.float64)) ** 2
     highest = concentration / (2 * np.pi * EARTH_RADIUS_KM**2 * -np.expm1(-2 * concentration))
     return np.asarray(highest * np.exp(-concentration * apart / 2))

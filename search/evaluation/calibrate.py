@@ -70,11 +70,28 @@ def calibrate(registry: Path, features: Path, truth: Path, *, config: CalibrateC
     if config.fit_weights:
         geocells = fit_level_weights(model, sample.queries, sample.leaf)
         model, calibrations = replace(model, geocells=geocells), {}
-    device = choose_device(config.device)
     fitted = fit_calibration(
-        model, points_of_bundle(bundle, photos=False), sample, device=device, resampling=config.resampling
+        model,
+        points_of_bundle(bundle, photos=False),
+        sample,
+        device=choose_device(config.device),
+        resampling=config.resampling,
     )
-    calibrations[protocol] = fitted.calibration
+    photos = None
+    if bundle.gallery is not None:
+        scored = (
+            bundle if geocells is None else replace(bundle, model=model, leaf_index=flat_index(leaf_vectors(model)))
+        )
+        photos = calibrate_photos(
+            scored,
+            sample,
+            fitted.calibration,
+            protocol=protocol,
+            device=config.device,
+            resampling=config.resampling,
+        )
+    of_photos = None if photos is None else photos.fitted.calibration
+    calibrations[protocol] = replace(fitted.calibration, with_photos=of_photos)
     folder = calibrated_bundle(
         bundle,
         Registry(registry).versions_folder,

@@ -34,6 +34,28 @@ _GROWTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Check:
+    """How answers to N queries compare with the truth."""
+
+    probability: np.ndarray  # (N,) float64, of the answered leaf, all leaves together 1
+    right: np.ndarray  # (N,) bool, whether it is the true one
+    shares: Mapping[PointName, np.ndarray]  # (N,) float64, what lies as near to each kind of point as the true place
+    score: np.ndarray  # (N,) float64, of the best leaf, for each photo of an album
+
+    def masses(self) -> dict[str, tuple[float, float]]:
+        """What discs must hold to hold half, and nine in ten, of the true places."""
+        return {name: (_conformal(each, 0.5), _conformal(each, 0.9)) for name, each in self.shares.items()}
+
+    def least_score(self) -> float:
+        """Below what an answer abstains."""
+        return float(np.quantile(self.score, _ABSTAIN_SHARE))
+
+    def reliability(self, inside: float, resampling: Resampling) -> Reliability:
+        """Whether probabilities that add up to `inside` mean what they say."""
+        return reliability(inside * np.minimum(self.probability, 1.0), self.right, resampling)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Fitted:
     """What a calibration came to."""
 
@@ -147,28 +169,6 @@ def share_up_to(
     at = kind(leaf, posterior, evidence)
     km = haversine_km(at.lat_deg, at.lng_deg, sample.lat_deg[rows], sample.lng_deg[rows])
     return kind.share_within(at, posterior, evidence, km)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Check:
-    """How answers to N queries compare with the truth."""
-
-    probability: np.ndarray  # (N,) float64, of the answered leaf, all leaves together 1
-    right: np.ndarray  # (N,) bool, whether it is the true one
-    shares: Mapping[PointName, np.ndarray]  # (N,) float64, what lies as near to each kind of point as the true place
-    score: np.ndarray  # (N,) float64, of the best leaf, for each photo of an album
-
-    def masses(self) -> dict[str, tuple[float, float]]:
-        """What discs must hold to hold half, and nine in ten, of the true places."""
-        return {name: (_conformal(each, 0.5), _conformal(each, 0.9)) for name, each in self.shares.items()}
-
-    def least_score(self) -> float:
-        """Below what an answer abstains."""
-        return float(np.quantile(self.score, _ABSTAIN_SHARE))
-
-    def reliability(self, inside: float, resampling: Resampling) -> Reliability:
-        """Whether probabilities that add up to `inside` mean what they say."""
-        return reliability(inside * np.minimum(self.probability, 1.0), self.right, resampling)
 
 
 def joined_checks(parts: Sequence[Check]) -> Check:

@@ -2,8 +2,8 @@
 
 In: a bundle with a gallery, held-out queries, what was fitted of cells alone. Out: a `Calibration` that has a `fit`.
 
-What makes the true place likeliest is fitted first (`search.evaluation.photo_fit`). Then, by the answers themselves, how
-wide bells are for pointing, where errors are least; and how many lists are looked at, so that they hold 99 % of the
+What makes the true place likeliest is fitted first (`search.evaluation.photo_fit`). Then, by the answers themselves,
+how wide bells are for pointing, where errors are least; and how many lists are looked at, so that they hold 99 % of the
 weight that a look at all photos finds, and that 99 % of answers stay where they are.
 """
 
@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from indexer.bundles.gallery import Gallery
 
 from encoder.config import DeviceName
 from encoder.device import choose_device
 from indexer.bundles.bundle import Bundle
+from indexer.bundles.gallery import Gallery
 from indexer.earth.geo import chords_to_km, haversine_km, lat_lng
 from indexer.errors import InputError
 from indexer.vectors.calibration import Calibration, PhotoFit, Protocol, usual_photo_fit
@@ -188,7 +188,7 @@ def _error(engine: Engine, sample: HeldOutQueries) -> float:
 def _holds_enough(whole: Engine, few: Engine, sample: HeldOutQueries) -> bool:
     """Whether fewer lists hold the weight of all photos, and let answers stay where these have them."""
     held, moved = [], []
-    for (block, of_all), (_, of_few) in zip(_found(whole, sample), _found(few, sample), strict=True):
+    for (_, of_all), (_, of_few) in zip(_found(whole, sample), _found(few, sample), strict=True):
         assert of_all.evidence is not None, "photos count"
         assert of_few.evidence is not None, "photos count"
         shared = (of_all.evidence.near.row[:, :, None] == of_few.evidence.near.row[:, None, :]).any(axis=2)

@@ -2,7 +2,7 @@
 
 In: held-out queries, a gallery, the temperature of cells alone. Out: the numbers, and the temperature of the cells'
 part, under which the true leaf and the true place are likeliest: the sum of the mean log losses of both is least. For
-the fit alone a thousandth of the mass is spread evenly, over leaves and over the Earth, so that no single query decides.
+the fit alone a thousandth of the mass is spread evenly over leaves, and over the Earth: no single query decides.
 
 All numbers are tried in turn, each on a grid, until none gets better. What does not depend on them (which photos are
 near, how far their places and the cells' points are from the true place) is looked up once.
@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from indexer.bundles.gallery import Gallery
 
+from indexer.bundles.gallery import Gallery
 from indexer.cells.hierarchy import Level
 from indexer.earth.geo import EARTH_RADIUS_KM, unit_vectors
 from indexer.vectors.calibration import PhotoFit

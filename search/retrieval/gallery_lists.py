@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+
 from indexer.bundles.gallery import Gallery
 
 _FIRST = 4  # lists of each query that are looked at before the others
@@ -114,7 +115,7 @@ class _Found:
 
     def _keep(self) -> None:
         """Put those that wait among the best."""
-        n_queries, near = self._row.shape
+        near = self._row.shape[1]
         known_query, known_place = np.nonzero(self._row >= 0)
         query, row, similarity = (
             np.concatenate([known, *waiting])
