@@ -38,8 +38,7 @@ class PhotoFit:
 
     def __post_init__(self) -> None:
         """Raises ArtifactError where a number has no meaning."""
-        numbers = (self.cells, self.gamma, self.similarity, self.width_km, self.growth, self.near, self.lists)
-        numbers += (self.point_width_km,)
+        numbers = asdict(self).values()
         sound = all(isinstance(value, int | float) and np.isfinite(value) for value in numbers)
         least = min(self.similarity, self.width_km, self.point_width_km, self.near, self.lists) if sound else 0
         if not (sound and 0 <= self.cells <= 1 and least > 0):

@@ -2,12 +2,13 @@
 
 A bell of width h km around a point is the von Mises-Fisher density of concentration (6371 km / h)^2 there: what the
 normal distribution is to the plane. How much of it lies within some distance of another point is worked out as on the
-plane, by Rice's distribution of distances, which differs by less than a thousandth where h is below 500 km.
+plane, by Rice's distribution of distances: off by 0.003 at most for bells of 140 km, by 0.03 for 500 km.
 
 In: bells with weights, which add up to 1 for each query. Out: densities at places, what discs hold, and radii of the
 discs that hold a share.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
@@ -67,7 +68,7 @@ class PlaceDensity:
                 result[part, column] = np.exp(high)
         return result
 
-    def _pairs(self, query: np.ndarray):  # noqa: ANN202
+    def _pairs(self, query: np.ndarray) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
         """Places a few at a time, and all their pairs with a bell of their query: of which place, and which bell."""
         lengths = np.diff(self.begins)[query]
         ends = np.concatenate([[0], np.cumsum(lengths)])

@@ -21,18 +21,20 @@ from pathlib import Path
 
 from encoder.device import choose_device
 from indexer.bundles.bundle import calibrated_bundle
+from indexer.bundles.faiss_index import flat_index
 from indexer.bundles.registry import Registry
 from indexer.disk.manifest import file_digest
 from indexer.errors import InputError
 from indexer.vectors.calibration import Protocol, protocol_of
 from indexer.vectors.features import open_features
 from indexer.vectors.level_weights import fit_level_weights
+from indexer.vectors.scoring import leaf_vectors
 from search.answers.engine import Engine
 from search.answers.points import points_of_bundle
 from search.evaluation.cell_calibration import Fitted, fit_calibration
 from search.evaluation.held_out import held_out
 from search.evaluation.options import CalibrateConfig
-from search.evaluation.photo_calibration import PhotoCalibration
+from search.evaluation.photo_calibration import PhotoCalibration, calibrate_photos
 
 _DEFAULT = CalibrateConfig()
 

@@ -9,7 +9,7 @@ near, how far their places and the cells' points are from the true place) is loo
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
@@ -144,7 +144,8 @@ def fit_photos(
         before = least
         for name, values in grids.items():
             for value in values:
-                other = replace(fit, **{name: int(value) if name == "near" else float(value)})
+                numbers = asdict(fit) | {name: int(value) if name == "near" else float(value)}
+                other = PhotoFit(**numbers)
                 loss = sample.loss(other, parts[best_temperature])
                 if loss < least:
                     fit, least = other, loss
