@@ -112,6 +112,9 @@ def build(
     features: Path | None = None,
     inherit: str | None = None,
     photos: Path | None = None,
+    gallery_add: Path | None = None,
+    gallery_remove: Path | None = None,
+    everywhere: bool = False,
     no_publish: bool = False,
     options: BuildConfig,
 ) -> Result:
@@ -119,11 +122,17 @@ def build(
 
     Args:
         registry: registry folder; made if absent.
-        hierarchy: hierarchy folder; with --features and --photos it is made of the photos if not given.
+        hierarchy: hierarchy folder; with --features and --photos it is made of the photos if not given, and with
+            --gallery-add or --gallery-remove it is that of the version.
         checkpoint: checkpoint with geocells that were trained on the hierarchy.
         features: photo vectors of any encoder, in place of a checkpoint; each cell gets the mean direction of its own.
         inherit: version in the registry, in place of a checkpoint; each cell gets the vector of the cell it comes from.
-        photos: with --features, the table that says where the photos were taken; by default the features say it.
+        photos: with --features or --gallery-add, the table that says where the photos were taken; by default the
+            features say it.
+        gallery_add: with --inherit, photo vectors to add to its gallery; nothing is fitted again.
+        gallery_remove: with --inherit, text file with names of photos, one a line, that are to go from its gallery and
+            to stay out of all that is built later.
+        everywhere: with --gallery-remove, retire all other versions that hold one of these photos.
         no_publish: write the version without making it current.
         options: how it is built.
     """
@@ -134,6 +143,9 @@ def build(
         features=features,
         inherit=inherit,
         photos=photos,
+        gallery_add=gallery_add,
+        gallery_remove=gallery_remove,
+        everywhere=everywhere,
         config=options,
         publish=not no_publish,
     )

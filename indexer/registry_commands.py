@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import indexer
 from indexer.cli import Result
@@ -12,6 +12,7 @@ from indexer.commands import level_table
 from indexer.errors import ArtifactError
 
 if TYPE_CHECKING:
+    from indexer.bundles.gallery import Gallery
     from indexer.bundles.leaf_index import Found, IndexFacts
     from indexer.bundles.registry import Registry, VersionState
 
@@ -46,6 +47,7 @@ def info(*, registry: Path, version: str | None = None) -> Result:
         "level_weights": bundle.model.geocells.level_weights.tolist(),
         "calibration": calibration_facts(bundle.calibrations),
         "precision_cap_km": bundle.precision_cap_km,
+        "gallery": _gallery_data(bundle.gallery),
         "leaf_index": asdict(bundle.index_facts),
         "beam": asdict(bundle.beam),
         "levels": levels,
@@ -58,6 +60,7 @@ def info(*, registry: Path, version: str | None = None) -> Result:
         f"size      {size / 1e6:.1f} MB; vectors of {bundle.model.geocells.width}",
         *([f"answers are told no finer than {bundle.precision_cap_km:g} km"] if bundle.precision_cap_km else []),
         f"calibrated for  {', '.join(bundle.calibrations) or 'nothing: python -m search calibrate'}",
+        f"gallery   {_gallery_text(bundle.gallery)}",
         f"index     {_index_text(bundle.index_facts)}",
         f"beam      lists of level {bundle.beam.level}, {bundle.beam.probes} visited; {_found_text(bundle.beam)}",
         f"taus      {', '.join(f'{tau:.4f}' for tau in bundle.model.geocells.temperatures)} (temperature per level)",
@@ -163,6 +166,23 @@ def _version_table(states: "Sequence[VersionState]") -> str:
         size = f"{state.size_bytes / 1e6:.1f} MB"
         lines.append(f"          {state.version[:12]}  {size:>9}  {published:<19}  {', '.join(marks)}".rstrip())
     return "\n".join(lines)
+
+
+def _gallery_data(gallery: "Gallery | None") -> dict[str, Any] | None:
+    """What programs are told of a gallery."""
+    if gallery is None:
+        return None
+    empty = int((gallery.begins[1:] == gallery.begins[:-1]).sum())
+    return {**asdict(gallery.facts), "size_bytes": gallery.size_bytes, "leaves_without_photos": empty}
+
+
+def _gallery_text(gallery: "Gallery | None") -> str:
+    if gallery is None:
+        return "none"
+    facts, bits = gallery.facts, {"int8": "8 bits", "fp16": "float16", "fp32": "float32"}
+    text = f"{facts.photos:,} photos in {bits[facts.precision]}, {gallery.size_bytes / 1e6:.1f} MB"
+    text += "" if facts.per_leaf is None else f"; the {facts.per_leaf} most typical of each leaf"
+    return text + (f"; {facts.changed:.2%} changed since it was calibrated" if facts.changed else "")
 
 
 def _index_text(facts: "IndexFacts") -> str:

@@ -5,7 +5,8 @@
     leaves.faiss      the leaf vectors (row i = leaf i): one inner-product search over them is the whole hierarchical
                       inference (`indexer.vectors.scoring` says why)
     transform.safetensors   what photo vectors pass first, where geocells were made of whitened vectors
-    references.parquet      the most typical photos of each leaf, where they were kept
+    gallery.faiss, gallery.parquet   photos of known places, in lists that are the leaves, where there are any
+                      (`indexer.bundles.gallery`)
     manifest.json     temperatures, level weights, prior exponent, calibration, digests of the encoder, the hierarchy
                       and every file
 
@@ -13,7 +14,7 @@ In: a hierarchy folder and geocells. Out: a folder named by the SHA-256 of its m
 """
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 
 from indexer.bundles.faiss_index import Index, flat_index, is_exact, read_index, rows_of, write_index
+from indexer.bundles.gallery import FILES, Gallery, GalleryFacts, gallery_facts, open_gallery
 from indexer.bundles.leaf_index import Beam, IndexChoice, IndexFacts, build_leaf_index
 from indexer.bundles.references import load_references, save_references
 from indexer.cells import table
@@ -48,10 +50,12 @@ LEAVES_FILE = "leaves.faiss"
 TRANSFORM_FILE = "transform.safetensors"
 DEFAULT_INDEX = IndexChoice()
 
+WriteGallery = Callable[[Draft], GalleryFacts | None]  # puts a gallery's files into a draft, where there is one
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Bundle:
-    """An opened bundle. Everything is in memory: it goes on answering whatever happens to the folder."""
+    """An opened bundle, in memory but for the mapped gallery: it goes on answering whatever happens to the folder."""
 
     path: Path
     manifest: Manifest
@@ -61,6 +65,7 @@ class Bundle:
     index_facts: IndexFacts  # of the leaf index
     beam: Beam  # how it is searched from coarse to fine
     precision_cap_km: float | None  # answers name no place finer than this; None: as fine as its cells are
+    gallery: Gallery | None
     references: pa.Table | None  # `indexer.bundles.references`
     calibrations: Mapping[Protocol, Calibration]  # of the protocols that were calibrated
 
@@ -84,6 +89,7 @@ def build_bundle(
     inputs: Mapping[str, str | None],
     index: IndexChoice = DEFAULT_INDEX,
     photos: np.ndarray | None = None,
+    gallery: WriteGallery = lambda draft: None,
     references: pa.Table | None = None,
     precision_cap_km: float | None = None,
 ) -> Path:
@@ -97,6 +103,7 @@ def build_bundle(
         inputs: digests of what they were made from.
         index: the kind of the leaf index.
         photos: (Q, D) float32 photo vectors, transformed, to measure that index with, where there are any.
+        gallery: writes the photos of its leaves.
         references: reference photos of its leaves (`indexer.bundles.references`), where there are any.
         precision_cap_km: answers from it are to name no place finer than this.
 
@@ -113,6 +120,7 @@ def build_bundle(
         if references is not None:
             save_references(references, draft.path)
         draft.facts |= {"calibration": None, "precision_cap_km": precision_cap_km}
+        draft.facts["gallery"] = gallery_facts(gallery(draft))
     assert draft.final is not None
     return draft.final
 
@@ -151,14 +159,61 @@ def calibrated_bundle(
         name_by_digest=True,
     ) as draft:
         draft.facts |= old.facts
-        for name in old.files:
-            shutil.copyfile(bundle.path / name, draft.path / name)
+        made_again = set() if geocells is None else _vector_files(bundle.model)
+        draft.share(bundle.path, {name: entry for name, entry in old.files.items() if name not in made_again})
         if geocells is not None:
             index = IndexChoice(bundle.index_facts.kind, bundle.index_facts.precision)
             _write_vectors(draft, replace(bundle.model, geocells=geocells), index=index, photos=photos)
         draft.facts["calibration"] = calibration_facts(calibrations)
+        if bundle.gallery is not None and not any(
+            bundle.calibrations.get(name) == c for name, c in calibrations.items()
+        ):
+            draft.facts["gallery"] = gallery_facts(replace(bundle.gallery.facts, changed=0.0))
     assert draft.final is not None
     return draft.final
+
+
+def bundle_with_gallery(
+    bundle: Bundle,
+    versions: Path,
+    gallery: WriteGallery,
+    *,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, str | None],
+    precision_cap_km: float | None = None,
+) -> Path:
+    """Write the same bundle with another gallery into `versions/<digest>` and return that folder.
+
+    Args:
+        bundle: an opened one, whose folder is still there. Its calibrations stay.
+        versions: where bundles are kept.
+        gallery: writes it.
+        config: how it was made.
+        inputs: digests of what it was made from.
+        precision_cap_km: as in `build_bundle`.
+
+    Raises:
+        WorkError: the disk is full.
+    """
+    old = bundle.manifest
+    with write_folder(
+        versions,
+        kind=KIND,
+        schema_version=SCHEMA_VERSION,
+        config={**old.config, "gallery": config},
+        inputs={**old.inputs, **inputs},
+        name_by_digest=True,
+    ) as draft:
+        draft.facts |= {**old.facts, "precision_cap_km": precision_cap_km}
+        draft.share(bundle.path, {name: entry for name, entry in old.files.items() if name not in FILES})
+        draft.facts["gallery"] = gallery_facts(gallery(draft))
+    assert draft.final is not None
+    return draft.final
+
+
+def _vector_files(model: ScoringModel) -> set[str]:
+    """Names of the files that `_write_vectors` writes."""
+    return {LEAVES_FILE, TRANSFORM_FILE, *map(level_file, range(len(model.geocells.vectors)))}
 
 
 def _write_vectors(draft: Draft, model: ScoringModel, *, index: IndexChoice, photos: np.ndarray | None) -> None:
@@ -207,6 +262,12 @@ def open_bundle(folder: Path) -> Bundle:
             f"{folder / LEAVES_FILE}: {leaf_index.ntotal} rows of {leaf_index.d}, where {model.n_leaves} of "
             f"{model.leaf_width} are expected. Rebuild the bundle."
         )
+    gallery = open_gallery(folder, facts.get("gallery"), n_leaves=model.n_leaves, width=geocells.width)
+    if gallery is not None and gallery.facts.encoder != geocells.encoder:
+        raise ArtifactError(
+            f"{folder}: its gallery is of encoder {str(gallery.facts.encoder)[:8]}, its geocells are of "
+            f"{str(geocells.encoder)[:8]}. Build it again."
+        )
     return Bundle(
         path=folder,
         manifest=manifest,
@@ -216,6 +277,7 @@ def open_bundle(folder: Path) -> Bundle:
         index_facts=index_facts,
         beam=beam,
         precision_cap_km=precision_cap_km,
+        gallery=gallery,
         references=load_references(folder, n_leaves=model.n_leaves, width=geocells.width),
         calibrations=calibrations,
     )

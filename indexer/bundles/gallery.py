@@ -85,6 +85,11 @@ class Gallery:
         return self.facts.width
 
     @property
+    def size_bytes(self) -> int:
+        """Bytes of its files."""
+        return sum((self._table.parent / name).stat().st_size for name in FILES)
+
+    @property
     def leaf(self) -> np.ndarray:
         """The leaf of each photo: (N,) int32."""
         return np.repeat(np.arange(self.n_leaves, dtype=np.int32), np.diff(self.begins))

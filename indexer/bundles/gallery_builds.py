@@ -7,14 +7,14 @@ read, chosen from and written, so that what is held are the vectors of one leaf 
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from indexer.bundles.build_config import GalleryConfig
-from indexer.bundles.gallery import VECTORS_FILE, GalleryFacts, gallery_table, save_table
+from indexer.bundles.gallery import VECTORS_FILE, Gallery, GalleryFacts, gallery_table, save_table
 from indexer.bundles.list_file import Codec, ListWriter
 from indexer.bundles.typical_photos import different, first_of_each, most_typical_first
 from indexer.cells.hierarchy import Hierarchy
@@ -81,6 +81,85 @@ def write_gallery(
         return _write(
             folder, [photos], codec, geocells, hierarchy, _Rule.of(config), owners=owners is not None, settled=0
         )
+
+
+def rewrite_gallery(
+    folder: Path,
+    old: Gallery,
+    geocells: Geocells,
+    hierarchy: Hierarchy,
+    config: GalleryConfig,
+    *,
+    leaf: np.ndarray | None = None,
+    removed: np.ndarray | None = None,
+    batches: Iterable[Placed] = (),
+    owners: pa.ChunkedArray | None = None,
+) -> Written:
+    """Write a gallery of the photos of another one, more of them or fewer; nothing is fitted again.
+
+    Args:
+        folder: where its files go.
+        old: the gallery; its vectors stay as they are, to the last bit.
+        geocells: that the vectors meet, the old ones and the new ones.
+        hierarchy: whose leaves the lists are.
+        config: a bound on the photos of a leaf that is tighter than the old one holds for all; `keep_duplicates` for
+            new ones.
+        leaf: (N,) int64, the leaf each old photo is listed under, in place of the one it has: then photos of all lists
+            are chosen anew. None: those that are there stay, and new ones that are like them are left out.
+        removed: (N,) bool, old photos to leave out, as if they had never been there.
+        batches: new photos.
+        owners: whose these are.
+
+    Raises:
+        InputError: as `write_gallery`.
+    """
+    there = np.ones(len(old), bool) if removed is None else ~removed
+    photos = _of_gallery(old, there, leaf)
+    per_leaf = [bound for bound in (old.facts.per_leaf, _Rule.of(config).per_leaf) if bound is not None]
+    rule = _Rule(min(per_leaf, default=None), old.facts.keep_duplicates or config.keep_duplicates)
+    have_owners = old.facts.owners or owners is not None
+    with _gathered(batches, geocells, hierarchy, config, owners, beside=folder, codec=old.lists.codec) as (new, codec):
+        settled = len(photos) if leaf is None else 0
+        written = _write(folder, [photos, new], codec, geocells, hierarchy, rule, owners=have_owners, settled=settled)
+    dropped = len(old) - (written.facts.photos - written.added)
+    changed = old.facts.changed + (written.added + dropped) / max(len(old), 1)
+    return replace(written, dropped=dropped, facts=replace(written.facts, changed=changed))
+
+
+def listed_anew(gallery: Gallery, old: Hierarchy, new: Hierarchy) -> np.ndarray:
+    """The leaf of another hierarchy that each photo belongs to: (N,) int64.
+
+    By its place; where cells are labels, the leaf of the same labels, and where there is none the one with the nearest
+    point.
+    """
+    if new.is_s2:
+        own = new.locate(gallery.lat_deg, gallery.lng_deg)[:, -1]
+    else:
+        rank = {key: leaf for leaf, key in enumerate(new.leaves.keys.tolist())}
+        own = np.array([rank.get(key, -1) for key in old.leaves.keys.tolist()], np.int64)[gallery.leaf]
+    return leaves_of(new, own, gallery.lat_deg, gallery.lng_deg)
+
+
+def _of_gallery(old: Gallery, there: np.ndarray, leaf: np.ndarray | None) -> _Photos:
+    """Photos of a gallery, but for some that are as if they had never been there; leaf: in place of its own."""
+    rows, counts = np.flatnonzero(there), np.diff(old.begins)
+    gone = np.bincount(old.leaf[~there], minlength=old.n_leaves)
+    stood_for = np.bincount(old.leaf, weights=old.stands_for, minlength=old.n_leaves)
+    share = (stood_for - gone) / np.maximum(counts - gone, 1)
+    names, some = old.texts("photo"), pa.array(rows)
+    return _Photos(
+        (old.leaf if leaf is None else leaf)[rows].astype(np.int64),
+        old.lat_deg[rows],
+        old.lng_deg[rows],
+        share[old.leaf[rows]],
+        _one_array(names.take(some)),
+        _one_array(old.texts("owner").take(some)) if old.facts.owners else None,
+        lambda numbers: old.lists.take(rows[numbers]),
+    )
+
+
+def _one_array(column: pa.ChunkedArray) -> pa.Array:
+    return pa.concat_arrays([pa.array([], pa.large_string()), *column.cast(pa.large_string()).chunks])
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,10 +330,11 @@ def _together(parts: Sequence[_Photos]) -> _Photos:
         result[is_old], result[~is_old] = some, others
         return result
 
-    joined = [
+    leaf, lat_deg, lng_deg, stands_for = (
         np.concatenate([getattr(part, name) for part in parts]) for name in ("leaf", "lat_deg", "lng_deg", "stands_for")
-    ]
-    return _Photos(*joined, photo=pa.concat_arrays([old.photo, new.photo]), owner=owner, codes=codes)
+    )
+    photo = pa.concat_arrays([old.photo, new.photo])
+    return _Photos(leaf, lat_deg, lng_deg, stands_for, photo, owner, codes)
 
 
 def _unrepeated(photos: _Photos) -> np.ndarray:

@@ -174,6 +174,17 @@ class ListFile:
         ]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        """The codes of any rows, (n,) int64, in this order: (n, code_size) uint8."""
+        if not len(rows) or (np.diff(rows) == 1).all():
+            return self.rows(int(rows[0]), int(rows[-1]) + 1) if len(rows) else self.rows(0, 0)
+        size, numbers = self.codec.code_size, np.searchsorted(self.begins, rows, side="right") - 1
+        starts = self.begins[numbers] * _ID.itemsize + rows * size
+        codes = np.empty((len(rows), size), np.uint8)
+        for code, start in zip(codes, starts.tolist(), strict=True):
+            code[:] = self._bytes[start : start + size]
+        return codes
+
     def _part(self, number: int, begin: int, end: int) -> np.ndarray:
         """Rows begin to end, which are of this list."""
         size = self.codec.code_size

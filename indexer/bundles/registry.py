@@ -3,6 +3,8 @@
     versions/<SHA-256 of manifest.json>/   bundles, never changed
     current                                a symlink, replaced by one rename
     history.jsonl                          one line for each change; the pins are in it (`indexer.bundles.history`)
+    removed.txt, sources.jsonl             names that no gallery may have again, and where inputs were read
+                                           (`indexer.bundles.removals`)
     .lock                                  held while something changes, by one process at a time
 
 A reader takes no lock: it resolves `current` once and keeps what it opened.
@@ -10,12 +12,13 @@ A reader takes no lock: it resolves `current` once and keeps what it opened.
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from indexer.bundles.bundle import open_bundle, verify_bundle
 from indexer.bundles.history import Entry, append_entry, pins, publications, read_entries, trail
+from indexer.bundles.removals import add_removed, add_sources, read_removed
 from indexer.disk.artifact import explain_unwritable, is_temporary, remove_version, replace_symlink
 from indexer.disk.lock import alone
 from indexer.disk.manifest import MANIFEST
@@ -179,6 +182,21 @@ class Registry:
             if name in self.pins():
                 append_entry(self._log, "unpin", name, {})
         return name
+
+    @property
+    def removed(self) -> frozenset[str]:
+        """Digests of the names of photos that builds leave out."""
+        return read_removed(self.path)
+
+    def remove_names(self, names: Sequence[str]) -> None:
+        """Have later builds, adds and inheritances leave out photos of these names."""
+        with self._changing():
+            add_removed(self.path, names)
+
+    def note_sources(self, paths: Mapping[str, Path]) -> None:
+        """Note where inputs of a bundle were read, by their digest."""
+        with self._changing():
+            add_sources(self.path, paths)
 
     def history(self) -> list[Entry]:
         """All that was done to the registry, oldest first: `action`, `version`, `at`, and what the action adds."""

@@ -12,12 +12,12 @@ import itertools
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from indexer.disk.manifest import MANIFEST, Manifest, code_version, entries_of, write_manifest
+from indexer.disk.manifest import MANIFEST, FileEntry, Manifest, code_version, entries_of, write_manifest
 from indexer.errors import GeoError, InputError, WorkError
 
 _VERSION_STEM = "version"  # of the temporary names of folders that are named by digest
@@ -32,7 +32,22 @@ class Draft:
 
     path: Path
     facts: dict[str, Any] = field(default_factory=dict)
+    shared: dict[str, FileEntry] = field(default_factory=dict)  # files that `share` put here
     final: Path | None = None  # where the folder ended up, once the block has ended well
+
+    def share(self, folder: Path, files: Mapping[str, FileEntry]) -> None:
+        """Put files of another folder here that never change there, as hard links; copies where links are impossible.
+
+        files: with what that folder's manifest says of them. They are not hashed again: if one was damaged since, the
+        manifest of this folder must not call the damage sound.
+        """
+        for name, entry in files.items():
+            (self.path / name).parent.mkdir(parents=True, exist_ok=True)
+            try:
+                (self.path / name).hardlink_to(folder / name)
+            except OSError:  # another disk, or a disk without links, or somebody else's file
+                shutil.copyfile(folder / name, self.path / name)
+            self.shared[name] = entry
 
 
 @contextlib.contextmanager
@@ -68,11 +83,10 @@ def write_folder(
         with explain_full(target):
             yield draft
         with explain_full(target), explain_unwritable(target):
-            manifest = Manifest(
-                kind, schema_version, config or {}, inputs or {}, draft.facts, entries_of(temporary), code_version()
-            )
+            files = entries_of(temporary, known=draft.shared)
+            manifest = Manifest(kind, schema_version, config or {}, inputs or {}, draft.facts, files, code_version())
             digest = write_manifest(temporary / MANIFEST, manifest)
-            _sync_tree(temporary)
+            _sync_tree(temporary, shared=draft.shared)
             final = target / digest if name_by_digest else target
             try:
                 temporary.rename(final)
@@ -220,10 +234,10 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _sync_tree(folder: Path) -> None:
+def _sync_tree(folder: Path, *, shared: Container[str]) -> None:
     readable = folder.stat().st_mode & 0o666  # as the user's umask has it; some libraries write for the owner alone
     for path in folder.rglob("*"):
-        if path.is_file():
+        if path.is_file() and path.relative_to(folder).as_posix() not in shared:
             path.chmod(readable)
         sync(path)
     sync(folder)

@@ -208,13 +208,14 @@ def _size(folder: Path, file: str) -> int | None:
     return path.stat().st_size if path.is_file() else None
 
 
-def entries_of(folder: Path) -> dict[str, FileEntry]:
-    """What a manifest says of the files in a folder, by path."""
-    return {
-        path.relative_to(folder).as_posix(): FileEntry(file_digest(path), path.stat().st_size)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
+def entries_of(folder: Path, *, known: Mapping[str, FileEntry] | None = None) -> dict[str, FileEntry]:
+    """What a manifest says of the files in a folder, by path; known: of those that need not be hashed."""
+    known, entries = known or {}, {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            name = path.relative_to(folder).as_posix()
+            entries[name] = known.get(name) or FileEntry(file_digest(path), path.stat().st_size)
+    return entries
 
 
 def write_manifest(path: Path, manifest: Manifest) -> str:

@@ -45,7 +45,7 @@ class Prototypes:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Placed:
-    """Vectors of photos that lie in a cell of the coarsest level at least."""
+    """Vectors of photos of known places, which lie in a cell of the coarsest level at least, unless all are wanted."""
 
     vectors: np.ndarray  # (N, D) float32
     cells: np.ndarray  # (N, L) int64, the cell of each level or -1
@@ -69,6 +69,7 @@ class Placement:
 
     photos: table with photo, lat, lng (and the labels of a tree of labels); None: features place themselves. split: of
     that table; None takes all of it. chosen: says of names (N,) which photos are wanted: (N,) bool; None wants all.
+    owner_column: column of the table that says whose each photo is.
 
     Raises:
         InputError: the table cannot be used, or there is none where one is needed.
@@ -81,29 +82,36 @@ class Placement:
         *,
         split: str | None = None,
         chosen: Callable[[Sequence[str]], np.ndarray] | None = None,
+        owner_column: str | None = None,
     ) -> None:
         self.hierarchy = hierarchy
         self._chosen = chosen
         self._names: pa.Array | None = None
         self.n_rows = 0  # of the table
+        self.owners: pa.ChunkedArray | None = None  # whose the photos are, by row of the table
         labels = label_columns(hierarchy)
         if photos is None:
             if split is not None:
                 raise InputError("`split` goes with `photos`: features have no splits. Give the table that has them.")
+            if owner_column is not None:
+                raise InputError("`owner_column` is a column of `photos`. Give the table that has it.")
             if labels:
                 raise InputError("The cells of this hierarchy are labels: give the table that has them with `photos`.")
             return
-        table = read_columns(photos, ["photo", "lat", "lng", *labels], split=split)
+        own = [] if owner_column is None else [owner_column]
+        table = read_columns(photos, ["photo", "lat", "lng", *dict.fromkeys([*labels, *own])], split=split)
         names = names_of(table, photos)
         if len(set(names)) < len(names):
             raise InputError(f"{photos}: names of photos repeat, so their vectors cannot be told apart. Rename them.")
         self._names = pa.array(names)
+        if owner_column is not None:
+            self.owners = table[owner_column].cast(pa.string())
         self.n_rows = len(names)
         self._lat_deg, self._lng_deg = coordinates_of(table, photos, required=True)
         self._cells = locate_labels(hierarchy, table) if labels else hierarchy.locate(self._lat_deg, self._lng_deg)
 
-    def place(self, batch: FeatureBatch) -> Placed:
-        """The photos of a batch that have a vector and a cell."""
+    def place(self, batch: FeatureBatch, *, everywhere: bool = False) -> Placed:
+        """The photos of a batch that have a vector and a cell; everywhere: also those in no cell, but with a place."""
         ok = batch.ok if self._chosen is None else batch.ok & self._chosen(batch.photo)
         if self._names is None:
             rows = np.flatnonzero(ok & ~np.isnan(batch.lat_deg) & ~np.isnan(batch.lng_deg))
@@ -116,7 +124,8 @@ class Placement:
             row = known[rows].astype(np.int64)
             lat, lng, cells = (column[row] for column in (self._lat_deg, self._lng_deg, self._cells))
         names = np.array(batch.photo, object)[rows]
-        return Placed(batch.embedding[rows], cells, lat, lng, names, row).take(np.flatnonzero(cells[:, 0] >= 0))
+        placed = Placed(batch.embedding[rows], cells, lat, lng, names, row)
+        return placed if everywhere else placed.take(np.flatnonzero(cells[:, 0] >= 0))
 
 
 def prototypes(
@@ -212,16 +221,26 @@ def _sampled_cells(n_photos: np.ndarray, seed: int) -> np.ndarray:
     return sampled
 
 
-def placed_batches(features: FeatureSource, placement: Placement, what: str) -> Iterator[Placed]:
-    """The photos of each shard that can be used, with their progress shown as `what`.
+def placed_batches(
+    features: FeatureSource, placement: Placement, what: str, *, everywhere: bool = False
+) -> Iterator[Placed]:
+    """The photos of each shard that can be used, with their progress shown as `what`; everywhere: as in `place`.
 
     Raises:
         InputError: a photo of the table that places them has several vectors.
     """
+    pairs = placed_pairs(features, placement, what, everywhere=everywhere)
+    return (placed for _, placed in pairs if len(placed.cells))
+
+
+def placed_pairs(
+    features: FeatureSource, placement: Placement, what: str, *, everywhere: bool = False
+) -> Iterator[tuple[FeatureBatch, Placed]]:
+    """The same with the shard each comes from, whether it has any of them or not."""
     times = np.zeros(placement.n_rows, np.int64)
     with track(what, features.rows) as advance:
         for batch in features:
-            placed = placement.place(batch)
+            placed = placement.place(batch, everywhere=everywhere)
             known = placed.row[placed.row >= 0]
             np.add.at(times, known, 1)
             if (times[known] > 1).any():
@@ -230,8 +249,7 @@ def placed_batches(features: FeatureSource, placement: Placement, what: str) -> 
                     f"{batch.photo[0]!r}. Keep one row for each name."
                 )
             advance(len(batch))
-            if len(placed.cells):
-                yield placed
+            yield batch, placed
 
 
 def no_photo(features: FeatureSource) -> InputError:
