@@ -38,10 +38,16 @@ class PlaceDensity:
     def at(self, points: np.ndarray, query: np.ndarray) -> np.ndarray:
         """The densities per km2 at points (P, 3), each of one query (P,) int64, ascending: (P,) float64."""
         result = np.empty(len(points))
-        for part, pair, bell in self._pairs(query):
-            apart = np.square(points[part][pair] - self.points[bell]).sum(axis=1)
-            each = self.weight[bell] * bell_density(apart, self.width_km[bell])
-            result[part] = np.bincount(pair, each, minlength=part.stop - part.start)
+        highest = self.weight * bell_density(np.zeros(len(self.weight)), self.width_km)
+        steepness = (EARTH_RADIUS_KM / self.width_km) ** 2
+        ends = np.searchsorted(query, np.arange(len(self) + 1))
+        for number in np.flatnonzero(np.diff(ends)).tolist():
+            places, bells = slice(*ends[number : number + 2]), slice(*self.begins[number : number + 2])
+            cosine = points[places] @ self.points[bells].T  # one product of matrices: as exact as chords in float64
+            cosine -= 1
+            cosine *= steepness[bells]
+            np.minimum(cosine, 0, out=cosine)
+            result[places] = np.exp(cosine, out=cosine) @ highest[bells]
         return result
 
     def within(self, points: np.ndarray, km: np.ndarray) -> np.ndarray:

@@ -83,11 +83,13 @@ class GalleryLists:
             query, place = np.nonzero(some >= 0)
             leaf = some[query, place]
             order = np.argsort(leaf, kind="stable")
-            query, leaf = query[order], leaf[order]
-            cuts = np.flatnonzero(np.diff(leaf)) + 1
-            for rows, number in zip(np.split(query, cuts), leaf[np.append(0, cuts)[: len(leaf)]], strict=True):
+            numbers, first = np.unique(leaf[order], return_index=True)
+            for number, rows in zip(numbers.tolist(), np.split(query[order], first)[1:], strict=True):
                 if self.sizes[number]:
                     yield rows, int(begins[number]), self.gallery.vectors(*begins[number : number + 2].tolist())
+
+
+_LEAST = np.finfo(np.float32).min  # below it photos that may not be looked at
 
 
 class _Found:
@@ -102,7 +104,7 @@ class _Found:
 
     def add(self, queries: np.ndarray, begin: int, similarity: np.ndarray) -> None:
         """Photos from row `begin` on, as similar to some of the queries as this: (Q', n) float32."""
-        better, photo = np.nonzero(similarity > self._least[queries][:, None])
+        better, photo = np.nonzero(similarity >= np.maximum(self._least[queries], _LEAST)[:, None])
         self._waiting.append((queries[better], begin + photo, similarity[better, photo]))
         self._n_waiting += len(better)
         if self._n_waiting > _WAITING * self._row.size:
