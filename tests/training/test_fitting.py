@@ -358,7 +358,9 @@ def test_the_gallery_has_the_vectors_that_embed_makes(
     """Of a fused encoder, so that maps come along; without those held out; also where making it failed once."""
     folder = with_maps(toy, tmp_path / "toy")
     fusion = FusionConfig(classes=7, width=8, latent=4, heads=2, blocks=1, mlp_size=8)
-    config = replace(changed(trainer={"max_epochs": 1}, model={"fusion": fusion}), gallery_per_leaf=2)
+    config = replace(
+        changed(trainer={"max_epochs": 1}, model={"fusion": fusion}), gallery_per_leaf=2, keep_duplicates=True
+    )
     config = changed(config, data={"validation_share": 0.2})
     with monkeypatch.context() as patch:
         patch.setattr("training.fitting.write_gallery", lambda *_, **__: 1 / 0)
