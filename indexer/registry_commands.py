@@ -12,7 +12,7 @@ from indexer.commands import level_table
 from indexer.errors import ArtifactError
 
 if TYPE_CHECKING:
-    from indexer.bundles.gallery import Gallery
+    from indexer.bundles.bundle import Bundle
     from indexer.bundles.leaf_index import Found, IndexFacts
     from indexer.bundles.registry import Registry, VersionState
 
@@ -47,7 +47,7 @@ def info(*, registry: Path, version: str | None = None) -> Result:
         "level_weights": bundle.model.geocells.level_weights.tolist(),
         "calibration": calibration_facts(bundle.calibrations),
         "precision_cap_km": bundle.precision_cap_km,
-        "gallery": _gallery_data(bundle.gallery),
+        "gallery": _gallery_data(bundle),
         "leaf_index": asdict(bundle.index_facts),
         "beam": asdict(bundle.beam),
         "levels": levels,
@@ -60,7 +60,7 @@ def info(*, registry: Path, version: str | None = None) -> Result:
         f"size      {size / 1e6:.1f} MB; vectors of {bundle.model.geocells.width}",
         *([f"answers are told no finer than {bundle.precision_cap_km:g} km"] if bundle.precision_cap_km else []),
         f"calibrated for  {', '.join(bundle.calibrations) or 'nothing: python -m search calibrate'}",
-        f"gallery   {_gallery_text(bundle.gallery)}",
+        f"gallery   {_gallery_text(bundle)}",
         f"index     {_index_text(bundle.index_facts)}",
         f"beam      lists of level {bundle.beam.level}, {bundle.beam.probes} visited; {_found_text(bundle.beam)}",
         f"taus      {', '.join(f'{tau:.4f}' for tau in bundle.model.geocells.temperatures)} (temperature per level)",
@@ -168,21 +168,35 @@ def _version_table(states: "Sequence[VersionState]") -> str:
     return "\n".join(lines)
 
 
-def _gallery_data(gallery: "Gallery | None") -> dict[str, Any] | None:
-    """What programs are told of a gallery."""
+def _gallery_data(bundle: "Bundle") -> dict[str, Any] | None:
+    """What programs are told of its gallery."""
+    from indexer.bundles.gallery import FILES
+
+    gallery = bundle.gallery
     if gallery is None:
         return None
     empty = int((gallery.begins[1:] == gallery.begins[:-1]).sum())
-    return {**asdict(gallery.facts), "size_bytes": gallery.size_bytes, "leaves_without_photos": empty}
+    size = sum(bundle.manifest.files[name].size_bytes for name in FILES)
+    return {
+        **asdict(gallery.facts),
+        "keeps_calibrations": gallery.facts.keeps_calibrations,
+        "size_bytes": size,
+        "leaves_without_photos": empty,
+    }
 
 
-def _gallery_text(gallery: "Gallery | None") -> str:
-    if gallery is None:
+def _gallery_text(bundle: "Bundle") -> str:
+    data = _gallery_data(bundle)
+    if data is None:
         return "none"
-    facts, bits = gallery.facts, {"int8": "8 bits", "fp16": "float16", "fp32": "float32"}
-    text = f"{facts.photos:,} photos in {bits[facts.precision]}, {gallery.size_bytes / 1e6:.1f} MB"
-    text += "" if facts.per_leaf is None else f"; the {facts.per_leaf} most typical of each leaf"
-    return text + (f"; {facts.changed:.2%} changed since it was calibrated" if facts.changed else "")
+    bits = {"int8": "8 bits", "fp16": "float16", "fp32": "float32"}[data["precision"]]
+    text = f"{data['photos']:,} photos in {bits}, {data['size_bytes'] / 1e6:.1f} MB"
+    text += "" if data["per_leaf"] is None else f"; the {data['per_leaf']} most typical of each leaf"
+    text += f"; {data['leaves_without_photos']:,} leaves have none"
+    if data["changed"]:
+        lost = "" if data["keeps_calibrations"] else ", too much: calibrate again (python -m search calibrate)"
+        text += f"; {data['changed']:.2%} changed since the calibration{lost}"
+    return text
 
 
 def _index_text(facts: "IndexFacts") -> str:

@@ -18,7 +18,7 @@ TESTED_IN = {
     "indexer/cells/rule.py": "tests/indexer/cells/test_partition.py",
     "indexer/errors.py": "tests/indexer/test_cli.py",
     "indexer/paper.py": "tests/indexer/cells/test_partition.py",
-    "indexer/vectors/prototypes.py": "tests/training/test_typical_photos.py",
+    "indexer/vectors/prototypes.py": "tests/indexer/bundles/test_gallery_maker.py",
 }
 
 

@@ -31,13 +31,13 @@ def fit(*, hierarchy: Path, out: Path, config: FitConfig) -> Result | None:
         "loss": kept.loss,
         "temperatures": list(summary.temperatures),
         "validation": asdict(kept.validation),
-        "references": summary.references,
+        "gallery": summary.gallery,
     }
     kept_one = "" if kept is summary.epochs[-1] else f"the weights are those of epoch {kept.epoch + 1}, "
     text = (
         f"{summary.checkpoint}: {len(summary.epochs)} epochs over {summary.train_photos:,} photos in "
         f"{summary.train_seconds:.0f} s; {kept_one}validation median {kept.validation.median_km:.0f} km, within 200 km "
-        f"{kept.validation.within['200']:.1f} %"
+        f"{kept.validation.within['200']:.1f} %; {summary.gallery:,} photos in the gallery"
     )
     return Result(result, text)
 
@@ -64,7 +64,7 @@ def refit(*, sources: RefitSources, out: Path, config: RefitConfig) -> Result:
         "temperatures": geocells.temperatures.tolist(),
         "level_weights": geocells.level_weights.tolist(),
         "prior_exponent": geocells.prior_exponent,
-        "references": summary.references,
+        "gallery": summary.gallery,
         "seconds": summary.seconds,
         "stage_seconds": dict(summary.stage_seconds),
     }
@@ -74,7 +74,8 @@ def refit(*, sources: RefitSources, out: Path, config: RefitConfig) -> Result:
         weights = f"; level weights {shown}; prior exponent {geocells.prior_exponent:.2f}"
     lines = [
         f"{out}: {summary.kept} geocells, from {summary.photos:,} photos in {summary.seconds:.0f} s; "
-        f"temperatures {', '.join(f'{tau:.3f}' for tau in geocells.temperatures)}{weights}",
+        f"temperatures {', '.join(f'{tau:.3f}' for tau in geocells.temperatures)}{weights}; "
+        f"{summary.gallery:,} photos in the gallery",
         f"On {summary.held_out:,} held-out photos:",
     ]
     for name, score in summary.candidates.items():

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 from encoder.config import CLIP_MEAN, CLIP_STD, DeviceName, FusionConfig
+from indexer.bundles.build_config import GalleryConfig
 from indexer.errors import InputError
 
 Negatives = Literal["batch", "batch_distinct", "all"]  # training.losses says what each one means
@@ -236,8 +237,10 @@ class TrainerConfig:
 
 
 @dataclass(frozen=True)
-class FitConfig:
+class FitConfig(GalleryConfig):
     """A whole run, but for the hierarchy it learns and the folder it writes.
+
+    For the gallery every training photo is encoded once more when all is learned.
 
     Args:
         data: which photos to learn from.
@@ -247,8 +250,6 @@ class FitConfig:
         lr_scheduler: how that changes as training goes.
         trainer: how the run goes.
         seed_everything: of every random draw; the same seed on the same machine gives the same weights.
-        references: most typical training photos to keep of each finest cell, to explain answers with; when all is
-            learned, every training photo is encoded once more to choose them.
     """
 
     data: DataConfig
@@ -258,10 +259,9 @@ class FitConfig:
     lr_scheduler: SchedulerConfig = SchedulerConfig()
     trainer: TrainerConfig = TrainerConfig()
     seed_everything: int = 0
-    references: int = 0
 
     def __post_init__(self) -> None:
-        _check(None, self, "references", low=0)
+        self.check_gallery()
         _check(None, self, "seed_everything", low=0, high=2**63 - 1)
         parts = self.trainer.devices * self.trainer.num_nodes * self.trainer.accumulate_grad_batches
         if self.data.batch_size % parts or self.data.batch_size < 2 * parts:
@@ -325,14 +325,13 @@ class RefitSources:
 
 
 @dataclass(frozen=True)
-class RefitConfig:
+class RefitConfig(GalleryConfig):
     """How geocells are fitted to photo vectors that stay as they are.
 
     Args:
         transform: what vectors pass first; whiten removes what does not tell places apart. Not by lineage.
         shrinkage: of the whitening, from 0 to 1; by default the best in cross-validation.
         levels_weights: fit: also how much each level counts, and the number of photos in a cell.
-        references: most typical photos to keep of each finest cell, to explain answers with.
         seed: of every random draw.
         device: where to fit; cuda where there is none is an error.
         epochs: passes over the photos, or over `epoch_photos` of them, at most; 0 fits temperatures alone.
@@ -349,7 +348,6 @@ class RefitConfig:
     transform: Literal["whiten", "none"] = "whiten"
     shrinkage: float | None = None
     levels_weights: Literal["ones", "fit"] = "ones"
-    references: int = 0
     seed: int = 0
     device: DeviceName = "auto"
     epochs: int = 8
@@ -364,7 +362,8 @@ class RefitConfig:
     def __post_init__(self) -> None:
         if self.transform == "none" and self.shrinkage is not None:
             raise InputError("`shrinkage` goes with `transform` whiten.")
-        _check(None, self, "references", "epochs", "learning_rate", low=0)
+        self.check_gallery()
+        _check(None, self, "epochs", "learning_rate", low=0)
         _check(None, self, "patience", "epoch_photos", "batch_size", "held_out_photos", low=1)
         _check(None, self, "decay", low=0, high=1)
         _check(None, self, "held_out", low=0.001, high=0.5)

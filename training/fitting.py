@@ -6,13 +6,13 @@ import logging
 import signal
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import lightning
-import pyarrow as pa
+import numpy as np
 import torch
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -25,7 +25,8 @@ from encoder.encode import MapSource, PhotoEncoder, check_maps
 from encoder.model import GeoEncoder, GeoEncoderConfig
 from encoder.options import FeedOptions
 from encoder.segmentation_cache import MapOrigin, SegmentationCache, open_cache
-from indexer.bundles.references import save_references
+from indexer.bundles.gallery import gallery_facts
+from indexer.bundles.gallery_builds import write_gallery
 from indexer.cells.hierarchy import Hierarchy
 from indexer.cells.table import load_hierarchy
 from indexer.disk.artifact import Draft
@@ -35,7 +36,7 @@ from indexer.jobs.progress import track, track_line
 from indexer.jobs.stages import Line
 from indexer.photos.sources import open_photos
 from indexer.vectors.geocells import Geocells
-from indexer.vectors.prototypes import Placement
+from indexer.vectors.prototypes import Placed, Placement
 from training.batches import Photos, Share, n_batches
 from training.callbacks import BestEpoch, CheckpointFiles, Reporter, Resumable, best_epoch
 from training.config import FitConfig, ModelConfig
@@ -43,7 +44,6 @@ from training.heads import GeocellHead, Head
 from training.module import Epoch, GeoModule, TrainingLoader, ValidationLoader
 from training.photos import open_half, source_of
 from training.run_folder import RunFolder
-from training.typical_photos import typical_photos
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class FitSummary:
     kept: Epoch  # whose weights these are: the last one, or with patience the best one
     temperatures: Sequence[float]
     train_photos: int
-    references: int  # rows of the table
+    gallery: int  # photos in it
 
 
 def fit(hierarchy: Path, out: Path, *, config: FitConfig) -> FitSummary | None:
@@ -113,6 +113,7 @@ def fit(hierarchy: Path, out: Path, *, config: FitConfig) -> FitSummary | None:
         run.check_same(facts)  # before photos are read, which may take long
     open_ = partial(open_half, data, hierarchy=tree, encoder=encoder, cache=cache, device=device)
     validation, learnt = open_("validation"), open_("train")  # what is wrong with the table shows at the small one
+    gallery_photos = _gallery_placement(config, tree) if config.wants_gallery else None
     with run.begun(facts) if first else contextlib.nullcontext():
         began = time.perf_counter()
         head = GeocellHead(
@@ -122,16 +123,15 @@ def fit(hierarchy: Path, out: Path, *, config: FitConfig) -> FitSummary | None:
         train_seconds = time.perf_counter() - began
         if not first:
             return None
-        geocells, table = head.geocells(), None
+        geocells, n_gallery = head.geocells(), 0
         kept = module.epochs[-1 if config.trainer.patience is None else best_epoch(module)]
-        if config.references:
-            loaded = LoadedEncoder(str(out), encoder.eval().to(device), digest="not stored yet")
-            table = _typical_photos(loaded, geocells, tree, config, cache)
 
         def finish(draft: Draft) -> None:
+            nonlocal n_gallery
             _write_log(draft.path / "training_log.csv", module.epochs, kept)
-            if table is not None:
-                save_references(table, draft.path)
+            if gallery_photos is not None:
+                loaded = LoadedEncoder(str(out), encoder.eval().to(device), digest=draft.facts["encoder"])
+                n_gallery = _add_gallery(draft, loaded, geocells, gallery_photos, config, cache)
 
         save_checkpoint(
             run.checkpoint,
@@ -150,7 +150,7 @@ def fit(hierarchy: Path, out: Path, *, config: FitConfig) -> FitSummary | None:
         kept,
         head.temperatures.tolist(),
         len(learnt),
-        0 if table is None else table.num_rows,
+        n_gallery,
     )
 
 
@@ -296,23 +296,58 @@ def _interruptible() -> Iterator[None]:
         raise KeyboardInterrupt from None
 
 
-def _typical_photos(
+def _gallery_placement(config: FitConfig, tree: Hierarchy) -> Placement:
+    """Where the photos to learn from were taken; with a column of owners, as the table of photos says it.
+
+    Raises:
+        InputError: the photos come in no table, or in one without that column.
+    """
+    _, chosen = source_of(config.data, "train")
+    if config.owner_column is None:
+        return Placement(tree, chosen=chosen)
+    split = None if config.data.validation_share is not None else config.data.train_split
+    return Placement(tree, config.data.photos, split=split, chosen=chosen, owner_column=config.owner_column)
+
+
+def _add_gallery(
+    draft: Draft,
     encoder: LoadedEncoder,
     geocells: Geocells,
-    tree: Hierarchy,
+    placement: Placement,
     config: FitConfig,
     cache: SegmentationCache | None,
-) -> pa.Table:
-    """The most typical photos of each leaf, of those that were learned from, by the encoder as it is now.
+) -> int:
+    """Put the gallery into a checkpoint that is being written, and return the number of its photos.
 
-    Their vectors are those that `encoder embed` would make, so that `refit` would choose the same.
+    They are those that were learned from, by the encoder as it is now. Their vectors are those that `encoder embed`
+    would make, so that `refit` would make the same gallery.
     """
-    source, chosen = source_of(config.data, "train")
-    placement, line = Placement(tree, chosen=chosen), Line()
+    source, _ = source_of(config.data, "train")
+    line = Line()
     encode = PhotoEncoder(encoder, maps=MapSource(cache))
     embedded = embed_photos(encode, source, feed=FeedOptions(workers=config.data.workers), line=line)
-    with line, track_line(line, "choosing references", source.n_photos):
-        return typical_photos(map(placement.place, embedded), geocells, k=config.references)
+    geocells = replace(geocells, encoder=encoder.digest)
+    with line, track_line(line, "gallery", source.n_photos):
+        batches = _of_new_names(placement.place(batch, everywhere=True) for batch in embedded)
+        made = write_gallery(draft.path, batches, geocells, placement.hierarchy, config, owners=placement.owners)
+    draft.facts["gallery"] = gallery_facts(made.facts)
+    return made.facts.photos
+
+
+def _of_new_names(batches: Iterable[Placed]) -> Iterator[Placed]:
+    """Photos but for those whose name came before: a run of hours must not end at that."""
+    seen: set[str] = set()
+    n_left_out = 0
+    for placed in batches:
+        fresh = []
+        for row, name in enumerate(placed.photo.tolist()):
+            if name not in seen:
+                seen.add(name)
+                fresh.append(row)
+        n_left_out += len(placed.cells) - len(fresh)
+        yield placed.take(np.array(fresh, np.int64))
+    if n_left_out:
+        log.warning("%d photos are not in the gallery: others have their names", n_left_out)
 
 
 def _check_levels(hierarchy: Hierarchy) -> None:

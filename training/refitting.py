@@ -17,7 +17,8 @@ import numpy as np
 
 from encoder.checkpoint_folder import encoder_digest, encoder_width, save_geocells_checkpoint
 from encoder.device import choose_device
-from indexer.bundles.references import save_references
+from indexer.bundles.gallery import gallery_facts
+from indexer.bundles.gallery_builds import write_gallery
 from indexer.cells.hierarchy import Hierarchy
 from indexer.cells.table import load_hierarchy
 from indexer.disk.artifact import Draft, check_target
@@ -33,7 +34,6 @@ from training.candidates import FITTED, START, TEMPERED, WEIGHTED, check_enough_
 from training.cell_fit import LevelFit, fit_cells, steps_per_epoch
 from training.config import RefitConfig, RefitSources
 from training.holding_out import NameFilter, by_name, name_keys
-from training.typical_photos import typical_photos
 from training.vector_file import VectorFile
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class RefitSummary:
     candidates: Mapping[str, Accuracy]  # on the held-out photos
     levels: list[LevelFit]
     geocells: Geocells
-    references: int  # rows of the table
+    gallery: int  # photos in it
     seconds: float
     stage_seconds: Mapping[str, float]  # start (whitened means), lay out (vectors on disk), fit, write
 
@@ -78,6 +78,9 @@ def refit(sources: RefitSources, out: Path, *, config: RefitConfig) -> RefitSumm
     inputs = {name: None if folder is None else manifest_digest(folder) for name, folder in folders.items()}
     inputs |= {"features": features.digest, "photos": None if sources.photos is None else file_digest(sources.photos)}
     learnt, others = _placements(sources, tree, config.held_out)
+    gallery_photos = None
+    if config.wants_gallery:  # also those that are held out by name: nothing is measured on them afterwards
+        gallery_photos = Placement(tree, sources.photos, split=sources.split, owner_column=config.owner_column)
     start = replace(_start(sources, features, learnt, tree, config), encoder=encoder)
     held_out = _held_out(features, others, start, limit=config.held_out_photos)
     for number, level in enumerate(tree.levels):
@@ -100,14 +103,15 @@ def refit(sources: RefitSources, out: Path, *, config: RefitConfig) -> RefitSumm
         candidates[WEIGHTED], errors[WEIGHTED] = weighted(fitted, tree, held_out)
     kept = choose(errors)
     fit_ended = time.perf_counter()
-    table = None
-    if config.references:
-        batches = placed_batches(features, learnt, "choosing references")
-        table = typical_photos(batches, candidates[kept], k=config.references)
+    n_gallery = 0
 
     def finish(draft: Draft) -> None:
-        if table is not None:
-            save_references(table, draft.path)
+        nonlocal n_gallery
+        if gallery_photos is None:
+            return
+        batches = placed_batches(features, gallery_photos, "gallery", everywhere=True)
+        made = write_gallery(draft.path, batches, candidates[kept], tree, config, owners=gallery_photos.owners)
+        draft.facts["gallery"], n_gallery = gallery_facts(made.facts), made.facts.photos
 
     scores = {name: accuracy(km) for name, km in errors.items()}
     save_geocells_checkpoint(
@@ -133,7 +137,7 @@ def refit(sources: RefitSources, out: Path, *, config: RefitConfig) -> RefitSumm
         scores,
         levels,
         candidates[kept],
-        0 if table is None else table.num_rows,
+        n_gallery,
         ended - began,
         {
             "start": prepared - began,

@@ -3,17 +3,15 @@
 In: placed photos, a shard at a time. Out: any rows of them, in an order that depends on the photos' names alone.
 """
 
-import os
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 
-from indexer.disk.artifact import explain_unwritable
 from indexer.vectors.geocells import Geocells
 from indexer.vectors.prototypes import Placed
+from indexer.vectors.row_file import RowFile
 from training.holding_out import name_keys
 
 _STORED = np.dtype(np.float16)  # a cosine of unit vectors rounded to it errs by some 1e-5
@@ -32,18 +30,12 @@ class VectorFile:
     """
 
     def __init__(self, batches: Iterable[Placed], geocells: Geocells, *, beside: Path) -> None:
-        self._width = geocells.width
-        with explain_unwritable(beside):
-            beside.absolute().parent.mkdir(parents=True, exist_ok=True)
-            self._file = tempfile.TemporaryFile(dir=beside.absolute().parent)
+        self._file = RowFile(geocells.width, _STORED, beside=beside)
         cells, keys = [np.empty((0, len(geocells.vectors)), np.int32)], [np.empty(0, np.uint64)]
         for placed in batches:
-            with explain_unwritable(beside):
-                self._file.write(np.ascontiguousarray(geocells.compared(placed.vectors), _STORED).data)
+            self._file.add(geocells.compared(placed.vectors))
             cells.append(placed.cells.astype(np.int32))
             keys.append(name_keys(placed.photo.tolist()))
-        with explain_unwritable(beside):
-            self._file.flush()
         self._order = np.argsort(np.concatenate(keys), kind="stable")
         self.cells = np.concatenate(cells)[self._order]  # (N, L), the cell of each level or -1
 
@@ -58,7 +50,4 @@ class VectorFile:
 
     def rows(self, numbers: np.ndarray) -> np.ndarray:
         """Vectors of these rows, in this order: (n, D) float32."""
-        size = self._width * _STORED.itemsize
-        # Read, not mapped: the pages of a mapping count as this process's memory.
-        parts = [os.pread(self._file.fileno(), size, number * size) for number in self._order[numbers].tolist()]
-        return np.frombuffer(b"".join(parts), _STORED).reshape(len(numbers), self._width).astype(np.float32)
+        return self._file.rows(self._order[numbers])

@@ -29,6 +29,7 @@ from indexer.errors import ArtifactError
 VECTORS_FILE = "gallery.faiss"
 PHOTOS_FILE = "gallery.parquet"
 FILES = (VECTORS_FILE, PHOTOS_FILE)
+MOST_CHANGED = 0.01  # share of photos that may be added or removed before calibrations are lost
 _COLUMNS = ("leaf", "lat", "lng", "stands_for")
 _ROWS = 1 << 16  # of a row group
 
@@ -57,6 +58,11 @@ class GalleryFacts:
     encoder: str | None  # digest of the encoder that made the vectors, None where unknown
     changed: float = 0.0  # photos added and removed since the calibrations were made, as a share of the photos then
 
+    @property
+    def keeps_calibrations(self) -> bool:
+        """Whether so few photos were added or removed that what was calibrated before still holds."""
+        return self.changed <= MOST_CHANGED
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Gallery:
@@ -83,11 +89,6 @@ class Gallery:
     def width(self) -> int:
         """D, the number of dimensions of a vector."""
         return self.facts.width
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of its files."""
-        return sum((self._table.parent / name).stat().st_size for name in FILES)
 
     @property
     def leaf(self) -> np.ndarray:

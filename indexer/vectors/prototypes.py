@@ -78,7 +78,7 @@ class Placement:
     def __init__(
         self,
         hierarchy: Hierarchy,
-        photos: Path | None = None,
+        photos: Path | str | None = None,
         *,
         split: str | None = None,
         chosen: Callable[[Sequence[str]], np.ndarray] | None = None,

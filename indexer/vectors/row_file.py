@@ -39,6 +39,10 @@ class RowFile:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the file up, and with it the rows."""
         self._file.close()
 
     def add(self, rows: np.ndarray) -> np.ndarray:

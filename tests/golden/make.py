@@ -15,21 +15,25 @@ import pyarrow.parquet
 from encoder.images import BadImage
 from encoder.segmentation_cache import MapOrigin, content_digest, write_cache
 from indexer.__main__ import COMMANDS as INDEXER
+from indexer.bundles.bundle import open_bundle
+from indexer.bundles.registry import Registry
 from indexer.cli import Command, main
 from indexer.jobs.job_folder import OK
 from indexer.vectors.features import FeatureBatch
 from search.__main__ import COMMANDS as SEARCH
 from tests.conftest import write_features
 from tests.indexer.anisotropic import anisotropic_world
+from training.__main__ import COMMANDS as TRAINING
 
 
 def make(out: Path) -> None:
-    """Write photos, hierarchy, features, registry and predictions below `out`, and what queries must answer."""
+    """Write photos, hierarchy, features, checkpoint, registry and predictions below `out`, and what queries answer."""
     out.mkdir(parents=True)
     world = anisotropic_world(n_known=1300, n_unseen=20, width=33, seed=1)
     names = [f"{row:04d}.jpg" for row in range(len(world.vectors))]
     known, unseen = slice(0, 1300), slice(1300, None)
-    table = pa.table({"photo": names[known], "lat": world.lat_deg[known], "lng": world.lng_deg[known]})
+    columns = {"photo": names[known], "lat": world.lat_deg[known], "lng": world.lng_deg[known]}
+    table = pa.table({**columns, "user": [None if row % 4 == 0 else f"user {row % 50}" for row in range(1300)]})
     pyarrow.parquet.write_table(table, out / "photos.parquet", compression="zstd")
     for folder, rows in (("features", known), ("queries", unseen)):
         n_rows = len(names[rows])
@@ -39,13 +43,29 @@ def make(out: Path) -> None:
     taus = ["--tau-max", "120,40", "--tau-min", "3"]
     run(INDEXER, "partition", "--photos", out / "photos.parquet", *taus, "--out", out / "hierarchy")
     places = ["--hierarchy", out / "hierarchy", "--features", out / "features", "--registry", out / "registry"]
-    run(INDEXER, "build", *places, "--shrinkage", "0.05")
+    owners = ["--photos", out / "photos.parquet", "--owner-column", "user"]
+    run(INDEXER, "build", *places, *owners, "--shrinkage", "0.05")
+    run(
+        TRAINING,
+        "refit",
+        *places[:4],
+        *("--epochs", "0", "--held-out", "0.1", "--shrinkage", "0.05", "--device", "cpu"),
+        *("--gallery-per-leaf", "2", "--gallery-precision", "fp16", "--out", out / "checkpoint"),
+    )
     run(SEARCH, "run", "--registry", out / "registry", "--features", out / "queries", "--out", out / "predictions")
     make_class_maps(out / "class_maps")
     answers = pyarrow.parquet.read_table(out / "predictions")
-    expected = {"key": answers["key"].to_pylist(), "probability": np.round(answers["probability"], 9).tolist()}
+    gallery = open_bundle(Registry(out / "registry").resolve()).gallery
+    assert gallery is not None
+    of_checkpoint = pyarrow.parquet.read_metadata(out / "checkpoint" / "gallery.parquet").num_rows
+    expected = {
+        "key": answers["key"].to_pylist(),
+        "probability": np.round(answers["probability"], 9).tolist(),
+        "gallery": {"photos": [len(gallery), of_checkpoint], "stands_for": round(float(gallery.stands_for.sum()), 3)},
+    }
     (out / "expected.json").write_text(json.dumps(expected, indent=1) + "\n")
-    for pattern in ("*lock", "_status.json", "_report.*"):  # of the process that wrote, and for people to look at
+    # Of the process that wrote, for people to look at, and of this machine.
+    for pattern in ("*lock", "_status.json", "_report.*", "sources.jsonl"):
         for path in out.rglob(pattern):
             path.unlink()
 

@@ -23,15 +23,17 @@ from encoder.config import FusionConfig
 from encoder.embedding import embed_photos
 from encoder.encode import PhotoEncoder
 from indexer.bundles.bundle import open_bundle
-from indexer.bundles.references import load_references
+from indexer.bundles.gallery import FILES, open_gallery
+from indexer.bundles.gallery_builds import write_gallery
 from indexer.bundles.registry import Registry
 from indexer.cells.rule import PartitionRule
 from indexer.cells.table import load_hierarchy
 from indexer.cli import main
+from indexer.disk.manifest import read_manifest
 from indexer.earth.geo import haversine_km
 from indexer.errors import ArtifactError, InputError, WorkError
 from indexer.photos.sources import open_photos
-from indexer.vectors.geocells import load_geocells
+from indexer.vectors.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION, load_geocells
 from indexer.vectors.prototypes import Placement
 from indexer.vectors.scoring import ScoringModel, log_product
 from tests.conftest import save_s2_hierarchy
@@ -54,7 +56,6 @@ from training.config import (
 from training.fitting import FitSummary, build_encoder
 from training.holding_out import by_name
 from training.module import one_cycle
-from training.typical_photos import typical_photos
 
 
 @pytest.fixture(scope="module")
@@ -351,40 +352,74 @@ def test_photos_with_damaged_maps_are_left_out_and_counted(
     assert not (tmp_path / "D" / "checkpoint").exists()
 
 
-def test_references_are_the_typical_photos_of_the_vectors_that_embed_makes(
+def test_the_gallery_has_the_vectors_that_embed_makes(
     toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a fused encoder, so that maps come along; without those held out; also where choosing them failed once."""
+    """Of a fused encoder, so that maps come along; without those held out; also where making it failed once."""
     folder = with_maps(toy, tmp_path / "toy")
     fusion = FusionConfig(classes=7, width=8, latent=4, heads=2, blocks=1, mlp_size=8)
-    config = replace(changed(trainer={"max_epochs": 1}, model={"fusion": fusion}), references=2)
+    config = replace(
+        changed(trainer={"max_epochs": 1}, model={"fusion": fusion}), gallery_per_leaf=2, keep_duplicates=True
+    )
     config = changed(config, data={"validation_share": 0.2})
     with monkeypatch.context() as patch:
-        patch.setattr("training.fitting._typical_photos", lambda *_, **__: 1 / 0)
+        patch.setattr("training.fitting.write_gallery", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             train(folder, tmp_path / "C", config)
+        assert not (tmp_path / "C" / "checkpoint").exists()
     summary = train(folder, tmp_path / "C", config)
     tree, geocells = load_hierarchy(folder / "H"), load_geocells(summary.checkpoint)
-    found = load_references(summary.checkpoint, n_leaves=len(tree.leaves), width=16)
     source = open_photos(folder / "photos.parquet", coordinates=True)
     (batch,) = embed_photos(PhotoEncoder(load_encoder(summary.checkpoint)), source)
-    expected = typical_photos([Placement(tree, chosen=by_name(0.2)[0]).place(batch)], geocells, k=2)
-    assert found is not None
-    assert found.num_rows == summary.references >= len(tree.leaves)
-    assert found.drop_columns(["vector"]).equals(expected.drop_columns(["vector"]))
-    # Bundles take them over.
+    placed = Placement(tree, chosen=by_name(0.2)[0]).place(batch, everywhere=True)
+    (tmp_path / "G").mkdir()
+    made = write_gallery(tmp_path / "G", [placed], geocells, tree, config)
+    assert summary.gallery == made.facts.photos > len(tree.leaves)
+    for name in FILES:
+        assert (summary.checkpoint / name).read_bytes() == (tmp_path / "G" / name).read_bytes()
+    # Bundles take it over.
     build = ("build", "--hierarchy", folder / "H", "--checkpoint", summary.checkpoint, "--registry", tmp_path / "R")
     assert main("indexer", "test", indexer.__main__.COMMANDS, argv=[str(word) for word in build]) == 0
     bundle = open_bundle(Registry(tmp_path / "R").resolve(None))
-    assert bundle.references is not None
-    assert bundle.references.equals(found)
+    assert bundle.gallery is not None
+    assert bundle.gallery.facts == made.facts
+    assert bundle.gallery.facts.encoder == bundle.encoder == load_encoder(summary.checkpoint).digest
 
 
-def test_no_references_unless_they_are_asked_for(trained: FitSummary) -> None:
-    assert trained.references == 0
-    assert not (trained.checkpoint / "references.parquet").exists()
-    with pytest.raises(InputError, match="`references` must be at least 0"):
-        replace(LEARN, references=-1)
+def test_a_run_has_a_gallery_unless_it_wants_none(trained: FitSummary, toy: Path, tmp_path: Path) -> None:
+    assert trained.gallery > 0
+    config = replace(changed(trainer={"max_epochs": 1}), gallery_per_leaf=0)
+    summary = train(toy, tmp_path / "C", config)
+    assert summary.gallery == 0
+    assert not any((summary.checkpoint / name).exists() for name in FILES)
+    with pytest.raises(InputError, match="`gallery_per_leaf` must be all, or at least 0"):
+        replace(LEARN, gallery_per_leaf=-1)
+
+
+def test_owners_come_from_the_table_and_names_that_repeat_end_no_run(
+    toy: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = pyarrow.parquet.read_table(toy / "photos.parquet")
+    owners = pa.array([f"owner {row % 3}" for row in range(table.num_rows)])
+    shutil.copytree(toy, tmp_path / "toy")
+    pyarrow.parquet.write_table(table.append_column("user", owners), tmp_path / "toy" / "photos.parquet")
+    config = changed(trainer={"max_epochs": 1})
+    summary = train(tmp_path / "toy", tmp_path / "C", replace(config, owner_column="user"))
+    facts = read_manifest(summary.checkpoint, kind=CHECKPOINT_KIND, schema_version=CHECKPOINT_SCHEMA_VERSION).facts
+    n_leaves = len(load_hierarchy(toy / "H").leaves)
+    gallery = open_gallery(summary.checkpoint, facts["gallery"], n_leaves=n_leaves, width=16)
+    assert gallery is not None
+    whose = dict(zip(table["photo"].to_pylist(), owners.to_pylist(), strict=True))
+    rows = np.arange(len(gallery))
+    found = gallery.owners(rows)
+    assert found is not None
+    assert found.tolist() == [whose[name] for name in gallery.names(rows)]
+    with pytest.raises(InputError, match="no column 'nobody'"):
+        train(tmp_path / "toy", tmp_path / "D", replace(config, owner_column="nobody"))
+    pyarrow.parquet.write_table(pa.concat_tables([table, table.slice(0, 3)]), tmp_path / "toy" / "photos.parquet")
+    again = train(tmp_path / "toy", tmp_path / "E", config)
+    assert again.gallery > 0
+    assert "photos are not in the gallery: others have their names" in caplog.text
 
 
 def test_options_that_say_nothing_beside_an_existing_encoder_are_named(

@@ -14,16 +14,18 @@ import indexer.__main__
 import training.__main__
 from encoder.checkpoint import load_encoder, save_checkpoint
 from indexer.bundles.bundle import open_bundle
-from indexer.bundles.references import load_references
+from indexer.bundles.gallery import FILES, open_gallery
+from indexer.bundles.gallery_builds import write_gallery
 from indexer.bundles.registry import Registry
 from indexer.cells.division import LabelScheme, partition
 from indexer.cells.rule import PartitionRule
 from indexer.cells.table import load_hierarchy
 from indexer.cli import main
+from indexer.disk.manifest import read_manifest
 from indexer.earth import geo
 from indexer.errors import ArtifactError, BundleMismatch, InputError
 from indexer.vectors.features import open_features
-from indexer.vectors.geocells import Geocells, load_geocells
+from indexer.vectors.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION, Geocells, load_geocells
 from indexer.vectors.prototypes import Placement, prototypes
 from indexer.vectors.scoring import ScoringModel, leaf_vectors
 from tests import conftest
@@ -105,7 +107,16 @@ def command(*arguments: object) -> int:
 def test_a_refit_is_better_than_its_start_on_photos_nobody_has_seen(
     folder: Path, world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = ("--features", folder / "F", "--hierarchy", folder / "H", "--levels-weights", "fit", "--references", 2)
+    given = (
+        "--features",
+        folder / "F",
+        "--hierarchy",
+        folder / "H",
+        "--levels-weights",
+        "fit",
+        "--gallery-per-leaf",
+        2,
+    )
     assert command(*given, "--out", tmp_path / "C", "--json") == 0
     printed = json.loads(capsys.readouterr().out)
     inside = int((load_hierarchy(folder / "H").locate(*places(world))[:, 0] >= 0).sum())
@@ -126,8 +137,10 @@ def test_a_refit_is_better_than_its_start_on_photos_nobody_has_seen(
     assert bundle.model.geocells.prior_exponent == geocells.prior_exponent
     np.testing.assert_array_equal(bundle.model.geocells.level_weights, geocells.level_weights)
     np.testing.assert_array_equal(bundle.model.geocells.transform.matrix, geocells.transform.matrix)  # type: ignore[union-attr]
-    assert bundle.references is not None
-    assert bundle.references.num_rows == printed["references"] > len(geocells.vectors[-1])
+    assert bundle.gallery is not None
+    assert len(bundle.gallery) == printed["gallery"] > len(geocells.vectors[-1])
+    assert np.diff(bundle.gallery.begins).max() == 2
+    assert bundle.gallery.stands_for.sum() > 0.9 * world.n_known
     assert home.faults() == []
 
 
@@ -160,9 +173,9 @@ def test_splits_of_a_table_say_what_is_held_out(folder: Path, world: World, tmp_
 def test_cells_that_are_labels_are_fitted_too(folder: Path, tmp_path: Path) -> None:
     partition(folder / "photos.parquet", LabelScheme(("east", "zone")), tmp_path / "L")
     sources = RefitSources(folder / "F", tmp_path / "L", photos=folder / "photos.parquet")
-    summary = refit(sources, tmp_path / "C", config=replace(CONFIG, references=1))
+    summary = refit(sources, tmp_path / "C", config=replace(CONFIG, gallery_per_leaf=1))
     assert [len(level) for level in summary.geocells.vectors] == [2, 18]
-    assert summary.references == 18
+    assert summary.gallery == 18
     with pytest.raises(InputError, match="cells of this hierarchy are labels: give the table"):
         refit(RefitSources(folder / "F", tmp_path / "L"), tmp_path / "C2", config=CONFIG)
 
@@ -309,7 +322,8 @@ def test_a_folder_to_write_to_is_made(folder: Path, tmp_path: Path) -> None:
         (("--old-hierarchy", "{H}"), "needs --from"),
         (("--held-out", "0"), "--held-out must be from 0.001 to 0.5"),
         (("--held-out", "0.001"), "held-out photos have a vector and a cell; 20 are needed"),
-        (("--references", "-1"), "--references must be at least 0"),
+        (("--gallery-per-leaf", "-1"), "--gallery-per-leaf must be all, or at least 0"),
+        (("--owner-column", "user"), "--owner-column is a column of --photos"),
         (("--shrinkage", "0.5", "--transform", "none"), "goes with --transform whiten"),
         (("--from", "{H}"), "this is a hierarchy folder; a checkpoint folder is needed"),
     ],
@@ -323,13 +337,37 @@ def test_what_does_not_go_together_is_said(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_references_of_other_leaves_are_refused(folder: Path, tmp_path: Path) -> None:
-    refit(RefitSources(folder / "F", folder / "H"), tmp_path / "C", config=replace(CONFIG, references=1))
-    n_leaves = len(load_hierarchy(folder / "H").leaves)
-    assert load_references(tmp_path / "C", n_leaves=n_leaves, width=WIDTH) is not None
-    for leaves, width in ((n_leaves // 2, WIDTH), (n_leaves, WIDTH + 1)):
-        with pytest.raises(ArtifactError, match="Refit the checkpoint"):
-            load_references(tmp_path / "C", n_leaves=leaves, width=width)
-    (tmp_path / "C" / "references.parquet").write_bytes(b"no table")
-    with pytest.raises(ArtifactError, match="cannot be read as reference photos"):
-        load_references(tmp_path / "C", n_leaves=n_leaves, width=WIDTH)
+def test_the_gallery_is_that_of_all_photos_held_out_or_not(folder: Path, world: World, tmp_path: Path) -> None:
+    summary = refit(RefitSources(folder / "F", folder / "H"), tmp_path / "C", config=CONFIG)
+    tree, features = load_hierarchy(folder / "H"), open_features(folder / "F")
+    (tmp_path / "G").mkdir()
+    placed = [Placement(tree).place(batch, everywhere=True) for batch in features]
+    made = write_gallery(tmp_path / "G", placed, load_geocells(tmp_path / "C"), tree, CONFIG)
+    assert made.given == world.n_known
+    assert summary.gallery == made.facts.photos > 0.5 * world.n_known
+    for name in FILES:
+        assert (tmp_path / "C" / name).read_bytes() == (tmp_path / "G" / name).read_bytes()
+    facts = read_manifest(tmp_path / "C", kind=CHECKPOINT_KIND, schema_version=CHECKPOINT_SCHEMA_VERSION).facts
+    gallery = open_gallery(tmp_path / "C", facts["gallery"], n_leaves=len(tree.leaves), width=WIDTH)
+    assert gallery is not None
+    assert gallery.facts.encoder == load_geocells(tmp_path / "C").encoder
+
+
+def test_a_split_that_is_held_out_is_in_no_gallery(folder: Path, tmp_path: Path) -> None:
+    sources = RefitSources(
+        folder / "F", folder / "H", photos=folder / "photos.parquet", split="train", validation_split="validation"
+    )
+    refit(sources, tmp_path / "C", config=CONFIG)
+    table = pyarrow.parquet.read_table(folder / "photos.parquet")
+    held_out = set(table.filter(pa.compute.equal(table["split"], "validation"))["photo"].to_pylist())
+    names = pyarrow.parquet.read_table(tmp_path / "C" / FILES[1])["photo"].to_pylist()
+    assert names
+    assert not held_out & set(names)
+
+
+def test_without_a_gallery_there_are_no_files(folder: Path, tmp_path: Path) -> None:
+    summary = refit(
+        RefitSources(folder / "F", folder / "H"), tmp_path / "C", config=replace(CONFIG, gallery_per_leaf=0)
+    )
+    assert summary.gallery == 0
+    assert not any((tmp_path / "C" / name).exists() for name in FILES)
