@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import indexer
 from indexer import paper
 from indexer.bundles.build_config import BuildConfig
-from indexer.cells.rule import PartitionRule
 from indexer.cli import Result
 from indexer.errors import InputError
 
@@ -54,7 +53,7 @@ def partition(
     if labels:
         raise InputError("--labels goes with --scheme labels.")
     tau_min = paper.TAU_MIN if tau_min is None else tau_min
-    rule = PartitionRule(tau_max, tau_min, first_level, min_inclusive, keep_parent)
+    rule = indexer.PartitionRule(tau_max, tau_min, first_level, min_inclusive, keep_parent)
     return _divided(indexer.partition(photos, indexer.S2Scheme(rule), out, split=split))
 
 

@@ -13,7 +13,6 @@ TESTED_IN = {
     "indexer/bundles/build_config.py": "tests/search/answers/test_precision_cap.py",
     "indexer/bundles/builds.py": "tests/search/answers/test_precision_cap.py",
     "indexer/bundles/references.py": "tests/search/answers/test_references.py",
-    "indexer/cells/rule.py": "tests/indexer/cells/test_partition.py",
     "indexer/errors.py": "tests/indexer/test_cli.py",
     "indexer/paper.py": "tests/indexer/cells/test_partition.py",
     "indexer/vectors/prototypes.py": "tests/training/test_typical_photos.py",

@@ -18,7 +18,7 @@ from indexer.bundles.registry import Registry
 from indexer.cells.division import S2Scheme, partition
 from indexer.cells.hierarchy import Hierarchy
 from indexer.cells.lineage import lineage
-from indexer.cells.rule import PartitionRule
+from indexer.cells.partition import PartitionRule
 from indexer.cells.table import load_hierarchy
 from indexer.disk.artifact import explain_unwritable, remove_leftovers, temporary_folder
 from indexer.disk.manifest import file_digest, manifest_digest

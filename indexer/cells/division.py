@@ -16,7 +16,7 @@ import pyarrow as pa
 from indexer.cells.hierarchy import Hierarchy, build_hierarchy, sorted_ids
 from indexer.cells.labels import build_label_hierarchy
 from indexer.cells.lineage import lineage
-from indexer.cells.rule import PartitionRule
+from indexer.cells.partition import PartitionRule
 from indexer.cells.table import hierarchy_manifest, load_hierarchy, load_photo_places, save_hierarchy
 from indexer.disk.artifact import check_target
 from indexer.disk.manifest import file_digest, manifest_digest

@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 
 from indexer.cells.extent import Runs, extents, medoids
-from indexer.cells.partition import partition, photo_runs
-from indexer.cells.rule import PartitionRule
+from indexer.cells.partition import PartitionRule, partition, photo_runs
 from indexer.earth import s2
 from indexer.earth.places import nearest_cities
 from indexer.errors import InputError

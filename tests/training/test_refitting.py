@@ -17,7 +17,7 @@ from indexer.bundles.bundle import open_bundle
 from indexer.bundles.references import load_references
 from indexer.bundles.registry import Registry
 from indexer.cells.division import LabelScheme, partition
-from indexer.cells.rule import PartitionRule
+from indexer.cells.partition import PartitionRule
 from indexer.cells.table import load_hierarchy
 from indexer.cli import main
 from indexer.earth import geo
