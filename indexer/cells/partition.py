@@ -56,7 +56,10 @@ def partition(point_ids: np.ndarray, rule: PartitionRule, *, tau_max: int) -> np
         counts = photo_runs(point_ids, cells).lengths
         split = (counts > tau_max) & (s2_level < s2.MAX_LEVEL)
         if rule.keep_parent is not None:
-            split[split] = ~_loses_too_much(point_ids, cells[split], counts[split], rule)
+            # Immediate children only: the answer must not depend on tau_max, or partitions would not be nested.
+            child_counts = photo_runs(point_ids, s2.children(cells[split]).ravel()).lengths.reshape(-1, 4)
+            lost = np.where(rule.kept(child_counts), 0, child_counts).sum(axis=1)
+            split[split] = lost <= rule.keep_parent * counts[split]
         kept.append(cells[~split & rule.kept(counts)])
         if not split.any():
             break
@@ -70,11 +73,3 @@ def photo_runs(point_ids: np.ndarray, cells: np.ndarray) -> Runs:
         np.searchsorted(point_ids, s2.range_min(cells), side="left"),
         np.searchsorted(point_ids, s2.range_max(cells), side="right"),
     )
-
-
-def _loses_too_much(point_ids: np.ndarray, cells: np.ndarray, counts: np.ndarray, rule: PartitionRule) -> np.ndarray:
-    # Immediate children only: the answer must not depend on tau_max, or partitions would not be nested.
-    assert rule.keep_parent is not None
-    child_counts = photo_runs(point_ids, s2.children(cells).ravel()).lengths.reshape(-1, 4)
-    lost = np.where(rule.kept(child_counts), 0, child_counts).sum(axis=1)
-    return np.asarray(lost > rule.keep_parent * counts)

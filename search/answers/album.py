@@ -21,7 +21,8 @@ import pyarrow.parquet
 
 from indexer.disk.manifest import file_digest
 from indexer.errors import InputError
-from indexer.photos.tables import names_of, read_columns, shown
+from indexer.photos.tables import names_of, read_columns
+from indexer.photos.uris import masked
 from indexer.vectors.cell_sums import CellSums
 from indexer.vectors.features import FeatureBatch, FeatureSource
 from search.answers.engine import Engine
@@ -55,7 +56,7 @@ def albums_of_table(table: str | Path, column: str, *, split: str | None = None)
     rows = read_columns(table, ["photo", column], split=split)
     # Of a table at a URI there is no digest; its names are compared with those of the vectors all the same.
     digest = file_digest(Path(table)) if Path(table).is_file() else None
-    return Albums(_numbered(rows[column]), names_of(rows, table), shown(table), column, digest)
+    return Albums(_numbered(rows[column]), names_of(rows, table), masked(table), column, digest)
 
 
 def albums_of_features(features: FeatureSource, column: str) -> Albums:
