@@ -91,11 +91,7 @@ PartitionScheme = S2Scheme | LabelScheme
 
 
 def scheme_of(config: Mapping[str, Any], *, source: Path) -> PartitionScheme:
-    """The scheme that a hierarchy's manifest records.
-
-    Raises:
-        ArtifactError: it records none that can be followed.
-    """
+    """The scheme that a hierarchy's manifest records; an ArtifactError where it is none that can be followed."""
     values = dict(config)
     kind = values.pop("kind", None)
     try:
