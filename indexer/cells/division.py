@@ -6,7 +6,7 @@ its manifest) and the places, so that it can be made again when photos are added
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,12 @@ from indexer.errors import ArtifactError, InputError
 from indexer.photos.sources import coordinate_batches
 from indexer.photos.tables import coordinates_of, read_columns
 
-PAPER_RULE = PartitionRule()
-
 
 @dataclass(frozen=True, slots=True)
 class S2Scheme:
     """S2 cells adapted to where photos are."""
 
-    rule: PartitionRule = PAPER_RULE
+    rule: PartitionRule = field(default_factory=PartitionRule)
 
     def read(self, photos: Path, *, split: str | None) -> pa.Table:
         """Point ids, sorted; the table is read a batch at a time."""

@@ -54,7 +54,7 @@ class Table:
     @property
     def holds_images(self) -> bool:
         """Whether the photos are in it, as bytes."""
-        return _images(self.schema) is not None
+        return self.has(IMAGES)
 
     def has(self, column: str) -> bool:
         """Whether it has a column, under any of its names."""
@@ -201,7 +201,7 @@ def _found(schema: pa.Schema, wanted: Sequence[str]) -> dict[str, _Column]:
     Hugging Face's structs, or nowhere.
     """
     present = {field.name.lower(): field for field in reversed(list(schema))}
-    images = _images(schema)
+    images = next((present[name] for name in _IMAGES if name in present and _holds_bytes(present[name].type)), None)
     found: dict[str, _Column] = {}
     for column in wanted:
         aliases = [*ALIASES.get(column, (column,)), *(("key",) if column == "photo" and images is not None else ())]
@@ -217,11 +217,6 @@ def _found(schema: pa.Schema, wanted: Sequence[str]) -> dict[str, _Column]:
         if IMAGES in wanted:
             found[IMAGES] = (images.name,)
     return found
-
-
-def _images(schema: pa.Schema) -> pa.Field | None:
-    present = {field.name.lower(): field for field in reversed(list(schema))}
-    return next((present[name] for name in _IMAGES if name in present and _holds_bytes(present[name].type)), None)
 
 
 def _holds_bytes(kind: pa.DataType) -> bool:
