@@ -56,7 +56,7 @@ def query(
         read: which photos are read.
     """
     from search.locate import Locator, given_photos
-    from search.pages.map_files import MapFiles
+    from search.pages.answer_page import MapFiles
     from search.runs.audit_log import log_request
 
     locator = Locator.open(
