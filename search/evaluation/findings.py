@@ -8,28 +8,30 @@ from indexer.errors import InputError
 from indexer.photos.tables import names_of, open_table, read_columns
 
 LEAKS, DUPLICATES, UNREADABLE = "leaks.parquet", "duplicates.parquet", "unreadable.parquet"
-LEAKS_SCHEMA = pa.schema(
-    [
-        ("photo", pa.string()),
-        ("where", pa.string()),
-        ("text", pa.string()),
-        ("lat", pa.float64()),  # that it spells out; null where it names a place
-        ("lng", pa.float64()),
-        ("error_km", pa.float64()),  # from the photo's known place, where it has one
-    ]
-)
-DUPLICATES_SCHEMA = pa.schema(
-    [
-        ("photo", pa.string()),
-        ("by", pa.string()),  # 'hash' or 'embedding'
-        ("reference", pa.string()),  # the nearest one
-        ("n_references", pa.int64()),  # within the limit
-        ("bits", pa.int64()),  # that differ, of 64
-        ("cosine", pa.float64()),
-        ("distance_km", pa.float64()),  # between the two photos' known places
-    ]
-)
-UNREADABLE_SCHEMA = pa.schema([("photo", pa.string()), ("status", pa.string()), ("reason", pa.string())])
+SCHEMAS = {
+    LEAKS: pa.schema(
+        [
+            ("photo", pa.string()),
+            ("where", pa.string()),
+            ("text", pa.string()),
+            ("lat", pa.float64()),  # that it spells out; null where it names a place
+            ("lng", pa.float64()),
+            ("error_km", pa.float64()),  # from the photo's known place, where it has one
+        ]
+    ),
+    DUPLICATES: pa.schema(
+        [
+            ("photo", pa.string()),
+            ("by", pa.string()),  # 'hash' or 'embedding'
+            ("reference", pa.string()),  # the nearest one
+            ("n_references", pa.int64()),  # within the limit
+            ("bits", pa.int64()),  # that differ, of 64
+            ("cosine", pa.float64()),
+            ("distance_km", pa.float64()),  # between the two photos' known places
+        ]
+    ),
+    UNREADABLE: pa.schema([("photo", pa.string()), ("status", pa.string()), ("reason", pa.string())]),
+}
 
 
 def listed_photos(source: Path) -> list[str]:
