@@ -75,11 +75,7 @@ class MapFiles:
         """Write the files, each whole or not at all.
 
         answers: one for each of the photos. posterior: of those that were answered, in their order, nothing left out.
-        coarse: of a precision cap. read: how photos are read that the page shows.
-
-        Raises:
-            InputError: a file cannot be written.
-            WorkError: the disk is full.
+        coarse: of a precision cap. read: how photos are read that the page shows. Raises as `write_file`.
         """
         if self._geojson is not None:
             from indexer.cells.export import write_frame
