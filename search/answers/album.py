@@ -48,11 +48,7 @@ class Albums:
 
 
 def albums_of_table(table: str | Path, column: str, *, split: str | None = None) -> Albums:
-    """The albums of a photo table's rows, of one split where one is named.
-
-    Raises:
-        InputError: no such file, not a table, or no such column (the ones present are named).
-    """
+    """The albums of a photo table's rows, of one split where one is named. Raises as `read_columns`."""
     rows = read_columns(table, ["photo", column], split=split)
     # Of a table at a URI there is no digest; its names are compared with those of the vectors all the same.
     digest = file_digest(Path(table)) if Path(table).is_file() else None
@@ -60,11 +56,7 @@ def albums_of_table(table: str | Path, column: str, *, split: str | None = None)
 
 
 def albums_of_features(features: FeatureSource, column: str) -> Albums:
-    """The albums of photo vectors, by a column of their Parquet files or of the CSV beside a .npy.
-
-    Raises:
-        InputError: no such column (the ones present are named).
-    """
+    """The albums of photo vectors, by a column of their files or of the CSV beside a .npy. Raises as `read_columns`."""
     tables = [shard.with_suffix(".csv") if shard.suffix == ".npy" else shard for shard in features.shards]
     parts = [read_columns(table, ["photo", column]) for table in tables]
     names = [name for rows, table in zip(parts, tables, strict=True) for name in names_of(rows, table)]

@@ -13,7 +13,7 @@ from search.answers.options import SearchOptions
 if TYPE_CHECKING:
     from search.answers.album import Albums
     from search.answers.engine import Engine
-    from search.runs.vectors import VectorSource
+    from search.runs.photo_vectors import VectorSource
 
 log = logging.getLogger(__name__)
 
@@ -77,11 +77,7 @@ class RunSpec:
             )
 
     def open(self, out: Path) -> "tuple[Engine, VectorSource]":
-        """Open both, for the job at `out`, which keeps the bundle and the batch size it began with.
-
-        Raises:
-            InputError: something cannot be had, or vectors do not fit the bundle.
-        """
+        """Open both, for the job at `out`, which keeps the bundle and the batch size it began with."""
         from indexer.bundles.registry import Registry
         from indexer.jobs.job_folder import read_job
         from indexer.vectors.calibration import protocol_of
@@ -116,11 +112,7 @@ class RunSpec:
         return engine, PhotoVectors(engine, photos, encode, feed=self.feed, shard_rows=self.shard_rows, job=job)
 
     def read_albums(self) -> "Albums | None":
-        """Which photos are answered together; None: each alone.
-
-        Raises:
-            InputError: there is no such column, or no such table.
-        """
+        """Which photos are answered together; None: each alone."""
         from indexer.vectors.features import open_features
         from search.answers.album import albums_of_features, albums_of_table
 
