@@ -1,4 +1,4 @@
-"""Checkpoint folders, but for the model in them: whose encoder it is, and folders of new geocells for it.
+"""Checkpoint folders, but for the model in them: whose encoder it is, and copies of it for new geocells.
 
     model.safetensors, config.json     the encoder, in Hugging Face's layout (`encoder.checkpoint` loads it)
     geocells/level_<l>.safetensors     the geographic representation (`indexer.vectors.geocells`)
@@ -8,43 +8,22 @@ Nothing heavy is imported here: who makes geocells for an encoder need not wait 
 """
 
 import shutil
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from encoder.hub import CONFIG_FILE, WEIGHTS_FILE, digest_of, read_json
-from indexer.disk.artifact import Draft, write_folder
+from indexer.disk.artifact import Draft
 from indexer.disk.manifest import MANIFEST, read_manifest
 from indexer.errors import ArtifactError
-from indexer.vectors.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION, Geocells, save_geocells
+from indexer.vectors.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION
 
 HUB_PREFIX = "hf:"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
-def save_geocells_checkpoint(
-    out: Path,
-    *,
-    geocells: Geocells,
-    encoder: Path | None,
-    config: Mapping[str, Any],
-    inputs: Mapping[str, str | None],
-    finish: Callable[[Draft], None] = lambda draft: None,
-) -> Path:
-    """Write a checkpoint folder of new geocells, whole or not at all, and return it.
-
-    encoder: checkpoint folder whose encoder is copied as it is, so that its digest stays; None: the checkpoint holds
-    geocells alone. finish: writes what else belongs into the folder.
-    """
-    with write_folder(
-        out, kind=CHECKPOINT_KIND, schema_version=CHECKPOINT_SCHEMA_VERSION, config=config, inputs=inputs
-    ) as draft:
-        if encoder is not None:
-            for name in (CONFIG_FILE, WEIGHTS_FILE):
-                shutil.copyfile(encoder / name, draft.path / name)
-        save_geocells(draft, geocells)
-        finish(draft)
-    return out
+def copy_encoder(checkpoint: Path, draft: Draft) -> None:
+    """Put a checkpoint folder's encoder into one that is being written, as it is, so that its digest stays."""
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        shutil.copyfile(checkpoint / name, draft.path / name)
 
 
 def encoder_digest(folder: Path) -> str:

@@ -3,17 +3,19 @@
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from encoder.checkpoint import LoadedEncoder
-from encoder.checkpoint_folder import encoder_digest, encoder_width, save_geocells_checkpoint
+from encoder.checkpoint_folder import copy_encoder, encoder_digest, encoder_width
 from encoder.hub import CONFIG_FILE, WEIGHTS_FILE
 from indexer.cells.hierarchy import Hierarchy
+from indexer.disk.artifact import write_folder
 from indexer.disk.manifest import MANIFEST
 from indexer.errors import ArtifactError
-from indexer.vectors.geocells import load_geocells
+from indexer.vectors.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION, load_geocells, save_geocells
 from tests.conftest import random_geocells
 from tests.encoder.conftest import WIDTH
 
@@ -29,28 +31,21 @@ def test_the_encoder_of_a_folder_is_known_without_loading_it(checkpoint: Path, e
 def test_new_geocells_keep_the_encoder_as_it_is(
     checkpoint: Path, encoder: LoadedEncoder, hierarchy: Hierarchy, tmp_path: Path
 ) -> None:
-    geocells = random_geocells(hierarchy, WIDTH, seed=3)
-    out = save_geocells_checkpoint(
-        tmp_path / "C",
-        geocells=geocells,
-        encoder=checkpoint,
-        config={},
-        inputs={},
-        finish=lambda draft: (draft.path / "more.txt").write_text("x") and None,
-    )
-    assert encoder_digest(checkpoint) == encoder.digest
+    out = tmp_path / "C"
+    with write_folder(out, kind=CHECKPOINT_KIND, schema_version=CHECKPOINT_SCHEMA_VERSION) as draft:
+        copy_encoder(checkpoint, draft)
+        save_geocells(draft, replace(random_geocells(hierarchy, WIDTH, seed=3), encoder=encoder.digest))
+    assert encoder_digest(out) == encoder.digest
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         assert (out / name).read_bytes() == (checkpoint / name).read_bytes()
-    assert (out / "more.txt").read_text() == "x"
     assert load_geocells(out).width == WIDTH
 
 
 def test_geocells_alone_are_a_checkpoint_that_has_no_encoder(hierarchy: Hierarchy, tmp_path: Path) -> None:
-    out = save_geocells_checkpoint(
-        tmp_path / "C", geocells=random_geocells(hierarchy, WIDTH, seed=3), encoder=None, config={}, inputs={}
-    )
+    with write_folder(tmp_path / "C", kind=CHECKPOINT_KIND, schema_version=CHECKPOINT_SCHEMA_VERSION) as draft:
+        save_geocells(draft, random_geocells(hierarchy, WIDTH, seed=3))
     with pytest.raises(ArtifactError, match=r"geocells alone, no encoder\. Give the one it came from"):
-        encoder_digest(out)
+        encoder_digest(tmp_path / "C")
 
 
 def test_weights_that_are_not_those_written_are_named(checkpoint: Path, tmp_path: Path) -> None:
