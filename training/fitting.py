@@ -18,12 +18,11 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from encoder.checkpoint import LoadedEncoder, load_encoder, save_checkpoint
-from encoder.config import Preprocessing
+from encoder.config import FeedOptions, Preprocessing
 from encoder.device import choose_device
 from encoder.embedding import embed_photos
 from encoder.encode import MapSource, PhotoEncoder, check_maps
 from encoder.model import GeoEncoder, GeoEncoderConfig
-from encoder.options import FeedOptions
 from encoder.segmentation_cache import MapOrigin, SegmentationCache, open_cache
 from indexer.bundles.references import save_references
 from indexer.cells.hierarchy import Hierarchy

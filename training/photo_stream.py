@@ -17,10 +17,11 @@ from contextlib import closing
 import numpy as np
 import torch
 
+from encoder.config import ReadOptions
 from encoder.crops import crop_maps, crop_photos
 from encoder.decoded_batch import DecodedBatch
 from encoder.decoding import decoded_batches
-from encoder.encode import reader_of
+from encoder.encode import MapSource, reader_of
 from encoder.model import GeoEncoder
 from encoder.photo_reader import UNKNOWN_CLASS
 from encoder.segmentation_cache import SegmentationCache
@@ -70,7 +71,7 @@ class PhotoStream:
         device: torch.device = CPU,
     ) -> None:
         self._source, self._hierarchy, self._config, self._device = source, hierarchy, config, device
-        self._read = reader_of(encoder, crops="one", cache=cache)
+        self._read = reader_of(encoder, MapSource(cache), crops="one", options=ReadOptions())
         self._chosen, self._needs_cell = chosen, needs_cell
         self.location, self.preprocessing = source.location, encoder.preprocessing
         self.n_levels, self.has_maps = len(hierarchy.levels), self._read.classes is not None

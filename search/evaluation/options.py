@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from encoder.config import CropName, DeviceName
-from encoder.options import ReadOptions
+from encoder.config import CropName, DeviceName, ReadOptions
 from indexer.errors import InputError
 from indexer.paper import THRESHOLDS_KM
 
