@@ -134,13 +134,11 @@ class Resumable(lightning.Callback):
         trainer.save_checkpoint(self._file)
         self._kept_to_end = self._must_end(trainer)
 
-    def on_train_end(self, trainer: lightning.Trainer, module: GeoModule) -> None:
+    def on_train_end(self, *args: Any) -> None:
         """Hear no more."""
         self._hearing.close()
 
-    def on_exception(self, trainer: lightning.Trainer, module: GeoModule, exception: BaseException) -> None:
-        """Likewise."""
-        self._hearing.close()
+    on_exception = on_train_end
 
     def _must_end(self, trainer: lightning.Trainer) -> bool:
         """Whether SIGTERM came to any process of the run: all must end after the same step."""

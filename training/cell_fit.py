@@ -58,9 +58,7 @@ def fit_cells(
     """
     truth = torch.from_numpy(held_out.cells).to(device)
     seen = torch.from_numpy(held_out.vectors).to(device)
-    levels = [
-        _Level(number, vectors, seen, truth[:, number], config, device) for number, vectors in enumerate(start.vectors)
-    ]
+    levels = [_Level(number, vectors, seen, truth[:, number], config) for number, vectors in enumerate(start.vectors)]
     orders = _orders(len(photos), config)
     for epoch in range(1, config.epochs + 1):
         going = [level for level in levels if level.epochs_without_gain < config.patience]
@@ -108,25 +106,19 @@ class _Level:
     """One level under way."""
 
     def __init__(
-        self,
-        number: int,
-        vectors: np.ndarray,
-        seen: torch.Tensor,
-        truth: torch.Tensor,
-        config: RefitConfig,
-        device: torch.device,
+        self, number: int, vectors: np.ndarray, seen: torch.Tensor, truth: torch.Tensor, config: RefitConfig
     ) -> None:
         self.number = number
         here = truth >= 0
         if not here.any():
             raise InputError(f"No held-out photo lies in a cell of level {number}. Raise `held_out`.")
         self._seen, self._truth = seen[here], truth[here]
-        self._cells = torch.nn.Parameter(torch.from_numpy(vectors.copy()).to(device))
+        self._cells = torch.nn.Parameter(torch.from_numpy(vectors.copy()).to(seen.device))
         self._optimizer = torch.optim.Adam([self._cells], lr=config.learning_rate)
         self._schedule = torch.optim.lr_scheduler.ExponentialLR(self._optimizer, config.decay)
         self.kept = unit_rows(self._cells)
         self.kept_temperature, loss = fitted_temperature(self._seen, self._truth, self.kept)
-        self._temperature = torch.tensor(self.kept_temperature, device=device)
+        self._temperature = torch.tensor(self.kept_temperature, device=seen.device)
         self.fit = LevelFit(loss, self.kept_temperature, loss, 0)
         self.epochs_without_gain = 0
 

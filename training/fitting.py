@@ -23,7 +23,7 @@ from encoder.device import choose_device
 from encoder.embedding import embed_photos
 from encoder.encode import MapSource, PhotoEncoder, check_maps
 from encoder.model import GeoEncoder, GeoEncoderConfig
-from encoder.segmentation_cache import MapOrigin, SegmentationCache, open_cache
+from encoder.segmentation_cache import SegmentationCache, open_cache
 from indexer.bundles.references import save_references
 from indexer.cells.hierarchy import Hierarchy
 from indexer.cells.table import load_hierarchy
@@ -92,7 +92,10 @@ def fit(hierarchy: Path, out: Path, *, config: FitConfig) -> FitSummary | None:
     start = None if model.start_from is None else load_encoder(model.start_from)
     if model.unused:
         log.warning("%s has its own model.%s: what is given has no effect", model.start_from, ", ".join(model.unused))
-    encoder = build_encoder(model if cache is None else _learning_from(cache.origin, model), start)
+    if cache is not None and model.fusion is not None and model.fusion.segmenter is None:
+        # On record: no maps of another segmenter may be taken for those that the fusion learned from.
+        model = replace(model, fusion=replace(model.fusion, segmenter=cache.origin.segmenter))
+    encoder = build_encoder(model, start)
     check_maps(encoder, MapSource(cache))
     source = open_photos(data.photos)
     if encoder.fusion is not None and cache is None and not source.may_have_maps:
@@ -228,13 +231,6 @@ def build_encoder(config: ModelConfig, start: LoadedEncoder | None = None) -> Ge
     return encoder
 
 
-def _learning_from(maps: MapOrigin, model: ModelConfig) -> ModelConfig:
-    """With what made the maps that a new fusion learns from on record, so that no other maps are taken for them."""
-    if model.fusion is None or model.fusion.segmenter is not None:
-        return model
-    return replace(model, fusion=replace(model.fusion, segmenter=maps.segmenter))
-
-
 def _new_encoder(config: ModelConfig) -> GeoEncoder:
     vision = {
         "image_size": config.image_size,
@@ -339,6 +335,4 @@ def _write_log(file: Path, epochs: Sequence[Epoch], kept: Epoch) -> None:
         for epoch in epochs
     ]
     with file.open("w") as stream:
-        writer = csv.DictWriter(stream, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        csv.writer(stream, lineterminator="\n").writerows([rows[0].keys(), *(row.values() for row in rows)])

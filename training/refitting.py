@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from encoder.checkpoint_folder import copy_encoder, encoder_digest, encoder_width
 from encoder.device import choose_device
+from encoder.model_files import copy_encoder, encoder_digest, encoder_width
 from indexer.bundles.references import save_references
 from indexer.cells.hierarchy import Hierarchy
 from indexer.cells.table import load_hierarchy
@@ -127,7 +127,7 @@ def refit(sources: RefitSources, out: Path, *, config: RefitConfig) -> RefitSumm
         save_geocells(draft, candidates[kept])
         if table is not None:
             save_references(table, draft.path)
-    ended = time.perf_counter()
+    marks = np.array([began, prepared, laid_out, fit_ended, time.perf_counter()])
     return RefitSummary(
         out,
         n_photos,
@@ -137,13 +137,8 @@ def refit(sources: RefitSources, out: Path, *, config: RefitConfig) -> RefitSumm
         levels,
         candidates[kept],
         0 if table is None else table.num_rows,
-        ended - began,
-        {
-            "start": prepared - began,
-            "lay out": laid_out - prepared,
-            "fit": fit_ended - laid_out,
-            "write": ended - fit_ended,
-        },
+        float(marks[-1] - began),
+        dict(zip(("start", "lay out", "fit", "write"), np.diff(marks).tolist(), strict=True)),
     )
 
 

@@ -136,12 +136,8 @@ class RunFolder:
 
 
 def plain(values: Any) -> Any:
-    """Values as YAML and JSON can hold them."""
-    if isinstance(values, Mapping):
-        return {key: plain(value) for key, value in values.items()}
-    if isinstance(values, tuple):
-        return [plain(value) for value in values]
-    return str(values) if isinstance(values, Path) else values
+    """Values as YAML and JSON can hold them: lists for tuples, text for paths."""
+    return json.loads(json.dumps(values, default=str))
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

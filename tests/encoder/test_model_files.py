@@ -1,4 +1,4 @@
-"""Checkpoint folders without torch: whose encoder is in them, how wide it is, and new geocells for it."""
+"""Files of models: the first that is there, digests, and checkpoint folders without torch."""
 
 import shutil
 import subprocess
@@ -9,21 +9,66 @@ from pathlib import Path
 import pytest
 
 from encoder.checkpoint import LoadedEncoder
-from encoder.checkpoint_folder import copy_encoder, encoder_digest, encoder_width
-from encoder.hub import CONFIG_FILE, WEIGHTS_FILE
+from encoder.model_files import (
+    CONFIG_FILE,
+    PROCESSOR_FILES,
+    WEIGHTS_FILE,
+    copy_encoder,
+    digest_of,
+    encoder_digest,
+    encoder_width,
+    fetch,
+    read_json,
+)
 from indexer.cells.hierarchy import Hierarchy
 from indexer.disk.artifact import write_folder
 from indexer.disk.manifest import MANIFEST
-from indexer.errors import ArtifactError
+from indexer.errors import ArtifactError, InputError
 from indexer.vectors.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION, load_geocells, save_geocells
 from tests.conftest import random_geocells
 from tests.encoder.conftest import WIDTH
 
 
+def test_the_first_file_that_a_folder_has_is_taken(tmp_path: Path) -> None:
+    (tmp_path / PROCESSOR_FILES[1]).write_text("{}")
+    assert fetch(str(tmp_path), *PROCESSOR_FILES) == tmp_path / PROCESSOR_FILES[1]
+    (tmp_path / PROCESSOR_FILES[0]).write_text("{}")
+    assert fetch(str(tmp_path), *PROCESSOR_FILES) == tmp_path / PROCESSOR_FILES[0]
+
+
+def test_what_is_not_there_is_said_with_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^hf:.*: the folder has no a.json or b.json\.$"):
+        fetch(str(tmp_path), "a.json", "b.json", prefix="hf:")
+    with pytest.raises(InputError, match=r"only as a pickle.*python -m encoder convert"):
+        fetch(str(tmp_path), WEIGHTS_FILE)
+    with pytest.raises(InputError, match=r"^hf:/no/such/folder: no such folder\.$"):
+        fetch("/no/such/folder", "a.json", prefix="hf:")
+    for name in ("nobody/no-such-model", "no such folder"):
+        with pytest.raises(InputError, match=rf"^{name}: a.json cannot be had .*give a local folder: <folder>\.$"):
+            fetch(name, "a.json")
+
+
+def test_a_configuration_is_an_object(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"a": [1]}')
+    assert read_json(tmp_path / "a.json") == {"a": [1]}
+    for text in ("", "[1]", "{"):
+        (tmp_path / "a.json").write_text(text)
+        with pytest.raises(InputError, match="Download it again"):
+            read_json(tmp_path / "a.json")
+
+
+def test_the_digest_is_over_contents_and_their_order(tmp_path: Path) -> None:
+    for name, content in (("a", "1"), ("b", "2"), ("c", "1")):
+        (tmp_path / name).write_text(content)
+    a, b, c = (tmp_path / name for name in "abc")
+    assert digest_of(a, b) == digest_of(c, b)
+    assert len({digest_of(a, b), digest_of(b, a), digest_of(a), digest_of(a, c)}) == 4
+
+
 def test_the_encoder_of_a_folder_is_known_without_loading_it(checkpoint: Path, encoder: LoadedEncoder) -> None:
     assert encoder_digest(checkpoint) == encoder.digest
     assert encoder_width(checkpoint) == encoder.width == WIDTH
-    code = "import encoder.checkpoint_folder, sys; print(*sys.modules)"
+    code = "import encoder.model_files, sys; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "transformers", "huggingface_hub"} & set(done.stdout.split())
 

@@ -1,20 +1,33 @@
-"""Files of published models: from a local folder, or from the hub through huggingface_hub, which caches them.
+"""Files that hold models: published ones of a local folder or of the hub, and checkpoint folders.
 
-Only `model.safetensors` is taken for weights; nothing here reads a pickle.
+    model.safetensors, config.json     the encoder, in Hugging Face's layout (`encoder.checkpoint` loads it)
+    geocells/level_<l>.safetensors     the geographic representation (`indexer.vectors.geocells`)
+    manifest.json                      digests, temperatures, what made it
+
+Only `model.safetensors` is taken for weights; nothing here reads a pickle, and nothing heavy is imported: who makes
+geocells for an encoder need not wait for its libraries.
 """
 
 import contextlib
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
+from indexer.disk.artifact import Draft
+from indexer.disk.manifest import MANIFEST, read_manifest
 from indexer.errors import ArtifactError, InputError
+from indexer.vectors.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")  # the second is how newer releases name it
+HUB_PREFIX = "hf:"
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 def fetch(name: str, *choices: str, prefix: str = "") -> Path:
@@ -85,9 +98,13 @@ def settings_of(kind: str, name: str, *files: Path) -> Iterator[None]:
         raise InputError(f"{name}: {names} is not {kind}'s ({one_line(error)}). Download them again.") from None
 
 
-def bad_weights(file: Path, whose: str, problem: Exception | str) -> ArtifactError:
-    """The error for weights that cannot be a model's."""
-    return ArtifactError(f"{file}: cannot be loaded as the {whose}'s weights ({one_line(problem)}).")
+@contextlib.contextmanager
+def weights_of(whose: str, file: Path) -> Iterator[None]:
+    """Say that a file does not hold a model's weights where loading them fails, in whatever way."""
+    try:
+        yield
+    except (SafetensorError, OSError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise ArtifactError(f"{file}: cannot be loaded as the {whose}'s weights ({one_line(error)}).") from None
 
 
 def one_line(problem: Exception | str) -> str:
@@ -104,6 +121,43 @@ def digest_of(*files: Path) -> str:
     return digest.hexdigest()
 
 
+def copy_encoder(checkpoint: Path, draft: Draft) -> None:
+    """Put a checkpoint folder's encoder into one that is being written, as it is, so that its digest stays."""
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        shutil.copyfile(checkpoint / name, draft.path / name)
+
+
+def encoder_digest(folder: Path) -> str:
+    """Digest of the encoder in a checkpoint folder, after a look at every byte of it.
+
+    Raises:
+        ArtifactError: it is no checkpoint, holds no encoder, or is damaged.
+    """
+    if folder.is_dir() and not (folder / MANIFEST).is_file():
+        raise ArtifactError(f"{folder}: not a checkpoint folder (it has no {MANIFEST}). {_advice(folder)}")
+    try:
+        manifest = read_manifest(folder, kind=CHECKPOINT_KIND, schema_version=CHECKPOINT_SCHEMA_VERSION)
+    except ArtifactError as error:
+        if (folder / WEIGHTS_FILE).is_file() and (folder / CONFIG_FILE).is_file():  # such as convert makes
+            raise ArtifactError(f"{error} {_advice(folder)}") from None
+        raise
+    config_file, weights_file = folder / CONFIG_FILE, folder / WEIGHTS_FILE
+    if WEIGHTS_FILE not in manifest.files:
+        raise ArtifactError(f"{folder}: this checkpoint holds geocells alone, no encoder. Give the one it came from.")
+    digest = digest_of(config_file, weights_file)
+    if digest != manifest.facts.get("encoder"):
+        raise ArtifactError(
+            f"{folder}: {CONFIG_FILE} or {WEIGHTS_FILE} is not what was written (encoder {digest[:8]}, the manifest "
+            f"says {str(manifest.facts.get('encoder'))[:8]}). Restore the folder from a copy."
+        )
+    return digest
+
+
+def encoder_width(folder: Path) -> int:
+    """D of the vectors of a checkpoint folder's encoder, of which `encoder_digest` found nothing wrong."""
+    return int(read_json(folder / CONFIG_FILE)["projection_dim"])
+
+
 def _hint(choices: tuple[str, ...]) -> str:
     if WEIGHTS_FILE not in choices:
         return ""
@@ -111,3 +165,13 @@ def _hint(choices: tuple[str, ...]) -> str:
         f" Weights that exist only as a pickle are not read: turn them into {WEIGHTS_FILE} once with python -m encoder "
         "convert, and give that folder."
     )
+
+
+def _advice(folder: Path) -> str:
+    """What to do about a folder of weights that is not one of ours."""
+    if (folder / WEIGHTS_FILE).is_file() and (folder / CONFIG_FILE).is_file():
+        return f"If it is a plain CLIP, write {HUB_PREFIX}{folder}."
+    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
+    if pickles:
+        return f"{pickles[0]} may hold a pickle, which is never loaded. Convert it first: python -m encoder convert"
+    return "Train one: python -m training fit"
