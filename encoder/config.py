@@ -3,6 +3,7 @@
 Fields of options become flags of commands.
 """
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -34,6 +35,24 @@ MAX_CLASSES = 255  # of class maps, numbered from 0: encoder.class_maps says wha
 CropName = Literal["one", "five", "ten"]
 DeviceName = Literal["auto", "cpu", "cuda"]
 PrecisionName = Literal["auto", "float32", "bfloat16"]
+
+
+def check_bounds(given: object, *names: str, low: float, high: float = math.inf, section: str | None = None) -> None:
+    """Raise InputError where one of these options is out of bounds; None and words, which are no numbers, are in.
+
+    section: of a configuration file that the options stand in; None names them as fields.
+    """
+    for name in names:
+        value = getattr(given, name)
+        if value is not None and not isinstance(value, str):
+            check_number(f"{section}.{name}" if section else f"`{name}`", value, low=low, high=high)
+
+
+def check_number(name: str, value: float, *, low: float, high: float = math.inf) -> None:
+    """Raise InputError where a number is not finite or out of bounds."""
+    if not (low <= value <= high and math.isfinite(value)):  # written so that NaN is refused too
+        bound = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+        raise InputError(f"{name} must be {bound}, not {value:g}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +117,7 @@ class FusionConfig:
 
         Not when it is made: jsonargparse, which makes it from a command line, would show a traceback.
         """
-        for name in ("classes", "width", "latent", "heads", "blocks", "mlp_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"fusion.{name} must be at least 1, not {getattr(self, name)}.")
+        check_bounds(self, "classes", "width", "latent", "heads", "blocks", "mlp_size", section="fusion", low=1)
         if self.classes > MAX_CLASSES:
             raise InputError(f"fusion.classes must be at most {MAX_CLASSES} (maps are 8-bit), not {self.classes}.")
         if hidden_size % self.heads:
@@ -148,12 +165,6 @@ class ReadOptions:
                 f"`max_pixels` must be from 1 to {PILLOW_MAX_PIXELS:,}, which is Pillow's own, not {self.max_pixels:,}."
             )
 
-    def _check_at_least(self, least: int, *names: str) -> None:
-        for name in names:
-            value = getattr(self, name)
-            if value != "auto" and value < least:
-                raise InputError(f"`{name}` must be at least {least}, not {value}.")
-
 
 @dataclass(frozen=True)
 class FeedOptions(ReadOptions):
@@ -170,8 +181,8 @@ class FeedOptions(ReadOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_at_least(1, "batch_size")
-        self._check_at_least(0, "workers")
+        check_bounds(self, "batch_size", low=1)
+        check_bounds(self, "workers", low=0)
 
 
 @dataclass(frozen=True)
@@ -190,7 +201,7 @@ class EmbedConfig(EncoderOptions, FeedOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_at_least(1, "shard_rows")
+        check_bounds(self, "shard_rows", low=1)
 
 
 @dataclass(frozen=True)
@@ -215,4 +226,4 @@ class SegmentConfig(ReadOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_at_least(1, "batch_size", "workers", "map_edge", "shard_maps")
+        check_bounds(self, "batch_size", "workers", "map_edge", "shard_maps", low=1)

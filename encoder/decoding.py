@@ -82,7 +82,7 @@ def decoded_batches(
                             )
                         handed.append(batch)
                         sent = pool.submit(_decode, batch)
-                        arriving.append(pinning.submit(_pinned, sent) if pin else sent)
+                        arriving.append(pinning.submit(lambda each: each.result().pin_memory(), sent) if pin else sent)
                     if not handed:
                         return
                     decoded = arriving.popleft().result()
@@ -213,7 +213,3 @@ def _decode(photos: list[Photo]) -> DecodedBatch:
             "give `workers` 0, or lower `batch_size`."
         ) from None
     return batch
-
-
-def _pinned(arriving: Future[DecodedBatch]) -> DecodedBatch:
-    return arriving.result().pin_memory()
