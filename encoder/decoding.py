@@ -107,11 +107,7 @@ class _LonelyReader:
         self._opened = ExitStack()
 
     def __call__(self, photo: Photo) -> DecodedPhoto | BadImage:
-        """As the PhotoReader; where two processes died of the photo, that is what is wrong with it.
-
-        Raises:
-            WorkError: the same came of the photos before it.
-        """
+        """As the PhotoReader; where two processes died of the photo, that is what is wrong with it."""
         for _ in range(2):
             try:
                 self._pool = self._pool or self._opened.enter_context(_workers(self._read, 1))

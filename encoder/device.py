@@ -29,11 +29,7 @@ _MEMINFO, _CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 
 
 def choose_device(name: DeviceName) -> torch.device:
-    """The device of a name; `auto` takes a GPU where there is one.
-
-    Raises:
-        InputError: `cuda` was asked for and torch sees no such device.
-    """
+    """The device of a name; `auto` takes a GPU where there is one, `cuda` raises InputError where there is none."""
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError("`device` cuda: torch sees no CUDA device here. Use `device` cpu, or install a CUDA build.")
     if name == "auto":

@@ -118,10 +118,7 @@ def embed_photos(
 
     line: where the stages run, each in a thread of its own; they are put there at once. None: in this thread. few_here:
     a few photos are decoded in this process, however many workers there may be; not where a job was begun and did not
-    end, which they may be the reason of.
-
-    Raises:
-        WorkError: decoding processes died again and again, or memory ran out.
+    end, which they may be the reason of. Raises what `decoded_batches` and the encoder do.
     """
 
     def stage(name: str, items: Iterator[_Batch]) -> Iterator[_Batch]:

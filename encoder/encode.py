@@ -63,11 +63,7 @@ class PhotoEncoder:
         return {"encoder": self.encoder.digest, "maps": self.maps.digest}
 
     def check_source(self, photos: PhotoSource) -> None:
-        """Refuse photos that cannot have the class maps this encoder needs, before the first of them is read.
-
-        Raises:
-            InputError: there is a fusion, and no map comes with the photos, from a cache or from a segmenter.
-        """
+        """Raise InputError for photos that cannot have the class maps this encoder needs, before any is read."""
         if self.encoder.model.fusion is not None and self.maps.digest is None and not photos.may_have_maps:
             raise InputError(
                 f"{photos.location}: this encoder sees each photo with its class map, and none come with these. Give "
@@ -88,11 +84,7 @@ class PhotoEncoder:
         return self.maps.segmenter is not None
 
     def segment(self, batch: DecodedBatch) -> DecodedBatch:
-        """The same photos with the class maps that they lack; may be called from another thread than the encoding.
-
-        Raises:
-            WorkError: the device has too little memory.
-        """
+        """The same photos with the class maps that they lack; may be called from another thread than the encoding."""
         to_segment = batch.to_segment()
         lacking = [photo for photo in to_segment if photo is not None]
         if not lacking:

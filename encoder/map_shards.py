@@ -77,11 +77,7 @@ class ShardDraft:
         self.rows[digest] = {"status": problem.code, "reason": problem.reason}
 
     def check(self, digest: str) -> bool:
-        """Whether a photo is in this draft.
-
-        Raises:
-            BadImage: it is, and cannot be segmented.
-        """
+        """Whether a photo is in this draft; raises BadImage where it is, and cannot be segmented."""
         row = self.rows.get(digest)
         if row is not None and row["status"] != OK:
             raise BadImage(row["status"], row["reason"])

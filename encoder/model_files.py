@@ -69,11 +69,7 @@ def fetch(name: str, *choices: str, prefix: str = "") -> Path:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """What a configuration file holds.
-
-    Raises:
-        InputError: it is not a JSON object.
-    """
+    """What a configuration file holds; raises InputError where that is no JSON object."""
     try:
         values = json.loads(file.read_bytes())
     except ValueError as error:

@@ -123,12 +123,7 @@ class CacheWriter:
     _started: float = 0.0
 
     def has(self, digest: str) -> bool:
-        """Whether a photo with this SHA-256 was segmented.
-
-        Raises:
-            BadImage: it could not be, for the reason recorded.
-            ArtifactError: the shard that holds the reason is damaged.
-        """
+        """Whether a photo with this SHA-256 was segmented; raises as `SegmentationCache.get`."""
         if self._draft.check(digest):
             return True
         place = self._lookup.find(bytes.fromhex(digest))

@@ -86,9 +86,7 @@ def segment_photos(
     advance: called with the number of photos done since the last call.
 
     Raises:
-        InputError: `out` cannot be written, holds something else, or another process is writing to it.
-        BundleMismatch: `out` holds maps of another segmenter.
-        WorkError: the disk is full, or the device's memory.
+        InputError, BundleMismatch, ArtifactError, WorkError: as `write_cache`; the last also of the device's memory.
         Stopped: the process was asked to end; the maps it made are kept.
     """
     started = time.perf_counter()

@@ -168,12 +168,7 @@ def train(
 ) -> GeoModule:
     """The training itself: changes the weights of `encoder` and of `head` in place, and returns them together.
 
-    run: where logs go and where an unfinished run is found; None writes nothing.
-
-    Raises:
-        WorkError: the loss stopped being a number.
-        InputError: there are fewer photos than a batch that is to be shared.
-        Stopped: SIGTERM ended the run; it can be gone on with.
+    run: where logs go and where an unfinished run is found; None writes nothing. Raises as `fit`, of training alone.
     """
     options, data = config.trainer, config.data
     processes = options.devices * options.num_nodes

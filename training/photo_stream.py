@@ -206,13 +206,8 @@ class PhotoStream:
         return pixels, maps
 
     def _tell(self, name: str, status: str, reason: str) -> None:
-        """Tell of a photo that cannot be used, if it is the first of its kind.
-
-        Raises:
-            InputError: its map has classes that the model does not know: made for another table, so that none of the
-                maps can be trusted.
-        """
-        if status == UNKNOWN_CLASS:
+        """Tell of a photo that cannot be used, if it is the first of its kind."""
+        if status == UNKNOWN_CLASS:  # made for another table, so that none of the maps can be trusted
             raise InputError(
                 f"{self.location}: {name}: {reason}. Its maps are of other classes: set model.fusion.classes to "
                 "how many there are, or make them with another model (python -m encoder segment)."

@@ -64,8 +64,7 @@ class PhotoSet:
 def load_photos(stream: PhotoStream, *, memory_limit_gb: float) -> PhotoSet:
     """Decode all photos of a stream, in its order, on the CPU. Those that cannot be decoded are left out and counted.
 
-    Raises:
-        InputError: the photos are too many for memory, or none of them can be read.
+    Raises InputError where the photos are too many for memory, or none of them can be read.
     """
     edge, n_photos = stream.preprocessing.crop, len(stream)
     size_gb = n_photos * (4 if stream.has_maps else 3) * edge**2 / 1e9
@@ -111,10 +110,8 @@ def open_half(
 ) -> Photos:
     """Photos to learn from, all of which lie in a cell; or those to measure with, wherever they lie.
 
-    cache: class maps of the photos that bring none of their own. device: where photos of a stream are cut.
-
-    Raises:
-        InputError: the table is unusable, too large for memory, or none of its photos can be read.
+    cache: class maps of the photos that bring none of their own. device: where photos of a stream are cut. Raises
+    InputError where the table is unusable, and as `load_photos`.
     """
     source, chosen = source_of(config, half)
     stream = PhotoStream(

@@ -91,10 +91,8 @@ class RunFolder:
     def begun(self, facts: Mapping[str, Any]) -> Iterator[None]:
         """Write what this run is, unless that is there, and keep other processes from training here.
 
-        They are kept out for as long as the block runs; the death of this process frees the folder.
-
-        Raises:
-            InputError, ArtifactError: as `check_same`.
+        They are kept out for as long as the block runs; the death of this process frees the folder. Raises as
+        `check_same`.
         """
         if self._before(facts) is None:
             write_file(self._run, json.dumps(facts, indent=2).encode())
