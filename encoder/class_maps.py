@@ -32,7 +32,7 @@ def map_shape(photo_size: tuple[int, int], *, edge: int, longest: int) -> tuple[
 
 
 def check_fit(shape: tuple[int, int], photo_size: tuple[int, int]) -> None:
-    """Raise BadImage (map_size) unless a map of (height, width) fits an upright photo of (width, height), all in pixels.
+    """Raise BadImage (map_size) unless a map of (height, width) fits an upright photo of (width, height), in pixels.
 
     It does if their shapes differ only by scale, and by the pixel that an edge of the smaller one was rounded by.
     """

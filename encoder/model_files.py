@@ -38,18 +38,19 @@ def fetch(name: str, *choices: str, prefix: str = "") -> Path:
     Raises:
         InputError: none of the files is there, or the hub cannot be reached.
     """
-    if Path(name).is_absolute() and not Path(name).is_dir():
+    folder = Path(name)
+    if folder.is_dir():
+        for choice in choices:
+            if (folder / choice).is_file():
+                return folder / choice
+        if WEIGHTS_FILE in choices and (folder / f"{WEIGHTS_FILE}.index.json").is_file():
+            raise InputError(
+                f"{prefix}{name}: its weights are in several files, which is not read. Save them in one: "
+                "model.save_pretrained(folder, max_shard_size='1TB') in transformers."
+            )
+        raise InputError(f"{prefix}{name}: the folder has no {' or '.join(choices)}.{_hint(choices)}")
+    if folder.is_absolute():
         raise InputError(f"{prefix}{name}: no such folder.")
-    if Path(name).is_dir():
-        found = [Path(name) / choice for choice in choices if (Path(name) / choice).is_file()]
-        if not found:
-            if WEIGHTS_FILE in choices and (Path(name) / f"{WEIGHTS_FILE}.index.json").is_file():
-                raise InputError(
-                    f"{prefix}{name}: its weights are in several files, which is not read. Save them in one: "
-                    "model.save_pretrained(folder, max_shard_size='1TB') in transformers."
-                )
-            raise InputError(f"{prefix}{name}: the folder has no {' or '.join(choices)}.{_hint(choices)}")
-        return found[0]
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
 

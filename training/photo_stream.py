@@ -222,24 +222,23 @@ def shuffle(placed: Iterator[_Placed], rng: np.random.Generator, *, photos: int,
 
     photos: in the buffer, at most. n_bytes: of photos that came as bytes, in the buffer, at most (but for one).
     """
-    buffer: list[_Placed] = []
-    held = 0
-
-    def draw() -> _Placed:
-        nonlocal held
-        row = int(rng.integers(len(buffer)))
-        buffer[row], buffer[-1] = buffer[-1], buffer[row]
-        drawn = buffer.pop()
-        held -= _size(drawn)
-        return drawn
-
+    buffer, held = list[_Placed](), 0
     for each in placed:
         buffer.append(each)
         held += _size(each)
         while len(buffer) > photos or held > n_bytes:
-            yield draw()
+            drawn = _drawn(buffer, rng)
+            held -= _size(drawn)
+            yield drawn
     while buffer:
-        yield draw()
+        yield _drawn(buffer, rng)
+
+
+def _drawn(buffer: list[_Placed], rng: np.random.Generator) -> _Placed:
+    """One of them at random, which is taken out."""
+    row = int(rng.integers(len(buffer)))
+    buffer[row], buffer[-1] = buffer[-1], buffer[row]
+    return buffer.pop()
 
 
 def _size(placed: _Placed) -> int:

@@ -36,11 +36,10 @@ from indexer.vectors.geocells import (
 from indexer.vectors.means import carry_over
 from indexer.vectors.prototypes import Placed, Placement, joined_placed, no_photo, placed_batches, prototypes
 from training.candidates import FITTED, START, TEMPERED, WEIGHTED, check_enough_to_weigh, choose, errors_km, weighted
-from training.cell_fit import LevelFit, fit_cells, steps_per_epoch
+from training.cell_fit import LevelFit, VectorFile, fit_cells, steps_per_epoch
 from training.config import RefitConfig, RefitSources
 from training.holding_out import NameFilter, by_name, name_keys
 from training.typical_photos import typical_photos
-from training.vector_file import VectorFile
 
 log = logging.getLogger(__name__)
 
