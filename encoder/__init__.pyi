@@ -10,6 +10,7 @@ from .config import SegmentConfig as SegmentConfig
 from .embedding import EmbedSummary as EmbedSummary
 from .embedding import embed as embed
 from .encode import PhotoEncoder as PhotoEncoder
+from .encode import open_encoder as open_encoder
 from .pickled_weights import convert as convert
 from .segmenting import SegmentSummary as SegmentSummary
 from .segmenting import segment as segment

@@ -112,9 +112,10 @@ def load_encoder(
 
 def _load_pushed(config_file: Path, weights_file: Path) -> GeoEncoder:
     """An encoder of this project, from the two files that hold it in Hugging Face's layout."""
+    config = GeoEncoderConfig.from_dict(read_json(config_file))
     with weights_of("encoder", weights_file):
         weights = load_file(weights_file)
-    return _build(GeoEncoderConfig.from_dict(read_json(config_file)), weights, weights_file)
+    return _build(config, weights, weights_file)
 
 
 def _build(config: GeoEncoderConfig, weights: Mapping[str, torch.Tensor], file: Path) -> GeoEncoder:

@@ -176,12 +176,12 @@ def train(
         raise InputError(
             f"{len(photos)} training photos; data.batch_size {data.batch_size} cannot be shared. Lower it."
         )
-    reporter = Reporter(options)
+    reporter = Reporter()
     callbacks: list[lightning.Callback] = [reporter]
     if options.patience is not None:
-        callbacks.append(BestEpoch(None if run is None else run.best, patience=options.patience))
+        callbacks.append(BestEpoch(None if run is None else run.best))
     if run is not None:  # after the best epoch: what is gone on with must know of it
-        callbacks.append(Resumable(run.resume, every=options.checkpoint_every_n_steps))
+        callbacks.append(Resumable(run.resume))
     steps = n_batches(len(photos), data.batch_size)
     trainer = _trainer(config, device, callbacks, run, log_every=min(options.log_every_n_steps, steps))
     share = Share(trainer.global_rank, processes, options.accumulate_grad_batches)

@@ -162,8 +162,8 @@ class PhotoStream:
 
     def _decoded(self, photos: Iterable[list[Photo]]) -> Iterator[DecodedBatch]:
         """Raises InputError where of the first photos, or of all if they are fewer, none can be read."""
-        on_gpu = self._device.type == "cuda"
-        batches = decoded_batches(photos, self._read, workers=self._config.workers, pin=on_gpu)
+        pin = self._device.type == "cuda"
+        batches = decoded_batches(photos, self._read, workers=self._config.workers, pin=pin)
         first_failure = ""
         failed, n_seen = Counter[str](), 0
         with closing(batches):
@@ -177,7 +177,7 @@ class PhotoStream:
                             first_failure = first_failure or f"{name}: {status}: {reason}"
                     if failed.total() == n_seen >= _GIVEN_UP_AFTER:
                         break
-                    yield batch.to(self._device) if on_gpu else batch
+                    yield batch.to(self._device)
             finally:  # who iterates may ask for no more than the last batch
                 if failed:
                     kinds = ", ".join(f"{n:,} {status}" for status, n in failed.most_common())
