@@ -5,8 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from encoder.config import CropName
-from encoder.options import EncoderOptions, ReadOptions
+from encoder.config import CropName, EncoderOptions, ReadOptions
 from indexer.cli import Result
 from indexer.errors import InputError
 from search.answers.options import SearchOptions

@@ -4,8 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from encoder.config import CropName
-from encoder.options import EncoderOptions, FeedOptions
+from encoder.config import CropName, EncoderOptions, FeedOptions
 from indexer.cli import Result
 from indexer.errors import InputError
 from search.answers.options import SearchOptions

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from encoder.config import CropName, DeviceName
-from encoder.options import ReadOptions
+from encoder.config import CropName, DeviceName, ReadOptions, check_bounds
 from indexer.errors import InputError
 from indexer.paper import THRESHOLDS_KM
 
@@ -130,4 +129,4 @@ class AuditConfig(ReadOptions):
             )
         if self.references is None and self.reference_split is not None:
             raise InputError("`reference_split` goes with `references`.")
-        self._check_at_least(1, "workers")
+        check_bounds(self, "workers", low=1)

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from encoder.config import ReadOptions
 from encoder.images import BadImage, decode
-from encoder.options import ReadOptions
 from encoder.reading import read_bytes
 from indexer.cells.hierarchy import Hierarchy
 from indexer.disk.artifact import check_file, write_file

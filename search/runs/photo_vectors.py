@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from encoder.config import FeedOptions
 from encoder.embedding import embed_photos, facts_of, features_job, settled
 from encoder.encode import PhotoEncoder
-from encoder.options import FeedOptions
 from indexer.jobs.job_folder import Job, Mark
 from indexer.jobs.stages import Line
 from indexer.photos.photo import Photo

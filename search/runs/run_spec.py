@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from encoder.config import SHARD_ROWS, CropName
-from encoder.options import EncoderOptions, FeedOptions
+from encoder.config import SHARD_ROWS, CropName, EncoderOptions, FeedOptions
 from indexer.errors import InputError
 from search.answers.options import SearchOptions
 
@@ -104,11 +103,12 @@ class RunSpec:
         assert self.photos is not None
         assert self.checkpoint is not None
         # torch is only imported where it is needed: that takes seconds
+        from encoder.encode import open_encoder
         from indexer.photos.sources import open_photos
         from search.runs.photo_vectors import PhotoVectors
 
         photos = open_photos(self.photos, split=self.split, schemes=self.feed.schemes)
-        encode = self.encoder.open(self.checkpoint, crops=self.crops)
+        encode = open_encoder(self.checkpoint, self.encoder, crops=self.crops)
         return engine, PhotoVectors(engine, photos, encode, feed=self.feed, shard_rows=self.shard_rows, job=job)
 
     def read_albums(self) -> "Albums | None":

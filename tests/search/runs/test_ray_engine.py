@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from encoder.options import EncoderOptions, FeedOptions
+from encoder.config import EncoderOptions, FeedOptions
 from indexer.bundles.registry import Registry
 from indexer.errors import GeoError, InputError, WorkError
 from indexer.jobs.job_folder import read_job, read_marks
