@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from encoder.options import ReadOptions
 from PIL import Image
 
+from encoder.config import ReadOptions
 from indexer.cells.hierarchy import Hierarchy
 from indexer.cli import main
 from indexer.photos.photo import Photo
