@@ -12,7 +12,7 @@ from hypothesis import settings
 
 from indexer.cells.division import S2Scheme, divide
 from indexer.cells.hierarchy import Hierarchy, build_hierarchy, sorted_ids
-from indexer.cells.rule import PartitionRule
+from indexer.cells.partition import PartitionRule
 from indexer.jobs.job_folder import Job, open_job
 from indexer.vectors.features import KIND, SCHEMA_VERSION, FeatureBatch, feature_table
 from indexer.vectors.geocells import Geocells

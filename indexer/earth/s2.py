@@ -129,8 +129,7 @@ def areas_km2(ids: np.ndarray) -> np.ndarray:
 def level_of_width(km: float) -> int:
     """The finest S2 level whose cells are on average at least so wide: the edge of a square of their mean area.
 
-    Raises:
-        InputError: no cell can be as wide.
+    An InputError where no cell can be as wide.
     """
     widths = widths_km(np.arange(MAX_LEVEL + 1))
     if not 0 < km <= widths[0]:

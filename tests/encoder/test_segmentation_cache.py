@@ -140,6 +140,14 @@ def test_a_cache_is_read_while_it_is_written_and_without_its_lookup(tmp_path: Pa
     check(tmp_path / "S", PHOTOS)
 
 
+def test_the_lookup_of_many_shards_is_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with write_cache(tmp_path / "S", ORIGIN, shard_maps=1) as cache:
+        for number in range(12):
+            cache.add(content_digest(b"%d" % number), classes_of(b"%d" % number))
+    assert len(open_cache(tmp_path / "S")) == 12
+    assert not caplog.records
+
+
 def test_a_rerun_with_nothing_new_writes_nothing(folder: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != ".lock"}
     fill(folder, [])

@@ -16,8 +16,8 @@ import torch
 from encoder import segmenting
 from encoder.__main__ import COMMANDS
 from encoder.class_maps import check_fit
+from encoder.config import SegmentConfig
 from encoder.images import BadImage, decode
-from encoder.options import SegmentConfig
 from encoder.photo_reader import PreparedPhoto, SegmenterInput
 from encoder.segmentation import Segmenter
 from encoder.segmentation_cache import open_cache

@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-
 from encoder.checkpoint_folder import save_geocells_checkpoint
+from indexer.cells.rule import PartitionRule
+
 from indexer.bundles.build_config import BuildConfig, GalleryConfig
 from indexer.bundles.builds import build
 from indexer.bundles.bundle import Bundle, calibrated_bundle, open_bundle, verify_bundle
@@ -19,7 +20,6 @@ from indexer.bundles.gallery_builds import write_gallery
 from indexer.bundles.gallery_maker import GalleryMaker, change_of, new_gallery
 from indexer.bundles.registry import Registry
 from indexer.cells.hierarchy import Hierarchy
-from indexer.cells.rule import PartitionRule
 from indexer.disk.artifact import Draft
 from indexer.errors import ArtifactError, BundleMismatch, InputError
 from indexer.jobs.job_folder import OK

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from search.answers.references import ReferencePhotos
 
 from indexer.bundles.bundle import Bundle, build_bundle, open_bundle
 from indexer.bundles.references import references_table
@@ -14,7 +15,6 @@ from indexer.errors import InputError
 from indexer.vectors.features import open_features
 from search.answers.engine import Engine
 from search.answers.options import SearchOptions
-from search.answers.references import ReferencePhotos
 from search.runs.local_engine import run_here
 from search.runs.run_spec import RunConfig
 from search.runs.vectors import StoredVectors
