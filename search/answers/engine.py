@@ -6,7 +6,7 @@ probabilities, and on request the posterior over all cells, and the path of cell
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -261,11 +261,13 @@ class Engine:
         probability: bool = True,
         n_photos: np.ndarray | None = None,
         left_out: float | None = None,
+        n_lists: int = 0,
     ) -> Hits:
         """The same for vectors as they are compared: what `prepared` gives, or sums of it.
 
         n_photos: (Q,) int64, how many photos each is a sum of; None: 1. left_out: what leaves that a posterior does not
-        list may hold together; None: no posteriors are wanted.
+        list may hold together; None: no posteriors are wanted. n_lists: with these, of how many leaves to look at
+        photos.
 
         Raises:
             InputError: k is not between 1 and the number of leaves, or posteriors are wanted where cosines are
@@ -273,21 +275,27 @@ class Engine:
         """
         self._check_k(k, self.n_leaves, "finest cells")
         if not probability or not len(queries):
-            hits = self._search(queries, k, temperature=1.0 if probability else None, left_out=left_out)
+            hits = self._search(
+                queries, k, temperature=1.0 if probability else None, left_out=left_out, n_lists=n_lists
+            )
         else:  # the queries of one temperature at a time
             made_of = np.ones(len(queries), np.int64) if n_photos is None else n_photos
             temperatures = np.ones(len(queries)) if self.calibration is None else self.calibration.temperatures(made_of)
             values, which = np.unique(temperatures, return_inverse=True)
             rows = [np.flatnonzero(which == number) for number in range(len(values))]
             each = zip(rows, values.tolist(), strict=True)
-            parts = [self._search(queries[own], k, temperature=value, left_out=left_out) for own, value in each]
+            search = partial(self._search, left_out=left_out, n_lists=n_lists)
+            parts = [search(queries[own], k, temperature=value) for own, value in each]
             hits = parts[0] if len(parts) == 1 else joined_hits(parts, k).take(np.argsort(np.concatenate(rows)))
-        leaf, posterior = hits.leaf, hits.posterior
+        leaf, posterior, lists = hits.leaf, hits.posterior, hits.lists
         if self._allowed is not None:  # as they are numbered in the bundle
             leaf = np.where(leaf < 0, -1, self._allowed[leaf])
             if posterior is not None:
                 posterior = replace(posterior, leaf=self._allowed[posterior.leaf])
-        return replace(hits, leaf=leaf, probability=self._inside * hits.probability, posterior=posterior)
+            if lists is not None:
+                lists = replace(lists, leaf=np.where(lists.leaf < 0, -1, self._allowed[lists.leaf]))
+        held = self._inside * hits.probability
+        return replace(hits, leaf=leaf, probability=held, posterior=posterior, lists=lists)
 
     def find(
         self,
@@ -302,8 +310,8 @@ class Engine:
         queries, n_photos, left_out: as for `search_prepared`.
         """
         photos = self._photos
-        wanted = k if photos is None else min(max(k, photos.n_lists), self.n_leaves)
-        hits = self.search_prepared(queries, k=wanted, n_photos=n_photos, left_out=left_out)
+        n_lists = 0 if photos is None else min(photos.n_lists, self.n_leaves)
+        hits = self.search_prepared(queries, k=k, n_photos=n_photos, left_out=left_out, n_lists=n_lists)
         assert hits.posterior is not None, "it was wanted"
         if photos is None:
             return Found(hits, hits.posterior, None)

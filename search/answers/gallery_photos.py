@@ -46,8 +46,7 @@ class PhotoSearch:
         assert bundle.gallery is not None, "`SearchOptions.uses_gallery` is for those that have one"
         self.gallery, self.fit = bundle.gallery, fit
         self.evidence = IN_ALL if everywhere else IN_LISTS
-        # Leaves that a search of cells has to find.
-        self.n_lists = 1 if everywhere else min(fit.lists, model.n_leaves)
+        self.n_lists = 1 if everywhere else fit.lists  # leaves that a search of cells has to name
         self._leaves, self._everywhere = bundle.hierarchy.leaves, everywhere
         self._lists = GalleryLists(self.gallery)
         self._with_photos = self._lists.sizes > 0
@@ -56,10 +55,11 @@ class PhotoSearch:
     def __call__(self, queries: np.ndarray, hits: Hits, cells: Posterior, *, n_photos: np.ndarray) -> PhotoEvidence:
         """What photos say of queries (Q, D) float32 beside cells.
 
-        hits: at least `n_lists` of their best leaves, with probabilities that add up to 1 over all leaves. cells: the
-        posterior over leaves. n_photos: (Q,) int64, how many photos each query is made of.
+        hits: their best leaves, with probabilities that add up to 1 over all leaves, and the `n_lists` to look at.
+        cells: the posterior over leaves. n_photos: (Q,) int64, how many photos each query is made of.
         """
-        lists = None if self._everywhere else hits.leaf[:, : self.n_lists]
+        assert hits.lists is not None, "they are wanted"
+        lists = None if self._everywhere else hits.lists.leaf
         near = self._lists.nearest(queries, lists, near=self.fit.near)
         return photo_evidence(
             with_leaves(cells, hits),
@@ -78,7 +78,11 @@ class PhotoSearch:
         hits: what the evidence was made of.
         """
         leaf, probability = evidence.posterior.likeliest(k)
-        score = np.where(leaf < 0, -np.inf, self._scores(queries, leaf, hits))
+        score = np.full(leaf.shape, -np.inf)
+        query, place = np.nonzero(leaf >= 0)
+        score[query, place] = self._score(
+            tensor_of(queries), torch.from_numpy(query), torch.from_numpy(leaf[query, place])
+        ).numpy()
         share = np.where(leaf < 0, np.nan, inside * probability)
         return Hits(leaf, score, share, hits.mode, evidence.posterior)
 
@@ -110,20 +114,25 @@ class PhotoSearch:
         return lat, lng
 
     def _scores(self, queries: np.ndarray, leaf: np.ndarray, hits: Hits) -> np.ndarray:
-        """Q . G_r + b_r of leaves (Q, K) int64, 0 for -1: (Q, K) float64; those that hits have are taken from there."""
-        n_leaves = self._score.n_leaves
-        first = np.arange(len(leaf))[:, None] * n_leaves
-        known = np.where(hits.leaf < 0, -1, first + hits.leaf).ravel()
+        """Q . G_r + b_r of leaves (Q, K) int64, 0 for -1: (Q, K) float64, as exact as weights of photos need it.
+
+        Those of the lists that were looked at are known from there.
+        """
+        assert hits.lists is not None, "they are wanted"
+        n_leaves, first = self._score.n_leaves, np.arange(len(leaf))[:, None]
+        known = np.where(hits.lists.leaf < 0, -1, first * n_leaves + hits.lists.leaf).ravel()
         order = np.argsort(known)
-        wanted = (first + leaf).ravel()
-        place = order[np.searchsorted(known, wanted, sorter=order).clip(max=len(known) - 1)]
-        result = np.where(known[place] == wanted, hits.score.ravel()[place], np.nan)
-        result[leaf.ravel() < 0] = 0.0
-        rest = np.flatnonzero(np.isnan(result))
+        wanted = np.where(leaf < 0, -1, first * n_leaves + leaf).ravel()
+        score = np.full(len(wanted), np.nan)
+        if len(known):
+            place = order[np.searchsorted(known, wanted, sorter=order).clip(max=len(known) - 1)]
+            score = np.where(known[place] == wanted, hits.lists.score.ravel()[place].astype(np.float64), np.nan)
+        score[wanted < 0] = 0.0
+        rest = np.flatnonzero(np.isnan(score))
         if rest.size:
             row, missing = (torch.from_numpy(each) for each in (rest // leaf.shape[1], leaf.ravel()[rest]))
-            result[rest] = self._score(tensor_of(queries), row, missing).numpy()
-        return result.reshape(leaf.shape)
+            score[rest] = self._score(tensor_of(queries), row, missing).numpy()
+        return score.reshape(leaf.shape)
 
 
 def with_leaves(posterior: Posterior, hits: Hits) -> Posterior:
