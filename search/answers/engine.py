@@ -17,10 +17,11 @@ from encoder.device import choose_device
 from indexer.bundles.bundle import Bundle, open_bundle
 from indexer.bundles.faiss_index import list_count
 from indexer.bundles.registry import Registry
+from indexer.earth.places import nearest_cities
 from indexer.errors import ArtifactError, BundleMismatch, InputError
 from indexer.vectors.calibration import PhotoFit, Protocol, usual_photo_fit
 from indexer.vectors.scoring import level_log_probabilities
-from search.answers.constraints import allowed_cells, region_digests
+from search.answers.constraints import Region, region_digests
 from search.answers.gallery_photos import CELLS, GalleryPhotos, PhotoSearch
 from search.answers.options import DEFAULT_OPTIONS, SearchOptions
 from search.answers.photo_evidence import PhotoEvidence
@@ -105,6 +106,7 @@ class Engine:
         self.calibrated = self.calibration is not None and options.searches_as_calibrated(bundle)
         cap_km = options.cap_km(bundle)
         self.coarse = None if cap_km is None else CoarseCells(bundle.hierarchy.leaves, cap_km)
+        self._region = Region(options.region, options.not_region) if options.within_region else None
         self._allowed = self._allowed_leaves()
         self._searched = Searched.of(bundle, leaves=self._allowed, prior_exponent=options.prior_exponent)
         self._photos = self._photo_search() if options.uses_gallery(bundle) else None
@@ -113,14 +115,12 @@ class Engine:
 
     def _allowed_leaves(self) -> np.ndarray | None:
         """The leaves of the region that answers are held to, (R,) int64; None for all."""
-        region, not_region = self.options.region, self.options.not_region
-        if region is None and not_region is None:
+        if self._region is None:
             return None
         if self.coarse is None:
-            return allowed_cells(self.bundle.hierarchy.leaves, region=region, not_region=not_region)
+            return self._region.cells(self.bundle.hierarchy.leaves)
         # Under a cap by whole cells: which leaves a border parts would tell more.
-        allowed = allowed_cells(self.coarse, region=region, not_region=not_region)
-        return np.flatnonzero(np.isin(self.coarse.of_leaf, allowed))
+        return np.flatnonzero(np.isin(self.coarse.of_leaf, self._region.cells(self.coarse)))
 
     def _photo_search(self) -> PhotoSearch:
         """The photos that count beside cells."""
@@ -128,7 +128,10 @@ class Engine:
         if fit is None:
             fit = usual_photo_fit(float(np.median(self.bundle.hierarchy.leaves.width_km)))
         model = with_prior(self.bundle.model, self.options.prior_exponent)
-        return PhotoSearch(self.bundle, model, fit=fit, everywhere=self.options.gallery == "all")
+        everywhere = self.options.gallery == "all"
+        return PhotoSearch(
+            self.bundle, model, fit=fit, everywhere=everywhere, region=self._region, allowed=self._allowed
+        )
 
     @property
     def photo_fit(self) -> PhotoFit | None:
@@ -348,7 +351,7 @@ class Engine:
         if coarse is not None:
             return self._coarse_answers(found, coarse, k, n_photos)
         hits, evidence, leaves = found.hits, found.evidence, self.bundle.hierarchy.leaves
-        at = self._points(hits.leaf[:, 0], found.posterior, evidence)
+        at = self._in_region(self._points(hits.leaf[:, 0], found.posterior, evidence), leaves, hits.leaf[:, 0])
         half = most = entropy = abstain = photos = None
         cell_lat, cell_lng = leaves.lat_deg[hits.leaf], leaves.lng_deg[hits.leaf]
         if evidence is not None and self._photos is not None:
@@ -385,10 +388,11 @@ class Engine:
         best = self._points.leaves(found.hits.leaf[:, 0], found.posterior, found.evidence)
         hits = coarse.hits(found.posterior, k, mode=found.hits.mode, inside=self._inside)
         into = coarse.of_leaf[best] if self._points.kind == "mass" else hits.leaf[:, 0]
+        at = Places(coarse.lat_deg[into], coarse.lng_deg[into], coarse.city[into], coarse.country[into])
         return Answers(
             cells=coarse,
             hits=hits,
-            at=Places(coarse.lat_deg[into], coarse.lng_deg[into], coarse.city[into], coarse.country[into]),
+            at=self._in_region(at, coarse, into),
             radius_50_km=None,
             radius_90_km=None,
             entropy=None,
@@ -403,6 +407,14 @@ class Engine:
             probability_over=self.counts,
             n_photos=n_photos,
         )
+
+    def _in_region(self, at: Places, cells: NamedCells, cell: np.ndarray) -> Places:
+        """The same places, those outside the region at the nearest place inside of their cells (Q,) int64."""
+        if self._region is None:
+            return at
+        lat, lng = self._region.moved_inside(at.lat_deg, at.lng_deg, cells, cell)
+        stayed = (lat == at.lat_deg) & (lng == at.lng_deg)
+        return at if stayed.all() else Places(lat, lng, *nearest_cities(lat, lng))
 
     def _evidence(self, found: "Found") -> np.ndarray:
         """What decided each answer: (Q,) str."""

@@ -10,8 +10,12 @@ import numpy as np
 import torch
 
 from indexer.bundles.bundle import Bundle
+from indexer.bundles.gallery import Gallery
+from indexer.cells.hierarchy import Level
+from indexer.earth.geo import lat_lng, point_tree, unit_vectors
 from indexer.vectors.calibration import PhotoFit
 from indexer.vectors.scoring import ScoringModel
+from search.answers.constraints import Region
 from search.answers.photo_evidence import PhotoEvidence, photo_evidence
 from search.retrieval.found import Hits
 from search.retrieval.gallery_lists import GalleryLists
@@ -40,16 +44,37 @@ class PhotoSearch:
         model: how its leaves are scored.
         fit: how photos count.
         everywhere: look at all photos, not at those of the best leaves' lists.
+        region: where answers may lie, if that is said: only photos in it are looked at.
+        allowed: (R,) int64, the leaves of that region. A photo of another leaf counts for the one whose point is
+            nearest to it.
     """
 
-    def __init__(self, bundle: Bundle, model: ScoringModel, *, fit: PhotoFit, everywhere: bool) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        model: ScoringModel,
+        *,
+        fit: PhotoFit,
+        everywhere: bool,
+        region: Region | None = None,
+        allowed: np.ndarray | None = None,
+    ) -> None:
         assert bundle.gallery is not None, "`SearchOptions.uses_gallery` is for those that have one"
         self.gallery, self.fit = bundle.gallery, fit
         self.evidence = IN_ALL if everywhere else IN_LISTS
         self.n_lists = 1 if everywhere else fit.lists  # leaves that a search of cells has to name
         self._leaves, self._everywhere = bundle.hierarchy.leaves, everywhere
-        self._lists = GalleryLists(self.gallery)
+        self._region, gallery = region, self.gallery
+        wanted = None if region is None else region.holds(gallery.lat_deg, gallery.lng_deg)
+        self._lists = GalleryLists(gallery, photos=wanted)
+        self._counts_for: np.ndarray | None = None  # (N,) int64, the leaf that each photo counts for; None: its own
+        self._more_lists: np.ndarray | None = None  # (leaves, M) int64, whose photos count for a leaf too, -1 for none
         self._with_photos = self._lists.sizes > 0
+        if allowed is not None and wanted is not None:
+            self._counts_for = _nearest_allowed(gallery, self._leaves, allowed)
+            counted = self._counts_for[wanted]
+            self._with_photos = np.bincount(counted, minlength=len(self._leaves)) > 0
+            self._more_lists = _more_lists(gallery.leaf[wanted], counted, len(self._leaves))
         self._score = LeafScores(model, torch.device("cpu"))
 
     def __call__(self, queries: np.ndarray, hits: Hits, cells: Posterior, *, n_photos: np.ndarray) -> PhotoEvidence:
@@ -59,9 +84,11 @@ class PhotoSearch:
         cells: the posterior over leaves. n_photos: (Q,) int64, how many photos each query is made of.
         """
         assert hits.lists is not None, "they are wanted"
-        lists = None if self._everywhere else hits.lists.leaf
+        lists = None if self._everywhere else self._with_more(hits.lists.leaf)
         near = self._lists.nearest(queries, lists, near=self.fit.near)
-        return photo_evidence(
+        if self._counts_for is not None:
+            near = replace(near, leaf=np.where(near.row < 0, -1, self._counts_for[near.row]))
+        evidence = photo_evidence(
             with_leaves(cells, hits),
             near,
             self._scores(queries, near.leaf, hits),
@@ -71,6 +98,22 @@ class PhotoSearch:
             fit=self.fit,
             n_photos=n_photos,
         )
+        if self._region is None:
+            return evidence
+        lat, lng = lat_lng(np.nan_to_num(evidence.points))
+        left = evidence.there & ~self._region.holds(lat, lng)  # moved out of the region: back to the photo's own place
+        row = np.take_along_axis(near.row, evidence.photo_density.argmax(axis=1)[:, None], axis=1)[:, 0]
+        back = unit_vectors(self.gallery.lat_deg[row], self.gallery.lng_deg[row])
+        return replace(evidence, points=np.where(left[:, None], back, evidence.points))
+
+    def _with_more(self, lists: np.ndarray) -> np.ndarray:
+        """Lists (Q, P) int64, and those whose photos count for the same leaves."""
+        if self._more_lists is None:
+            return lists
+        more = np.where(lists[:, :, None] < 0, -1, self._more_lists[lists]).reshape(len(lists), -1)
+        more = np.sort(more, axis=1)
+        more[:, 1:][more[:, 1:] == more[:, :-1]] = -1  # each once
+        return np.concatenate([lists, more], axis=1)
 
     def best(self, queries: np.ndarray, hits: Hits, evidence: PhotoEvidence, k: int, *, inside: float) -> Hits:
         """The k best leaves by photos and cells together, with their scores by cells; probabilities add up to inside.
@@ -133,6 +176,30 @@ class PhotoSearch:
             row, missing = (torch.from_numpy(each) for each in (rest // leaf.shape[1], leaf.ravel()[rest]))
             score[rest] = self._score(tensor_of(queries), row, missing).numpy()
         return score.reshape(leaf.shape)
+
+
+def _nearest_allowed(gallery: Gallery, leaves: Level, allowed: np.ndarray) -> np.ndarray:
+    """The leaf that each photo counts for where only some leaves are allowed, (R,) int64: (N,) int64."""
+    counts_for = gallery.leaf.astype(np.int64)
+    others = np.flatnonzero(~np.isin(counts_for, allowed))
+    near = point_tree(leaves.lat_deg[allowed], leaves.lng_deg[allowed])
+    counts_for[others] = allowed[near.query(unit_vectors(gallery.lat_deg[others], gallery.lng_deg[others]))[1]]
+    return counts_for
+
+
+def _more_lists(leaf: np.ndarray, counted: np.ndarray, n_leaves: int) -> np.ndarray | None:
+    """Lists whose photos count for another leaf: (leaves, M) int64, -1 for none; None where there are none.
+
+    leaf, counted: (N,) integers, the list that each photo stands in, and the leaf that it counts for.
+    """
+    other = np.flatnonzero(leaf != counted)
+    if not other.size:
+        return None
+    counted_leaf, own = np.divmod(np.unique(counted[other] * n_leaves + leaf[other]), n_leaves)
+    place = np.arange(len(own)) - np.searchsorted(counted_leaf, counted_leaf)
+    lists = np.full((n_leaves, int(place.max()) + 1), -1)
+    lists[counted_leaf, place] = own
+    return lists
 
 
 def with_leaves(posterior: Posterior, hits: Hits) -> Posterior:

@@ -178,9 +178,14 @@ class SearchOptions:
         return {name: str(value) for name, value in vars(self).items() if value != getattr(DEFAULT_OPTIONS, name)}
 
     @property
+    def within_region(self) -> bool:
+        """Whether answers are held to a region."""
+        return (self.region, self.not_region) != (None, None)
+
+    @property
     def constrained(self) -> bool:
         """Whether something else is searched than the whole bundle as it is."""
-        return (self.region, self.not_region, self.prior_exponent) != (None, None, None)
+        return self.within_region or self.prior_exponent is not None
 
 
 DEFAULT_OPTIONS = SearchOptions()
