@@ -20,12 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from indexer.bundles.faiss_index import Index, flat_index, is_exact, read_index, rows_of, write_index
 from indexer.bundles.gallery import FILES, Gallery, GalleryFacts, gallery_facts, open_gallery
 from indexer.bundles.leaf_index import Beam, IndexChoice, IndexFacts, build_leaf_index
-from indexer.bundles.references import load_references, save_references
+from indexer.bundles.list_choice import enough_lists
 from indexer.cells import table
 from indexer.cells.hierarchy import Hierarchy
 from indexer.disk.artifact import Draft, write_folder
@@ -39,7 +38,7 @@ from indexer.disk.manifest import (
     verify_folder,
 )
 from indexer.errors import ArtifactError, BundleMismatch
-from indexer.vectors.calibration import Calibration, Protocol, calibration_facts, calibrations_of
+from indexer.vectors.calibration import Calibration, Protocol, calibration_facts, calibrations_of, usual_photo_fit
 from indexer.vectors.geocells import Geocells
 from indexer.vectors.scoring import ScoringModel
 from indexer.vectors.whitening import Transform
@@ -66,7 +65,6 @@ class Bundle:
     beam: Beam  # how it is searched from coarse to fine
     precision_cap_km: float | None  # answers name no place finer than this; None: as fine as its cells are
     gallery: Gallery | None
-    references: pa.Table | None  # `indexer.bundles.references`
     calibrations: Mapping[Protocol, Calibration]  # of the protocols that were calibrated
 
     @property
@@ -90,7 +88,6 @@ def build_bundle(
     index: IndexChoice = DEFAULT_INDEX,
     photos: np.ndarray | None = None,
     gallery: WriteGallery = lambda draft: None,
-    references: pa.Table | None = None,
     precision_cap_km: float | None = None,
 ) -> Path:
     """Write a bundle into `versions/<digest>` and return that folder; nothing is published.
@@ -104,7 +101,6 @@ def build_bundle(
         index: the kind of the leaf index.
         photos: (Q, D) float32 photo vectors, transformed, to measure that index with, where there are any.
         gallery: writes the photos of its leaves.
-        references: reference photos of its leaves (`indexer.bundles.references`), where there are any.
         precision_cap_km: answers from it are to name no place finer than this.
 
     Raises:
@@ -117,10 +113,8 @@ def build_bundle(
     ) as draft:
         shutil.copyfile(hierarchy_folder / table.CELLS_FILE, draft.path / table.CELLS_FILE)
         _write_vectors(draft, model, index=index, photos=photos)
-        if references is not None:
-            save_references(references, draft.path)
         draft.facts |= {"calibration": None, "precision_cap_km": precision_cap_km}
-        draft.facts["gallery"] = gallery_facts(gallery(draft))
+        draft.facts["gallery"] = gallery_facts(_with_lists(gallery(draft), draft, hierarchy, model))
     assert draft.final is not None
     return draft.final
 
@@ -206,9 +200,20 @@ def bundle_with_gallery(
     ) as draft:
         draft.facts |= {**old.facts, "precision_cap_km": precision_cap_km}
         draft.share(bundle.path, {name: entry for name, entry in old.files.items() if name not in FILES})
-        draft.facts["gallery"] = gallery_facts(gallery(draft))
+        draft.facts["gallery"] = gallery_facts(_with_lists(gallery(draft), draft, bundle.hierarchy, bundle.model))
     assert draft.final is not None
     return draft.final
+
+
+def _with_lists(
+    facts: GalleryFacts | None, draft: Draft, hierarchy: Hierarchy, model: ScoringModel
+) -> GalleryFacts | None:
+    """The facts of a gallery that is written already, with the number of lists to look at."""
+    gallery = open_gallery(draft.path, gallery_facts(facts), n_leaves=model.n_leaves, width=model.geocells.width)
+    if facts is None or gallery is None or not len(gallery):
+        return facts
+    usual = usual_photo_fit(float(np.median(hierarchy.leaves.width_km)))
+    return replace(facts, lists=enough_lists(gallery, model, usual))
 
 
 def _vector_files(model: ScoringModel) -> set[str]:
@@ -278,7 +283,6 @@ def open_bundle(folder: Path) -> Bundle:
         beam=beam,
         precision_cap_km=precision_cap_km,
         gallery=gallery,
-        references=load_references(folder, n_leaves=model.n_leaves, width=geocells.width),
         calibrations=calibrations,
     )
 
