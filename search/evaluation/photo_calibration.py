@@ -26,7 +26,7 @@ from indexer.vectors.scoring import leaf_vectors, scores_of
 from search.answers.engine import Engine, Found
 from search.answers.options import GalleryName, SearchOptions
 from search.answers.photo_evidence import PhotoEvidence
-from search.answers.points import points_of_bundle
+from search.answers.points import points_of_bundle, usual_mass_km
 from search.evaluation.cell_calibration import Check, Fitted, joined_checks, share_up_to
 from search.evaluation.held_out import HeldOutQueries
 from search.evaluation.options import Resampling
@@ -126,6 +126,7 @@ def calibrate_photos(
         growth=cells.growth,
         inside=sample.inside,
         masses=check.masses(),
+        mass_km=usual_mass_km(bundle.hierarchy),
         least_score=check.least_score(),
         queries=len(sample),
         approximate=division.approximate,
@@ -162,6 +163,7 @@ def _engine(
         growth=growth,
         inside=1.0,
         masses={"cell": (0.0, 1.0)},
+        mass_km=usual_mass_km(bundle.hierarchy),
         least_score=0.0,
         queries=0,
         fit=fit,
