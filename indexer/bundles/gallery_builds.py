@@ -196,8 +196,9 @@ def _gathered(
             if not len(placed.cells):
                 continue
             check_vectors(placed.vectors, width=geocells.width)
-            kept = file.add(unit_rows(geocells.compared(placed.vectors)))
-            low, high = np.minimum(low, kept.min(axis=0)), np.maximum(high, kept.max(axis=0))
+            vectors = unit_rows(geocells.compared(placed.vectors))
+            file.add(vectors)
+            low, high = np.minimum(low, vectors.min(axis=0)), np.maximum(high, vectors.max(axis=0))
             leaf = leaves_of(hierarchy, placed.cells[:, -1], placed.lat_deg, placed.lng_deg)
             columns.append((leaf, placed.lat_deg, placed.lng_deg))
             names.append(pa.array(placed.photo.tolist(), pa.large_string()))
@@ -207,6 +208,7 @@ def _gathered(
         if codec is None:
             if not len(file):
                 low, high = np.zeros_like(low), np.zeros_like(high)
+            low, high = (bound.astype(kept_as).astype(np.float32) for bound in (low, high))  # as they are kept
             codec = Codec.of_range(geocells.width, precision, low, high - low)
         coded = codec
         empty = (np.empty(0, np.int64), np.empty(0), np.empty(0))
