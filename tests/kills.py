@@ -25,7 +25,17 @@ KILLED = -signal.SIGKILL
 ROOT = Path(__file__).parents[1]
 ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}  # sums of other parts round otherwise
 # Events of the interpreter: changes, and looks at what others left.
-_CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink", "fcntl.flock", "os.listdir", "os.scandir"}
+_CHANGES = {
+    "os.mkdir",
+    "os.rename",
+    "os.remove",
+    "os.rmdir",
+    "os.symlink",
+    "os.link",
+    "fcntl.flock",
+    "os.listdir",
+    "os.scandir",
+}
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 _SECONDS = 120.0  # for anything to happen
 
