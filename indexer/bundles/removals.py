@@ -82,9 +82,9 @@ def rows_of_names(names: Sequence[str], among: pa.ChunkedArray, *, where: str) -
     rows = np.flatnonzero(~np.isnan(found.astype(np.float64)))
     missing = sorted(set(range(len(names))) - set(found[rows].astype(np.int64).tolist()))
     if missing:
-        some = ", ".join(repr(names[number]) for number in missing[:_NAMED])
+        examples = ", ".join(repr(names[number]) for number in missing[:_NAMED])
         raise InputError(
-            f"{len(missing):,} of {len(names):,} names are not in {where}: {some}"
+            f"{len(missing):,} of {len(names):,} names are not in {where}: {examples}"
             f"{', ...' if len(missing) > _NAMED else ''}. Nothing was changed; take them out of the list, or mend them."
         )
     return rows
