@@ -101,6 +101,9 @@ _LONGEST = [
         "encoder/test_segmenting",
         "search/evaluation/test_calibrate",
         "search/test_locate",
+        "indexer/jobs/test_job_folder",
+        "indexer/bundles/test_registry_kills",
+        "indexer/cells/test_extent",
     )
 ]
 
