@@ -31,17 +31,15 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from benchmarks.harness import Report, run_command, seconds_of
 from encoder.checkpoint import load_encoder
-from encoder.config import MAX_PIXELS
+from encoder.config import FeedOptions, ReadOptions
 from encoder.decoded_batch import DecodedBatch
 from encoder.decoding import decoded_batches
 from encoder.embedding import embed_photos
 from encoder.encode import PhotoEncoder
 from encoder.model import VIT_LARGE_336
-from encoder.options import FeedOptions
 from indexer.cli import Strings
 from indexer.photos.photo import Photo
 from indexer.photos.sources import open_photos
-from indexer.photos.uris import SCHEMES
 
 _BATCH = 4  # photos
 # How often both sides embed the photos, so that starting the workers is a small part of it.
@@ -231,7 +229,7 @@ def compiled(report: Report, clip: Path, *, name: str, batch: int, n: int) -> No
 def decoded_in_memory(encode: PhotoEncoder, photos: list[Photo], *, batch_size: int) -> list[DecodedBatch]:
     """Photos as they reach the model."""
     batches = (photos[row : row + batch_size] for row in range(0, len(photos), batch_size))
-    return list(decoded_batches(batches, encode.reader(max_pixels=MAX_PIXELS, schemes=SCHEMES), workers=0))
+    return list(decoded_batches(batches, encode.reader(ReadOptions()), workers=0))
 
 
 def memory(report: Report, folder: Path) -> None:

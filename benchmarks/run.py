@@ -33,7 +33,7 @@ from indexer.bundles.leaf_index import stand_ins
 from indexer.bundles.registry import Registry
 from indexer.cells.division import S2Scheme, divide
 from indexer.cells.hierarchy import sorted_ids
-from indexer.cells.rule import PartitionRule
+from indexer.cells.partition import PartitionRule
 from indexer.jobs.job_folder import read_marks
 from indexer.paper import TAU_MAX, TAU_MIN
 from indexer.vectors.features import FeatureBatch, open_features

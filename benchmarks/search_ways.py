@@ -15,7 +15,7 @@ from encoder.device import multiplies_bfloat16
 from indexer.bundles.faiss_index import flat_index, search_index
 from indexer.bundles.leaf_index import best_of_all, choose_beam, list_index, tree_lists
 from indexer.cells.hierarchy import build_hierarchy, sorted_ids
-from indexer.cells.rule import PartitionRule
+from indexer.cells.partition import PartitionRule
 from indexer.earth.geo import EARTH_RADIUS_KM, chords_to_km
 from indexer.paper import TAU_MAX
 from indexer.photos.sources import read_coordinates

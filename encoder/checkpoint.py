@@ -10,25 +10,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig
 from transformers.initialization import no_init_weights
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from encoder.checkpoint_folder import HUB_PREFIX, encoder_digest
 from encoder.config import Preprocessing
-from encoder.hub import (
+from encoder.model import GeoEncoder, GeoEncoderConfig
+from encoder.model_files import (
     CONFIG_FILE,
+    HUB_PREFIX,
     PROCESSOR_FILES,
     WEIGHTS_FILE,
-    bad_weights,
     digest_of,
+    encoder_digest,
     fetch,
     read_json,
     settings_of,
+    weights_of,
 )
-from encoder.model import GeoEncoder, GeoEncoderConfig
 from indexer.disk.artifact import Draft, write_folder
 from indexer.errors import ArtifactError, InputError
 from indexer.vectors.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION, Geocells, save_geocells
@@ -113,14 +113,9 @@ def load_encoder(
 def _load_pushed(config_file: Path, weights_file: Path) -> GeoEncoder:
     """An encoder of this project, from the two files that hold it in Hugging Face's layout."""
     config = GeoEncoderConfig.from_dict(read_json(config_file))
-    return _build(config, _read_weights(weights_file), weights_file)
-
-
-def _read_weights(file: Path) -> dict[str, torch.Tensor]:
-    try:
-        return load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise bad_weights(file, "encoder", error) from None
+    with weights_of("encoder", weights_file):
+        weights = load_file(weights_file)
+    return _build(config, weights, weights_file)
 
 
 def _build(config: GeoEncoderConfig, weights: Mapping[str, torch.Tensor], file: Path) -> GeoEncoder:
@@ -129,10 +124,8 @@ def _build(config: GeoEncoderConfig, weights: Mapping[str, torch.Tensor], file: 
     # for would change what a seed gives.
     with no_init_weights(), torch.random.fork_rng(devices=[]):
         model = GeoEncoder(config)
-    try:
+    with weights_of("encoder", file):
         model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise bad_weights(file, "encoder", error) from None
     return model
 
 
@@ -163,10 +156,12 @@ def _load_clip(name: str, config_file: Path, raw: Mapping[str, Any]) -> tuple[Ge
         projection_dim=clip.projection_dim,
         preprocessing=preprocessing.to_dict(),
     )
+    with weights_of("encoder", weights_file):
+        stored = load_file(weights_file)
     renamed = {"vision_model.": "vision.", "visual_projection.": "projection."}
     weights = {
         new + key.removeprefix(old): tensor
-        for key, tensor in _read_weights(weights_file).items()
+        for key, tensor in stored.items()
         for old, new in renamed.items()
         if key.startswith(old)
     }

@@ -32,12 +32,9 @@ def map_shape(photo_size: tuple[int, int], *, edge: int, longest: int) -> tuple[
 
 
 def check_fit(shape: tuple[int, int], photo_size: tuple[int, int]) -> None:
-    """Make sure that a map of (height, width) belongs to a photo of (width, height), upright, both in pixels.
+    """Raise BadImage (map_size) unless a map of (height, width) fits an upright photo of (width, height), in pixels.
 
     It does if their shapes differ only by scale, and by the pixel that an edge of the smaller one was rounded by.
-
-    Raises:
-        BadImage: map_size.
     """
     (map_height, map_width), (width, height) = shape, photo_size
     difference = abs(map_height * width - map_width * height)

@@ -3,8 +3,7 @@
 from dataclasses import asdict
 from pathlib import Path
 
-from encoder.config import PICKLED_WEIGHTS
-from encoder.options import EmbedConfig, SegmentConfig
+from encoder.config import PICKLED_WEIGHTS, EmbedConfig, SegmentConfig
 from indexer.cli import Result
 
 

@@ -1,9 +1,15 @@
-"""How photos are prepared for an encoder, how class maps are fused in, and limits. Nothing heavy here."""
+"""What can be chosen of preparing photos, encoding and segmenting, and limits. Nothing heavy here: imports wait.
 
+Fields of options become flags of commands.
+"""
+
+import math
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from indexer.errors import InputError
+from indexer.photos.uris import SCHEMES
 
 # CLIP's own statistics (Radford et al. 2021; transformers.image_utils.OPENAI_CLIP_MEAN and _STD).
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -29,6 +35,24 @@ MAX_CLASSES = 255  # of class maps, numbered from 0: encoder.class_maps says wha
 CropName = Literal["one", "five", "ten"]
 DeviceName = Literal["auto", "cpu", "cuda"]
 PrecisionName = Literal["auto", "float32", "bfloat16"]
+
+
+def check_bounds(given: object, *names: str, low: float, high: float = math.inf, section: str | None = None) -> None:
+    """Raise InputError where one of these options is out of bounds; None and words, which are no numbers, are in.
+
+    section: of a configuration file that the options stand in; None names them as fields.
+    """
+    for name in names:
+        value = getattr(given, name)
+        if value is not None and not isinstance(value, str):
+            check_number(f"{section}.{name}" if section else f"`{name}`", value, low=low, high=high)
+
+
+def check_number(name: str, value: float, *, low: float, high: float = math.inf) -> None:
+    """Raise InputError where a number is not finite or out of bounds."""
+    if not (low <= value <= high and math.isfinite(value)):  # written so that NaN is refused too
+        bound = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+        raise InputError(f"{name} must be {bound}, not {value:g}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +117,113 @@ class FusionConfig:
 
         Not when it is made: jsonargparse, which makes it from a command line, would show a traceback.
         """
-        for name in ("classes", "width", "latent", "heads", "blocks", "mlp_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"fusion.{name} must be at least 1, not {getattr(self, name)}.")
+        check_bounds(self, "classes", "width", "latent", "heads", "blocks", "mlp_size", section="fusion", low=1)
         if self.classes > MAX_CLASSES:
             raise InputError(f"fusion.classes must be at most {MAX_CLASSES} (maps are 8-bit), not {self.classes}.")
         if hidden_size % self.heads:
             raise InputError(f"fusion.heads: {self.heads} heads cannot share {hidden_size} dimensions evenly.")
+
+
+@dataclass(frozen=True)
+class EncoderOptions:
+    """Which maps an encoder sees, and where it runs.
+
+    Args:
+        segmentation_cache: class maps made by `python -m encoder segment`, for an encoder with semantic fusion. Maps
+            that come with the photos go before them, and are taken as made by the same model.
+        segmenter: folder or hub id of the model that makes the maps the cache lacks.
+        device: where models run, and a search; cuda where there is none is an error.
+        precision: of the encoder; bfloat16 where the processor has it, by default.
+    """
+
+    segmentation_cache: Path | None = None
+    segmenter: str | None = None
+    device: DeviceName = "auto"
+    precision: PrecisionName = "auto"
+
+    @property
+    def says_how_maps_come(self) -> bool:
+        """Whether any of the options on class maps was given."""
+        return self.segmentation_cache is not None or self.segmenter is not None
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """Which photos are read. Like all that extend it, it raises InputError for numbers that make no sense.
+
+    Args:
+        max_pixels: photos with more pixels are refused.
+        schemes: of the URIs that photos may be read from.
+    """
+
+    max_pixels: int = MAX_PIXELS
+    schemes: tuple[str, ...] = SCHEMES
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.max_pixels <= PILLOW_MAX_PIXELS:
+            raise InputError(
+                f"`max_pixels` must be from 1 to {PILLOW_MAX_PIXELS:,}, which is Pillow's own, not {self.max_pixels:,}."
+            )
+
+
+@dataclass(frozen=True)
+class FeedOptions(ReadOptions):
+    """How photos reach an encoder. None of this changes what vectors mean.
+
+    Args:
+        batch_size: crops in one forward pass; auto: as many as help and fit into memory. The crops of a photo go
+            through together, so that with ten crops less than 10 is as 10.
+        workers: decoding processes; 0: none but this one.
+    """
+
+    batch_size: int | Literal["auto"] = "auto"
+    workers: int = DECODERS
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_bounds(self, "batch_size", low=1)
+        check_bounds(self, "workers", low=0)
+
+
+@dataclass(frozen=True)
+class EmbedConfig(EncoderOptions, FeedOptions):
+    """How photos become vectors.
+
+    Args:
+        split: use only rows whose column `split` is this.
+        crops: of each photo, averaged: the middle; that and four corners; those and their mirror images.
+        shard_rows: photos in one Parquet file.
+    """
+
+    split: str | None = None
+    crops: CropName = "one"
+    shard_rows: int = SHARD_ROWS
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_bounds(self, "shard_rows", low=1)
+
+
+@dataclass(frozen=True)
+class SegmentConfig(ReadOptions):
+    """How photos become class maps.
+
+    Args:
+        split: use only rows whose column `split` is this.
+        device: where the model runs; cuda where there is none is an error.
+        batch_size: photos in one forward pass, at most: all of them have one shape.
+        workers: decoding threads.
+        map_edge: shorter edge of a map in pixels; less where the photo is smaller.
+        shard_maps: maps in one tar.
+    """
+
+    split: str | None = None
+    device: DeviceName = "auto"
+    batch_size: int = SEGMENT_BATCH
+    workers: int = DECODERS
+    map_edge: int = MAP_EDGE
+    shard_maps: int = SHARD_MAPS
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_bounds(self, "batch_size", "workers", "map_edge", "shard_maps", low=1)

@@ -82,7 +82,7 @@ def decoded_batches(
                             )
                         handed.append(batch)
                         sent = pool.submit(_decode, batch)
-                        arriving.append(pinning.submit(_pinned, sent) if pin else sent)
+                        arriving.append(pinning.submit(lambda each: each.result().pin_memory(), sent) if pin else sent)
                     if not handed:
                         return
                     decoded = arriving.popleft().result()
@@ -107,11 +107,7 @@ class _LonelyReader:
         self._opened = ExitStack()
 
     def __call__(self, photo: Photo) -> DecodedPhoto | BadImage:
-        """As the PhotoReader; where two processes died of the photo, that is what is wrong with it.
-
-        Raises:
-            WorkError: the same came of the photos before it.
-        """
+        """As the PhotoReader; where two processes died of the photo, that is what is wrong with it."""
         for _ in range(2):
             try:
                 self._pool = self._pool or self._opened.enter_context(_workers(self._read, 1))
@@ -213,7 +209,3 @@ def _decode(photos: list[Photo]) -> DecodedBatch:
             "give `workers` 0, or lower `batch_size`."
         ) from None
     return batch
-
-
-def _pinned(arriving: Future[DecodedBatch]) -> DecodedBatch:
-    return arriving.result().pin_memory()

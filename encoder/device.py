@@ -3,15 +3,17 @@
 Asking for a GPU that is not there is an error, never a silent CPU run.
 """
 
+import contextlib
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from encoder.config import MAX_SENT_PIXELS, DeviceName, PrecisionName
-from indexer.errors import InputError
+from indexer.errors import InputError, WorkError
 
 if TYPE_CHECKING:
     from encoder.model import GeoEncoder
@@ -27,11 +29,7 @@ _MEMINFO, _CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 
 
 def choose_device(name: DeviceName) -> torch.device:
-    """The device of a name; `auto` takes a GPU where there is one.
-
-    Raises:
-        InputError: `cuda` was asked for and torch sees no such device.
-    """
+    """The device of a name; `auto` takes a GPU where there is one, `cuda` raises InputError where there is none."""
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError("`device` cuda: torch sees no CUDA device here. Use `device` cpu, or install a CUDA build.")
     if name == "auto":
@@ -55,6 +53,15 @@ def multiplies_bfloat16(device: torch.device) -> bool:
         return True
     features = torch.cpu.get_capabilities()
     return any(features.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))  # the last one: ARM
+
+
+@contextlib.contextmanager
+def memory_explained(work: str, advice: str) -> Iterator[None]:
+    """Raise WorkError where a device has too little memory for work, as in "for ten crops"; advice says what to do."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise WorkError(f"The device has too little memory {work}. {advice}") from error
 
 
 def fitting_batch_size(model: "GeoEncoder") -> int:

@@ -11,12 +11,11 @@ from typing import Any, TypeVar
 import numpy as np
 
 from encoder.checkpoint import LoadedEncoder
-from encoder.config import SHARD_ROWS
+from encoder.config import SHARD_ROWS, EmbedConfig, FeedOptions
 from encoder.decoding import decoded_batches
 from encoder.device import fitting_batch_size
-from encoder.encode import PhotoEncoder
+from encoder.encode import PhotoEncoder, open_encoder
 from encoder.failures import Failures, job_remarks
-from encoder.options import EmbedConfig, FeedOptions
 from encoder.reading import MAX_BYTES
 from indexer.errors import InputError
 from indexer.jobs.job_folder import Job, check_job_target, open_job, read_job, totals_of
@@ -64,7 +63,7 @@ def embed(
     config, out = config or EmbedConfig(), Path(out)
     check_job_target(out)
     source = open_photos(photos, split=config.split, schemes=config.schemes)
-    encode = config.open(str(checkpoint), crops=config.crops)
+    encode = open_encoder(str(checkpoint), config, crops=config.crops)
     return embed_source(encode, source, out, feed=config, shard_rows=config.shard_rows)
 
 
@@ -119,10 +118,7 @@ def embed_photos(
 
     line: where the stages run, each in a thread of its own; they are put there at once. None: in this thread. few_here:
     a few photos are decoded in this process, however many workers there may be; not where a job was begun and did not
-    end, which they may be the reason of.
-
-    Raises:
-        WorkError: decoding processes died again and again, or memory ran out.
+    end, which they may be the reason of. Raises what `decoded_batches` and the encoder do.
     """
 
     def stage(name: str, items: Iterator[_Batch]) -> Iterator[_Batch]:
@@ -130,7 +126,7 @@ def embed_photos(
 
     decoded = decoded_batches(
         _batches(photos, size=encode.photos_in(_batch_size(feed, encode)), shard_rows=shard_rows),
-        encode.reader(max_pixels=feed.max_pixels, schemes=feed.schemes),
+        encode.reader(feed),
         workers=feed.workers,
         pin=encode.device.type == "cuda",
         few_here=few_here,

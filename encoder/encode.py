@@ -1,21 +1,20 @@
 """The model's own stage: a batch of decoded photos becomes vectors, with class maps and several crops where asked."""
 
-import contextlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from encoder.checkpoint import LoadedEncoder
-from encoder.config import MAP_EDGE, CropName
+from encoder.checkpoint import LoadedEncoder, load_encoder
+from encoder.config import MAP_EDGE, CropName, EncoderOptions, ReadOptions
 from encoder.crops import N_CROPS, crop_maps, crop_photos, normalise
 from encoder.decoded_batch import DecodedBatch
+from encoder.device import choose_device, choose_precision, memory_explained
 from encoder.model import GeoEncoder
 from encoder.photo_reader import PhotoReader
-from encoder.segmentation import Segmenter
-from encoder.segmentation_cache import SegmentationCache
-from indexer.errors import InputError, WorkError
+from encoder.segmentation import Segmenter, load_segmenter
+from encoder.segmentation_cache import SegmentationCache, open_cache
+from indexer.errors import InputError
 from indexer.photos.sources import PhotoSource
 from indexer.vectors.features import FeatureBatch
 
@@ -64,11 +63,7 @@ class PhotoEncoder:
         return {"encoder": self.encoder.digest, "maps": self.maps.digest}
 
     def check_source(self, photos: PhotoSource) -> None:
-        """Refuse photos that cannot have the class maps this encoder needs, before the first of them is read.
-
-        Raises:
-            InputError: there is a fusion, and no map comes with the photos, from a cache or from a segmenter.
-        """
+        """Raise InputError for photos that cannot have the class maps this encoder needs, before any is read."""
         if self.encoder.model.fusion is not None and self.maps.digest is None and not photos.may_have_maps:
             raise InputError(
                 f"{photos.location}: this encoder sees each photo with its class map, and none come with these. Give "
@@ -79,12 +74,9 @@ class PhotoEncoder:
         """How many photos make a batch of so many crops."""
         return max(1, batch_size // N_CROPS[self.crops])
 
-    def reader(self, *, max_pixels: int, schemes: Sequence[str]) -> PhotoReader:
+    def reader(self, options: ReadOptions) -> PhotoReader:
         """What must be done to photos before they come here."""
-        read = reader_of(self.encoder.model, crops=self.crops, cache=self.maps.cache)
-        segmenter = None if self.maps.segmenter is None else self.maps.segmenter.input
-        map_edge = MAP_EDGE if self.maps.cache is None else self.maps.cache.origin.map_edge
-        return replace(read, max_pixels=max_pixels, schemes=schemes, segmenter=segmenter, map_edge=map_edge)
+        return reader_of(self.encoder.model, self.maps, crops=self.crops, options=options)
 
     @property
     def makes_maps(self) -> bool:
@@ -92,17 +84,13 @@ class PhotoEncoder:
         return self.maps.segmenter is not None
 
     def segment(self, batch: DecodedBatch) -> DecodedBatch:
-        """The same photos with the class maps that they lack; may be called from another thread than the encoding.
-
-        Raises:
-            WorkError: the device has too little memory.
-        """
+        """The same photos with the class maps that they lack; may be called from another thread than the encoding."""
         to_segment = batch.to_segment()
         lacking = [photo for photo in to_segment if photo is not None]
         if not lacking:
             return batch
         assert self.maps.segmenter is not None, "photos without a map are refused where they are read"
-        with _memory_explained(
+        with memory_explained(
             f"to make class maps of {len(lacking)} photos beside the encoder",
             "Make them first (python -m encoder segment --batch-size 1), and give `segmentation_cache`.",
         ):
@@ -118,7 +106,7 @@ class PhotoEncoder:
         vectors = np.zeros((len(batch), self.encoder.width), np.float32)
         if batch.rows:
             batch = self.segment(batch)
-            with _memory_explained(*self._work_and_advice(len(batch.rows))):
+            with memory_explained(*self._work_and_advice(len(batch.rows))):
                 vectors[batch.rows] = self._vectors(batch.to(self.device)).cpu().numpy()
         return FeatureBatch(batch.name, vectors, batch.status, batch.reason, batch.lat_deg, batch.lng_deg)
 
@@ -150,21 +138,32 @@ class PhotoEncoder:
         return vectors.unflatten(0, (len(pixels), -1)).mean(dim=1)
 
 
-@contextlib.contextmanager
-def _memory_explained(work: str, advice: str) -> Iterator[None]:
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise WorkError(f"The device has too little memory {work}. {advice}") from error
+def open_encoder(checkpoint: str, options: EncoderOptions, *, crops: CropName = "one") -> PhotoEncoder:
+    """The encoder of a checkpoint folder, or of `hf:<hub id or folder>`.
+
+    Raises:
+        InputError: a model cannot be had, there is no such device, or maps and encoder do not go together.
+        ArtifactError: a checkpoint or a cache that is none, or damaged.
+    """
+    device, cache, segmenter = choose_device(options.device), options.segmentation_cache, options.segmenter
+    encoder = load_encoder(checkpoint, device=device, dtype=choose_precision(options.precision, device))
+    maps = MapSource(
+        None if cache is None else open_cache(cache),
+        None if segmenter is None else load_segmenter(segmenter, device=device),
+    )
+    return PhotoEncoder(encoder, crops=crops, maps=maps)
 
 
-def reader_of(model: GeoEncoder, *, crops: CropName, cache: SegmentationCache | None) -> PhotoReader:
+def reader_of(model: GeoEncoder, maps: MapSource, *, crops: CropName, options: ReadOptions) -> PhotoReader:
     """What must be done to photos before a model can see them."""
-    fusion = model.fusion_config
     return PhotoReader(
         shorter_edge=model.preprocessing.shorter_edge(crops),
-        classes=None if fusion is None else fusion.classes,
-        cache=cache,
+        max_pixels=options.max_pixels,
+        schemes=options.schemes,
+        classes=None if model.fusion_config is None else model.fusion_config.classes,
+        cache=maps.cache,
+        segmenter=None if maps.segmenter is None else maps.segmenter.input,
+        map_edge=MAP_EDGE if maps.cache is None else maps.cache.origin.map_edge,
     )
 
 

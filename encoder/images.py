@@ -74,9 +74,7 @@ def file_of(image: Image.Image) -> bytes:
     """The bytes of a file for an image in memory, so that it goes the way of all photos: upright RGB, without loss.
 
     As a BMP, which is nearly a copy: a PNG of 12 megapixels takes twelve times as long to write, and six to read.
-
-    Raises:
-        BadImage: as `decode`; what was only opened is decoded here.
+    Raises as `decode`: what was only opened is decoded here.
     """
     stream = io.BytesIO()
     with _problems_named():

@@ -33,10 +33,11 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Run:
-    """Places in the order of their keys."""
+    """Places of the maps of some shards."""
 
-    keys: np.ndarray  # (N,) KEY, ascending
+    keys: np.ndarray  # (N,) KEY; ascending in a Lookup
     places: np.ndarray  # (N,) PLACE
+    shards: Mapping[int, int]  # number of a shard -> size of its tar in bytes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,6 +49,11 @@ class Lookup:
     def __len__(self) -> int:
         return sum(len(run.keys) for run in self.runs)
 
+    @property
+    def shards(self) -> Mapping[int, int]:
+        """Number of each shard that is in here, and the size of its tar in bytes."""
+        return {number: size for run in self.runs for number, size in run.shards.items()}
+
     def find(self, digest: bytes) -> Place | None:
         """The place of the photo with this SHA-256, in 32 bytes; None where there is none."""
         key = np.array(digest, KEY)
@@ -57,21 +63,21 @@ class Lookup:
                 return Place(*run.places[row].item())
         return None
 
-    def added(self, keys: np.ndarray, places: np.ndarray) -> "Lookup":
-        """This lookup with more places, in any order."""
-        runs = [*self.runs, _merged([Run(keys, places)])]
+    def added(self, run: Run) -> "Lookup":
+        """This lookup with the places of further shards, in any order."""
+        runs = [*self.runs, _merged([run])]
         while len(runs) > 1 and len(runs[-2].keys) <= 2 * len(runs[-1].keys):
             runs[-2:] = [_merged(runs[-2:])]
         return Lookup(tuple(runs))
 
-    def save(self, path: Path, *, facts: Mapping[str, Any]) -> None:
-        """Write all places to a file that `load` maps; `facts` is JSON."""
+    def save(self, path: Path) -> None:
+        """Write all places to a file that `load` maps."""
         run = self.runs[0] if len(self.runs) == 1 else _merged(self.runs)
         columns = [
             pa.Array.from_buffers(pa.binary(kind.itemsize), len(values), [None, pa.py_buffer(values)])
             for values, kind in ((run.keys, KEY), (run.places, PLACE))
         ]
-        text = json.dumps({"crc32": _checksum(run, facts), "facts": facts})
+        text = json.dumps({"crc32": _checksum(run), "facts": _facts(run)})
         schema = pa.schema(
             [pa.field("key", columns[0].type), pa.field("place", columns[1].type)], metadata={_METADATA: text}
         )
@@ -79,11 +85,11 @@ class Lookup:
             writer.write_batch(pa.record_batch(columns, schema=schema))
 
     @classmethod
-    def load(cls, path: Path) -> tuple["Lookup", dict[str, Any]]:
-        """Map what `save` wrote; returns the lookup and its facts.
+    def load(cls, path: Path) -> "Lookup":
+        """Map what `save` wrote.
 
         Raises:
-            ValueError, OSError, LookupError, TypeError: it is damaged.
+            AttributeError, LookupError, OSError, TypeError, ValueError: it is damaged.
         """
         with pa.memory_map(str(path)) as source:
             batch = pa.ipc.open_file(source).get_batch(0)
@@ -91,19 +97,24 @@ class Lookup:
             np.frombuffer(column.buffers()[1], kind, len(batch))
             for column, kind in zip(batch.columns, (KEY, PLACE), strict=True)
         )
-        run, known = Run(keys, places), json.loads(batch.schema.metadata[_METADATA])
-        if known["crc32"] != _checksum(run, known["facts"]):
+        known = json.loads(batch.schema.metadata[_METADATA])
+        run = Run(keys, places, {int(number): int(size) for number, size in known["facts"]["shards"].items()})
+        if known["crc32"] != _checksum(run):
             raise ValueError("its checksum differs")
-        return cls((run,)), dict(known["facts"])
+        return cls((run,))
 
 
 def _merged(runs: Sequence[Run]) -> Run:
-    """One run of these, whose own order does not matter."""
+    """One run of these, whose keys may be in any order."""
     keys, places = (np.concatenate([getattr(run, name) for run in runs]) for name in ("keys", "places"))
     order = np.argsort(keys, kind="stable")  # which is linear where two sorted runs follow each other
-    return Run(keys[order], places[order])
+    return Run(keys[order], places[order], Lookup(tuple(runs)).shards)
 
 
-def _checksum(run: Run, facts: Mapping[str, Any]) -> int:
-    start = zlib.crc32(json.dumps(facts, sort_keys=True).encode())
+def _facts(run: Run) -> dict[str, Any]:
+    return {"shards": {str(number): size for number, size in run.shards.items()}}
+
+
+def _checksum(run: Run) -> int:
+    start = zlib.crc32(json.dumps(_facts(run), sort_keys=True).encode())
     return zlib.crc32(run.places.view(np.uint8).data, zlib.crc32(run.keys.view(np.uint8).data, start))

@@ -23,7 +23,7 @@ import pyarrow.parquet
 
 from encoder.class_maps import decode_map, encode_map
 from encoder.images import BadImage
-from encoder.map_lookup import KEY, PLACE, Place
+from encoder.map_lookup import KEY, PLACE, Place, Run
 from indexer.disk.artifact import write_file
 from indexer.errors import ArtifactError
 from indexer.jobs.job_folder import OK
@@ -41,15 +41,6 @@ _COLUMNS = pa.schema(
         ("crc32", pa.int64()),
     ]
 )
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ShardIndex:
-    """Where the maps of one shard lie."""
-
-    keys: np.ndarray  # (N,) KEY, in the order they were written
-    places: np.ndarray  # (N,) PLACE
-    tar_bytes: int  # size of the shard's tar
 
 
 @dataclass(slots=True, eq=False)
@@ -86,17 +77,13 @@ class ShardDraft:
         self.rows[digest] = {"status": problem.code, "reason": problem.reason}
 
     def check(self, digest: str) -> bool:
-        """Whether a photo is in this draft.
-
-        Raises:
-            BadImage: it is, and cannot be segmented.
-        """
+        """Whether a photo is in this draft; raises BadImage where it is, and cannot be segmented."""
         row = self.rows.get(digest)
         if row is not None and row["status"] != OK:
             raise BadImage(row["status"], row["reason"])
         return row is not None
 
-    def write(self, folder: Path, number: int) -> ShardIndex:
+    def write(self, folder: Path, number: int) -> Run:
         """Write the tar and then its index, as `write_file` does; what a killed process left is replaced."""
         tar = self._stream.getvalue() + bytes(2 * tarfile.BLOCKSIZE)  # two empty blocks end a tar
         tar_path(folder, number).unlink(missing_ok=True)
@@ -126,8 +113,8 @@ def mend(folder: Path, number: int) -> str:
     return f"Remove {files} and run segment again: it makes the maps that are missing."
 
 
-def read_index(folder: Path, number: int) -> ShardIndex:
-    """Where the maps of a shard lie.
+def read_index(folder: Path, number: int) -> Run:
+    """Where the maps of a shard lie, in the order they were written.
 
     Raises:
         ArtifactError: the index is damaged.
@@ -165,7 +152,7 @@ def _read_table(folder: Path, number: int) -> pa.Table:
         return pa.parquet.ParquetFile(stream, page_checksum_verification=True).read()
 
 
-def _index(table: pa.Table, number: int) -> ShardIndex:
+def _index(table: pa.Table, number: int) -> Run:
     facts = json.loads(table.schema.metadata[_METADATA])
     keys = np.frombuffer(bytes.fromhex("".join(table["sha256"].to_pylist())), KEY)
     if not table.schema.equals(_COLUMNS) or not len(keys) == table.num_rows == facts["rows"]:
@@ -176,7 +163,7 @@ def _index(table: pa.Table, number: int) -> ShardIndex:
     for name, column in (("offset", "offset"), ("size", "size_bytes"), ("crc32", "crc32")):
         places[name][ok] = table[column].filter(ok).to_numpy()
     places["offset"][~ok] = np.flatnonzero(~ok)
-    return ShardIndex(keys, places, int(facts["tar_bytes"]))
+    return Run(keys, places, {number: int(facts["tar_bytes"])})
 
 
 @contextmanager

@@ -123,9 +123,6 @@ class GeoEncoder(PreTrainedModel):
         """Leave only the last blocks of the vision transformer to be learned, with all that comes after them.
 
         No part of a graph is built for the frozen blocks: nothing below the first learned block asks for a gradient.
-
-        Raises:
-            InputError: there are not so many blocks.
         """
         blocks = self.vision.encoder.layers
         if not 0 <= trainable_blocks <= len(blocks):

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from encoder.config import PICKLED_WEIGHTS
-from encoder.hub import CONFIG_FILE, PROCESSOR_FILES, WEIGHTS_FILE, fetch, one_line
+from encoder.model_files import CONFIG_FILE, PROCESSOR_FILES, WEIGHTS_FILE, fetch, one_line
 from indexer.disk.artifact import check_target, write_folder
 from indexer.disk.manifest import file_digest
 from indexer.errors import InputError

@@ -68,7 +68,8 @@ def _read(place: FileRange, schemes: Sequence[str]) -> bytes:
 
 
 def _read_local(path: str, place: FileRange) -> bytes:
-    with io.FileIO(path, opener=_without_waiting) as file:
+    # Not blocking: a pipe would wait for somebody to write.
+    with io.FileIO(path, opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise BadImage("unreadable", "this is a device or a pipe, not a file")
@@ -77,10 +78,6 @@ def _read_local(path: str, place: FileRange) -> bytes:
             raise _too_large(size)
         file.seek(place.offset)
         return _up_to(size, file.read)
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # a pipe would wait for somebody to write
 
 
 def _patiently(place: FileRange) -> bytes:

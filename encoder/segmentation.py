@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 from transformers import OneFormerConfig, OneFormerForUniversalSegmentation
@@ -22,16 +21,16 @@ from transformers.models.oneformer.image_processing_pil_oneformer import OneForm
 from transformers.utils import logging as transformers_logging
 
 from encoder.config import MAX_CLASSES, SEGMENT_BATCH
-from encoder.hub import (
+from encoder.model_files import (
     CONFIG_FILE,
     PROCESSOR_FILES,
     WEIGHTS_FILE,
-    bad_weights,
     digest_of,
     fetch,
     one_line,
     read_json,
     settings_of,
+    weights_of,
 )
 from encoder.photo_reader import PreparedPhoto, SegmenterInput
 from indexer.errors import InputError, MissingBackend
@@ -156,26 +155,25 @@ def _input(values: dict[str, Any], file: str) -> SegmenterInput:
 
 def _model(name: str, config: OneFormerConfig, weights_file: Path) -> OneFormerForUniversalSegmentation:
     """A OneFormer in eval mode with exactly these weights; what only training needs may be missing or left over."""
-    try:
+    with weights_of("segmenter", weights_file):
         # Through transformers, which knows the names that layers had in older releases.
-        with _quiet(), torch.random.fork_rng(devices=[]):
-            model, found = OneFormerForUniversalSegmentation.from_pretrained(
-                None,
-                config=config,
-                state_dict=load_file(weights_file),
-                dtype=torch.float32,
-                ignore_mismatched_sizes=True,  # they are told of below
-                output_loading_info=True,
-            )
-    except ImportError as error:
-        raise MissingBackend(f"{name}: {one_line(error)}") from None
-    except (SafetensorError, OSError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise bad_weights(weights_file, "segmenter", error) from None
-    missing = sorted(key for key in found["missing_keys"] if not key.startswith("criterion."))
-    others = sorted(str(key) for key in found["mismatched_keys"])
-    if missing or others:
-        detail = f"missing: {', '.join(missing[:3]) or 'none'}; of another shape: {', '.join(others[:3]) or 'none'}"
-        raise bad_weights(weights_file, "segmenter", detail)
+        try:
+            with _quiet(), torch.random.fork_rng(devices=[]):
+                model, found = OneFormerForUniversalSegmentation.from_pretrained(
+                    None,
+                    config=config,
+                    state_dict=load_file(weights_file),
+                    dtype=torch.float32,
+                    ignore_mismatched_sizes=True,  # they are told of below
+                    output_loading_info=True,
+                )
+        except ImportError as error:
+            raise MissingBackend(f"{name}: {one_line(error)}") from None
+        missing = sorted(key for key in found["missing_keys"] if not key.startswith("criterion."))
+        others = sorted(str(key) for key in found["mismatched_keys"])
+        if missing or others:
+            missed, changed = (", ".join(keys[:3]) or "none" for keys in (missing, others))
+            raise ValueError(f"missing: {missed}; of another shape: {changed}")
     return model.eval().requires_grad_(False)
 
 

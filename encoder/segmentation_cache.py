@@ -118,19 +118,12 @@ class CacheWriter:
     folder: Path
     shard_maps: int
     _lookup: Lookup
-    _next: int  # number of the next shard
-    _sizes: dict[int, int]  # number of a shard -> size of its tar
-    _saved: dict[int, int]  # the same of the shards that the lookup on disk knows
+    _saved: Mapping[int, int]  # the shards that the lookup on disk knows
     _draft: ShardDraft = field(default_factory=ShardDraft)
     _started: float = 0.0
 
     def has(self, digest: str) -> bool:
-        """Whether a photo with this SHA-256 was segmented.
-
-        Raises:
-            BadImage: it could not be, for the reason recorded.
-            ArtifactError: the shard that holds the reason is damaged.
-        """
+        """Whether a photo with this SHA-256 was segmented; raises as `SegmentationCache.get`."""
         if self._draft.check(digest):
             return True
         place = self._lookup.find(bytes.fromhex(digest))
@@ -155,19 +148,17 @@ class CacheWriter:
             self._write_shard()
 
     def _write_shard(self) -> None:
-        index = self._draft.write(self.folder, self._next)
+        run = self._draft.write(self.folder, max(self._lookup.shards, default=-1) + 1)
         # In this order, because other threads search meanwhile.
-        self._lookup = self._lookup.added(index.keys, index.places)
+        self._lookup = self._lookup.added(run)
         self._draft = ShardDraft()
-        self._sizes[self._next] = index.tar_bytes
-        self._next += 1
 
     def _finish(self) -> None:
         if len(self._draft):
             self._write_shard()
-        if self._sizes != self._saved:
+        if self._lookup.shards != self._saved:
             with place_file(self.folder / _LOOKUP) as path:
-                self._lookup.save(path, facts={"shards": self._sizes})
+                self._lookup.save(path)
 
 
 @contextlib.contextmanager
@@ -190,11 +181,11 @@ def write_cache(folder: Path, origin: MapOrigin, *, shard_maps: int = SHARD_MAPS
             folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(alone(folder / _LOCK, busy=busy))
         _begin(folder, origin)
-        lookup, sizes, saved = _read_lookup(folder)
+        lookup, saved = _read_lookup(folder)
         if not saved:  # it is of no use; and should a number of a removed shard be given again, it would mislead
             (folder / _LOOKUP).unlink(missing_ok=True)
-        _remove_leftovers(folder, sizes)
-        writer = CacheWriter(folder, shard_maps, lookup, max(sizes, default=-1) + 1, sizes, saved)
+        _remove_leftovers(folder, lookup)
+        writer = CacheWriter(folder, shard_maps, lookup, saved)
         try:
             yield writer
         finally:
@@ -234,49 +225,44 @@ def _read_origin(folder: Path) -> MapOrigin:
     )
 
 
-def _read_lookup(folder: Path) -> tuple[Lookup, dict[int, int], dict[int, int]]:
-    """Places of all maps, from the lookup on disk and from indices that came after it.
-
-    Also the size of each shard's tar by its number, and the same of those that the lookup on disk knows.
-    """
-    lookup, saved = _load_lookup(folder)
+def _read_lookup(folder: Path) -> tuple[Lookup, Mapping[int, int]]:
+    """Places of all maps, from the lookup on disk and from indices that came after it; and the shards of the former."""
+    lookup = _saved_lookup(folder)
     # Listed after the lookup was read: shards are only ever added, so what it knows is there.
     names = (re.fullmatch(r"(\d{5,})\.parquet", path.name) for path in (folder / "index").glob("*.parquet"))
     numbers = {int(name[1]) for name in names if name}
-    if not numbers >= set(saved):  # somebody removed a shard, perhaps a damaged one
-        lookup, saved = Lookup(), {}
-    sizes = dict(saved)
-    for number in sorted(numbers - set(sizes)):
-        index = read_index(folder, number)
-        lookup, sizes[number] = lookup.added(index.keys, index.places), index.tar_bytes
-    for number, size in sizes.items():
+    if not numbers >= set(lookup.shards):  # somebody removed a shard, perhaps a damaged one
+        lookup = Lookup()
+    saved = lookup.shards
+    for number in sorted(numbers - set(saved)):
+        lookup = lookup.added(read_index(folder, number))
+    for number, size in lookup.shards.items():
         tar = tar_path(folder, number)
         found = tar.stat().st_size if tar.is_file() else None
         if found != size:
             state = "missing" if found is None else f"{found} bytes instead of {size}"
             raise ArtifactError(f"{tar}: {state}. {mend(folder, number)}")
-    return lookup, sizes, saved
+    return lookup, saved
 
 
-def _load_lookup(folder: Path) -> tuple[Lookup, dict[int, int]]:
+def _saved_lookup(folder: Path) -> Lookup:
     path = folder / _LOOKUP
     try:
-        lookup, facts = Lookup.load(path)
-        return lookup, {int(number): int(size) for number, size in facts["shards"].items()}
+        return Lookup.load(path)
     except FileNotFoundError:  # not a cache yet, or its first writer is still at work
         pass
     except (OSError, AttributeError, LookupError, TypeError, ValueError) as error:
         log.warning("%s: damaged (%s); the indices of all shards are read instead", path, error)
-    return Lookup(), {}
+    return Lookup()
 
 
-def _remove_leftovers(folder: Path, shards: Mapping[int, int]) -> None:
+def _remove_leftovers(folder: Path, lookup: Lookup) -> None:
     """Delete what a killed writer left: temporaries, and tars whose index was never written."""
     for parent in (folder, tar_path(folder, 0).parent, index_path(folder, 0).parent):
         for path in parent.iterdir():
             if is_temporary(path):
                 remove_leftovers(parent, path.name.rpartition(".tmp-")[0])
-    kept = {tar_path(folder, number) for number in shards}
+    kept = {tar_path(folder, number) for number in lookup.shards}
     for tar in tar_path(folder, 0).parent.glob("*.tar"):
         if tar not in kept:
             tar.unlink()

@@ -8,20 +8,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
-import torch
-
-from encoder.device import choose_device
+from encoder.config import SegmentConfig
+from encoder.device import choose_device, memory_explained
 from encoder.failures import Failures
 from encoder.images import BadImage
-from encoder.options import SegmentConfig
 from encoder.photo_reader import PreparedPhoto
 from encoder.reading import read_bytes
 from encoder.segmentation import Segmenter, load_segmenter
 from encoder.segmentation_cache import CacheWriter, MapOrigin, check_cache, content_digest, write_cache
-from indexer.errors import WorkError
 from indexer.jobs.progress import track
-from indexer.jobs.stopping import StopSignal, stopping
+from indexer.jobs.stopping import stopping
 from indexer.photos.photo import Photo
 from indexer.photos.sources import open_photos
 
@@ -43,9 +41,12 @@ class SegmentSummary:
     seconds: float
 
 
-# The digest of a photo's file, None where what is wrong is known or says nothing of its content; and what the model
-# sees of the photo, or what is wrong with it, or None where its map is known.
-_Read = tuple[str | None, PreparedPhoto | BadImage | None]
+class _Read(NamedTuple):
+    """What became of one photo when it was read."""
+
+    name: str
+    digest: str | None  # of its file; None where what is wrong is known or says nothing of its content
+    found: PreparedPhoto | BadImage | None  # what the model sees, or what is wrong; None where its map is known
 
 
 def segment(
@@ -85,22 +86,22 @@ def segment_photos(
     advance: called with the number of photos done since the last call.
 
     Raises:
-        InputError: `out` cannot be written, holds something else, or another process is writing to it.
-        BundleMismatch: `out` holds maps of another segmenter.
-        WorkError: the disk is full, or the device's memory.
+        InputError, BundleMismatch, ArtifactError, WorkError: as `write_cache`; the last also of the device's memory.
         Stopped: the process was asked to end; the maps it made are kept.
     """
     started = time.perf_counter()
     origin = MapOrigin(segmenter.digest, segmenter.name, segmenter.class_names, config.map_edge)
     # Around the cache: it writes its last shard while SIGTERM is still heard, which would cost that shard.
     with stopping() as stop, write_cache(out, origin, shard_maps=config.shard_maps) as cache:
-        work = _Work(segmenter, cache, config.batch_size, advance, stop)
-        rows = 0
+        work, rows = _Work(segmenter, cache, config.batch_size, advance), 0
         with closing(_read(photos, segmenter, cache, config)) as read:
-            for name, (digest, found) in read:
-                work.take(digest, found, name=name or f"row {rows}")
-                rows += 1
-        work.finish()
+            for rows, photo in enumerate(read, start=1):
+                work.take(photo, name=photo.name or f"row {rows - 1}")
+                # Photos that wait for their batch are left to the next start.
+                stop.check(out, kept="the maps that are done are kept")
+        while work.waiting:
+            work.segment(next(iter(work.waiting.values())).pixels.shape)
+            stop.check(out, kept="the maps that are done are kept")
     assert work.new + work.known + work.failed.total() == rows, "rows in are not rows out"
     seconds = time.perf_counter() - started
     return SegmentSummary(segmenter.digest, rows, work.new, work.known, dict(work.failed), seconds)
@@ -114,49 +115,38 @@ class _Work:
     cache: CacheWriter
     batch_size: int
     advance: Callable[[int], None]
-    stop: StopSignal
     new: int = 0
     known: int = 0
     failed: Failures = field(default_factory=Failures)
     waiting: dict[str, PreparedPhoto] = field(default_factory=dict)  # by digest, in order
 
-    def take(self, digest: str | None, found: PreparedPhoto | BadImage | None, *, name: str) -> None:
+    def take(self, photo: _Read, *, name: str) -> None:
+        """Count a photo, or let it wait for its batch."""
+        _, digest, found = photo
         if isinstance(found, BadImage):
             self.failed.add(name, found.code, found.reason)
             if digest is not None:
                 self.cache.fail(digest, found)
-            self.advance(1)
         # Looked up again: a copy of it may have been read at the same time.
         elif digest is None or found is None or digest in self.waiting or self.cache.has(digest):
             self.known += 1
-            self.advance(1)
         else:
             self.waiting[digest] = found
             shapes = Counter(prepared.pixels.shape for prepared in self.waiting.values())
             shape, count = shapes.most_common(1)[0]
             if count == self.batch_size or len(self.waiting) == _BATCHES_OPEN * self.batch_size:
-                self._segment(shape)
-        self._check()
+                self.segment(shape)
+            return
+        self.advance(1)
 
-    def finish(self) -> None:
-        while self.waiting:
-            self._segment(next(iter(self.waiting.values())).pixels.shape)
-            self._check()
-
-    def _check(self) -> None:
-        """Raise Stopped where the process was asked to end. Photos that wait for their batch are left to the next."""
-        self.stop.check(self.cache.folder, kept="the maps that are done are kept")
-
-    def _segment(self, shape: tuple[int, ...]) -> None:
+    def segment(self, shape: tuple[int, ...]) -> None:
         """Segment all photos of one shape that wait."""
         batch = {digest: photo for digest, photo in self.waiting.items() if photo.pixels.shape == shape}
-        try:
+        with memory_explained(
+            f"for {len(batch)} photos of {shape[1]} x {shape[0]} pixels",
+            "Run again with a smaller `batch_size`; maps that are done are kept.",
+        ):
             maps = self.segmenter.maps(list(batch.values()))
-        except torch.OutOfMemoryError as error:
-            raise WorkError(
-                f"The device has too little memory for {len(batch)} photos of {shape[1]} x {shape[0]} pixels. "
-                "Run again with a smaller `batch_size`; maps that are done are kept."
-            ) from error
         for digest, classes in zip(batch, maps, strict=True):
             del self.waiting[digest]
             self.cache.add(digest, classes)
@@ -166,8 +156,8 @@ class _Work:
 
 def _read(
     photos: Iterable[Photo], segmenter: Segmenter, cache: CacheWriter, config: SegmentConfig
-) -> Generator[tuple[str, _Read], None, None]:
-    """The name of each photo, in order, and the photo ready for the model unless the cache knows it."""
+) -> Generator[_Read, None, None]:
+    """Photos in their order, ready for the model unless the cache knows them."""
 
     def prepare(photo: Photo) -> _Read:
         digest = None
@@ -176,22 +166,22 @@ def _read(
             digest = content_digest(content)
             try:
                 if cache.has(digest):
-                    return digest, None
+                    return _Read(photo.name, digest, None)
             except BadImage as problem:
-                return None, problem
-            return digest, segmenter.input.read(content, map_edge=config.map_edge, max_pixels=config.max_pixels)
+                return _Read(photo.name, None, problem)
+            prepared = segmenter.input.read(content, map_edge=config.map_edge, max_pixels=config.max_pixels)
+            return _Read(photo.name, digest, prepared)
         except BadImage as problem:
-            return digest if problem.code in _LASTING else None, problem
+            return _Read(photo.name, digest if problem.code in _LASTING else None, problem)
 
-    source, waiting = iter(photos), deque[tuple[str, Future[_Read]]]()
+    source, waiting = iter(photos), deque[Future[_Read]]()
     with ThreadPoolExecutor(config.workers, thread_name_prefix="decode") as pool:
         try:
             while True:
-                for photo in itertools.islice(source, _BATCHES_AHEAD * config.batch_size - len(waiting)):
-                    waiting.append((photo.name, pool.submit(prepare, photo)))
+                room = _BATCHES_AHEAD * config.batch_size - len(waiting)
+                waiting += (pool.submit(prepare, photo) for photo in itertools.islice(source, room))
                 if not waiting:
                     return
-                name, future = waiting.popleft()
-                yield name, future.result()
+                yield waiting.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)  # the caller may stop early

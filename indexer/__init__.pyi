@@ -10,7 +10,7 @@ from .cells.division import partition as partition
 from .cells.division import update as update
 from .cells.export import export_cells as export_cells
 from .cells.hierarchy import Hierarchy as Hierarchy
-from .cells.rule import PartitionRule as PartitionRule
+from .cells.partition import PartitionRule as PartitionRule
 from .cells.table import load_hierarchy as load_hierarchy
 from .errors import ArtifactError as ArtifactError
 from .errors import BundleMismatch as BundleMismatch

@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import indexer
 from indexer import paper
 from indexer.bundles.build_config import BuildConfig
-from indexer.cells.rule import PartitionRule
 from indexer.cli import Result
 from indexer.errors import InputError
 
 if TYPE_CHECKING:
     from indexer.cells.division import Division
-    from indexer.cells.hierarchy import Hierarchy
 
 
 def partition(
@@ -54,7 +52,7 @@ def partition(
     if labels:
         raise InputError("--labels goes with --scheme labels.")
     tau_min = paper.TAU_MIN if tau_min is None else tau_min
-    rule = PartitionRule(tau_max, tau_min, first_level, min_inclusive, keep_parent)
+    rule = indexer.PartitionRule(tau_max, tau_min, first_level, min_inclusive, keep_parent)
     return _divided(indexer.partition(photos, indexer.S2Scheme(rule), out, split=split))
 
 
@@ -176,28 +174,24 @@ def export(
         level: the level to write, 0 the coarsest; the finest by default.
         values: table (.parquet or .csv) with a column `key`, the cells' tokens, and values to write beside the cells.
     """
+    from indexer.bundles.bundle import bundle_hierarchy
     from indexer.cells.export import CRS, file_format
 
     kind = file_format(out)
-    tree = _hierarchy_at(registry, version, hierarchy)
+    if version is not None and registry is None:
+        raise InputError("--version goes with --registry.")
+    if registry is not None and hierarchy is None:
+        tree = bundle_hierarchy(indexer.Registry(registry).resolve(version))
+    elif hierarchy is not None and registry is None:
+        tree = indexer.load_hierarchy(hierarchy)
+    else:
+        raise InputError("Give one of --registry and --hierarchy.")
     level = len(tree.levels) - 1 if level is None else level
     n_cells = len(indexer.export_cells(tree, out, level=level, values=values))
     return Result(
         {"out": str(out), "format": kind, "crs": CRS, "level": level, "cells": n_cells},
         f"{out}: {n_cells:,} cells of level {level} ({kind}, {CRS})",
     )
-
-
-def _hierarchy_at(registry: Path | None, version: str | None, hierarchy: Path | None) -> "Hierarchy":
-    from indexer.bundles.bundle import bundle_hierarchy
-
-    if version is not None and registry is None:
-        raise InputError("--version goes with --registry.")
-    if registry is not None and hierarchy is None:
-        return bundle_hierarchy(indexer.Registry(registry).resolve(version))
-    if hierarchy is not None and registry is None:
-        return indexer.load_hierarchy(hierarchy)
-    raise InputError("Give one of --registry and --hierarchy.")
 
 
 def _divided(made: "Division") -> Result:

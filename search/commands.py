@@ -3,17 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from encoder.config import CropName
-from encoder.options import EncoderOptions, ReadOptions
+from encoder.config import CropName, EncoderOptions, ReadOptions
 from indexer.cli import Result
 from indexer.errors import InputError
 from search.answers.options import SearchOptions
 from search.runs.run_spec import RunConfig, RunSpec
-
-if TYPE_CHECKING:
-    from search.answers.recall import Recall
 
 ExportFormat = Literal["csv", "geojson", "geoparquet"]
 # Where the path may be the wrong one. Other reasons, such as a class map that is missing, say themselves what to do.
@@ -56,20 +52,11 @@ def query(
         read: which photos are read.
     """
     from search.locate import Locator, given_photos
-    from search.pages.map_files import MapFiles
+    from search.pages.answer_page import MapFiles
     from search.runs.audit_log import log_request
 
     locator = Locator.open(
-        registry,
-        checkpoint=checkpoint,
-        version=version,
-        crops=crops,
-        device=encoder.device,
-        options=search,
-        read=read,
-        precision=encoder.precision,
-        segmentation_cache=encoder.segmentation_cache,
-        segmenter=encoder.segmenter,
+        registry, checkpoint=checkpoint, version=version, crops=crops, options=search, read=read, **vars(encoder)
     )
     bundle = locator.engine.bundle
     locator.engine.check_k(top_k)
@@ -113,7 +100,7 @@ def run(*, spec: RunSpec, out: Path, config: RunConfig, strict: bool = False) ->
         f"Report: {out / REPORT_PAGE}"
     )
     if report.recall is not None:
-        text += f"\n{recall_text(report.recall)}"
+        text += f"\n{report.recall}"
     elif config.check_recall is not None:
         text += "\nRecall was not measured: no row was left to answer. Choose another --out."
     data = {"predictions": str(out), "bundle": report.inputs["bundle"], **report.to_dict()}
@@ -219,11 +206,3 @@ def _row_text(row: Mapping[str, Any]) -> str:
     top = [dict(zip(names, place, strict=True)) for place in places]
     title = f"{row['photo']} (row {row['row']})"
     return _answer_text({**row, "photo": title, "path": (), "top": top, "references": ()})
-
-
-def recall_text(recall: "Recall") -> str:
-    """What a check of recall found."""
-    return (
-        f"recall@1 {recall.at_1:.4f}, recall@10 {recall.at_10:.4f} against exact search, on {recall.queries:,} of the "
-        "queries"
-    )

@@ -4,12 +4,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from encoder.config import CropName
-from encoder.options import EncoderOptions, FeedOptions
+from encoder.config import CropName, EncoderOptions, FeedOptions
 from indexer.cli import Result
 from indexer.errors import InputError
 from search.answers.options import SearchOptions
-from search.commands import recall_text
 from search.evaluation.options import AuditConfig, CalibrateConfig, EvaluateConfig
 
 if TYPE_CHECKING:
@@ -101,7 +99,7 @@ def evaluate(
     if ran is not None:
         data |= {"crops": protocol, "search": ran.search, "recall": None if ran.recall is None else asdict(ran.recall)}
         if ran.recall is not None:
-            text += f"\n\n{recall_text(ran.recall)}"
+            text += f"\n\n{ran.recall}"
     if report is not None:
         from search.pages.evaluation_page import write_evaluation
 

@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from encoder.config import CropName, DeviceName, PrecisionName
+from encoder.config import CropName, DeviceName, EncoderOptions, FeedOptions, PrecisionName, ReadOptions
 from encoder.embedding import embed_photos
-from encoder.encode import PhotoEncoder
-from encoder.options import EncoderOptions, FeedOptions, ReadOptions
+from encoder.encode import PhotoEncoder, open_encoder
 from indexer.errors import InputError
 from indexer.jobs.job_folder import OK
 from indexer.photos.photo import FileRange, Photo
@@ -85,7 +84,8 @@ class Locator:
                 )
             return cls(engine, read=read)
         maps = None if segmentation_cache is None else Path(segmentation_cache)
-        encode = EncoderOptions(maps, segmenter, device, precision).open(str(checkpoint), crops=crops)
+        how = EncoderOptions(maps, segmenter, device, precision)
+        encode = open_encoder(str(checkpoint), how, crops=crops)
         engine.check_encoder(encode.encoder.digest, source=str(checkpoint))
         return cls(engine, encode, read=read)
 

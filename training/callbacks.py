@@ -20,7 +20,6 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 from indexer.disk.artifact import explain_full, place_file, remove_leftovers
 from indexer.errors import ArtifactError
 from indexer.jobs.stopping import StopSignal, stopping
-from training.config import TrainerConfig
 from training.module import GeoModule
 
 log = logging.getLogger(__name__)
@@ -31,9 +30,8 @@ _DAMAGED = (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError
 class Reporter(lightning.Callback):
     """Moves the progress bar with each part of a batch and says how each epoch went."""
 
-    def __init__(self, options: TrainerConfig) -> None:
+    def __init__(self) -> None:
         self.advance: Callable[[int], None] = lambda parts: None
-        self.n_epochs = options.max_epochs
 
     def on_train_start(self, trainer: lightning.Trainer, module: GeoModule) -> None:
         """Begin where the run stands."""
@@ -49,13 +47,13 @@ class Reporter(lightning.Callback):
         """Log what the epoch came to."""
         if trainer.global_rank:
             return
-        epoch = module.epochs[-1]
+        epoch, n_epochs = module.epochs[-1], module.config.trainer.max_epochs
         within = epoch.validation.within
         log.info(
             "epoch %d of %d: loss %.3f, validation loss %.3f, median %.0f km, within 200 km %.1f %%, 750 km %.1f %%, "
             "temperatures %s, %.0f s, %.0f s left",
             epoch.epoch + 1,
-            self.n_epochs,
+            n_epochs,
             epoch.loss,
             epoch.validation_loss,
             epoch.validation.median_km,
@@ -63,7 +61,7 @@ class Reporter(lightning.Callback):
             within["750"],
             " ".join(f"{tau:.3f}" for tau in epoch.temperatures),
             epoch.seconds,
-            epoch.seconds / (epoch.epoch + 1) * (self.n_epochs - epoch.epoch - 1),
+            epoch.seconds / (epoch.epoch + 1) * (n_epochs - epoch.epoch - 1),
         )
 
 
@@ -73,13 +71,11 @@ class BestEpoch(lightning.Callback):
     Lightning's ModelCheckpoint and EarlyStopping keep what they know to themselves, and learn of an epoch only after
     the run was written where it goes on: a run that is killed right then has forgotten how good that epoch was.
 
-    Args:
-        file: where the weights go; None keeps none.
-        patience: epochs without a smaller loss after which the run ends.
+    file: where the weights go; None keeps none.
     """
 
-    def __init__(self, file: Path | None, *, patience: int) -> None:
-        self._file, self._patience = file, patience
+    def __init__(self, file: Path | None) -> None:
+        self._file = file
 
     def on_train_start(self, trainer: lightning.Trainer, module: GeoModule) -> None:
         """A run that was killed between its last epoch and its end has nothing left to do."""
@@ -92,19 +88,15 @@ class BestEpoch(lightning.Callback):
         trainer.should_stop |= self._is_over(module)
 
     def _is_over(self, module: GeoModule) -> bool:
-        return len(module.epochs) - 1 - best_epoch(module) >= self._patience
+        patience = module.config.trainer.patience
+        return patience is not None and len(module.epochs) - 1 - best_epoch(module) >= patience
 
 
 class Resumable(lightning.Callback):
-    """Writes where a run goes on: every so many steps, at the end of each epoch, and on SIGTERM.
+    """Writes where a run goes on, to a file: every so many steps, at the end of each epoch, and on SIGTERM."""
 
-    Args:
-        file: what is written.
-        every: steps.
-    """
-
-    def __init__(self, file: Path, *, every: int) -> None:
-        self._file, self._every = file, every
+    def __init__(self, file: Path) -> None:
+        self._file = file
         self._stop = StopSignal()
         self._kept_to_end = False
         self._hearing = contextlib.ExitStack()
@@ -126,7 +118,7 @@ class Resumable(lightning.Callback):
         if trainer.is_last_batch or not module.between_batches:
             return
         self._kept_to_end = self._must_end(trainer)
-        if self._kept_to_end or module.batches_done % self._every == 0:
+        if self._kept_to_end or module.batches_done % module.config.trainer.checkpoint_every_n_steps == 0:
             trainer.save_checkpoint(self._file)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, module: GeoModule) -> None:
@@ -134,13 +126,11 @@ class Resumable(lightning.Callback):
         trainer.save_checkpoint(self._file)
         self._kept_to_end = self._must_end(trainer)
 
-    def on_train_end(self, trainer: lightning.Trainer, module: GeoModule) -> None:
+    def on_train_end(self, *args: Any) -> None:
         """Hear no more."""
         self._hearing.close()
 
-    def on_exception(self, trainer: lightning.Trainer, module: GeoModule, exception: BaseException) -> None:
-        """Likewise."""
-        self._hearing.close()
+    on_exception = on_train_end
 
     def _must_end(self, trainer: lightning.Trainer) -> bool:
         """Whether SIGTERM came to any process of the run: all must end after the same step."""

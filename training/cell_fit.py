@@ -10,8 +10,10 @@ stops when it has not become likelier for some epochs, and the best it had been 
 of photos an epoch takes a part, so that levels are looked at often enough to stop.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -19,10 +21,12 @@ import torch
 from indexer.errors import InputError, WorkError
 from indexer.vectors.geocells import Geocells
 from indexer.vectors.prototypes import Placed
+from indexer.vectors.row_file import RowFile
 from training.config import RefitConfig
+from training.holding_out import name_keys
 from training.losses import level_loss, unit_rows
-from training.vector_file import VectorFile
 
+_STORED = np.dtype(np.float16)  # a cosine of unit vectors rounded to it errs by some 1e-5
 _BLOCK = 1024  # held-out photos whose similarities are held at once: 90 MB against 21,673 cells
 _NEWTON_STEPS = 20
 _COLDEST, _WARMEST = 0.005, 1.0  # temperatures that can come out
@@ -36,6 +40,43 @@ class LevelFit:
     start_temperature: float  # which is this
     loss: float  # of what was kept
     epoch: int  # that it comes from; 0 is the start
+
+
+class VectorFile:
+    """Vectors of photos as geocells meet them (transformed), and the cells the photos lie in, while they are fitted to.
+
+    A context manager. 4.7 million vectors of 768 dims take 7.2 GB on disk, not in memory. The file has no name, so that
+    it is gone when the process is, however that ends. Rows are numbered in the order of a digest of their photos'
+    names: the same photos in other shards have the same numbers.
+
+    Args:
+        batches: photos, with vectors as the encoder made them.
+        geocells: that they are to meet.
+        beside: the file lies on this path's disk.
+    """
+
+    def __init__(self, batches: Iterable[Placed], geocells: Geocells, *, beside: Path) -> None:
+        self._file = RowFile(geocells.width, _STORED, beside=beside)
+        cells, keys = [np.empty((0, len(geocells.vectors)), np.int32)], [np.empty(0, np.uint64)]
+        for placed in batches:
+            self._file.add(geocells.compared(placed.vectors))
+            cells.append(placed.cells.astype(np.int32))
+            keys.append(name_keys(placed.photo.tolist()))
+        self._order = np.argsort(np.concatenate(keys), kind="stable")
+        self.cells = np.concatenate(cells)[self._order]  # (N, L), the cell of each level or -1
+
+    def __len__(self) -> int:
+        return len(self.cells)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def rows(self, numbers: np.ndarray) -> np.ndarray:
+        """Vectors of these rows, in this order: (n, D) float32."""
+        return self._file.rows(self._order[numbers])
 
 
 def fit_cells(
@@ -58,9 +99,7 @@ def fit_cells(
     """
     truth = torch.from_numpy(held_out.cells).to(device)
     seen = torch.from_numpy(held_out.vectors).to(device)
-    levels = [
-        _Level(number, vectors, seen, truth[:, number], config, device) for number, vectors in enumerate(start.vectors)
-    ]
+    levels = [_Level(number, vectors, seen, truth[:, number], config) for number, vectors in enumerate(start.vectors)]
     orders = _orders(len(photos), config)
     for epoch in range(1, config.epochs + 1):
         going = [level for level in levels if level.epochs_without_gain < config.patience]
@@ -108,25 +147,19 @@ class _Level:
     """One level under way."""
 
     def __init__(
-        self,
-        number: int,
-        vectors: np.ndarray,
-        seen: torch.Tensor,
-        truth: torch.Tensor,
-        config: RefitConfig,
-        device: torch.device,
+        self, number: int, vectors: np.ndarray, seen: torch.Tensor, truth: torch.Tensor, config: RefitConfig
     ) -> None:
         self.number = number
         here = truth >= 0
         if not here.any():
             raise InputError(f"No held-out photo lies in a cell of level {number}. Raise `held_out`.")
         self._seen, self._truth = seen[here], truth[here]
-        self._cells = torch.nn.Parameter(torch.from_numpy(vectors.copy()).to(device))
+        self._cells = torch.nn.Parameter(torch.from_numpy(vectors.copy()).to(seen.device))
         self._optimizer = torch.optim.Adam([self._cells], lr=config.learning_rate)
         self._schedule = torch.optim.lr_scheduler.ExponentialLR(self._optimizer, config.decay)
         self.kept = unit_rows(self._cells)
         self.kept_temperature, loss = fitted_temperature(self._seen, self._truth, self.kept)
-        self._temperature = torch.tensor(self.kept_temperature, device=device)
+        self._temperature = torch.tensor(self.kept_temperature, device=seen.device)
         self.fit = LevelFit(loss, self.kept_temperature, loss, 0)
         self.epochs_without_gain = 0
 

@@ -5,32 +5,15 @@ Nothing heavy is imported here, so that `python -m training fit --help` answers 
 slots: jsonargparse reads defaults through `vars`.
 """
 
-import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal, Self
 
-from encoder.config import CLIP_MEAN, CLIP_STD, DeviceName, FusionConfig
+from encoder.config import CLIP_MEAN, CLIP_STD, DeviceName, FusionConfig, check_bounds, check_number
 from indexer.bundles.build_config import GalleryConfig
 from indexer.errors import InputError
 
 Negatives = Literal["batch", "batch_distinct", "all"]  # training.losses says what each one means
-
-
-def _check(section: str | None, given: object, *names: str, low: float, high: float = math.inf) -> None:
-    """Raise InputError where one of these options is out of bounds; None, where nothing was given, is in.
-
-    section: of a configuration file that the options stand in; None names them as fields.
-    """
-    for name in names:
-        if (value := getattr(given, name)) is not None:
-            _check_value(f"{section}.{name}" if section else f"`{name}`", value, low=low, high=high)
-
-
-def _check_value(name: str, value: float, *, low: float, high: float = math.inf) -> None:
-    if not (low <= value <= high and math.isfinite(value)):  # written so that NaN is refused too
-        bound = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
-        raise InputError(f"{name} must be {bound}, not {value:g}.")
 
 
 @dataclass(frozen=True)
@@ -52,9 +35,9 @@ class Augmentation:
     colour: float = 0.0
 
     def __post_init__(self) -> None:
-        _check("data.augmentation", self, "shift", "zoom", "brightness", low=0, high=0.99)
-        _check("data.augmentation", self, "rotation_deg", low=0, high=180)
-        _check("data.augmentation", self, "colour", low=0, high=255)
+        check_bounds(self, "shift", "zoom", "brightness", section="data.augmentation", low=0, high=0.99)
+        check_bounds(self, "rotation_deg", section="data.augmentation", low=0, high=180)
+        check_bounds(self, "colour", section="data.augmentation", low=0, high=255)
 
     @property
     def moves_pixels(self) -> bool:
@@ -96,10 +79,10 @@ class DataConfig:
     shuffle_mb: int = 1024
 
     def __post_init__(self) -> None:
-        _check("data", self, "validation_share", low=0.0001, high=0.5)
-        _check("data", self, "shuffle_photos", "shuffle_mb", low=1)
-        _check("data", self, "batch_size", low=2)  # a photo alone has no negatives
-        _check("data", self, "workers", "memory_limit_gb", low=0)
+        check_bounds(self, "validation_share", section="data", low=0.0001, high=0.5)
+        check_bounds(self, "shuffle_photos", "shuffle_mb", section="data", low=1)
+        check_bounds(self, "batch_size", section="data", low=2)  # a photo alone has no negatives
+        check_bounds(self, "workers", "memory_limit_gb", section="data", low=0)
 
 
 @dataclass(frozen=True)
@@ -138,12 +121,12 @@ class ModelConfig:
     trainable_blocks: int | Literal["all"] | None = None
 
     def __post_init__(self) -> None:
-        _check("model", self, "image_size", "hidden_size", "layers", "heads", "mlp_size", "width", low=1)
-        _check("model", self, "patch_size", low=1, high=self.image_size)
+        check_bounds(self, "image_size", "hidden_size", "layers", "heads", "mlp_size", "width", section="model", low=1)
+        check_bounds(self, "patch_size", section="model", low=1, high=self.image_size)
         if self.fusion is not None and self.start_from is None:  # else the size is not known yet
             self.fusion.check(hidden_size=self.hidden_size)
         for channel, value in enumerate(self.std):
-            _check_value(f"model.std[{channel}]", value, low=1e-3)
+            check_number(f"model.std[{channel}]", value, low=1e-3)
 
     @property
     def unused(self) -> list[str]:
@@ -181,7 +164,7 @@ class OptimizerConfig:
     weight_decay: float = 1e-4
 
     def __post_init__(self) -> None:
-        _check("optimizer", self, *vars(self), low=0)
+        check_bounds(self, *vars(self), section="optimizer", low=0)
 
 
 @dataclass(frozen=True)
@@ -197,7 +180,7 @@ class SchedulerConfig:
     warm_up: float = 0.1
 
     def __post_init__(self) -> None:
-        _check("lr_scheduler", self, "warm_up", low=0, high=1)
+        check_bounds(self, "warm_up", section="lr_scheduler", low=0, high=1)
 
 
 @dataclass(frozen=True)
@@ -231,9 +214,11 @@ class TrainerConfig:
     checkpoint_every_n_steps: int = 500
 
     def __post_init__(self) -> None:
-        _check("trainer", self, "max_epochs", "patience", "devices", "num_nodes", "accumulate_grad_batches", low=1)
-        _check("trainer", self, "log_every_n_steps", "checkpoint_every_n_steps", low=1)
-        _check("trainer", self, "gradient_clip_val", low=0)
+        check_bounds(
+            self, "max_epochs", "patience", "devices", "num_nodes", "accumulate_grad_batches", section="trainer", low=1
+        )
+        check_bounds(self, "log_every_n_steps", "checkpoint_every_n_steps", section="trainer", low=1)
+        check_bounds(self, "gradient_clip_val", section="trainer", low=0)
 
 
 @dataclass(frozen=True)
@@ -262,7 +247,7 @@ class FitConfig(GalleryConfig):
 
     def __post_init__(self) -> None:
         self.check_gallery()
-        _check(None, self, "seed_everything", low=0, high=2**63 - 1)
+        check_bounds(self, "seed_everything", low=0, high=2**63 - 1)
         parts = self.trainer.devices * self.trainer.num_nodes * self.trainer.accumulate_grad_batches
         if self.data.batch_size % parts or self.data.batch_size < 2 * parts:
             raise InputError(
@@ -363,7 +348,7 @@ class RefitConfig(GalleryConfig):
         if self.transform == "none" and self.shrinkage is not None:
             raise InputError("`shrinkage` goes with `transform` whiten.")
         self.check_gallery()
-        _check(None, self, "epochs", "learning_rate", low=0)
-        _check(None, self, "patience", "epoch_photos", "batch_size", "held_out_photos", low=1)
-        _check(None, self, "decay", low=0, high=1)
-        _check(None, self, "held_out", low=0.001, high=0.5)
+        check_bounds(self, "epochs", "learning_rate", low=0)
+        check_bounds(self, "patience", "epoch_photos", "batch_size", "held_out_photos", low=1)
+        check_bounds(self, "decay", low=0, high=1)
+        check_bounds(self, "held_out", low=0.001, high=0.5)

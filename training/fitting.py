@@ -18,13 +18,12 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from encoder.checkpoint import LoadedEncoder, load_encoder, save_checkpoint
-from encoder.config import Preprocessing
+from encoder.config import FeedOptions, Preprocessing
 from encoder.device import choose_device
 from encoder.embedding import embed_photos
 from encoder.encode import MapSource, PhotoEncoder, check_maps
 from encoder.model import GeoEncoder, GeoEncoderConfig
-from encoder.options import FeedOptions
-from encoder.segmentation_cache import MapOrigin, SegmentationCache, open_cache
+from encoder.segmentation_cache import SegmentationCache, open_cache
 from indexer.bundles.gallery import gallery_facts
 from indexer.bundles.gallery_builds import write_gallery
 from indexer.cells.hierarchy import Hierarchy
@@ -93,7 +92,10 @@ def fit(hierarchy: Path, out: Path, *, config: FitConfig) -> FitSummary | None:
     start = None if model.start_from is None else load_encoder(model.start_from)
     if model.unused:
         log.warning("%s has its own model.%s: what is given has no effect", model.start_from, ", ".join(model.unused))
-    encoder = build_encoder(model if cache is None else _learning_from(cache.origin, model), start)
+    if cache is not None and model.fusion is not None and model.fusion.segmenter is None:
+        # On record: no maps of another segmenter may be taken for those that the fusion learned from.
+        model = replace(model, fusion=replace(model.fusion, segmenter=cache.origin.segmenter))
+    encoder = build_encoder(model, start)
     check_maps(encoder, MapSource(cache))
     source = open_photos(data.photos)
     if encoder.fusion is not None and cache is None and not source.may_have_maps:
@@ -166,12 +168,7 @@ def train(
 ) -> GeoModule:
     """The training itself: changes the weights of `encoder` and of `head` in place, and returns them together.
 
-    run: where logs go and where an unfinished run is found; None writes nothing.
-
-    Raises:
-        WorkError: the loss stopped being a number.
-        InputError: there are fewer photos than a batch that is to be shared.
-        Stopped: SIGTERM ended the run; it can be gone on with.
+    run: where logs go and where an unfinished run is found; None writes nothing. Raises as `fit`, of training alone.
     """
     options, data = config.trainer, config.data
     processes = options.devices * options.num_nodes
@@ -179,12 +176,12 @@ def train(
         raise InputError(
             f"{len(photos)} training photos; data.batch_size {data.batch_size} cannot be shared. Lower it."
         )
-    reporter = Reporter(options)
+    reporter = Reporter()
     callbacks: list[lightning.Callback] = [reporter]
     if options.patience is not None:
-        callbacks.append(BestEpoch(None if run is None else run.best, patience=options.patience))
+        callbacks.append(BestEpoch(None if run is None else run.best))
     if run is not None:  # after the best epoch: what is gone on with must know of it
-        callbacks.append(Resumable(run.resume, every=options.checkpoint_every_n_steps))
+        callbacks.append(Resumable(run.resume))
     steps = n_batches(len(photos), data.batch_size)
     trainer = _trainer(config, device, callbacks, run, log_every=min(options.log_every_n_steps, steps))
     share = Share(trainer.global_rank, processes, options.accumulate_grad_batches)
@@ -227,13 +224,6 @@ def build_encoder(config: ModelConfig, start: LoadedEncoder | None = None) -> Ge
     if isinstance(trainable, int):
         encoder.freeze(trainable_blocks=trainable)
     return encoder
-
-
-def _learning_from(maps: MapOrigin, model: ModelConfig) -> ModelConfig:
-    """With what made the maps that a new fusion learns from on record, so that no other maps are taken for them."""
-    if model.fusion is None or model.fusion.segmenter is not None:
-        return model
-    return replace(model, fusion=replace(model.fusion, segmenter=maps.segmenter))
 
 
 def _new_encoder(config: ModelConfig) -> GeoEncoder:
@@ -375,6 +365,4 @@ def _write_log(file: Path, epochs: Sequence[Epoch], kept: Epoch) -> None:
         for epoch in epochs
     ]
     with file.open("w") as stream:
-        writer = csv.DictWriter(stream, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        csv.writer(stream, lineterminator="\n").writerows([rows[0].keys(), *(row.values() for row in rows)])

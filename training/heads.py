@@ -187,10 +187,12 @@ class ClassifierHead(Head):
         leaves, levels = hierarchy.leaves, hierarchy.levels
         super().__init__(leaves.lat_deg, leaves.lng_deg)
         generator = torch.Generator().manual_seed(seed)
-        self.weights, self.biases = (
-            nn.ParameterList(nn.Parameter(_uniform((len(level), *shape), width, generator)) for level in levels)
-            for shape in ((width,), ())
-        )
+
+        def uniform(*shape: int) -> nn.Parameter:  # as torch begins a linear map
+            return nn.Parameter((2 * torch.rand(shape, generator=generator) - 1) / math.sqrt(width))
+
+        self.weights = nn.ParameterList(uniform(len(level), width) for level in levels)
+        self.biases = nn.ParameterList(uniform(len(level)) for level in levels)
         self.register_buffer("ancestors", torch.from_numpy(hierarchy.ancestors), persistent=False)
 
     def loss(self, vectors: torch.Tensor, truth: Truth) -> torch.Tensor:
@@ -218,11 +220,6 @@ def best_rows(queries: torch.Tensor, rows: torch.Tensor, *, block: int = 1024) -
     queries: (Q, W). rows: (R, W) float32.
     """
     return torch.cat([(part.float() @ rows.T).argmax(dim=1) for part in torch.split(queries, block)])
-
-
-def _uniform(shape: tuple[int, ...], width: int, generator: torch.Generator) -> torch.Tensor:
-    """As torch begins a linear map of `width` inputs."""
-    return (2 * torch.rand(shape, generator=generator) - 1) / math.sqrt(width)
 
 
 def weight_groups(module: nn.Module, *, lr: float, weight_decay: float) -> Sequence[dict[str, Any]]:

@@ -181,24 +181,21 @@ class GeoModule(lightning.LightningModule):
         )
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class TrainingLoader:
     """The parts of an epoch from wherever a run stands: what Lightning iterates over, once for each epoch."""
 
-    def __init__(self, photos: Photos, module: GeoModule) -> None:
-        self._photos, self._module, self._batch_size = photos, module, module.config.data.batch_size
+    photos: Photos
+    module: GeoModule
 
     def __len__(self) -> int:
-        return n_batches(len(self._photos), self._batch_size) * self._module.share.parts
+        return n_batches(len(self.photos), self.module.config.data.batch_size) * self.module.share.parts
 
     def __iter__(self) -> Iterator[BatchPart]:
         # A generator: the module is looked at when the first part is taken, not when Lightning prepares.
-        run = self._module
-        yield from self._photos.parts(
-            self._batch_size,
-            run.share,
-            epoch=len(run.epochs),
-            seed=run.config.seed_everything,
-            skip=run.batches_done,
+        run, config = self.module, self.module.config
+        yield from self.photos.parts(
+            config.data.batch_size, run.share, epoch=len(run.epochs), seed=config.seed_everything, skip=run.batches_done
         )
 
     # Lightning takes a loader with these for one that goes on in the middle of an epoch. The module does it here.

@@ -17,10 +17,11 @@ from contextlib import closing
 import numpy as np
 import torch
 
+from encoder.config import ReadOptions
 from encoder.crops import crop_maps, crop_photos
 from encoder.decoded_batch import DecodedBatch
 from encoder.decoding import decoded_batches
-from encoder.encode import reader_of
+from encoder.encode import MapSource, reader_of
 from encoder.model import GeoEncoder
 from encoder.photo_reader import UNKNOWN_CLASS
 from encoder.segmentation_cache import SegmentationCache
@@ -70,7 +71,7 @@ class PhotoStream:
         device: torch.device = CPU,
     ) -> None:
         self._source, self._hierarchy, self._config, self._device = source, hierarchy, config, device
-        self._read = reader_of(encoder, crops="one", cache=cache)
+        self._read = reader_of(encoder, MapSource(cache), crops="one", options=ReadOptions())
         self._chosen, self._needs_cell = chosen, needs_cell
         self.location, self.preprocessing = source.location, encoder.preprocessing
         self.n_levels, self.has_maps = len(hierarchy.levels), self._read.classes is not None
@@ -161,8 +162,8 @@ class PhotoStream:
 
     def _decoded(self, photos: Iterable[list[Photo]]) -> Iterator[DecodedBatch]:
         """Raises InputError where of the first photos, or of all if they are fewer, none can be read."""
-        on_gpu = self._device.type == "cuda"
-        batches = decoded_batches(photos, self._read, workers=self._config.workers, pin=on_gpu)
+        pin = self._device.type == "cuda"
+        batches = decoded_batches(photos, self._read, workers=self._config.workers, pin=pin)
         first_failure = ""
         failed, n_seen = Counter[str](), 0
         with closing(batches):
@@ -176,7 +177,7 @@ class PhotoStream:
                             first_failure = first_failure or f"{name}: {status}: {reason}"
                     if failed.total() == n_seen >= _GIVEN_UP_AFTER:
                         break
-                    yield batch.to(self._device) if on_gpu else batch
+                    yield batch.to(self._device)
             finally:  # who iterates may ask for no more than the last batch
                 if failed:
                     kinds = ", ".join(f"{n:,} {status}" for status, n in failed.most_common())
@@ -205,13 +206,8 @@ class PhotoStream:
         return pixels, maps
 
     def _tell(self, name: str, status: str, reason: str) -> None:
-        """Tell of a photo that cannot be used, if it is the first of its kind.
-
-        Raises:
-            InputError: its map has classes that the model does not know: made for another table, so that none of the
-                maps can be trusted.
-        """
-        if status == UNKNOWN_CLASS:
+        """Tell of a photo that cannot be used, if it is the first of its kind."""
+        if status == UNKNOWN_CLASS:  # made for another table, so that none of the maps can be trusted
             raise InputError(
                 f"{self.location}: {name}: {reason}. Its maps are of other classes: set model.fusion.classes to "
                 "how many there are, or make them with another model (python -m encoder segment)."
@@ -226,24 +222,23 @@ def shuffle(placed: Iterator[_Placed], rng: np.random.Generator, *, photos: int,
 
     photos: in the buffer, at most. n_bytes: of photos that came as bytes, in the buffer, at most (but for one).
     """
-    buffer: list[_Placed] = []
-    held = 0
-
-    def draw() -> _Placed:
-        nonlocal held
-        row = int(rng.integers(len(buffer)))
-        buffer[row], buffer[-1] = buffer[-1], buffer[row]
-        drawn = buffer.pop()
-        held -= _size(drawn)
-        return drawn
-
+    buffer, held = list[_Placed](), 0
     for each in placed:
         buffer.append(each)
         held += _size(each)
         while len(buffer) > photos or held > n_bytes:
-            yield draw()
+            drawn = _drawn(buffer, rng)
+            held -= _size(drawn)
+            yield drawn
     while buffer:
-        yield draw()
+        yield _drawn(buffer, rng)
+
+
+def _drawn(buffer: list[_Placed], rng: np.random.Generator) -> _Placed:
+    """One of them at random, which is taken out."""
+    row = int(rng.integers(len(buffer)))
+    buffer[row], buffer[-1] = buffer[-1], buffer[row]
+    return buffer.pop()
 
 
 def _size(placed: _Placed) -> int:

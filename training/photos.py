@@ -64,8 +64,7 @@ class PhotoSet:
 def load_photos(stream: PhotoStream, *, memory_limit_gb: float) -> PhotoSet:
     """Decode all photos of a stream, in its order, on the CPU. Those that cannot be decoded are left out and counted.
 
-    Raises:
-        InputError: the photos are too many for memory, or none of them can be read.
+    Raises InputError where the photos are too many for memory, or none of them can be read.
     """
     edge, n_photos = stream.preprocessing.crop, len(stream)
     size_gb = n_photos * (4 if stream.has_maps else 3) * edge**2 / 1e9
@@ -76,24 +75,19 @@ def load_photos(stream: PhotoStream, *, memory_limit_gb: float) -> PhotoSet:
         )
     pixels = torch.zeros((n_photos, 3, edge, edge), dtype=torch.uint8)
     class_maps = torch.zeros((n_photos, edge, edge), dtype=torch.uint8) if stream.has_maps else None
-    targets, lat_deg, lng_deg = [torch.empty((0, stream.n_levels), dtype=torch.int64)], [np.empty(0)], [np.empty(0)]
+    targets = torch.zeros((n_photos, stream.n_levels), dtype=torch.int64)
+    lat_deg, lng_deg = torch.zeros((2, n_photos), dtype=torch.float64)
     n_kept = 0
     with track("decoding photos", n_photos) as advance:
         for part in stream.validation_parts(_DECODED_AT_ONCE, Share(), advance=advance):
             kept = slice(n_kept, n_kept := n_kept + len(part.pixels))
-            pixels[kept] = part.pixels
+            pixels[kept], targets[kept] = part.pixels, part.truth.targets
+            lat_deg[kept], lng_deg[kept] = part.lat_deg, part.lng_deg
             if class_maps is not None and part.class_maps is not None:
                 class_maps[kept] = part.class_maps
-            targets.append(part.truth.targets)
-            lat_deg.append(part.lat_deg.numpy())
-            lng_deg.append(part.lng_deg.numpy())
-    return PhotoSet(
-        pixels[:n_kept],
-        None if class_maps is None else class_maps[:n_kept],
-        torch.cat(targets),
-        np.concatenate(lat_deg),
-        np.concatenate(lng_deg),
-    )
+    maps = None if class_maps is None else class_maps[:n_kept]
+    places = lat_deg[:n_kept].numpy(), lng_deg[:n_kept].numpy()
+    return PhotoSet(pixels[:n_kept], maps, targets[:n_kept], *places)
 
 
 def source_of(config: DataConfig, half: Literal["train", "validation"]) -> tuple[PhotoSource, NameFilter | None]:
@@ -116,10 +110,8 @@ def open_half(
 ) -> Photos:
     """Photos to learn from, all of which lie in a cell; or those to measure with, wherever they lie.
 
-    cache: class maps of the photos that bring none of their own. device: where photos of a stream are cut.
-
-    Raises:
-        InputError: the table is unusable, too large for memory, or none of its photos can be read.
+    cache: class maps of the photos that bring none of their own. device: where photos of a stream are cut. Raises
+    InputError where the table is unusable, and as `load_photos`.
     """
     source, chosen = source_of(config, half)
     stream = PhotoStream(

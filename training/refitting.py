@@ -15,26 +15,31 @@ from pathlib import Path
 
 import numpy as np
 
-from encoder.checkpoint_folder import encoder_digest, encoder_width, save_geocells_checkpoint
 from encoder.device import choose_device
+from encoder.model_files import copy_encoder, encoder_digest, encoder_width
 from indexer.bundles.gallery import gallery_facts
 from indexer.bundles.gallery_builds import write_gallery
 from indexer.cells.hierarchy import Hierarchy
 from indexer.cells.table import load_hierarchy
-from indexer.disk.artifact import Draft, check_target
+from indexer.disk.artifact import check_target, write_folder
 from indexer.disk.manifest import file_digest, manifest_digest
 from indexer.earth.geo import Accuracy, accuracy
 from indexer.errors import BundleMismatch, InputError
 from indexer.jobs.progress import track
 from indexer.vectors.features import FeatureSource, open_features
-from indexer.vectors.geocells import Geocells, load_geocells
+from indexer.vectors.geocells import (
+    CHECKPOINT_KIND,
+    CHECKPOINT_SCHEMA_VERSION,
+    Geocells,
+    load_geocells,
+    save_geocells,
+)
 from indexer.vectors.means import carry_over
 from indexer.vectors.prototypes import Placed, Placement, joined_placed, no_photo, placed_batches, prototypes
 from training.candidates import FITTED, START, TEMPERED, WEIGHTED, check_enough_to_weigh, choose, errors_km, weighted
-from training.cell_fit import LevelFit, fit_cells, steps_per_epoch
+from training.cell_fit import LevelFit, VectorFile, fit_cells, steps_per_epoch
 from training.config import RefitConfig, RefitSources
 from training.holding_out import NameFilter, by_name, name_keys
-from training.vector_file import VectorFile
 
 log = logging.getLogger(__name__)
 
@@ -104,31 +109,25 @@ def refit(sources: RefitSources, out: Path, *, config: RefitConfig) -> RefitSumm
     kept = choose(errors)
     fit_ended = time.perf_counter()
     n_gallery = 0
-
-    def finish(draft: Draft) -> None:
-        nonlocal n_gallery
-        if gallery_photos is None:
-            return
-        batches = placed_batches(features, gallery_photos, "gallery", everywhere=True)
-        made = write_gallery(draft.path, batches, candidates[kept], tree, config, owners=gallery_photos.owners)
-        draft.facts["gallery"], n_gallery = gallery_facts(made.facts), made.facts.photos
-
     scores = {name: accuracy(km) for name, km in errors.items()}
-    save_geocells_checkpoint(
-        out,
-        geocells=candidates[kept],
-        encoder=sources.from_,
-        config={
-            "refit": asdict(config),
-            "split": sources.split,
-            "validation_split": sources.validation_split,
-            "kept": kept,
-            "held_out": {name: asdict(score) for name, score in scores.items()},
-        },
-        inputs=inputs,
-        finish=finish,
-    )
-    ended = time.perf_counter()
+    made_by = {
+        "refit": asdict(config),
+        "split": sources.split,
+        "validation_split": sources.validation_split,
+        "kept": kept,
+        "held_out": {name: asdict(score) for name, score in scores.items()},
+    }
+    with write_folder(
+        out, kind=CHECKPOINT_KIND, schema_version=CHECKPOINT_SCHEMA_VERSION, config=made_by, inputs=inputs
+    ) as draft:
+        if sources.from_ is not None:
+            copy_encoder(sources.from_, draft)
+        save_geocells(draft, candidates[kept])
+        if gallery_photos is not None:
+            batches = placed_batches(features, gallery_photos, "gallery", everywhere=True)
+            made = write_gallery(draft.path, batches, candidates[kept], tree, config, owners=gallery_photos.owners)
+            draft.facts["gallery"], n_gallery = gallery_facts(made.facts), made.facts.photos
+    marks = np.array([began, prepared, laid_out, fit_ended, time.perf_counter()])
     return RefitSummary(
         out,
         n_photos,
@@ -138,13 +137,8 @@ def refit(sources: RefitSources, out: Path, *, config: RefitConfig) -> RefitSumm
         levels,
         candidates[kept],
         n_gallery,
-        ended - began,
-        {
-            "start": prepared - began,
-            "lay out": laid_out - prepared,
-            "fit": fit_ended - laid_out,
-            "write": ended - fit_ended,
-        },
+        float(marks[-1] - began),
+        dict(zip(("start", "lay out", "fit", "write"), np.diff(marks).tolist(), strict=True)),
     )
 
 

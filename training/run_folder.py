@@ -91,10 +91,8 @@ class RunFolder:
     def begun(self, facts: Mapping[str, Any]) -> Iterator[None]:
         """Write what this run is, unless that is there, and keep other processes from training here.
 
-        They are kept out for as long as the block runs; the death of this process frees the folder.
-
-        Raises:
-            InputError, ArtifactError: as `check_same`.
+        They are kept out for as long as the block runs; the death of this process frees the folder. Raises as
+        `check_same`.
         """
         if self._before(facts) is None:
             write_file(self._run, json.dumps(facts, indent=2).encode())
@@ -136,12 +134,8 @@ class RunFolder:
 
 
 def plain(values: Any) -> Any:
-    """Values as YAML and JSON can hold them."""
-    if isinstance(values, Mapping):
-        return {key: plain(value) for key, value in values.items()}
-    if isinstance(values, tuple):
-        return [plain(value) for value in values]
-    return str(values) if isinstance(values, Path) else values
+    """Values as YAML and JSON can hold them: lists for tuples, text for paths."""
+    return json.loads(json.dumps(values, default=str))
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -23,7 +23,7 @@ from benchmarks.world.generator import SPLITS, WorldConfig, generate
 from encoder.crops import normalise
 from encoder.model import GeoEncoder
 from indexer.cells.hierarchy import Hierarchy, build_hierarchy, sorted_ids
-from indexer.cells.rule import PartitionRule
+from indexer.cells.partition import PartitionRule
 from indexer.disk.artifact import write_file
 from indexer.disk.manifest import code_version
 from indexer.earth.geo import haversine_km

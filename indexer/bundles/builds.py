@@ -27,7 +27,7 @@ from indexer.bundles.removals import which_removed
 from indexer.bundles.takedown import Takedown
 from indexer.cells.division import S2Scheme, partition
 from indexer.cells.lineage import lineage
-from indexer.cells.rule import PartitionRule
+from indexer.cells.partition import PartitionRule
 from indexer.cells.table import load_hierarchy
 from indexer.disk.artifact import explain_unwritable, remove_leftovers, temporary_folder
 from indexer.disk.manifest import file_digest, manifest_digest

@@ -291,18 +291,14 @@ def _read_level(path: Path) -> Index:
 
 
 def bundle_manifest(folder: Path) -> Manifest:
-    """The checked manifest of a bundle, without opening its indices.
-
-    Raises:
-        ArtifactError: not a bundle, damaged, incomplete, or newer than this version.
-    """
+    """The checked manifest of a bundle, without opening its indices; raises what `open_bundle` does."""
     manifest = _own_manifest(folder)
     check_sizes(folder, manifest)
     return manifest
 
 
 def bundle_hierarchy(folder: Path) -> Hierarchy:
-    """The cells of a bundle, without opening its indices; raises what `bundle_manifest` does."""
+    """The cells of a bundle, without opening its indices; raises what `open_bundle` does."""
     bundle_manifest(folder)
     return table.read_cells(folder / table.CELLS_FILE)
 

@@ -58,10 +58,8 @@ def search_index(
 
     probes: how many lists to look into, where the index has lists; None takes the number stored with it.
     """
-    if not probes:
-        return index.search(queries, k)
-    settings = faiss.SearchParametersIVF()
-    settings.nprobe = probes
+    # The stub of the class lacks its fields, which FAISS takes by name.
+    settings = faiss.SearchParametersIVF(nprobe=probes) if probes else None  # type: ignore[call-arg]
     return index.search(queries, k, params=settings)
 
 
@@ -186,21 +184,13 @@ def set_probes(index: Index, probes: int) -> None:
 
 
 def write_index(index: Index, path: Path) -> None:
-    """Write an index file; the caller's folder makes it whole or absent.
-
-    Raises:
-        OSError: it cannot be written.
-    """
+    """Write an index file; the caller's folder makes it whole or absent."""
     # FAISS's own writer reports any failure as a RuntimeError without a number; a file of Python's has the reason.
     path.write_bytes(faiss.serialize_index(index).data)
 
 
 def read_index(path: Path) -> Index:
-    """Read an index file of a kind this module makes.
-
-    Raises:
-        ArtifactError: not an index file, cut short, or of another kind.
-    """
+    """Read an index file of a kind this module makes; an ArtifactError where it is none, or is cut short."""
     try:
         index = faiss.read_index(str(path))
     except RuntimeError as error:

@@ -44,8 +44,7 @@ def append_entry(path: Path, action: str, version: str, details: Mapping[str, st
 def read_entries(path: Path) -> list[Entry]:
     """All lines, oldest first, without a last one that was torn by a kill; none where there is no log yet.
 
-    Raises:
-        ArtifactError: a line before the last is damaged.
+    An ArtifactError where a line before the last is damaged.
     """
     if not path.exists():
         return []

@@ -41,27 +41,20 @@ class VersionState:
 class Registry:
     """A folder of bundles. Nothing is read or written until a method is called.
 
-    What takes a version or changes something raises InputError where there is no such version or the folder cannot be
-    written; what needs the history raises ArtifactError where that is damaged. A method says what else it raises.
+    What takes a version or changes something raises InputError where there is no registry, no such version, or nothing
+    published, or where the folder cannot be written; what needs the history raises ArtifactError where that is damaged.
+    What refuses raises InputError too. A method says what else it raises.
     """
 
     path: Path
 
     def check(self) -> None:
-        """Refuse a folder that is something else; ask before a bundle is built into it.
-
-        Raises:
-            InputError: it is a file, or holds an artefact of another kind.
-        """
+        """Refuse a file, or a folder that holds an artefact of another kind; ask before a bundle is built into it."""
         if (self.path / MANIFEST).exists() or (self.path.exists() and not self.path.is_dir()):
             raise InputError(f"{self.path}: not a registry, and nothing is written into it. Choose another folder.")
 
     def require(self) -> None:
-        """Make sure that there is a registry here, if only an empty one.
-
-        Raises:
-            InputError: there is none.
-        """
+        """Refuse a folder that is no registry; an empty one will do."""
         if not self.versions_folder.is_dir():
             raise InputError(
                 f"{self.path}: not a registry. Make one: python -m indexer build --registry {self.path} ..."
@@ -85,11 +78,7 @@ class Registry:
         return link.readlink().name if link.is_symlink() else None
 
     def resolve(self, version: str | None = None) -> Path:
-        """Folder of a version given by digest or an unambiguous beginning of it; of the current one for None.
-
-        Raises:
-            InputError: no registry here, nothing published, or no such version.
-        """
+        """Folder of a version given by digest or an unambiguous beginning of it; of the current one for None."""
         self.require()
         if version is None:
             version = self.current

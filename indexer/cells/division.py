@@ -6,7 +6,7 @@ its manifest) and the places, so that it can be made again when photos are added
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import pyarrow as pa
 from indexer.cells.hierarchy import Hierarchy, build_hierarchy, sorted_ids
 from indexer.cells.labels import build_label_hierarchy
 from indexer.cells.lineage import lineage
-from indexer.cells.rule import PartitionRule
+from indexer.cells.partition import PartitionRule
 from indexer.cells.table import hierarchy_manifest, load_hierarchy, load_photo_places, save_hierarchy
 from indexer.disk.artifact import check_target
 from indexer.disk.manifest import file_digest, manifest_digest
@@ -25,14 +25,12 @@ from indexer.errors import ArtifactError, InputError
 from indexer.photos.sources import coordinate_batches
 from indexer.photos.tables import coordinates_of, read_columns
 
-PAPER_RULE = PartitionRule()
-
 
 @dataclass(frozen=True, slots=True)
 class S2Scheme:
     """S2 cells adapted to where photos are."""
 
-    rule: PartitionRule = PAPER_RULE
+    rule: PartitionRule = field(default_factory=PartitionRule)
 
     def read(self, photos: Path, *, split: str | None) -> pa.Table:
         """Point ids, sorted; the table is read a batch at a time."""
@@ -91,11 +89,7 @@ PartitionScheme = S2Scheme | LabelScheme
 
 
 def scheme_of(config: Mapping[str, Any], *, source: Path) -> PartitionScheme:
-    """The scheme that a hierarchy's manifest records.
-
-    Raises:
-        ArtifactError: it records none that can be followed.
-    """
+    """The scheme that a hierarchy's manifest records; an ArtifactError where it is none that can be followed."""
     values = dict(config)
     kind = values.pop("kind", None)
     try:

@@ -42,11 +42,7 @@ _LARGEST_IN_JSON = 2**53  # readers take JSON's numbers for doubles
 
 
 def file_format(out: Path) -> str:
-    """Name of the format that a file's suffix asks for.
-
-    Raises:
-        InputError: it asks for none of ours.
-    """
+    """Name of the format that a file's suffix asks for; an InputError where it asks for none of ours."""
     name = FORMATS.get(out.suffix.lower())
     if name is None:
         raise InputError(f"{out}: the name must end in .parquet (GeoParquet) or .geojson (GeoJSON).")
@@ -90,11 +86,7 @@ def cell_frame(hierarchy: Hierarchy, level: int, *, values: Path | None = None) 
 
 
 def check_drawable(hierarchy: Hierarchy, level: int) -> Level:
-    """The level of that number, whose cells have borders.
-
-    Raises:
-        InputError: no such level, or its cells are labels.
-    """
+    """The level of that number; an InputError where there is none, or where its cells are labels, without borders."""
     if not 0 <= level < len(hierarchy.levels):
         raise InputError(f"There is no level {level}: levels are 0 (coarsest) to {len(hierarchy.levels) - 1} (finest).")
     cells = hierarchy.levels[level]
@@ -128,7 +120,12 @@ def write_frame(frame: geopandas.GeoDataFrame, out: Path) -> None:
         frame.to_parquet(content, index=False)
     else:
         frame = frame.drop(columns="s2_id")  # does not fit into a JSON number; the token says the same
-        _check_json_numbers(frame)
+        for name, column in frame.select_dtypes("number").items():
+            if (column.abs() > _LARGEST_IN_JSON).any() and (column.dtype.kind in "iu" or np.isinf(column).any()):
+                raise InputError(
+                    f"{name} holds numbers that JSON cannot: infinity, or integers beyond 2^53. Export .parquet "
+                    "instead."
+                )
         pyogrio.write_dataframe(
             frame,
             content,
@@ -148,15 +145,29 @@ def read_values(source: Path, keys: np.ndarray) -> pa.Table:
         InputError: not a table, no column `key`, keys that repeat or are no cells, or columns that do not fit.
     """
     table = _read_table(source)
-    if "key" not in table.column_names:
-        raise InputError(f"{source}: no column 'key' (the cells' tokens); it has {', '.join(table.column_names)}.")
-    _check_columns(table, source)
-    table = pa.table({name: _plain(table[name], name, source) for name in table.column_names})
-    if table["key"].type != pa.string():
-        raise InputError(f"{source}: key is {table['key'].type}; it must be text, the cells' tokens such as '89c25'.")
-    _check_keys(table["key"], keys, source)
-    rows = pc.index_in(pa.array(keys.tolist()), value_set=table["key"])
-    return table.drop_columns("key").take(rows)
+    names, wanted = table.column_names, pa.array(keys.tolist())
+    if "key" not in names:
+        raise InputError(f"{source}: no column 'key' (the cells' tokens); it has {', '.join(names)}.")
+    taken = [name for name in names if name != "key" and name in (*COLUMNS, GEOMETRY)]
+    if taken:
+        raise InputError(f"{source}: the export has its own {', '.join(taken)}. Rename or remove these columns.")
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise InputError(f"{source}: several columns are called {', '.join(repeated)}. Rename them.")
+    table = pa.table({name: _plain(table[name], name, source) for name in names})
+    key = table["key"]
+    if key.type != pa.string():
+        raise InputError(f"{source}: key is {key.type}; it must be text, the cells' tokens such as '89c25'.")
+    unknown = key.filter(pc.invert(pc.is_in(key, value_set=wanted)))
+    if len(unknown):
+        raise InputError(
+            f"{source}: {len(unknown)} key(s) are no cells of this level: {_first(unknown.to_pylist())}. "
+            "Give the `level` that they belong to, or remove these rows."
+        )
+    twice = [entry["values"] for entry in pc.value_counts(key).to_pylist() if entry["counts"] > 1]
+    if twice:
+        raise InputError(f"{source}: {len(twice)} key(s) repeat: {_first(twice)}. Keep one row for each cell.")
+    return table.drop_columns("key").take(pc.index_in(wanted, value_set=key))
 
 
 def _read_table(source: Path) -> pa.Table:
@@ -173,28 +184,6 @@ def _read_table(source: Path) -> pa.Table:
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{source}: cannot be read as a table ({error}).") from None
     raise InputError(f"{source}: a table must be a .parquet or .csv file.")
-
-
-def _check_columns(table: pa.Table, source: Path) -> None:
-    names = table.column_names
-    taken = [name for name in names if name != "key" and name in (*COLUMNS, GEOMETRY)]
-    if taken:
-        raise InputError(f"{source}: the export has its own {', '.join(taken)}. Rename or remove these columns.")
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise InputError(f"{source}: several columns are called {', '.join(repeated)}. Rename them.")
-
-
-def _check_keys(column: pa.ChunkedArray, keys: np.ndarray, source: Path) -> None:
-    unknown = column.filter(pc.invert(pc.is_in(column, value_set=pa.array(keys.tolist()))))
-    if len(unknown):
-        raise InputError(
-            f"{source}: {len(unknown)} key(s) are no cells of this level: {_first(unknown.to_pylist())}. "
-            "Give the `level` that they belong to, or remove these rows."
-        )
-    repeated = [entry["values"] for entry in pc.value_counts(column).to_pylist() if entry["counts"] > 1]
-    if repeated:
-        raise InputError(f"{source}: {len(repeated)} key(s) repeat: {_first(repeated)}. Keep one row for each cell.")
 
 
 def _first(keys: Sequence[str | None]) -> str:
@@ -220,11 +209,3 @@ _KINDS = (
 def _nullable(kind: pa.DataType) -> pandas.ArrowDtype | None:
     """For what pandas' own types would make floats or objects of where there are nulls."""
     return pandas.ArrowDtype(kind) if pa.types.is_integer(kind) or pa.types.is_boolean(kind) else None
-
-
-def _check_json_numbers(frame: geopandas.GeoDataFrame) -> None:
-    for name, column in frame.select_dtypes("number").items():
-        if (column.abs() > _LARGEST_IN_JSON).any() and (column.dtype.kind in "iu" or np.isinf(column).any()):
-            raise InputError(
-                f"{name} holds numbers that JSON cannot: infinity, or integers beyond 2^53. Export .parquet instead."
-            )

@@ -50,7 +50,8 @@ def extents(ids: np.ndarray, levels: Sequence[Runs]) -> list[tuple[np.ndarray, n
             cells, begin, end = _inside(runs, start, points.shape[1])
             if not begin.size:
                 continue
-            mine = _spread(begin, points.shape[1])
+            # For each photo the number of the run it is in; photos between runs get a neighbour's.
+            mine = np.repeat(np.arange(len(begin)), np.diff(begin[1:], prepend=0, append=points.shape[1]))
             squared = np.zeros(points.shape[1])
             for axis in range(3):
                 difference = centre[axis, cells][mine]
@@ -83,13 +84,6 @@ def _inside(runs: Runs, start: int, length: int) -> tuple[slice, np.ndarray, np.
         int(np.searchsorted(runs.begin, start + length, side="left")),
     )
     return cells, np.maximum(runs.begin[cells] - start, 0), np.minimum(runs.end[cells] - start, length)
-
-
-def _spread(begin: np.ndarray, length: int) -> np.ndarray:
-    """For each of `length` photos the number of the run it is in; photos between runs get a neighbour's."""
-    starts = np.zeros(length, np.int64)
-    starts[begin[1:]] = 1
-    return np.cumsum(starts, out=starts)
 
 
 def _reduce(operation: np.ufunc, values: np.ndarray, begin: np.ndarray, end: np.ndarray) -> np.ndarray:

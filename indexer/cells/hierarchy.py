@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 
 from indexer.cells.extent import Runs, extents, medoids
-from indexer.cells.partition import partition, photo_runs
-from indexer.cells.rule import PartitionRule
+from indexer.cells.partition import PartitionRule, partition, photo_runs
 from indexer.earth import s2
 from indexer.earth.places import nearest_cities
 from indexer.errors import InputError
@@ -95,15 +94,11 @@ class Hierarchy:
         return [np.full(len(self.levels[0]), -1), *above]
 
     def locate(self, lat_deg: np.ndarray, lng_deg: np.ndarray) -> np.ndarray:
-        """The cell of each level that contains each point, or -1: (N, L) int64; raises what `locate_ids` does."""
+        """The cell of each level that contains each point, or -1: (N, L) int64; raises what `s2_ids_of` does."""
         return self.locate_ids(s2.point_ids(lat_deg, lng_deg))
 
     def locate_ids(self, ids: np.ndarray) -> np.ndarray:
-        """The cell of each level that contains each point id, or -1: (N, L) int64.
-
-        Raises:
-            InputError: the cells are labels.
-        """
+        """The cell of each level that contains each point id, or -1: (N, L) int64; raises what `s2_ids_of` does."""
         return np.stack([s2.locate(s2_ids_of(level), ids) for level in self.levels], axis=1)
 
     def describe(self) -> list[dict[str, Any]]:
@@ -129,11 +124,7 @@ class Hierarchy:
 
 
 def s2_ids_of(level: Level) -> np.ndarray:
-    """The S2 ids of a level's cells.
-
-    Raises:
-        InputError: they have none: the cells are labels.
-    """
+    """The S2 ids of a level's cells; an InputError where they have none: the cells are labels."""
     if level.s2_ids is None:
         raise InputError(
             f"The cells of this hierarchy are labels ({level.label}), not S2 cells, so coordinates do not say which "

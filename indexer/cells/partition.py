@@ -5,11 +5,44 @@ cell iff it holds more than tau_max photos; keep an unsplit cell iff it holds mo
 back into splitting, so with one tau_min and falling tau_max the partitions are nested.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from indexer.cells.extent import Runs
-from indexer.cells.rule import PartitionRule
 from indexer.earth import s2
+from indexer.errors import InputError
+from indexer.paper import TAU_MAX, TAU_MIN
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionRule:
+    """When a cell is split and when it is kept."""
+
+    tau_max: tuple[int, ...] = TAU_MAX  # per level, coarsest first
+    tau_min: int = TAU_MIN  # photos a kept cell must exceed
+    first_level: int = 2  # S2 level to start from; 0 = the six cube faces, as the paper's prose has it
+    min_inclusive: bool = False  # True: exactly tau_min photos are enough, as the paper's prose has it
+    keep_parent: float | None = None  # a cell whose children would lose more than this share stays whole; None: never
+
+    def __post_init__(self) -> None:
+        falling = all(a > b for a, b in zip(self.tau_max, self.tau_max[1:], strict=False))
+        if not self.tau_max or not falling:
+            raise InputError(
+                f"tau_max must fall strictly from the coarsest level to the finest, not {list(self.tau_max)}."
+            )
+        if not 0 <= self.tau_min < self.tau_max[-1]:
+            raise InputError(
+                f"tau_min ({self.tau_min}) must be at least 0 and below every tau_max ({self.tau_max[-1]})."
+            )
+        if not 0 <= self.first_level <= 10:
+            raise InputError(f"first_level must be from 0 to 10, not {self.first_level}.")
+        if self.keep_parent is not None and not 0 <= self.keep_parent < 1:
+            raise InputError(f"keep_parent is a share from 0 to below 1, not {self.keep_parent}.")
+
+    def kept(self, counts: np.ndarray) -> np.ndarray:
+        """Which counts of photos are enough for a cell to be kept: bool, same shape."""
+        return counts >= self.tau_min if self.min_inclusive else counts > self.tau_min
 
 
 def partition(point_ids: np.ndarray, rule: PartitionRule, *, tau_max: int) -> np.ndarray:
@@ -23,7 +56,10 @@ def partition(point_ids: np.ndarray, rule: PartitionRule, *, tau_max: int) -> np
         counts = photo_runs(point_ids, cells).lengths
         split = (counts > tau_max) & (s2_level < s2.MAX_LEVEL)
         if rule.keep_parent is not None:
-            split[split] = ~_loses_too_much(point_ids, cells[split], counts[split], rule)
+            # Immediate children only: the answer must not depend on tau_max, or partitions would not be nested.
+            child_counts = photo_runs(point_ids, s2.children(cells[split]).ravel()).lengths.reshape(-1, 4)
+            lost = np.where(rule.kept(child_counts), 0, child_counts).sum(axis=1)
+            split[split] = lost <= rule.keep_parent * counts[split]
         kept.append(cells[~split & rule.kept(counts)])
         if not split.any():
             break
@@ -37,11 +73,3 @@ def photo_runs(point_ids: np.ndarray, cells: np.ndarray) -> Runs:
         np.searchsorted(point_ids, s2.range_min(cells), side="left"),
         np.searchsorted(point_ids, s2.range_max(cells), side="right"),
     )
-
-
-def _loses_too_much(point_ids: np.ndarray, cells: np.ndarray, counts: np.ndarray, rule: PartitionRule) -> np.ndarray:
-    # Immediate children only: the answer must not depend on tau_max, or partitions would not be nested.
-    assert rule.keep_parent is not None
-    child_counts = photo_runs(point_ids, s2.children(cells).ravel()).lengths.reshape(-1, 4)
-    lost = np.where(rule.kept(child_counts), 0, child_counts).sum(axis=1)
-    return np.asarray(lost > rule.keep_parent * counts)

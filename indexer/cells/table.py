@@ -11,11 +11,12 @@ from typing import Any
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet
 
 from indexer.cells.hierarchy import Hierarchy, Level
 from indexer.disk.artifact import write_folder
-from indexer.disk.manifest import Manifest, file_digest, read_manifest
+from indexer.disk.manifest import Manifest, checked_file, read_manifest
 from indexer.earth import s2
 from indexer.errors import ArtifactError
 
@@ -83,28 +84,47 @@ def hierarchy_manifest(folder: Path) -> Manifest:
 
 
 def load_photo_places(folder: Path) -> pa.Table:
-    """What `photos.parquet` of a hierarchy folder holds.
+    """What `photos.parquet` of a hierarchy folder holds, if it is what was written: a damaged file can read well.
 
-    Raises:
-        ArtifactError: it cannot be read, or is not what was written: a damaged file can read well and be wrong.
+    Raises what `load_hierarchy` does.
     """
-    entry = hierarchy_manifest(folder).files.get(PHOTOS_FILE)
-    if entry is None or file_digest(folder / PHOTOS_FILE) != entry.sha256:
-        raise ArtifactError(f"{folder / PHOTOS_FILE}: content differs from its manifest. Restore it from a copy.")
+    path = checked_file(folder, PHOTOS_FILE, hierarchy_manifest(folder))
     try:
-        return pyarrow.parquet.read_table(folder / PHOTOS_FILE)
+        return pyarrow.parquet.read_table(path)
     except (pa.ArrowException, OSError) as error:
-        raise ArtifactError(f"{folder / PHOTOS_FILE}: cannot be read ({error}). Restore it from a copy.") from None
+        raise ArtifactError(f"{path}: cannot be read ({error}). Restore it from a copy.") from None
 
 
 def write_cells(path: Path, hierarchy: Hierarchy, *, lineage: pa.Table | None = None) -> None:
     """Write the three tables, and the lineage if there is one, into a new DuckDB file."""
+    levels, leaves = hierarchy.levels, hierarchy.leaves
     tables = {
-        "levels": _levels_table(hierarchy),
-        "cells": pa.concat_tables(cells_table(number, level) for number, level in enumerate(hierarchy.levels)),
-        "leaves": _leaves_table(hierarchy),
-        **({} if lineage is None else {"lineage": lineage}),
+        "levels": pa.table(
+            {
+                "level": pa.array(range(len(levels)), pa.int32()),
+                "tau_min": pa.array([level.tau_min for level in levels], pa.int64()),
+                "tau_max": pa.array([level.tau_max for level in levels], pa.int64()),
+                "label": pa.array([level.label for level in levels], pa.string()),
+                "n_cells": [len(level) for level in levels],
+                "coverage": [level.coverage for level in levels],
+            }
+        ),
+        "cells": pa.concat_tables(cells_table(number, level) for number, level in enumerate(levels)),
+        "leaves": pa.table(
+            {
+                "leaf": np.arange(len(leaves)),
+                "key": leaves.keys,
+                "s2_id": _column(leaves.s2_ids, pa.uint64(), len(leaves)),
+                **{f"ancestor_{number}": column for number, column in enumerate(hierarchy.ancestors.T)},
+                "lat_deg": leaves.lat_deg,
+                "lng_deg": leaves.lng_deg,
+                **dict(zip(_MEDOID, hierarchy.medoids.T, strict=True)),
+                "n_photos": leaves.n_photos,
+            }
+        ),
     }
+    if lineage is not None:
+        tables["lineage"] = lineage
     with duckdb.connect(":memory:") as connection:
         # Small blocks: a table of a few thousand cells is most of a megabyte shorter with them. The storage version is
         # one that every DuckDB since 1.2 reads: left alone, the file would be for the DuckDB that wrote it and newer.
@@ -128,15 +148,10 @@ def read_cells(path: Path) -> Hierarchy:
     try:
         with duckdb.connect(path, read_only=True, config={"enable_external_access": "false"}) as connection:
             levels = connection.sql("SELECT * FROM levels ORDER BY level").to_arrow_table().to_pylist()
-            cells = [
-                connection.sql(
-                    "SELECT * FROM cells WHERE level = ? ORDER BY cell", params=[row["level"]]
-                ).to_arrow_table()
-                for row in levels
-            ]
+            cells = connection.sql("SELECT * FROM cells ORDER BY level, cell").to_arrow_table()
             leaves = connection.sql("SELECT * FROM leaves ORDER BY leaf").to_arrow_table()
         hierarchy = Hierarchy(
-            [_level(row, table) for row, table in zip(levels, cells, strict=True)],
+            [_level(row, cells.filter(pc.field("level") == row["level"])) for row in levels],
             np.stack([leaves[f"ancestor_{row['level']}"].to_numpy().astype(np.int64) for row in levels], axis=1),
             np.stack([leaves[name].to_numpy() for name in _MEDOID], axis=1),
         )
@@ -160,36 +175,6 @@ def cells_table(number: int, level: Level) -> pa.Table:
             "token": _column(None if ids is None else s2.tokens(ids), pa.string(), len(level)),
             "s2_level": _column(None if ids is None else s2.levels(ids), pa.int32(), len(level)),
             **{name: getattr(level, name) for name in (*_NUMBERS, "city", "country")},
-        }
-    )
-
-
-def _levels_table(hierarchy: Hierarchy) -> pa.Table:
-    levels = hierarchy.levels
-    return pa.table(
-        {
-            "level": pa.array(range(len(levels)), pa.int32()),
-            "tau_min": pa.array([level.tau_min for level in levels], pa.int64()),
-            "tau_max": pa.array([level.tau_max for level in levels], pa.int64()),
-            "label": pa.array([level.label for level in levels], pa.string()),
-            "n_cells": pa.array([len(level) for level in levels], pa.int64()),
-            "coverage": pa.array([level.coverage for level in levels], pa.float64()),
-        }
-    )
-
-
-def _leaves_table(hierarchy: Hierarchy) -> pa.Table:
-    level, ancestors = hierarchy.leaves, hierarchy.ancestors
-    return pa.table(
-        {
-            "leaf": pa.array(np.arange(len(level))),
-            "key": pa.array(level.keys.tolist(), pa.string()),
-            "s2_id": _column(level.s2_ids, pa.uint64(), len(level)),
-            **{f"ancestor_{number}": pa.array(ancestors[:, number]) for number in range(ancestors.shape[1])},
-            "lat_deg": pa.array(level.lat_deg),
-            "lng_deg": pa.array(level.lng_deg),
-            **dict(zip(_MEDOID, map(pa.array, hierarchy.medoids.T), strict=True)),
-            "n_photos": pa.array(level.n_photos),
         }
     )
 

@@ -9,7 +9,6 @@ import fcntl
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 from indexer.errors import InputError
 
@@ -25,21 +24,14 @@ def alone(lock: Path, *, busy: str | None = None) -> Iterator[None]:
         OSError: the file cannot be written.
     """
     with lock.open("w") as stream:
-        if busy is None:
-            fcntl.flock(stream, fcntl.LOCK_EX)
-        else:
-            _take_at_once(stream, busy)
-        yield
-
-
-def _take_at_once(stream: IO[str], busy: str) -> None:
-    for look in range(_LOOKS):
-        if look:
+        for _ in range(_LOOKS):
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(stream, fcntl.LOCK_EX if busy is None else fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
             time.sleep(_SECONDS_BETWEEN_LOOKS)
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-    raise InputError(busy)
+        else:
+            raise InputError(busy)
+        yield
 
 
 def is_held(lock: Path) -> bool:

@@ -115,12 +115,20 @@ def check_sizes(folder: Path, manifest: Manifest) -> None:
         raise ArtifactError(fault)
 
 
+def checked_file(folder: Path, name: str, manifest: Manifest) -> Path:
+    """The path of a file that is what its manifest says, to the last byte; an ArtifactError where it is not."""
+    entry = manifest.files.get(name)
+    if entry is None or file_digest(folder / name) != entry.sha256:
+        raise ArtifactError(f"{folder / name}: content differs from its manifest. Restore it from a copy.")
+    return folder / name
+
+
 def manifest_digest(folder: Path, *, name: str = MANIFEST) -> str:
     """SHA-256 of the manifest, which names every other file's: the digest of the whole folder."""
     return file_digest(folder / name)
 
 
-def verify_folder(folder: Path, manifest: Manifest, *, name: str = MANIFEST) -> list[str]:
+def verify_folder(folder: Path, manifest: Manifest) -> list[str]:
     """Compare a folder with its manifest, to the last byte; returns one sentence for each file that is not as it says.
 
     Such files are missing, shorter, longer, of other content, unreadable, or not named in the manifest.
@@ -141,7 +149,7 @@ def verify_folder(folder: Path, manifest: Manifest, *, name: str = MANIFEST) -> 
         f"{path}: not named in the manifest. Remove the file."
         for path in sorted(folder.rglob("*"))
         if (path.is_symlink() or not path.is_dir())
-        and path.relative_to(folder).as_posix() not in {name, *manifest.files}
+        and path.relative_to(folder).as_posix() not in {MANIFEST, *manifest.files}
     ]
 
 

@@ -131,8 +131,7 @@ def areas_km2(ids: np.ndarray) -> np.ndarray:
 def level_of_width(km: float) -> int:
     """The finest S2 level whose cells are on average at least so wide: the edge of a square of their mean area.
 
-    Raises:
-        InputError: no cell can be as wide.
+    An InputError where no cell can be as wide.
     """
     widths = [math.sqrt(4 * math.pi / (6 * 4**level)) * EARTH_RADIUS_KM for level in range(MAX_LEVEL + 1)]
     if not 0 < km <= widths[0]:

@@ -88,11 +88,28 @@ class JobFolder:
         Raises:
             WorkError: the disk is full; shards that are done are kept.
         """
+        names, statuses = table["photo"].to_pylist(), table["status"].to_pylist()
+        failed = Counter(status for status in statuses if status != OK)
+        examples = {
+            status: [names[row] or f"row {first_row + row}", table["reason"][row].as_py()]
+            for status, row in ((status, statuses.index(status)) for status in failed)
+        }
         with _explained(self.path), temporary_folder(self.path, _ASIDE) as aside:
             (self.path / ROWS_MANIFEST).unlink(missing_ok=True)  # of a job that had ended; it names files and rows
             rows = aside / "rows"  # without the suffix, or `**/*.parquet` would find it half written
             pa.parquet.write_table(table, rows)
-            mark = _mark(number, table, first_row=first_row, written=rows)
+            mark = Mark(
+                shard=number,
+                first_row=first_row,
+                rows=len(statuses),
+                ok=len(statuses) - failed.total(),
+                failed=dict(failed),
+                examples=examples,
+                names=names_digest(names),
+                sha256=file_digest(rows),
+                size_bytes=rows.stat().st_size,
+                ended_at=time.time(),
+            )
             place(rows, self.path / part_name(number))
             written = aside / "mark.json"
             written.write_text(json.dumps(asdict(mark)))
@@ -180,11 +197,7 @@ def check_job_target(path: Path) -> None:
 
 
 def read_job(path: Path) -> Job | None:
-    """The job at `path` as it was started; None where there is none.
-
-    Raises:
-        ArtifactError: its file is damaged.
-    """
+    """The job at `path` as it was started; None where there is none, an ArtifactError where its file is damaged."""
     file = path / JOB_FILE
     try:
         found = json.loads(file.read_bytes())
@@ -196,11 +209,7 @@ def read_job(path: Path) -> Job | None:
 
 
 def read_marks(path: Path) -> dict[int, Mark]:
-    """The marks of finished shards, by number.
-
-    Raises:
-        ArtifactError: one is damaged.
-    """
+    """The marks of finished shards, by number; an ArtifactError where one is damaged."""
     marks = {}
     for file in (path / _MARKS).glob("*.json") if (path / _MARKS).is_dir() else ():
         if not re.fullmatch(r"\d{5,}", file.stem):
@@ -307,27 +316,6 @@ def _check_same(path: Path, before: Job, now: Job) -> None:
                     f"{path}: its job began with the {what} {name} {old.get(name)}, this one has {new.get(name)}. "
                     "Rows of both would be mixed: give what it began with, or choose another `out`."
                 )
-
-
-def _mark(number: int, table: pa.Table, *, first_row: int, written: Path) -> Mark:
-    names, statuses = table["photo"].to_pylist(), table["status"].to_pylist()
-    failed = Counter(status for status in statuses if status != OK)
-    examples = {
-        status: [names[row] or f"row {first_row + row}", table["reason"][row].as_py()]
-        for status, row in ((status, statuses.index(status)) for status in failed)
-    }
-    return Mark(
-        number,
-        first_row,
-        len(statuses),
-        len(statuses) - failed.total(),
-        dict(failed),
-        examples,
-        names_digest(names),
-        file_digest(written),
-        written.stat().st_size,
-        time.time(),
-    )
 
 
 @contextlib.contextmanager

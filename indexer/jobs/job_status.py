@@ -30,8 +30,7 @@ class StatusFile:
         """rows: of the whole job; None if that is not known before the end."""
         self._folder, self._line, self._rows = folder, line, rows
         self.began_at = time.time()  # seconds since 1970
-        self._written = 0.0
-        self.tick()
+        self.write()
 
     @property
     def seconds(self) -> float:
@@ -40,7 +39,7 @@ class StatusFile:
 
     def tick(self) -> None:
         """Write the file again, if it is time to."""
-        if time.monotonic() - self._written >= _SECONDS_BETWEEN or not self._written:
+        if time.monotonic() - self._written >= _SECONDS_BETWEEN:
             self.write()
 
     def write(self) -> None:

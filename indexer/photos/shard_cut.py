@@ -29,11 +29,7 @@ class JobPart:
 
     @classmethod
     def parse(cls, text: str) -> "JobPart":
-        """The part of `2/8`, the second of eight.
-
-        Raises:
-            InputError: it is written otherwise, or there is no such part.
-        """
+        """The part of `2/8`, the second of eight; an InputError for what is written otherwise, or is no part."""
         number, slash, parts = text.partition("/")
         if not (slash and number.isdecimal() and parts.isdecimal()):
             raise InputError(f"`part` {text}: write it as 2/8, the second of eight parts.")

@@ -134,7 +134,11 @@ def open_photos(
     kind, shards = _kind(location, schemes)
     if kind == "table":
         return _open_table(location, split=split, coordinates=coordinates)
-    _refuse_splits(location, kind, split=split, coordinates=coordinates)
+    if kind == "folder" and (coordinates or split):
+        what = "coordinates" if coordinates else "splits"
+        raise InputError(f"{masked(location)}: a folder has no {what}. Give a table with photo, lat, lng and split.")
+    if split:
+        raise InputError(f"{masked(location)}: shards have no splits. Name the shards of one split.")
     if kind == "shards":
         photos_of = partial(read_shards, location, coordinates=coordinates)
         return PhotoSource(
@@ -170,10 +174,9 @@ def listed_photos(paths: Sequence[str]) -> list[Photo]:
 
 
 def coordinate_batches(source: Path, *, split: str | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Latitudes and longitudes of a table, checked, a batch at a time; nothing else of it is read or held.
+    """Latitudes and longitudes of a table, a batch at a time; nothing else of it is read or held.
 
-    Raises:
-        InputError: no such file, a missing column, no row, or a coordinate that is not on Earth.
+    Raises what `read_columns` and `coordinates_of` do.
     """
     for batch in open_table(source).scan(["lat", "lng"], split=split):
         yield coordinates_of(batch, source, required=True)
@@ -192,11 +195,7 @@ def _located(source: str | Path, schemes: Sequence[str]) -> str:
 
 
 def _kind(location: str, schemes: Sequence[str]) -> tuple[_Kind, _Names]:
-    """What a location is, and its shards if it has some.
-
-    Raises:
-        InputError: there is nothing, or nothing that is understood.
-    """
+    """What a location is, and its shards if it has some; an InputError where nothing is there that is understood."""
     name, remote, pattern = path_of(location).lower(), is_uri(location), is_pattern(location)
     suffixes = _TABLES if pattern else (*_TABLES, *_SINGLE)
     single = name.endswith(suffixes) if remote else Path(location).is_file()
@@ -232,14 +231,6 @@ def _shards_in(folder: str) -> list[str]:
             "or move them into a folder of their own."
         )
     return [f"{folder.rstrip('/')}/{name}" for name in shards]
-
-
-def _refuse_splits(location: str, kind: _Kind, *, split: str | None, coordinates: bool) -> None:
-    if kind == "folder" and (coordinates or split):
-        what = "coordinates" if coordinates else "splits"
-        raise InputError(f"{masked(location)}: a folder has no {what}. Give a table with photo, lat, lng and split.")
-    if split:
-        raise InputError(f"{masked(location)}: shards have no splits. Name the shards of one split.")
 
 
 def _is_image(name: str) -> bool:

@@ -54,7 +54,7 @@ class Table:
     @property
     def holds_images(self) -> bool:
         """Whether the photos are in it, as bytes."""
-        return _images(self.schema) is not None
+        return self.has(IMAGES)
 
     def has(self, column: str) -> bool:
         """Whether it has a column, under any of its names."""
@@ -63,11 +63,7 @@ class Table:
     def columns(
         self, required: Sequence[str], *, optional: Sequence[str] = (), split: str | None = None
     ) -> dict[str, _Column]:
-        """The columns to read, by their standard names.
-
-        Raises:
-            InputError: one that is required is not there; the ones present are named.
-        """
+        """The columns to read, by their standard names; an InputError names those there where one is missing."""
         required = [*required, *(["split"] if split else [])]
         found = _found(self.schema, [*required, *optional])
         missing = [name for name in required if name not in found and not (name == "photo" and self.holds_images)]
@@ -117,9 +113,9 @@ def open_table(source: str | Path) -> Table:
     location, path = str(source), local_path(str(source))
     kind = {".parquet": "parquet", ".pq": "parquet", ".csv": "csv"}.get(Path(path_of(location)).suffix.lower())
     if path is not None and not Path(path).exists():
-        raise InputError(f"{shown(source)}: no such file.")
+        raise InputError(f"{masked(source)}: no such file.")
     if kind is None:
-        raise InputError(f"{shown(source)}: a table must be a .parquet or .csv file.")
+        raise InputError(f"{masked(source)}: a table must be a .parquet or .csv file.")
     with _readable(location, f"as {kind}"):
         if path is None:
             system, place = file_system(location)
@@ -129,7 +125,7 @@ def open_table(source: str | Path) -> Table:
             system, place = pyarrow.fs.LocalFileSystem(), path
             open_file = partial(Path(path).open, "rb")
         opened = _open_csv(open_file) if kind == "csv" else _open_parquet(system, place)
-        return Table(shown(source), *opened)
+        return Table(masked(source), *opened)
 
 
 def read_columns(
@@ -185,22 +181,17 @@ def coordinates_of(table: pa.Table, source: str | Path, *, required: bool = Fals
     try:
         lat, lng = (np.asarray(column.cast(pa.float64()).to_numpy(zero_copy_only=False)) for column in columns)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
-        raise InputError(f"{shown(source)}: lat and lng must be numbers in degrees ({error}).") from None
+        raise InputError(f"{masked(source)}: lat and lng must be numbers in degrees ({error}).") from None
     rows = table[ROW].to_numpy() if ROW in table.column_names else np.arange(table.num_rows)
-    check_coordinates(lat, lng, rows=rows, source=shown(source), required=required)
+    check_coordinates(lat, lng, rows=rows, source=masked(source), required=required)
     return lat, lng
-
-
-def shown(source: str | Path) -> str:
-    """A location as messages may name it."""
-    return masked(str(source))
 
 
 def _text(table: pa.Table, column: str, source: str | Path) -> pa.ChunkedArray:
     try:
         return table[column].cast(pa.string()).fill_null("")
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise InputError(f"{shown(source)}: {column} must hold names or paths ({error}).") from None
+        raise InputError(f"{masked(source)}: {column} must hold names or paths ({error}).") from None
 
 
 def _found(schema: pa.Schema, wanted: Sequence[str]) -> dict[str, _Column]:
@@ -210,7 +201,7 @@ def _found(schema: pa.Schema, wanted: Sequence[str]) -> dict[str, _Column]:
     Hugging Face's structs, or nowhere.
     """
     present = {field.name.lower(): field for field in reversed(list(schema))}
-    images = _images(schema)
+    images = next((present[name] for name in _IMAGES if name in present and _holds_bytes(present[name].type)), None)
     found: dict[str, _Column] = {}
     for column in wanted:
         aliases = [*ALIASES.get(column, (column,)), *(("key",) if column == "photo" and images is not None else ())]
@@ -226,11 +217,6 @@ def _found(schema: pa.Schema, wanted: Sequence[str]) -> dict[str, _Column]:
         if IMAGES in wanted:
             found[IMAGES] = (images.name,)
     return found
-
-
-def _images(schema: pa.Schema) -> pa.Field | None:
-    present = {field.name.lower(): field for field in reversed(list(schema))}
-    return next((present[name] for name in _IMAGES if name in present and _holds_bytes(present[name].type)), None)
 
 
 def _holds_bytes(kind: pa.DataType) -> bool:
@@ -299,5 +285,5 @@ def _readable(source: str | Path, kind: str) -> Iterator[None]:
             if remote and not isinstance(error, pa.ArrowException):
                 raise  # the network's fault, not the table's
             raise InputError(
-                f"{shown(source)}: cannot be read {kind} ({masked(str(error))}). Mend it, or write it again."
+                f"{masked(source)}: cannot be read {kind} ({masked(error)}). Mend it, or write it again."
             ) from None

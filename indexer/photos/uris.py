@@ -36,8 +36,9 @@ MASKS = (
 Entry = tuple[str, bool]  # name relative to the folder that is walked, and whether it is a folder itself
 
 
-def masked(text: str) -> str:
-    """A text with the credentials of all URIs in it starred out: passwords, tokens and signatures of queries."""
+def masked(message: object) -> str:
+    """Text with the credentials of all URIs in it starred out: passwords, tokens and signatures of queries."""
+    text = str(message)
     if "://" in text:
         for pattern, stars in MASKS:
             text = re.sub(pattern, stars, text)
@@ -129,10 +130,10 @@ def file_system(uri: str) -> tuple[Any, str]:
         system, path = fsspec.core.url_to_fs(scheme + uri[len(scheme) :], **options)
     except ImportError as error:
         package = _DRIVERS.get(scheme)
-        advice = f"pip install {package}" if package else masked(str(error))
+        advice = f"pip install {package}" if package else masked(error)
         raise MissingBackend(f"{scheme}:// needs another package here: {advice}") from None
     except ValueError as error:
-        raise InputError(f"{masked(uri)}: {masked(str(error))}. Check how the address is written.") from None
+        raise InputError(f"{masked(uri)}: {masked(error)}. Check how the address is written.") from None
     return system, path
 
 

@@ -55,11 +55,7 @@ def calibration_facts(calibrations: Mapping[Protocol, Calibration]) -> dict[str,
 
 
 def calibrations_of(facts: Mapping[str, Any] | None) -> dict[Protocol, Calibration]:
-    """The calibrations that a manifest holds.
-
-    Raises:
-        ArtifactError: it holds something else.
-    """
+    """The calibrations that a manifest holds; an ArtifactError where it holds something else."""
     result = dict[Protocol, Calibration]()
     for name, numbers in (facts or {}).items():
         if name not in PROTOCOLS:

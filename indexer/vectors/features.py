@@ -137,28 +137,22 @@ def open_features(location: Path) -> FeatureSource:
         ArtifactError: a features folder that is damaged or newer than this version.
     """
     check_ended(location)
-    source = _from_folder(location) if (location / ROWS_MANIFEST).exists() else _from_files(location)
-    if source.encoder is None:
-        log.warning("%s: nobody recorded which encoder made these vectors; they are taken as they come", location)
-    return source
-
-
-def _from_folder(folder: Path) -> FeatureSource:
-    manifest = read_manifest(folder, kind=KIND, schema_version=SCHEMA_VERSION, name=ROWS_MANIFEST)
-    shards = [folder / name for name in sorted(manifest.files, key=in_order)]
-    digest = manifest_digest(folder, name=ROWS_MANIFEST)
-    return FeatureSource(folder, shards, manifest.facts.get("encoder"), digest, manifest.config.get("crops"))
-
-
-def _from_files(location: Path) -> FeatureSource:
-    if location.is_dir():
-        shards = sorted(path for path in location.glob("*.parquet") if not path.name.startswith("_"))
+    encoder = crops = None
+    if (location / ROWS_MANIFEST).exists():
+        manifest = read_manifest(location, kind=KIND, schema_version=SCHEMA_VERSION, name=ROWS_MANIFEST)
+        shards = [location / name for name in sorted(manifest.files, key=in_order)]
+        digest = manifest_digest(location, name=ROWS_MANIFEST)
+        encoder, crops = manifest.facts.get("encoder"), manifest.config.get("crops")
     else:
-        shards = [location] if location.is_file() else []
-    if not shards:
-        raise InputError(f"{location}: no features here. Give a folder of Parquet shards, a .parquet or a .npy file.")
-    digest = hashlib.sha256("".join(file_digest(shard) for shard in shards).encode()).hexdigest()
-    return FeatureSource(location, shards, None, digest)
+        shards = [location] if location.is_file() else sorted(location.glob("[!_]*.parquet"))
+        if not shards:
+            raise InputError(
+                f"{location}: no features here. Give a folder of Parquet shards, a .parquet or a .npy file."
+            )
+        digest = hashlib.sha256("".join(map(file_digest, shards)).encode()).hexdigest()
+    if encoder is None:
+        log.warning("%s: nobody recorded which encoder made these vectors; they are taken as they come", location)
+    return FeatureSource(location, shards, encoder, digest, crops)
 
 
 def read_features(location: Path) -> FeatureBatch:

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from indexer.disk.artifact import Draft
-from indexer.disk.manifest import Manifest, file_digest, read_manifest
+from indexer.disk.manifest import checked_file, read_manifest
 from indexer.errors import ArtifactError, BundleMismatch
 from indexer.vectors.whitening import Transform
 
@@ -48,9 +48,8 @@ class Geocells:
             wrong = np.flatnonzero(~(np.abs(norms - 1) < 1e-3))
             if wrong.size:
                 raise ArtifactError(
-                    f"Level {number}: geocell vector {wrong[0]} has norm {norms[wrong[0]]:g}, not 1 "
-                    f"({wrong.size} such). "
-                    "The checkpoint is damaged or was not written by geosurge."
+                    f"Level {number}: geocell vector {wrong[0]} has norm {norms[wrong[0]]:g}, not 1 ({wrong.size} "
+                    "such). The checkpoint is damaged or was not written by geosurge."
                 )
         if not (np.isfinite(self.temperatures) & (self.temperatures > 0)).all():
             raise ArtifactError(f"Temperatures must be positive, these are {self.temperatures.tolist()}.")
@@ -65,11 +64,7 @@ class Geocells:
     def of_facts(
         cls, vectors: Sequence[np.ndarray], facts: Mapping[str, Any], *, transform: Transform | None
     ) -> "Geocells":
-        """Vectors with what the manifest of their checkpoint or bundle says of them.
-
-        Raises:
-            KeyError, TypeError, ValueError: it does not say it.
-        """
+        """Vectors with what a manifest says of them; KeyError, TypeError or ValueError where it does not say it."""
         return cls(
             vectors,
             np.array(facts["temperatures"], np.float64),
@@ -130,17 +125,10 @@ def load_geocells(checkpoint: Path, *, hierarchy: str | None = None) -> Geocells
         )
     try:
         names = [f"geocells/level_{number}.safetensors" for number in range(len(facts["temperatures"]))]
-        vectors = [load_file(_checked(checkpoint, name, manifest))["vectors"] for name in names]
+        vectors = [load_file(checked_file(checkpoint, name, manifest))["vectors"] for name in names]
         transform = None
         if _TRANSFORM_FILE in manifest.files:
-            transform = Transform.load(_checked(checkpoint, _TRANSFORM_FILE, manifest))
+            transform = Transform.load(checked_file(checkpoint, _TRANSFORM_FILE, manifest))
         return Geocells.of_facts(vectors, facts, transform=transform)
     except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
         raise ArtifactError(f"{checkpoint}: its geocells cannot be read ({error}). Restore it from a copy.") from None
-
-
-def _checked(checkpoint: Path, name: str, manifest: Manifest) -> Path:
-    path = checkpoint / name
-    if file_digest(path) != manifest.files[name].sha256:
-        raise ArtifactError(f"{path}: content differs from its manifest. Restore it from a copy.")
-    return path

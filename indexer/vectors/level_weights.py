@@ -28,10 +28,7 @@ def fit_level_weights(model: ScoringModel, vectors: np.ndarray, leaf: np.ndarray
     """A model's geocells with fitted level weights, none of them below 0, and a fitted prior exponent.
 
     vectors: (H, D) float32, of photos that the geocells were not fitted to, transformed. leaf: (H,) int64, where each
-    was taken, -1 for outside all leaves.
-
-    Raises:
-        InputError: too few of the photos lie in a leaf.
+    was taken, -1 for outside all leaves. Raises what `check_enough` does.
     """
     geocells, inside = model.geocells, np.flatnonzero(leaf >= 0)
     check_enough(leaf, levels=len(geocells.vectors))

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow.compute as pc
 
-from indexer.cells.hierarchy import Hierarchy, Level
+from indexer.cells.hierarchy import Hierarchy
 from indexer.cells.lineage import lineage
 from indexer.earth import geo
 from indexer.errors import InputError
@@ -76,15 +76,19 @@ class CellMeans:
         """
         if not self._n_rows:
             raise InputError("No photo has a vector: no cell has a mean direction. Check the features' status column.")
-        sums = self._level_sums()
+        sums = [own.sums for own in self._own]
+        for level in range(len(sums) - 1, 0, -1):  # to a cell's own photos come those of all cells inside it
+            above = CellSums.zeros(len(sums[level - 1]), self._width)
+            above.add(sums[level], self._parents[level])
+            sums[level - 1] = sums[level - 1] + above.sums
         if not self._total.any() and not sums[0].any(axis=1).all():
             raise InputError(
                 "The directions of all photos cancel out, and a cell has no photos of its own. Give more photos."
             )
         whole = np.broadcast_to(unit_rows(self._total[None]), sums[0].shape)
         result = [inherit(sums[0], whole)]
-        for level, parents in zip(sums[1:], self._parents[1:], strict=True):
-            result.append(inherit(level, result[-1][parents]))
+        for own, parents in zip(sums[1:], self._parents[1:], strict=True):
+            result.append(inherit(own, result[-1][parents]))
         return result
 
     def geocells(self, *, hierarchy: str, encoder: str | None) -> Geocells:
@@ -96,15 +100,6 @@ class CellMeans:
         return Geocells(
             self.vectors(), np.full(levels, TEMPERATURE), np.ones(levels), hierarchy, encoder, self._transform
         )
-
-    def _level_sums(self) -> list[np.ndarray]:
-        """Per level (N_l, D) float64: sums over a cell's own photos and those of all cells inside it."""
-        sums = [own.sums for own in self._own]
-        for level in range(len(sums) - 1, 0, -1):
-            above = CellSums.zeros(len(sums[level - 1]), self._width)
-            above.add(sums[level], self._parents[level])
-            sums[level - 1] = sums[level - 1] + above.sums
-        return sums
 
     def _check_nested(self, cells: np.ndarray, rows: int) -> None:
         if cells.shape != (rows, len(self._parents)) or not np.issubdtype(cells.dtype, np.integer):
@@ -155,10 +150,7 @@ def carry_over(geocells: Geocells, old: Hierarchy, new: Hierarchy) -> Geocells:
 
     A cell that is the same, or lies inside an old one, takes its vector; one that old cells were merged into takes the
     direction of their mean, weighted by photos; a new one inherits its parent, at the coarsest level the old cell
-    whose point is nearest.
-
-    Raises:
-        InputError: the hierarchies do not correspond.
+    whose point is nearest. Raises what `lineage` does.
     """
     table = lineage(old, new)
     vectors: list[np.ndarray] = []
@@ -169,11 +161,10 @@ def carry_over(geocells: Geocells, old: Hierarchy, new: Hierarchy) -> Geocells:
         sums = CellSums.zeros(len(level), geocells.width)
         weight = old.levels[number].n_photos[old_cell].astype(np.float64)
         sums.add(weight[:, None] * geocells.vectors[number][old_cell], cell)
-        parents = vectors[-1][new.parents(number)] if number else _nearest(geocells.vectors[0], old.levels[0], level)
+        if number:
+            parents = vectors[-1][new.parents(number)]
+        else:
+            tree = geo.point_tree(old.levels[0].lat_deg, old.levels[0].lng_deg)
+            parents = geocells.vectors[0][tree.query(geo.unit_vectors(level.lat_deg, level.lng_deg))[1]]
         vectors.append(inherit(sums.sums, parents))
     return replace(geocells, vectors=vectors, hierarchy=new.digest)
-
-
-def _nearest(vectors: np.ndarray, old: Level, new: Level) -> np.ndarray:
-    tree = geo.point_tree(old.lat_deg, old.lng_deg)
-    return vectors[tree.query(geo.unit_vectors(new.lat_deg, new.lng_deg))[1]]

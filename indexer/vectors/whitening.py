@@ -77,10 +77,7 @@ class Transform:
         Several crops of a photo: apply this to each crop's unit vector and average the results (not renormalised; the
         norm is at most 1, which is the average of the crops' logits). Where only the crops' mean m is at hand, this
         gives unit(A (m - mu)): it ranks cells by the average over crops without their normalisation, and as its norm
-        is 1 it is as sure as one crop would be.
-
-        Raises:
-            InputError: another width, or a row that is zero or not finite.
+        is 1 it is as sure as one crop would be. Raises what `check_vectors` does.
         """
         check_vectors(vectors, width=self.width)
         result = np.empty(vectors.shape, np.float32)
@@ -94,11 +91,7 @@ class Transform:
 
     @classmethod
     def load(cls, path: Path) -> "Transform":
-        """Read a file that `save` wrote.
-
-        Raises:
-            ArtifactError: no such file, damaged, or not a transform.
-        """
+        """Read a file that `save` wrote; an ArtifactError where there is none, or it is damaged or no transform."""
         try:
             tensors = load_file(path)
             return cls(tensors["mean"], tensors["matrix"], float(tensors["shrinkage"].item()))
@@ -163,11 +156,7 @@ class Moments:
             self.second += inside.T @ inside
 
     def within_cells(self) -> np.ndarray:
-        """S_w, the covariance of photos about the mean of their cell: (D, D) float64, symmetric.
-
-        Raises:
-            InputError: no cell holds two photos.
-        """
+        """S_w, the covariance of photos about the mean of their cell: (D, D) float64, symmetric."""
         if self.freedom <= 0:
             raise InputError(
                 f"No cell holds two of the {self.n_rows} photos: nothing to whiten with. "

@@ -21,7 +21,8 @@ import pyarrow.parquet
 
 from indexer.disk.manifest import file_digest
 from indexer.errors import InputError
-from indexer.photos.tables import names_of, read_columns, shown
+from indexer.photos.tables import names_of, read_columns
+from indexer.photos.uris import masked
 from indexer.vectors.cell_sums import CellSums
 from indexer.vectors.features import FeatureBatch, FeatureSource
 from search.answers.engine import Engine
@@ -47,23 +48,15 @@ class Albums:
 
 
 def albums_of_table(table: str | Path, column: str, *, split: str | None = None) -> Albums:
-    """The albums of a photo table's rows, of one split where one is named.
-
-    Raises:
-        InputError: no such file, not a table, or no such column (the ones present are named).
-    """
+    """The albums of a photo table's rows, of one split where one is named. Raises as `read_columns`."""
     rows = read_columns(table, ["photo", column], split=split)
     # Of a table at a URI there is no digest; its names are compared with those of the vectors all the same.
     digest = file_digest(Path(table)) if Path(table).is_file() else None
-    return Albums(_numbered(rows[column]), names_of(rows, table), shown(table), column, digest)
+    return Albums(_numbered(rows[column]), names_of(rows, table), masked(table), column, digest)
 
 
 def albums_of_features(features: FeatureSource, column: str) -> Albums:
-    """The albums of photo vectors, by a column of their Parquet files or of the CSV beside a .npy.
-
-    Raises:
-        InputError: no such column (the ones present are named).
-    """
+    """The albums of photo vectors, by a column of their files or of the CSV beside a .npy. Raises as `read_columns`."""
     tables = [shard.with_suffix(".csv") if shard.suffix == ".npy" else shard for shard in features.shards]
     parts = [read_columns(table, ["photo", column]) for table in tables]
     names = [name for rows, table in zip(parts, tables, strict=True) for name in names_of(rows, table)]

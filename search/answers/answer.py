@@ -86,11 +86,7 @@ class Answer:
 
 
 def answers_of(engine: Engine, batch: FeatureBatch, *, k: int) -> list[Answer]:
-    """An answer to each photo of a batch, in order, those included that could not be read.
-
-    Raises:
-        InputError: vectors that do not fit the bundle, or k is not between 1 and the number of cells.
-    """
+    """An answer to each photo of a batch, in order, also to those that have no vector. Raises as `Engine.answer`."""
     photos = zip(range(len(batch)), batch.photo, batch.status, batch.reason, strict=True)
     result = [Answer(*photo) for photo in photos]
     rows = np.flatnonzero(batch.ok)
@@ -101,16 +97,12 @@ def answers_of(engine: Engine, batch: FeatureBatch, *, k: int) -> list[Answer]:
         cells, probabilities = engine.paths(queries[block], leaf)
         columns = columns_of(answers).to_pylist()
         for number, row in enumerate(rows[block].tolist()):
+            own = columns[number]
+            known = {each.name: own[name] for each in fields(Answer) if (name := _short(each.name)) in own}
             path = _path(engine, cells[number], probabilities[number])
-            result[row] = _answer(result[row], columns[number], path)
+            top, references = _listed(Place, own, "top"), _listed(Reference, own, "reference")
+            result[row] = replace(result[row], **known, path=path, top=top, references=references)
     return result
-
-
-def _answer(photo: Answer, columns: Mapping[str, Any], path: tuple[PathStep, ...]) -> Answer:
-    """An answer to a photo that has none yet, with the columns of its row."""
-    known = {each.name: columns[name] for each in fields(Answer) if (name := _short(each.name)) in columns}
-    top, references = _listed(Place, columns, "top"), _listed(Reference, columns, "reference")
-    return replace(photo, **known, path=path, top=top, references=references)
 
 
 def _path(engine: Engine, cells: np.ndarray, probabilities: np.ndarray) -> tuple[PathStep, ...]:

@@ -17,11 +17,7 @@ from search.retrieval.posterior import Posterior
 
 
 class CoarseCells:
-    """The cells that answers name under a cap.
-
-    Raises:
-        InputError: cells are labels, or no cell can be as large.
-    """
+    """The cells that answers name under a cap. InputError where cells are labels, or none can be as large."""
 
     def __init__(self, leaves: Level, km: float) -> None:
         if leaves.s2_ids is None:

@@ -84,7 +84,8 @@ def _radii_km(posterior: Posterior, discs: LeafDiscs, points: np.ndarray, shares
         open_ = np.flatnonzero((last >= low[query]) & (first <= high[query]))
         km = _crossings_km(query[open_], near[open_], far[open_], posterior.probability[open_], share - within)
         # NaN is what rounding made of a share that is just reached, or one that the listed leaves do not hold.
-        result[:, column] = np.where(np.isnan(km), np.where(high < _N_BINS, _end_km(high), FARTHEST_KM), km)
+        end_km = _FIRST_KM * 2.0 ** ((high + 1) / _BINS_AN_OCTAVE) - _FIRST_KM  # of that bin
+        result[:, column] = np.where(np.isnan(km), np.minimum(end_km, FARTHEST_KM), km)
     return result
 
 
@@ -116,11 +117,6 @@ def _crossings_km(
 def _bins(km: np.ndarray) -> np.ndarray:
     """The bin of each distance (M,), in the order of distances."""
     return np.asarray((np.log2(km + _FIRST_KM) - np.log2(_FIRST_KM)) * _BINS_AN_OCTAVE).astype(np.int64)
-
-
-def _end_km(bins: np.ndarray) -> np.ndarray:
-    """Where bins end."""
-    return np.asarray(np.minimum(_FIRST_KM * 2.0 ** ((bins + 1) / _BINS_AN_OCTAVE) - _FIRST_KM, FARTHEST_KM))
 
 
 def share_within(

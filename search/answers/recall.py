@@ -22,16 +22,19 @@ class Recall:
     at_1: float  # share whose best leaf is the best of all
     at_10: float  # share of the ten best of all leaves (of fewer, all) that are among the ten found
 
+    def __str__(self) -> str:
+        """As people read it."""
+        return (
+            f"recall@1 {self.at_1:.4f}, recall@10 {self.at_10:.4f} against exact search, on {self.queries:,} of the "
+            "queries"
+        )
+
 
 class RecallCheck:
     """Keeps a sample of queries, the same whatever shards they come in, and measures recall with it."""
 
     def __init__(self, engine: Engine, n: int) -> None:
-        """n: queries to keep.
-
-        Raises:
-            InputError: n is below 1, or the engine multiplies cosines, of which no search leaves out any.
-        """
+        """n: queries to keep. InputError where it is below 1, or the engine multiplies cosines and leaves out none."""
         if n < 1:
             raise InputError(f"`check_recall` must be at least 1, the number of photos to check, not {n}.")
         if engine.options.score != "softmax":

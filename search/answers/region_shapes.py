@@ -40,11 +40,7 @@ def box(text: str, option: str) -> shapely.Geometry:
 
 
 def polygons(file: Path, option: str) -> shapely.Geometry:
-    """All polygons of a GeoJSON file.
-
-    Raises:
-        InputError: no such file, not GeoJSON, or other things than polygons on the Earth.
-    """
+    """All polygons of a GeoJSON file. InputError where it is none, or holds other things than polygons on the Earth."""
     if not file.is_file():
         raise InputError(f"{option} {file}: no such file.")
     try:

@@ -19,10 +19,6 @@ UNLIKE = "unlike the photos it was calibrated with: its best cell scores below t
 _Column = tuple[str, pa.DataType, Callable[[Answers], Any]]  # one value for each query; None: nulls for all
 
 
-def _tokens(answers: Answers) -> list[str] | None:
-    return None if answers.s2_ids is None else s2.tokens(answers.s2_ids)
-
-
 def _abstain(answers: Answers) -> list[str | None] | None:
     return None if answers.abstain is None else [UNLIKE if abstain else None for abstain in answers.abstain]
 
@@ -34,7 +30,7 @@ _COLUMNS: tuple[_Column, ...] = (
     ("lng", pa.float64(), lambda each: each.at.lng_deg),
     ("key", pa.string(), lambda each: each.cells.keys[each.best]),
     ("s2_id", pa.uint64(), lambda each: each.s2_ids),  # null where cells are labels
-    ("token", pa.string(), _tokens),
+    ("token", pa.string(), lambda each: None if each.s2_ids is None else s2.tokens(each.s2_ids)),
     ("city", pa.string(), lambda each: each.at.city),
     ("country", pa.string(), lambda each: each.at.country),
     ("score", pa.float64(), lambda each: each.hits.score[:, 0]),

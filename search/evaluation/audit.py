@@ -23,7 +23,7 @@ from indexer.disk.artifact import check_target, write_folder
 from indexer.earth.geo import haversine_km
 from indexer.jobs.progress import track
 from indexer.photos.photo import Photo
-from indexer.photos.sources import PhotoSource, open_photos
+from indexer.photos.sources import open_photos
 from indexer.vectors.features import FeatureBatch, joined, open_features
 from search.evaluation.duplicates import (
     NearestReferences,
@@ -33,14 +33,7 @@ from search.evaluation.duplicates import (
     nearest_by_hash,
     perceptual_hash,
 )
-from search.evaluation.findings import (
-    DUPLICATES,
-    DUPLICATES_SCHEMA,
-    LEAKS,
-    LEAKS_SCHEMA,
-    UNREADABLE,
-    UNREADABLE_SCHEMA,
-)
+from search.evaluation.findings import DUPLICATES, LEAKS, SCHEMAS, UNREADABLE
 from search.evaluation.metadata import Finding, findings_in, in_name
 from search.evaluation.options import AuditConfig
 
@@ -50,7 +43,7 @@ _BATCH = 512  # photos read at once
 _HASHED_EDGE = 128  # pixels: JPEGs are decoded at a fraction of their size, down to twice this
 _DEFAULT = AuditConfig()
 
-_Rows = list[dict[str, object]]  # of a table
+_Row = dict[str, object]  # of a table
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,38 +98,39 @@ def audit(photos: str, out: Path, *, config: AuditConfig = _DEFAULT) -> AuditSum
         write_folder(out, kind=KIND, schema_version=SCHEMA_VERSION, config=limits, inputs=inputs) as draft,
     ):
         seen = list(_looks(test, config, hashed=references is not None, metadata=True, advance=advance))
-        blocks = None if references is None else _HashedBlocks(references, config, advance)
-        by_hash: _Rows = []
-        by_embedding: _Rows = []
-        if blocks is not None:
+        leaks = [_leak(look, finding) for look in seen for finding in look.findings]
+        duplicates: list[_Row] = []
+        read: Counter[bool] = Counter()  # of the references, by whether they could be
+        if references is not None:
             hashed = _hashed(seen)
-            by_hash = _duplicates("hash", hashed, nearest_by_hash(hashed.values, blocks, max_bits=config.max_bits))
+            looks = _looks(references, config, hashed=True, metadata=False, advance=advance)
+            nearest = nearest_by_hash(hashed.values, _blocks(looks, read), max_bits=config.max_bits)
+            duplicates += _duplicates("hash", hashed, nearest)
         if features is not None:
             batch = joined(list(features[0]))
             nearest = nearest_by_embedding(batch, features[1], min_cosine=config.min_cosine)
-            by_embedding = _duplicates("embedding", batch, nearest)
-        leaks: _Rows = [_leak(look, finding) for look in seen for finding in look.findings]
-        unreadable: _Rows = [
+            duplicates += _duplicates("embedding", batch, nearest)
+        unreadable: list[_Row] = [
             {"photo": look.photo, "status": look.problem.code, "reason": look.problem.reason}
             for look in seen
             if look.problem is not None
         ]
-        for name, rows, schema in (
-            (LEAKS, leaks, LEAKS_SCHEMA),
-            (DUPLICATES, by_hash + by_embedding, DUPLICATES_SCHEMA),
-            (UNREADABLE, unreadable, UNREADABLE_SCHEMA),
-        ):
-            pa.parquet.write_table(pa.Table.from_pylist(rows, schema=schema), draft.path / name)
+        for name, rows in ((LEAKS, leaks), (DUPLICATES, duplicates), (UNREADABLE, unreadable)):
+            # NaN becomes null
+            columns = [
+                pa.array([row[each.name] for row in rows], each.type, from_pandas=True) for each in SCHEMAS[name]
+            ]
+            pa.parquet.write_table(pa.table(columns, schema=SCHEMAS[name]), draft.path / name)
         where = Counter(kind for _, kind in {(leak["photo"], str(leak["where"])) for leak in leaks})
         summary = AuditSummary(
             photos=len(seen),
             unreadable=dict(Counter(str(row["status"]) for row in unreadable)),
             leaking=len({leak["photo"] for leak in leaks}),
             leaks=dict(sorted(where.items(), key=lambda item: (-item[1], item[0]))),
-            references=None if blocks is None else blocks.read,
-            unreadable_references=0 if blocks is None else blocks.unreadable,
-            too_plain=0 if blocks is None else sum(look.hash is None and look.problem is None for look in seen),
-            duplicates={"hash": len(by_hash), "embedding": len(by_embedding)},
+            references=None if references is None else read.total(),
+            unreadable_references=read[False],
+            too_plain=0 if references is None else sum(look.hash is None and look.problem is None for look in seen),
+            duplicates={by: sum(row["by"] == by for row in duplicates) for by in ("hash", "embedding")},
         )
         draft.facts |= {"photos": summary.photos, "leaking": summary.leaking, "duplicates": summary.duplicates}
     return summary
@@ -153,19 +147,11 @@ def _hashed(looks: Sequence[_Look]) -> ReferenceSet:
     )
 
 
-class _HashedBlocks:
-    """References as blocks of hashes, read as they are needed; counts what it read."""
-
-    def __init__(self, references: PhotoSource, config: AuditConfig, advance: Callable[[int], None]) -> None:
-        self._looks = partial(_looks, references, config, hashed=True, metadata=False, advance=advance)
-        self.read = self.unreadable = 0
-
-    def __iter__(self) -> Iterator[ReferenceSet]:
-        looks = self._looks()
-        while block := list(itertools.islice(looks, _BATCH)):
-            self.read += len(block)
-            self.unreadable += sum(look.problem is not None for look in block)
-            yield _hashed(block)
+def _blocks(looks: Iterator[_Look], read: Counter[bool]) -> Iterator[ReferenceSet]:
+    """References as blocks of hashes, read as they are needed. read: counts them, by whether they could be read."""
+    while block := list(itertools.islice(looks, _BATCH)):
+        read.update(look.problem is None for look in block)
+        yield _hashed(block)
 
 
 def _looks(
@@ -191,19 +177,19 @@ def _look(photo: Photo, *, config: AuditConfig, hashed: bool, metadata: bool) ->
         return seen(in_name(photo.name) if metadata else [], None, problem)
 
 
-def _leak(look: _Look, finding: Finding) -> dict[str, object]:
+def _leak(look: _Look, finding: Finding) -> _Row:
     places = (look.lat_deg, look.lng_deg, finding.lat_deg, finding.lng_deg)
     return {
         "photo": look.photo,
         "where": finding.where,
         "text": finding.text,
-        "lat": _null(finding.lat_deg),
-        "lng": _null(finding.lng_deg),
-        "error_km": _null(float(haversine_km(*map(np.array, places)))),
+        "lat": finding.lat_deg,
+        "lng": finding.lng_deg,
+        "error_km": float(haversine_km(*map(np.array, places))),
     }
 
 
-def _duplicates(by: str, photos: ReferenceSet | FeatureBatch, nearest: NearestReferences) -> _Rows:
+def _duplicates(by: str, photos: ReferenceSet | FeatureBatch, nearest: NearestReferences) -> list[_Row]:
     apart = haversine_km(photos.lat_deg, photos.lng_deg, nearest.lat_deg, nearest.lng_deg)
     return [
         {
@@ -213,11 +199,7 @@ def _duplicates(by: str, photos: ReferenceSet | FeatureBatch, nearest: NearestRe
             "n_references": int(nearest.n_references[row]),
             "bits": int(nearest.distance[row]) if by == "hash" else None,
             "cosine": 1.0 - float(nearest.distance[row]) if by == "embedding" else None,
-            "distance_km": _null(float(apart[row])),
+            "distance_km": float(apart[row]),
         }
         for row in np.flatnonzero(nearest.found).tolist()
     ]
-
-
-def _null(value: float) -> float | None:
-    return None if np.isnan(value) else value

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from indexer.errors import BundleMismatch, InputError
+from indexer.vectors.cell_sums import unit_rows
 from indexer.vectors.features import FeatureBatch, FeatureSource
 
 HASH_BITS = 64
@@ -77,11 +78,7 @@ def perceptual_hash(image: Image.Image) -> np.ndarray | None:
 
 
 def nearest_by_hash(hashes: np.ndarray, blocks: Iterable[ReferenceSet], *, max_bits: int) -> NearestReferences:
-    """References whose hash differs in at most so many bits. hashes: (N, 8) uint8, of photos that have one.
-
-    Raises:
-        InputError: a limit that is no number of bits.
-    """
+    """References whose hash differs in at most so many bits. hashes: (N, 8) uint8, of photos that have one."""
     if not 0 <= max_bits < HASH_BITS // 2:
         raise InputError(
             f"`max_bits` must be 0 to {HASH_BITS // 2 - 1}, not {max_bits}: unrelated hashes differ in 32."
@@ -106,7 +103,8 @@ def nearest_by_embedding(photos: FeatureBatch, references: FeatureSource, *, min
     if not 0 < min_cosine <= 1:
         raise InputError(f"`min_cosine` must lie above 0 and be at most 1, not {min_cosine}.")
     nearest, rows = NearestReferences(len(photos)), np.flatnonzero(photos.ok)
-    vectors = _unit(photos.embedding[rows])
+    # Means of several crops are shorter than 1, which says nothing of what they show.
+    vectors = unit_rows(photos.embedding[rows])
     for block in _blocks(references):
         if vectors.shape[1] != block.values.shape[1]:
             raise InputError(
@@ -135,9 +133,4 @@ def _blocks(features: FeatureSource) -> Iterator[ReferenceSet]:
         for first in range(0, len(rows), _BLOCK):
             part = rows[first : first + _BLOCK]
             names = [batch.photo[row] for row in part]
-            yield ReferenceSet(names, batch.lat_deg[part], batch.lng_deg[part], _unit(batch.embedding[part]))
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    """Rows scaled to norm 1: means of several crops are shorter, which says nothing of what they show."""
-    return np.ascontiguousarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
+            yield ReferenceSet(names, batch.lat_deg[part], batch.lng_deg[part], unit_rows(batch.embedding[part]))

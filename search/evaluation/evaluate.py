@@ -77,12 +77,8 @@ class Evaluation:
     @cached_property
     def intervals(self) -> Intervals | None:
         """How sure the figures over all photos are; None without draws."""
-        config = self.config
-        return (
-            intervals(self.distance_km, config.thresholds_km, config.resampling)
-            if config.resampling.resamples
-            else None
-        )
+        config, drawn = self.config, self.config.resampling.resamples > 0
+        return intervals(self.distance_km, config.thresholds_km, config.resampling) if drawn else None
 
     @cached_property
     def by_country(self) -> dict[str, Figures]:
@@ -201,8 +197,8 @@ def _evaluation(predictions: Path, photos: PhotoTable, truth: Path, config: Eval
 def compare(one: Evaluation, other: Evaluation, *, name: str) -> Comparison:
     """Compare a system with another that answered the same photos and goes by a name."""
     assert list(one.photos.photo) == list(other.photos.photo), "two truths"
-    config = one.config
-    difference = paired_intervals(one.distance_km, other.distance_km, config.thresholds_km, config.resampling)
+    limits, resampling = one.config.thresholds_km, one.config.resampling
+    difference = paired_intervals(one.distance_km, other.distance_km, limits, resampling)
     return Comparison(name, other, difference)
 
 

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from search.evaluation.bootstrap import Interval, Intervals
-from search.evaluation.evaluate import Comparison, Evaluation, LeftOut
+from search.evaluation.evaluate import Comparison, Evaluation
 from search.evaluation.metrics import AREAS_KM2, GEOSCORE_BEST, Figures
 from search.evaluation.options import LEVEL, BenchmarkName, EvaluateConfig
 from search.evaluation.published import PUBLISHED_KM, SOURCE, TABLES
@@ -159,8 +159,14 @@ def accuracy_table(evaluation: Evaluation) -> Table:
     rows = [Row(["all photos", *_shares(evaluation.accuracy.within)], kind="ours"), *_interval_row(evaluation)]
     if answered is not None and answered.n < evaluation.accuracy.n:
         rows.append(Row([f"answered photos ({answered.n:,})", *_shares(answered.within)]))
-    if evaluation.left_out is not None:
-        rows += _left_out_rows(evaluation.left_out)
+    left_out = evaluation.left_out
+    if left_out is not None:
+        lists, rest = " and ".join(left_out.lists), left_out.evaluation
+        if rest is None:
+            rows.append(Row([f"without {lists}", "no photo is left"]))
+        else:
+            rows.append(Row([f"without the {left_out.n_left_out:,} of {lists}", *_shares(rest.accuracy.within)]))
+            rows += _interval_row(rest)
     if evaluation.against is not None:
         rows.append(Row([evaluation.against.name, *_shares(evaluation.against.evaluation.accuracy.within)]))
     benchmark = evaluation.config.benchmark_name
@@ -175,14 +181,6 @@ def accuracy_table(evaluation: Evaluation) -> Table:
     elif benchmark is not None:
         rows.append(Row([f"The paper has no table of {benchmark}."]))
     return Table(["percent of photos within", *(f"{limit} km" for limit in limits)], rows)
-
-
-def _left_out_rows(left_out: LeftOut) -> list[Row]:
-    lists = " and ".join(left_out.lists)
-    if left_out.evaluation is None:
-        return [Row([f"without {lists}", "no photo is left"])]
-    shares = _shares(left_out.evaluation.accuracy.within)
-    return [Row([f"without the {left_out.n_left_out:,} of {lists}", *shares]), *_interval_row(left_out.evaluation)]
 
 
 def _interval_row(evaluation: Evaluation) -> list[Row]:

@@ -97,10 +97,7 @@ def read_truth(source: Path, *, benchmark: BenchmarkName | None = None, split: s
 def beside_truth(photos: PhotoTable, source: Path) -> PhotoTable:
     """The photos by absolute paths: below the folder of their truth, or one of the folders the sets are unpacked into.
 
-    The first photo that is there decides for all.
-
-    Raises:
-        InputError: none of them is anywhere there.
+    The first photo that is there decides for all; InputError where none is.
     """
     folder = (source if source.is_dir() else source.parent).absolute()
     for below in _FOLDERS:
@@ -146,10 +143,9 @@ def layout_of(file: Path, layouts: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _read_records(file: Path, records: "_Records") -> pa.Table:
-    rows = []
     try:
-        for photo, lat, lng in records(file, file.read_text(encoding="utf-8-sig")):
-            rows.append((photo, _number(file, photo, lat), _number(file, photo, lng)))
+        found = records(file, file.read_text(encoding="utf-8-sig"))
+        rows = [(photo, _number(file, photo, lat), _number(file, photo, lng)) for photo, lat, lng in found]
     except UnicodeDecodeError as error:
         raise InputError(f"{file}: is not UTF-8 text ({error}). Save it as UTF-8.") from None
     except json.JSONDecodeError as error:

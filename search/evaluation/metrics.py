@@ -6,7 +6,7 @@ is a miss: within no distance, 0 points, and as far off as anything can be (20,0
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -46,20 +46,9 @@ def geoscore(distance_km: np.ndarray) -> np.ndarray:
 
 
 def figures(distance_km: np.ndarray, thresholds_km: Sequence[float] = THRESHOLDS_KM) -> Figures:
-    """Figures over errors (N,) in km, NaN where there is no answer.
-
-    Raises:
-        InputError: no photo, or a threshold that is no distance.
-    """
-    reached = accuracy(distance_km, thresholds_km)
-    return Figures(
-        reached.n,
-        int(np.count_nonzero(~np.isnan(distance_km))),
-        reached.median_km,
-        reached.mean_km,
-        float(geoscore(distance_km).mean()),
-        reached.within,
-    )
+    """Figures over errors (N,) in km, NaN where there is no answer. InputError as `accuracy` raises it."""
+    reached, answered = accuracy(distance_km, thresholds_km), int(np.count_nonzero(~np.isnan(distance_km)))
+    return Figures(**asdict(reached), answered=answered, geoscore=float(geoscore(distance_km).mean()))
 
 
 def disc_area_km2(distance_km: np.ndarray) -> np.ndarray:

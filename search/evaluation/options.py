@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from encoder.config import CropName, DeviceName
-from encoder.options import ReadOptions
+from encoder.config import CropName, DeviceName, ReadOptions, check_bounds
 from indexer.errors import InputError
 from indexer.paper import THRESHOLDS_KM
 
@@ -14,11 +13,7 @@ LEVEL = 0.95  # of every interval
 
 
 def benchmark_named(name: str) -> BenchmarkName:
-    """The benchmark of a name, in any case and with or without dashes, underscores and spaces: `IM2GPS-3k`.
-
-    Raises:
-        InputError: there is none of that name.
-    """
+    """The benchmark of a name, in any case and with or without dashes, underscores and spaces: `IM2GPS-3k`."""
     plain = name.lower().translate({ord(sign): None for sign in "-_ "})
     names: tuple[BenchmarkName, ...] = get_args(BenchmarkName)
     for benchmark in names:
@@ -134,5 +129,4 @@ class AuditConfig(ReadOptions):
             )
         if self.references is None and self.reference_split is not None:
             raise InputError("`reference_split` goes with `references`.")
-        if self.workers < 1:
-            raise InputError(f"`workers` must be at least 1, not {self.workers}.")
+        check_bounds(self, "workers", low=1)

@@ -29,9 +29,7 @@ class Predictions:
     lat_deg: np.ndarray  # (N,) float64, NaN where a photo has no answer
     lng_deg: np.ndarray  # (N,) float64
     cells: pa.ListArray | None = None  # (N,) lists of uint64 S2 ids, the likeliest first; None where nobody gave them
-    confidence: pa.Table | None = (
-        None  # _CONFIDENCE; None where answers are points and nothing else, or cells are labels
-    )
+    confidence: pa.Table | None = None  # _CONFIDENCE; None where answers are only points, or cells are labels
 
 
 def read_predictions(source: Path) -> Predictions:

@@ -1,4 +1,4 @@
-"""Answers as one page to look at: for each photo the picture, what was answered, and a map of its posterior.
+"""Where answers may lie, as the files that `query` writes: polygons for other programs, a page for people.
 
 The page needs nothing else: pictures are inside it, and nothing is fetched. Photos are drawn anew from their pixels,
 small, so that nothing of their metadata comes along.
@@ -12,56 +12,105 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from encoder.config import ReadOptions
+from encoder.images import BadImage, decode
+from encoder.reading import read_bytes
 from indexer.cells.hierarchy import Hierarchy
-from indexer.disk.artifact import write_file
+from indexer.disk.artifact import check_file, write_file
 from indexer.earth import s2
 from indexer.earth.geo import lat_lng
+from indexer.errors import InputError
+from indexer.photos.photo import Photo
 from search.answers.answer import Answer
 from search.answers.precision_cap import CoarseCells, posterior_by_cell
 from search.evaluation.report_table import Row, Table
 from search.pages.page import render
-from search.pages.pictures import posterior_map
 from search.retrieval.posterior import Posterior
 
 _EDGE_PIECES = 8  # straight lines that an edge of a cell is drawn with
-_THUMBNAIL = (320, 320)
+_THUMBNAIL = 320  # pixels of a photo's longer edge
 
 
-def write_answer_page(
-    out: Path,
+class MapFiles:
+    """What is wanted, checked before any photo is encoded.
+
+    Raises:
+        InputError: a file is there already, is of no known format, or cannot be written; or there is no such level, or
+            its cells have no borders.
+        MissingBackend: polygons need the extra `export`.
+    """
+
+    def __init__(self, hierarchy: Hierarchy, *, geojson: Path | None, html: Path | None, level: int | None) -> None:
+        if level is not None and geojson is None and html is None:
+            raise InputError("`level` goes with `geojson` or `html`: it says whose cells the maps have.")
+        self._hierarchy, self._geojson, self._html = hierarchy, geojson, html
+        self._level = len(hierarchy.levels) - 1 if level is None else level
+        if not 0 <= self._level < len(hierarchy.levels):
+            raise InputError(
+                f"There is no level {level}: levels are 0 (coarsest) to {len(hierarchy.levels) - 1} (finest)."
+            )
+        if geojson is not None:
+            from indexer.cells.export import check_drawable, file_format  # the extra is for those who use it
+
+            file_format(geojson)
+            check_drawable(hierarchy, self._level)
+        for file in (geojson, html):
+            if file is not None:
+                check_file(file)
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there is anything to write."""
+        return self._geojson is not None or self._html is not None
+
+    def write(
+        self,
+        answers: Sequence[Answer],
+        photos: Sequence[Photo],
+        posterior: Posterior,
+        *,
+        coarse: CoarseCells | None,
+        read: ReadOptions,
+    ) -> None:
+        """Write the files, each whole or not at all.
+
+        answers: one for each of the photos. posterior: of those that were answered, in their order, nothing left out.
+        coarse: of a precision cap. read: how photos are read that the page shows. Raises as `write_file`.
+        """
+        if self._geojson is not None:
+            from indexer.cells.export import write_frame
+            from search.answers.posterior_map import posterior_frame
+
+            names = [answer.photo for answer in answers if answer.ok]
+            frame = posterior_frame(self._hierarchy, names, posterior, level=self._level, coarse=coarse)
+            write_frame(frame, self._geojson)
+        if self._html is not None:
+            pictures = [_thumbnail(photo, read) for photo in photos]
+            page = answers_page(self._hierarchy, answers, pictures, posterior, level=self._level, coarse=coarse)
+            write_file(self._html, page.encode())
+
+
+def answers_page(
     hierarchy: Hierarchy,
     answers: Sequence[Answer],
-    pictures: Sequence[Image.Image | None],
+    pictures: Sequence[bytes | None],
     posterior: Posterior,
     *,
     level: int,
     coarse: CoarseCells | None,
-) -> None:
-    """Write the page `out`, whole or not at all.
-
-    answers: one for each photo. pictures: the photos, None where one could not be read. posterior: of the
-    answered ones, in their order. level: whose cells the maps show. coarse: of a precision cap.
-
-    Raises:
-        InputError: `out` exists or cannot be written.
-        WorkError: the disk is full.
-    """
+) -> str:
+    """The page. pictures: PNG of each photo, None where one could not be read; all else as for `MapFiles.write`."""
     cells, cap = hierarchy.levels[level], "" if coarse is None else f", none finer than {coarse.km:g} km"
     query = itertools.count()  # position among the answered
-    sections = [
-        (answer, None, None, [])
-        if answer.lat_deg is None
-        else (
-            answer,
-            None if picture is None else _thumbnail(picture),
-            _map(hierarchy, answer, posterior, next(query), level=level, coarse=coarse),
-            _tables(answer),
-        )
-        for answer, picture in zip(answers, pictures, strict=True)
-    ]
+    sections = []
+    for answer, picture in zip(answers, pictures, strict=True):
+        drawn = None
+        if answer.ok and cells.s2_ids is not None:  # labels have no borders
+            held = posterior_by_cell(hierarchy, posterior, next(query), level=level, coarse=coarse)
+            drawn = _map(answer, *held)
+        sections.append((answer, picture, drawn, _tables(answer)))
     title = f"Where {len(answers):,} photos were taken" if len(answers) != 1 else "Where a photo was taken"
-    page = render("answers.html", title=title, sections=sections, cells=f"level {level} ({cells.name}{cap})")
-    write_file(out, page.encode())
+    return render("answers.html", title=title, sections=sections, cells=f"level {level} ({cells.name}{cap})")
 
 
 def _tables(answer: Answer) -> list[Table]:
@@ -82,29 +131,25 @@ def _tables(answer: Answer) -> list[Table]:
     return [table for table in tables if table.rows]
 
 
-def _map(
-    hierarchy: Hierarchy,
-    answer: Answer,
-    posterior: Posterior,
-    query: int,
-    *,
-    level: int,
-    coarse: CoarseCells | None,
-) -> bytes | None:
-    """None where the cells are labels."""
-    if hierarchy.levels[level].s2_ids is None:
-        return None
-    ids, share = posterior_by_cell(hierarchy, posterior, query, level=level, coarse=coarse)
+def _map(answer: Answer, ids: np.ndarray, shares: np.ndarray) -> bytes:
+    """PNG of what cells hold of a posterior. ids: (C,) uint64, S2 cells. shares: (C,)."""
+    from search.pages.pictures import posterior_map  # matplotlib takes a second
+
     outlines = np.stack(lat_lng(s2.outlines(ids, _EDGE_PIECES)), axis=-1)
     radii = [km for km in (answer.radius_50_km, answer.radius_90_km) if km is not None]
     assert answer.lat_deg is not None
     assert answer.lng_deg is not None
-    return posterior_map(outlines, share, (answer.lat_deg, answer.lng_deg), radii)
+    return posterior_map(outlines, shares, (answer.lat_deg, answer.lng_deg), radii)
 
 
-def _thumbnail(picture: Image.Image) -> bytes:
-    small = picture.convert("RGB")
-    small.thumbnail(_THUMBNAIL)
+def _thumbnail(photo: Photo, read: ReadOptions) -> bytes | None:
+    """PNG of a photo to look at; None where it cannot be read."""
+    try:
+        data = read_bytes(photo.data, schemes=read.schemes)
+        small = decode(data, shorter_edge=_THUMBNAIL, max_pixels=read.max_pixels)
+    except BadImage:
+        return None
+    small.thumbnail((_THUMBNAIL, _THUMBNAIL))
     clean = Image.new("RGB", small.size)
     clean.paste(small)  # pixels alone: nothing that an image carries beside them
     content = io.BytesIO()

@@ -34,15 +34,23 @@ _WORST = 20  # photos listed on the page
 
 
 def write_evaluation(evaluation: Evaluation, out: Path, *, title: str) -> None:
-    """Write the folder `out`, whole or not at all.
-
-    Raises:
-        InputError: `out` exists, or cannot be written.
-        WorkError: the disk is full.
-    """
+    """Write the folder `out`, whole or not at all. Raises as `write_folder`."""
     check_target(out)
     pictures, rows = _pictures(evaluation), _rows(evaluation)
-    report = _page(evaluation, title, pictures, rows)
+    report = render(
+        "evaluation.html",
+        title=title,
+        evaluation=evaluation,
+        summary=summary(evaluation)[1:],
+        accuracy=accuracy_table(evaluation),
+        difference=None if evaluation.against is None else difference_table(evaluation, evaluation.against),
+        radii=radii_table(evaluation.coverages),
+        error=None if evaluation.reliability is None else error_text(evaluation.reliability),
+        world=world_table(evaluation, brief=False),
+        worst=_worst(rows),
+        pictures=pictures,
+        source=SOURCE,
+    )
     with write_folder(out, kind=KIND, schema_version=SCHEMA_VERSION, config={"title": title}) as draft:
         for name, picture in pictures.items():
             (draft.path / name).write_bytes(picture)
@@ -87,23 +95,6 @@ def _rows(evaluation: Evaluation) -> pa.Table:
             "country": pa.array(country.tolist(), pa.string()),
             "continent": pa.array(continent.tolist(), pa.string()),
         }
-    )
-
-
-def _page(evaluation: Evaluation, title: str, pictures: dict[str, bytes], rows: pa.Table) -> str:
-    return render(
-        "evaluation.html",
-        title=title,
-        evaluation=evaluation,
-        summary=summary(evaluation)[1:],
-        accuracy=accuracy_table(evaluation),
-        difference=None if evaluation.against is None else difference_table(evaluation, evaluation.against),
-        radii=radii_table(evaluation.coverages),
-        error=None if evaluation.reliability is None else error_text(evaluation.reliability),
-        world=world_table(evaluation, brief=False),
-        worst=_worst(rows),
-        pictures=pictures,
-        source=SOURCE,
     )
 
 

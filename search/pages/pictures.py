@@ -12,14 +12,12 @@ from typing import Literal
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from indexer.earth.geo import EARTH_RADIUS_KM, FARTHEST_KM, lat_lng, unit_vectors
+from indexer.earth.geo import EARTH_RADIUS_KM, FARTHEST_KM, lat_lng
 from indexer.earth.places import gazetteer
 from search.evaluation.reliability import Bin
 
@@ -180,13 +178,11 @@ def posterior_map(
 
 def _circle(lat_deg: float, lng_deg: float, km: float) -> tuple[np.ndarray, np.ndarray]:
     """Latitudes and longitudes of a circle around a point, longitudes without a jump."""
-    angle, turn = km / EARTH_RADIUS_KM, np.linspace(0, 2 * np.pi, 181)
-    (point,) = unit_vectors(np.array([lat_deg]), np.array([lng_deg]))
-    east = np.cross((0.0, 0.0, 1.0), point)
-    east = np.array((0.0, 1.0, 0.0)) if np.linalg.norm(east) < 1e-9 else east / np.linalg.norm(east)
-    aside = np.cos(turn)[:, None] * np.cross(point, east) + np.sin(turn)[:, None] * east
-    lat, lng = lat_lng(np.cos(angle) * point + np.sin(angle) * aside)
-    return lat, np.degrees(np.unwrap(np.radians(lng), period=2 * np.pi)) + 360 * round((lng_deg - lng[0]) / 360)
+    turn, angle = np.linspace(0, 2 * np.pi, 181), km / EARTH_RADIUS_KM
+    north = np.radians(np.clip(lat_deg, -89.9999, 89.9999))  # at a pole itself every direction is one
+    lat = np.arcsin(np.sin(north) * np.cos(angle) + np.cos(north) * np.sin(angle) * np.cos(turn))
+    aside = np.sin(turn) * np.sin(angle) * np.cos(north), np.cos(angle) - np.sin(north) * np.sin(lat)
+    return np.degrees(lat), lng_deg + np.degrees(np.unwrap(np.arctan2(*aside)))
 
 
 @_in_style
@@ -256,8 +252,6 @@ def _curves(x: np.ndarray, curves: Mapping[str, np.ndarray]) -> tuple[Figure, Ax
 
 def _picture(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
     stream = io.BytesIO()
-    if kind == "svg":
-        FigureCanvasSVG(figure).print_svg(stream, metadata={"Date": None})  # no date: the same figures, the same bytes
-    else:
-        FigureCanvasAgg(figure).print_png(stream, metadata={"Software": None})
+    dated_by = {"png": "Software", "svg": "Date"}[kind]  # left out: the same figures, the same bytes
+    figure.savefig(stream, format=kind, metadata={dated_by: None})
     return stream.getvalue()

@@ -19,11 +19,8 @@ from indexer.photos.uris import masked
 def log_request(file: Path | None, command: str, **request: Any) -> None:
     """Add a line to a log; called before the first answer, so that nothing is answered unseen. None: nothing is done.
 
-    request: names, paths and URIs, or lists of them.
-
-    Raises:
-        InputError: the file cannot be written.
-        WorkError: the disk is full.
+    request: names, paths and URIs, or lists of them. InputError where the file cannot be written, WorkError where the
+    disk is full.
     """
     if file is None:
         return

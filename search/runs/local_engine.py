@@ -12,10 +12,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from encoder.failures import job_remarks
 from indexer.errors import InputError
-from indexer.jobs.job_folder import Job, JobFolder, Mark, check_job_target, open_job, totals_of
+from indexer.jobs.job_folder import Job, JobFolder, Mark, check_job_target, open_job, read_marks, totals_of
 from indexer.jobs.job_status import StatusFile
 from indexer.jobs.progress import track_line
 from indexer.jobs.stages import Line, Meter
@@ -28,14 +29,17 @@ from search.answers.recall import RecallCheck
 from search.answers.rows import answer_table
 from search.runs.run_report import RunReport, has_run_report, run_report, write_run_report
 from search.runs.run_spec import RunConfig
-from search.runs.vectors import VectorShard, VectorSource
+from search.runs.vectors import VectorShard
+
+if TYPE_CHECKING:
+    from search.runs.photo_vectors import VectorSource
 
 KIND = "predictions"
 SCHEMA_VERSION = 1
 
 
 def run_here(
-    engine: Engine, source: VectorSource, out: Path, config: RunConfig, *, albums: Albums | None = None
+    engine: Engine, source: "VectorSource", out: Path, config: RunConfig, *, albums: Albums | None = None
 ) -> RunReport:
     """Answer every photo of a source in the folder `out`, or go on with what is missing there.
 
@@ -83,16 +87,17 @@ class Folders:
         if shard.number not in self.answers.done:
             self.answers.add(shard.number, shard.answers, first_row=shard.first_row)
 
+    def look_again(self) -> None:
+        """Take notice of what other processes have done in them."""
+        for folder in filter(None, (self.answers, self.kept)):
+            folder.done |= read_marks(folder.path)
+
 
 @contextmanager
 def open_folders(
-    engine: Engine, source: VectorSource, out: Path, config: RunConfig, albums: Albums | None = None
+    engine: Engine, source: "VectorSource", out: Path, config: RunConfig, albums: Albums | None = None
 ) -> Iterator[Folders]:
-    """The folders of a run, held by this process.
-
-    Raises:
-        InputError: they hold other things or a job of other options or inputs, or cannot be written.
-    """
+    """The folders of a run, held by this process. Raises as `open_job`."""
     options = {
         **source.options,
         "top_k": config.top_k,
@@ -111,7 +116,7 @@ def open_folders(
         yield Folders(answers, kept)
 
 
-def _check_kept(source: VectorSource, out: Path, save_features: Path | None) -> None:
+def _check_kept(source: "VectorSource", out: Path, save_features: Path | None) -> None:
     """Refuse to keep vectors where they cannot be, before either folder is begun."""
     if save_features is None:
         return
@@ -136,7 +141,7 @@ def answered(
 
 
 def _answered_in_albums(
-    engine: Engine, source: VectorSource, line: Line, albums: Albums, *, k: int, recall: RecallCheck | None = None
+    engine: Engine, source: "VectorSource", line: Line, albums: Albums, *, k: int, recall: RecallCheck | None = None
 ) -> Iterator[VectorShard]:
     """The same for albums: all vectors are read, whatever is done, before the first photo is answered."""
     held: list[VectorShard] = []
@@ -152,7 +157,7 @@ def _answered_in_albums(
 
 def finish(
     engine: Engine,
-    source: VectorSource,
+    source: "VectorSource",
     folders: Folders,
     status: StatusFile,
     *,
@@ -161,11 +166,7 @@ def finish(
     stages: Sequence[Meter],
     recall: RecallCheck | None = None,
 ) -> RunReport:
-    """Say that every shard is done, and report.
-
-    Raises:
-        WorkError: there are more or fewer rows than the source has.
-    """
+    """Say that every shard is done, and report. Raises as `JobFolder.finish`."""
     status.write()
     folder = folders.answers
     if folders.kept is not None:
@@ -187,7 +188,7 @@ def finish(
     return report
 
 
-def rows_of_part(source: VectorSource, part: JobPart) -> int | None:
+def rows_of_part(source: "VectorSource", part: JobPart) -> int | None:
     """How many rows of a source are of a part; None where nobody knows yet."""
     if source.rows is None:
         return None

@@ -45,11 +45,7 @@ def answers_to(folder: Path, photo: str) -> list[dict[str, Any]]:
 
 
 def export_target(folder: Path, out: Path | None, format_: str | None) -> Path:
-    """The file that answers are exported to: `out`, or the folder's name with the suffix of a format.
-
-    Raises:
-        InputError: neither says what format it is, or they do not agree.
-    """
+    """The file that answers are exported to: `out`, or the folder's name with the suffix of a format."""
     suffix = None if format_ is None else SUFFIXES[format_]
     if out is None:
         if suffix is None:

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from encoder.config import FeedOptions
 from encoder.embedding import embed_photos, facts_of, features_job, settled
 from encoder.encode import PhotoEncoder
-from encoder.options import FeedOptions
 from indexer.jobs.job_folder import Job, Mark
 from indexer.jobs.stages import Line
 from indexer.photos.photo import Photo
@@ -13,17 +13,13 @@ from indexer.photos.shard_cut import JobPart, ShardCut
 from indexer.photos.sources import PhotoSource
 from indexer.vectors.features import FeatureBatch
 from search.answers.engine import Engine
-from search.runs.vectors import VectorShard
+from search.runs.vectors import StoredVectors, VectorShard
 
 
 class PhotoVectors:
-    """Vectors made on the way from photos.
+    """The same as `StoredVectors`, made on the way. InputError where the photos cannot have the class maps it needs.
 
     job: what was begun at the same place before, and did not end.
-
-    Raises:
-        BundleMismatch: this is not the encoder the bundle was built for.
-        InputError: the photos cannot have the class maps it needs.
     """
 
     def __init__(
@@ -68,3 +64,6 @@ class PhotoVectors:
 
     def _cut(self, done: Mapping[int, Mark], part: JobPart) -> ShardCut:
         return ShardCut(self._photos, shard_rows=self.shard_rows, done=done, part=part)
+
+
+VectorSource = StoredVectors | PhotoVectors  # what a run answers

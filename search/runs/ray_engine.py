@@ -12,14 +12,13 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from indexer.errors import GeoError, MissingBackend, WorkError
-from indexer.jobs.job_folder import Job, JobFolder, read_marks, totals_of
+from indexer.jobs.job_folder import totals_of
 from indexer.jobs.job_status import StatusFile
 from indexer.jobs.progress import track_line
 from indexer.jobs.stages import Line, Meter
@@ -58,15 +57,12 @@ def run_on_ray(spec: RunSpec, out: Path, config: RunConfig) -> RunReport:
     # `stopping` last: Ray sets a handler of its own for SIGTERM when it starts.
     with open_folders(engine, source, out, config) as folders, _cluster(), stopping() as stop:
         known, rows = totals_of(folders.done.values()).rows, rows_of_part(source, part)
-        crew = _Crew(spec, folders, config, line)
+        crew = _Crew(spec, folders, line, k=config.top_k)
         status = StatusFile(out, line, rows=rows)
         with track_line(line, "answering", rows, known=known, tick=status.tick):
-            tasks = source.tasks(folders.done, part)
-            crew.do(tasks, stop)
+            crew.do(source.tasks(folders.done, part), stop)
         stop.check(out)
-        folders.answers.done |= read_marks(out)
-        if folders.kept is not None:
-            folders.kept.done |= read_marks(folders.kept.path)
+        folders.look_again()
         if crew.given_up:
             raise WorkError(
                 f"{out}: {len(crew.given_up)} shards were given up, the first {min(crew.given_up)}: actor after actor "
@@ -78,27 +74,21 @@ def run_on_ray(spec: RunSpec, out: Path, config: RunConfig) -> RunReport:
 class _Worker:
     """An actor: engine and encoder of its own, shards one after the other."""
 
-    def __init__(
-        self, spec: RunSpec, config: RunConfig, out: Path, *, jobs: tuple[Job, Job | None], home: Path, cpus: int
-    ) -> None:
-        """home: the folder that names of inputs are relative to; a node may lack it where all of them are absolute."""
+    def __init__(self, spec: RunSpec, folders: Folders, *, k: int, home: Path, cpus: int) -> None:
+        """home: the folder that names of files are relative to; a node may lack it where all of them are absolute."""
         torch.set_num_threads(cpus)
         with suppress(OSError):
             os.chdir(home)
-        self._config = config
+        self._folders, self._k = folders, k
         self._failed: GeoError | None = None  # told by `ready`: Ray would wrap what is raised here in its own words
         try:
-            self._engine, self._source = spec.open(out)
+            self._engine, self._source = spec.open(folders.answers.path)
         except GeoError as error:
             self._failed = error
             return
         # What is marked is not written again: of a shard that was begun before, vectors may be done and answers not. No
-        # other actor gets this one's shards, and one that is lost looks anew.
-        answers = JobFolder(out, jobs[0], read_marks(out))
-        kept = None
-        if config.save_features is not None and jobs[1] is not None:
-            kept = JobFolder(config.save_features, jobs[1], read_marks(config.save_features))
-        self._folders = Folders(answers, kept)
+        # other actor gets this one's shards, and one that was lost looks again.
+        folders.look_again()
 
     def ready(self) -> str | None:
         """Answer, which an actor does that has found room and was made; with what it lacks to begin."""
@@ -111,7 +101,7 @@ class _Worker:
         line = Line()
         try:
             shards = self._source.vectors(task, line)
-            found = answered(self._engine, shards, line, k=self._config.top_k)
+            found = answered(self._engine, shards, line, k=self._k)
             written = line.meter("write")
             with line:
                 for each in found:
@@ -125,21 +115,15 @@ class _Worker:
 class _Crew:
     """The actors, and the shards they have in hand."""
 
-    def __init__(self, spec: RunSpec, folders: Folders, config: RunConfig, line: Line) -> None:
+    def __init__(self, spec: RunSpec, folders: Folders, line: Line, *, k: int) -> None:
         cuda = spec.encoder.device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0
         cpus = 1 if spec.features is not None else max(1, spec.feed.workers)
         room = _room(cpus)
         most = ray.cluster_resources().get("GPU", 0) if cuda else room
         # One CPU each on a machine too small for our own rule.
         self._each = {"num_cpus": cpus if cuda or room else 1, "num_gpus": int(cuda)}
-        jobs = folders.answers.job, None if folders.kept is None else folders.kept.job
-        if config.save_features is not None:
-            config = replace(config, save_features=config.save_features.absolute())
         kind = ray.remote(**self._each, max_restarts=-1, max_task_retries=_RESTARTS)(_Worker)
-        self._actors = [
-            kind.remote(spec, config, folders.answers.path.absolute(), jobs=jobs, home=Path.cwd(), cpus=cpus)
-            for _ in range(max(1, int(most)))
-        ]
+        self._actors = [kind.remote(spec, folders, k=k, home=Path.cwd(), cpus=cpus) for _ in range(max(1, int(most)))]
         # A shard goes to an actor that has answered: one that the cluster has no room for would keep it for ever. One
         # shard each: a second one in hand would be blamed for the loss of its actor, too.
         self._free: list[Any] = []

@@ -86,10 +86,7 @@ def run_report(
     return RunReport(
         options=dict(job.options),
         inputs=dict(job.inputs),
-        rows=totals.rows,
-        ok=totals.ok,
-        failed=dict(totals.failed),
-        examples={code: list(example) for code, example in totals.examples.items()},
+        **asdict(totals),
         rows_known=known,
         seconds=seconds,
         rows_per_second=new / seconds if seconds else 0.0,
@@ -111,11 +108,7 @@ def run_report(
 
 
 def write_run_report(folder: Path, report: RunReport) -> None:
-    """Write both files, in place of those of an earlier start.
-
-    Raises:
-        WorkError: the disk is full.
-    """
+    """Write both files, in place of those of an earlier start. WorkError where the disk is full."""
     contents = {REPORT: json.dumps(report.to_dict(), indent=1, allow_nan=False), REPORT_PAGE: report_page(report)}
     with explain_full(folder, kept="Every row is kept, only the report is missing"):
         for name, text in contents.items():
@@ -147,6 +140,11 @@ def report_page(report: RunReport) -> str:
         )
         for stage in report.stages
     ]
+    rates = None
+    if report.rates.rows_per_second:
+        from search.pages.pictures import rate_curve  # matplotlib takes a second, which a start need not wait for
+
+        rates = rate_curve(report.rates.minutes, report.rates.rows_per_second)
     origin = [Row([name, _text(value)]) for name, value in {**report.inputs, **report.options}.items()]
     return render(
         "run.html",
@@ -163,16 +161,9 @@ def report_page(report: RunReport) -> str:
         stages=Table(
             ["stage", "rows", "seconds at work", "of the time", "rate at work"], stages, "Stages of the latest start"
         ),
-        rates=_curve(report.rates) if report.rates.rows_per_second else None,
+        rates=rates,
         origin=Table((), origin, "What decided the rows", words=True),
     )
-
-
-def _curve(rates: Rates) -> bytes:
-    # matplotlib takes a second, which the start of a job need not wait for
-    from search.pages.pictures import rate_curve
-
-    return rate_curve(rates.minutes, rates.rows_per_second)
 
 
 def _text(value: Any) -> str:

@@ -5,15 +5,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from encoder.config import SHARD_ROWS, CropName
-from encoder.options import EncoderOptions, FeedOptions
+from encoder.config import SHARD_ROWS, CropName, EncoderOptions, FeedOptions
 from indexer.errors import InputError
 from search.answers.options import SearchOptions
 
 if TYPE_CHECKING:
     from search.answers.album import Albums
     from search.answers.engine import Engine
-    from search.runs.vectors import VectorSource
+    from search.runs.photo_vectors import VectorSource
 
 log = logging.getLogger(__name__)
 
@@ -77,11 +76,7 @@ class RunSpec:
             )
 
     def open(self, out: Path) -> "tuple[Engine, VectorSource]":
-        """Open both, for the job at `out`, which keeps the bundle and the batch size it began with.
-
-        Raises:
-            InputError: something cannot be had, or vectors do not fit the bundle.
-        """
+        """Open both, for the job at `out`, which keeps the bundle and the batch size it began with."""
         from indexer.bundles.registry import Registry
         from indexer.jobs.job_folder import read_job
         from indexer.vectors.calibration import protocol_of
@@ -108,19 +103,16 @@ class RunSpec:
         assert self.photos is not None
         assert self.checkpoint is not None
         # torch is only imported where it is needed: that takes seconds
+        from encoder.encode import open_encoder
         from indexer.photos.sources import open_photos
         from search.runs.photo_vectors import PhotoVectors
 
         photos = open_photos(self.photos, split=self.split, schemes=self.feed.schemes)
-        encode = self.encoder.open(self.checkpoint, crops=self.crops)
+        encode = open_encoder(self.checkpoint, self.encoder, crops=self.crops)
         return engine, PhotoVectors(engine, photos, encode, feed=self.feed, shard_rows=self.shard_rows, job=job)
 
     def read_albums(self) -> "Albums | None":
-        """Which photos are answered together; None: each alone.
-
-        Raises:
-            InputError: there is no such column, or no such table.
-        """
+        """Which photos are answered together; None: each alone."""
         from indexer.vectors.features import open_features
         from search.answers.album import albums_of_features, albums_of_table
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 
@@ -28,61 +28,35 @@ class VectorShard:
         return len(self.batch)
 
 
-class VectorSource(Protocol):
-    """Vectors to answer, shard by shard, and what they come from."""
+class StoredVectors:
+    """Vectors that were made before. BundleMismatch where they are of another encoder than the bundle's."""
 
-    rows: int | None  # None where nobody knows before the end
+    rows: int | None  # None where nobody knows before the end, as of some photos
     shard_rows: int
     inputs: Mapping[str, str | None]  # name -> digest
     options: Mapping[str, Any]  # that decide the vectors, and how they are cut
-    features: Job | None  # the features folder they could be kept in, where they are made here
-    facts: Mapping[str, Any]  # what such a folder says of them
-
-    def shards(self, line: Line, done: Mapping[int, Mark], part: JobPart) -> Iterator[VectorShard]:
-        """Vectors of all shards but those that are done or another part's, in stages of a line."""
-        ...
-
-    def tasks(self, done: Mapping[int, Mark], part: JobPart) -> Iterator[Any]:
-        """The same shards as something small, which `vectors` of an equal source in any process makes vectors of."""
-        ...
-
-    def vectors(self, task: Any, line: Line) -> Iterator[VectorShard]:
-        """Vectors of the one shard of a task, in stages of a line."""
-        ...
-
-
-class StoredVectors:
-    """Vectors that were made before.
-
-    Raises:
-        InputError: no shard can have as many rows.
-        BundleMismatch: they were made by another encoder than the bundle's.
-    """
-
-    features: Job | None = None
-    facts: Mapping[str, Any] = {}  # nobody keeps them again
+    features: Job | None = None  # the features folder they could be kept in, where they are made here
+    facts: Mapping[str, Any] = {}  # what such a folder says of them
 
     def __init__(self, engine: Engine, source: FeatureSource, *, shard_rows: int = SHARD_ROWS) -> None:
         engine.check_encoder(source.encoder, source=str(source.location))
         if shard_rows < 1:
             raise InputError(f"`shard_rows` must be at least 1, not {shard_rows}.")
         self._source = source
-        self.rows: int | None = source.rows
-        self.shard_rows = shard_rows
-        self.inputs: Mapping[str, str | None] = {"features": source.digest, "encoder": source.encoder}
-        self.options: Mapping[str, Any] = {"shard_rows": shard_rows}
+        self.rows, self.shard_rows, self.options = source.rows, shard_rows, {"shard_rows": shard_rows}
+        self.inputs = {"features": source.digest, "encoder": source.encoder}
 
     def shards(self, line: Line, done: Mapping[int, Mark], part: JobPart) -> Iterator[VectorShard]:
-        """Shards of many files, or parts of one."""
+        """Vectors of all shards but those that are done or another part's, in stages of a line."""
         return self._read(line, lambda number: number not in done and part.has(number))
 
     def tasks(self, done: Mapping[int, Mark], part: JobPart) -> Iterator[int]:
-        """Numbers of shards."""
+        """The same shards as something small, which `vectors` of an equal source in any process makes vectors of."""
         shards = range(-(-self._source.rows // self.shard_rows))
         return (number for number in shards if number not in done and part.has(number))
 
     def vectors(self, task: int, line: Line) -> Iterator[VectorShard]:
-        """The shard of that number."""
+        """Vectors of the one shard of a task, in stages of a line."""
         return self._read(line, lambda number: number == task)
 
     def _read(self, line: Line, wanted: Callable[[int], bool]) -> Iterator[VectorShard]:

@@ -16,7 +16,7 @@ from benchmarks.world.methods import (
 from indexer.bundles.bundle import build_bundle, open_bundle
 from indexer.bundles.faiss_index import flat_index
 from indexer.cells.hierarchy import Hierarchy, build_hierarchy, sorted_ids
-from indexer.cells.rule import PartitionRule
+from indexer.cells.partition import PartitionRule
 from indexer.earth.geo import haversine_km
 from indexer.vectors.geocells import Geocells
 from indexer.vectors.scoring import ScoringModel, leaf_vectors

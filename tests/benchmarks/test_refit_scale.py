@@ -11,7 +11,7 @@ from benchmarks.partition import MP16_PHOTOS, photo_places
 from benchmarks.place_vectors import PlaceVectors
 from benchmarks.refit_scale import Refit, extrapolate, write_features
 from indexer.cells.hierarchy import build_hierarchy, sorted_ids
-from indexer.cells.rule import PartitionRule
+from indexer.cells.partition import PartitionRule
 from indexer.vectors.features import open_features
 from indexer.vectors.prototypes import Placement, prototypes
 from training.config import RefitConfig

@@ -11,7 +11,7 @@ from transformers import CLIPModel
 
 from encoder.checkpoint import LoadedEncoder, load_encoder, save_checkpoint
 from encoder.config import Preprocessing
-from encoder.hub import CONFIG_FILE, WEIGHTS_FILE
+from encoder.model_files import CONFIG_FILE, WEIGHTS_FILE
 from indexer.cells.hierarchy import Hierarchy
 from indexer.disk.artifact import write_folder
 from indexer.errors import ArtifactError, InputError

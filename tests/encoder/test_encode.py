@@ -10,11 +10,10 @@ from PIL import Image
 
 from encoder import photo_reader
 from encoder.checkpoint import LoadedEncoder, load_encoder, save_checkpoint
-from encoder.config import MAX_PIXELS, CropName, FusionConfig
+from encoder.config import CropName, FeedOptions, FusionConfig, ReadOptions, SegmentConfig
 from encoder.crops import crop_maps, crop_photos, normalise
 from encoder.embedding import embed_photos, embed_source
 from encoder.encode import MapSource, PhotoEncoder
-from encoder.options import FeedOptions, SegmentConfig
 from encoder.photo_reader import DecodedPhoto
 from encoder.segmentation import Segmenter
 from encoder.segmentation_cache import SegmentationCache, open_cache
@@ -22,7 +21,6 @@ from encoder.segmenting import segment_photos
 from indexer.errors import InputError, WorkError
 from indexer.photos.photo import FileRange
 from indexer.photos.sources import PhotoSource, open_photos
-from indexer.photos.uris import SCHEMES
 from indexer.vectors.features import FeatureBatch
 from tests.encoder.conftest import EDGE, natural, tiny_encoder
 
@@ -107,7 +105,7 @@ def test_maps_of_large_photos_are_the_same_wherever_they_are_made(
     segment_photos(segmenter, photos, tmp_path / "S", config=SegmentConfig(map_edge=96))
     cache = open_cache(tmp_path / "S")
     encode = PhotoEncoder(fused, maps=MapSource(cache, segmenter))
-    reader = encode.reader(max_pixels=MAX_PIXELS, schemes=SCHEMES)
+    reader = encode.reader(ReadOptions())
     for photo in photos:
         assert isinstance(photo.data, FileRange)
         known = cache.get(Path(photo.data.uri).read_bytes())

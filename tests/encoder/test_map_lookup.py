@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from encoder.map_lookup import KEY, PLACE, Lookup, Place
+from encoder.map_lookup import KEY, PLACE, Lookup, Place, Run
 
 # Digests that end in zeros, begin alike or are all zeros: where comparing text and comparing bytes part ways.
 DIGESTS = st.binary(min_size=32, max_size=32) | st.builds(
@@ -17,17 +17,17 @@ DIGESTS = st.binary(min_size=32, max_size=32) | st.builds(
 SHARDS = st.lists(st.lists(DIGESTS, max_size=20), max_size=12)
 
 
-def rows(digests: list[bytes], shard: int) -> tuple[np.ndarray, np.ndarray]:
+def rows(digests: list[bytes], shard: int) -> Run:
     places = np.zeros(len(digests), PLACE)
     places["shard"], places["offset"], places["size"] = shard, np.arange(len(digests)) + (1 << 40), 7
-    return np.array(digests, KEY), places
+    return Run(np.array(digests, KEY), places, {shard: 100 * shard})
 
 
 @given(SHARDS, DIGESTS)
 def test_every_place_is_found_and_nothing_else(shards: list[list[bytes]], other: bytes) -> None:
     lookup, known = Lookup(), dict[bytes, set[Place]]()
     for shard, digests in enumerate(shards):
-        lookup = lookup.added(*rows(digests, shard))
+        lookup = lookup.added(rows(digests, shard))
         for row, digest in enumerate(digests):
             known.setdefault(digest, set()).add(Place(shard, 7, row + (1 << 40), 0))
     assert len(lookup) == sum(map(len, shards))
@@ -38,7 +38,7 @@ def test_every_place_is_found_and_nothing_else(shards: list[list[bytes]], other:
 def test_runs_stay_few_and_earlier_lookups_as_they_were() -> None:
     lookup, first = Lookup(), None
     for shard in range(200):
-        lookup = lookup.added(*rows([hashlib.sha256(b"%d" % (9 * shard + n)).digest() for n in range(9)], shard))
+        lookup = lookup.added(rows([hashlib.sha256(b"%d" % (9 * shard + n)).digest() for n in range(9)], shard))
         first = first or lookup
         assert len(lookup.runs) <= 1 + np.log2(shard + 1)
     assert first is not None
@@ -49,11 +49,11 @@ def test_runs_stay_few_and_earlier_lookups_as_they_were() -> None:
 def test_saving_and_loading_are_inverse(tmp_path_factory: pytest.TempPathFactory, shards: list[list[bytes]]) -> None:
     lookup = Lookup()
     for shard, digests in enumerate(shards):
-        lookup = lookup.added(*rows(digests, shard))
+        lookup = lookup.added(rows(digests, shard))
     path = tmp_path_factory.mktemp("lookup") / "lookup.arrow"
-    lookup.save(path, facts={"shards": {"0": 5}})
-    loaded, facts = Lookup.load(path)
-    assert facts == {"shards": {"0": 5}}
+    lookup.save(path)
+    loaded = Lookup.load(path)
+    assert loaded.shards == {shard: 100 * shard for shard in range(len(shards))}
     assert len(loaded) == len(lookup)
     assert not loaded.runs[0].keys.flags.writeable
     assert not loaded.runs[0].keys.flags.owndata
@@ -63,19 +63,19 @@ def test_saving_and_loading_are_inverse(tmp_path_factory: pytest.TempPathFactory
 
 def test_a_byte_changed_anywhere_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "lookup.arrow"
-    lookup = Lookup().added(*rows([hashlib.sha256(b"%d" % n).digest() for n in range(20)], 3))
-    lookup.save(path, facts={"shards": {"3": 5}})
+    lookup = Lookup().added(rows([hashlib.sha256(b"%d" % n).digest() for n in range(20)], 3))
+    lookup.save(path)
     good = path.read_bytes()
     for offset in range(0, len(good), 3):
         path.write_bytes(good[:offset] + bytes([good[offset] ^ 0x15]) + good[offset + 1 :])
         try:
-            loaded, facts = Lookup.load(path)
+            loaded = Lookup.load(path)
         except (ValueError, OSError, LookupError, TypeError):
             continue
         run, known = loaded.runs[0], lookup.runs[0]
         assert (run.keys == known.keys).all()
         assert (run.places == known.places).all()
-        assert facts == {"shards": {"3": 5}}
+        assert loaded.shards == {3: 300}
     for length in range(0, len(good), 100):
         path.write_bytes(good[:length])
         with pytest.raises((ValueError, OSError)):

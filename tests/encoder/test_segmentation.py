@@ -14,7 +14,7 @@ from transformers import OneFormerForUniversalSegmentation
 from transformers.models.oneformer.image_processing_pil_oneformer import OneFormerImageProcessorPil
 
 from encoder.config import MAP_EDGE
-from encoder.hub import CONFIG_FILE, WEIGHTS_FILE
+from encoder.model_files import CONFIG_FILE, WEIGHTS_FILE
 from encoder.segmentation import Segmenter, load_segmenter
 from indexer.errors import ArtifactError, InputError
 from tests.encoder.conftest import natural

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from indexer.cells.hierarchy import Hierarchy, build_hierarchy, sorted_ids
-from indexer.cells.rule import PartitionRule
+from indexer.cells.partition import PartitionRule
 from indexer.earth import geo
 
 COMMON = 3.0  # length of the shared part; the part that tells the place has length 0.6

@@ -142,6 +142,15 @@ def test_a_checkpoint_that_does_not_match_the_bundle_is_refused(
         (["query", "--registry", "R", "--checkpoint", "C"], "required"),
         (["query", "--registry", "{R}", "--checkpoint", "{C}", "--top-k", "100000", "x.jpg"], "top-k must be"),
         (["query", "--registry", "{R}", "--checkpoint", "absent", "x.jpg"], "no such folder"),
+        (["evaluate", "--predictions", "absent.csv", "--truth", "{T}"], "no such file"),
+        (
+            ["evaluate", "--predictions", "{T}", "--truth", "{T}", "--benchmark", "imagenet"],
+            "there are im2gps, im2gps3k",
+        ),
+        (["evaluate", "--predictions", "{T}", "--truth", "{T}", "--resamples", "3"], "at least 100"),
+        (["evaluate", "--predictions", "{T}", "--truth", "{T}", "--exclude", "absent.csv"], "no such file"),
+        (["evaluate", "--predictions", "{T}", "--truth", "{T}", "--against", "{T}", "--resamples", "0"], "--against"),
+        (["audit", "--photos", "absent", "--out", "A"], "no such file"),
     ],
 )
 def test_wrong_usage_is_exit_2_and_says_what(

@@ -89,27 +89,3 @@ def test_answers_that_are_made_here_are_compared_with_exact_search(
     evaluate = ["evaluate", "--registry", world / "R", "--checkpoint", world / "C", "--truth", world / "photos.csv"]
     assert search(*evaluate, "--mode", "beam", "--probes", 1, "--check-recall", 10, "--resamples", 0) == 0
     assert "against exact search, on 4 of the queries" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["evaluate", "--predictions", "absent.csv", "--truth", "{T}"], "no such file"),
-        (
-            ["evaluate", "--predictions", "{T}", "--truth", "{T}", "--benchmark", "imagenet"],
-            "there are im2gps, im2gps3k",
-        ),
-        (["evaluate", "--predictions", "{T}", "--truth", "{T}", "--resamples", "3"], "at least 100"),
-        (["evaluate", "--predictions", "{T}", "--truth", "{T}", "--exclude", "absent.csv"], "no such file"),
-        (["evaluate", "--predictions", "{T}", "--truth", "{T}", "--against", "{T}", "--resamples", "0"], "--against"),
-        (["audit", "--photos", "absent", "--out", "A"], "no such file"),
-    ],
-)
-def test_wrong_usage_is_exit_2_and_says_what(
-    world: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    places = {"R": world / "R", "C": world / "C", "T": world / "photos.csv"}
-    assert search(*(argument.format(**places) for argument in arguments)) == 2
-    captured = capsys.readouterr()
-    assert message in captured.err
-    assert captured.out == ""

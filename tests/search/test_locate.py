@@ -15,8 +15,7 @@ from PIL import ExifTags, Image
 
 from encoder.checkpoint import load_encoder, save_checkpoint
 from encoder.class_maps import encode_map
-from encoder.config import FusionConfig
-from encoder.options import ReadOptions
+from encoder.config import FusionConfig, ReadOptions
 from indexer.bundles.bundle import build_bundle
 from indexer.bundles.registry import Registry
 from indexer.cells.hierarchy import Hierarchy

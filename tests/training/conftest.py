@@ -16,7 +16,7 @@ from PIL import Image
 from benchmarks.world.location_encoder import LocationEncoder, LocationHead
 from encoder.checkpoint import load_encoder
 from indexer.cells.hierarchy import Hierarchy
-from indexer.cells.rule import PartitionRule
+from indexer.cells.partition import PartitionRule
 from indexer.vectors.geocells import load_geocells
 from tests.conftest import save_s2_hierarchy
 from training.config import (

@@ -1,6 +1,7 @@
 """Fitting cells to fixed vectors: temperatures against scipy, gains that are real, levels that stop by themselves."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,13 +15,15 @@ from scipy.optimize import minimize_scalar
 from indexer.errors import InputError, WorkError
 from indexer.vectors.geocells import Geocells
 from indexer.vectors.prototypes import Placed
+from indexer.vectors.whitening import Transform
 from tests.conftest import unit_rows
 from training import cell_fit
-from training.cell_fit import fit_cells, fitted_temperature, steps_per_epoch
+from training.cell_fit import VectorFile, fit_cells, fitted_temperature, steps_per_epoch
 from training.config import RefitConfig
-from training.vector_file import VectorFile
+from training.holding_out import name_keys
 
 WIDTH, CELLS = 16, (4, 12)
+WIDE = 24
 CPU = torch.device("cpu")
 
 Toy = tuple[Geocells, VectorFile, Placed, np.ndarray]
@@ -149,3 +152,46 @@ def test_a_loss_that_is_no_number_stops_the_fit(toy: Toy, monkeypatch: pytest.Mo
     monkeypatch.setattr("training.cell_fit.level_loss", lambda *_, **__: torch.tensor(float("nan")))
     with pytest.raises(WorkError, match=r"loss of level 0 is nan in epoch 1, step 1\. Lower `learning_rate`"):
         fit_cells(start, file, held_out, config=RefitConfig(), device=CPU)
+
+
+def placed(n: int, seed: int = 0) -> Placed:
+    rng = np.random.default_rng(seed)
+    names = np.array([f"é/{row}.jpg" for row in range(n)], object)
+    vectors = unit_rows(n, WIDE, seed)
+    return Placed(vectors, rng.integers(-1, 50, (n, 3)), rng.random(n), rng.random(n), names, np.full(n, -1))
+
+
+@contextmanager
+def filled(
+    photos: Placed, shards: list[np.ndarray], folder: Path, transform: Transform | None = None
+) -> Iterator[VectorFile]:
+    geocells = Geocells([unit_rows(5, WIDE, 1)] * 3, np.ones(3), np.ones(3), "h", None, transform)
+    with VectorFile(map(photos.take, shards), geocells, beside=folder / "C") as file:
+        yield file
+
+
+def test_rows_come_back_with_their_cells_whatever_the_shards(tmp_path: Path) -> None:
+    photos = placed(200)
+    order = np.argsort(name_keys(photos.photo.tolist()))
+    rng = np.random.default_rng(1)
+    for shards in ([np.arange(200)], np.array_split(rng.permutation(200), 7)):
+        with filled(photos, list(shards), tmp_path) as file:
+            assert len(file) == 200
+            np.testing.assert_array_equal(file.cells, photos.cells[order])
+            numbers = rng.integers(0, 200, 50)
+            np.testing.assert_allclose(file.rows(numbers), photos.vectors[order][numbers], atol=5e-4)
+
+
+def test_vectors_are_kept_as_they_are_compared(tmp_path: Path) -> None:
+    photos = placed(50)
+    matrix = np.diag(np.linspace(0.5, 2, WIDE)).astype(np.float32)
+    transform = Transform(np.full(WIDE, 0.1, np.float32), matrix, 0.5)
+    order = np.argsort(name_keys(photos.photo.tolist()))
+    with filled(photos, [np.arange(50)], tmp_path, transform) as file:
+        np.testing.assert_allclose(file.rows(np.arange(50)), transform.apply(photos.vectors)[order], atol=5e-4)
+
+
+def test_nothing_is_left_on_disk(tmp_path: Path) -> None:
+    with filled(placed(10), [np.arange(10)], tmp_path) as file:
+        assert list(tmp_path.iterdir()) == []
+        assert file.rows(np.arange(3)).shape == (3, WIDE)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from indexer.cells.rule import PartitionRule
+from indexer.cells.partition import PartitionRule
 from indexer.cli import main
 from tests.training.conftest import SIZE
 from training.__main__ import COMMANDS

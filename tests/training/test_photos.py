@@ -16,7 +16,7 @@ import torch
 
 from encoder.config import FusionConfig
 from encoder.model import GeoEncoder, GeoEncoderConfig
-from indexer.cells.rule import PartitionRule
+from indexer.cells.partition import PartitionRule
 from indexer.cells.table import load_hierarchy
 from indexer.errors import InputError
 from indexer.photos.sources import open_photos

@@ -18,7 +18,7 @@ from indexer.bundles.gallery import FILES, open_gallery
 from indexer.bundles.gallery_builds import write_gallery
 from indexer.bundles.registry import Registry
 from indexer.cells.division import LabelScheme, partition
-from indexer.cells.rule import PartitionRule
+from indexer.cells.partition import PartitionRule
 from indexer.cells.table import load_hierarchy
 from indexer.cli import main
 from indexer.disk.manifest import read_manifest

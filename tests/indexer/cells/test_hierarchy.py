@@ -5,7 +5,7 @@ import pytest
 import s2sphere
 
 from indexer.cells.hierarchy import Hierarchy, build_hierarchy, sorted_ids
-from indexer.cells.rule import PartitionRule
+from indexer.cells.partition import PartitionRule
 from indexer.earth import geo, s2
 from indexer.errors import InputError
 from tests.conftest import RULE

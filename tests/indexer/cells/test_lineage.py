@@ -8,7 +8,7 @@ import s2sphere
 from indexer.cells.hierarchy import Hierarchy, build_hierarchy, sorted_ids
 from indexer.cells.labels import build_label_hierarchy
 from indexer.cells.lineage import GONE, MERGED, NEW, RELATIONS, SAME, SCHEMA, SPLIT, level_counts, lineage
-from indexer.cells.rule import PartitionRule
+from indexer.cells.partition import PartitionRule
 from indexer.errors import InputError
 from tests.conftest import clustered_points
 

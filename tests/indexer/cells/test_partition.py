@@ -8,8 +8,7 @@ import s2sphere
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexer.cells.partition import partition, photo_runs
-from indexer.cells.rule import PartitionRule
+from indexer.cells.partition import PartitionRule, partition, photo_runs
 from indexer.earth import s2
 from indexer.errors import InputError
 from indexer.paper import TAU_MAX

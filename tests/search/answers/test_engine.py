@@ -75,26 +75,6 @@ def test_paths_lead_to_the_leaf_with_the_papers_probabilities(engine: Engine, hi
     )
 
 
-def test_no_query_gives_no_answer(engine: Engine) -> None:
-    hits = engine.search(np.empty((0, WIDTH), np.float32), k=2)
-    assert hits.leaf.shape == hits.probability.shape == (0, 2)
-
-
-@pytest.mark.parametrize(
-    ("vectors", "k", "message"),
-    [
-        (unit_rows(2, WIDTH + 1, 0), 1, "another encoder"),
-        (unit_rows(2, WIDTH, 0)[0], 1, "shape"),
-        (np.full((2, WIDTH), np.nan, np.float32), 1, "not finite, the first in row 0"),
-        (unit_rows(2, WIDTH, 0), 0, "top-k"),
-        (unit_rows(2, WIDTH, 0), 10**6, "top-k"),
-    ],
-)
-def test_what_cannot_be_searched_is_refused(engine: Engine, vectors: np.ndarray, k: int, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        engine.search(vectors, k=k)
-
-
 def test_another_encoders_vectors_are_refused(engine: Engine) -> None:
     engine.check_encoder("e" * 64, source="C")
     engine.check_encoder(None, source="C")

@@ -54,7 +54,7 @@ def test_answers_do_not_depend_on_the_batch(bundle: Bundle, mode: ModeName) -> N
         np.testing.assert_allclose(single.probability[0], whole.probability[row], rtol=1e-5)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", ["auto", *MODES])
 @pytest.mark.parametrize(
     ("vectors", "k", "message"),
     [
@@ -72,7 +72,7 @@ def test_what_cannot_be_searched_is_refused_in_every_mode(
         opened(engine.bundle, mode).search(vectors, k=k)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", ["auto", *MODES])
 @pytest.mark.parametrize("probability", [True, False])
 def test_no_query_gives_no_answer_in_every_mode(engine: Engine, mode: ModeName, probability: bool) -> None:
     hits = opened(engine.bundle, mode).search(np.empty((0, WIDTH), np.float32), k=2, probability=probability)

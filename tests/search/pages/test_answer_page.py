@@ -1,19 +1,27 @@
-"""The page of answers: what is known of a photo is on it, and what is not known is not."""
+"""Maps of answers: shares that add up to 1, polygons that stay on the map, pages with what is known and no more."""
 
 import io
+import json
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from encoder.config import ReadOptions
 from indexer.cells.hierarchy import Hierarchy
+from indexer.cli import main
+from indexer.photos.photo import Photo
+from search.__main__ import COMMANDS
 from search.answers.answer import Answer, PathStep, Place, Reference
-from search.pages import answer_page
-from search.pages.answer_page import write_answer_page
+from search.pages import answer_page, pictures
+from search.pages.answer_page import answers_page
+from search.pages.pictures import posterior_map
 from search.retrieval.posterior import Posterior
 from tests.search.pages.test_evaluation_page import HOSTILE, Tags
+from tests.search.photo_files import comment, jpeg, with_segments
 
 LOST = Answer(0, HOSTILE, "missing", f"no such file {HOSTILE}")
 FOUND = Answer(
@@ -32,10 +40,9 @@ SURE = replace(
 SURE_OF_ONE = Posterior(np.array([0, 1, 2]), np.array([0, 1]), np.ones(2), np.zeros(2), np.ones(2, np.int64))
 
 
-def write(hierarchy: Hierarchy, out: Path, *answers: Answer) -> str:
-    pictures = [Image.new("RGB", (900, 600), (200, 10, 10)) if answer.ok else None for answer in answers]
-    write_answer_page(out, hierarchy, answers, pictures, SURE_OF_ONE, level=0, coarse=None)
-    page = out.read_text()
+def drawn(hierarchy: Hierarchy, *answers: Answer) -> str:
+    photos = [b"a photo" if answer.ok else None for answer in answers]
+    page = answers_page(hierarchy, answers, photos, SURE_OF_ONE, level=0, coarse=None)
     tags = Tags()
     tags.feed(page)
     assert tags.open == []
@@ -43,12 +50,10 @@ def write(hierarchy: Hierarchy, out: Path, *answers: Answer) -> str:
     return page
 
 
-def test_each_answer_has_what_is_known_of_it(
-    hierarchy: Hierarchy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_answer_has_what_is_known_of_it(hierarchy: Hierarchy, monkeypatch: pytest.MonkeyPatch) -> None:
     radii: list[list[float]] = []
-    monkeypatch.setattr(answer_page, "posterior_map", lambda *drawn: radii.append(drawn[-1]) or b"a map")
-    page = write(hierarchy, tmp_path / "a.html", LOST, FOUND, SURE)
+    monkeypatch.setattr(pictures, "posterior_map", lambda *drawn: radii.append(drawn[-1]) or b"a map")
+    page = drawn(hierarchy, LOST, FOUND, SURE)
     assert radii == [[], [12.0, 3456.0]]
     lost, found, sure = page.split("<h2>")[1:]
     assert "no such file &lt;script&gt;" in lost
@@ -61,18 +66,81 @@ def test_each_answer_has_what_is_known_of_it(
         assert words in sure
 
 
-def test_cells_that_are_labels_have_no_map(hierarchy: Hierarchy, tmp_path: Path) -> None:
+def test_cells_that_are_labels_have_no_map(hierarchy: Hierarchy) -> None:
     labels = replace(hierarchy, levels=tuple(replace(level, s2_ids=None) for level in hierarchy.levels))
-    page = write(labels, tmp_path / "a.html", FOUND)
+    page = drawn(labels, FOUND)
     assert "have no borders to draw" in page
     assert "Where a photo was taken" in page
     assert page.count("<img") == 1
 
 
 def test_a_photo_comes_small_and_without_what_its_file_says() -> None:
-    picture = Image.new("RGB", (900, 600))
-    picture.info["comment"] = b"taken at home"
-    content = answer_page._thumbnail(picture)
+    data = with_segments(jpeg(Image.new("RGB", (900, 600))), comment("taken at home"))
+    assert b"home" in data
+    content = answer_page._thumbnail(Photo("a.jpg", data), ReadOptions())
+    assert content is not None
     assert b"home" not in content
     with Image.open(io.BytesIO(content)) as small:
         assert small.size == (320, 213)
+    assert answer_page._thumbnail(Photo("a.jpg", b"no image"), ReadOptions()) is None
+
+
+def query(world: Path, *arguments: object) -> int:
+    common = ("query", "--registry", world / "R", "--checkpoint", world / "C")
+    return main("search", "test", COMMANDS, argv=[str(each) for each in (*common, *arguments)])
+
+
+def test_query_writes_polygons_and_a_page(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    strange = world / "<b>&.png"
+    strange.write_bytes((world / "0.png").read_bytes())
+    files = ("--geojson", tmp_path / "m.geojson", "--html", tmp_path / "m.html", "--level", 1)
+    assert query(world, *files, strange, world / "3.png", world / "1.png") == 1  # the second one is no image
+    drawn = json.loads((tmp_path / "m.geojson").read_text())
+    shares: dict[str, float] = {}
+    for each in drawn["features"]:
+        told = each["properties"]
+        shares[told["photo"]] = shares.get(told["photo"], 0) + told["share"]
+        assert told["level"] == 1
+        assert each["geometry"]["type"] in ("Polygon", "MultiPolygon")
+    assert {Path(name).name: round(share, 5) for name, share in shares.items()} == {"<b>&.png": 1, "1.png": 1}
+    page = (tmp_path / "m.html").read_text()
+    assert "<b>" not in page
+    assert "&lt;b&gt;&amp;.png" in page
+    assert page.count('<img alt="the photo"') == 2
+    assert page.count('<img alt="a map of the world') == 2
+    assert f"<h2>{escape(str(world / '3.png'))}</h2>\n<p>" in page  # and its reason
+    assert "://" not in page  # nothing is fetched
+    capsys.readouterr()
+    assert query(world, "--html", tmp_path / "m.html", world / "0.png") == 2
+    assert "m.html" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--level", "1"], "--geojson or --html"),
+        (["--html", "x.html", "--level", "9"], "no level 9"),
+        (["--geojson", "x.txt"], "must end in"),
+        (["--geojson", "x.geojson", "--score", "cosine-affine"], "no probabilities"),
+    ],
+)
+def test_maps_that_cannot_be_are_refused(
+    world: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert query(world, *arguments, world / "0.png") == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_picture_is_drawn_at_the_antimeridian_and_the_poles(hierarchy: Hierarchy) -> None:
+    for lat, lng in ((10.0, 179.9), (-89.0, 0.0), (0.0, -180.0)):
+        ring = np.array([[lat, lng - 1], [lat, lng + 1], [max(lat - 1, -90), lng + 1], [max(lat - 1, -90), lng - 1]])
+        ring[:, 1] = (ring[:, 1] + 180) % 360 - 180
+        for radii in ([], [50.0, 400.0]):
+            assert posterior_map(ring[None], np.ones(1), (lat, lng), radii).startswith(b"\x89PNG")

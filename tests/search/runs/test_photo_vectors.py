@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from encoder.options import EncoderOptions, FeedOptions
+from encoder.config import EncoderOptions, FeedOptions
+from encoder.encode import open_encoder
 from indexer.bundles.registry import Registry
 from indexer.errors import BundleMismatch
 from indexer.jobs.stages import Line
@@ -17,7 +18,7 @@ from search.runs.photo_vectors import PhotoVectors
 
 def test_shards_and_tasks_give_the_same_vectors(world: Path, registry: Registry) -> None:
     photos = open_photos(str(world / "photos.csv"))
-    encode = EncoderOptions(precision="float32").open(str(world / "C"), crops="one")
+    encode = open_encoder(str(world / "C"), EncoderOptions(precision="float32"))
     feed = FeedOptions(batch_size=2, workers=0)
     source = PhotoVectors(Engine.open(world / "R"), photos, encode, feed=feed, shard_rows=2)
     assert (source.rows, source.shard_rows) == (5, 2)

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from encoder.options import EncoderOptions, FeedOptions
+from encoder.config import EncoderOptions, FeedOptions
 from indexer.bundles.registry import Registry
 from indexer.errors import GeoError, InputError, WorkError
 from indexer.jobs.job_folder import read_job, read_marks
@@ -24,8 +24,9 @@ from indexer.jobs.stages import Line
 from search.answers.engine import Engine
 from search.answers.options import SearchOptions
 from search.runs.local_engine import run_here
+from search.runs.photo_vectors import VectorSource
 from search.runs.run_spec import RunConfig, RunSpec
-from search.runs.vectors import StoredVectors, VectorShard, VectorSource
+from search.runs.vectors import StoredVectors, VectorShard
 from tests.kills import ONE_THREAD, ROOT
 from tests.search.conftest import features
 from tests.search.runs.test_job_kills import TERMINATED, marked

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from encoder.options import EncoderOptions
+from encoder.config import EncoderOptions
 from indexer.errors import InputError
 from search.runs.job import run
 from search.runs.run_spec import RunConfig, RunSpec
