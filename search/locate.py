@@ -28,8 +28,8 @@ _DEFAULT_READ = ReadOptions()
 class Locator:
     """Says where photos were taken, from one bundle for as long as it lives, whatever is published meanwhile.
 
-    All work is done in this process, so that a script needs no `if __name__ == "__main__"`. No more than a batch of
-    photos is decoded at once, and a vector of each is kept. For millions of photos there are jobs: `search.run`.
+    All work is done in this process. No more than a batch of photos is decoded at once, and a vector of each is kept.
+    For millions of photos there are jobs: `search.run`.
 
     One call at a time: a search keeps room for scores from call to call. Threads open a locator each, or share a lock.
     """
@@ -141,8 +141,7 @@ class Locator:
                 "This locator was opened without a checkpoint, so it takes vectors alone (`locate_vectors`). Give "
                 "`checkpoint` to `Locator.open`."
             )
-        # No worker processes: they would run a script without a guard again, and a few photos are decoded before
-        # another interpreter has started.
+        # No worker processes: a few photos are decoded before another interpreter has started.
         feed = FeedOptions(self._read.max_pixels, self._read.schemes, workers=0)
         nothing = FeatureBatch([], np.empty((0, self.encode.encoder.width), np.float32), [], [], *np.empty((2, 0)))
         return joined([nothing, *embed_photos(self.encode, photos, feed=feed)])
