@@ -112,6 +112,17 @@ def test_the_best_of_all_leaves_are_those_of_a_scan_in_float64(model: ScoringMod
     np.testing.assert_array_equal(best_of_all(model, leaf_vectors(model), queries), order[:, :10])
 
 
+def test_a_scan_finds_all_where_cells_were_split(model: ScoringModel) -> None:
+    """Parts of a cell have its vector until they are fitted: some are more of the same than a search looks at."""
+    parts = np.repeat(np.arange(model.n_leaves), np.tile([1, 2, 30], model.n_leaves)[: model.n_leaves])
+    finest = model.geocells.vectors[-1][model.ancestors[parts, -1]]
+    ancestors = np.concatenate([model.ancestors[parts, :-1], np.arange(len(parts))[:, None]], axis=1)
+    geocells = replace(model.geocells, vectors=[*model.geocells.vectors[:-1], finest])
+    split = ScoringModel(geocells, ancestors, np.ones(len(parts), np.int64))
+    _, facts, _ = build_leaf_index(split, IndexChoice("flat"))
+    assert facts.recall_at_1 == facts.recall_at_10 == 1
+
+
 def test_recall_is_measured_with_photos_where_there_are_some(model: ScoringModel) -> None:
     photos = unit_rows(64, WIDTH, seed=3)
     _, facts, beam = build_leaf_index(model, IndexChoice(), photos=photos)
