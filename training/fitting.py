@@ -61,6 +61,20 @@ class FitSummary:
     references: int  # rows of the table
 
 
+@contextlib.contextmanager
+def _process_left_as_it_was() -> Iterator[None]:
+    """Training has torch's global generators and the log to itself; whoever called it has theirs back."""
+    disabled = logging.root.manager.disable
+    if rank_zero_only.rank:
+        logging.disable(logging.INFO)  # the first process tells
+    try:
+        with torch.random.fork_rng(range(torch.cuda.device_count())):
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+@_process_left_as_it_was()
 def fit(hierarchy: Path, out: Path, *, config: FitConfig) -> FitSummary | None:
     """Train, or go on with a run that was cut short, and write its checkpoint.
 
@@ -82,8 +96,6 @@ def fit(hierarchy: Path, out: Path, *, config: FitConfig) -> FitSummary | None:
     first = rank_zero_only.rank == 0
     if first:
         run.check()
-    else:
-        logging.disable(logging.INFO)  # the first process tells
     tree = load_hierarchy(hierarchy)
     _check_levels(tree)
     torch.manual_seed(config.seed_everything)
@@ -156,6 +168,20 @@ def fit(hierarchy: Path, out: Path, *, config: FitConfig) -> FitSummary | None:
     )
 
 
+@contextlib.contextmanager
+def _lightning_quiet() -> Iterator[None]:
+    """Its information lines (accelerators found, tips) would stand between ours."""
+    levels = {logger: logger.level for logger in map(logging.getLogger, ("lightning.pytorch", "lightning.fabric"))}
+    for logger in levels:
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for logger, level in levels.items():
+            logger.setLevel(level)
+
+
+@_lightning_quiet()
 def train(
     encoder: GeoEncoder,
     head: Head,
@@ -243,9 +269,6 @@ def _new_encoder(config: ModelConfig) -> GeoEncoder:
 def _trainer(
     config: FitConfig, device: str, callbacks: list[lightning.Callback], run: RunFolder | None, *, log_every: int
 ) -> lightning.Trainer:
-    # Its information lines (accelerators found, tips) would stand between ours.
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
     options = config.trainer
     logs: list[Logger] = []
     if run is not None:
@@ -310,7 +333,7 @@ def _check_levels(hierarchy: Hierarchy) -> None:
         if len(level) == 1:
             raise InputError(
                 f"Level {number} (tau_max {level.tau_max}) has a single cell, which teaches nothing. "
-                "Leave that tau out: python -m indexer partition --tau-max ..."
+                "Leave that one out of `tau_max` of the partition."
             )
 
 

@@ -1,5 +1,6 @@
 """Training end to end on a toy that can be learnt: it is learnt, repeatable, and refuses what cannot work."""
 
+import logging
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from transformers import CLIPConfig, CLIPModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
@@ -100,6 +102,23 @@ def test_the_same_seed_gives_the_same_weights(trained: FitSummary, toy: Path, tm
     first, second, other = ((tmp_path / name / "checkpoint" / "model.safetensors").read_bytes() for name in "abc")
     assert first == second
     assert first != other
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_process_is_left_as_it_was(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int) -> None:
+    """Its log and torch's generator, whether training ends well or in an error."""
+    monkeypatch.setattr(rank_zero_only, "rank", rank)
+    lightnings = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    for logger in lightnings:
+        logger.setLevel(logging.DEBUG)
+    before = torch.get_rng_state()
+    if rank == 0:
+        train(toy, tmp_path / "C", changed(trainer={"max_epochs": 1}))
+    with pytest.raises(InputError):
+        train(toy, tmp_path / "D", changed(data={"batch_size": 1, "segmentation_cache": tmp_path / "none"}))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert [logger.level for logger in lightnings] == [logging.DEBUG] * 2
+    assert logging.root.manager.disable == logging.NOTSET
 
 
 def test_every_epoch_is_in_the_log(trained: FitSummary) -> None:
