@@ -56,7 +56,7 @@ def info(*, registry: Path, version: str | None = None) -> Result:
         f"version   {bundle.version}",
         f"encoder   {bundle.encoder or 'not recorded'}",
         f"size      {size / 1e6:.1f} MB; vectors of {bundle.model.geocells.width}",
-        *([f"answers are told no finer than {bundle.precision_cap_km:g} km"] if bundle.precision_cap_km else []),
+        *([f"answers name no place finer than {bundle.precision_cap_km:g} km"] if bundle.precision_cap_km else []),
         f"calibrated for  {', '.join(bundle.calibrations) or 'nothing: python -m search calibrate'}",
         f"index     {_index_text(bundle.index_facts)}",
         f"beam      lists of level {bundle.beam.level}, {bundle.beam.probes} visited; {_found_text(bundle.beam)}",

@@ -1,6 +1,6 @@
 """The bundle: all that answering needs, in one folder that never changes once written.
 
-    table.duckdb      the hierarchy's tables
+    cells.duckdb      the hierarchy's tables
     level_<l>.faiss   the geocell vectors of level l (row i = cell i): what the paper learns
     leaves.faiss      the leaf vectors (row i = leaf i): one inner-product search over them is the whole hierarchical
                       inference (`indexer.vectors.scoring` says why)
