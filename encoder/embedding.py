@@ -141,15 +141,15 @@ def embed_photos(
 def _in_shards(
     batches: Iterable[FeatureBatch], shard_rows: int, source: AbstractContextManager[Any], line: Line | None
 ) -> Generator[FeatureBatch, None, None]:
-    """Batches joined to shards; failures are counted. source: is left when nobody wants more. line: counts them too."""
+    """Batches joined to shards. source: is left when nobody wants more. line: of a job, whose failures are told."""
     failed = Failures()
     pile: list[FeatureBatch] = []
     rows = 0
     with source:
         for batch in batches:
-            for row in np.flatnonzero(~batch.ok).tolist():
-                failed.add(batch.photo[row] or f"row {rows + row}", batch.status[row], batch.reason[row])
-                if line is not None:
+            if line is not None:
+                for row in np.flatnonzero(~batch.ok).tolist():
+                    failed.add(batch.photo[row] or f"row {rows + row}", batch.status[row], batch.reason[row])
                     line.failed += 1
             rows += len(batch)
             pile.append(batch)
