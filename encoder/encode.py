@@ -92,7 +92,7 @@ class PhotoEncoder:
         assert self.maps.segmenter is not None, "photos without a map are refused where they are read"
         with memory_explained(
             f"to make class maps of {len(lacking)} photos beside the encoder",
-            "Make them first (python -m encoder segment --batch-size 1), and give `segmentation_cache`.",
+            "Make them first (python -m encoder segment, `batch_size` 1), and give `segmentation_cache`.",
         ):
             made = iter(self.maps.segmenter.segment(lacking))
         return batch.with_maps([None if photo is None else next(made) for photo in to_segment])

@@ -50,6 +50,11 @@ class Command:
 class _StandardError(logging.StreamHandler[TextIO]):
     """Writes to whatever `sys.stderr` is at the moment: a progress bar replaces it while it is on the screen."""
 
+    parser: "_Parser | None" = None  # of the command whose flags the lines name
+
+    def format(self, record: logging.LogRecord) -> str:
+        return _with_flags(super().format(record), self.parser)
+
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr
         super().emit(record)
@@ -210,12 +215,12 @@ def _arguments(kind: Callable[..., Any], sections: Sequence[str], given: Mapping
     }
 
 
-def _with_flags(message: str, parser: _Parser) -> str:
+def _with_flags(message: str, parser: _Parser | None) -> str:
     """A text of the library, its `fields` written as the flags of a command."""
 
     def flag(name: re.Match[str]) -> str:
         option = "--" + name[1].rstrip("_").replace("_", "-")
-        return option if option in parser._option_string_actions else name[0]
+        return option if parser and option in parser._option_string_actions else name[0]
 
     # A column of a table is none, whatever it is called.
     return re.sub(r"(?<!column )`([a-z][a-z0-9_.]*)`", flag, message)
@@ -223,7 +228,8 @@ def _with_flags(message: str, parser: _Parser) -> str:
 
 def main(package: str, description: str, commands: Mapping[str, Command], *, argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code. Only `__main__` modules call this: it configures logging."""
-    logging.basicConfig(handlers=[_StandardError()], format="%(name)s: %(message)s")
+    log = _StandardError()
+    logging.basicConfig(handlers=[log], format="%(name)s: %(message)s")
     for name in ("indexer", "encoder", "training", "search"):  # what other libraries find noteworthy is not for here
         logging.getLogger(name).setLevel(logging.INFO)
     # Odd metadata in a photo is no news to the person at the terminal; a photo that cannot be used is a row.
@@ -233,11 +239,12 @@ def main(package: str, description: str, commands: Mapping[str, Command], *, arg
     try:
         parsed = parser.instantiate(parser.parse_args(argv))
         given, command = parsed[parsed.command], commands[parsed.command]
-        ran = parser.commands[parsed.command]
+        ran = log.parser = parser.commands[parsed.command]
         result = command.function(**_arguments(command.function, command.sections, given))
         if result is None:
             return 0
-        print(json.dumps(result.data, allow_nan=False) if given["json"] else result.text, flush=True)  # noqa: T201
+        text = json.dumps(result.data, allow_nan=False) if given["json"] else _with_flags(result.text, ran)
+        print(text, flush=True)  # noqa: T201
     except GeoError as error:
         print(f"error: {_with_flags(str(error), ran)}", file=sys.stderr)  # noqa: T201
         return error.exit_code

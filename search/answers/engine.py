@@ -188,8 +188,7 @@ class Engine:
         if encoder is not None and built_for is not None and encoder != built_for:
             raise BundleMismatch(
                 f"{source}: its encoder is {encoder[:8]}, the bundle {self.bundle.version[:8]} was built for "
-                f"{built_for[:8]}. Use that encoder, or build a bundle for this one: "
-                "python -m indexer build --checkpoint ..."
+                f"{built_for[:8]}. Use that encoder, or build a bundle for this one: python -m indexer build"
             )
 
     @property

@@ -1,6 +1,7 @@
 """Options that several commands share are offered flat: on the command line, in a file and in the help."""
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,6 +118,30 @@ def test_fields_that_an_error_names_are_told_as_flags(capsys: pytest.CaptureFixt
     assert main("reader", "Reads.", {"refuse": Command(refuse)}, argv=["refuse"]) == 2
     expected = "error: --max-pixels must be above 1, not 1; `columns` of a table stay as they are.\n"
     assert capsys.readouterr().err == expected
+
+
+def warn(*, max_pixels: int = 1) -> Result:
+    """Warn.
+
+    Args:
+        max_pixels: of a photo.
+    """
+    logging.getLogger("indexer.warner").warning("give `max_pixels`")
+    return Result({"said": "`max_pixels`"}, "above `max_pixels`; `columns`, column `max_pixels`")
+
+
+def test_so_are_those_that_answers_and_log_lines_name(capsys: pytest.CaptureFixture[str]) -> None:
+    root, before = logging.getLogger(), logging.getLogger().handlers
+    root.handlers = []
+    try:
+        assert main("warner", "Warns.", {"warn": Command(warn)}, argv=["warn"]) == 0
+        printed = capsys.readouterr()
+        assert printed.out == "above --max-pixels; `columns`, column `max_pixels`\n"
+        assert printed.err == "indexer.warner: give --max-pixels\n"
+        assert main("warner", "Warns.", {"warn": Command(warn)}, argv=["warn", "--json"]) == 0
+    finally:
+        root.handlers = before
+    assert json.loads(capsys.readouterr().out) == {"said": "`max_pixels`"}
 
 
 def test_lists_reach_the_library_as_plain_tuples() -> None:

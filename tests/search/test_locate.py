@@ -103,7 +103,7 @@ def test_photos_have_a_map_each_or_none() -> None:
 
 
 def test_class_maps_come_in_every_form(
-    world: Path, hierarchy: Hierarchy, hierarchy_folder: Path, tmp_path: Path
+    world: Path, hierarchy: Hierarchy, hierarchy_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     encoder = load_encoder(str(world / "C")).model
     encoder.add_fusion(FusionConfig(classes=5, width=12, latent=6, heads=4, blocks=2, mlp_size=24))
@@ -126,7 +126,10 @@ def test_class_maps_come_in_every_form(
     assert known.ok
     assert all(other == known for other in others)
     assert locator.locate(photo, class_maps=np.zeros_like(values))[0].score != known.score
+    caplog.clear()
     answers = locator.locate([photo] * 4, class_maps=[values, None, values.astype(float), values[:10]])
+    assert not caplog.records, "answers say it"
+    assert "or the map itself (`class_maps`" in (answers[1].reason or "")
     assert [answer.status for answer in answers] == ["ok", "no_map", "bad_map", "map_size"]
     with pytest.raises(InputError, match="1 class maps for 2 photos"):
         locator.locate([photo, photo], class_maps=[values])
