@@ -62,16 +62,24 @@ class FitSummary:
 
 
 @contextlib.contextmanager
+def _warnings_alone(*names: str) -> Iterator[None]:
+    """Loggers of these names are silent below a warning."""
+    levels = {logger: logger.level for logger in map(logging.getLogger, names)}
+    try:
+        for logger in levels:
+            logger.setLevel(logging.WARNING)
+        yield
+    finally:
+        for logger, level in levels.items():
+            logger.setLevel(level)
+
+
+@contextlib.contextmanager
 def _process_left_as_it_was() -> Iterator[None]:
     """Training has torch's global generators and the log to itself; whoever called it has theirs back."""
-    disabled = logging.root.manager.disable
-    if rank_zero_only.rank:
-        logging.disable(logging.INFO)  # the first process tells
-    try:
-        with torch.random.fork_rng(range(torch.cuda.device_count())):
-            yield
-    finally:
-        logging.disable(disabled)
+    silent = ("indexer", "encoder", "training") if rank_zero_only.rank else ()  # the first process tells
+    with torch.random.fork_rng(range(torch.cuda.device_count())), _warnings_alone(*silent):
+        yield
 
 
 @_process_left_as_it_was()
@@ -168,20 +176,8 @@ def fit(hierarchy: Path, out: Path, *, config: FitConfig) -> FitSummary | None:
     )
 
 
-@contextlib.contextmanager
-def _lightning_quiet() -> Iterator[None]:
-    """Its information lines (accelerators found, tips) would stand between ours."""
-    levels = {logger: logger.level for logger in map(logging.getLogger, ("lightning.pytorch", "lightning.fabric"))}
-    for logger in levels:
-        logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        for logger, level in levels.items():
-            logger.setLevel(level)
-
-
-@_lightning_quiet()
+# Lightning's information lines (accelerators found, tips) would stand between ours.
+@_warnings_alone("lightning.pytorch", "lightning.fabric")
 def train(
     encoder: GeoEncoder,
     head: Head,

@@ -108,8 +108,8 @@ def test_the_same_seed_gives_the_same_weights(trained: FitSummary, toy: Path, tm
 def test_the_process_is_left_as_it_was(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int) -> None:
     """Its log and torch's generator, whether training ends well or in an error."""
     monkeypatch.setattr(rank_zero_only, "rank", rank)
-    lightnings = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    for logger in lightnings:
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "training", "encoder")]
+    for logger in loggers:
         logger.setLevel(logging.DEBUG)
     before = torch.get_rng_state()
     if rank == 0:
@@ -117,7 +117,7 @@ def test_the_process_is_left_as_it_was(toy: Path, tmp_path: Path, monkeypatch: p
     with pytest.raises(InputError):
         train(toy, tmp_path / "D", changed(data={"batch_size": 1, "segmentation_cache": tmp_path / "none"}))
     assert torch.equal(torch.get_rng_state(), before)
-    assert [logger.level for logger in lightnings] == [logging.DEBUG] * 2
+    assert [logger.level for logger in loggers] == [logging.DEBUG] * 4
     assert logging.root.manager.disable == logging.NOTSET
 
 
