@@ -15,12 +15,13 @@ import os
 import re
 import sys
 import warnings
-from argparse import HelpFormatter
+from argparse import Action, HelpFormatter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass
-from typing import Any, NoReturn, TextIO, get_origin, get_type_hints
+from pathlib import Path
+from typing import Any, Literal, NoReturn, TextIO, get_args, get_origin, get_type_hints
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
 from jsonargparse.typing import register_type
 
 from indexer.errors import GeoError, InputError, WorkError
@@ -83,7 +84,29 @@ _LISTS: Mapping[Any, type] = {
 }
 
 
-# How jsonargparse names a command, and the options it misses.
+# What help and errors call the values of a type.
+_KINDS: Mapping[Any, str] = {
+    **{int: "whole number", float: "number", str: "text", bool: "true or false", Path: "path", type(None): "null"},
+    **{kind: f"{kind.__name__} joined by commas" for kind in _LISTS.values()},
+    tuple[float, float, float]: "list of three numbers",
+}
+
+
+def _kind(hint: Any) -> str:
+    """The same of every type; of those that are a choice all choices."""
+    parts = [str(each) if get_origin(hint) is Literal else _kind(each) for each in get_args(hint)]
+    return _KINDS.get(hint) or " or ".join(parts) or "section"
+
+
+class _Help(DefaultHelpFormatter):
+    def _get_type_str(self, action: Action) -> str | None:
+        hint = getattr(action, "_typehint", action.type)
+        return None if hint is None else _kind(hint)
+
+
+# How jsonargparse names a value it does not take, a command it does not know, a command, and the options it misses.
+_WRONG_VALUE = re.compile(r'Parser key "([\w.]+)":\n.*(?:value|base 10|float): ([^\n]*)', re.DOTALL)
+_UNKNOWN_COMMAND = re.compile(r"argument command: invalid choice: '([^']*)'")
 _NAMED_COMMAND = re.compile(r"(?:Subcommand '|required: )([a-z]+)['.]")
 _REQUIRED = re.compile(r"required: ([a-z]+\.[\w.]+(?:, [a-z]+\.[\w.]+)*)")
 # How jsonargparse names an option it does not know, on the command line and in a file.
@@ -108,23 +131,27 @@ class _Parser(ArgumentParser):
                 action.option_strings = dashed
 
     def format_help(self, formatter: HelpFormatter | None = None) -> str:
-        """Help that names types in words, and `fields` as the flags that they are."""
-        words = {"Path": "path", **{kind.__name__: f"{kind.__name__}, comma between" for kind in _LISTS.values()}}
-        text = re.sub(r"<class\s+'(\w+)'>", lambda name: words.get(name[1], name[1]), super().format_help(formatter))
-        return _with_flags(text, self)
+        """Help that names `fields` as the flags that they are."""
+        return _with_flags(super().format_help(formatter), self)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        program = self.prog.replace(" [options]", "")
+        program = self.prog
         command = _NAMED_COMMAND.search(message)
         if command and not program.endswith(command[1]):
             program += f" {command[1]}"
         names = [name for parser in self._family(command) for name in parser._option_string_actions]
         message = _REQUIRED.sub(lambda missing: f"required: {_as_options(missing[1], names)}", message)
-        unknown = _UNKNOWN_OPTION.search(message)
+        wrong, unknown, near = _WRONG_VALUE.search(message), _UNKNOWN_OPTION.search(message), list[str]()
+        for action in self._actions:
+            if wrong and action.dest == wrong[1]:
+                name = wrong[1] if "." in wrong[1] else action.option_strings[0]  # sections come from a file
+                message = f"{name}: expected {_kind(vars(action)['_typehint'])}, not {wrong[2]}"
         if unknown:
             wanted = "--" + unknown[1].replace("_", "-")
             near = difflib.get_close_matches(wanted, [name for name in names if "_" not in name], n=1)
-            message += f". Did you mean {near[0]}?" if near else ""
+        elif mistyped := _UNKNOWN_COMMAND.search(message):
+            near = difflib.get_close_matches(mistyped[1], self.commands, n=1)
+        message += f". Did you mean {near[0]}?" if near else ""
         print(f"error: {message}\nOptions: {program} --help", file=sys.stderr)  # noqa: T201
         raise SystemExit(InputError.exit_code)
 
@@ -144,12 +171,18 @@ def _as_options(missing: str, names: Sequence[str]) -> str:
     return ", ".join(option if option in names else option.removeprefix("--") for option in options)
 
 
-def _parser(package: str, description: str, commands: Mapping[str, Command]) -> _Parser:
-    parser = _Parser(prog=f"python -m {package}", description=description)
+def _parser(package: str, description: str, commands: Mapping[str, Command], *, first: str | None = None) -> _Parser:
+    """first: the first word of the command line, where that is known; options of other commands are left out then."""
+    chosen = {first} & {*commands, "--help", "-h"} or commands
+    parser = _Parser(prog=f"python -m {package}", description=description, formatter_class=_Help)
     table = parser.add_subcommands(required=True, dest="command", metavar="command")
     for name, command in commands.items():
         doc = command.function.__doc__ or ""
         sub = _Parser(description=doc.split("Args:")[0].strip())
+        table.add_subcommand(name, sub, help=doc.strip().splitlines()[0])
+        sub.prog = f"{parser.prog} {name}"  # jsonargparse puts options of the package before it, and there are none
+        if name not in chosen:
+            continue
         sub.add_argument("--config", action="config", help="YAML file with any of these options; flags win over it.")
         sub.add_argument("--json", action="store_true", help="Print a machine-readable result on standard output.")
         hints = get_type_hints(command.function)
@@ -160,7 +193,6 @@ def _parser(package: str, description: str, commands: Mapping[str, Command]) -> 
             )
         _offer(sub, command.function, command.sections, given=command.positional)
         sub.speak_like_a_command_line()
-        table.add_subcommand(name, sub, help=doc.strip().splitlines()[0])
     return parser
 
 
@@ -234,8 +266,8 @@ def main(package: str, description: str, commands: Mapping[str, Command], *, arg
         logging.getLogger(name).setLevel(logging.INFO)
     # Odd metadata in a photo is no news to the person at the terminal; a photo that cannot be used is a row.
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    parser = _parser(package, description, commands)
-    ran = parser
+    words = sys.argv[1:] if argv is None else argv
+    ran = parser = _parser(package, description, commands, first=words[0] if words else None)
     try:
         parsed = parser.instantiate(parser.parse_args(argv))
         given, command = parsed[parsed.command], commands[parsed.command]

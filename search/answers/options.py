@@ -40,8 +40,9 @@ class SearchOptions:
         not_region: do not search there; as for `region`.
         prior_exponent: how much the number of photos in a cell counts, in place of what the bundle says; 0: nothing.
         precision_cap: tell no place finer than so many kilometres; a bundle's own cap can be made coarser, not finer.
-        radii: also say how near the place is for half and for nine in ten of such photos, the entropy, and whether to
-            abstain: by default where the bundle was calibrated for such photos, without which it is an error.
+        radii: whether answers also say within how many km half and nine in ten of such photos were taken, the entropy,
+            and whether to abstain. By default they do where the bundle was calibrated for such photos; true is an error
+            where it was not.
     """
 
     mode: ModeName = "auto"

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -103,6 +104,60 @@ def test_help_and_mistakes_know_them(capsys: pytest.CaptureFixture[str]) -> None
     code, _, err = run(capsys, ["--photos", "p", "--limit", "many"])
     assert code == 2
     assert "limit" in err
+
+
+def convert(*, mode: Literal["fast", "exact"] = "fast", size: int | Literal["auto"] | None = None) -> Result:
+    """Convert.
+
+    Args:
+        mode: of converting.
+        size: of a batch.
+    """
+    return Result({}, "converted")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--mode", "fats"], "--mode: expected fast or exact, not fats"),
+        (["--size", "many"], "--size: expected whole number or auto or null, not many"),
+    ],
+)
+def test_a_wrong_value_is_answered_with_those_there_are(
+    argv: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main("converter", "Converts.", {"convert": Command(convert)}, argv=["convert", *argv])
+    assert capsys.readouterr().err == f"error: {message}\nOptions: python -m converter convert --help\n"
+
+
+def test_lists_of_wrong_values_are_so_too(capsys: pytest.CaptureFixture[str]) -> None:
+    def bounded(*, tau_max: tuple[int, ...] = ()) -> Result:
+        """Bound."""
+        return Result({}, "bounded")
+
+    with pytest.raises(SystemExit, match="2"):
+        main("bounder", "Bounds.", {"bounded": Command(bounded)}, argv=["bounded", "--tau-max", "3,x"])
+    assert "error: --tau-max: expected integers joined by commas, not 'x'\n" in capsys.readouterr().err
+
+
+def test_help_has_one_way_to_name_types_and_a_command_mistyped_is_guessed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    commands = {"convert": Command(convert), "read": Command(read)}
+    for argv in (["convert", "--help"], ["read", "--help"], ["--help"]):
+        with pytest.raises(SystemExit, match="0"):
+            main("converter", "Converts.", commands, argv=argv)
+    help_ = capsys.readouterr().out
+    assert "usage: python -m converter convert [--config" in help_
+    assert "of converting. (type: fast or exact, default: fast)" in help_
+    assert "of a batch. (type: whole number or auto or null, default: null)" in help_
+    assert "of URIs. (type: words joined by commas" in help_
+    assert "a table. (required, type: text)" in help_
+    with pytest.raises(SystemExit, match="2"):
+        main("converter", "Converts.", commands, argv=["convret"])
+    assert "Did you mean convert?" in capsys.readouterr().err
 
 
 def refuse(*, max_pixels: int = 1) -> Result:
