@@ -40,6 +40,7 @@ _MOST_DEATHS = 6  # photos one after the other that end their process: then it i
 _FEW_PHOTOS = 12  # a source of so many is decoded in this process: starting others takes longer
 _SECONDS_BETWEEN_LOOKS = 1.0  # of a worker, whether its main process is still there
 
+_starting = threading.Lock()  # one process at a time
 _read: PhotoReader  # of this process, where it is a worker
 
 
@@ -137,14 +138,15 @@ class _Process(context.ForkServerProcess):
 
     @staticmethod
     def _Popen(process: BaseProcess) -> Any:
-        # What a child imports first is told by these two names of `__main__`.
         main = vars(sys.modules["__main__"])
-        shown: dict[str, Any] = {name: main[name] for name in ("__spec__", "__file__") if name in main}
-        main.update(dict.fromkeys(shown))
-        try:
-            return context.ForkServerProcess._Popen(process)
-        finally:
-            main.update(shown)
+        with _starting:
+            # What a child imports first is told by these two names.
+            shown: dict[str, Any] = {name: main[name] for name in ("__spec__", "__file__") if name in main}
+            main.update(dict.fromkeys(shown))
+            try:
+                return context.ForkServerProcess._Popen(process)
+            finally:
+                main.update(shown)
 
 
 class _Context(context.ForkServerContext):

@@ -139,13 +139,14 @@ class _Parser(ArgumentParser):
         command = _NAMED_COMMAND.search(message)
         if command and not program.endswith(command[1]):
             program += f" {command[1]}"
-        names = [name for parser in self._family(command) for name in parser._option_string_actions]
+        names = [name for parser in (self, *self.commands.values()) for name in parser._option_string_actions]
         message = _REQUIRED.sub(lambda missing: f"required: {_as_options(missing[1], names)}", message)
         wrong, unknown, near = _WRONG_VALUE.search(message), _UNKNOWN_OPTION.search(message), list[str]()
         for action in self._actions:
             if wrong and action.dest == wrong[1]:
-                name = wrong[1] if "." in wrong[1] else action.option_strings[0]  # sections come from a file
-                message = f"{name}: expected {_kind(vars(action)['_typehint'])}, not {wrong[2]}"
+                # Sections come from a file.
+                name = wrong[1] if "." in wrong[1] or not action.option_strings else action.option_strings[0]
+                message = f"{name}: expected {_kind(getattr(action, '_typehint', action.type))}, not {wrong[2]}"
         if unknown:
             wanted = "--" + unknown[1].replace("_", "-")
             near = difflib.get_close_matches(wanted, [name for name in names if "_" not in name], n=1)
@@ -154,10 +155,6 @@ class _Parser(ArgumentParser):
         message += f". Did you mean {near[0]}?" if near else ""
         print(f"error: {message}\nOptions: {program} --help", file=sys.stderr)  # noqa: T201
         raise SystemExit(InputError.exit_code)
-
-    def _family(self, command: re.Match[str] | None) -> list[ArgumentParser]:
-        """This parser and those of its commands, or of the one command that the error is about."""
-        return [self, *(parser for name, parser in self.commands.items() if command is None or name == command[1])]
 
     @property
     def commands(self) -> "Mapping[str, _Parser]":
