@@ -89,5 +89,5 @@ def test_labels_are_compared_by_their_paths() -> None:
 
 
 def test_hierarchies_that_do_not_correspond_are_refused() -> None:
-    with pytest.raises(InputError, match=r"3 levels.*2 levels.*indexer build --features"):
+    with pytest.raises(InputError, match=r"3 levels.*2 levels.*indexer build with `features`.*without `old_hierarchy`"):
         lineage(tree(1500, rule=PartitionRule((200, 60, 30), 4)), tree(1500))
