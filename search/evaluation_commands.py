@@ -55,7 +55,7 @@ def evaluate(
     from indexer.vectors.calibration import PROTOCOL_TEXTS
     from search.evaluation.evaluate import evaluate as evaluate_answers
     from search.evaluation.evaluation_report import evaluation_data, evaluation_text
-    from search.evaluation.ground_truth import beside_truth, read_truth, write_photos
+    from search.evaluation.truth import beside_truth, read_truth, write_photos
     from search.runs.job import run
     from search.runs.run_spec import RunConfig, RunSpec
 

@@ -46,8 +46,8 @@ def test_registries_answer_as_they_did(folder: Path) -> None:
 def test_hierarchies_features_and_predictions_are_read(folder: Path) -> None:
     manifest = read_manifest(folder / "hierarchy", kind=KIND, schema_version=SCHEMA_VERSION)
     assert verify_folder(folder / "hierarchy", manifest) == []
-    tree = load_hierarchy(folder / "hierarchy")
-    assert tree.digest == manifest.facts["digest"] == Engine.open(folder / "registry").bundle.hierarchy.digest
+    hierarchy = load_hierarchy(folder / "hierarchy")
+    assert hierarchy.digest == manifest.facts["digest"] == Engine.open(folder / "registry").bundle.hierarchy.digest
     assert load_photo_places(folder / "hierarchy").num_rows == manifest.facts["photos"] == 1300
     assert evaluate(folder / "predictions", folder / "queries" / "part-00000.parquet").accuracy.median_km < 2500
 

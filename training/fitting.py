@@ -84,8 +84,8 @@ def fit(hierarchy: Path, out: Path, *, config: FitConfig) -> FitSummary | None:
         run.check()
     else:
         logging.disable(logging.INFO)  # the first process tells
-    tree = load_hierarchy(hierarchy)
-    _check_levels(tree)
+    opened = load_hierarchy(hierarchy)
+    _check_levels(opened)
     torch.manual_seed(config.seed_everything)
     data, model = config.data, config.model
     cache = None if data.segmentation_cache is None else open_cache(data.segmentation_cache)
@@ -113,12 +113,12 @@ def fit(hierarchy: Path, out: Path, *, config: FitConfig) -> FitSummary | None:
     facts = run.facts(hierarchy, config, inputs)
     if first:
         run.check_same(facts)  # before photos are read, which may take long
-    open_ = partial(open_half, data, hierarchy=tree, encoder=encoder, cache=cache, device=device)
+    open_ = partial(open_half, data, hierarchy=opened, encoder=encoder, cache=cache, device=device)
     validation, learnt = open_("validation"), open_("train")  # what is wrong with the table shows at the small one
     with run.begun(facts) if first else contextlib.nullcontext():
         began = time.perf_counter()
         head = GeocellHead(
-            tree, encoder.config.projection_dim, negatives=config.loss.negatives, seed=config.seed_everything
+            opened, encoder.config.projection_dim, negatives=config.loss.negatives, seed=config.seed_everything
         )
         module = train(encoder, head, learnt, validation, config=config, device=device.type, run=run)
         train_seconds = time.perf_counter() - began
@@ -128,7 +128,7 @@ def fit(hierarchy: Path, out: Path, *, config: FitConfig) -> FitSummary | None:
         kept = module.epochs[-1 if config.trainer.patience is None else best_epoch(module)]
         if config.references:
             loaded = LoadedEncoder(str(out), encoder.eval().to(device), digest="not stored yet")
-            table = _typical_photos(loaded, geocells, tree, config, cache)
+            table = _typical_photos(loaded, geocells, opened, config, cache)
 
         def finish(draft: Draft) -> None:
             _write_log(draft.path / "training_log.csv", module.epochs, kept)
@@ -289,7 +289,7 @@ def _interruptible() -> Iterator[None]:
 def _typical_photos(
     encoder: LoadedEncoder,
     geocells: Geocells,
-    tree: Hierarchy,
+    hierarchy: Hierarchy,
     config: FitConfig,
     cache: SegmentationCache | None,
 ) -> pa.Table:
@@ -298,7 +298,7 @@ def _typical_photos(
     Their vectors are those that `encoder embed` would make, so that `refit` would choose the same.
     """
     source, chosen = source_of(config.data, "train")
-    placement, line = Placement(tree, chosen=chosen), Line()
+    placement, line = Placement(hierarchy, chosen=chosen), Line()
     encode = PhotoEncoder(encoder, maps=MapSource(cache))
     embedded = embed_photos(encode, source, feed=FeedOptions(workers=config.data.workers), line=line)
     with line, track_line(line, "choosing references", source.n_photos):

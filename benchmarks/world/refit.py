@@ -62,7 +62,7 @@ def compare_ways(preset: Preset, out: Path) -> int:
     for taus, hierarchy in ((preset.tau_max, a), (OTHER_TAUS[preset], b)):
         divided = ("--tau-max", taus, "--tau-min", str(preset.tau_min), "--out", hierarchy)
         run_command("indexer", "partition", "--photos", photos, "--split", "train", *divided)
-    fitted = {name: _fit(preset, photos, tree, out / f"run-{name}") for name, tree in (("A", a), ("B", b))}
+    fitted = {name: _fit(preset, photos, opened, out / f"run-{name}") for name, opened in (("A", a), ("B", b))}
     trained = {name: child.seconds for name, child in fitted.items()}
     features = out / "features-A"
     encoder, scratch = (out / f"run-{name}" / CHECKPOINT for name in "AB")

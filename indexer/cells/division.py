@@ -166,8 +166,8 @@ def divide(
     split, inputs: for the manifest, which of the photo table was read, and digests of what was. before: the hierarchy
     that this one follows.
     """
-    tree = scheme.build(places)
-    table = None if before is None else lineage(before, tree)
+    hierarchy = scheme.build(places)
+    table = None if before is None else lineage(before, hierarchy)
     config = {"scheme": scheme.to_config(), "split": split}
-    save_hierarchy(tree, places, out, config=config, inputs=inputs or {}, lineage=table)
-    return Division(out, tree, places.num_rows, table)
+    save_hierarchy(hierarchy, places, out, config=config, inputs=inputs or {}, lineage=table)
+    return Division(out, hierarchy, places.num_rows, table)

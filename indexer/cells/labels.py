@@ -1,4 +1,4 @@
-"""Hierarchies whose cells are labels: continent, country, region, city, or any other tree somebody keeps.
+"""Hierarchies whose cells are labels: continent, country, region, city, or whatever tree of labels somebody keeps.
 
 In: a table with one column of labels per level, coarsest first, beside coordinates. A cell is a label of a column; its
 key is the path of labels that leads to it, such as 'Europe/France/Paris', with '%2F' for a slash inside a label and

@@ -17,12 +17,12 @@ from indexer.earth.places import countries_of
 from indexer.photos.sources import PhotoTable
 from search.evaluation.bootstrap import Intervals, intervals, paired_intervals
 from search.evaluation.findings import listed_photos
-from search.evaluation.ground_truth import read_truth
 from search.evaluation.metrics import Figures, cells_area_km2, disc_area_km2, figures, figures_by_group, recall_by_area
 from search.evaluation.options import EvaluateConfig
 from search.evaluation.photo_names import match_names
 from search.evaluation.predictions import read_predictions
 from search.evaluation.reliability import Coverage, Reliability, coverage, reliability
+from search.evaluation.truth import read_truth
 
 _DEFAULT = EvaluateConfig()
 
@@ -168,8 +168,8 @@ def evaluate(
     """Compare predictions with the truth, and with what the config names beside.
 
     predictions: a folder written by `run`, or anybody's .parquet or .csv with photo, lat, lng. truth: a photo table,
-    or with a benchmark whatever `ground_truth` reads; photos: those in it, where they were read before. Names are
-    compared as `photo_names` says.
+    or with a benchmark whatever `search.evaluation.truth` reads; photos: those in it, where they were read before.
+    Names are compared as `photo_names` says.
 
     Raises:
         InputError: unreadable tables, a prediction off the Earth, or names that do not identify a photo.

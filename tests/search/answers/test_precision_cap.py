@@ -24,7 +24,7 @@ from search.__main__ import COMMANDS
 from search.answers.engine import Engine
 from search.answers.options import SearchOptions
 from search.answers.precision_cap import CoarseCells
-from search.runs.local_engine import run_here
+from search.runs.local_run import run_here
 from search.runs.run_spec import RunConfig
 from search.runs.vectors import StoredVectors
 from tests.conftest import unit_rows
