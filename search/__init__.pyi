@@ -1,6 +1,6 @@
 from .answers.answer import Answer as Answer
 from .answers.answer import PathStep as PathStep
-from .answers.answer import Place as Place
+from .answers.answer import RankedCell as RankedCell
 from .answers.answer import Reference as Reference
 from .answers.options import SearchOptions as SearchOptions
 from .evaluation.audit import audit as audit

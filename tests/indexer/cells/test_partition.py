@@ -8,7 +8,7 @@ import s2sphere
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexer.cells.partition import PartitionRule, partition, photo_runs
+from indexer.cells.partition import PartitionRule, partition, photo_ranges
 from indexer.earth import s2
 from indexer.errors import InputError
 from indexer.paper import TAU_MAX
@@ -96,10 +96,10 @@ def test_duplicates_stop_at_the_deepest_level() -> None:
 def test_counts_and_ranges_agree_with_the_photos() -> None:
     ids = sorted_points(500, seed=1)
     cells = partition(ids, PartitionRule((40,), 3), tau_max=40)
-    runs = photo_runs(ids, cells)
+    ranges = photo_ranges(ids, cells)
     inside = s2.locate(cells, ids)
-    assert runs.lengths.tolist() == np.bincount(inside[inside >= 0], minlength=len(cells)).tolist()
-    for cell, (first, last) in enumerate(zip(runs.begin, runs.end, strict=True)):
+    assert ranges.lengths.tolist() == np.bincount(inside[inside >= 0], minlength=len(cells)).tolist()
+    for cell, (first, last) in enumerate(zip(ranges.begin, ranges.end, strict=True)):
         assert (inside[first:last] == cell).all()
 
 
