@@ -38,8 +38,8 @@ _SHARES = (0.5, 0.9)  # that radii hold
 
 # The best leaf of each query, (Q,) int64; its probability, (Q,) float64, NaN if not wanted; and the radii around its
 # point that hold _SHARES of the probability, (Q, 2) float64 in km, none if not wanted.
-Answers = tuple[np.ndarray, np.ndarray, np.ndarray]
-Way = Callable[..., Answers]  # of queries (Q, D), and whether `rows` are wanted, with probabilities and radii
+WayAnswers = tuple[np.ndarray, np.ndarray, np.ndarray]
+Way = Callable[..., WayAnswers]  # of queries (Q, D), and whether `rows` are wanted, with probabilities and radii
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,8 +91,8 @@ class Plain:
         self._rows, self._probes = world.rows, world.probes
         self._points = world.discs.points
 
-    def __call__(self, queries: np.ndarray, *, rows: bool) -> Answers:
-        """As `Answers`; probabilities and radii are among the leaves looked at."""
+    def __call__(self, queries: np.ndarray, *, rows: bool) -> WayAnswers:
+        """As `WayAnswers`; probabilities and radii are among the leaves looked at."""
         best, share = np.empty(len(queries), np.int64), np.full(len(queries), np.nan)
         radii = np.empty((len(queries) if rows else 0, len(_SHARES)))
         for number, query in enumerate(queries):
@@ -122,8 +122,8 @@ class Levels:
         self._temperatures = geocells.temperatures.tolist()
         self._points = tensor_of(world.discs.points).float()
 
-    def __call__(self, queries: np.ndarray, *, rows: bool) -> Answers:
-        """As `Answers`."""
+    def __call__(self, queries: np.ndarray, *, rows: bool) -> WayAnswers:
+        """As `WayAnswers`."""
         parts = [self._answer_block(block, rows=rows) for block in torch.split(tensor_of(queries), _BLOCK)]
         best, share, radii = (torch.cat(each).numpy() for each in zip(*parts, strict=True))
         return best, share, radii
@@ -202,7 +202,7 @@ def way_of(search: Search, world: World) -> Way:
     return partial(answers, search, world)
 
 
-def answers(search: Search, world: World, queries: np.ndarray, *, rows: bool) -> Answers:
+def answers(search: Search, world: World, queries: np.ndarray, *, rows: bool) -> WayAnswers:
     """What one of our searches answers."""
     if not rows:
         hits = search(queries, 1, temperature=None)

@@ -24,7 +24,7 @@ import numpy as np
 from jsonargparse import ArgumentParser
 
 from benchmarks.harness import Child, Report, run_command
-from benchmarks.world.demo import FULL, QUICK, Preset
+from benchmarks.world.demo import FULL, QUICK, DemoPreset
 from benchmarks.world.generator import generate
 from indexer.earth.geo import accuracy
 from search.evaluation.bootstrap import Interval, mean_interval
@@ -49,7 +49,7 @@ class Way:
     distance_km: np.ndarray  # (N,) of the test photos
 
 
-def compare_ways(preset: Preset, out: Path) -> int:
+def compare_ways(preset: DemoPreset, out: Path) -> int:
     """Make everything and report; returns the exit code."""
     world = out / "world"
     for path in out.glob("*"):
@@ -78,7 +78,7 @@ def compare_ways(preset: Preset, out: Path) -> int:
     return report_ways(ways, preset, trained_a=trained["A"], embedding=embedding.seconds)
 
 
-def _fit(preset: Preset, photos: Path, hierarchy: Path, run: Path) -> Child:
+def _fit(preset: DemoPreset, photos: Path, hierarchy: Path, run: Path) -> Child:
     paths = ("--hierarchy", hierarchy, "--out", run, "--data.photos", photos)
     return run_command("training", "fit", "--config", "configs/demo.yaml", *paths, *preset.training)
 
@@ -118,7 +118,7 @@ def _refit(
     return Way(child.seconds, judge(registry, None, vectors[1]))
 
 
-def report_ways(ways: Mapping[str, Way], preset: Preset, *, trained_a: float, embedding: float) -> int:
+def report_ways(ways: Mapping[str, Way], preset: DemoPreset, *, trained_a: float, embedding: float) -> int:
     """A line for each way, held to the goals where the preset is judged, and to the results."""
     report = Report("world-refit")
     scratch = ways[SCRATCH]

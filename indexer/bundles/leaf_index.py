@@ -49,7 +49,7 @@ class IndexChoice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class MeasuredRecall:
     """How much of what a full scan finds a search was measured to find."""
 
     recall_at_1: float  # share of queries that get the best of all leaves
@@ -59,7 +59,7 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class IndexFacts(Found):
+class IndexFacts(MeasuredRecall):
     """What a bundle's manifest says of its leaf index."""
 
     kind: Literal["flat", "ivf"]
@@ -70,7 +70,7 @@ class IndexFacts(Found):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Beam(Found):
+class Beam(MeasuredRecall):
     """How a search goes from coarse to fine: what was chosen, and what it was measured to find."""
 
     level: int  # whose cells the lists are
@@ -94,11 +94,11 @@ def build_leaf_index(
     level, probes = choose_beam(model, queries, best[:, 0])
     lists = list_index(model, leaves, level, choice.precision if kind == "ivf" else "fp32")
     set_probes(lists, probes)
-    index, found = lists, _found(lists, model, queries, best)
+    index, found = lists, _recall(lists, model, queries, best)
     beam = Beam(level=level, probes=probes, measured_on=measured_on, **found)
     if kind == "flat":
         index = flat_index(leaves, choice.precision)
-        found = _found(index, model, queries, best)
+        found = _recall(index, model, queries, best)
     facts = IndexFacts(
         kind=kind,
         precision=choice.precision,
@@ -202,8 +202,8 @@ def rescored(model: ScoringModel, queries: np.ndarray, leaves: np.ndarray) -> tu
     return np.take_along_axis(leaves, order, axis=1), np.take_along_axis(scores, order, axis=1)
 
 
-def _found(index: Index, model: ScoringModel, queries: np.ndarray, best: np.ndarray) -> dict[str, Any]:
-    """What `Found` says of an index; best: (Q, 10) int64, the leaves it should find."""
+def _recall(index: Index, model: ScoringModel, queries: np.ndarray, best: np.ndarray) -> dict[str, Any]:
+    """What `MeasuredRecall` says of an index; best: (Q, 10) int64, the leaves it should find."""
     _, candidates = search_index(index, model.extended(queries), min(10 + SPARE, model.n_leaves))
     found = rescored(model, queries, candidates)[0][:, :10]
     shared = (found[:, :, None] == best[:, None, :]).any(axis=1)

@@ -88,7 +88,7 @@ class LabelScheme:
 PartitionScheme = S2Scheme | LabelScheme
 
 
-def scheme_of(config: Mapping[str, Any], *, source: Path) -> PartitionScheme:
+def recorded_scheme(config: Mapping[str, Any], *, source: Path) -> PartitionScheme:
     """The scheme that a hierarchy's manifest records; an ArtifactError where it is none that can be followed."""
     values = dict(config)
     kind = values.pop("kind", None)
@@ -146,7 +146,7 @@ def update(hierarchy: Path | str, photos: Path | str, out: Path | str, *, split:
     hierarchy, photos, out = Path(hierarchy), Path(photos), Path(out)
     check_target(out)
     before = load_hierarchy(hierarchy)
-    scheme = scheme_of(hierarchy_manifest(hierarchy).config.get("scheme", {}), source=hierarchy)
+    scheme = recorded_scheme(hierarchy_manifest(hierarchy).config.get("scheme", {}), source=hierarchy)
     places = scheme.join(load_photo_places(hierarchy), scheme.read(photos, split=split))
     inputs = {"photos": file_digest(photos), "hierarchy": manifest_digest(hierarchy)}
     return divide(places, scheme, out, split=split, inputs=inputs, before=before)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from indexer.cells.extent import PhotoRanges, extents, medoids
-from indexer.cells.partition import PartitionRule, partition, photo_ranges
+from indexer.cells.partition import PartitionRule, partition_cells, photo_ranges
 from indexer.earth import s2
 from indexer.earth.places import nearest_cities
 from indexer.errors import InputError
@@ -159,7 +159,7 @@ def build_hierarchy(ids: np.ndarray, *, rule: PartitionRule) -> Hierarchy:
     Raises:
         InputError: a level would have no cell.
     """
-    cells = [partition(ids, rule, tau_max=tau_max) for tau_max in rule.tau_max]
+    cells = [partition_cells(ids, rule, tau_max=tau_max) for tau_max in rule.tau_max]
     for tau_max, level in zip(rule.tau_max, cells, strict=True):
         if not level.size:
             raise InputError(

@@ -45,7 +45,7 @@ class PartitionRule:
         return counts >= self.tau_min if self.min_inclusive else counts > self.tau_min
 
 
-def partition(point_ids: np.ndarray, rule: PartitionRule, *, tau_max: int) -> np.ndarray:
+def partition_cells(point_ids: np.ndarray, rule: PartitionRule, *, tau_max: int) -> np.ndarray:
     """Cells of one partition: (C,) uint64, strictly increasing and disjoint.
 
     point_ids: (N,) uint64 in ascending order. tau_max: the bound of this level.

@@ -16,7 +16,7 @@ from indexer.earth.geo import haversine_km
 from indexer.earth.places import countries_of
 from indexer.photos.sources import PhotoTable
 from search.evaluation.bootstrap import Intervals, intervals, paired_intervals
-from search.evaluation.findings import listed_photos
+from search.evaluation.findings import excluded_photos
 from search.evaluation.metrics import Figures, cells_area_km2, disc_area_km2, figures, figures_by_group, recall_by_area
 from search.evaluation.options import EvaluateConfig
 from search.evaluation.photo_names import match_names
@@ -212,7 +212,7 @@ def leave_out(evaluation: Evaluation, lists: Sequence[Path]) -> LeftOut:
     """
     left_out = np.zeros(len(evaluation.photos), bool)
     for source in lists:
-        listed = listed_photos(source)
+        listed = excluded_photos(source)
         if listed:
             left_out |= match_names(listed, evaluation.photos.photo, source=str(source), wanted_by="the truth").found
     return LeftOut([str(source) for source in lists], int(left_out.sum()), evaluation.without(left_out))
