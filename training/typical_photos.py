@@ -1,6 +1,6 @@
 """Which photos are most typical of each finest cell: those whose vectors are nearest to the cell's own.
 
-Near-duplicates count once: ten pictures of one scene say no more than one.
+Near-duplicates count once: ten photos of one scene say no more than one.
 """
 
 from collections.abc import Iterable
