@@ -18,7 +18,7 @@ from indexer.errors import WorkError
 from indexer.photos.sources import PhotoTable, read_photos
 from indexer.vectors.features import read_features
 from search.answers.engine import Engine
-from search.evaluation.evaluate import evaluate
+from search.evaluation.evaluate import evaluate_predictions
 from search.evaluation.options import EvaluateConfig
 
 _DECODERS = 2  # threads; Pillow lets go of the interpreter lock while it decodes
@@ -48,7 +48,7 @@ def compare(photos: Path, *, registry: Path, features: Path, predictions: Path, 
         )
     pixels = pixel_nearest(_tiles(_paths(photos, train)), _tiles(_paths(photos, test)))
     ours = MethodPlaces(answered["lat"].to_numpy(), answered["lng"].to_numpy())
-    evaluation = evaluate(predictions, photos, config=EvaluateConfig(split="test"))
+    evaluation = evaluate_predictions(predictions, photos, config=EvaluateConfig(split="test"))
     cities, countries = answered["city"].to_pylist(), answered["country"].to_pylist()
     return WorldAnswers(
         lat_deg=test.lat_deg,

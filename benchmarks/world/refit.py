@@ -28,7 +28,7 @@ from benchmarks.world.demo import FULL, QUICK, DemoPreset
 from benchmarks.world.generator import generate
 from indexer.earth.geo import accuracy
 from search.evaluation.bootstrap import Interval, mean_interval
-from search.evaluation.evaluate import evaluate
+from search.evaluation.evaluate import evaluate_predictions
 from search.evaluation.options import EvaluateConfig, Resampling
 from training.run_folder import CHECKPOINT
 
@@ -96,7 +96,7 @@ def _judge(photos: Path, out: Path) -> _Judge:
             run_command("encoder", "embed", *test, "--out", made)
         predictions = out / f"predictions-{registry.name}"
         run_command("search", "run", "--registry", registry, "--features", made, "--out", predictions)
-        return evaluate(predictions, photos, config=EvaluateConfig(split="test")).distance_km
+        return evaluate_predictions(predictions, photos, config=EvaluateConfig(split="test")).distance_km
 
     return judge
 

@@ -24,7 +24,7 @@ from search.evaluation.predictions import read_predictions
 from search.evaluation.reliability import Coverage, Reliability, coverage, reliability
 from search.evaluation.truth import read_truth
 
-_DEFAULT = EvaluateConfig()
+DEFAULT_EVALUATION = EvaluateConfig()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,7 +53,7 @@ class Evaluation:
     lat_deg: np.ndarray  # (N,) float64 of the answers, NaN where there is none
     lng_deg: np.ndarray  # (N,) float64
     compared_by: str  # how the names of answers and truth were compared
-    config: EvaluateConfig = _DEFAULT
+    config: EvaluateConfig = DEFAULT_EVALUATION
     cells: pa.ListArray | None = None  # (N,) lists of uint64 S2 ids, the likeliest first
     confidence: pa.Table | None = None  # as of `Predictions`; None where answers are places and nothing else
     against: Comparison | None = None
@@ -162,8 +162,8 @@ class Evaluation:
         )
 
 
-def evaluate(
-    predictions: Path, truth: Path, *, photos: PhotoTable | None = None, config: EvaluateConfig = _DEFAULT
+def evaluate_predictions(
+    predictions: Path, truth: Path, *, photos: PhotoTable | None = None, config: EvaluateConfig = DEFAULT_EVALUATION
 ) -> Evaluation:
     """Compare predictions with the truth, and with what the config names beside.
 
