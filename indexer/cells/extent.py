@@ -2,7 +2,7 @@
 
 In: point ids of photos and, per level, which range of them each cell holds. A mean direction may lie in the
 sea or between two cities; a medoid is where somebody stood. A photo is taken to be at the
-centre of its level-30 cell, less than a centimetre from where its table says.
+middle of its level-30 cell, less than a centimetre from where its table says.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ import numpy as np
 
 from indexer.earth import geo, s2
 
-_CHUNK = 1 << 18  # photos worked on at once: what is held for them stays in a processor's cache
+_BLOCK = 1 << 18  # photos worked on at once: what is held for them stays in a processor's cache
 EXACT = 16  # photos of a cell up to which all are compared with all; of more, so many stand for all at first
 _CANDIDATES = 8
 
@@ -37,16 +37,16 @@ def extents(ids: np.ndarray, levels: Sequence[PhotoRanges]) -> list[tuple[np.nda
     ids: (N,) uint64 point ids in the order the ranges count in, which need not be theirs.
     """
     sums = [np.zeros((3, len(ranges.begin))) for ranges in levels]
-    for start, points in _chunks(ids):
+    for start, points in _blocks(ids):
         for total, ranges in zip(sums, levels, strict=True):
             cells, begin, end = _inside(ranges, start, points.shape[1])
             # Ranges are summed one by one: a difference of running sums would lose digits over millions of photos.
             total[:, cells] += _reduce(np.add, points, begin, end)
-    centres = [_centres(total, ids, ranges) for total, ranges in zip(sums, levels, strict=True)]
+    means = [_mean_directions(total, ids, ranges) for total, ranges in zip(sums, levels, strict=True)]
     # The square of the chord to each photo: exact at the small angles where an arccosine loses its digits.
     chords = [np.zeros(len(ranges.begin)) for ranges in levels]
-    for start, points in _chunks(ids):
-        for largest, ranges, centre in zip(chords, levels, centres, strict=True):
+    for start, points in _blocks(ids):
+        for largest, ranges, mean in zip(chords, levels, means, strict=True):
             cells, begin, end = _inside(ranges, start, points.shape[1])
             if not begin.size:
                 continue
@@ -54,27 +54,26 @@ def extents(ids: np.ndarray, levels: Sequence[PhotoRanges]) -> list[tuple[np.nda
             mine = np.repeat(np.arange(len(begin)), np.diff(begin[1:], prepend=0, append=points.shape[1]))
             squared = np.zeros(points.shape[1])
             for axis in range(3):
-                difference = centre[axis, cells][mine]
+                difference = mean[axis, cells][mine]
                 difference -= points[axis]
                 difference *= difference
                 squared += difference
             largest[cells] = np.maximum(largest[cells], _reduce(np.maximum, squared, begin, end))
     return [
-        (*geo.lat_lng(centre.T), geo.chords_to_km(np.sqrt(largest)))
-        for centre, largest in zip(centres, chords, strict=True)
+        (*geo.lat_lng(mean.T), geo.chords_to_km(np.sqrt(largest))) for mean, largest in zip(means, chords, strict=True)
     ]
 
 
-def _centres(sums: np.ndarray, ids: np.ndarray, ranges: PhotoRanges) -> np.ndarray:
+def _mean_directions(sums: np.ndarray, ids: np.ndarray, ranges: PhotoRanges) -> np.ndarray:
     """Mean directions (3, C); of photos that lie opposite each other, and so have none, the first one's place."""
     length = np.linalg.norm(sums, axis=0)
     nowhere = length <= 1e-9 * ranges.lengths  # what rounding leaves of a sum of zero
     return np.where(nowhere, s2.directions(ids[ranges.begin]), sums / np.where(nowhere, 1, length))
 
 
-def _chunks(ids: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    for start in range(0, len(ids), _CHUNK):
-        yield start, s2.directions(ids[start : start + _CHUNK])
+def _blocks(ids: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    for start in range(0, len(ids), _BLOCK):
+        yield start, s2.directions(ids[start : start + _BLOCK])
 
 
 def _inside(ranges: PhotoRanges, start: int, length: int) -> tuple[slice, np.ndarray, np.ndarray]:
@@ -112,7 +111,7 @@ def medoids(ids: np.ndarray, ranges: PhotoRanges) -> tuple[np.ndarray, np.ndarra
     sizes = np.ceil(np.log2(lengths)).astype(np.int64)
     for size in np.unique(sizes):
         cells = np.flatnonzero(sizes == size)
-        step = max(1, _CHUNK >> int(size))
+        step = max(1, _BLOCK >> int(size))
         for start in range(0, len(cells), step):
             block = cells[start : start + step]
             chosen[block] = ranges.begin[block] + _medoids(ids, ranges.begin[block], lengths[block])
