@@ -13,14 +13,14 @@ from tests.conftest import clustered_points
 
 
 @given(st.integers(1, 400), st.integers(0, 12), st.integers(1, 500), st.integers(0, 2**32 - 1))
-def test_any_runs_in_any_chunks(n: int, n_edges: int, chunk: int, seed: int) -> None:
+def test_any_ranges_in_any_blocks(n: int, n_edges: int, block: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     ids = s2.point_ids(*clustered_points(n, seed))  # in any order: labels do not come sorted by place
     edges = np.unique(rng.integers(0, n + 1, 2 * n_edges))
     edges = edges[: len(edges) // 2 * 2].reshape(-1, 2)
     ranges = PhotoRanges(edges[:, 0], edges[:, 1])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(extent, "_CHUNK", chunk)
+        patch.setattr(extent, "_BLOCK", block)
         ((found_lat, found_lng, radius_km),) = extents(ids, [ranges])
     lat, lng = s2.centres(ids)
     for cell, (begin, end) in enumerate(edges):
@@ -103,5 +103,5 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     lengths = [1, 2, 15, 16, 17, 31, 32, 33, 65, 129, 7, 7, 7]
     ids, ranges = clustered_ids(sum(lengths), 5), ranges_of(lengths)
     whole = medoids(ids, ranges)
-    monkeypatch.setattr("indexer.cells.extent._CHUNK", 1)
+    monkeypatch.setattr("indexer.cells.extent._BLOCK", 1)
     np.testing.assert_array_equal(medoids(ids, ranges), whole)
