@@ -87,16 +87,10 @@ def fit(hierarchy: Path, out: Path, *, config: FitConfig) -> FitSummary | None:
     opened = load_hierarchy(hierarchy)
     _check_levels(opened)
     torch.manual_seed(config.seed_everything)
-    data, model = config.data, config.model
+    data = config.data
     cache = None if data.segmentation_cache is None else open_cache(data.segmentation_cache)
-    start = None if model.start_from is None else load_encoder(model.start_from)
-    if model.unused:
-        log.warning("%s has its own model.%s: what is given has no effect", model.start_from, ", ".join(model.unused))
-    if cache is not None and model.fusion is not None and model.fusion.segmenter is None:
-        # On record: no maps of another segmenter may be taken for those that the fusion learned from.
-        model = replace(model, fusion=replace(model.fusion, segmenter=cache.origin.segmenter))
-    encoder = build_encoder(model, start)
-    check_maps(encoder, MapSource(cache))
+    start = None if config.model.start_from is None else load_encoder(config.model.start_from)
+    encoder = _encoder_with_maps(config.model, start, cache)
     source = open_photos(data.photos)
     if encoder.fusion is not None and cache is None and not source.may_have_maps:
         raise InputError(
@@ -284,6 +278,18 @@ def _interruptible() -> Iterator[None]:
             raise
         signal.signal(signal.SIGINT, before)
         raise KeyboardInterrupt from None
+
+
+def _encoder_with_maps(model: ModelConfig, start: LoadedEncoder | None, cache: SegmentationCache | None) -> GeoEncoder:
+    """The encoder to train, whose fusion, if it has one, understands the maps of the cache, if there is one."""
+    if model.unused:
+        log.warning("%s has its own model.%s: what is given has no effect", model.start_from, ", ".join(model.unused))
+    if cache is not None and model.fusion is not None and model.fusion.segmenter is None:
+        # On record: no maps of another segmenter may be taken for those that the fusion learned from.
+        model = replace(model, fusion=replace(model.fusion, segmenter=cache.origin.segmenter))
+    encoder = build_encoder(model, start)
+    check_maps(encoder, MapSource(cache))
+    return encoder
 
 
 def _typical_photos(

@@ -12,8 +12,10 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from encoder.device import choose_device
 from encoder.model_files import copy_encoder, encoder_digest, encoder_width
@@ -103,29 +105,16 @@ def refit(sources: RefitSources, out: Path, *, config: RefitConfig) -> RefitSumm
     errors = {name: errors_km(geocells, hierarchy, held_out) for name, geocells in candidates.items()}
     if config.levels_weights == "fit":
         candidates[WEIGHTED], errors[WEIGHTED] = weighted(fitted, hierarchy, held_out)
-    kept = choose(errors)
+    kept, scores = choose(errors), {name: accuracy(km) for name, km in errors.items()}
     fit_ended = time.perf_counter()
     table = None
     if config.references:
         batches = placed_batches(features, learnt, "choosing references")
         table = typical_photos(batches, candidates[kept], k=config.references)
-
-    scores = {name: accuracy(km) for name, km in errors.items()}
-    made_by = {
-        "refit": asdict(config),
-        "split": sources.split,
-        "validation_split": sources.validation_split,
-        "kept": kept,
-        "held_out": {name: asdict(score) for name, score in scores.items()},
-    }
-    with write_folder(
-        out, kind=CHECKPOINT_KIND, schema_version=CHECKPOINT_SCHEMA_VERSION, config=made_by, inputs=inputs
-    ) as draft:
-        if sources.from_ is not None:
-            copy_encoder(sources.from_, draft)
-        save_geocells(draft, candidates[kept])
-        if table is not None:
-            save_references(table, draft.path)
+    judged = {"kept": kept, "held_out": {name: asdict(score) for name, score in scores.items()}}
+    splits = {"split": sources.split, "validation_split": sources.validation_split}
+    made_by = {"refit": asdict(config), **splits, **judged}
+    _write(out, candidates[kept], table, encoder_of=sources.from_, config=made_by, inputs=inputs)
     marks = np.array([began, prepared, laid_out, fit_ended, time.perf_counter()])
     return RefitSummary(
         out,
@@ -178,6 +167,26 @@ def _start(
     assert sources.from_ is not None, "RefitSources checks it"
     old = load_hierarchy(sources.old_hierarchy)
     return carry_over(load_geocells(sources.from_, hierarchy=old.digest), old, hierarchy)
+
+
+def _write(
+    out: Path,
+    geocells: Geocells,
+    references: pa.Table | None,
+    *,
+    encoder_of: Path | None,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, str | None],
+) -> None:
+    """Write the checkpoint folder; encoder_of: a checkpoint whose encoder goes with it."""
+    with write_folder(
+        out, kind=CHECKPOINT_KIND, schema_version=CHECKPOINT_SCHEMA_VERSION, config=config, inputs=inputs
+    ) as draft:
+        if encoder_of is not None:
+            copy_encoder(encoder_of, draft)
+        save_geocells(draft, geocells)
+        if references is not None:
+            save_references(references, draft.path)
 
 
 def _held_out(features: FeatureSource, placement: Placement, start: Geocells, *, limit: int) -> Placed:
