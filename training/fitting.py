@@ -32,7 +32,7 @@ from indexer.disk.manifest import manifest_digest
 from indexer.errors import InputError
 from indexer.jobs.progress import track, track_line
 from indexer.jobs.stages import Line
-from indexer.photos.sources import open_photos
+from indexer.photos.sources import PhotoSource, open_photos
 from indexer.vectors.geocells import Geocells
 from indexer.vectors.prototypes import Placement
 from training.batches import Photos, Share, n_batches
@@ -92,11 +92,8 @@ def fit(hierarchy: Path, out: Path, *, config: FitConfig) -> FitSummary | None:
     start = None if config.model.start_from is None else load_encoder(config.model.start_from)
     encoder = _encoder_with_maps(config.model, start, cache)
     source = open_photos(data.photos)
-    if encoder.fusion is not None and cache is None and not source.may_have_maps:
-        raise InputError(
-            f"{source.location}: model.fusion sees each photo with its class map, and none come with these. Give "
-            "data.segmentation_cache (python -m encoder segment makes one), or leave out model.fusion."
-        )
+    if encoder.fusion is not None and cache is None:
+        _check_maps_come(source)
     # Before training: what the files say hours later is not what was learned from.
     inputs = {
         "photos": source.identity,
@@ -123,20 +120,9 @@ def fit(hierarchy: Path, out: Path, *, config: FitConfig) -> FitSummary | None:
         if config.references:
             loaded = LoadedEncoder(str(out), encoder.eval().to(device), digest="not stored yet")
             table = _typical_photos(loaded, geocells, opened, config, cache)
-
-        def finish(draft: Draft) -> None:
-            _write_log(draft.path / "training_log.csv", module.epochs, kept)
-            if table is not None:
-                save_references(table, draft.path)
-
-        save_checkpoint(
-            run.checkpoint,
-            encoder=encoder,
-            geocells=geocells,
-            config=facts["options"],
-            inputs=inputs,
-            finish=finish,
-        )
+        finish = partial(_write_beside, epochs=module.epochs, kept=kept, references=table)
+        made_by = {"config": facts["options"], "inputs": inputs}
+        save_checkpoint(run.checkpoint, encoder=encoder, geocells=geocells, **made_by, finish=finish)
         run.end()
     return FitSummary(
         run.checkpoint,
@@ -318,6 +304,21 @@ def _check_levels(hierarchy: Hierarchy) -> None:
                 f"Level {number} (tau_max {level.tau_max}) has a single cell, which teaches nothing. "
                 "Leave that tau out: python -m indexer partition --tau-max ..."
             )
+
+
+def _check_maps_come(source: PhotoSource) -> None:
+    if not source.may_have_maps:
+        raise InputError(
+            f"{source.location}: model.fusion sees each photo with its class map, and none come with these. Give "
+            "data.segmentation_cache (python -m encoder segment makes one), or leave out model.fusion."
+        )
+
+
+def _write_beside(draft: Draft, *, epochs: Sequence[Epoch], kept: Epoch, references: pa.Table | None) -> None:
+    """What a checkpoint holds beside encoder and geocells."""
+    _write_log(draft.path / "training_log.csv", epochs, kept)
+    if references is not None:
+        save_references(references, draft.path)
 
 
 def _write_log(file: Path, epochs: Sequence[Epoch], kept: Epoch) -> None:
