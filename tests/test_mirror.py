@@ -15,7 +15,6 @@ TESTED_IN = {
     "indexer/bundles/references.py": "tests/search/answers/test_references.py",
     "indexer/errors.py": "tests/indexer/test_cli.py",
     "indexer/paper.py": "tests/indexer/cells/test_partition.py",
-    "indexer/vectors/prototypes.py": "tests/training/test_typical_photos.py",
 }
 TESTS_OF_MORE = {
     "tests/indexer/bundles/test_registry_kills.py",
