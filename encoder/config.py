@@ -75,7 +75,7 @@ class Preprocessing:
     def shorter_edge(self, crops: CropName) -> int:
         """Length of a photo's shorter edge before it is cut, in pixels.
 
-        Several crops come from a picture 8/7 of their size: 384 for 336, as in GeoDecoder's protocol (256 for 224).
+        Several crops come from an image 8/7 of their size: 384 for 336, as in GeoDecoder's protocol (256 for 224).
         """
         return self.resize if crops == "one" else round(self.crop * 8 / 7)
 

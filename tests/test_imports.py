@@ -25,7 +25,7 @@ ROOMS = {
     ],
     "search": [
         *({room} for room in ("retrieval", "answers", "evaluation", "pages", "runs")),
-        {"commands", "evaluation_commands", "locate", "__main__", "__init__"},
+        {"commands", "evaluating", "evaluation_commands", "locate", "__main__", "__init__"},
     ],
 }
 

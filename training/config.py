@@ -20,7 +20,7 @@ class Augmentation:
     """How far photos are changed. Each value is the largest change; 0 switches it off.
 
     Args:
-        shift: of the picture's edge, either way, both directions: 0.1 moves up to a tenth.
+        shift: of the image's edge, either way, both directions: 0.1 moves up to a tenth.
         zoom: of the scale, in or out: 0.1 shows from 90 % to 110 %.
         rotation_deg: either way.
         brightness: of all channels together: 0.1 multiplies by 0.9 to 1.1.
@@ -40,7 +40,7 @@ class Augmentation:
 
     @property
     def moves_pixels(self) -> bool:
-        """Whether the picture has to be sampled again."""
+        """Whether the image has to be sampled again."""
         return bool(self.shift or self.zoom or self.rotation_deg)
 
 
@@ -90,7 +90,7 @@ class ModelConfig:
 
     Args:
         start_from: checkpoint folder or hf:<id or folder>; None: random weights of the sizes below.
-        image_size: edge of the picture the model sees, in pixels.
+        image_size: edge of the image that the model sees, in pixels.
         patch_size: edge of a patch of the vision transformer, in pixels.
         hidden_size: width of the transformer.
         layers: of the transformer, one upon the other.

@@ -12,8 +12,10 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from encoder.device import choose_device
 from encoder.model_files import copy_encoder, encoder_digest, encoder_width
@@ -77,15 +79,15 @@ def refit(sources: RefitSources, out: Path, *, config: RefitConfig) -> RefitSumm
             "`transform` and `shrinkage` go with means of photo vectors, not with `old_hierarchy`. Leave them out."
         )
     device = choose_device(config.device)
-    features, tree = open_features(sources.features), load_hierarchy(sources.hierarchy)
+    features, hierarchy = open_features(sources.features), load_hierarchy(sources.hierarchy)
     encoder = _encoder_of(sources, features)
     folders = {"hierarchy": sources.hierarchy, "checkpoint": sources.from_, "old_hierarchy": sources.old_hierarchy}
     inputs = {name: None if folder is None else manifest_digest(folder) for name, folder in folders.items()}
     inputs |= {"features": features.digest, "photos": None if sources.photos is None else file_digest(sources.photos)}
-    learnt, others = _placements(sources, tree, config.held_out)
-    start = replace(_start(sources, features, learnt, tree, config), encoder=encoder)
+    learnt, others = _placements(sources, hierarchy, config.held_out)
+    start = replace(_start(sources, features, learnt, hierarchy, config), encoder=encoder)
     held_out = _held_out(features, others, start, limit=config.held_out_photos)
-    for number, level in enumerate(tree.levels):
+    for number, level in enumerate(hierarchy.levels):
         if len(level) == 1:
             log.warning("level %d has a single cell, which tells no photo from another", number)
     if config.levels_weights == "fit":  # before the fit, which takes long
@@ -100,32 +102,19 @@ def refit(sources: RefitSources, out: Path, *, config: RefitConfig) -> RefitSumm
             fitted, levels = fit_cells(start, photos, held_out, config=config, device=device, advance=advance)
     tempered = replace(start, temperatures=np.array([level.start_temperature for level in levels]))
     candidates = {START: start, TEMPERED: tempered, FITTED: fitted}
-    errors = {name: errors_km(geocells, tree, held_out) for name, geocells in candidates.items()}
+    errors = {name: errors_km(geocells, hierarchy, held_out) for name, geocells in candidates.items()}
     if config.levels_weights == "fit":
-        candidates[WEIGHTED], errors[WEIGHTED] = weighted(fitted, tree, held_out)
-    kept = choose(errors)
+        candidates[WEIGHTED], errors[WEIGHTED] = weighted(fitted, hierarchy, held_out)
+    kept, scores = choose(errors), {name: accuracy(km) for name, km in errors.items()}
     fit_ended = time.perf_counter()
     table = None
     if config.references:
         batches = placed_batches(features, learnt, "choosing references")
         table = typical_photos(batches, candidates[kept], k=config.references)
-
-    scores = {name: accuracy(km) for name, km in errors.items()}
-    made_by = {
-        "refit": asdict(config),
-        "split": sources.split,
-        "validation_split": sources.validation_split,
-        "kept": kept,
-        "held_out": {name: asdict(score) for name, score in scores.items()},
-    }
-    with write_folder(
-        out, kind=CHECKPOINT_KIND, schema_version=CHECKPOINT_SCHEMA_VERSION, config=made_by, inputs=inputs
-    ) as draft:
-        if sources.from_ is not None:
-            copy_encoder(sources.from_, draft)
-        save_geocells(draft, candidates[kept])
-        if table is not None:
-            save_references(table, draft.path)
+    judged = {"kept": kept, "held_out": {name: asdict(score) for name, score in scores.items()}}
+    splits = {"split": sources.split, "validation_split": sources.validation_split}
+    made_by = {"refit": asdict(config), **splits, **judged}
+    _write(out, candidates[kept], table, encoder_of=sources.from_, config=made_by, inputs=inputs)
     marks = np.array([began, prepared, laid_out, fit_ended, time.perf_counter()])
     return RefitSummary(
         out,
@@ -159,17 +148,17 @@ def _encoder_of(sources: RefitSources, features: FeatureSource) -> str | None:
     return digest
 
 
-def _placements(sources: RefitSources, tree: Hierarchy, share: float) -> tuple[Placement, Placement]:
+def _placements(sources: RefitSources, hierarchy: Hierarchy, share: float) -> tuple[Placement, Placement]:
     """Where the photos that are fitted to lie, and where the held-out ones lie."""
     parts: Iterable[tuple[str | None, NameFilter | None]] = [(sources.split, chosen) for chosen in by_name(share)]
     if sources.validation_split is not None:
         parts = (sources.split, None), (sources.validation_split, None)
-    learnt, others = (Placement(tree, sources.photos, split=split, chosen=chosen) for split, chosen in parts)
+    learnt, others = (Placement(hierarchy, sources.photos, split=split, chosen=chosen) for split, chosen in parts)
     return learnt, others
 
 
 def _start(
-    sources: RefitSources, features: FeatureSource, placement: Placement, tree: Hierarchy, config: RefitConfig
+    sources: RefitSources, features: FeatureSource, placement: Placement, hierarchy: Hierarchy, config: RefitConfig
 ) -> Geocells:
     if sources.old_hierarchy is None:
         return prototypes(
@@ -177,7 +166,27 @@ def _start(
         ).geocells
     assert sources.from_ is not None, "RefitSources checks it"
     old = load_hierarchy(sources.old_hierarchy)
-    return carry_over(load_geocells(sources.from_, hierarchy=old.digest), old, tree)
+    return carry_over(load_geocells(sources.from_, hierarchy=old.digest), old, hierarchy)
+
+
+def _write(
+    out: Path,
+    geocells: Geocells,
+    references: pa.Table | None,
+    *,
+    encoder_of: Path | None,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, str | None],
+) -> None:
+    """Write the checkpoint folder; encoder_of: a checkpoint whose encoder goes with it."""
+    with write_folder(
+        out, kind=CHECKPOINT_KIND, schema_version=CHECKPOINT_SCHEMA_VERSION, config=config, inputs=inputs
+    ) as draft:
+        if encoder_of is not None:
+            copy_encoder(encoder_of, draft)
+        save_geocells(draft, geocells)
+        if references is not None:
+            save_references(references, draft.path)
 
 
 def _held_out(features: FeatureSource, placement: Placement, start: Geocells, *, limit: int) -> Placed:

@@ -44,7 +44,7 @@ _BLOCK = 500  # photos encoded at once
 
 
 @dataclass(frozen=True, slots=True)
-class Preset:
+class ComparisonPreset:
     """How long a comparison takes."""
 
     world: WorldConfig
@@ -74,7 +74,7 @@ class Run:
 class Stage:
     """The world of a preset and what the demo trains there. Photos are decoded at their first use."""
 
-    def __init__(self, preset: Preset, folder: Path) -> None:
+    def __init__(self, preset: ComparisonPreset, folder: Path) -> None:
         self.preset = preset
         self._table = generate(preset.world, folder) / "photos.parquet"
         settings = demo_settings(self._table)

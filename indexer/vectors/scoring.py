@@ -24,7 +24,7 @@ _ROWS = 1 << 14  # leaf vectors made at once in float64: 100 MB at 768 dims
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScoringModel:
-    """Geocell vectors and the tree over them: all that a score depends on beside the photo."""
+    """Geocell vectors and the hierarchy of their cells: all that a score depends on beside the photo."""
 
     geocells: Geocells
     ancestors: np.ndarray  # (leaves, L) int64

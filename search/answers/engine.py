@@ -30,7 +30,7 @@ from search.retrieval.adaptive import AdaptiveSearch
 from search.retrieval.cosine import CosineSearch
 from search.retrieval.exact import ExactSearch
 from search.retrieval.found import ALL_LEAVES, Hits, Search, Searched, joined_hits, queries_at_once
-from search.retrieval.lists import BeamSearch, TreeLists
+from search.retrieval.lists import BeamSearch, HierarchyLists
 from search.retrieval.posterior import LEFT_OUT, Posterior
 
 
@@ -123,7 +123,7 @@ class Engine:
             mode = "beam" if list_count(searched.leaf_index) else "exact"
         if mode == "exact":
             return ExactSearch.of(searched, self._where)
-        lists = TreeLists.of(searched)
+        lists = HierarchyLists.of(searched)
         if mode == "beam":
             return BeamSearch(model, lists, probes=options.probes)
         rows = searched.leaf_vectors

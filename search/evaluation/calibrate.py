@@ -46,9 +46,9 @@ from search.answers.engine import Engine
 from search.answers.options import PointName
 from search.answers.points import AnswerPoints, points_of_bundle
 from search.answers.radii import share_within
-from search.evaluation.ground_truth import read_truth
 from search.evaluation.options import CalibrateConfig, Resampling
 from search.evaluation.reliability import Reliability, reliability
+from search.evaluation.truth import read_truth
 from search.retrieval.exact import ExactSearch
 from search.retrieval.posterior import posterior_of
 from search.retrieval.proof import tensor_of

@@ -6,7 +6,7 @@ from indexer.errors import InputError
 from indexer.jobs.job_folder import check_job_target
 from indexer.photos.shard_cut import WHOLE, JobPart
 from search.runs.audit_log import log_request
-from search.runs.local_engine import run_here
+from search.runs.local_run import run_here
 from search.runs.run_report import RunReport
 from search.runs.run_spec import RunConfig, RunSpec
 
@@ -33,7 +33,7 @@ def run(spec: RunSpec, out: Path, *, config: RunConfig = DEFAULT_RUN) -> RunRepo
     named = {"registry": spec.registry, "version": spec.version, "crops": spec.crops, "out": out, **spec.search.given}
     log_request(config.audit_log, "run", photos=spec.photos or spec.features, **named)
     if config.engine == "ray":
-        from search.runs.ray_engine import run_on_ray  # an extra, asked for by those who use it
+        from search.runs.ray_run import run_on_ray  # an extra, asked for by those who use it
 
         return run_on_ray(spec, out, config)
     engine, source = spec.open(out)

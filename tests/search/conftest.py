@@ -120,7 +120,7 @@ def best_of(model: ScoringModel, queries: np.ndarray, k: int) -> np.ndarray:
 
 
 def small_model(seed: int, *, n_leaves: int = 60, n_levels: int = 3, width: int = 8) -> ScoringModel:
-    """A random tree with random unit vectors; leaves of a cell are next to each other."""
+    """A random hierarchy with random unit vectors; leaves of a cell are next to each other."""
     rng = np.random.default_rng(seed)
     sizes = [*sorted(rng.integers(2, n_leaves, n_levels - 1).tolist()), n_leaves]
     ancestors = np.arange(n_leaves)[:, None]

@@ -79,11 +79,11 @@ def test_the_checkpoint_answers_as_training_said(trained: FitSummary, toy: Path)
     """Saved, loaded, embedded and multiplied out in float64: the same errors as the last validation."""
     encoder, geocells = load_encoder(str(trained.checkpoint)), load_geocells(trained.checkpoint)
     assert geocells.encoder == encoder.digest
-    tree = load_hierarchy(toy / "H")
+    hierarchy = load_hierarchy(toy / "H")
     photos = open_photos(toy / "photos.parquet", split="validation")
     (batch,) = embed_photos(PhotoEncoder(encoder), photos)
-    best = log_product(ScoringModel(geocells, tree.ancestors, tree.leaves.n_photos), batch.embedding).argmax(axis=1)
-    leaves = tree.leaves
+    leaves = hierarchy.leaves
+    best = log_product(ScoringModel(geocells, hierarchy.ancestors, leaves.n_photos), batch.embedding).argmax(axis=1)
     distance = haversine_km(batch.lat_deg, batch.lng_deg, leaves.lat_deg[best], leaves.lng_deg[best])
     assert np.median(distance) == pytest.approx(trained.epochs[-1].validation.median_km, rel=1e-6)
 
@@ -383,13 +383,13 @@ def test_references_are_the_typical_photos_of_the_vectors_that_embed_makes(
         with pytest.raises(ZeroDivisionError):
             train(folder, tmp_path / "C", config)
     summary = train(folder, tmp_path / "C", config)
-    tree, geocells = load_hierarchy(folder / "H"), load_geocells(summary.checkpoint)
-    found = load_references(summary.checkpoint, n_leaves=len(tree.leaves), width=16)
+    hierarchy, geocells = load_hierarchy(folder / "H"), load_geocells(summary.checkpoint)
+    found = load_references(summary.checkpoint, n_leaves=len(hierarchy.leaves), width=16)
     source = open_photos(folder / "photos.parquet", coordinates=True)
     (batch,) = embed_photos(PhotoEncoder(load_encoder(summary.checkpoint)), source)
-    expected = typical_photos([Placement(tree, chosen=by_name(0.2)[0]).place(batch)], geocells, k=2)
+    expected = typical_photos([Placement(hierarchy, chosen=by_name(0.2)[0]).place(batch)], geocells, k=2)
     assert found is not None
-    assert found.num_rows == summary.references >= len(tree.leaves)
+    assert found.num_rows == summary.references >= len(hierarchy.leaves)
     assert found.drop_columns(["vector"]).equals(expected.drop_columns(["vector"]))
     # Bundles take them over.
     build = ("build", "--hierarchy", folder / "H", "--checkpoint", summary.checkpoint, "--registry", tmp_path / "R")

@@ -86,12 +86,12 @@ def write_features(world: World, shards: list[np.ndarray], out: Path) -> None:
 
 def errors_km(geocells: Geocells, hierarchy: Path, world: World) -> np.ndarray:
     """Of the photos that nothing was fitted to."""
-    tree, unseen = load_hierarchy(hierarchy), slice(world.n_known, None)
-    model = ScoringModel(geocells, tree.ancestors, tree.leaves.n_photos)
+    opened, unseen = load_hierarchy(hierarchy), slice(world.n_known, None)
+    model = ScoringModel(geocells, opened.ancestors, opened.leaves.n_photos)
     queries = world.vectors[unseen]
     queries = queries if geocells.transform is None else geocells.transform.apply(queries)
     best = (model.extended(queries) @ leaf_vectors(model).T).argmax(axis=1)
-    points = tree.leaves
+    points = opened.leaves
     return geo.haversine_km(world.lat_deg[unseen], world.lng_deg[unseen], points.lat_deg[best], points.lng_deg[best])
 
 

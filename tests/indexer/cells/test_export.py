@@ -235,8 +235,8 @@ def test_wrong_usage_is_exit_2_and_says_what(
 def test_label_trees_have_nothing_to_draw(
     photo_table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tree = ["--scheme", "labels", "--labels", "split", "--out", tmp_path / "H"]
-    assert indexer("partition", "--photos", photo_table, *tree) == 0
+    hierarchy = ["--scheme", "labels", "--labels", "split", "--out", tmp_path / "H"]
+    assert indexer("partition", "--photos", photo_table, *hierarchy) == 0
     assert indexer("export", "--hierarchy", tmp_path / "H", "--out", tmp_path / "c.geojson") == 2
     assert "are labels (split): they have no borders" in capsys.readouterr().err
 

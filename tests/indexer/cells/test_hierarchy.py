@@ -1,4 +1,4 @@
-"""The tree over partitions: ancestors, points and radii against s2sphere and plain loops."""
+"""The hierarchy of partitions: ancestors, points and radii against s2sphere and plain loops."""
 
 import numpy as np
 import pytest

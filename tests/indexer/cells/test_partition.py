@@ -8,7 +8,7 @@ import s2sphere
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexer.cells.partition import PartitionRule, partition, photo_runs
+from indexer.cells.partition import PartitionRule, partition_cells, photo_ranges
 from indexer.earth import s2
 from indexer.errors import InputError
 from indexer.paper import TAU_MAX
@@ -57,7 +57,7 @@ def sorted_points(n: int, seed: int) -> np.ndarray:
 def test_partition_equals_the_plain_recursion(rule: PartitionRule) -> None:
     ids = sorted_points(1500, seed=3)
     for tau_max in rule.tau_max:
-        assert partition(ids, rule, tau_max=tau_max).tolist() == plain_partition(ids.tolist(), rule, tau_max)
+        assert partition_cells(ids, rule, tau_max=tau_max).tolist() == plain_partition(ids.tolist(), rule, tau_max)
 
 
 @settings(max_examples=30)
@@ -72,7 +72,7 @@ def test_partition_equals_the_plain_recursion_for_any_points(
 ) -> None:
     rule = PartitionRule((tau_min + above,), tau_min, first_level)
     ids = np.sort(s2.point_ids(*np.array(places).T))
-    assert partition(ids, rule, tau_max=rule.tau_max[0]).tolist() == plain_partition(
+    assert partition_cells(ids, rule, tau_max=rule.tau_max[0]).tolist() == plain_partition(
         ids.tolist(), rule, rule.tau_max[0]
     )
 
@@ -82,24 +82,24 @@ def test_partition_equals_the_plain_recursion_for_any_points(
 def test_partitions_are_nested_whatever_keep_parent_does(seed: int, keep_parent: float | None) -> None:
     rule = replace(PartitionRule((150, 60, 25, 12), 4), keep_parent=keep_parent)
     ids = sorted_points(600, seed)
-    fine = partition(ids, rule, tau_max=12)
+    fine = partition_cells(ids, rule, tau_max=12)
     for tau_max in rule.tau_max:
-        assert (s2.locate(partition(ids, rule, tau_max=tau_max), fine) >= 0).all()
+        assert (s2.locate(partition_cells(ids, rule, tau_max=tau_max), fine) >= 0).all()
 
 
 def test_duplicates_stop_at_the_deepest_level() -> None:
     ids = np.repeat(s2.point_ids(np.array([48.8584]), np.array([2.2945])), 100)
-    cells = partition(ids, PartitionRule((10,), 5), tau_max=10)
+    cells = partition_cells(ids, PartitionRule((10,), 5), tau_max=10)
     assert cells.tolist() == ids[:1].tolist()
 
 
 def test_counts_and_ranges_agree_with_the_photos() -> None:
     ids = sorted_points(500, seed=1)
-    cells = partition(ids, PartitionRule((40,), 3), tau_max=40)
-    runs = photo_runs(ids, cells)
+    cells = partition_cells(ids, PartitionRule((40,), 3), tau_max=40)
+    ranges = photo_ranges(ids, cells)
     inside = s2.locate(cells, ids)
-    assert runs.lengths.tolist() == np.bincount(inside[inside >= 0], minlength=len(cells)).tolist()
-    for cell, (first, last) in enumerate(zip(runs.begin, runs.end, strict=True)):
+    assert ranges.lengths.tolist() == np.bincount(inside[inside >= 0], minlength=len(cells)).tolist()
+    for cell, (first, last) in enumerate(zip(ranges.begin, ranges.end, strict=True)):
         assert (inside[first:last] == cell).all()
 
 

@@ -21,7 +21,7 @@ from search.answers.engine import Engine
 from search.answers.options import ModeName, SearchOptions
 from search.answers.recall import RecallCheck
 from search.retrieval.found import Searched
-from search.retrieval.lists import TreeLists
+from search.retrieval.lists import HierarchyLists
 from tests.conftest import unit_rows
 from tests.search.answers.conftest import overlapping
 from tests.search.conftest import MODES, WIDTH, MakeBundle
@@ -84,7 +84,7 @@ def test_a_beam_visits_as_many_lists_as_the_region_takes(bundle: Bundle) -> None
     best = Engine(bundle, options=SearchOptions("exact", region=BOX)).search(there)
     found = Engine(bundle, options=SearchOptions("beam", region=BOX)).search(there)
     assert (found.leaf == best.leaf).mean() >= 0.99
-    whole = TreeLists.of(Searched.of(bundle))
+    whole = HierarchyLists.of(Searched.of(bundle))
     assert probes[None] == (whole.level, whole.probes)
 
 

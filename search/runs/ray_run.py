@@ -24,7 +24,7 @@ from indexer.jobs.progress import track_line
 from indexer.jobs.stages import Line, Meter
 from indexer.jobs.stopping import StopSignal, stopping
 from indexer.photos.shard_cut import JobPart
-from search.runs.local_engine import Folders, answered, finish, open_folders, rows_of_part
+from search.runs.local_run import Folders, answered, finish, open_folders, rows_of_part
 from search.runs.run_report import RunReport
 from search.runs.run_spec import RunConfig, RunSpec
 
