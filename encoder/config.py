@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from indexer.choices import check_choices
 from indexer.errors import InputError
 from indexer.photos.uris import SCHEMES
 
@@ -141,6 +142,9 @@ class EncoderOptions:
     device: DeviceName = "auto"
     precision: PrecisionName = "auto"
 
+    def __post_init__(self) -> None:
+        check_choices(self)
+
     @property
     def says_how_maps_come(self) -> bool:
         """Whether any of the options on class maps was given."""
@@ -149,7 +153,7 @@ class EncoderOptions:
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """Which photos are read. Like all that extend it, it raises InputError for numbers that make no sense.
+    """Which photos are read. Like all that extend it, it raises InputError for values that make no sense.
 
     Args:
         max_pixels: photos with more pixels are refused.
@@ -160,6 +164,7 @@ class ReadOptions:
     schemes: tuple[str, ...] = SCHEMES
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if not 1 <= self.max_pixels <= PILLOW_MAX_PIXELS:
             raise InputError(
                 f"`max_pixels` must be from 1 to {PILLOW_MAX_PIXELS:,}, which is Pillow's own, not {self.max_pixels:,}."
@@ -200,7 +205,7 @@ class EmbedConfig(EncoderOptions, FeedOptions):
     shard_rows: int = SHARD_ROWS
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        FeedOptions.__post_init__(self)
         check_bounds(self, "shard_rows", low=1)
 
 

@@ -14,6 +14,7 @@ from encoder.model import GeoEncoder
 from encoder.photo_reader import PhotoReader
 from encoder.segmentation import Segmenter, load_segmenter
 from encoder.segmentation_cache import SegmentationCache, open_cache
+from indexer.choices import check_choice
 from indexer.errors import InputError
 from indexer.photos.sources import PhotoSource
 from indexer.vectors.features import FeatureBatch
@@ -145,6 +146,7 @@ def open_encoder(checkpoint: str, options: EncoderOptions, *, crops: CropName = 
         InputError: a model cannot be had, there is no such device, or maps and encoder do not go together.
         ArtifactError: a checkpoint or a cache that is none, or damaged.
     """
+    check_choice("crops", crops, CropName)
     device, cache, segmenter = choose_device(options.device), options.segmentation_cache, options.segmenter
     encoder = load_encoder(checkpoint, device=device, dtype=choose_precision(options.precision, device))
     maps = MapSource(

@@ -10,6 +10,7 @@ from PIL import Image
 from encoder.config import CropName, DeviceName, EncoderOptions, FeedOptions, PrecisionName, ReadOptions
 from encoder.embedding import embed_photos
 from encoder.encode import PhotoEncoder, open_encoder
+from indexer.choices import check_choice
 from indexer.errors import InputError
 from indexer.jobs.job_folder import OK
 from indexer.photos.photo import FileRange, Photo
@@ -71,11 +72,14 @@ class Locator:
             segmenter: folder or hub id of the model that makes the maps that are neither given nor in the cache.
 
         Raises:
-            InputError: nothing is published there, no such version or device, options that the bundle cannot have, or
-                maps that do not go with the encoder.
+            InputError: nothing is published there, no such version or device, a word that is no choice, options that
+                the bundle cannot have, or maps that do not go with the encoder.
             ArtifactError: a bundle, a checkpoint or a cache that is damaged, or none.
             BundleMismatch: the bundle was built for another encoder.
         """
+        check_choice("crops", crops, CropName)
+        maps = None if segmentation_cache is None else Path(segmentation_cache)
+        how = EncoderOptions(maps, segmenter, device, precision)
         engine = Engine.open(Path(registry), version=version, device=device, options=options, protocol=crops)
         if checkpoint is None:
             if segmentation_cache is not None or segmenter is not None:
@@ -83,8 +87,6 @@ class Locator:
                     "`segmentation_cache` and `segmenter` go with `checkpoint`: vectors need no class maps."
                 )
             return cls(engine, read=read)
-        maps = None if segmentation_cache is None else Path(segmentation_cache)
-        how = EncoderOptions(maps, segmenter, device, precision)
         encode = open_encoder(str(checkpoint), how, crops=crops)
         engine.check_encoder(encode.encoder.digest, source=str(checkpoint))
         return cls(engine, encode, read=read)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from indexer.choices import check_choices
 from indexer.errors import InputError
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class SearchOptions:
     radii: bool | None = None
 
     def __post_init__(self) -> None:
+        check_choices(self)
         """Raises InputError where fields do not go together, or have no such value."""
         for name, value in (("probes", self.probes), ("max_probes", self.max_probes)):
             if value is not None and value < 1:

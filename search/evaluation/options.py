@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from encoder.config import CropName, DeviceName, ReadOptions, check_bounds
+from indexer.choices import check_choices
 from indexer.errors import InputError
 from indexer.paper import THRESHOLDS_KM
 
@@ -95,6 +96,9 @@ class CalibrateConfig:
     version: str | None = None
     device: DeviceName = "auto"
     resampling: Resampling = Resampling()
+
+    def __post_init__(self) -> None:
+        check_choices(self)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from encoder.config import SHARD_ROWS, CropName, EncoderOptions, FeedOptions
+from indexer.choices import check_choices
 from indexer.errors import InputError
 from search.answers.options import SearchOptions
 
@@ -59,6 +60,7 @@ class RunSpec:
     feed: FeedOptions = field(default_factory=FeedOptions)
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if (self.features is None) == (self.photos is None) or (self.photos is None) != (self.checkpoint is None):
             raise InputError("Give either `features`, or `photos` together with `checkpoint`.")
         if self.features is not None and self.split is not None:
@@ -147,5 +149,6 @@ class RunConfig:
     audit_log: Path | None = None
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if self.check_recall is not None and self.engine != "local":
             raise InputError("`check_recall` goes with `engine` local: a sample of the queries is kept in one process.")

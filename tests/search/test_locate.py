@@ -164,6 +164,9 @@ def test_wrong_usage_is_an_error_that_says_what_to_give(world: Path, locator: Lo
         locator.locate([world / "0.png", 7])  # type: ignore[list-item]
     with pytest.raises(InputError, match="top-k must be"):
         locator.locate(world / "0.png", k=10**6)
+    for name in ("crops", "device", "precision"):
+        with pytest.raises(InputError, match=f"`{name}` must be .* not 'foo'"):
+            Locator.open(world / "R", **{name: "foo"})  # type: ignore[arg-type]
     with pytest.raises(InputError, match="not a registry"):
         Locator.open(tmp_path / "absent")
     encoder = load_encoder(str(world / "C")).model
