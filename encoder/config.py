@@ -125,7 +125,7 @@ class FusionConfig:
             raise InputError(f"fusion.heads: {self.heads} heads cannot share {hidden_size} dimensions evenly.")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EncoderOptions:
     """Which maps an encoder sees, and where it runs.
 
@@ -151,7 +151,7 @@ class EncoderOptions:
         return self.segmentation_cache is not None or self.segmenter is not None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ReadOptions:
     """Which photos are read. Like all that extend it, it raises InputError for values that make no sense.
 
@@ -171,7 +171,7 @@ class ReadOptions:
             )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FeedOptions(ReadOptions):
     """How photos reach an encoder. None of this changes what vectors mean.
 
@@ -190,7 +190,7 @@ class FeedOptions(ReadOptions):
         check_bounds(self, "workers", low=0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EmbedConfig(EncoderOptions, FeedOptions):
     """How photos become vectors.
 
@@ -209,7 +209,7 @@ class EmbedConfig(EncoderOptions, FeedOptions):
         check_bounds(self, "shard_rows", low=1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SegmentConfig(ReadOptions):
     """How photos become class maps.
 

@@ -79,7 +79,7 @@ class Locator:
         """
         check_choice("crops", crops, CropName)
         maps = None if segmentation_cache is None else Path(segmentation_cache)
-        how = EncoderOptions(maps, segmenter, device, precision)
+        how = EncoderOptions(segmentation_cache=maps, segmenter=segmenter, device=device, precision=precision)
         engine = Engine.open(Path(registry), version=version, device=device, options=options, protocol=crops)
         if checkpoint is None:
             if segmentation_cache is not None or segmenter is not None:
@@ -145,7 +145,7 @@ class Locator:
             )
         # No worker processes: they would run a script without a guard again, and a few photos are decoded before
         # another interpreter has started.
-        feed = FeedOptions(self._read.max_pixels, self._read.schemes, workers=0)
+        feed = FeedOptions(max_pixels=self._read.max_pixels, schemes=self._read.schemes, workers=0)
         nothing = FeatureBatch([], np.empty((0, self.encode.encoder.width), np.float32), [], [], *np.empty((2, 0)))
         return joined([nothing, *embed_photos(self.encode, photos, feed=feed)])
 

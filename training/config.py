@@ -227,7 +227,7 @@ class TrainerConfig:
         check_bounds(self, "gradient_clip_val", section="trainer", low=0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FitConfig:
     """A whole run, but for the hierarchy it learns and the folder it writes.
 
@@ -316,7 +316,7 @@ class RefitSources:
             raise InputError("`old_hierarchy` needs `from_`: the checkpoint whose geocells belong to it.")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RefitConfig:
     """How geocells are fitted to photo vectors that stay as they are.
 

@@ -17,7 +17,7 @@ PointName = Literal["cell", "medoid", "mass", "reference"]
 WITHIN_KM = 25.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SearchOptions:
     """How a bundle is searched.
 

@@ -42,7 +42,7 @@ class Resampling:
             raise InputError(f"`resamples` must be 0 (no intervals) or at least 100, not {self.resamples}.")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
     """What is measured, and what it is compared with.
 
@@ -74,7 +74,7 @@ class EvaluateConfig:
         return None if self.benchmark is None else benchmark_named(self.benchmark)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CalibrateConfig:
     """What a bundle is calibrated for, and how.
 
@@ -101,7 +101,7 @@ class CalibrateConfig:
         check_choices(self)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AuditConfig(ReadOptions):
     """What a test set is compared with, and what counts as a near-duplicate.
 

@@ -19,7 +19,7 @@ from training.config import RefitConfig
 
 def test_photos_are_where_their_vectors_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(refit_scale, "_SHARD", 1500)
-    tree = build_hierarchy(sorted_ids(photo_places(4000, seed=0)), rule=PartitionRule((400, 100), 20))
+    tree = build_hierarchy(sorted_ids(photo_places(4000, seed=0)), rule=PartitionRule(tau_max=(400, 100), tau_min=20))
     write_features(tmp_path / "F", 4000, tree, width=32, seed=0)
     features = open_features(tmp_path / "F")
     batches = list(features)

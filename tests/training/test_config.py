@@ -42,9 +42,9 @@ def test_wrong_values_of_a_section(section: type, name: str, value: float) -> No
 @pytest.mark.parametrize(("batch_size", "parts"), [(10, 3), (6, 6), (16, 32)])
 def test_a_batch_that_cannot_be_shared_evenly(batch_size: int, parts: int) -> None:
     data = DataConfig("photos.parquet", batch_size=batch_size)
-    FitConfig(data, trainer=TrainerConfig(accumulate_grad_batches=1))
+    FitConfig(data=data, trainer=TrainerConfig(accumulate_grad_batches=1))
     with pytest.raises(InputError, match=f"data.batch_size {batch_size} is that of all processes"):
-        FitConfig(data, trainer=TrainerConfig(accumulate_grad_batches=parts))
+        FitConfig(data=data, trainer=TrainerConfig(accumulate_grad_batches=parts))
 
 
 @pytest.mark.parametrize(("name", "value"), [("batch_size", 1), ("workers", -1), ("memory_limit_gb", -1.0)])

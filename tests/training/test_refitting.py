@@ -212,7 +212,7 @@ def test_old_geocells_are_carried_over_by_lineage(folder: Path, checkpoint: Path
 
 def test_photos_in_no_cell_are_refused(folder: Path, tmp_path: Path) -> None:
     far = np.full(60, -75.0), np.linspace(-100, -90, 60)
-    save_s2_hierarchy(*far, rule=PartitionRule((20, 10), 1), out=tmp_path / "H")
+    save_s2_hierarchy(*far, rule=PartitionRule(tau_max=(20, 10), tau_min=1), out=tmp_path / "H")
     with pytest.raises(InputError, match="none of its photos has both a vector and a cell"):
         refit(RefitSources(folder / "F", tmp_path / "H"), tmp_path / "C", config=CONFIG)
     assert not (tmp_path / "C").exists()

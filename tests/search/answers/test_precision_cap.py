@@ -61,7 +61,7 @@ def test_leaves_are_told_as_the_cell_that_holds_them(hierarchy: Hierarchy) -> No
 
 @pytest.mark.parametrize("mode", ["exact", "beam"])
 def test_rows_tell_nothing_finer_and_whole_cells_probabilities(engine: Engine, tmp_path: Path, mode: str) -> None:
-    capped = Engine(engine.bundle, options=SearchOptions(mode, precision_cap=CAP_KM))  # type: ignore[arg-type]
+    capped = Engine(engine.bundle, options=SearchOptions(mode=mode, precision_cap=CAP_KM))  # type: ignore[arg-type]
     source = features(tmp_path / "F", [30], bad={3})
     run_here(capped, StoredVectors(capped, open_features(source), shard_rows=9), tmp_path / "O", RunConfig(top_k=5))
     coarse = CoarseCells(engine.bundle.hierarchy.leaves, CAP_KM)

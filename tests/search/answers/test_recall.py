@@ -13,7 +13,7 @@ from tests.search.conftest import WIDTH
 
 
 def narrow(engine: Engine) -> Engine:
-    return Engine(engine.bundle, options=SearchOptions("beam", probes=1))
+    return Engine(engine.bundle, options=SearchOptions(mode="beam", probes=1))
 
 
 def test_recall_is_the_share_that_brute_force_gives(engine: Engine) -> None:
