@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -24,6 +25,7 @@ from search.retrieval.posterior import Posterior
 GivenPhoto = str | Path | bytes | Image.Image  # a path or a URI; the bytes of a file; an opened image
 GivenMap = str | Path | bytes | Image.Image | np.ndarray  # the same of a PNG; or its values, (h, w) uint8
 _DEFAULT_READ = ReadOptions()
+_LONGEST = 1.001  # norm of a photo vector: 1 or less, but for rounding
 
 
 class Locator:
@@ -114,8 +116,8 @@ class Locator:
             k: places to name for each photo, in `Answer.top` where there are several.
 
         Raises:
-            InputError: there is no checkpoint, k is not between 1 and the number of cells, something that is no photo,
-                or class maps, but not as many as photos.
+            InputError: there is no checkpoint, k is no whole number from 1 to that of the cells, something is no photo
+                or no map, or there are class maps, but not as many as photos.
             WorkError: memory ran out.
         """
         self.engine.check_k(k)
@@ -127,11 +129,22 @@ class Locator:
         vectors: (N, D), or (D,) for one: unit vectors, or means of those of crops, not renormalised.
 
         Raises:
-            InputError: another width than the encoder's, a value that is not finite, or k as for `locate`.
+            InputError: another width than the encoder's, a value that is not finite, a vector of zeros or of a norm
+                above 1, or k as for `locate`.
         """
         self.engine.check_k(k)
-        rows = np.asarray(vectors, np.float32)
-        rows = rows[None] if rows.ndim == 1 else rows
+        try:
+            rows = np.atleast_2d(np.asarray(vectors, np.float32))
+        except (TypeError, ValueError) as error:
+            raise InputError(f"`vectors` must be an array of numbers, (N, D) or (D,): {error}.") from None
+        if rows.shape[1:] == (self.engine.bundle.model.geocells.width,):  # of others and of NaN the engine tells
+            norms = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
+            wrong = np.flatnonzero((norms == 0) | ((norms > _LONGEST) & (norms < np.inf)))
+            if wrong.size:
+                raise InputError(
+                    f"{wrong.size} vectors are no photo's, the first in row {wrong[0]}, of norm {norms[wrong[0]]:g}. "
+                    "Give unit vectors, or means of those of a photo's crops."
+                )
         n, nowhere = len(rows), np.full(len(rows), np.nan)
         names = [str(number) for number in range(n)]
         return self.answers(FeatureBatch(names, rows, [OK] * n, [""] * n, nowhere, nowhere), k=k)
@@ -170,14 +183,25 @@ def given_photos(
     """Photos as the encoder takes them; what has no path or URI is named by its number. Nothing is opened here.
 
     Raises:
-        InputError: something that is no photo, or class maps, but not as many as photos.
+        InputError: something that is no photo or no map, or class maps, but not as many as photos.
     """
-    photos = [photos] if isinstance(photos, GivenPhoto) else list(photos)
-    maps = [class_maps] if isinstance(class_maps, GivenMap) else list(class_maps or ())
+    photos = _several("photos", photos, GivenPhoto)
+    maps = [] if class_maps is None else _several("class_maps", class_maps, GivenMap)
     if maps and len(maps) != len(photos):
         raise InputError(f"{len(maps)} class maps for {len(photos)} photos: give one for each, in their order.")
     each = zip(photos, maps or [None] * len(photos), strict=True)
     return [_photo(number, photo, class_map) for number, (photo, class_map) in enumerate(each)]
+
+
+def _several(name: str, given: Any, kind: Any) -> list[Any]:
+    """What is given, as a list: of one where it is of that kind. An array is one map where it has two axes."""
+    if isinstance(given, kind) and getattr(given, "ndim", 2) == 2:
+        return [given]
+    try:
+        each = iter(given)
+    except TypeError:
+        raise InputError(f"`{name}` cannot be of type {type(given).__name__}. Give one, or a list.") from None
+    return list(each)
 
 
 def _photo(number: int, photo: GivenPhoto, class_map: GivenMap | None) -> Photo:
@@ -187,7 +211,13 @@ def _photo(number: int, photo: GivenPhoto, class_map: GivenMap | None) -> Photo:
         named = Photo(str(number), photo)
     else:
         raise InputError(
-            f"Photo {number} is a {type(photo).__name__}. Give a path or a URI, the bytes of a file, or a PIL image."
+            f"Photo {number} is of type {type(photo).__name__}. Give a path or a URI, the bytes of a file, or a PIL "
+            "image."
+        )
+    if class_map is not None and not isinstance(class_map, GivenMap):
+        raise InputError(
+            f"Class map {number} is of type {type(class_map).__name__}. Give a PNG as photos are given, an array of "
+            "its values, or None."
         )
     if isinstance(class_map, str | Path):
         return replace(named, class_map=FileRange(str(class_map)) if str(class_map) else None)

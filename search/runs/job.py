@@ -37,5 +37,5 @@ def run(spec: RunSpec, out: Path, *, config: RunConfig = DEFAULT_RUN) -> RunRepo
 
         return run_on_ray(spec, out, config)
     engine, source = spec.open(out)
-    engine.check_k(config.top_k)
+    engine.check_k(config.top_k, name="top_k")
     return run_here(engine, source, out, config, albums=albums)

@@ -107,7 +107,9 @@ def test_a_region_parts_no_cell_of_the_cap(engine: Engine) -> None:
         assert held.n_leaves == len(own)
         answers = held.answer(held.prepared(queries), k=1)
         told.append((answers.hits.leaf, answers.hits.score, answers.hits.probability))
-        with pytest.raises(InputError, match="top-k must be from 1 to 1, the number of cells of the precision cap"):
+        with pytest.raises(
+            InputError, match="`k` must be a whole number from 1 to 1, the number of cells of the precision cap"
+        ):
             held.check_k(2)
     for other in told[1:]:
         for one, two in zip(told[0], other, strict=True):
