@@ -4,7 +4,7 @@ from pathlib import Path
 
 from indexer.errors import InputError
 from indexer.jobs.job_folder import check_job_target
-from indexer.photos.shard_cut import WHOLE, JobPart
+from indexer.photos.shard_cut import WHOLE
 from search.runs.audit_log import log_request
 from search.runs.local_engine import run_here
 from search.runs.run_report import RunReport
@@ -25,8 +25,7 @@ def run(spec: RunSpec, out: Path, *, config: RunConfig = DEFAULT_RUN) -> RunRepo
             after several actors of a cluster were lost over them.
         Stopped: the process was asked to end; shards that are done are kept.
     """
-    part = JobPart.parse(config.part)
-    if spec.album is not None and (part != WHOLE or config.engine != "local"):
+    if spec.album is not None and (config.job_part != WHOLE or config.engine != "local"):
         raise InputError("`album` goes with `engine` local and the whole job: photos of one album may lie in any part.")
     check_job_target(out)
     albums = spec.read_albums()

@@ -5,12 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from encoder.config import SHARD_ROWS, CropName, EncoderOptions, FeedOptions
+from encoder.config import SHARD_ROWS, CropName, EncoderOptions, FeedOptions, check_bounds
 from indexer.choices import check_choices
 from indexer.errors import InputError
 from search.answers.options import SearchOptions
 
 if TYPE_CHECKING:
+    from indexer.photos.shard_cut import JobPart
     from search.answers.album import Albums
     from search.answers.engine import Engine
     from search.runs.photo_vectors import VectorSource
@@ -61,6 +62,7 @@ class RunSpec:
 
     def __post_init__(self) -> None:
         check_choices(self)
+        check_bounds(self, "shard_rows", low=1)
         if (self.features is None) == (self.photos is None) or (self.photos is None) != (self.checkpoint is None):
             raise InputError("Give either `features`, or `photos` together with `checkpoint`.")
         if self.features is not None and self.split is not None:
@@ -150,5 +152,14 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         check_choices(self)
+        check_bounds(self, "top_k", "check_recall", low=1)
+        _ = self.job_part  # an error says how it is written
         if self.check_recall is not None and self.engine != "local":
             raise InputError("`check_recall` goes with `engine` local: a sample of the queries is kept in one process.")
+
+    @property
+    def job_part(self) -> "JobPart":
+        """Which shards of the job are done here."""
+        from indexer.photos.shard_cut import JobPart
+
+        return JobPart.parse(self.part)
