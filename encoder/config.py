@@ -137,7 +137,7 @@ class EncoderOptions:
         precision: of the encoder; bfloat16 where the processor has it, by default.
     """
 
-    segmentation_cache: Path | None = None
+    segmentation_cache: str | Path | None = None
     segmenter: str | None = None
     device: DeviceName = "auto"
     precision: PrecisionName = "auto"

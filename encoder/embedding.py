@@ -63,7 +63,7 @@ def embed(
     config, out = config or EmbedConfig(), Path(out)
     check_job_target(out)
     source = open_photos(photos, split=config.split, schemes=config.schemes)
-    encode = open_encoder(str(checkpoint), config, crops=config.crops)
+    encode = open_encoder(checkpoint, config, crops=config.crops)
     return embed_source(encode, source, out, feed=config, shard_rows=config.shard_rows)
 
 

@@ -1,6 +1,7 @@
 """The model's own stage: a batch of decoded photos becomes vectors, with class maps and several crops where asked."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -139,7 +140,7 @@ class PhotoEncoder:
         return vectors.unflatten(0, (len(pixels), -1)).mean(dim=1)
 
 
-def open_encoder(checkpoint: str, options: EncoderOptions, *, crops: CropName = "one") -> PhotoEncoder:
+def open_encoder(checkpoint: str | Path, options: EncoderOptions, *, crops: CropName = "one") -> PhotoEncoder:
     """The encoder of a checkpoint folder, or of `hf:<hub id or folder>`.
 
     Raises:

@@ -18,6 +18,7 @@ import warnings
 from argparse import HelpFormatter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass
+from pathlib import Path
 from typing import Any, NoReturn, TextIO, get_origin, get_type_hints
 
 from jsonargparse import ArgumentParser
@@ -77,6 +78,8 @@ _LISTS: Mapping[Any, type] = {
     tuple[str, ...]: Strings,
 }
 
+# A command line has no text that is no path, where the library takes both.
+_OFFERED: Mapping[Any, Any] = {**_LISTS, str | Path: Path, str | Path | None: Path | None}
 
 # How jsonargparse names a command, and the options it misses.
 _NAMED_COMMAND = re.compile(r"(?:Subcommand '|required: )([a-z]+)['.]")
@@ -182,7 +185,7 @@ def _offered(kind: Callable[..., Any]) -> Callable[..., Any]:
 
     hints = get_type_hints(kind)
     parameters = [
-        each.replace(annotation=_LISTS.get(hints[each.name], hints[each.name]), kind=inspect.Parameter.KEYWORD_ONLY)
+        each.replace(annotation=_OFFERED.get(hints[each.name], hints[each.name]), kind=inspect.Parameter.KEYWORD_ONLY)
         for each in inspect.signature(kind).parameters.values()
     ]
     offered.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

@@ -80,16 +80,17 @@ class Locator:
             BundleMismatch: the bundle was built for another encoder.
         """
         check_choice("crops", crops, CropName)
-        maps = None if segmentation_cache is None else Path(segmentation_cache)
-        how = EncoderOptions(segmentation_cache=maps, segmenter=segmenter, device=device, precision=precision)
-        engine = Engine.open(Path(registry), version=version, device=device, options=options, protocol=crops)
+        how = EncoderOptions(
+            segmentation_cache=segmentation_cache, segmenter=segmenter, device=device, precision=precision
+        )
+        engine = Engine.open(registry, version=version, device=device, options=options, protocol=crops)
         if checkpoint is None:
-            if segmentation_cache is not None or segmenter is not None:
+            if how.says_how_maps_come:
                 raise InputError(
                     "`segmentation_cache` and `segmenter` go with `checkpoint`: vectors need no class maps."
                 )
             return cls(engine, read=read)
-        encode = open_encoder(str(checkpoint), how, crops=crops)
+        encode = open_encoder(checkpoint, how, crops=crops)
         engine.check_encoder(encode.encoder.digest, source=str(checkpoint))
         return cls(engine, encode, read=read)
 

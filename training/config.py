@@ -263,7 +263,7 @@ class FitConfig:
             )
 
     @classmethod
-    def from_yaml(cls, file: Path) -> Self:
+    def from_yaml(cls, file: str | Path) -> Self:
         """Read a file as `python -m training fit --config` does; `hierarchy` and `out` in it are left out.
 
         Raises:
@@ -297,11 +297,11 @@ class RefitSources:
         validation_split: of that table, photos to hold out.
     """
 
-    features: Path
-    hierarchy: Path
-    from_: Path | None = None
-    old_hierarchy: Path | None = None
-    photos: Path | None = None
+    features: str | Path
+    hierarchy: str | Path
+    from_: str | Path | None = None
+    old_hierarchy: str | Path | None = None
+    photos: str | Path | None = None
     split: str | None = None
     validation_split: str | None = None
 

@@ -92,7 +92,7 @@ def build(
     hierarchy, checkpoint, features, photos = (
         None if path is None else Path(path) for path in (hierarchy, checkpoint, features, photos)
     )
-    home = Registry(Path(registry))
+    home = Registry(registry)
     with contextlib.ExitStack() as stack:
         if [checkpoint, features, inherit].count(None) != 2:
             raise InputError("Give one of `checkpoint`, `features` and `inherit`.")

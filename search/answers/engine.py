@@ -132,7 +132,7 @@ class Engine:
     @classmethod
     def open(
         cls,
-        registry: Path,
+        registry: str | Path,
         *,
         version: str | None = None,
         device: DeviceName = "cpu",

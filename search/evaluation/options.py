@@ -56,7 +56,7 @@ class EvaluateConfig:
         resampling: how photos are drawn for intervals.
     """
 
-    against: Path | None = None
+    against: str | Path | None = None
     exclude: tuple[str, ...] = ()
     benchmark: str | None = None
     split: str | None = None
@@ -117,8 +117,8 @@ class AuditConfig(ReadOptions):
     """
 
     references: str | None = None
-    features: Path | None = None
-    reference_features: Path | None = None
+    features: str | Path | None = None
+    reference_features: str | Path | None = None
     split: str | None = None
     reference_split: str | None = None
     max_bits: int = 6

@@ -13,7 +13,7 @@ from search.runs.run_spec import RunConfig, RunSpec
 DEFAULT_RUN = RunConfig()
 
 
-def run(spec: RunSpec, out: Path, *, config: RunConfig = DEFAULT_RUN) -> RunReport:
+def run(spec: RunSpec, out: str | Path, *, config: RunConfig = DEFAULT_RUN) -> RunReport:
     """Answer every photo in the folder `out`, or go on with what is missing there.
 
     Raises:
@@ -25,6 +25,7 @@ def run(spec: RunSpec, out: Path, *, config: RunConfig = DEFAULT_RUN) -> RunRepo
             after several actors of a cluster were lost over them.
         Stopped: the process was asked to end; shards that are done are kept.
     """
+    out = Path(out)
     if spec.album is not None and (config.job_part != WHOLE or config.engine != "local"):
         raise InputError("`album` goes with `engine` local and the whole job: photos of one album may lie in any part.")
     check_job_target(out)

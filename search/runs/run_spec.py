@@ -46,8 +46,8 @@ class RunSpec:
         InputError: the parts do not go together.
     """
 
-    registry: Path
-    features: Path | None = None
+    registry: str | Path
+    features: str | Path | None = None
     photos: str | None = None
     checkpoint: str | None = None
     split: str | None = None
@@ -144,11 +144,11 @@ class RunConfig:
     """
 
     top_k: int = 1
-    save_features: Path | None = None
+    save_features: str | Path | None = None
     part: str = "1/1"
     engine: EngineName = "local"
     check_recall: int | None = None
-    audit_log: Path | None = None
+    audit_log: str | Path | None = None
 
     def __post_init__(self) -> None:
         check_choices(self)

@@ -110,7 +110,7 @@ EVERY_STEP = changed(trainer={"max_epochs": 2, "log_every_n_steps": 1, "checkpoi
 
 def train(toy: Path, out: Path, config: FitConfig = LEARN) -> FitSummary:
     data = replace(config.data, photos=str(toy / "photos.parquet"))
-    summary = fit(toy / "H", out, config=replace(config, data=data))
+    summary = fit(str(toy / "H"), str(out), config=replace(config, data=data))
     assert summary is not None
     return summary
 

@@ -1,6 +1,7 @@
 """Values that cannot work are refused by name before anything is read."""
 
 import math
+from pathlib import Path
 
 import pytest
 
@@ -82,3 +83,10 @@ def test_the_limits_themselves_are_allowed() -> None:
     SchedulerConfig(warm_up=1.0)
     ModelConfig(patch_size=336)
     Augmentation(shift=0.99, rotation_deg=180, colour=255)
+
+
+def test_a_configuration_file_may_be_named_by_text(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("hierarchy: H\nout: C\ndata: {photos: p.csv, segmentation_cache: S}\n")
+    config = FitConfig.from_yaml(str(tmp_path / "c.yaml"))
+    assert config == FitConfig.from_yaml(tmp_path / "c.yaml")
+    assert config == FitConfig(data=DataConfig("p.csv", segmentation_cache=Path("S")))

@@ -178,8 +178,8 @@ def checkpoint(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_encoder_comes_along_untouched(folder: Path, checkpoint: Path, tmp_path: Path) -> None:
-    sources = RefitSources(folder / "F", folder / "H", from_=checkpoint)
-    refit(sources, tmp_path / "C", config=CONFIG)
+    text = {"from_": str(checkpoint), "photos": str(folder / "photos.parquet")}  # paths may be text
+    refit(RefitSources(str(folder / "F"), str(folder / "H"), **text), str(tmp_path / "C"), config=CONFIG)
     old, new = load_encoder(str(checkpoint)), load_encoder(str(tmp_path / "C"))
     assert new.digest == old.digest == load_geocells(tmp_path / "C").encoder
     for name, weight in old.model.state_dict().items():
@@ -196,7 +196,7 @@ def test_old_geocells_are_carried_over_by_lineage(folder: Path, checkpoint: Path
     rule = PartitionRule(tau_max=(250, 80, 25), tau_min=5)
     n = world.n_known
     save_s2_hierarchy(world.lat_deg[:n], world.lng_deg[:n], rule=rule, out=tmp_path / "H2")
-    sources = RefitSources(folder / "F", tmp_path / "H2", from_=checkpoint, old_hierarchy=folder / "H")
+    sources = RefitSources(folder / "F", tmp_path / "H2", from_=checkpoint, old_hierarchy=str(folder / "H"))
     summary = refit(sources, tmp_path / "C", config=replace(CONFIG, epochs=0))
     assert summary.geocells.transform is None
     old, new = load_hierarchy(folder / "H"), load_hierarchy(tmp_path / "H2")
