@@ -44,7 +44,6 @@ def choose_precision(name: PrecisionName, device: torch.device) -> torch.dtype:
 
     Elsewhere CPUs emulate bfloat16, which takes several times as long as float32.
     """
-    check_choice("precision", name, PrecisionName)
     if name == "auto":
         name = "bfloat16" if multiplies_bfloat16(device) else "float32"
     return torch.bfloat16 if name == "bfloat16" else torch.float32

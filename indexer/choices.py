@@ -23,10 +23,9 @@ def check_choice(name: str, value: object, hint: Any) -> None:
     """The same for one value. hint: any type; of a union of words and numbers, numbers are left to others to check."""
     kinds = (hint,) if get_origin(hint) is Literal else get_args(hint)
     words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
-    number, optional = int in kinds, type(None) in kinds
-    known = value in words if isinstance(value, str) else number or (optional and value is None)
+    number = int in kinds
+    known = value in words if isinstance(value, str) else number or (value is None and type(None) in kinds)
     if words and not known:
         near = difflib.get_close_matches(str(value), words, n=1)
-        *others, last = ["a number"] * number + words
-        listed = f"{', '.join(others)} or {last}" if others else last
-        raise InputError(f"`{name}` must be {listed}, not {value!r}.{f' Did you mean {near[0]}?' if near else ''}")
+        advice = f" Did you mean {near[0]}?" if near else ""
+        raise InputError(f"`{name}` must be {' or '.join(['a number'] * number + words)}, not {value!r}.{advice}")

@@ -186,40 +186,29 @@ def given_photos(
     Raises:
         InputError: something that is no photo or no map, or class maps, but not as many as photos.
     """
-    photos = _several("photos", photos, GivenPhoto)
-    maps = [] if class_maps is None else _several("class_maps", class_maps, GivenMap)
+    advice = "a path or a URI, the bytes of a file, or a PIL image"
+    photos = _listed(photos, GivenPhoto, what="Photo", advice=advice)
+    advice += ", of a PNG; an array of its values; or None"
+    maps = [] if class_maps is None else _listed(class_maps, GivenMap | None, what="Class map", advice=advice)
     if maps and len(maps) != len(photos):
         raise InputError(f"{len(maps)} class maps for {len(photos)} photos: give one for each, in their order.")
     each = zip(photos, maps or [None] * len(photos), strict=True)
     return [_photo(number, photo, class_map) for number, (photo, class_map) in enumerate(each)]
 
 
-def _several(name: str, given: Any, kind: Any) -> list[Any]:
-    """What is given, as a list: of one where it is of that kind. An array is one map where it has two axes."""
-    if isinstance(given, kind) and getattr(given, "ndim", 2) == 2:
-        return [given]
-    try:
-        each = iter(given)
-    except TypeError:
-        raise InputError(f"`{name}` cannot be of type {type(given).__name__}. Give one, or a list.") from None
-    return list(each)
+def _listed(given: Any, kind: Any, *, what: str, advice: str) -> list[Any]:
+    """What is given as a list, be it one of that kind or several. Of arrays those with two axes are one map."""
+    axes = getattr(given, "ndim", None)
+    one = not isinstance(given, Iterable) or axes == 0 or (isinstance(given, kind) and axes in (None, 2))
+    listed = [given] if one else list(given)
+    for number, each in enumerate(listed):
+        if not isinstance(each, kind):
+            raise InputError(f"{what} {number} is of type {type(each).__name__}. Give {advice}.")
+    return listed
 
 
 def _photo(number: int, photo: GivenPhoto, class_map: GivenMap | None) -> Photo:
-    if isinstance(photo, str | Path):
-        (named,) = listed_photos([str(photo)])
-    elif isinstance(photo, bytes | Image.Image):
-        named = Photo(str(number), photo)
-    else:
-        raise InputError(
-            f"Photo {number} is of type {type(photo).__name__}. Give a path or a URI, the bytes of a file, or a PIL "
-            "image."
-        )
-    if class_map is not None and not isinstance(class_map, GivenMap):
-        raise InputError(
-            f"Class map {number} is of type {type(class_map).__name__}. Give a PNG as photos are given, an array of "
-            "its values, or None."
-        )
+    named = Photo(str(number), photo) if isinstance(photo, bytes | Image.Image) else listed_photos([str(photo)])[0]
     if isinstance(class_map, str | Path):
         return replace(named, class_map=FileRange(str(class_map)) if str(class_map) else None)
     # Of an image the indices of its palette, or its grey values.

@@ -187,9 +187,8 @@ def open_bundle(folder: str | Path) -> Bundle:
     Raises:
         ArtifactError: not a bundle, damaged, incomplete, or newer than this version.
     """
-    folder = Path(folder)
-    if folder.is_symlink():  # its name is not the digest, and it may lead elsewhere in a moment
-        folder = folder.resolve()
+    # The name of a link is not the digest, and it may lead elsewhere in a moment.
+    folder = Path(folder).resolve() if Path(folder).is_symlink() else Path(folder)
     manifest = bundle_manifest(folder)
     hierarchy = table.read_cells(folder / table.CELLS_FILE)
     indices = [_read_level(folder / level_file(number)) for number in range(len(hierarchy.levels))]

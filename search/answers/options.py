@@ -59,8 +59,8 @@ class SearchOptions:
     radii: bool | None = None
 
     def __post_init__(self) -> None:
-        check_choices(self)
         """Raises InputError where fields do not go together, or have no such value."""
+        check_choices(self)
         for name, value in (("probes", self.probes), ("max_probes", self.max_probes)):
             if value is not None and value < 1:
                 raise InputError(f"`{name}` must be at least 1, not {value}.")

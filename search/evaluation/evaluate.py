@@ -163,11 +163,7 @@ class Evaluation:
 
 
 def evaluate(
-    predictions: str | Path,
-    truth: str | Path,
-    *,
-    photos: PhotoTable | None = None,
-    config: EvaluateConfig = _DEFAULT,
+    predictions: str | Path, truth: str | Path, *, photos: PhotoTable | None = None, config: EvaluateConfig = _DEFAULT
 ) -> Evaluation:
     """Compare predictions with the truth, and with what the config names beside.
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from indexer.errors import InputError
 from indexer.jobs.job_folder import check_job_target
-from indexer.photos.shard_cut import WHOLE
+from indexer.photos.shard_cut import WHOLE, JobPart
 from search.runs.audit_log import log_request
 from search.runs.local_engine import run_here
 from search.runs.run_report import RunReport
@@ -25,8 +25,8 @@ def run(spec: RunSpec, out: str | Path, *, config: RunConfig = DEFAULT_RUN) -> R
             after several actors of a cluster were lost over them.
         Stopped: the process was asked to end; shards that are done are kept.
     """
-    out = Path(out)
-    if spec.album is not None and (config.job_part != WHOLE or config.engine != "local"):
+    part, out = JobPart.parse(config.part), Path(out)
+    if spec.album is not None and (part != WHOLE or config.engine != "local"):
         raise InputError("`album` goes with `engine` local and the whole job: photos of one album may lie in any part.")
     check_job_target(out)
     albums = spec.read_albums()

@@ -45,7 +45,7 @@ def run_here(
 
     albums: which photos are answered together; None: each alone. Raises as `search.runs.job.run`.
     """
-    line, part = Line(), config.job_part
+    line, part = Line(), JobPart.parse(config.part)
     recall = None if config.check_recall is None else RecallCheck(engine, config.check_recall)
     with open_folders(engine, source, out, config, albums) as folders, stopping() as stop:
         known, rows = totals_of(folders.done.values()), rows_of_part(source, part)
@@ -101,7 +101,7 @@ def open_folders(
     options = {
         **source.options,
         "top_k": config.top_k,
-        "part": str(config.job_part),
+        "part": str(JobPart.parse(config.part)),
         **asdict(engine.options),
     }
     inputs = {**source.inputs, **engine.inputs}

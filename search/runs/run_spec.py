@@ -11,7 +11,6 @@ from indexer.errors import InputError
 from search.answers.options import SearchOptions
 
 if TYPE_CHECKING:
-    from indexer.photos.shard_cut import JobPart
     from search.answers.album import Albums
     from search.answers.engine import Engine
     from search.runs.photo_vectors import VectorSource
@@ -151,15 +150,10 @@ class RunConfig:
     audit_log: str | Path | None = None
 
     def __post_init__(self) -> None:
-        check_choices(self)
-        check_bounds(self, "top_k", "check_recall", low=1)
-        _ = self.job_part  # an error says how it is written
-        if self.check_recall is not None and self.engine != "local":
-            raise InputError("`check_recall` goes with `engine` local: a sample of the queries is kept in one process.")
-
-    @property
-    def job_part(self) -> "JobPart":
-        """Which shards of the job are done here."""
         from indexer.photos.shard_cut import JobPart
 
-        return JobPart.parse(self.part)
+        check_choices(self)
+        check_bounds(self, "top_k", "check_recall", low=1)
+        JobPart.parse(self.part)
+        if self.check_recall is not None and self.engine != "local":
+            raise InputError("`check_recall` goes with `engine` local: a sample of the queries is kept in one process.")

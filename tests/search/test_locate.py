@@ -199,10 +199,12 @@ def test_wrong_usage_is_an_error_that_says_what_to_give(world: Path, locator: Lo
         locator.locate([world / "0.png", 7])  # type: ignore[list-item]
     with pytest.raises(InputError, match="Class map 0 is of type int"):
         locator.locate(world / "0.png", class_maps=[7])  # type: ignore[list-item]
-    for wrong in (None, 7):
-        with pytest.raises(InputError, match="`photos` cannot be of type"):
+    for wrong in (None, 7, np.array(7), np.zeros((4, 4, 3), np.uint8)):
+        with pytest.raises(
+            InputError, match=r"Photo 0 is of type .*\. Give a path or a URI, the bytes of a file, or a"
+        ):
             locator.locate(wrong)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="`class_maps` cannot be of type int"):
+    with pytest.raises(InputError, match=r"Class map 0 is of type int\. Give a path .* or None\."):
         locator.locate(world / "0.png", class_maps=7)  # type: ignore[arg-type]
     for k in (0, 10**6, 2.5, "2", None):
         with pytest.raises(InputError, match=f"`k` must be a whole number from 1 to .*, not {k}"):

@@ -25,6 +25,7 @@ FEATURES = {"features": Path("F")}
         (FEATURES | {"crops": "ten"}, "`crops`, .* go with `photos`"),
         (FEATURES | {"encoder": EncoderOptions(segmenter="S")}, "`segmenter` go with `photos`"),
         (FEATURES | {"shard_rows": 0}, "`shard_rows` must be at least 1, not 0"),
+        (PHOTOS | {"shard_rows": -3}, "`shard_rows` must be at least 1, not -3"),
         (FEATURES | {"album_table": "T"}, "`album_table` goes with `album`"),
         (PHOTOS | {"album": "trip"}, "`album` goes with `features`"),
     ],
