@@ -101,8 +101,8 @@ def build(
             raise InputError("`photos`, `split`, `transform`, `shrinkage` and `seed` go with `features`.")
         if config.transform == "none" and config.shrinkage is not None:
             raise InputError("`shrinkage` goes with `transform` whiten.")
-        rule = PartitionRule(tau_max=config.tau_max, tau_min=config.tau_min)
-        if hierarchy is not None and rule != PartitionRule():
+        taus = config.tau_max, config.tau_min
+        if hierarchy is not None and taus != (DEFAULT_CONFIG.tau_max, DEFAULT_CONFIG.tau_min):
             raise InputError("`tau_max` and `tau_min` go without `hierarchy`, which has its own.")
         if config.precision_cap is not None:
             s2.level_of_width(config.precision_cap)  # refused before the work where it is none
@@ -110,6 +110,7 @@ def build(
         if hierarchy is None:
             if features is None or photos is None:
                 raise InputError("Give `hierarchy`; only `features` with `photos` can do without.")
+            rule = PartitionRule(tau_max=config.tau_max, tau_min=config.tau_min)
             hierarchy = stack.enter_context(_hierarchy_of(photos, rule, home.path, split=config.split))
         tree = load_hierarchy(hierarchy)
         if checkpoint is not None:
