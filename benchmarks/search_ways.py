@@ -58,7 +58,7 @@ class World:
 
 def make_world(places: tuple[np.ndarray, np.ndarray], *, queries: int, width: int, seed: int) -> World:
     """A world of these places, (N,) latitudes and longitudes, and photos of others like them."""
-    rule = PartitionRule(tuple(tau // STANDS_FOR for tau in TAU_MAX), tau_min=0)
+    rule = PartitionRule(tau_max=tuple(tau // STANDS_FOR for tau in TAU_MAX), tau_min=0)
     hierarchy = build_hierarchy(sorted_ids([places]), rule=rule)
     vectors = PlaceVectors(width, seed=seed)
     model = ScoringModel(vectors.geocells(hierarchy), hierarchy.ancestors, hierarchy.leaves.n_photos)

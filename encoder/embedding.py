@@ -17,7 +17,6 @@ from encoder.device import fitting_batch_size
 from encoder.encode import PhotoEncoder, open_encoder
 from encoder.failures import Failures, job_remarks
 from encoder.reading import MAX_BYTES
-from indexer.errors import InputError
 from indexer.jobs.job_folder import Job, check_job_target, open_job, read_job, totals_of
 from indexer.jobs.job_status import StatusFile
 from indexer.jobs.progress import track_line
@@ -63,7 +62,7 @@ def embed(
     config, out = config or EmbedConfig(), Path(out)
     check_job_target(out)
     source = open_photos(photos, split=config.split, schemes=config.schemes)
-    encode = open_encoder(str(checkpoint), config, crops=config.crops)
+    encode = open_encoder(checkpoint, config, crops=config.crops)
     return embed_source(encode, source, out, feed=config, shard_rows=config.shard_rows)
 
 
@@ -171,9 +170,7 @@ def settled(feed: FeedOptions, encode: PhotoEncoder, before: Job | None) -> Feed
 
 
 def features_job(encode: PhotoEncoder, photos: PhotoSource, *, feed: FeedOptions, shard_rows: int) -> Job:
-    """What decides the rows of a features folder; raises InputError for shards without rows. feed: `settled`."""
-    if shard_rows < 1:
-        raise InputError(f"`shard_rows` must be at least 1, not {shard_rows}.")
+    """What decides the rows of a features folder. feed: `settled`."""
     options = {
         "batch_size": feed.batch_size,
         "shard_rows": shard_rows,

@@ -34,7 +34,7 @@ def read_bytes(data: FileRange | bytes | Image.Image | None, *, schemes: Sequenc
         MissingBackend: the package that reads this scheme is not installed.
     """
     if data is None:
-        raise BadImage("missing", "the table names no photo in this row")
+        raise BadImage("missing", "no photo is named here")
     if isinstance(data, Image.Image):
         return file_of(data)
     content = data if isinstance(data, bytes) else _read(data, schemes)

@@ -84,12 +84,13 @@ def content_digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def open_cache(folder: Path) -> SegmentationCache:
+def open_cache(folder: str | Path) -> SegmentationCache:
     """Open a cache for reading, also while another process adds to it; what comes later is not seen.
 
     Raises:
         ArtifactError: no such cache, damaged, incomplete, or written by a newer version.
     """
+    folder = Path(folder)
     origin = _read_origin(folder)
     return SegmentationCache(folder, origin, _read_lookup(folder)[0])
 

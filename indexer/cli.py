@@ -83,6 +83,8 @@ _LISTS: Mapping[Any, type] = {
     tuple[str, ...]: Strings,
 }
 
+# A command line has no text that is no path, where the library takes both.
+_OFFERED: Mapping[Any, Any] = {**_LISTS, str | Path: Path, str | Path | None: Path | None}
 
 # What help and errors call the values of a type.
 _KINDS: Mapping[Any, str] = {
@@ -216,7 +218,7 @@ def _offered(kind: Callable[..., Any]) -> Callable[..., Any]:
 
     hints = get_type_hints(kind)
     parameters = [
-        each.replace(annotation=_LISTS.get(hints[each.name], hints[each.name]), kind=inspect.Parameter.KEYWORD_ONLY)
+        each.replace(annotation=_OFFERED.get(hints[each.name], hints[each.name]), kind=inspect.Parameter.KEYWORD_ONLY)
         for each in inspect.signature(kind).parameters.values()
     ]
     offered.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

@@ -52,7 +52,9 @@ def partition(
     if labels:
         raise InputError("--labels goes with --scheme labels.")
     tau_min = paper.TAU_MIN if tau_min is None else tau_min
-    rule = indexer.PartitionRule(tau_max, tau_min, first_level, min_inclusive, keep_parent)
+    rule = indexer.PartitionRule(
+        tau_max=tau_max, tau_min=tau_min, first_level=first_level, min_inclusive=min_inclusive, keep_parent=keep_parent
+    )
     return _divided(indexer.partition(photos, indexer.S2Scheme(rule), out, split=split))
 
 

@@ -19,7 +19,7 @@ NEVER = {"indexer": {"torch", "transformers", "lightning"}}
 # are named; the others are rooms with all that is below them.
 ROOMS = {
     "indexer": [
-        {"errors", "paper"},
+        {"errors", "paper", "choices"},
         *({room} for room in ("disk", "earth", "jobs", "photos", "cells", "vectors", "bundles")),
         {"cli", "commands", "registry_commands", "__main__", "__init__"},
     ],

@@ -83,7 +83,7 @@ def _process_left_as_it_was() -> Iterator[None]:
 
 
 @_process_left_as_it_was()
-def fit(hierarchy: Path, out: Path, *, config: FitConfig) -> FitSummary | None:
+def fit(hierarchy: str | Path, out: str | Path, *, config: FitConfig) -> FitSummary | None:
     """Train, or go on with a run that was cut short, and write its checkpoint.
 
     hierarchy: folder, made from the training photos. out: folder of the run. Returns None in every process of a run but
@@ -97,6 +97,7 @@ def fit(hierarchy: Path, out: Path, *, config: FitConfig) -> FitSummary | None:
         Stopped: SIGTERM ended the run; it can be gone on with.
     """
     started = time.perf_counter()
+    hierarchy, out = Path(hierarchy), Path(out)
     run, options = RunFolder(out), config.trainer
     if options.accelerator == "gpu" and not torch.cuda.is_available():
         raise InputError("trainer.accelerator is gpu, and torch finds none. Use auto or cpu, or mend the driver.")

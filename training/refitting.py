@@ -64,7 +64,7 @@ class RefitSummary:
     stage_seconds: Mapping[str, float]  # start (whitened means), lay out (vectors on disk), fit, write
 
 
-def refit(sources: RefitSources, out: Path, *, config: RefitConfig) -> RefitSummary:
+def refit(sources: RefitSources, out: str | Path, *, config: RefitConfig) -> RefitSummary:
     """Fit geocells to features and write a checkpoint folder, `out`.
 
     Raises:
@@ -72,7 +72,7 @@ def refit(sources: RefitSources, out: Path, *, config: RefitConfig) -> RefitSumm
         BundleMismatch: the features are not of the checkpoint's encoder, or its geocells not of `old_hierarchy`.
         WorkError: the loss stopped being a number, or the disk is full.
     """
-    began = time.perf_counter()
+    began, out = time.perf_counter(), Path(out)
     check_target(out)
     if sources.old_hierarchy is not None and (config.transform, config.shrinkage) != ("whiten", None):
         raise InputError(
@@ -80,11 +80,12 @@ def refit(sources: RefitSources, out: Path, *, config: RefitConfig) -> RefitSumm
         )
     device = choose_device(config.device)
     features, hierarchy = open_features(sources.features), load_hierarchy(sources.hierarchy)
-    encoder = _encoder_of(sources, features)
-    folders = {"hierarchy": sources.hierarchy, "checkpoint": sources.from_, "old_hierarchy": sources.old_hierarchy}
-    inputs = {name: None if folder is None else manifest_digest(folder) for name, folder in folders.items()}
-    inputs |= {"features": features.digest, "photos": None if sources.photos is None else file_digest(sources.photos)}
-    learnt, others = _placements(sources, hierarchy, config.held_out)
+    checkpoint, photo_table = (None if path is None else Path(path) for path in (sources.from_, sources.photos))
+    encoder = features.encoder if checkpoint is None else _encoder_of(checkpoint, features)
+    folders = {"hierarchy": sources.hierarchy, "checkpoint": checkpoint, "old_hierarchy": sources.old_hierarchy}
+    inputs = {name: None if folder is None else manifest_digest(Path(folder)) for name, folder in folders.items()}
+    inputs |= {"features": features.digest, "photos": None if photo_table is None else file_digest(photo_table)}
+    learnt, others = _placements(photo_table, sources, hierarchy, config.held_out)
     start = replace(_start(sources, features, learnt, hierarchy, config), encoder=encoder)
     held_out = _held_out(features, others, start, limit=config.held_out_photos)
     for number, level in enumerate(hierarchy.levels):
@@ -114,7 +115,7 @@ def refit(sources: RefitSources, out: Path, *, config: RefitConfig) -> RefitSumm
     judged = {"kept": kept, "held_out": {name: asdict(score) for name, score in scores.items()}}
     splits = {"split": sources.split, "validation_split": sources.validation_split}
     made_by = {"refit": asdict(config), **splits, **judged}
-    _write(out, candidates[kept], table, encoder_of=sources.from_, config=made_by, inputs=inputs)
+    _write(out, candidates[kept], table, encoder_of=checkpoint, config=made_by, inputs=inputs)
     marks = np.array([began, prepared, laid_out, fit_ended, time.perf_counter()])
     return RefitSummary(
         out,
@@ -130,30 +131,29 @@ def refit(sources: RefitSources, out: Path, *, config: RefitConfig) -> RefitSumm
     )
 
 
-def _encoder_of(sources: RefitSources, features: FeatureSource) -> str | None:
-    """Digest of the encoder the new geocells are for."""
-    if sources.from_ is None:
-        return features.encoder
-    digest, advice = encoder_digest(sources.from_), "Make features with that checkpoint: python -m encoder embed"
+def _encoder_of(checkpoint: Path, features: FeatureSource) -> str:
+    """Digest of the encoder of a checkpoint, which the new geocells are for."""
+    digest, advice = encoder_digest(checkpoint), "Make features with that checkpoint: python -m encoder embed"
     if features.encoder is not None and features.encoder != digest:
         raise BundleMismatch(
-            f"{features.location}: vectors of encoder {features.encoder[:8]}; {sources.from_} holds "
-            f"{digest[:8]}. {advice}"
+            f"{features.location}: vectors of encoder {features.encoder[:8]}; {checkpoint} holds {digest[:8]}. {advice}"
         )
-    wanted, width = encoder_width(sources.from_), next((batch.embedding.shape[1] for batch in features), None)
+    wanted, width = encoder_width(checkpoint), next((batch.embedding.shape[1] for batch in features), None)
     if width not in (None, wanted):  # nobody recorded which encoder made them
         raise BundleMismatch(
-            f"{features.location}: vectors of {width} dimensions; those of {sources.from_} have {wanted}. {advice}"
+            f"{features.location}: vectors of {width} dimensions; those of {checkpoint} have {wanted}. {advice}"
         )
     return digest
 
 
-def _placements(sources: RefitSources, hierarchy: Hierarchy, share: float) -> tuple[Placement, Placement]:
+def _placements(
+    photos: Path | None, sources: RefitSources, hierarchy: Hierarchy, share: float
+) -> tuple[Placement, Placement]:
     """Where the photos that are fitted to lie, and where the held-out ones lie."""
     parts: Iterable[tuple[str | None, NameFilter | None]] = [(sources.split, chosen) for chosen in by_name(share)]
     if sources.validation_split is not None:
         parts = (sources.split, None), (sources.validation_split, None)
-    learnt, others = (Placement(hierarchy, sources.photos, split=split, chosen=chosen) for split, chosen in parts)
+    learnt, others = (Placement(hierarchy, photos, split=split, chosen=chosen) for split, chosen in parts)
     return learnt, others
 
 
@@ -166,7 +166,7 @@ def _start(
         ).geocells
     assert sources.from_ is not None, "RefitSources checks it"
     old = load_hierarchy(sources.old_hierarchy)
-    return carry_over(load_geocells(sources.from_, hierarchy=old.digest), old, hierarchy)
+    return carry_over(load_geocells(Path(sources.from_), hierarchy=old.digest), old, hierarchy)
 
 
 def _write(

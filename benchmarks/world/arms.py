@@ -83,7 +83,7 @@ class Stage:
     def hierarchy(self, levels: Sequence[int] | None = None) -> Hierarchy:
         """Of the training photos; with all levels of the preset, or with those of these numbers, 0 the coarsest."""
         taus = self.preset.tau_max if levels is None else tuple(self.preset.tau_max[level] for level in levels)
-        return build_hierarchy(self._ids, rule=PartitionRule(taus, self.preset.tau_min))
+        return build_hierarchy(self._ids, rule=PartitionRule(tau_max=taus, tau_min=self.preset.tau_min))
 
     @cached_property
     def sets(self) -> dict[str, PhotoSet]:

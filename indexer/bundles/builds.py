@@ -92,7 +92,7 @@ def build(
     hierarchy, checkpoint, features, photos = (
         None if path is None else Path(path) for path in (hierarchy, checkpoint, features, photos)
     )
-    home = Registry(Path(registry))
+    home = Registry(registry)
     with contextlib.ExitStack() as stack:
         if [checkpoint, features, inherit].count(None) != 2:
             raise InputError("Give one of `checkpoint`, `features` and `inherit`.")
@@ -110,7 +110,8 @@ def build(
         if hierarchy is None:
             if features is None or photos is None:
                 raise InputError("Give `hierarchy`; only `features` with `photos` can do without.")
-            hierarchy = stack.enter_context(_hierarchy_of(photos, PartitionRule(*taus), home.path, split=config.split))
+            rule = PartitionRule(tau_max=config.tau_max, tau_min=config.tau_min)
+            hierarchy = stack.enter_context(_hierarchy_of(photos, rule, home.path, split=config.split))
         opened = load_hierarchy(hierarchy)
         if checkpoint is not None:
             made = _from_checkpoint(opened, checkpoint)

@@ -179,12 +179,16 @@ def _write_vectors(draft: Draft, model: ScoringModel, *, index: IndexChoice, pho
     }
 
 
-def open_bundle(folder: Path) -> Bundle:
+def open_bundle(folder: str | Path) -> Bundle:
     """Open a bundle: its manifest, the size of every file and how the parts fit are checked.
+
+    folder: of a version, or a link to one, such as a registry's `current`.
 
     Raises:
         ArtifactError: not a bundle, damaged, incomplete, or newer than this version.
     """
+    # The name of a link is not the digest, and it may lead elsewhere in a moment.
+    folder = Path(folder).resolve() if Path(folder).is_symlink() else Path(folder)
     manifest = bundle_manifest(folder)
     hierarchy = table.read_cells(folder / table.CELLS_FILE)
     indices = [_read_level(folder / level_file(number)) for number in range(len(hierarchy.levels))]

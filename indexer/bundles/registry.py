@@ -45,6 +45,9 @@ class Registry:
 
     path: Path
 
+    def __init__(self, path: str | Path) -> None:
+        object.__setattr__(self, "path", Path(path))
+
     def check(self) -> None:
         """Refuse a file, or a folder that holds an artefact of another kind; ask before a bundle is built into it."""
         if (self.path / MANIFEST).exists() or (self.path.exists() and not self.path.is_dir()):

@@ -15,7 +15,7 @@ from indexer.errors import InputError
 from indexer.paper import TAU_MAX, TAU_MIN
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PartitionRule:
     """When a cell is split and when it is kept."""
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from indexer.choices import check_choices
 from indexer.errors import InputError
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ PointName = Literal["cell", "medoid", "mass", "reference"]
 WITHIN_KM = 25.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SearchOptions:
     """How a bundle is searched.
 
@@ -60,6 +61,7 @@ class SearchOptions:
 
     def __post_init__(self) -> None:
         """Raises InputError where fields do not go together, or have no such value."""
+        check_choices(self)
         for name, value in (("probes", self.probes), ("max_probes", self.max_probes)):
             if value is not None and value < 1:
                 raise InputError(f"`{name}` must be at least 1, not {value}.")

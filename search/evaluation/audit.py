@@ -72,7 +72,7 @@ class _Look:
     problem: BadImage | None
 
 
-def audit(photos: str, out: Path, *, config: AuditConfig = _DEFAULT) -> AuditSummary:
+def audit(photos: str | Path, out: str | Path, *, config: AuditConfig = _DEFAULT) -> AuditSummary:
     """List what speaks against the photos of a test set, in the folder `out`, written whole or not at all.
 
     photos: a table, a folder of images, or tar shards; a path or a URI.
@@ -81,6 +81,7 @@ def audit(photos: str, out: Path, *, config: AuditConfig = _DEFAULT) -> AuditSum
         InputError: `out` cannot be written, vectors do not fit each other, or nothing usable is there.
         WorkError: the disk is full.
     """
+    out = Path(out)
     check_target(out)
     test = open_photos(photos, split=config.split, schemes=config.schemes)
     references, features = None, None

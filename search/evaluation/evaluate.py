@@ -163,7 +163,11 @@ class Evaluation:
 
 
 def evaluate_predictions(
-    predictions: Path, truth: Path, *, photos: PhotoTable | None = None, config: EvaluateConfig = DEFAULT_EVALUATION
+    predictions: str | Path,
+    truth: str | Path,
+    *,
+    photos: PhotoTable | None = None,
+    config: EvaluateConfig = DEFAULT_EVALUATION,
 ) -> Evaluation:
     """Compare predictions with the truth, and with what the config names beside.
 
@@ -174,11 +178,12 @@ def evaluate_predictions(
     Raises:
         InputError: unreadable tables, a prediction off the Earth, or names that do not identify a photo.
     """
+    predictions, truth = Path(predictions), Path(truth)
     if photos is None:
         photos = read_truth(truth, benchmark=config.benchmark_name, split=config.split)
     result = _evaluation(predictions, photos, truth, config)
     if config.against is not None:
-        other = _evaluation(config.against, photos, truth, config)
+        other = _evaluation(Path(config.against), photos, truth, config)
         result = replace(result, against=compare(result, other, name=str(config.against)))
     if config.exclude:
         result = replace(result, left_out=leave_out(result, [Path(source) for source in config.exclude]))

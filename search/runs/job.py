@@ -13,7 +13,7 @@ from search.runs.run_spec import RunConfig, RunSpec
 DEFAULT_RUN = RunConfig()
 
 
-def run(spec: RunSpec, out: Path, *, config: RunConfig = DEFAULT_RUN) -> RunReport:
+def run(spec: RunSpec, out: str | Path, *, config: RunConfig = DEFAULT_RUN) -> RunReport:
     """Answer every photo in the folder `out`, or go on with what is missing there.
 
     Raises:
@@ -25,7 +25,7 @@ def run(spec: RunSpec, out: Path, *, config: RunConfig = DEFAULT_RUN) -> RunRepo
             after several actors of a cluster were lost over them.
         Stopped: the process was asked to end; shards that are done are kept.
     """
-    part = JobPart.parse(config.part)
+    part, out = JobPart.parse(config.part), Path(out)
     if spec.album is not None and (part != WHOLE or config.engine != "local"):
         raise InputError("`album` goes with `engine` local and the whole job: photos of one album may lie in any part.")
     check_job_target(out)
@@ -37,5 +37,5 @@ def run(spec: RunSpec, out: Path, *, config: RunConfig = DEFAULT_RUN) -> RunRepo
 
         return run_on_ray(spec, out, config)
     engine, source = spec.open(out)
-    engine.check_k(config.top_k)
+    engine.check_k(config.top_k, name="top_k")
     return run_here(engine, source, out, config, albums=albums)

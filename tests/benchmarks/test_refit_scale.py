@@ -19,7 +19,8 @@ from training.config import RefitConfig
 
 def test_photos_are_where_their_vectors_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(refit_scale, "_SHARD", 1500)
-    hierarchy = build_hierarchy(sorted_ids(photo_places(4000, seed=0)), rule=PartitionRule((400, 100), 20))
+    rule = PartitionRule(tau_max=(400, 100), tau_min=20)
+    hierarchy = build_hierarchy(sorted_ids(photo_places(4000, seed=0)), rule=rule)
     write_features(tmp_path / "F", 4000, hierarchy, width=32, seed=0)
     features = open_features(tmp_path / "F")
     batches = list(features)

@@ -112,7 +112,7 @@ def bundle(request: pytest.FixtureRequest, made: MakeBundle) -> Bundle:
 
 
 def opened(bundle: Bundle, mode: ModeName, **options: int) -> Engine:
-    return Engine(bundle, options=SearchOptions(mode, **options))
+    return Engine(bundle, options=SearchOptions(mode=mode, **options))
 
 
 def best_of(model: ScoringModel, queries: np.ndarray, k: int) -> np.ndarray:

@@ -205,7 +205,9 @@ def test_an_out_that_cannot_be_written_is_refused_before_anything_is_read(tmp_pa
 
 
 def test_a_level_with_one_cell_is_refused(toy: Path, tmp_path: Path) -> None:
-    save_s2_hierarchy(np.full(40, 10.0), np.full(40, 10.0), rule=PartitionRule((100,), 5), out=tmp_path / "H")
+    save_s2_hierarchy(
+        np.full(40, 10.0), np.full(40, 10.0), rule=PartitionRule(tau_max=(100,), tau_min=5), out=tmp_path / "H"
+    )
     (tmp_path / "photos.parquet").write_bytes((toy / "photos.parquet").read_bytes())
     with pytest.raises(InputError, match="single cell"):
         train(tmp_path, tmp_path / "C")

@@ -48,8 +48,8 @@ MODEL = ModelConfig(
     image_size=SIZE, patch_size=8, hidden_size=32, layers=2, heads=2, mlp_size=64, width=WIDTH, fusion=FUSION
 )
 CONFIG = FitConfig(
-    DataConfig("photos.parquet", batch_size=BATCH, augmentation=Augmentation(shift=0.1, brightness=0.2)),
-    replace(MODEL, trainable_blocks=1),  # as in the paper: the frozen ones have no part in what is averaged
+    data=DataConfig("photos.parquet", batch_size=BATCH, augmentation=Augmentation(shift=0.1, brightness=0.2)),
+    model=replace(MODEL, trainable_blocks=1),  # as in the paper: the frozen ones have no part in what is averaged
 )
 
 _Outcome = tuple[float, dict[str, torch.Tensor]]  # the loss of the batch, and each weight's gradient

@@ -13,7 +13,7 @@ import pyarrow.parquet
 import pytest
 import shapely
 
-from indexer.cells.export import COLUMNS, CRS, cell_frame, write_frame
+from indexer.cells.export import COLUMNS, CRS, cell_frame, export_cells, write_frame
 from indexer.cells.hierarchy import Hierarchy
 from indexer.cells.table import load_hierarchy
 from indexer.earth.polygons import cell_polygons
@@ -144,6 +144,8 @@ def test_tokens_that_look_like_numbers_stay_text_in_csv(hierarchy_folder: Path, 
     frame = cell_frame(load_hierarchy(hierarchy_folder), 2)
     values = tmp_path / "values.csv"
     values.write_text("key,n\n" + "".join(f"{key},{row}\n" for row, key in enumerate(frame["key"])))
+    written = export_cells(load_hierarchy(hierarchy_folder), str(tmp_path / "c.geojson"), level=2, values=str(values))
+    assert written["n"].tolist() == list(range(len(frame)))
     assert cell_frame(load_hierarchy(hierarchy_folder), 2, values=values)["n"].tolist() == list(range(len(frame)))
 
 

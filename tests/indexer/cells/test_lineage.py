@@ -12,7 +12,7 @@ from indexer.cells.partition import PartitionRule
 from indexer.errors import InputError
 from tests.conftest import clustered_points
 
-RULE = PartitionRule((200, 60), 4)
+RULE = PartitionRule(tau_max=(200, 60), tau_min=4)
 
 
 def hierarchy_of(n: int, seed: int = 3, rule: PartitionRule = RULE) -> Hierarchy:
@@ -24,7 +24,7 @@ def hierarchy_of(n: int, seed: int = 3, rule: PartitionRule = RULE) -> Hierarchy
 PAIRS = [
     (hierarchy_of(900), hierarchy_of(2000)),  # photos were added: cells split, cells appear
     (hierarchy_of(2000), hierarchy_of(900)),  # photos were taken away: cells merge, cells go
-    (hierarchy_of(1500), hierarchy_of(1500, rule=PartitionRule((200, 60), 4, keep_parent=0.05))),
+    (hierarchy_of(1500), hierarchy_of(1500, rule=PartitionRule(tau_max=(200, 60), tau_min=4, keep_parent=0.05))),
     (hierarchy_of(1500), hierarchy_of(1500)),
 ]
 
@@ -90,4 +90,4 @@ def test_labels_are_compared_by_their_paths() -> None:
 
 def test_hierarchies_that_do_not_correspond_are_refused() -> None:
     with pytest.raises(InputError, match=r"3 levels.*2 levels.*indexer build with `features`.*without `old_hierarchy`"):
-        lineage(hierarchy_of(1500, rule=PartitionRule((200, 60, 30), 4)), hierarchy_of(1500))
+        lineage(hierarchy_of(1500, rule=PartitionRule(tau_max=(200, 60, 30), tau_min=4)), hierarchy_of(1500))

@@ -46,11 +46,11 @@ def sorted_points(n: int, seed: int) -> np.ndarray:
 @pytest.mark.parametrize(
     "rule",
     [
-        PartitionRule((200, 50, 20), 5),
-        PartitionRule((200, 50, 20), 5, first_level=0),
-        PartitionRule((200, 50, 20), 5, min_inclusive=True),
-        PartitionRule((200, 50, 20), 5, keep_parent=0.3),
-        PartitionRule((60, 10, 1), 0),
+        PartitionRule(tau_max=(200, 50, 20), tau_min=5),
+        PartitionRule(tau_max=(200, 50, 20), tau_min=5, first_level=0),
+        PartitionRule(tau_max=(200, 50, 20), tau_min=5, min_inclusive=True),
+        PartitionRule(tau_max=(200, 50, 20), tau_min=5, keep_parent=0.3),
+        PartitionRule(tau_max=(60, 10, 1), tau_min=0),
     ],
     ids=["default", "six faces", "inclusive", "keep_parent", "down to one"],
 )
@@ -70,7 +70,7 @@ def test_partition_equals_the_plain_recursion(rule: PartitionRule) -> None:
 def test_partition_equals_the_plain_recursion_for_any_points(
     places: list[tuple[float, float]], tau_min: int, above: int, first_level: int
 ) -> None:
-    rule = PartitionRule((tau_min + above,), tau_min, first_level)
+    rule = PartitionRule(tau_max=(tau_min + above,), tau_min=tau_min, first_level=first_level)
     ids = np.sort(s2.point_ids(*np.array(places).T))
     assert partition_cells(ids, rule, tau_max=rule.tau_max[0]).tolist() == plain_partition(
         ids.tolist(), rule, rule.tau_max[0]
@@ -80,7 +80,7 @@ def test_partition_equals_the_plain_recursion_for_any_points(
 @settings(max_examples=20)
 @given(st.integers(0, 10_000), st.sampled_from([None, 0.0, 0.2, 0.6]))
 def test_partitions_are_nested_whatever_keep_parent_does(seed: int, keep_parent: float | None) -> None:
-    rule = replace(PartitionRule((150, 60, 25, 12), 4), keep_parent=keep_parent)
+    rule = replace(PartitionRule(tau_max=(150, 60, 25, 12), tau_min=4), keep_parent=keep_parent)
     ids = sorted_points(600, seed)
     fine = partition_cells(ids, rule, tau_max=12)
     for tau_max in rule.tau_max:
@@ -89,13 +89,13 @@ def test_partitions_are_nested_whatever_keep_parent_does(seed: int, keep_parent:
 
 def test_duplicates_stop_at_the_deepest_level() -> None:
     ids = np.repeat(s2.point_ids(np.array([48.8584]), np.array([2.2945])), 100)
-    cells = partition_cells(ids, PartitionRule((10,), 5), tau_max=10)
+    cells = partition_cells(ids, PartitionRule(tau_max=(10,), tau_min=5), tau_max=10)
     assert cells.tolist() == ids[:1].tolist()
 
 
 def test_counts_and_ranges_agree_with_the_photos() -> None:
     ids = sorted_points(500, seed=1)
-    cells = partition_cells(ids, PartitionRule((40,), 3), tau_max=40)
+    cells = partition_cells(ids, PartitionRule(tau_max=(40,), tau_min=3), tau_max=40)
     ranges = photo_ranges(ids, cells)
     inside = s2.locate(cells, ids)
     assert ranges.lengths.tolist() == np.bincount(inside[inside >= 0], minlength=len(cells)).tolist()
@@ -121,5 +121,5 @@ def test_rules_that_make_no_sense_are_refused(options: dict, message: str) -> No
 
 
 def test_the_paper_is_the_default() -> None:
-    assert PartitionRule() == PartitionRule(TAU_MAX, 50, 2)
+    assert PartitionRule() == PartitionRule(tau_max=TAU_MAX, tau_min=50, first_level=2)
     assert TAU_MAX == (25000, 10000, 5000, 2000, 1000, 750, 500)

@@ -59,7 +59,7 @@ def test_leaves_are_told_as_the_cell_that_holds_them(hierarchy: Hierarchy) -> No
 
 @pytest.mark.parametrize("mode", ["exact", "beam"])
 def test_rows_tell_nothing_finer_and_whole_cells_probabilities(engine: Engine, tmp_path: Path, mode: str) -> None:
-    capped = Engine(engine.bundle, options=SearchOptions(mode, precision_cap=CAP_KM))  # type: ignore[arg-type]
+    capped = Engine(engine.bundle, options=SearchOptions(mode=mode, precision_cap=CAP_KM))  # type: ignore[arg-type]
     source = features(tmp_path / "F", [30], bad={3})
     run_here(capped, StoredVectors(capped, open_features(source), shard_rows=9), tmp_path / "O", RunConfig(top_k=5))
     coarse = CoarseCells(engine.bundle.hierarchy.leaves, CAP_KM)
@@ -105,7 +105,9 @@ def test_a_region_parts_no_cell_of_the_cap(engine: Engine) -> None:
         assert held.n_leaves == len(own)
         answers = held.answer(held.prepared(queries), k=1)
         told.append((answers.hits.leaf, answers.hits.score, answers.hits.probability))
-        with pytest.raises(InputError, match="top-k must be from 1 to 1, the number of cells of the precision cap"):
+        with pytest.raises(
+            InputError, match="`k` must be a whole number from 1 to 1, the number of cells of the precision cap"
+        ):
             held.check_k(2)
     for other in told[1:]:
         for one, two in zip(told[0], other, strict=True):

@@ -152,6 +152,10 @@ def test_a_comparison_takes_the_same_photos_of_both(tmp_path: Path) -> None:
     assert result.evaluation.accuracy.answered == 2
     assert result.difference.within["1"].low >= 0
     assert result.difference.geoscore.high > 0
+    config = EvaluateConfig(against=str(tmp_path / "q.csv"), resampling=Resampling(200))  # paths may be text
+    whole = evaluate_predictions(str(tmp_path / "p.csv"), str(truth), config=config)
+    assert whole.against is not None
+    assert whole.against.difference == result.difference
 
 
 def test_errors_are_those_of_a_published_result_table(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def test_a_processor_with_bfloat16_gives_the_same_answers(bundle: Bundle, monkey
 @pytest.mark.parametrize("mode", MODES)
 def test_a_gpu_answers_as_the_cpu_does(bundle: Bundle, mode: ModeName) -> None:
     queries = unit_rows(500, WIDTH, seed=10)
-    cpu, gpu = (Engine(bundle, options=SearchOptions(mode), device=device) for device in ("cpu", "cuda"))
+    cpu, gpu = (Engine(bundle, options=SearchOptions(mode=mode), device=device) for device in ("cpu", "cuda"))
     for probability in (True, False):
         one, two = (engine.search(queries, k=5, probability=probability) for engine in (cpu, gpu))
         np.testing.assert_array_equal(one.leaf, two.leaf)

@@ -198,7 +198,7 @@ def test_errors_in_our_own_words_arrive_as_they_are(
     from search.runs.ray_run import run_on_ray
 
     spec = RunSpec(registry=registry.path, features=source, shard_rows=7)
-    with pytest.raises(InputError, match="top-k must be"):
+    with pytest.raises(InputError, match="`top_k` must be"):
         run_on_ray(spec, tmp_path / "O", RunConfig(top_k=10**6))
 
 
