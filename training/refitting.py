@@ -3,22 +3,26 @@
 In: features (photo vectors, made once), a hierarchy, and where to begin. Out: a checkpoint folder whose geocells belong
 to that hierarchy; with a checkpoint to take it `from_` it holds that checkpoint's encoder too.
 
-Photos are divided by name into those that are fitted to and those held out, or as the splits of a table say. By these
-several sets of geocells are judged (`training.candidates`), the start among them.
+Several sets of geocells, the start among them, are judged by photos that they were not made with
+(`training.candidates`). What these photos choose is then made once more, from all photos: those that judged are not
+lost to the geocells, and the start, where it is kept, is what a build from the same features has. Of few photos a share
+would say little: they are divided into fifths by name, and each is judged by what the other four make. Of many a share
+judges. A `validation_split` judges and is never fitted to.
 """
 
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from encoder.device import choose_device
 from encoder.model_files import copy_encoder, encoder_digest, encoder_width
 from indexer.bundles.references import save_references
-from indexer.cells.hierarchy import Hierarchy
 from indexer.cells.table import load_hierarchy
 from indexer.disk.artifact import check_target, write_folder
 from indexer.disk.manifest import file_digest, manifest_digest
@@ -35,15 +39,16 @@ from indexer.vectors.geocells import (
 )
 from indexer.vectors.means import carry_over
 from indexer.vectors.prototypes import Placed, Placement, joined_placed, no_photo, placed_batches, prototypes
-from training.candidates import FITTED, START, TEMPERED, WEIGHTED, check_enough_to_weigh, choose, errors_km, weighted
-from training.cell_fit import LevelFit, VectorFile, fit_cells, steps_per_epoch
+from training.candidates import START, TEMPERED, WEIGHTED, check_enough_to_weigh, judge, with_weights
+from training.cell_fit import Fold, LevelFit, VectorFile, fit_again, fit_cells, steps_per_epoch
 from training.config import RefitConfig, RefitSources
-from training.holding_out import NameFilter, by_name, name_keys
+from training.holding_out import by_name, folds_by_name, name_keys
 from training.typical_photos import typical_photos
 
 log = logging.getLogger(__name__)
 
 _FEWEST_HELD_OUT = 20  # below this nothing can be said of a fit
+_FOLDS = 5  # of few photos: what is judged is made from four fifths of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +56,16 @@ class RefitSummary:
     """What a refit came to."""
 
     checkpoint: Path
-    photos: int  # that were fitted to
-    held_out: int
+    photos: int  # that the geocells are made from
+    held_out: int  # that judged the candidates
+    folds: int  # in which they were held out
     kept: str  # which of the candidates (`training.candidates`)
     candidates: Mapping[str, Accuracy]  # on the held-out photos
     levels: list[LevelFit]
     geocells: Geocells
     references: int  # rows of the table
     seconds: float
-    stage_seconds: Mapping[str, float]  # start (whitened means), lay out (vectors on disk), fit, write
+    stage_seconds: Mapping[str, float]  # start (whitened means), lay out (vectors on disk), fit, fit to all, write
 
 
 def refit(sources: RefitSources, out: Path, *, config: RefitConfig) -> RefitSummary:
@@ -82,40 +88,52 @@ def refit(sources: RefitSources, out: Path, *, config: RefitConfig) -> RefitSumm
     folders = {"hierarchy": sources.hierarchy, "checkpoint": sources.from_, "old_hierarchy": sources.old_hierarchy}
     inputs = {name: None if folder is None else manifest_digest(folder) for name, folder in folders.items()}
     inputs |= {"features": features.digest, "photos": None if sources.photos is None else file_digest(sources.photos)}
-    learnt, others = _placements(sources, tree, config.held_out)
-    start = replace(_start(sources, features, learnt, tree, config), encoder=encoder)
-    held_out = _held_out(features, others, start, limit=config.held_out_photos)
+    learnt = Placement(tree, sources.photos, split=sources.split)
+    start, n_photos = _start(sources, features, learnt, config)
+    start = replace(start, encoder=encoder)
+    trials = _trials(sources, features, learnt, start, n_photos, config)
+    held_out = [trial.held_out for trial in trials]
     for number, level in enumerate(tree.levels):
         if len(level) == 1:
             log.warning("level %d has a single cell, which tells no photo from another", number)
     if config.levels_weights == "fit":  # before the fit, which takes long
         check_enough_to_weigh(held_out)
-    prepared = time.perf_counter()
-    with VectorFile(placed_batches(features, learnt, "transforming"), start, beside=out) as photos:
-        if not len(photos):
-            raise no_photo(features)
-        laid_out = time.perf_counter()
-        n_photos, n_steps = len(photos), max(1, config.epochs * steps_per_epoch(photos, config))
-        with track("refitting", n_steps) as advance:
-            fitted, levels = fit_cells(start, photos, held_out, config=config, device=device, advance=advance)
-    tempered = replace(start, temperatures=np.array([level.start_temperature for level in levels]))
-    candidates = {START: start, TEMPERED: tempered, FITTED: fitted}
-    errors = {name: errors_km(geocells, tree, held_out) for name, geocells in candidates.items()}
-    if config.levels_weights == "fit":
-        candidates[WEIGHTED], errors[WEIGHTED] = weighted(fitted, tree, held_out)
-    kept = choose(errors)
-    fit_ended = time.perf_counter()
+    marks = [began, time.perf_counter()]
+    with ExitStack() as files:
+        folds = []
+        for trial in trials:
+            vectors = VectorFile(placed_batches(features, trial.learnt, "transforming"), trial.start, beside=out)
+            folds.append(Fold(trial.start, files.enter_context(vectors), trial.held_out))
+        marks.append(time.perf_counter())
+        n_steps = config.epochs * sum(steps_per_epoch(fold.photos, config) for fold in folds)
+        with track("refitting", max(1, n_steps)) as advance:
+            fitted, levels = fit_cells(folds, config=config, device=device, advance=advance)
+    choice = judge(folds, fitted, levels, tree, weigh=config.levels_weights == "fit")
+    marks.append(time.perf_counter())
+    if choice.kept == START:
+        geocells = start
+    elif choice.kept == TEMPERED or not any(level.epoch for level in levels):
+        geocells = replace(start, temperatures=np.array([level.start_temperature for level in levels]))
+    elif sources.validation_split is not None:  # nobody else was held out
+        geocells = fitted[0]
+    else:
+        geocells = _fitted_to_all(features, learnt, start, levels, out, config=config, device=device)
+    if choice.kept == WEIGHTED:
+        assert choice.weights is not None, "they were wanted"
+        geocells = with_weights(geocells, choice.weights)
+    marks.append(time.perf_counter())
     table = None
     if config.references:
         batches = placed_batches(features, learnt, "choosing references")
-        table = typical_photos(batches, candidates[kept], k=config.references)
+        table = typical_photos(batches, geocells, k=config.references)
 
-    scores = {name: accuracy(km) for name, km in errors.items()}
+    scores = {name: accuracy(km) for name, km in choice.errors_km.items()}
     made_by = {
         "refit": asdict(config),
         "split": sources.split,
         "validation_split": sources.validation_split,
-        "kept": kept,
+        "kept": choice.kept,
+        "folds": len(folds),
         "held_out": {name: asdict(score) for name, score in scores.items()},
     }
     with write_folder(
@@ -123,22 +141,40 @@ def refit(sources: RefitSources, out: Path, *, config: RefitConfig) -> RefitSumm
     ) as draft:
         if sources.from_ is not None:
             copy_encoder(sources.from_, draft)
-        save_geocells(draft, candidates[kept])
+        save_geocells(draft, geocells)
         if table is not None:
             save_references(table, draft.path)
-    marks = np.array([began, prepared, laid_out, fit_ended, time.perf_counter()])
+    marks.append(time.perf_counter())
     return RefitSummary(
         out,
         n_photos,
-        len(held_out.cells),
-        kept,
+        sum(len(photos.cells) for photos in held_out),
+        len(folds),
+        choice.kept,
         scores,
         levels,
-        candidates[kept],
+        geocells,
         0 if table is None else table.num_rows,
-        float(marks[-1] - began),
-        dict(zip(("start", "lay out", "fit", "write"), np.diff(marks).tolist(), strict=True)),
+        marks[-1] - began,
+        dict(zip(("start", "lay out", "fit", "fit to all", "write"), np.diff(marks).tolist(), strict=True)),
     )
+
+
+def _fitted_to_all(
+    features: FeatureSource,
+    learnt: Placement,
+    start: Geocells,
+    levels: Sequence[LevelFit],
+    out: Path,
+    *,
+    config: RefitConfig,
+    device: torch.device,
+) -> Geocells:
+    """The fit that was chosen, `levels`, to the photos that judged it as well."""
+    with VectorFile(placed_batches(features, learnt, "transforming"), start, beside=out) as photos:
+        n_steps = max(level.epoch for level in levels) * steps_per_epoch(photos, config)
+        with track("refitting to all", n_steps) as advance:
+            return fit_again(start, photos, levels, config=config, device=device, advance=advance)
 
 
 def _encoder_of(sources: RefitSources, features: FeatureSource) -> str | None:
@@ -159,37 +195,71 @@ def _encoder_of(sources: RefitSources, features: FeatureSource) -> str | None:
     return digest
 
 
-def _placements(sources: RefitSources, tree: Hierarchy, share: float) -> tuple[Placement, Placement]:
-    """Where the photos that are fitted to lie, and where the held-out ones lie."""
-    parts: Iterable[tuple[str | None, NameFilter | None]] = [(sources.split, chosen) for chosen in by_name(share)]
-    if sources.validation_split is not None:
-        parts = (sources.split, None), (sources.validation_split, None)
-    learnt, others = (Placement(tree, sources.photos, split=split, chosen=chosen) for split, chosen in parts)
-    return learnt, others
-
-
 def _start(
-    sources: RefitSources, features: FeatureSource, placement: Placement, tree: Hierarchy, config: RefitConfig
-) -> Geocells:
+    sources: RefitSources, features: FeatureSource, placement: Placement, config: RefitConfig
+) -> tuple[Geocells, int]:
+    """The geocells to begin with, and how many photos have a vector and a cell."""
     if sources.old_hierarchy is None:
-        return prototypes(
-            features, placement, transform=config.transform, shrinkage=config.shrinkage, seed=config.seed
-        ).geocells
+        made = prototypes(features, placement, transform=config.transform, shrinkage=config.shrinkage, seed=config.seed)
+        return made.geocells, made.photos
     assert sources.from_ is not None, "RefitSources checks it"
+    n_photos = sum(len(placed.cells) for placed in placed_batches(features, placement, "counting"))
+    if not n_photos:
+        raise no_photo(features)
     old = load_hierarchy(sources.old_hierarchy)
-    return carry_over(load_geocells(sources.from_, hierarchy=old.digest), old, tree)
+    return carry_over(load_geocells(sources.from_, hierarchy=old.digest), old, placement.hierarchy), n_photos
 
 
-def _held_out(features: FeatureSource, placement: Placement, start: Geocells, *, limit: int) -> Placed:
-    n_photos, kept = 0, None
+@dataclass(frozen=True, slots=True, eq=False)
+class _Trial:
+    """Photos to begin with and to fit to, and others, transformed, that judge what comes out."""
+
+    learnt: Placement
+    start: Geocells
+    held_out: Placed
+
+
+def _trials(
+    sources: RefitSources,
+    features: FeatureSource,
+    learnt: Placement,
+    start: Geocells,
+    n_photos: int,
+    config: RefitConfig,
+) -> list[_Trial]:
+    """The fits that the choice rests on. start: made from all of `learnt`, which are n_photos."""
+    if sources.validation_split is not None:
+        parts = [(learnt, Placement(learnt.hierarchy, sources.photos, split=sources.validation_split))]
+    else:
+        chosen = folds_by_name(_FOLDS) if n_photos < config.few_photos else [by_name(config.held_out)]
+        parts = [(learnt.only(others), learnt.only(judges)) for others, judges in chosen]
+    limit = max(1, config.held_out_photos // len(parts))
+    held_out = [_held_out(features, judges, limit=limit) for _, judges in parts]
+    n_held_out = sum(len(photos.cells) for photos in held_out if photos is not None)
+    if n_held_out < _FEWEST_HELD_OUT:
+        raise InputError(
+            f"{features.location}: {n_held_out} held-out photos have a vector and a cell; {_FEWEST_HELD_OUT} are "
+            "needed to see what a fit is worth. Raise `held_out` or `held_out_photos`, or name a `validation_split` of "
+            "`photos`."
+        )
+    trials = []
+    for (others, _), photos in zip(parts, held_out, strict=True):
+        if photos is None:
+            continue
+        begin = start
+        if others is not learnt and sources.old_hierarchy is None:
+            # The shrinkage is one number that all photos have chosen; the rest is made without those held out.
+            shrinkage = None if start.transform is None else start.transform.shrinkage
+            begin = prototypes(features, others, transform=config.transform, shrinkage=shrinkage).geocells
+        trials.append(_Trial(others, begin, replace(photos, vectors=begin.compared(photos.vectors))))
+    return trials
+
+
+def _held_out(features: FeatureSource, placement: Placement, *, limit: int) -> Placed | None:
+    """Held-out photos as they are, at most this many; None where there is none."""
+    kept = None
     for part in placed_batches(features, placement, "holding out"):
-        n_photos += len(part.cells)
         # At once: of millions of photos those held out alone would fill memory.
         together = part if kept is None else joined_placed([kept, part])
         kept = together.take(np.argsort(name_keys(together.photo.tolist()), kind="stable")[:limit])
-    if kept is None or n_photos < _FEWEST_HELD_OUT:
-        raise InputError(
-            f"{features.location}: {n_photos} held-out photos have a vector and a cell; {_FEWEST_HELD_OUT} are needed "
-            "to see what a fit is worth. Raise `held_out`, or name a `validation_split` of `photos`."
-        )
-    return replace(kept, vectors=start.compared(kept.vectors))
+    return kept
