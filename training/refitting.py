@@ -91,7 +91,7 @@ def refit(sources: RefitSources, out: Path, *, config: RefitConfig) -> RefitSumm
     learnt = Placement(tree, sources.photos, split=sources.split)
     start, n_photos = _start(sources, features, learnt, config)
     start = replace(start, encoder=encoder)
-    trials = _trials(sources, features, learnt, start, n_photos, config)
+    trials = _trials(sources, features, learnt, start, n_photos=n_photos, config=config)
     held_out = [trial.held_out for trial in trials]
     for number, level in enumerate(tree.levels):
         if len(level) == 1:
@@ -224,6 +224,7 @@ def _trials(
     features: FeatureSource,
     learnt: Placement,
     start: Geocells,
+    *,
     n_photos: int,
     config: RefitConfig,
 ) -> list[_Trial]:
