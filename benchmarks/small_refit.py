@@ -139,7 +139,7 @@ def compare(photos: Photos, known: np.ndarray, tau_max: Sequence[int], *, seed: 
         features, hierarchy = folder / "F", folder / "H"
         write_features(photos.take(known), features)
         table = next(features.glob("*.parquet"))
-        partition(table, S2Scheme(PartitionRule(tuple(tau_max), 0)), hierarchy)
+        partition(table, S2Scheme(PartitionRule(tau_max=tuple(tau_max), tau_min=0)), hierarchy)
         tree = load_hierarchy(hierarchy)
         means = prototypes(open_features(features), Placement(tree), seed=seed).geocells
         made = []

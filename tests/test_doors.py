@@ -2,12 +2,15 @@
 
 import ast
 import importlib
+import inspect
 import pkgutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.kills import fork
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("indexer", "encoder", "training", "search")
@@ -23,11 +26,13 @@ assert state() == before, "importing changed the environment, the warning filter
 print(*{{name.partition(".")[0] for name in sys.modules}})
 """
 
-EAGER = """
-import importlib, sys
-for name in sys.argv[1:]:
-    importlib.import_module(name)
-"""
+
+def load_anew(names: list[str]) -> None:
+    """Import modules as if none of the packages had been imported; what they build on stays."""
+    for name in [name for name in sys.modules if name.partition(".")[0] in PACKAGES]:
+        del sys.modules[name]
+    for name in names:
+        importlib.import_module(name)
 
 
 def door(package: str) -> dict[str, str]:
@@ -55,6 +60,20 @@ def test_every_name_imports_and_hides_no_module(package: str) -> None:
         _ = module.nothing_of_that_name
 
 
+def test_configs_are_made_by_keywords_alone() -> None:
+    import encoder
+    import indexer
+    import search
+    import training
+
+    made = [indexer.BuildConfig, indexer.PartitionRule, encoder.EmbedConfig, encoder.EncoderOptions]
+    made += [encoder.FeedOptions, encoder.ReadOptions, encoder.SegmentConfig, search.SearchOptions, search.RunSpec]
+    made += [search.RunConfig, search.AuditConfig, search.CalibrateConfig, search.EvaluateConfig]
+    for config in (*made, training.FitConfig, training.RefitConfig):
+        kinds = {each.kind for each in inspect.signature(config).parameters.values()}
+        assert kinds == {inspect.Parameter.KEYWORD_ONLY}, config
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_importing_is_quiet(package: str) -> None:
     done = subprocess.run([sys.executable, "-c", QUIET.format(package=package)], capture_output=True, text=True)
@@ -70,5 +89,8 @@ def test_all_modules_load_together() -> None:
         for each in pkgutil.walk_packages([str(ROOT / package)], prefix=f"{package}.")
         if not each.name.endswith("__main__")
     ]
-    done = subprocess.run([sys.executable, "-c", EAGER, *names], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    for name in names:
+        importlib.import_module(name)
+    process = fork(load_anew, names)
+    process.join()
+    assert process.exitcode == 0

@@ -45,28 +45,28 @@ class Choice:
 
 
 def judge(
-    folds: Sequence[Fold], fitted: Sequence[Geocells], levels: Sequence[LevelFit], tree: Hierarchy, *, weigh: bool
+    folds: Sequence[Fold], fitted: Sequence[Geocells], levels: Sequence[LevelFit], hierarchy: Hierarchy, *, weigh: bool
 ) -> Choice:
     """Answer held-out photos with every candidate. fitted: of each fold; levels: what came of the fit."""
     held_out, start = [fold.held_out for fold in folds], [fold.start for fold in folds]
     temperatures = np.array([level.start_temperature for level in levels])
     tempered = [replace(geocells, temperatures=temperatures) for geocells in start]
     candidates = {START: start, TEMPERED: tempered, FITTED: fitted}
-    errors = {name: errors_km(geocells, tree, held_out) for name, geocells in candidates.items()}
+    errors = {name: errors_km(geocells, hierarchy, held_out) for name, geocells in candidates.items()}
     weights = None
     if weigh:
-        weights, errors[WEIGHTED] = weighted(fitted, tree, held_out)
+        weights, errors[WEIGHTED] = weighted(fitted, hierarchy, held_out)
     return Choice(choose(errors), errors, weights)
 
 
-def errors_km(geocells: Sequence[Geocells], tree: Hierarchy, held_out: Sequence[Placed]) -> np.ndarray:
+def errors_km(geocells: Sequence[Geocells], hierarchy: Hierarchy, held_out: Sequence[Placed]) -> np.ndarray:
     """Great-circle errors of the best leaves of each fold's held-out photos: (H,) float64, all folds together."""
     errors = []
     for each, photos in zip(geocells, held_out, strict=True):
-        model = ScoringModel(each, tree.ancestors, tree.leaves.n_photos)
+        model = ScoringModel(each, hierarchy.ancestors, hierarchy.leaves.n_photos)
         rows, queries = leaf_vectors(model), model.extended(photos.vectors)
         best = best_rows(torch.from_numpy(queries), torch.from_numpy(rows)).numpy()
-        points = tree.leaves.lat_deg[best], tree.leaves.lng_deg[best]
+        points = hierarchy.leaves.lat_deg[best], hierarchy.leaves.lng_deg[best]
         errors.append(haversine_km(photos.lat_deg, photos.lng_deg, *points))
     return np.concatenate(errors)
 
@@ -78,9 +78,11 @@ def check_enough_to_weigh(held_out: Sequence[Placed]) -> None:
         check_enough(np.concatenate(leaf), levels=held_out[0].cells.shape[1])
 
 
-def weighted(geocells: Sequence[Geocells], tree: Hierarchy, held_out: Sequence[Placed]) -> tuple[Weights, np.ndarray]:
+def weighted(
+    geocells: Sequence[Geocells], hierarchy: Hierarchy, held_out: Sequence[Placed]
+) -> tuple[Weights, np.ndarray]:
     """Level weights that are fitted to all held-out photos, and errors (H,) as the module says."""
-    models = [ScoringModel(each, tree.ancestors, tree.leaves.n_photos) for each in geocells]
+    models = [ScoringModel(each, hierarchy.ancestors, hierarchy.leaves.n_photos) for each in geocells]
 
     def fit(rows: Sequence[np.ndarray]) -> Weights:
         parts = zip(models, held_out, rows, strict=True)
@@ -91,7 +93,7 @@ def weighted(geocells: Sequence[Geocells], tree: Hierarchy, held_out: Sequence[P
     for half, other in (halves, halves[::-1]):
         of_other = fit(other)
         for each, photos, rows, km in zip(geocells, held_out, half, errors, strict=True):
-            km[rows] = errors_km([with_weights(each, of_other)], tree, [photos.take(rows)])
+            km[rows] = errors_km([with_weights(each, of_other)], hierarchy, [photos.take(rows)])
     return fit([np.arange(len(photos.cells)) for photos in held_out]), np.concatenate(errors)
 
 

@@ -27,7 +27,7 @@ from indexer.vectors.geocells import Geocells
 from indexer.vectors.prototypes import Placed
 from training.config import RefitConfig
 from training.holding_out import name_keys
-from training.losses import level_loss, unit_rows
+from training.losses import level_loss, stored_geocells
 
 _STORED = np.dtype(np.float16)  # a cosine of unit vectors rounded to it errs by some 1e-5
 _BLOCK = 1024  # held-out photos whose similarities are held at once: 90 MB against 21,673 cells
@@ -203,7 +203,7 @@ class _Cells:
 
     def unit(self) -> torch.Tensor:
         """Their vectors as they are now: (N, D) float32, unit rows."""
-        return unit_rows(self._vectors)
+        return stored_geocells(self._vectors)
 
     def step(self, vectors: torch.Tensor, targets: torch.Tensor, temperature: float, *, where: str) -> None:
         at = torch.tensor(temperature, device=vectors.device)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 from encoder.config import CLIP_MEAN, CLIP_STD, DeviceName, FusionConfig, check_bounds, check_number
+from indexer.choices import check_choices
 from indexer.errors import InputError
 
 Negatives = Literal["batch", "batch_distinct", "all"]  # training.losses says what each one means
@@ -20,7 +21,7 @@ class Augmentation:
     """How far photos are changed. Each value is the largest change; 0 switches it off.
 
     Args:
-        shift: of the picture's edge, either way, both directions: 0.1 moves up to a tenth.
+        shift: of the image's edge, either way, both directions: 0.1 moves up to a tenth.
         zoom: of the scale, in or out: 0.1 shows from 90 % to 110 %.
         rotation_deg: either way.
         brightness: of all channels together: 0.1 multiplies by 0.9 to 1.1.
@@ -40,7 +41,7 @@ class Augmentation:
 
     @property
     def moves_pixels(self) -> bool:
-        """Whether the picture has to be sampled again."""
+        """Whether the image has to be sampled again."""
         return bool(self.shift or self.zoom or self.rotation_deg)
 
 
@@ -90,7 +91,7 @@ class ModelConfig:
 
     Args:
         start_from: checkpoint folder or hf:<id or folder>; None: random weights of the sizes below.
-        image_size: edge of the picture the model sees, in pixels.
+        image_size: edge of the image that the model sees, in pixels.
         patch_size: edge of a patch of the vision transformer, in pixels.
         hidden_size: width of the transformer.
         layers: of the transformer, one upon the other.
@@ -120,6 +121,7 @@ class ModelConfig:
     trainable_blocks: int | Literal["all"] | None = None
 
     def __post_init__(self) -> None:
+        check_choices(self, section="model")
         check_bounds(self, "image_size", "hidden_size", "layers", "heads", "mlp_size", "width", section="model", low=1)
         check_bounds(self, "patch_size", section="model", low=1, high=self.image_size)
         if self.fusion is not None and self.start_from is None:  # else the size is not known yet
@@ -146,6 +148,9 @@ class LossConfig:
     """
 
     negatives: Negatives = "all"
+
+    def __post_init__(self) -> None:
+        check_choices(self, section="loss")
 
 
 @dataclass(frozen=True)
@@ -179,6 +184,7 @@ class SchedulerConfig:
     warm_up: float = 0.1
 
     def __post_init__(self) -> None:
+        check_choices(self, section="lr_scheduler")
         check_bounds(self, "warm_up", section="lr_scheduler", low=0, high=1)
 
 
@@ -213,6 +219,7 @@ class TrainerConfig:
     checkpoint_every_n_steps: int = 500
 
     def __post_init__(self) -> None:
+        check_choices(self, section="trainer")
         check_bounds(
             self, "max_epochs", "patience", "devices", "num_nodes", "accumulate_grad_batches", section="trainer", low=1
         )
@@ -220,7 +227,7 @@ class TrainerConfig:
         check_bounds(self, "gradient_clip_val", section="trainer", low=0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FitConfig:
     """A whole run, but for the hierarchy it learns and the folder it writes.
 
@@ -256,7 +263,7 @@ class FitConfig:
             )
 
     @classmethod
-    def from_yaml(cls, file: Path) -> Self:
+    def from_yaml(cls, file: str | Path) -> Self:
         """Read a file as `python -m training fit --config` does; `hierarchy` and `out` in it are left out.
 
         Raises:
@@ -291,11 +298,11 @@ class RefitSources:
             held out to choose by, and what is chosen is fitted to all of them.
     """
 
-    features: Path
-    hierarchy: Path
-    from_: Path | None = None
-    old_hierarchy: Path | None = None
-    photos: Path | None = None
+    features: str | Path
+    hierarchy: str | Path
+    from_: str | Path | None = None
+    old_hierarchy: str | Path | None = None
+    photos: str | Path | None = None
     split: str | None = None
     validation_split: str | None = None
 
@@ -310,7 +317,7 @@ class RefitSources:
             raise InputError("`old_hierarchy` needs `from_`: the checkpoint whose geocells belong to it.")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RefitConfig:
     """How geocells are fitted to photo vectors that stay as they are.
 
@@ -350,6 +357,7 @@ class RefitConfig:
     held_out_photos: int = 10_000
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if self.transform == "none" and self.shrinkage is not None:
             raise InputError("`shrinkage` goes with `transform` whiten.")
         check_bounds(self, "references", "epochs", "learning_rate", "few_photos", low=0)

@@ -32,7 +32,7 @@ from indexer.disk.manifest import manifest_digest
 from indexer.errors import InputError
 from indexer.jobs.progress import track, track_line
 from indexer.jobs.stages import Line
-from indexer.photos.sources import open_photos
+from indexer.photos.sources import PhotoSource, open_photos
 from indexer.vectors.geocells import Geocells
 from indexer.vectors.prototypes import Placement
 from training.batches import Photos, Share, n_batches
@@ -61,7 +61,29 @@ class FitSummary:
     references: int  # rows of the table
 
 
-def fit(hierarchy: Path, out: Path, *, config: FitConfig) -> FitSummary | None:
+@contextlib.contextmanager
+def _warnings_alone(*names: str) -> Iterator[None]:
+    """Loggers of these names are silent below a warning."""
+    levels = {logger: logger.level for logger in map(logging.getLogger, names)}
+    try:
+        for logger in levels:
+            logger.setLevel(logging.WARNING)
+        yield
+    finally:
+        for logger, level in levels.items():
+            logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _process_left_as_it_was() -> Iterator[None]:
+    """Training has torch's global generators and the log to itself; whoever called it has theirs back."""
+    silent = ("indexer", "encoder", "training") if rank_zero_only.rank else ()  # the first process tells
+    with torch.random.fork_rng(range(torch.cuda.device_count())), _warnings_alone(*silent):
+        yield
+
+
+@_process_left_as_it_was()
+def fit(hierarchy: str | Path, out: str | Path, *, config: FitConfig) -> FitSummary | None:
     """Train, or go on with a run that was cut short, and write its checkpoint.
 
     hierarchy: folder, made from the training photos. out: folder of the run. Returns None in every process of a run but
@@ -75,6 +97,7 @@ def fit(hierarchy: Path, out: Path, *, config: FitConfig) -> FitSummary | None:
         Stopped: SIGTERM ended the run; it can be gone on with.
     """
     started = time.perf_counter()
+    hierarchy, out = Path(hierarchy), Path(out)
     run, options = RunFolder(out), config.trainer
     if options.accelerator == "gpu" and not torch.cuda.is_available():
         raise InputError("trainer.accelerator is gpu, and torch finds none. Use auto or cpu, or mend the driver.")
@@ -82,27 +105,16 @@ def fit(hierarchy: Path, out: Path, *, config: FitConfig) -> FitSummary | None:
     first = rank_zero_only.rank == 0
     if first:
         run.check()
-    else:
-        logging.disable(logging.INFO)  # the first process tells
-    tree = load_hierarchy(hierarchy)
-    _check_levels(tree)
+    opened = load_hierarchy(hierarchy)
+    _check_levels(opened)
     torch.manual_seed(config.seed_everything)
-    data, model = config.data, config.model
+    data = config.data
     cache = None if data.segmentation_cache is None else open_cache(data.segmentation_cache)
-    start = None if model.start_from is None else load_encoder(model.start_from)
-    if model.unused:
-        log.warning("%s has its own model.%s: what is given has no effect", model.start_from, ", ".join(model.unused))
-    if cache is not None and model.fusion is not None and model.fusion.segmenter is None:
-        # On record: no maps of another segmenter may be taken for those that the fusion learned from.
-        model = replace(model, fusion=replace(model.fusion, segmenter=cache.origin.segmenter))
-    encoder = build_encoder(model, start)
-    check_maps(encoder, MapSource(cache))
+    start = None if config.model.start_from is None else load_encoder(config.model.start_from)
+    encoder = _encoder_with_maps(config.model, start, cache)
     source = open_photos(data.photos)
-    if encoder.fusion is not None and cache is None and not source.may_have_maps:
-        raise InputError(
-            f"{source.location}: model.fusion sees each photo with its class map, and none come with these. Give "
-            "data.segmentation_cache (python -m encoder segment makes one), or leave out model.fusion."
-        )
+    if encoder.fusion is not None and cache is None:
+        _check_maps_come(source)
     # Before training: what the files say hours later is not what was learned from.
     inputs = {
         "photos": source.identity,
@@ -113,12 +125,12 @@ def fit(hierarchy: Path, out: Path, *, config: FitConfig) -> FitSummary | None:
     facts = run.facts(hierarchy, config, inputs)
     if first:
         run.check_same(facts)  # before photos are read, which may take long
-    open_ = partial(open_half, data, hierarchy=tree, encoder=encoder, cache=cache, device=device)
+    open_ = partial(open_half, data, hierarchy=opened, encoder=encoder, cache=cache, device=device)
     validation, learnt = open_("validation"), open_("train")  # what is wrong with the table shows at the small one
     with run.begun(facts) if first else contextlib.nullcontext():
         began = time.perf_counter()
         head = GeocellHead(
-            tree, encoder.config.projection_dim, negatives=config.loss.negatives, seed=config.seed_everything
+            opened, encoder.config.projection_dim, negatives=config.loss.negatives, seed=config.seed_everything
         )
         module = train(encoder, head, learnt, validation, config=config, device=device.type, run=run)
         train_seconds = time.perf_counter() - began
@@ -128,21 +140,10 @@ def fit(hierarchy: Path, out: Path, *, config: FitConfig) -> FitSummary | None:
         kept = module.epochs[-1 if config.trainer.patience is None else best_epoch(module)]
         if config.references:
             loaded = LoadedEncoder(str(out), encoder.eval().to(device), digest="not stored yet")
-            table = _typical_photos(loaded, geocells, tree, config, cache)
-
-        def finish(draft: Draft) -> None:
-            _write_log(draft.path / "training_log.csv", module.epochs, kept)
-            if table is not None:
-                save_references(table, draft.path)
-
-        save_checkpoint(
-            run.checkpoint,
-            encoder=encoder,
-            geocells=geocells,
-            config=facts["options"],
-            inputs=inputs,
-            finish=finish,
-        )
+            table = _typical_photos(loaded, geocells, opened, config, cache)
+        finish = partial(_write_beside, epochs=module.epochs, kept=kept, references=table)
+        made_by = {"config": facts["options"], "inputs": inputs}
+        save_checkpoint(run.checkpoint, encoder=encoder, geocells=geocells, **made_by, finish=finish)
         run.end()
     return FitSummary(
         run.checkpoint,
@@ -156,6 +157,8 @@ def fit(hierarchy: Path, out: Path, *, config: FitConfig) -> FitSummary | None:
     )
 
 
+# Lightning's information lines (accelerators found, tips) would stand between ours.
+@_warnings_alone("lightning.pytorch", "lightning.fabric")
 def train(
     encoder: GeoEncoder,
     head: Head,
@@ -243,9 +246,6 @@ def _new_encoder(config: ModelConfig) -> GeoEncoder:
 def _trainer(
     config: FitConfig, device: str, callbacks: list[lightning.Callback], run: RunFolder | None, *, log_every: int
 ) -> lightning.Trainer:
-    # Its information lines (accelerators found, tips) would stand between ours.
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
     options = config.trainer
     logs: list[Logger] = []
     if run is not None:
@@ -286,10 +286,22 @@ def _interruptible() -> Iterator[None]:
         raise KeyboardInterrupt from None
 
 
+def _encoder_with_maps(model: ModelConfig, start: LoadedEncoder | None, cache: SegmentationCache | None) -> GeoEncoder:
+    """The encoder to train, whose fusion, if it has one, understands the maps of the cache, if there is one."""
+    if model.unused:
+        log.warning("%s has its own model.%s: what is given has no effect", model.start_from, ", ".join(model.unused))
+    if cache is not None and model.fusion is not None and model.fusion.segmenter is None:
+        # On record: no maps of another segmenter may be taken for those that the fusion learned from.
+        model = replace(model, fusion=replace(model.fusion, segmenter=cache.origin.segmenter))
+    encoder = build_encoder(model, start)
+    check_maps(encoder, MapSource(cache))
+    return encoder
+
+
 def _typical_photos(
     encoder: LoadedEncoder,
     geocells: Geocells,
-    tree: Hierarchy,
+    hierarchy: Hierarchy,
     config: FitConfig,
     cache: SegmentationCache | None,
 ) -> pa.Table:
@@ -298,7 +310,7 @@ def _typical_photos(
     Their vectors are those that `encoder embed` would make, so that `refit` would choose the same.
     """
     source, chosen = source_of(config.data, "train")
-    placement, line = Placement(tree, chosen=chosen), Line()
+    placement, line = Placement(hierarchy, chosen=chosen), Line()
     encode = PhotoEncoder(encoder, maps=MapSource(cache))
     embedded = embed_photos(encode, source, feed=FeedOptions(workers=config.data.workers), line=line)
     with line, track_line(line, "choosing references", source.n_photos):
@@ -310,8 +322,23 @@ def _check_levels(hierarchy: Hierarchy) -> None:
         if len(level) == 1:
             raise InputError(
                 f"Level {number} (tau_max {level.tau_max}) has a single cell, which teaches nothing. "
-                "Leave that tau out: python -m indexer partition --tau-max ..."
+                "Leave that one out of `tau_max` of the partition."
             )
+
+
+def _check_maps_come(source: PhotoSource) -> None:
+    if not source.may_have_maps:
+        raise InputError(
+            f"{source.location}: model.fusion sees each photo with its class map, and none come with these. Give "
+            "data.segmentation_cache (python -m encoder segment makes one), or leave out model.fusion."
+        )
+
+
+def _write_beside(draft: Draft, *, epochs: Sequence[Epoch], kept: Epoch, references: pa.Table | None) -> None:
+    """What a checkpoint holds beside encoder and geocells."""
+    _write_log(draft.path / "training_log.csv", epochs, kept)
+    if references is not None:
+        save_references(references, draft.path)
 
 
 def _write_log(file: Path, epochs: Sequence[Epoch], kept: Epoch) -> None:

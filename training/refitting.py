@@ -16,8 +16,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from encoder.device import choose_device
@@ -68,7 +70,7 @@ class RefitSummary:
     stage_seconds: Mapping[str, float]  # start (whitened means), lay out (vectors on disk), fit, fit to all, write
 
 
-def refit(sources: RefitSources, out: Path, *, config: RefitConfig) -> RefitSummary:
+def refit(sources: RefitSources, out: str | Path, *, config: RefitConfig) -> RefitSummary:
     """Fit geocells to features and write a checkpoint folder, `out`.
 
     Raises:
@@ -76,24 +78,25 @@ def refit(sources: RefitSources, out: Path, *, config: RefitConfig) -> RefitSumm
         BundleMismatch: the features are not of the checkpoint's encoder, or its geocells not of `old_hierarchy`.
         WorkError: the loss stopped being a number, or the disk is full.
     """
-    began = time.perf_counter()
+    began, out = time.perf_counter(), Path(out)
     check_target(out)
     if sources.old_hierarchy is not None and (config.transform, config.shrinkage) != ("whiten", None):
         raise InputError(
             "`transform` and `shrinkage` go with means of photo vectors, not with `old_hierarchy`. Leave them out."
         )
     device = choose_device(config.device)
-    features, tree = open_features(sources.features), load_hierarchy(sources.hierarchy)
-    encoder = _encoder_of(sources, features)
-    folders = {"hierarchy": sources.hierarchy, "checkpoint": sources.from_, "old_hierarchy": sources.old_hierarchy}
-    inputs = {name: None if folder is None else manifest_digest(folder) for name, folder in folders.items()}
-    inputs |= {"features": features.digest, "photos": None if sources.photos is None else file_digest(sources.photos)}
-    learnt = Placement(tree, sources.photos, split=sources.split)
+    features, hierarchy = open_features(sources.features), load_hierarchy(sources.hierarchy)
+    checkpoint, photo_table = (None if path is None else Path(path) for path in (sources.from_, sources.photos))
+    encoder = features.encoder if checkpoint is None else _encoder_of(checkpoint, features)
+    folders = {"hierarchy": sources.hierarchy, "checkpoint": checkpoint, "old_hierarchy": sources.old_hierarchy}
+    inputs = {name: None if folder is None else manifest_digest(Path(folder)) for name, folder in folders.items()}
+    inputs |= {"features": features.digest, "photos": None if photo_table is None else file_digest(photo_table)}
+    learnt = Placement(hierarchy, photo_table, split=sources.split)
     start, n_photos = _start(sources, features, learnt, config)
     start = replace(start, encoder=encoder)
     trials = _trials(sources, features, learnt, start, n_photos=n_photos, config=config)
     held_out = [trial.held_out for trial in trials]
-    for number, level in enumerate(tree.levels):
+    for number, level in enumerate(hierarchy.levels):
         if len(level) == 1:
             log.warning("level %d has a single cell, which tells no photo from another", number)
     if config.levels_weights == "fit":  # before the fit, which takes long
@@ -108,7 +111,7 @@ def refit(sources: RefitSources, out: Path, *, config: RefitConfig) -> RefitSumm
         n_steps = config.epochs * sum(steps_per_epoch(fold.photos, config) for fold in folds)
         with track("refitting", max(1, n_steps)) as advance:
             fitted, levels = fit_cells(folds, config=config, device=device, advance=advance)
-    choice = judge(folds, fitted, levels, tree, weigh=config.levels_weights == "fit")
+    choice = judge(folds, fitted, levels, hierarchy, weigh=config.levels_weights == "fit")
     marks.append(time.perf_counter())
     if choice.kept == START:
         geocells = start
@@ -128,22 +131,14 @@ def refit(sources: RefitSources, out: Path, *, config: RefitConfig) -> RefitSumm
         table = typical_photos(batches, geocells, k=config.references)
 
     scores = {name: accuracy(km) for name, km in choice.errors_km.items()}
-    made_by = {
-        "refit": asdict(config),
-        "split": sources.split,
-        "validation_split": sources.validation_split,
+    judged = {
         "kept": choice.kept,
         "folds": len(folds),
         "held_out": {name: asdict(score) for name, score in scores.items()},
     }
-    with write_folder(
-        out, kind=CHECKPOINT_KIND, schema_version=CHECKPOINT_SCHEMA_VERSION, config=made_by, inputs=inputs
-    ) as draft:
-        if sources.from_ is not None:
-            copy_encoder(sources.from_, draft)
-        save_geocells(draft, geocells)
-        if table is not None:
-            save_references(table, draft.path)
+    splits = {"split": sources.split, "validation_split": sources.validation_split}
+    made_by = {"refit": asdict(config), **splits, **judged}
+    _write(out, geocells, table, encoder_of=checkpoint, config=made_by, inputs=inputs)
     marks.append(time.perf_counter())
     return RefitSummary(
         out,
@@ -177,20 +172,17 @@ def _fitted_to_all(
             return fit_again(start, photos, levels, config=config, device=device, advance=advance)
 
 
-def _encoder_of(sources: RefitSources, features: FeatureSource) -> str | None:
-    """Digest of the encoder the new geocells are for."""
-    if sources.from_ is None:
-        return features.encoder
-    digest, advice = encoder_digest(sources.from_), "Make features with that checkpoint: python -m encoder embed"
+def _encoder_of(checkpoint: Path, features: FeatureSource) -> str:
+    """Digest of the encoder of a checkpoint, which the new geocells are for."""
+    digest, advice = encoder_digest(checkpoint), "Make features with that checkpoint: python -m encoder embed"
     if features.encoder is not None and features.encoder != digest:
         raise BundleMismatch(
-            f"{features.location}: vectors of encoder {features.encoder[:8]}; {sources.from_} holds "
-            f"{digest[:8]}. {advice}"
+            f"{features.location}: vectors of encoder {features.encoder[:8]}; {checkpoint} holds {digest[:8]}. {advice}"
         )
-    wanted, width = encoder_width(sources.from_), next((batch.embedding.shape[1] for batch in features), None)
+    wanted, width = encoder_width(checkpoint), next((batch.embedding.shape[1] for batch in features), None)
     if width not in (None, wanted):  # nobody recorded which encoder made them
         raise BundleMismatch(
-            f"{features.location}: vectors of {width} dimensions; those of {sources.from_} have {wanted}. {advice}"
+            f"{features.location}: vectors of {width} dimensions; those of {checkpoint} have {wanted}. {advice}"
         )
     return digest
 
@@ -207,7 +199,7 @@ def _start(
     if not n_photos:
         raise no_photo(features)
     old = load_hierarchy(sources.old_hierarchy)
-    return carry_over(load_geocells(sources.from_, hierarchy=old.digest), old, placement.hierarchy), n_photos
+    return carry_over(load_geocells(Path(sources.from_), hierarchy=old.digest), old, placement.hierarchy), n_photos
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -230,7 +222,8 @@ def _trials(
 ) -> list[_Trial]:
     """The fits that the choice rests on. start: made from all of `learnt`, which are n_photos."""
     if sources.validation_split is not None:
-        parts = [(learnt, Placement(learnt.hierarchy, sources.photos, split=sources.validation_split))]
+        assert sources.photos is not None, "RefitSources checks it"
+        parts = [(learnt, Placement(learnt.hierarchy, Path(sources.photos), split=sources.validation_split))]
     else:
         chosen = folds_by_name(_FOLDS) if n_photos < config.few_photos else [by_name(config.held_out)]
         parts = [(learnt.only(others), learnt.only(judges)) for others, judges in chosen]
@@ -254,6 +247,26 @@ def _trials(
             begin = prototypes(features, others, transform=config.transform, shrinkage=shrinkage).geocells
         trials.append(_Trial(others, begin, replace(photos, vectors=begin.compared(photos.vectors))))
     return trials
+
+
+def _write(
+    out: Path,
+    geocells: Geocells,
+    references: pa.Table | None,
+    *,
+    encoder_of: Path | None,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, str | None],
+) -> None:
+    """Write the checkpoint folder; encoder_of: a checkpoint whose encoder goes with it."""
+    with write_folder(
+        out, kind=CHECKPOINT_KIND, schema_version=CHECKPOINT_SCHEMA_VERSION, config=config, inputs=inputs
+    ) as draft:
+        if encoder_of is not None:
+            copy_encoder(encoder_of, draft)
+        save_geocells(draft, geocells)
+        if references is not None:
+            save_references(references, draft.path)
 
 
 def _held_out(features: FeatureSource, placement: Placement, *, limit: int) -> Placed | None:

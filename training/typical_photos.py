@@ -1,6 +1,6 @@
 """Which photos are most typical of each finest cell: those whose vectors are nearest to the cell's own.
 
-Near-duplicates count once: ten pictures of one scene say no more than one.
+Near-duplicates count once: ten photos of one scene say no more than one.
 """
 
 from collections.abc import Iterable
@@ -38,12 +38,12 @@ def typical_photos(batches: Iterable[Placed], geocells: Geocells, *, k: int) -> 
         best = {name: np.concatenate([best[name], column]) for name, column in zip(best, new, strict=True)}
         # Equally similar photos by name, so that the order of shards changes nothing.
         order = np.lexsort((best["photo"].astype(str), -best["similarity"], best["leaf"]))
-        kept = order[_position_in_run(best["leaf"][order]) < _CANDIDATES * k]
+        kept = order[_rank_in_range(best["leaf"][order]) < _CANDIDATES * k]
         best = {name: column[kept] for name, column in best.items()}
     leaves = np.split(np.arange(len(best["leaf"])), np.flatnonzero(np.diff(best["leaf"])) + 1)
     kept = np.concatenate([_different(best["vector"], best["photo"], rows, k=k) for rows in leaves])
     best = {name: column[kept] for name, column in best.items()}
-    rank = _position_in_run(best["leaf"])
+    rank = _rank_in_range(best["leaf"])
     return references_table(best["leaf"], rank, best["photo"], best["lat"], best["lng"], best["vector"])
 
 
@@ -58,6 +58,6 @@ def _different(vectors: np.ndarray, names: np.ndarray, rows: np.ndarray, *, k: i
     return rows[chosen]
 
 
-def _position_in_run(values: np.ndarray) -> np.ndarray:
-    """0, 1, 2, ... within each run of equal values (N,), which are sorted."""
+def _rank_in_range(values: np.ndarray) -> np.ndarray:
+    """0, 1, 2, ... within each range of equal values (N,), which are sorted."""
     return np.arange(len(values)) - np.searchsorted(values, values)

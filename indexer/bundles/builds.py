@@ -92,7 +92,7 @@ def build(
     hierarchy, checkpoint, features, photos = (
         None if path is None else Path(path) for path in (hierarchy, checkpoint, features, photos)
     )
-    home = Registry(Path(registry))
+    home = Registry(registry)
     with contextlib.ExitStack() as stack:
         if [checkpoint, features, inherit].count(None) != 2:
             raise InputError("Give one of `checkpoint`, `features` and `inherit`.")
@@ -110,14 +110,15 @@ def build(
         if hierarchy is None:
             if features is None or photos is None:
                 raise InputError("Give `hierarchy`; only `features` with `photos` can do without.")
-            hierarchy = stack.enter_context(_hierarchy_of(photos, PartitionRule(*taus), home.path, split=config.split))
-        tree = load_hierarchy(hierarchy)
+            rule = PartitionRule(tau_max=config.tau_max, tau_min=config.tau_min)
+            hierarchy = stack.enter_context(_hierarchy_of(photos, rule, home.path, split=config.split))
+        opened = load_hierarchy(hierarchy)
         if checkpoint is not None:
-            made = _from_checkpoint(tree, checkpoint)
+            made = _from_checkpoint(opened, checkpoint)
         elif features is not None:
-            made = _from_features(tree, features, photos, config)
+            made = _from_features(opened, features, photos, config)
         else:
-            made = _from_version(tree, home.resolve(inherit))
+            made = _from_version(opened, home.resolve(inherit))
         caps = [cap for cap in (made.precision_cap_km, config.precision_cap) if cap is not None]
         folder = build_bundle(
             hierarchy,
@@ -135,18 +136,18 @@ def build(
     return Built(folder, publish, tuple(map(len, made.geocells.vectors)), made.facts, made.text)
 
 
-def _from_checkpoint(tree: Hierarchy, checkpoint: Path) -> _Ingredients:
+def _from_checkpoint(hierarchy: Hierarchy, checkpoint: Path) -> _Ingredients:
     """Geocells that were learned together with the encoder, or fitted to its vectors."""
-    geocells = load_geocells(checkpoint, hierarchy=tree.digest)
+    geocells = load_geocells(checkpoint, hierarchy=hierarchy.digest)
     references = load_references(checkpoint, n_leaves=len(geocells.vectors[-1]), width=geocells.width)
     inputs = {"checkpoint": manifest_digest(checkpoint)}
     return _Ingredients(geocells, {"geocells": "checkpoint"}, inputs, references)
 
 
-def _from_features(tree: Hierarchy, features: Path, photos: Path | None, config: BuildConfig) -> _Ingredients:
+def _from_features(hierarchy: Hierarchy, features: Path, photos: Path | None, config: BuildConfig) -> _Ingredients:
     """Geocells that are mean directions of photo vectors; nothing is trained."""
     source = open_features(features)
-    placement = Placement(tree, photos, split=config.split)
+    placement = Placement(hierarchy, photos, split=config.split)
     made = prototypes(source, placement, transform=config.transform, shrinkage=config.shrinkage, seed=config.seed)
     return _Ingredients(
         made.geocells,
@@ -159,12 +160,12 @@ def _from_features(tree: Hierarchy, features: Path, photos: Path | None, config:
     )
 
 
-def _from_version(tree: Hierarchy, version: Path) -> _Ingredients:
+def _from_version(hierarchy: Hierarchy, version: Path) -> _Ingredients:
     """Geocells of an older bundle, carried over to the cells of a new hierarchy by lineage."""
     old = open_bundle(version)
-    counts = Counter(lineage(old.hierarchy, tree)["relation"].to_pylist())
+    counts = Counter(lineage(old.hierarchy, hierarchy)["relation"].to_pylist())
     return _Ingredients(
-        carry_over(old.model.geocells, old.hierarchy, tree),
+        carry_over(old.model.geocells, old.hierarchy, hierarchy),
         config={"geocells": "inherited"},
         inputs={"bundle": old.version},
         facts={"lineage": dict(counts)},

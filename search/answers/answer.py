@@ -27,7 +27,7 @@ class PathStep:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class RankedCell:
     """One of the k best cells."""
 
     key: str
@@ -72,7 +72,7 @@ class Answer:
     probability_over: str | None = None  # the cells that the probability counts: all, or those that were visited
     n_photos: int | None = None  # that it was made from
     path: tuple[PathStep, ...] = ()  # the cells above it, the coarsest first
-    top: tuple[Place, ...] = ()  # the k best cells, the best first, where k is above 1
+    top: tuple[RankedCell, ...] = ()  # the k best cells, the best first, where k is above 1
     references: tuple[Reference, ...] = ()  # the most similar first, where some were wanted
 
     @property
@@ -100,7 +100,7 @@ def answers_of(engine: Engine, batch: FeatureBatch, *, k: int) -> list[Answer]:
             own = columns[number]
             known = {each.name: own[name] for each in fields(Answer) if (name := _short(each.name)) in own}
             path = _path(engine, cells[number], probabilities[number])
-            top, references = _listed(Place, own, "top"), _listed(Reference, own, "reference")
+            top, references = _listed(RankedCell, own, "top"), _listed(Reference, own, "reference")
             result[row] = replace(result[row], **known, path=path, top=top, references=references)
     return result
 
@@ -116,7 +116,7 @@ def _path(engine: Engine, cells: np.ndarray, probabilities: np.ndarray) -> tuple
     return tuple(steps)
 
 
-def _listed(kind: type[Place | Reference], columns: Mapping[str, Any], prefix: str) -> tuple[Any, ...]:
+def _listed(kind: type[RankedCell | Reference], columns: Mapping[str, Any], prefix: str) -> tuple[Any, ...]:
     """What list columns hold, one for each place of the lists."""
     lists = [columns.get(f"{prefix}_{_short(each.name)}") or () for each in fields(kind)]
     return tuple(kind(*each) for each in zip(*lists, strict=True))

@@ -46,10 +46,10 @@ _COLUMNS: tuple[_Column, ...] = (
 )
 # With k above 1: the k best leaves of each photo, the best first.
 _TOP: tuple[_Column, ...] = (
-    ("top_key", pa.list_(pa.string()), lambda each: _found(each, each.cells.keys)),
-    ("top_s2_id", pa.list_(pa.uint64()), lambda each: _found(each, each.cells.s2_ids)),  # null where cells are labels
-    ("top_lat", pa.list_(pa.float64()), lambda each: _found(each, each.cells.lat_deg)),
-    ("top_lng", pa.list_(pa.float64()), lambda each: _found(each, each.cells.lng_deg)),
+    ("top_key", pa.list_(pa.string()), lambda each: _top(each, each.cells.keys)),
+    ("top_s2_id", pa.list_(pa.uint64()), lambda each: _top(each, each.cells.s2_ids)),  # null where cells are labels
+    ("top_lat", pa.list_(pa.float64()), lambda each: _top(each, each.cells.lat_deg)),
+    ("top_lng", pa.list_(pa.float64()), lambda each: _top(each, each.cells.lng_deg)),
     ("top_score", pa.list_(pa.float64()), lambda each: _listed(each.hits.score, each.hits.leaf >= 0)),
     ("top_probability", pa.list_(pa.float64()), lambda each: _listed(each.hits.probability, each.hits.leaf >= 0)),
 )
@@ -62,7 +62,7 @@ _REFERENCES: tuple[_Column, ...] = (
 )
 
 
-def _found(answers: Answers, of_cell: np.ndarray | None) -> list[np.ndarray] | None:
+def _top(answers: Answers, of_cell: np.ndarray | None) -> list[np.ndarray] | None:
     leaf = answers.hits.leaf
     return None if of_cell is None else _listed(of_cell[leaf], leaf >= 0)
 

@@ -46,9 +46,9 @@ from search.answers.engine import Engine
 from search.answers.options import PointName
 from search.answers.points import AnswerPoints, points_of_bundle
 from search.answers.radii import share_within
-from search.evaluation.ground_truth import read_truth
 from search.evaluation.options import CalibrateConfig, Resampling
 from search.evaluation.reliability import Reliability, reliability
+from search.evaluation.truth import read_truth
 from search.retrieval.exact import ExactSearch
 from search.retrieval.posterior import posterior_of
 from search.retrieval.proof import tensor_of
@@ -95,7 +95,9 @@ class CalibratedVersion:
     fitted: Fitted
 
 
-def calibrate(registry: Path, features: Path, truth: Path, *, config: CalibrateConfig = _DEFAULT) -> CalibratedVersion:
+def calibrate(
+    registry: str | Path, features: str | Path, truth: str | Path, *, config: CalibrateConfig = _DEFAULT
+) -> CalibratedVersion:
     """Calibrate a bundle for the photos of a features folder, and write it as a new version beside it.
 
     truth: table with photo, lat, lng. The version becomes the current one with `Registry.publish`.
@@ -105,7 +107,7 @@ def calibrate(registry: Path, features: Path, truth: Path, *, config: CalibrateC
         BundleMismatch: vectors of another encoder.
         WorkError: the disk is full.
     """
-    source = open_features(features)
+    source, truth = open_features(features), Path(truth)
     engine = Engine.open(registry, version=config.version, device=config.device)
     bundle, model = engine.bundle, engine.bundle.model
     engine.check_encoder(source.encoder, source=str(source.location))

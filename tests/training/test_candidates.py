@@ -89,9 +89,9 @@ def test_each_half_is_answered_with_weights_of_the_other(
         fits.append({row.tobytes() for part in parts for row in part.vectors})
         return fit(parts)
 
-    def watched_answer(these: object, tree: Hierarchy, photos: Sequence[Placed]) -> np.ndarray:
+    def watched_answer(these: object, opened: Hierarchy, photos: Sequence[Placed]) -> np.ndarray:
         answers.append({row.tobytes() for part in photos for row in part.vectors})
-        return answer(these, tree, photos)  # type: ignore[arg-type]
+        return answer(these, opened, photos)  # type: ignore[arg-type]
 
     monkeypatch.setattr(candidates, "common_weights", watched_fit)
     monkeypatch.setattr(candidates, "errors_km", watched_answer)

@@ -15,7 +15,7 @@ from indexer.vectors.features import open_features
 from search.answers.engine import Engine
 from search.answers.options import SearchOptions
 from search.answers.references import ReferencePhotos
-from search.runs.local_engine import run_here
+from search.runs.local_run import run_here
 from search.runs.run_spec import RunConfig
 from search.runs.vectors import StoredVectors
 from tests.conftest import random_geocells, unit_rows

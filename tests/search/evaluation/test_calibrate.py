@@ -25,8 +25,8 @@ from search.answers.engine import Engine
 from search.answers.options import PointName, SearchOptions
 from search.answers.points import points_of_bundle
 from search.answers.radii import LeafDiscs
-from search.evaluation.calibrate import HeldOutQueries, fit_calibration, held_out
-from search.evaluation.options import Resampling
+from search.evaluation.calibrate import HeldOutQueries, calibrate, fit_calibration, held_out
+from search.evaluation.options import CalibrateConfig, Resampling
 from tests.conftest import random_geocells, unit_rows, write_features
 from tests.search.conftest import WIDTH
 
@@ -58,7 +58,7 @@ def test_the_temperature_that_made_the_photos_is_found(engine: Engine, temperatu
     found = fitted.calibration
     assert found.temperature == pytest.approx(temperature, rel=0.12)
     assert (found.growth, found.queries) == (0, 3000)
-    # The picture of a leaf is near what the photos were drawn from, so that shares are near what they promise.
+    # The model of a leaf is near what the photos were drawn from, so that shares are near what they promise.
     assert found.masses["cell"] == pytest.approx((0.5, 0.9), abs=0.06)
     assert fitted.after.interval is not None
     assert fitted.after.interval.low < 0.02
@@ -127,6 +127,13 @@ def published(hierarchy: Hierarchy, hierarchy_folder: Path, tmp_path_factory: py
 def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
     code = main("search", DESCRIPTION, COMMANDS, argv=[str(each) for each in arguments])
     return code, *capsys.readouterr()
+
+
+def test_paths_may_be_text(home: Path) -> None:
+    config = CalibrateConfig(split="val", device="cpu", resampling=Resampling(0))
+    given = [home / "R", home / "F", home / "truth.parquet"]
+    made, again = calibrate(*map(str, given), config=config), calibrate(*given, config=config)
+    assert made.version == again.version in Registry(home / "R").versions
 
 
 def test_the_command_publishes_a_version_that_tells_radii(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
