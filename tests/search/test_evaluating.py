@@ -14,7 +14,7 @@ from tests.search.test_commands import search
 def test_answers_are_made_judged_and_reported_as_by_the_command(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    beam = SearchOptions("beam", probes=1)
+    beam = SearchOptions(mode="beam", probes=1)
     spec = RunSpec(
         registry=world / "R", photos=str(world / "photos.csv"), checkpoint=str(world / "C"), split="a", search=beam
     )
