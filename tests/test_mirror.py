@@ -13,7 +13,6 @@ TESTED_IN = {
     "indexer/bundles/build_config.py": "tests/search/answers/test_precision_cap.py",
     "indexer/bundles/builds.py": "tests/search/answers/test_precision_cap.py",
     "indexer/bundles/list_file.py": "tests/indexer/bundles/test_gallery.py",
-    "indexer/bundles/references.py": "tests/search/answers/test_references.py",
     "indexer/bundles/typical_photos.py": "tests/indexer/bundles/test_gallery_builds.py",
     "indexer/errors.py": "tests/indexer/test_cli.py",
     "indexer/paper.py": "tests/indexer/cells/test_partition.py",

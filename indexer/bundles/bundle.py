@@ -20,12 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from indexer.bundles.faiss_index import Index, flat_index, is_exact, read_index, rows_of, write_index
 from indexer.bundles.gallery import FILES, Gallery, GalleryFacts, gallery_facts, open_gallery
 from indexer.bundles.leaf_index import Beam, IndexChoice, IndexFacts, build_leaf_index
-from indexer.bundles.references import load_references, save_references
 from indexer.cells import table
 from indexer.cells.hierarchy import Hierarchy
 from indexer.disk.artifact import Draft, write_folder
@@ -66,7 +64,6 @@ class Bundle:
     beam: Beam  # how it is searched from coarse to fine
     precision_cap_km: float | None  # answers name no place finer than this; None: as fine as its cells are
     gallery: Gallery | None
-    references: pa.Table | None  # `indexer.bundles.references`
     calibrations: Mapping[Protocol, Calibration]  # of the protocols that were calibrated
 
     @property
@@ -90,7 +87,6 @@ def build_bundle(
     index: IndexChoice = DEFAULT_INDEX,
     photos: np.ndarray | None = None,
     gallery: WriteGallery = lambda draft: None,
-    references: pa.Table | None = None,
     precision_cap_km: float | None = None,
 ) -> Path:
     """Write a bundle into `versions/<digest>` and return that folder; nothing is published.
@@ -104,7 +100,6 @@ def build_bundle(
         index: the kind of the leaf index.
         photos: (Q, D) float32 photo vectors, transformed, to measure that index with, where there are any.
         gallery: writes the photos of its leaves.
-        references: reference photos of its leaves (`indexer.bundles.references`), where there are any.
         precision_cap_km: answers from it are to name no place finer than this.
 
     Raises:
@@ -117,8 +112,6 @@ def build_bundle(
     ) as draft:
         shutil.copyfile(hierarchy_folder / table.CELLS_FILE, draft.path / table.CELLS_FILE)
         _write_vectors(draft, model, index=index, photos=photos)
-        if references is not None:
-            save_references(references, draft.path)
         draft.facts |= {"calibration": None, "precision_cap_km": precision_cap_km}
         draft.facts["gallery"] = gallery_facts(gallery(draft))
     assert draft.final is not None
@@ -278,7 +271,6 @@ def open_bundle(folder: Path) -> Bundle:
         beam=beam,
         precision_cap_km=precision_cap_km,
         gallery=gallery,
-        references=load_references(folder, n_leaves=model.n_leaves, width=geocells.width),
         calibrations=calibrations,
     )
 

@@ -27,7 +27,7 @@ def test_an_answer_says_what_the_row_of_a_job_says(engine: Engine) -> None:
         rows = answer_table(engine, batch, first_row=0, k=k).to_pylist()
         for row, answer in zip(rows, answers_of(engine, batch, k=k), strict=True):
             data = answer.to_dict()
-            lists = {name: data.pop(name) for name in ("path", "top", "references")}
+            lists = {name: data.pop(name) for name in ("path", "top", "gallery")}
             del row["s2_id"]  # JSON readers lose bits above 2**53; the token says the same
             places = [row.pop(f"top_{name}", None) or [] for name in ("key", "lat", "lng", "score", "probability")]
             row.pop("top_s2_id", None)

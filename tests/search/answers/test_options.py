@@ -90,6 +90,10 @@ def test_no_query_gives_no_answer_in_every_mode(engine: Engine, mode: ModeName, 
         ({"mode": "beam", "max_probes": 3}, "`max_probes` goes with"),
         ({"mode": "adaptive", "probes": 4, "max_probes": 3}, "must not be below"),
         ({"mode": "beam", "score": "cosine-clamped"}, "leave `mode` out"),
+        ({"score": "cosine-clamped", "gallery": "all"}, "leave `gallery` out"),
+        ({"score": "cosine-clamped", "point": "density"}, "no probabilities"),
+        ({"point": "density", "gallery": "off"}, "leave `gallery` off out"),
+        ({"gallery_photos": -1}, "`gallery_photos` must be at least 0"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(options: dict[str, object], message: str) -> None:
@@ -101,5 +105,6 @@ def test_what_a_bundle_was_not_calibrated_for_is_refused_by_fields(engine: Engin
     SearchOptions().check(engine.bundle, protocol="one")
     with pytest.raises(InputError, match=r"`radii`: the bundle .* was not calibrated for ten crops"):
         SearchOptions(radii=True).check(engine.bundle, protocol="ten")
-    with pytest.raises(InputError, match="no reference photos"):
-        SearchOptions(references=2).check(engine.bundle, protocol="one")
+    for without in (SearchOptions(gallery="all"), SearchOptions(point="density")):
+        with pytest.raises(InputError, match=r"has no gallery, so no photos of known places: .* indexer build"):
+            without.check(engine.bundle, protocol="one")

@@ -13,14 +13,14 @@ from tests.search.conftest import WIDTH
 
 
 def test_a_bundle_has_the_kinds_that_it_has_the_means_for(engine: Engine) -> None:
-    assert set(points_of_bundle(engine.bundle)) == {"cell", "mass", "medoid"}
+    assert set(points_of_bundle(engine.bundle, photos=False)) == {"cell", "mass", "medoid"}
 
 
 def test_places_have_the_names_of_what_is_around_them(engine: Engine) -> None:
     queries = unit_rows(30, WIDTH, seed=4)
-    hits, posterior = engine.with_posterior(queries)
-    for kind, points in points_of_bundle(engine.bundle).items():
-        at = points(queries, hits.leaf[:, 0], posterior)
+    found = engine.find(queries)
+    for kind, points in points_of_bundle(engine.bundle, photos=False).items():
+        at = points(found.hits.leaf[:, 0], found.posterior)
         city, country = nearest_cities(at.lat_deg, at.lng_deg)
         np.testing.assert_array_equal(at.city, city, err_msg=kind)
         np.testing.assert_array_equal(at.country, country, err_msg=kind)
@@ -28,14 +28,14 @@ def test_places_have_the_names_of_what_is_around_them(engine: Engine) -> None:
 
 def test_no_leaf_has_more_around_it_than_the_heaviest(engine: Engine) -> None:
     queries, leaves = unit_rows(30, WIDTH, seed=4), engine.bundle.hierarchy.leaves
-    hits, posterior = engine.with_posterior(queries)
+    found = engine.find(queries)
     points = AnswerPoints(engine.bundle, "mass", within_km=800)
-    at = points(queries, hits.leaf[:, 0], posterior)
+    at = points(found.hits.leaf[:, 0], found.posterior)
 
     def held(lat: np.ndarray, lng: np.ndarray) -> np.ndarray:
-        return share_within(posterior, points.discs, lat, lng, np.full(30, 800.0))
+        return share_within(found.posterior, points.discs, lat, lng, np.full(30, 800.0))
 
-    best = hits.leaf[:, 0]
+    best = found.hits.leaf[:, 0]
     gained = held(at.lat_deg, at.lng_deg) - held(leaves.lat_deg[best], leaves.lng_deg[best])
     assert (gained >= -1e-9).all()
     assert gained.max() > 0.01

@@ -14,10 +14,18 @@ from tests.search.conftest import WIDTH
 
 PHOTO = {"row": pa.int64(), "photo": pa.string(), "status": pa.string(), "reason": pa.string()}
 ANSWER = {
-    **{"lat": pa.float64(), "lng": pa.float64(), "key": pa.string(), "s2_id": pa.uint64(), "token": pa.string()},
+    **{
+        "lat": pa.float64(),
+        "lng": pa.float64(),
+        "key": pa.string(),
+        "point_key": pa.string(),
+        "s2_id": pa.uint64(),
+        "token": pa.string(),
+    },
     **{"city": pa.string(), "country": pa.string(), "score": pa.float64(), "probability": pa.float64()},
     **{"calibrated": pa.bool_(), "radius_50_km": pa.float64(), "radius_90_km": pa.float64(), "entropy": pa.float64()},
-    **{"abstain": pa.string(), "mode": pa.string(), "probability_over": pa.string(), "n_photos": pa.int64()},
+    **{"abstain": pa.string(), "mode": pa.string(), "evidence": pa.string(), "probability_over": pa.string()},
+    "n_photos": pa.int64(),
 }
 TOP = {
     **{"top_key": pa.list_(pa.string()), "top_s2_id": pa.list_(pa.uint64()), "top_lat": pa.list_(pa.float64())},
