@@ -13,6 +13,7 @@ from search.evaluation.options import AuditConfig, CalibrateConfig, EvaluateConf
 if TYPE_CHECKING:
     from search.evaluation.audit import AuditSummary
     from search.evaluation.calibrate import CalibratedVersion
+    from search.evaluation.cell_calibration import Fitted
 
 
 def evaluate(
@@ -146,26 +147,45 @@ def calibrate(
         Registry(registry).publish(made.version)
     where = f"{'not published' if no_publish else 'published'} in {registry}"
     data = {"version": made.version, "published": not no_publish, "protocol": made.protocol, **asdict(made.fitted)}
+    data["photos"] = None if made.photos is None else asdict(made.photos)
     return Result(data, _calibration_text(made, where))
 
 
 def _calibration_text(made: "CalibratedVersion", where: str) -> str:
     from indexer.vectors.calibration import PROTOCOL_TEXTS
+
+    album = made.protocol == "album"
+    of = "albums" if album else f"photos, {PROTOCOL_TEXTS[made.protocol]} each"
+    lines = [made.version, f"calibrated with {made.fitted.calibration.queries:,} {of}; {where}"]
+    lines += ["by cells alone:", *_fitted_lines(made.fitted, album=album)]
+    if made.photos is not None:
+        fit = made.photos.fitted.calibration.fit
+        assert fit is not None, "photos count by it"
+        lines += [
+            "by cells and photos of the gallery:",
+            f"  photos of the best {fit.lists:,} cells, {fit.near} of them, count {1 - fit.cells:.0%}; bells of "
+            f"{fit.width_km:,.3g} km, of {fit.point_width_km:,.3g} km for pointing",
+            *_fitted_lines(made.photos.fitted, album=album),
+        ]
+        if made.photos.left_out:
+            lines.append(f"  {made.photos.left_out:,} held-out photos are in the gallery themselves and were left out")
+    if made.fitted.calibration.approximate:
+        lines.append("few photos: radii are approximate, as each fifth took turns in checking what the others promise")
+    return "\n".join(lines)
+
+
+def _fitted_lines(fitted: "Fitted", *, album: bool) -> list[str]:
     from search.evaluation.evaluation_report import error_text
 
-    fitted, before, after = made.fitted.calibration, made.fitted.before, made.fitted.after
-    of = "albums" if made.protocol == "album" else f"photos, {PROTOCOL_TEXTS[made.protocol]} each"
-    growth = f", times the number of photos to the power {fitted.growth:g}" if made.protocol == "album" else ""
-    lines = [
-        made.version,
-        f"calibrated with {fitted.queries:,} {of}; {where}",
-        f"  temperature {fitted.temperature:.3f}{growth}; {fitted.inside:.1%} were taken in a finest cell",
+    numbers, before, after = fitted.calibration, fitted.before, fitted.after
+    growth = f", times the number of photos to the power {numbers.growth:g}" if album else ""
+    return [
+        f"  temperature {numbers.temperature:.3f}{growth}; {numbers.inside:.1%} were taken in a finest cell",
         f"  the true place lies in the answered cell for {after.right:.1%}; calibration error {error_text(before)} "
         f"before, {error_text(after)} after",
         "  half and nine in ten of the true places lie in discs with so much of the probability, around",
-        *(f"    --point {point}: {half:.1%} and {most:.1%}" for point, (half, most) in fitted.masses.items()),
+        *(f"    --point {point}: {half:.1%} and {most:.1%}" for point, (half, most) in numbers.masses.items()),
     ]
-    return "\n".join(lines)
 
 
 def _audit_text(summary: "AuditSummary", out: Path, config: AuditConfig) -> str:

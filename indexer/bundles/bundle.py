@@ -24,6 +24,7 @@ import numpy as np
 from indexer.bundles.faiss_index import Index, flat_index, is_exact, read_index, rows_of, write_index
 from indexer.bundles.gallery import FILES, Gallery, GalleryFacts, gallery_facts, open_gallery
 from indexer.bundles.leaf_index import Beam, IndexChoice, IndexFacts, build_leaf_index
+from indexer.bundles.list_choice import enough_lists
 from indexer.cells import table
 from indexer.cells.hierarchy import Hierarchy
 from indexer.disk.artifact import Draft, write_folder
@@ -37,7 +38,7 @@ from indexer.disk.manifest import (
     verify_folder,
 )
 from indexer.errors import ArtifactError, BundleMismatch
-from indexer.vectors.calibration import Calibration, Protocol, calibration_facts, calibrations_of
+from indexer.vectors.calibration import Calibration, Protocol, calibration_facts, calibrations_of, usual_photo_fit
 from indexer.vectors.geocells import Geocells
 from indexer.vectors.scoring import ScoringModel
 from indexer.vectors.whitening import Transform
@@ -113,7 +114,7 @@ def build_bundle(
         shutil.copyfile(hierarchy_folder / table.CELLS_FILE, draft.path / table.CELLS_FILE)
         _write_vectors(draft, model, index=index, photos=photos)
         draft.facts |= {"calibration": None, "precision_cap_km": precision_cap_km}
-        draft.facts["gallery"] = gallery_facts(gallery(draft))
+        draft.facts["gallery"] = gallery_facts(_with_lists(gallery(draft), draft, hierarchy, model))
     assert draft.final is not None
     return draft.final
 
@@ -199,9 +200,20 @@ def bundle_with_gallery(
     ) as draft:
         draft.facts |= {**old.facts, "precision_cap_km": precision_cap_km}
         draft.share(bundle.path, {name: entry for name, entry in old.files.items() if name not in FILES})
-        draft.facts["gallery"] = gallery_facts(gallery(draft))
+        draft.facts["gallery"] = gallery_facts(_with_lists(gallery(draft), draft, bundle.hierarchy, bundle.model))
     assert draft.final is not None
     return draft.final
+
+
+def _with_lists(
+    facts: GalleryFacts | None, draft: Draft, hierarchy: Hierarchy, model: ScoringModel
+) -> GalleryFacts | None:
+    """The facts of a gallery that is written already, with the number of lists to look at."""
+    gallery = open_gallery(draft.path, gallery_facts(facts), n_leaves=model.n_leaves, width=model.geocells.width)
+    if facts is None or gallery is None or not len(gallery):
+        return facts
+    usual = usual_photo_fit(float(np.median(hierarchy.leaves.width_km)))
+    return replace(facts, lists=enough_lists(gallery, model, usual))
 
 
 def _vector_files(model: ScoringModel) -> set[str]:

@@ -64,10 +64,10 @@ class PhotoFit:
         return np.asarray(share / np.maximum(share.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny))
 
 
-def usual_photo_fit(leaf_width_km: float) -> PhotoFit:
+def usual_photo_fit(leaf_width_km: float, *, lists: int = 32) -> PhotoFit:
     """The numbers where nothing was fitted: those of a prototype on the embedded world, bells as wide as a leaf.
 
-    leaf_width_km: the median over leaves.
+    leaf_width_km: the median over leaves. lists: what was chosen for the gallery.
     """
     width_km = max(leaf_width_km, 0.05)
     return PhotoFit(
@@ -78,7 +78,7 @@ def usual_photo_fit(leaf_width_km: float) -> PhotoFit:
         width_km=width_km,
         point_width_km=width_km,
         growth=0.5,
-        lists=32,
+        lists=lists,
     )
 
 

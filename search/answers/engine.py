@@ -6,7 +6,7 @@ probabilities, and on request the posterior over all cells, and the path of cell
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,11 @@ from encoder.device import choose_device
 from indexer.bundles.bundle import Bundle, open_bundle
 from indexer.bundles.faiss_index import list_count
 from indexer.bundles.registry import Registry
+from indexer.earth.places import nearest_cities
 from indexer.errors import ArtifactError, BundleMismatch, InputError
 from indexer.vectors.calibration import PhotoFit, Protocol, usual_photo_fit
 from indexer.vectors.scoring import level_log_probabilities
-from search.answers.constraints import allowed_cells, region_digests
+from search.answers.constraints import Region, region_digests
 from search.answers.gallery_photos import CELLS, GalleryPhotos, PhotoSearch
 from search.answers.options import DEFAULT_OPTIONS, SearchOptions
 from search.answers.photo_evidence import PhotoEvidence
@@ -105,6 +106,7 @@ class Engine:
         self.calibrated = self.calibration is not None and options.searches_as_calibrated(bundle)
         cap_km = options.cap_km(bundle)
         self.coarse = None if cap_km is None else CoarseCells(bundle.hierarchy.leaves, cap_km)
+        self._region = Region(options.region, options.not_region) if options.within_region else None
         self._allowed = self._allowed_leaves()
         self._searched = Searched.of(bundle, leaves=self._allowed, prior_exponent=options.prior_exponent)
         self._photos = self._photo_search() if options.uses_gallery(bundle) else None
@@ -113,22 +115,25 @@ class Engine:
 
     def _allowed_leaves(self) -> np.ndarray | None:
         """The leaves of the region that answers are held to, (R,) int64; None for all."""
-        region, not_region = self.options.region, self.options.not_region
-        if region is None and not_region is None:
+        if self._region is None:
             return None
         if self.coarse is None:
-            return allowed_cells(self.bundle.hierarchy.leaves, region=region, not_region=not_region)
+            return self._region.cells(self.bundle.hierarchy.leaves)
         # Under a cap by whole cells: which leaves a border parts would tell more.
-        allowed = allowed_cells(self.coarse, region=region, not_region=not_region)
-        return np.flatnonzero(np.isin(self.coarse.of_leaf, allowed))
+        return np.flatnonzero(np.isin(self.coarse.of_leaf, self._region.cells(self.coarse)))
 
     def _photo_search(self) -> PhotoSearch:
         """The photos that count beside cells."""
         fit = None if self.calibration is None else self.calibration.fit
         if fit is None:
-            fit = usual_photo_fit(float(np.median(self.bundle.hierarchy.leaves.width_km)))
+            assert self.bundle.gallery is not None, "its photos count"
+            width_km = float(np.median(self.bundle.hierarchy.leaves.width_km))
+            fit = usual_photo_fit(width_km, lists=self.bundle.gallery.facts.lists)
         model = with_prior(self.bundle.model, self.options.prior_exponent)
-        return PhotoSearch(self.bundle, model, fit=fit, everywhere=self.options.gallery == "all")
+        everywhere = self.options.gallery == "all"
+        return PhotoSearch(
+            self.bundle, model, fit=fit, everywhere=everywhere, region=self._region, allowed=self._allowed
+        )
 
     @property
     def photo_fit(self) -> PhotoFit | None:
@@ -261,11 +266,13 @@ class Engine:
         probability: bool = True,
         n_photos: np.ndarray | None = None,
         left_out: float | None = None,
+        n_lists: int = 0,
     ) -> Hits:
         """The same for vectors as they are compared: what `prepared` gives, or sums of it.
 
         n_photos: (Q,) int64, how many photos each is a sum of; None: 1. left_out: what leaves that a posterior does not
-        list may hold together; None: no posteriors are wanted.
+        list may hold together; None: no posteriors are wanted. n_lists: with these, of how many leaves to look at
+        photos.
 
         Raises:
             InputError: k is not between 1 and the number of leaves, or posteriors are wanted where cosines are
@@ -273,21 +280,27 @@ class Engine:
         """
         self._check_k(k, self.n_leaves, "finest cells")
         if not probability or not len(queries):
-            hits = self._search(queries, k, temperature=1.0 if probability else None, left_out=left_out)
+            hits = self._search(
+                queries, k, temperature=1.0 if probability else None, left_out=left_out, n_lists=n_lists
+            )
         else:  # the queries of one temperature at a time
             made_of = np.ones(len(queries), np.int64) if n_photos is None else n_photos
             temperatures = np.ones(len(queries)) if self.calibration is None else self.calibration.temperatures(made_of)
             values, which = np.unique(temperatures, return_inverse=True)
             rows = [np.flatnonzero(which == number) for number in range(len(values))]
             each = zip(rows, values.tolist(), strict=True)
-            parts = [self._search(queries[own], k, temperature=value, left_out=left_out) for own, value in each]
+            search = partial(self._search, left_out=left_out, n_lists=n_lists)
+            parts = [search(queries[own], k, temperature=value) for own, value in each]
             hits = parts[0] if len(parts) == 1 else joined_hits(parts, k).take(np.argsort(np.concatenate(rows)))
-        leaf, posterior = hits.leaf, hits.posterior
+        leaf, posterior, lists = hits.leaf, hits.posterior, hits.lists
         if self._allowed is not None:  # as they are numbered in the bundle
             leaf = np.where(leaf < 0, -1, self._allowed[leaf])
             if posterior is not None:
                 posterior = replace(posterior, leaf=self._allowed[posterior.leaf])
-        return replace(hits, leaf=leaf, probability=self._inside * hits.probability, posterior=posterior)
+            if lists is not None:
+                lists = replace(lists, leaf=np.where(lists.leaf < 0, -1, self._allowed[lists.leaf]))
+        held = self._inside * hits.probability
+        return replace(hits, leaf=leaf, probability=held, posterior=posterior, lists=lists)
 
     def find(
         self,
@@ -302,8 +315,8 @@ class Engine:
         queries, n_photos, left_out: as for `search_prepared`.
         """
         photos = self._photos
-        wanted = k if photos is None else min(max(k, photos.n_lists), self.n_leaves)
-        hits = self.search_prepared(queries, k=wanted, n_photos=n_photos, left_out=left_out)
+        n_lists = 0 if photos is None else min(photos.n_lists, self.n_leaves)
+        hits = self.search_prepared(queries, k=k, n_photos=n_photos, left_out=left_out, n_lists=n_lists)
         assert hits.posterior is not None, "it was wanted"
         if photos is None:
             return Found(hits, hits.posterior, None)
@@ -340,7 +353,7 @@ class Engine:
         if coarse is not None:
             return self._coarse_answers(found, coarse, k, n_photos)
         hits, evidence, leaves = found.hits, found.evidence, self.bundle.hierarchy.leaves
-        at = self._points(hits.leaf[:, 0], found.posterior, evidence)
+        at = self._in_region(self._points(hits.leaf[:, 0], found.posterior, evidence), leaves, hits.leaf[:, 0])
         half = most = entropy = abstain = photos = None
         cell_lat, cell_lng = leaves.lat_deg[hits.leaf], leaves.lng_deg[hits.leaf]
         if evidence is not None and self._photos is not None:
@@ -377,10 +390,11 @@ class Engine:
         best = self._points.leaves(found.hits.leaf[:, 0], found.posterior, found.evidence)
         hits = coarse.hits(found.posterior, k, mode=found.hits.mode, inside=self._inside)
         into = coarse.of_leaf[best] if self._points.kind == "mass" else hits.leaf[:, 0]
+        at = Places(coarse.lat_deg[into], coarse.lng_deg[into], coarse.city[into], coarse.country[into])
         return Answers(
             cells=coarse,
             hits=hits,
-            at=Places(coarse.lat_deg[into], coarse.lng_deg[into], coarse.city[into], coarse.country[into]),
+            at=self._in_region(at, coarse, into),
             radius_50_km=None,
             radius_90_km=None,
             entropy=None,
@@ -395,6 +409,14 @@ class Engine:
             probability_over=self.counts,
             n_photos=n_photos,
         )
+
+    def _in_region(self, at: Places, cells: NamedCells, cell: np.ndarray) -> Places:
+        """The same places, those outside the region at the nearest place inside of their cells (Q,) int64."""
+        if self._region is None:
+            return at
+        lat, lng = self._region.moved_inside(at.lat_deg, at.lng_deg, cells, cell)
+        stayed = (lat == at.lat_deg) & (lng == at.lng_deg)
+        return at if stayed.all() else Places(lat, lng, *nearest_cities(lat, lng))
 
     def _evidence(self, found: "Found") -> np.ndarray:
         """What decided each answer: (Q,) str."""

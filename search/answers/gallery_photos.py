@@ -10,8 +10,12 @@ import numpy as np
 import torch
 
 from indexer.bundles.bundle import Bundle
+from indexer.bundles.gallery import Gallery
+from indexer.cells.hierarchy import Level
+from indexer.earth.geo import lat_lng, point_tree, unit_vectors
 from indexer.vectors.calibration import PhotoFit
 from indexer.vectors.scoring import ScoringModel
+from search.answers.constraints import Region
 from search.answers.photo_evidence import PhotoEvidence, photo_evidence
 from search.retrieval.found import Hits
 from search.retrieval.gallery_lists import GalleryLists
@@ -40,28 +44,51 @@ class PhotoSearch:
         model: how its leaves are scored.
         fit: how photos count.
         everywhere: look at all photos, not at those of the best leaves' lists.
+        region: where answers may lie, if that is said: only photos in it are looked at.
+        allowed: (R,) int64, the leaves of that region. A photo of another leaf counts for the one whose point is
+            nearest to it.
     """
 
-    def __init__(self, bundle: Bundle, model: ScoringModel, *, fit: PhotoFit, everywhere: bool) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        model: ScoringModel,
+        *,
+        fit: PhotoFit,
+        everywhere: bool,
+        region: Region | None = None,
+        allowed: np.ndarray | None = None,
+    ) -> None:
         assert bundle.gallery is not None, "`SearchOptions.uses_gallery` is for those that have one"
         self.gallery, self.fit = bundle.gallery, fit
         self.evidence = IN_ALL if everywhere else IN_LISTS
-        # Leaves that a search of cells has to find.
-        self.n_lists = 1 if everywhere else min(fit.lists, model.n_leaves)
+        self.n_lists = 1 if everywhere else fit.lists  # leaves that a search of cells has to name
         self._leaves, self._everywhere = bundle.hierarchy.leaves, everywhere
-        self._lists = GalleryLists(self.gallery)
+        self._region, gallery = region, self.gallery
+        wanted = None if region is None else region.holds(gallery.lat_deg, gallery.lng_deg)
+        self._lists = GalleryLists(gallery, photos=wanted)
+        self._counts_for: np.ndarray | None = None  # (N,) int64, the leaf that each photo counts for; None: its own
+        self._more_lists: np.ndarray | None = None  # (leaves, M) int64, whose photos count for a leaf too, -1 for none
         self._with_photos = self._lists.sizes > 0
+        if allowed is not None and wanted is not None:
+            self._counts_for = _nearest_allowed(gallery, self._leaves, allowed)
+            counted = self._counts_for[wanted]
+            self._with_photos = np.bincount(counted, minlength=len(self._leaves)) > 0
+            self._more_lists = _more_lists(gallery.leaf[wanted], counted, len(self._leaves))
         self._score = LeafScores(model, torch.device("cpu"))
 
     def __call__(self, queries: np.ndarray, hits: Hits, cells: Posterior, *, n_photos: np.ndarray) -> PhotoEvidence:
         """What photos say of queries (Q, D) float32 beside cells.
 
-        hits: at least `n_lists` of their best leaves, with probabilities that add up to 1 over all leaves. cells: the
-        posterior over leaves. n_photos: (Q,) int64, how many photos each query is made of.
+        hits: their best leaves, with probabilities that add up to 1 over all leaves, and the `n_lists` to look at.
+        cells: the posterior over leaves. n_photos: (Q,) int64, how many photos each query is made of.
         """
-        lists = None if self._everywhere else hits.leaf[:, : self.n_lists]
+        assert hits.lists is not None, "they are wanted"
+        lists = None if self._everywhere else self._with_more(hits.lists.leaf)
         near = self._lists.nearest(queries, lists, near=self.fit.near)
-        return photo_evidence(
+        if self._counts_for is not None:
+            near = replace(near, leaf=np.where(near.row < 0, -1, self._counts_for[near.row]))
+        evidence = photo_evidence(
             with_leaves(cells, hits),
             near,
             self._scores(queries, near.leaf, hits),
@@ -71,6 +98,22 @@ class PhotoSearch:
             fit=self.fit,
             n_photos=n_photos,
         )
+        if self._region is None:
+            return evidence
+        lat, lng = lat_lng(np.nan_to_num(evidence.points))
+        left = evidence.there & ~self._region.holds(lat, lng)  # moved out of the region: back to the photo's own place
+        row = np.take_along_axis(near.row, evidence.photo_density.argmax(axis=1)[:, None], axis=1)[:, 0]
+        back = unit_vectors(self.gallery.lat_deg[row], self.gallery.lng_deg[row])
+        return replace(evidence, points=np.where(left[:, None], back, evidence.points))
+
+    def _with_more(self, lists: np.ndarray) -> np.ndarray:
+        """Lists (Q, P) int64, and those whose photos count for the same leaves."""
+        if self._more_lists is None:
+            return lists
+        more = np.where(lists[:, :, None] < 0, -1, self._more_lists[lists]).reshape(len(lists), -1)
+        more = np.sort(more, axis=1)
+        more[:, 1:][more[:, 1:] == more[:, :-1]] = -1  # each once
+        return np.concatenate([lists, more], axis=1)
 
     def best(self, queries: np.ndarray, hits: Hits, evidence: PhotoEvidence, k: int, *, inside: float) -> Hits:
         """The k best leaves by photos and cells together, with their scores by cells; probabilities add up to inside.
@@ -78,7 +121,11 @@ class PhotoSearch:
         hits: what the evidence was made of.
         """
         leaf, probability = evidence.posterior.likeliest(k)
-        score = np.where(leaf < 0, -np.inf, self._scores(queries, leaf, hits))
+        score = np.full(leaf.shape, -np.inf)
+        query, place = np.nonzero(leaf >= 0)
+        score[query, place] = self._score(
+            tensor_of(queries), torch.from_numpy(query), torch.from_numpy(leaf[query, place])
+        ).numpy()
         share = np.where(leaf < 0, np.nan, inside * probability)
         return Hits(leaf, score, share, hits.mode, evidence.posterior)
 
@@ -110,20 +157,49 @@ class PhotoSearch:
         return lat, lng
 
     def _scores(self, queries: np.ndarray, leaf: np.ndarray, hits: Hits) -> np.ndarray:
-        """Q . G_r + b_r of leaves (Q, K) int64, 0 for -1: (Q, K) float64; those that hits have are taken from there."""
-        n_leaves = self._score.n_leaves
-        first = np.arange(len(leaf))[:, None] * n_leaves
-        known = np.where(hits.leaf < 0, -1, first + hits.leaf).ravel()
+        """Q . G_r + b_r of leaves (Q, K) int64, 0 for -1: (Q, K) float64, as exact as weights of photos need it.
+
+        Those of the lists that were looked at are known from there.
+        """
+        assert hits.lists is not None, "they are wanted"
+        n_leaves, first = self._score.n_leaves, np.arange(len(leaf))[:, None]
+        known = np.where(hits.lists.leaf < 0, -1, first * n_leaves + hits.lists.leaf).ravel()
         order = np.argsort(known)
-        wanted = (first + leaf).ravel()
-        place = order[np.searchsorted(known, wanted, sorter=order).clip(max=len(known) - 1)]
-        result = np.where(known[place] == wanted, hits.score.ravel()[place], np.nan)
-        result[leaf.ravel() < 0] = 0.0
-        rest = np.flatnonzero(np.isnan(result))
+        wanted = np.where(leaf < 0, -1, first * n_leaves + leaf).ravel()
+        score = np.full(len(wanted), np.nan)
+        if len(known):
+            place = order[np.searchsorted(known, wanted, sorter=order).clip(max=len(known) - 1)]
+            score = np.where(known[place] == wanted, hits.lists.score.ravel()[place].astype(np.float64), np.nan)
+        score[wanted < 0] = 0.0
+        rest = np.flatnonzero(np.isnan(score))
         if rest.size:
             row, missing = (torch.from_numpy(each) for each in (rest // leaf.shape[1], leaf.ravel()[rest]))
-            result[rest] = self._score(tensor_of(queries), row, missing).numpy()
-        return result.reshape(leaf.shape)
+            score[rest] = self._score(tensor_of(queries), row, missing).numpy()
+        return score.reshape(leaf.shape)
+
+
+def _nearest_allowed(gallery: Gallery, leaves: Level, allowed: np.ndarray) -> np.ndarray:
+    """The leaf that each photo counts for where only some leaves are allowed, (R,) int64: (N,) int64."""
+    counts_for = gallery.leaf.astype(np.int64)
+    others = np.flatnonzero(~np.isin(counts_for, allowed))
+    near = point_tree(leaves.lat_deg[allowed], leaves.lng_deg[allowed])
+    counts_for[others] = allowed[near.query(unit_vectors(gallery.lat_deg[others], gallery.lng_deg[others]))[1]]
+    return counts_for
+
+
+def _more_lists(leaf: np.ndarray, counted: np.ndarray, n_leaves: int) -> np.ndarray | None:
+    """Lists whose photos count for another leaf: (leaves, M) int64, -1 for none; None where there are none.
+
+    leaf, counted: (N,) integers, the list that each photo stands in, and the leaf that it counts for.
+    """
+    other = np.flatnonzero(leaf != counted)
+    if not other.size:
+        return None
+    counted_leaf, own = np.divmod(np.unique(counted[other] * n_leaves + leaf[other]), n_leaves)
+    place = np.arange(len(own)) - np.searchsorted(counted_leaf, counted_leaf)
+    lists = np.full((n_leaves, int(place.max()) + 1), -1)
+    lists[counted_leaf, place] = own
+    return lists
 
 
 def with_leaves(posterior: Posterior, hits: Hits) -> Posterior:

@@ -124,9 +124,10 @@ class SearchOptions:
             return
         from indexer.vectors.calibration import PROTOCOL_TEXTS
 
-        if protocol not in bundle.calibrations:
+        if self.calibration(bundle, protocol) is None:
+            photos = ", with its gallery as it is now" if self.uses_gallery(bundle) else ""
             raise InputError(
-                f"`radii`: the bundle {bundle.version[:8]} was not calibrated for {PROTOCOL_TEXTS[protocol]}. "
+                f"`radii`: the bundle {bundle.version[:8]} was not calibrated for {PROTOCOL_TEXTS[protocol]}{photos}. "
                 "Calibrate it with vectors of such photos: python -m search calibrate ..."
             )
         if not self.searches_as_calibrated(bundle):
@@ -154,7 +155,9 @@ class SearchOptions:
     def calibration(self, bundle: "Bundle", protocol: "QueryProtocol") -> "Calibration | None":
         """What answers from a bundle are calibrated by, of cells alone or with photos; None where there is nothing."""
         of_cells = bundle.calibrations.get(protocol) if self.score == "softmax" else None
-        return of_cells.with_photos if of_cells is not None and self.uses_gallery(bundle) else of_cells
+        if of_cells is None or bundle.gallery is None or not self.uses_gallery(bundle):
+            return of_cells
+        return of_cells.with_photos if bundle.gallery.facts.keeps_calibrations else None
 
     def masses(self, bundle: "Bundle", protocol: "QueryProtocol") -> tuple[float, float] | None:
         """What discs around the points of answers must hold to be true; None where that was not calibrated."""
@@ -178,9 +181,14 @@ class SearchOptions:
         return {name: str(value) for name, value in vars(self).items() if value != getattr(DEFAULT_OPTIONS, name)}
 
     @property
+    def within_region(self) -> bool:
+        """Whether answers are held to a region."""
+        return (self.region, self.not_region) != (None, None)
+
+    @property
     def constrained(self) -> bool:
         """Whether something else is searched than the whole bundle as it is."""
-        return (self.region, self.not_region, self.prior_exponent) != (None, None, None)
+        return self.within_region or self.prior_exponent is not None
 
 
 DEFAULT_OPTIONS = SearchOptions()

@@ -19,7 +19,7 @@ from indexer.earth.geo import EARTH_RADIUS_KM, FARTHEST_KM, chords_to_km
 
 _PAIRS = 1 << 20  # pairs of a place and a bell that are looked at together
 _FARTHEST, _STEP = 12.0, 1 / 32  # of the table of Rice's distribution, in widths of a bell
-_HALVINGS = 40  # of the bracket around a radius: down to a metre
+_HALVINGS = 18  # of the bracket around the logarithm of a radius: down to a ten thousandth of it
 _LEAST_KM = 1e-3
 
 

@@ -13,6 +13,8 @@ from indexer.earth.polygons import cell_polygons
 from indexer.errors import InputError
 from search.answers.precision_cap import NamedCells
 
+_INSIDE = 1e-7  # of the way from a border to a place well inside
+
 
 def in_shape(cells: NamedCells, shape: shapely.Geometry, option: str, *, wholly: bool) -> np.ndarray:
     """Which cells lie in a shape, wholly or with some part: (C,) bool. InputError where cells are labels."""
@@ -74,3 +76,26 @@ def _with_geometries(text: str) -> str:
         features = content["features"]
         content["features"] = [each for each in features if not isinstance(each, dict) or each.get("geometry", 0)]
     return json.dumps(content)
+
+
+def nearest_inside(
+    place: tuple[float, float],
+    s2_id: np.uint64,
+    *,
+    given: shapely.Geometry | None,
+    ruled_out: shapely.Geometry | None,
+) -> tuple[float, float]:
+    """The place of an S2 cell that is nearest to another, inside what is given and outside of what is ruled out.
+
+    place: latitude and longitude in degrees; the result likewise, and the same where the cell has no such place.
+    """
+    area = cell_polygons(np.array([s2_id], np.uint64))[0]
+    area = area if given is None else shapely.intersection(area, given)
+    area = area if ruled_out is None else shapely.difference(area, ruled_out)
+    if shapely.is_empty(area):
+        return place
+    point = shapely.Point(place[1], place[0])
+    border = shapely.get_coordinates(shapely.shortest_line(point, area))[-1]
+    within = shapely.get_coordinates(shapely.point_on_surface(area))[0]
+    lng, lat = border + _INSIDE * (within - border)  # on the border rounding would decide
+    return float(lat), float(lng)

@@ -27,7 +27,13 @@ class CosineSearch:
         self.name = f"cosine-{kind}"
 
     def __call__(
-        self, queries: np.ndarray, k: int, *, temperature: float | None, left_out: float | None = None
+        self,
+        queries: np.ndarray,
+        k: int,
+        *,
+        temperature: float | None,
+        left_out: float | None = None,
+        n_lists: int = 0,
     ) -> Hits:
         """As `Search`; a probability is a share of the sum, whatever the temperature.
 

@@ -6,6 +6,7 @@ beside encoding a photo, and on a GPU is lost to reading lists here and there.
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ import torch
 from encoder.device import multiplies_bfloat16
 from indexer.bundles.leaf_index import EXHAUSTIVE_LEAVES
 from indexer.vectors.scoring import ScoringModel
-from search.retrieval.found import ALL_LEAVES, Hits, Searched, joined_hits
+from search.retrieval.found import ALL_LEAVES, Hits, Searched, best_lists, joined_hits
 from search.retrieval.posterior import Posterior, posterior_of
 from search.retrieval.proof import Candidates, LeafScores, best_leaves, first_look, tensor_of
 from search.retrieval.scan import LeafScan
@@ -44,7 +45,13 @@ class ExactSearch:
         return cls(searched.model, rows.to(device), low_precision=multiplies_bfloat16(device))
 
     def __call__(
-        self, queries: np.ndarray, k: int, *, temperature: float | None, left_out: float | None = None
+        self,
+        queries: np.ndarray,
+        k: int,
+        *,
+        temperature: float | None,
+        left_out: float | None = None,
+        n_lists: int = 0,
     ) -> Hits:
         """As `Search`."""
         vectors, extended = self._on_device(queries)
@@ -52,7 +59,8 @@ class ExactSearch:
             leaf, score = self._best(vectors, extended, None, k)
             return _hits(leaf, score)
         if left_out is not None:
-            return joined_hits(list(self._with_posterior(vectors, extended, k, temperature, left_out)), k)
+            parts = self._with_posterior(vectors, extended, k, temperature, left_out, n_lists)
+            return joined_hits(list(parts), k)
         first, others = self._scan.best_and_others(extended, first_look(k, self._model.n_leaves), temperature)
         leaf, score = self._best(vectors, extended, first, k)
         # The others are all but the first candidate, which in a near tie need not be the best.
@@ -62,14 +70,22 @@ class ExactSearch:
         return _hits(leaf, score, (score / temperature - total[:, None]).exp().cpu().numpy())
 
     def _with_posterior(
-        self, vectors: torch.Tensor, extended: torch.Tensor, k: int, temperature: float, left_out: float
+        self,
+        vectors: torch.Tensor,
+        extended: torch.Tensor,
+        k: int,
+        temperature: float,
+        left_out: float,
+        n_lists: int,
     ) -> Iterator[Hits]:
         for block, scores in self._scan.scores(extended):
+            lists = best_lists(scores, n_lists)
             first = self._scan.best_of(extended[block], scores, first_look(k, self._model.n_leaves))
             posterior = posterior_of(scores, temperature, left_out=left_out)
             leaf, score = (each.cpu() for each in self._best(vectors[block], extended[block], first, k))
             posterior = posterior.with_best(score[:, 0].numpy() / temperature)
-            yield _hits(leaf, score, posterior.probabilities(score.numpy(), temperature), posterior)
+            hits = _hits(leaf, score, posterior.probabilities(score.numpy(), temperature), posterior)
+            yield replace(hits, lists=lists)
 
     def scores(self, queries: np.ndarray) -> Iterator[tuple[slice, torch.Tensor]]:
         """Scores of all leaves in float32, a block of queries at a time, as `LeafScan.scores` gives them."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
+import torch
 
 from indexer.bundles.bundle import Bundle
 from indexer.bundles.faiss_index import Index, Precision, flat_index, is_exact, rows_of
@@ -52,6 +53,18 @@ def with_prior(model: ScoringModel, prior_exponent: float | None) -> ScoringMode
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class BestLists:
+    """The M leaves of Q queries whose lists of photos are worth a look, the best first."""
+
+    leaf: np.ndarray  # (Q, M) int64, -1 where there are fewer
+    score: np.ndarray  # (Q, M) float32, in the precision of a first look; minus infinity where there are fewer
+
+    def take(self, queries: np.ndarray) -> "BestLists":
+        """Those of some of the queries, by their number, in that order."""
+        return BestLists(self.leaf[queries], self.score[queries])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Hits:
     """The K best leaves of Q queries, the best first."""
 
@@ -62,11 +75,16 @@ class Hits:
     probability: np.ndarray
     mode: np.ndarray  # (Q,) str, how each was found: 'exact', 'beam', 'adaptive-proved', 'cosine-affine' and so on
     posterior: Posterior | None = None  # over all leaves that count; None if not wanted
+    lists: BestLists | None = None  # None if not wanted
 
     def take(self, queries: np.ndarray) -> "Hits":
         """Those of some of the queries, by their number, in that order."""
         posterior = None if self.posterior is None else self.posterior.take(queries)
-        return Hits(self.leaf[queries], self.score[queries], self.probability[queries], self.mode[queries], posterior)
+        lists = None if self.lists is None else self.lists.take(queries)
+        leaf, score, probability, mode = (
+            column[queries] for column in (self.leaf, self.score, self.probability, self.mode)
+        )
+        return Hits(leaf, score, probability, mode, posterior, lists)
 
     def replaced(self, rows: np.ndarray, other: "Hits") -> "Hits":
         """The same with other answers to some of the queries."""
@@ -80,14 +98,41 @@ def joined_hits(parts: Sequence[Hits], k: int) -> Hits:
     posteriors = [part.posterior for part in parts if part.posterior is not None]
     posterior = joined_posteriors(posteriors) if posteriors or not parts else None
     if not parts:
-        return Hits(np.empty((0, k), np.int64), np.empty((0, k)), np.empty((0, k)), np.empty(0, str), posterior)
+        no_lists = BestLists(np.empty((0, 0), np.int64), np.empty((0, 0), np.float32))
+        nothing = np.empty((0, k), np.int64), np.empty((0, k)), np.empty((0, k)), np.empty(0, str)
+        return Hits(*nothing, posterior, no_lists)
+    lists = [part.lists for part in parts if part.lists is not None]
     return Hits(
         np.concatenate([part.leaf for part in parts]),
         np.concatenate([part.score for part in parts]),
         np.concatenate([part.probability for part in parts]),
         np.concatenate([part.mode for part in parts]),
         posterior,
+        _joined_lists(lists) if lists else None,
     )
+
+
+def _joined_lists(parts: Sequence[BestLists]) -> BestLists:
+    most = max(part.leaf.shape[1] for part in parts)
+
+    def joined(name: str, nothing: float) -> np.ndarray:
+        columns = [getattr(part, name) for part in parts]
+        wide = [np.pad(each, ((0, 0), (0, most - each.shape[1])), constant_values=nothing) for each in columns]
+        return np.concatenate(wide)
+
+    return BestLists(joined("leaf", -1), joined("score", -np.inf))
+
+
+def best_lists(score: torch.Tensor, n: int, leaf: torch.Tensor | None = None) -> BestLists | None:
+    """The n best of leaves by scores (Q, M) float32; None where none are wanted.
+
+    leaf: (Q, M) int64, of which leaf each score is, -1 for none; None: of leaf 0, 1, 2, ...
+    """
+    if not n:
+        return None
+    best, place = score.topk(min(n, score.shape[1]))
+    found = place if leaf is None else leaf.gather(1, place)
+    return BestLists(found.cpu().numpy(), best.cpu().numpy())
 
 
 class Search(Protocol):
@@ -98,11 +143,18 @@ class Search(Protocol):
     facts: Mapping[str, int]  # numbers that it was set to
 
     def __call__(
-        self, queries: np.ndarray, k: int, *, temperature: float | None, left_out: float | None = None
+        self,
+        queries: np.ndarray,
+        k: int,
+        *,
+        temperature: float | None,
+        left_out: float | None = None,
+        n_lists: int = 0,
     ) -> Hits:
         """The k best leaves of queries (Q, D) float32 as they meet geocells; no probabilities where T is None.
 
-        left_out: as for `posterior_of`, of posteriors from the same look at the leaves; None: none are wanted.
+        left_out: as for `posterior_of`, of posteriors from the same look at the leaves; None: none are wanted. n_lists:
+        with posteriors, of how many leaves to look at photos.
 
         Raises:
             InputError: posteriors are wanted of a search that has none.

@@ -16,7 +16,7 @@ from indexer.earth.polygons import cell_polygons
 from indexer.errors import InputError
 from indexer.vectors.scoring import log_product, log_softmax
 from search.__main__ import COMMANDS
-from search.answers.constraints import allowed_cells
+from search.answers.constraints import Region
 from search.answers.engine import Engine
 from search.answers.options import ModeName, SearchOptions
 from search.answers.recall import RecallCheck
@@ -63,7 +63,7 @@ def test_the_best_allowed_leaf_is_found_and_no_other(bundle: Bundle, mode: ModeN
 
 def test_a_beam_misses_no_region_because_others_are_nearer(bundle: Bundle) -> None:
     """Queries that belong elsewhere: the lists nearest to them hold nothing that is allowed."""
-    allowed = allowed_cells(bundle.hierarchy.leaves, region=BOX, not_region=None)
+    allowed = Region(BOX, None).cells(bundle.hierarchy.leaves)
     elsewhere = np.setdiff1d(np.arange(bundle.model.n_leaves), allowed)
     queries = bundle.model.geocells.vectors[-1][elsewhere[:40]]
     hits = Engine(bundle, options=SearchOptions("beam", probes=1, region=BOX)).search(queries)
@@ -80,7 +80,7 @@ def test_a_beam_visits_as_many_lists_as_the_region_takes(bundle: Bundle) -> None
         facts = Engine(bundle, options=SearchOptions("beam", region=region)).search_facts
         probes[region] = facts["level"], facts["probes"]
     queries = stand_ins(bundle.model, n=200, seed=4)
-    allowed = allowed_cells(bundle.hierarchy.leaves, region=BOX, not_region=None)
+    allowed = Region(BOX, None).cells(bundle.hierarchy.leaves)
     there = queries[np.isin(log_product(bundle.model, queries).argmax(axis=1), allowed)]
     best = Engine(bundle, options=SearchOptions("exact", region=BOX)).search(there)
     found = Engine(bundle, options=SearchOptions("beam", region=BOX)).search(there)
@@ -94,16 +94,16 @@ def test_what_is_ruled_out_wholly_is_left_out(bundle: Bundle) -> None:
     assert hierarchy.leaves.s2_ids is not None
     shape = shapely.box(-40, -30, 50, 60)
     inside = np.flatnonzero([shape.contains(cell) for cell in cell_polygons(hierarchy.leaves.s2_ids)])
-    allowed = allowed_cells(hierarchy.leaves, region=None, not_region=BOX)
+    allowed = Region(None, BOX).cells(hierarchy.leaves)
     assert len(inside)
     np.testing.assert_array_equal(np.union1d(allowed, inside), np.arange(len(hierarchy.leaves)))
     assert not np.intersect1d(allowed, inside).size
-    both = allowed_cells(hierarchy.leaves, region=BOX, not_region="-30,-40,60,0")
+    both = Region(BOX, "-30,-40,60,0").cells(hierarchy.leaves)
     np.testing.assert_array_equal(
         both,
         np.intersect1d(
-            allowed_cells(hierarchy.leaves, region=BOX, not_region=None),
-            allowed_cells(hierarchy.leaves, region=None, not_region="-30,-40,60,0"),
+            Region(BOX, None).cells(hierarchy.leaves),
+            Region(None, "-30,-40,60,0").cells(hierarchy.leaves),
         ),
     )
 
@@ -112,9 +112,9 @@ def test_countries_are_those_of_the_cells_names(hierarchy: Hierarchy) -> None:
     leaves = hierarchy.leaves
     codes, counts = np.unique(leaves.country, return_counts=True)
     first, second = codes[np.argsort(-counts)][:2]
-    found = allowed_cells(leaves, region=f"{first.lower()}, {second}", not_region=None)
+    found = Region(f"{first.lower()}, {second}", None).cells(leaves)
     np.testing.assert_array_equal(found, np.flatnonzero(np.isin(leaves.country, [first, second])))
-    rest = allowed_cells(leaves, region=None, not_region=str(first))
+    rest = Region(None, str(first)).cells(leaves)
     np.testing.assert_array_equal(rest, np.flatnonzero(leaves.country != first))
 
 
@@ -144,12 +144,12 @@ def test_a_region_between_the_cells_is_refused(hierarchy: Hierarchy) -> None:
     row = int(np.flatnonzero(hierarchy.locate(lat, lng)[:, -1] < 0)[0])
     box = ",".join(f"{value:.9f}" for value in (lat[row], lng[row], lat[row] + 1e-6, lng[row] + 1e-6))
     with pytest.raises(InputError, match="no cell of this bundle overlaps it"):
-        allowed_cells(hierarchy.leaves, region=box, not_region=None)
+        Region(box, None).cells(hierarchy.leaves)
 
 
 def test_all_ruled_out_and_options_that_do_not_go_together_are_refused(engine: Engine) -> None:
     with pytest.raises(InputError, match="leaves no cell"):
-        allowed_cells(engine.bundle.hierarchy.leaves, region=None, not_region="-90,-180,90,180")
+        Region(None, "-90,-180,90,180").cells(engine.bundle.hierarchy.leaves)
     with pytest.raises(InputError, match="for comparison"):
         SearchOptions(score="cosine-affine", region="FR")
     with pytest.raises(InputError, match="calibrated for the whole Earth"):

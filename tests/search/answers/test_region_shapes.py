@@ -9,12 +9,12 @@ import shapely
 
 from indexer.cells.hierarchy import Hierarchy
 from indexer.errors import InputError
-from search.answers.constraints import allowed_cells
+from search.answers.constraints import Region
 from tests.search.answers.conftest import overlapping
 
 
 def test_a_box_passes_the_antimeridian(hierarchy: Hierarchy) -> None:
-    found = allowed_cells(hierarchy.leaves, region="-20,175,30,-175", not_region=None)
+    found = Region("-20,175,30,-175", None).cells(hierarchy.leaves)
     both = shapely.union(shapely.box(175, -20, 180, 30), shapely.box(-180, -20, -175, 30))
     np.testing.assert_array_equal(found, overlapping(hierarchy, both))
 
@@ -23,7 +23,7 @@ def test_polygons_of_a_file_with_a_hole(hierarchy: Hierarchy, tmp_path: Path) ->
     shape = shapely.box(-40, -30, 50, 60).difference(shapely.box(-10, -10, 20, 30))
     feature = {"type": "Feature", "properties": {}, "geometry": json.loads(shapely.to_geojson(shape))}
     (tmp_path / "r.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": [feature, feature]}))
-    found = allowed_cells(hierarchy.leaves, region=str(tmp_path / "r.geojson"), not_region=None)
+    found = Region(str(tmp_path / "r.geojson"), None).cells(hierarchy.leaves)
     np.testing.assert_array_equal(found, overlapping(hierarchy, shape))
 
 
@@ -53,4 +53,4 @@ def test_regions_that_cannot_be_are_refused(hierarchy: Hierarchy, tmp_path: Path
     nowhere = '{"type": "Feature", "properties": {}, "geometry": null}'
     (tmp_path / "nowhere.json").write_text(f'{{"type": "FeatureCollection", "features": [{nowhere}]}}')
     with pytest.raises(InputError, match=message):
-        allowed_cells(hierarchy.leaves, region=region.format(tmp=tmp_path), not_region=None)
+        Region(region.format(tmp=tmp_path), None).cells(hierarchy.leaves)
