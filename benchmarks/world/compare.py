@@ -11,15 +11,17 @@ from PIL import Image
 
 from benchmarks.world import methods
 from benchmarks.world.baselines import pixel_nearest, random_places
-from benchmarks.world.results import FINEST, ORACLE, OURS, PIXELS, RANDOM, Answers, Places
+from benchmarks.world.results import ALIKE, CELLS, FINEST, ORACLE, OURS, PIXELS, RANDOM, Answers, Places
 from indexer.cells.hierarchy import Level
 from indexer.earth.places import nearest_cities
 from indexer.errors import WorkError
 from indexer.photos.sources import PhotoTable, read_photos
 from indexer.vectors.features import read_features
 from search.answers.engine import Engine
+from search.answers.options import SearchOptions
 from search.evaluation.evaluate import evaluate
 from search.evaluation.options import EvaluateConfig
+from search.retrieval.gallery_lists import GalleryLists
 
 _DECODERS = 2  # threads; Pillow lets go of the interpreter lock while it decodes
 
@@ -33,7 +35,7 @@ def compare(photos: Path, *, registry: Path, features: Path, predictions: Path, 
     """
     train = read_photos(photos, split="train", coordinates=True)
     test = read_photos(photos, split="test", coordinates=True)
-    engine = Engine.open(registry)
+    engine = Engine.open(registry, options=SearchOptions(gallery="off"))
     model, hierarchy = engine.bundle.model, engine.bundle.hierarchy
     batch = read_features(features)
     answered = _predictions(predictions)
@@ -57,6 +59,8 @@ def compare(photos: Path, *, registry: Path, features: Path, predictions: Path, 
         true_place=_named(*(names.tolist() for names in nearest_cities(test.lat_deg, test.lng_deg))),
         predictions={
             OURS: ours,
+            CELLS: _at(hierarchy.leaves, engine.search(batch.embedding, probability=False).leaf[:, 0]),
+            ALIKE: _most_similar(engine, batch.embedding),
             FINEST: _at(hierarchy.leaves, methods.finest_level_leaves(model, batch.embedding)),
             PIXELS: _at(train, pixels),
             RANDOM: _at(train, random_places(len(train), len(test), seed)),
@@ -71,6 +75,14 @@ def compare(photos: Path, *, registry: Path, features: Path, predictions: Path, 
         n_train=len(train),
         order=methods.check_order(engine, batch.embedding),
     )
+
+
+def _most_similar(engine: Engine, vectors: np.ndarray) -> Places:
+    """Where the photo of the gallery that is most similar to each vector (Q, D) was taken."""
+    gallery = engine.bundle.gallery
+    assert gallery is not None, "a bundle of a checkpoint has one"
+    row = GalleryLists(gallery).nearest(engine.prepared(vectors), None, near=1).row[:, 0]
+    return Places(gallery.lat_deg[row], gallery.lng_deg[row])
 
 
 def _predictions(folder: Path) -> pa.Table:

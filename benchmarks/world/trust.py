@@ -25,8 +25,7 @@ from search.evaluation.options import EvaluateConfig, Resampling
 from training.run_folder import CHECKPOINT
 
 MAX_ERROR = 0.03  # of probabilities
-REFERENCES = 8  # photos kept for each cell
-POINTS = ("medoid", "mass", "reference")  # beside a cell's own
+POINTS = ("cell", "medoid", "mass")  # beside the densest place
 _CONFIG = EvaluateConfig(split="test", resampling=Resampling(10_000))
 
 
@@ -40,7 +39,7 @@ def measure(report: Report, demo: Path, folder: Path) -> None:
     for needed in (photos, checkpoint, hierarchy):
         if not needed.exists():
             raise InputError(f"{needed}: missing. Run the demo first: make demo")
-    features, fitted = folder / "features", folder / "refit"
+    features = folder / "features"
     run_command("encoder", "embed", "--photos", photos, "--checkpoint", checkpoint, "--out", features)
 
     def build(name: str, learnt: Path) -> Path:
@@ -59,16 +58,13 @@ def measure(report: Report, demo: Path, folder: Path) -> None:
     run_command("search", "calibrate", "--registry", registry, "--features", features, *known)
     after = answers(registry, "after")
     calibration(report, before, after)
-    radii(report, after, "cell")
-    learnt = ("--features", features, "--hierarchy", hierarchy, "--photos", photos, "--split", "train")
-    kept = ("--from", checkpoint, "--references", str(REFERENCES), "--out", fitted)
-    run_command("training", "refit", *learnt, *kept)
-    refitted = build("refitted", fitted)
-    run_command("search", "calibrate", "--registry", refitted, "--features", features, *known)
-    usual = answers(refitted, "cell")
+    radii(report, after, "density")
+    cells = answers(registry, "cells", "--gallery", "off")
+    pointing(report, cells, after, "density, beside cells alone")
+    radii(report, cells, "cell, by cells alone")
     for point in POINTS:
-        other = answers(refitted, point, "--point", point)
-        pointing(report, usual, other, point)
+        other = answers(registry, point, "--point", point)
+        pointing(report, after, other, point)
         radii(report, other, point)
 
 
@@ -124,7 +120,7 @@ def main() -> int:
             measure(report, options.demo, Path(name))
         except InputError as error:
             raise SystemExit(f"error: {error}") from None
-    return report.finish(references=REFERENCES, draws=_CONFIG.resampling.resamples)
+    return report.finish(draws=_CONFIG.resampling.resamples)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,15 @@ from search.evaluation.reliability import coverage, reliability
 
 HOSTILE = '<script>alert(1)</script> & "O\'Higgins"'
 KM_PER_DEGREE = 111.19  # along a meridian
-SHIFTS_DEG = {"ours": 1.0, "finest_only": 2.0, "pixel_nn": 4.0, "random": 60.0, "oracle_cell": 0.5}
+SHIFTS_DEG = {
+    "ours": 0.1,
+    "cells": 1.0,
+    "finest_only": 2.0,
+    "most_similar": 3.0,
+    "pixel_nn": 4.0,
+    "random": 60.0,
+    "oracle_cell": 0.05,
+}
 
 
 @pytest.fixture
