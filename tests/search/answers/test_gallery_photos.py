@@ -1,0 +1,315 @@
+"""A gallery in answers: which photos count, which are told, and what stays as it is without them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from indexer.bundles.build_config import GalleryConfig
+from indexer.bundles.bundle import Bundle
+from indexer.cells.hierarchy import Hierarchy
+from indexer.earth.geo import haversine_km, unit_vectors
+from indexer.errors import InputError
+from indexer.vectors.prototypes import Placed
+from indexer.vectors.scoring import log_product
+from search.answers.constraints import Region
+from search.answers.engine import Engine
+from search.answers.options import GalleryName, ModeName, SearchOptions
+from search.answers.rows import columns_of
+from tests.conftest import random_geocells
+from tests.search.answers.test_photo_evidence import check, queries_of
+from tests.search.conftest import MODES, WIDTH
+from tests.search.gallery_oracle import FIT, brute_force, bundle_with_photos, engine_with
+
+
+@pytest.fixture(scope="module")
+def queries(photo_bundle: Bundle) -> np.ndarray:
+    return queries_of(photo_bundle)
+
+
+def same_answers(one: Engine, other: Engine, queries: np.ndarray, *, k: int = 3) -> None:
+    first, second = (columns_of(engine.answer(queries, k=k)) for engine in (one, other))
+    assert first.equals(second)
+
+
+def test_lists_of_all_leaves_are_as_good_as_all_photos(photo_bundle: Bundle, queries: np.ndarray) -> None:
+    lists, everything = (
+        engine_with(photo_bundle, FIT, mode="exact", gallery=how).find(queries, k=3, left_out=0.0)
+        for how in ("lists", "all")
+    )
+    assert lists.evidence is not None
+    assert everything.evidence is not None
+    check(lists.evidence, brute_force(photo_bundle, FIT, queries), FIT)
+    np.testing.assert_array_equal(lists.hits.leaf, everything.hits.leaf)
+    np.testing.assert_allclose(lists.evidence.points, everything.evidence.points, atol=1e-7)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("n_lists", [1, 6])
+def test_only_photos_of_the_best_leaves_lists_count(
+    photo_bundle: Bundle, queries: np.ndarray, mode: ModeName, n_lists: int
+) -> None:
+    """And where there is none, cells decide alone."""
+    fit = replace(FIT, lists=n_lists)
+    probes = {} if mode == "exact" else {"probes": 10**6}
+    found = engine_with(photo_bundle, fit, mode=mode, **probes).find(queries, left_out=0.0)
+    assert found.evidence is not None
+    gallery = photo_bundle.gallery
+    assert gallery is not None
+    best = np.argsort(-log_product(photo_bundle.model, queries), axis=1, kind="stable")[:, :n_lists]
+    some_without = False
+    for number, query in enumerate(queries):
+        truth = brute_force(photo_bundle, fit, query[None], may=np.isin(gallery.leaf, best[number]))
+        own = found.evidence.near.row[number]
+        assert set(own[own >= 0].tolist()) == set(truth.near[0].tolist())
+        np.testing.assert_allclose(
+            found.evidence.weight[number, : len(truth.near[0])], truth.weight[0, own[own >= 0]], atol=2e-5
+        )
+        some_without |= not found.evidence.there[number]
+        assert found.evidence.there[number] == bool(truth.near[0].size)
+    assert some_without == (n_lists == 1)
+
+
+def test_answers_say_what_decided_and_point_at_cells_where_no_photo_did(
+    photo_bundle: Bundle, queries: np.ndarray
+) -> None:
+    engine = engine_with(photo_bundle, replace(FIT, lists=1), mode="exact")
+    answers, cells = (
+        engine.answer(queries, k=2),
+        engine_with(photo_bundle, FIT, mode="exact", gallery="off").answer(queries, k=2),
+    )
+    without = answers.evidence == "cells"
+    assert 0 < without.sum() < len(queries)
+    assert set(answers.evidence[~without]) == {"cells+photos (lists)"}
+    np.testing.assert_array_equal(answers.hits.leaf[without], cells.hits.leaf[without])
+    np.testing.assert_allclose(answers.hits.probability[without], cells.hits.probability[without], rtol=1e-5)
+    np.testing.assert_array_equal(answers.at.lat_deg[without], cells.at.lat_deg[without])
+    np.testing.assert_array_equal(answers.at.lng_deg[without], cells.at.lng_deg[without])
+    rows = columns_of(answers).to_pylist()
+    assert [not row["gallery_photo"] for row in rows] == without.tolist()
+    everywhere = engine_with(photo_bundle, FIT, mode="exact", gallery="all").answer(queries, k=2)
+    assert set(everywhere.evidence) == {"cells+photos (all)"}
+
+
+@pytest.mark.parametrize("mode", ["auto", *MODES])
+@pytest.mark.parametrize("point", [None, "medoid", "mass"])
+def test_switched_off_a_gallery_changes_nothing(
+    photo_bundle: Bundle, engine: Engine, queries: np.ndarray, mode: ModeName, point: str | None
+) -> None:
+    """The bundle of `engine` is the same without a gallery."""
+    options = SearchOptions(mode, point=point)  # type: ignore[arg-type]
+    plain = Engine(engine.bundle, options=options)
+    same_answers(Engine(photo_bundle, options=replace(options, gallery="off")), plain, queries)
+    assert "gallery_photo" not in columns_of(plain.answer(queries, k=1)).column_names
+
+
+def test_a_gallery_without_photos_changes_nothing(
+    hierarchy: Hierarchy, hierarchy_folder: Path, placed: Placed, engine: Engine, queries: np.ndarray, tmp_path: Path
+) -> None:
+    geocells = random_geocells(hierarchy, WIDTH, seed=0)
+    far = bundle_with_photos(hierarchy, hierarchy_folder, geocells, placed.take(np.arange(2)), tmp_path)
+    answers, cells = Engine(far, options=SearchOptions("exact")).answer(queries, k=2), engine.answer(queries, k=2)
+    alone = answers.evidence == "cells"
+    np.testing.assert_array_equal(answers.hits.leaf[alone], cells.hits.leaf[alone])
+    np.testing.assert_allclose(answers.hits.probability[alone], cells.hits.probability[alone], rtol=1e-5)
+
+
+def test_the_heaviest_photos_are_told(photo_bundle: Bundle, queries: np.ndarray) -> None:
+    truth, gallery = brute_force(photo_bundle, FIT, queries), photo_bundle.gallery
+    assert gallery is not None
+    rows = columns_of(
+        engine_with(photo_bundle, FIT, mode="exact", gallery="all", gallery_photos=4).answer(queries, k=1)
+    ).to_pylist()
+    name_of = gallery.names(np.arange(len(gallery))).tolist()
+    for number, row in enumerate(rows):
+        own = [name_of.index(name) for name in row["gallery_photo"]]
+        assert len(own) == 4
+        heaviest = np.sort(truth.weight[number])[::-1][:4]
+        np.testing.assert_allclose(truth.weight[number, own], heaviest, atol=2e-5)
+        np.testing.assert_allclose(row["gallery_weight"], heaviest, atol=2e-5)
+        np.testing.assert_array_equal(row["gallery_lat"], gallery.lat_deg[own])
+        np.testing.assert_array_equal(row["gallery_lng"], gallery.lng_deg[own])
+        vectors = np.stack([gallery.vectors(each, each + 1)[0] for each in own]).astype(np.float64)
+        np.testing.assert_allclose(row["gallery_cosine"], vectors @ queries[number], atol=1e-5)
+        at = np.concatenate([unit_vectors(np.array([row["lat"]]), np.array([row["lng"]])), truth.points[[number]]])
+        found, best = truth.density(number, at, pointing=True)
+        assert found == pytest.approx(best, rel=2e-3)  # what is left out of a long posterior may decide between two
+
+
+def test_cosines_of_albums_are_of_unit_vectors(photo_bundle: Bundle, queries: np.ndarray) -> None:
+    one, four = (
+        engine_with(photo_bundle, FIT, mode="exact", gallery="all").answer(
+            times * queries, k=1, n_photos=np.full(len(queries), times)
+        )
+        for times in (1, 4)
+    )
+    assert one.photos is not None
+    assert four.photos is not None
+    assert np.nanmax(four.photos.cosine) <= 1 + 1e-6
+    same = one.photos.photo[:, 0] == four.photos.photo[:, 0]
+    np.testing.assert_allclose(four.photos.cosine[same, 0], one.photos.cosine[same, 0], atol=1e-5)
+
+
+@pytest.mark.parametrize("n", [0, 10**5])
+def test_none_or_all_photos_may_be_told(photo_bundle: Bundle, queries: np.ndarray, n: int) -> None:
+    answers = engine_with(photo_bundle, FIT, mode="exact", gallery_photos=n).answer(queries, k=1)
+    rows = columns_of(answers).to_pylist()
+    assert {len(row["gallery_photo"]) for row in rows} == {min(n, FIT.near)}
+    if n:
+        np.testing.assert_allclose([sum(row["gallery_weight"]) for row in rows], 1, atol=1e-6)
+
+
+def test_top_places_are_the_densest_photos_of_their_leaves(photo_bundle: Bundle, queries: np.ndarray) -> None:
+    truth, gallery, leaves = (
+        brute_force(photo_bundle, FIT, queries),
+        photo_bundle.gallery,
+        photo_bundle.hierarchy.leaves,
+    )
+    assert gallery is not None
+    answers = engine_with(photo_bundle, FIT, mode="exact", gallery="all").answer(queries, k=4)
+    seen = set()
+    for number in range(len(queries)):
+        for place, leaf in enumerate(answers.hits.leaf[number].tolist()):
+            own = truth.near[number][gallery.leaf[truth.near[number]] == leaf]
+            at = answers.cell_lat_deg[number, place], answers.cell_lng_deg[number, place]
+            seen.add(own.size > 0)
+            if not own.size:
+                assert at == (leaves.lat_deg[leaf], leaves.lng_deg[leaf])
+                continue
+            density = truth.density(number, truth._places[own], pointing=True)
+            best = [(gallery.lat_deg[row], gallery.lng_deg[row]) for row in own[density >= density.max() * (1 - 1e-6)]]
+            assert at in best
+    assert seen == {True, False}
+
+
+def test_the_leaf_of_a_point_is_named_where_it_lies_in_one(photo_bundle: Bundle, queries: np.ndarray) -> None:
+    hierarchy = photo_bundle.hierarchy
+    table = columns_of(engine_with(photo_bundle, FIT, mode="exact").answer(queries, k=1)).to_pylist()
+    leaf = hierarchy.locate(np.array([row["lat"] for row in table]), np.array([row["lng"] for row in table]))[:, -1]
+    expected = [None if each < 0 else hierarchy.leaves.keys[each] for each in leaf]
+    assert [row["point_key"] for row in table] == expected
+    assert any(row["point_key"] != row["key"] for row in table)
+
+
+@pytest.mark.parametrize("exponent", [0.0, 1.5])
+def test_another_prior_counts_for_cells_and_photos(photo_bundle: Bundle, queries: np.ndarray, exponent: float) -> None:
+    other = replace(photo_bundle.model, geocells=replace(photo_bundle.model.geocells, prior_exponent=exponent))
+    found = engine_with(photo_bundle, FIT, mode="exact", gallery="all", prior_exponent=exponent).find(
+        queries, left_out=0.0
+    )
+    assert found.evidence is not None
+    check(found.evidence, brute_force(replace(photo_bundle, model=other), FIT, queries), FIT)
+
+
+@pytest.mark.parametrize("row", [0, 5, 699])
+def test_a_photo_that_is_gone_is_as_if_it_had_never_been_there(
+    hierarchy: Hierarchy, hierarchy_folder: Path, placed: Placed, photo_bundle: Bundle, tmp_path: Path, row: int
+) -> None:
+    """The query is that photo itself, so that it decides while it is there."""
+    geocells = random_geocells(hierarchy, WIDTH, seed=0)
+    rest = placed.take(np.delete(np.arange(len(placed.photo)), row))
+    config = GalleryConfig(keep_duplicates=True, gallery_precision="fp32")  # 8 bits have another range without it
+    fewer = bundle_with_photos(hierarchy, hierarchy_folder, geocells, rest, tmp_path, config=config)
+    query, name = placed.vectors[row : row + 1], placed.photo[row]
+    before = engine_with(photo_bundle, FIT, gallery="all").answer(query, k=1)
+    after = engine_with(fewer, FIT, mode="exact", gallery="all", gallery_photos=40)
+    assert before.photos is not None
+    assert name in before.photos.photo
+    found = after.find(query, left_out=0.0)
+    assert found.evidence is not None
+    check(found.evidence, brute_force(fewer, FIT, query), FIT)
+    told = after.answer(query, k=1).photos
+    assert told is not None
+    assert name not in told.photo
+    # The same as by all photos without it.
+    whole = bundle_with_photos(hierarchy, hierarchy_folder, geocells, placed, tmp_path, config=config)
+    assert whole.gallery is not None
+    there = whole.gallery.names(np.arange(len(whole.gallery))) != name
+    truth = brute_force(whole, FIT, query, may=there)
+    np.testing.assert_allclose(truth.points, brute_force(fewer, FIT, query).points, atol=1e-9)
+
+
+@pytest.mark.parametrize("region", ["FR,JP,US,BR", "-30,100,60,-100"])
+@pytest.mark.parametrize("gallery", ["lists", "all"])
+def test_in_a_region_only_its_photos_count_and_no_answer_lies_outside(
+    photo_bundle: Bundle, queries: np.ndarray, region: str, gallery: GalleryName
+) -> None:
+    engine = engine_with(photo_bundle, FIT, mode="exact", gallery=gallery, region=region, gallery_photos=50)
+    answers, within = engine.answer(queries, k=1), Region(region, None)
+    assert answers.photos is not None
+    assert within.holds(answers.at.lat_deg, answers.at.lng_deg).all()
+    known = ~np.isnan(answers.photos.cosine)
+    assert known.any()
+    assert within.holds(answers.photos.lat_deg[known], answers.photos.lng_deg[known]).all()
+    found = engine.find(queries, left_out=0.0)
+    assert found.evidence is not None
+    own = photo_bundle.gallery
+    assert own is not None
+    similarity = queries.astype(np.float64) @ own.vectors(0, len(own)).T.astype(np.float64)
+    similarity[:, ~within.holds(own.lat_deg, own.lng_deg)] = -np.inf
+    best = np.sort(similarity, axis=1)[:, ::-1][:, : FIT.near]
+    np.testing.assert_allclose(found.evidence.near.similarity, best, atol=1e-6)
+    held = np.add.reduceat(found.evidence.density.weight, found.evidence.density.begins[:-1])
+    np.testing.assert_allclose(held, 1, atol=1e-5)
+
+
+def test_under_a_precision_cap_no_photo_and_no_finer_place_is_told(photo_bundle: Bundle, queries: np.ndarray) -> None:
+    for bundle, options in (
+        (photo_bundle, SearchOptions(precision_cap=800.0)),
+        (replace(photo_bundle, precision_cap_km=800.0), SearchOptions()),
+    ):
+        answers = Engine(bundle, options=options).answer(queries, k=2)
+        assert answers.photos is None
+        assert answers.point_leaf is None
+        table = columns_of(answers)
+        assert not [name for name in table.column_names if name.startswith("gallery_")]
+        assert table["point_key"].null_count == len(queries)
+        assert set(table["evidence"].to_pylist()) == {"cells+photos (lists)"}
+        with pytest.raises(InputError, match="`point` density and medoid tell where photos were taken"):
+            Engine(bundle, options=replace(options, point="density"))
+
+
+def test_under_a_precision_cap_probabilities_are_sums_of_photos_and_cells(
+    photo_bundle: Bundle, queries: np.ndarray
+) -> None:
+    engine = engine_with(photo_bundle, FIT, mode="exact", gallery="all", precision_cap=800.0)
+    assert engine.coarse is not None
+    answers, truth = engine.answer(queries, k=1), brute_force(photo_bundle, FIT, queries)
+    sums = np.stack([np.bincount(engine.coarse.of_leaf, row) for row in truth.posterior])
+    np.testing.assert_allclose(answers.hits.probability[:, 0], sums.max(axis=1), atol=1.2e-3)
+
+
+def test_raw_cosines_are_of_cells_alone(photo_bundle: Bundle, engine: Engine, queries: np.ndarray) -> None:
+    options = SearchOptions(score="cosine-affine")
+    same_answers(Engine(photo_bundle, options=options), Engine(engine.bundle, options=options), queries)
+
+
+def test_no_query_has_no_answer(photo_bundle: Bundle) -> None:
+    for how in ("lists", "all"):
+        answers = engine_with(photo_bundle, FIT, gallery=how).answer(np.empty((0, WIDTH), np.float32), k=2)
+        assert len(answers) == 0
+        assert columns_of(answers).num_rows == 0
+
+
+def test_answers_do_not_depend_on_the_batch(photo_bundle: Bundle, queries: np.ndarray) -> None:
+    engine = engine_with(photo_bundle, replace(FIT, lists=9))
+    whole = engine.answer(queries, k=2)
+    for row in (0, 7, 34):
+        alone = engine.answer(queries[row : row + 1], k=2)
+        np.testing.assert_array_equal(alone.hits.leaf[0], whole.hits.leaf[row])
+        np.testing.assert_allclose(alone.hits.probability[0], whole.hits.probability[row], rtol=1e-4)
+        assert (
+            haversine_km(alone.at.lat_deg[0], alone.at.lng_deg[0], whole.at.lat_deg[row], whole.at.lng_deg[row]) < 0.01
+        )
+
+
+def test_paths_hold_what_leaves_below_them_hold(photo_bundle: Bundle, queries: np.ndarray) -> None:
+    engine, truth = engine_with(photo_bundle, FIT, mode="exact", gallery="all"), brute_force(photo_bundle, FIT, queries)
+    found = engine.find(queries, left_out=0.0)
+    best = found.hits.leaf[:, 0]
+    cell, probability = engine.paths(queries, best, found.posterior)
+    for number in range(len(queries)):
+        for level in range(cell.shape[1]):
+            below = photo_bundle.hierarchy.ancestors[:, level] == cell[number, level]
+            assert probability[number, level] == pytest.approx(truth.posterior[number, below].sum(), abs=3e-5)
