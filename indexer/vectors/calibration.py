@@ -93,6 +93,7 @@ class Calibration:
     # For each kind of point that answers may have (`search.answers.points`): a disc around it that holds the first
     # share of the posterior holds the true place of half of the photos; the second, of nine in ten.
     masses: Mapping[str, tuple[float, float]]
+    mass_km: float  # the distance that `mass` among these looks at
     least_score: float  # the best leaf of all but a hundredth of the photos scores this, for each photo of an album
     queries: int  # photos, or albums, that it was fitted to
     approximate: bool = False  # of few queries, whose fifths took turns in saying what the others promise
@@ -100,7 +101,14 @@ class Calibration:
     with_photos: "Calibration | None" = None  # the same of cells and photos together, where the bundle has a gallery
 
     def __post_init__(self) -> None:
-        numbers = (self.temperature, self.growth, self.inside, self.least_score, *sum(self.masses.values(), ()))
+        numbers = (
+            self.temperature,
+            self.growth,
+            self.inside,
+            self.mass_km,
+            self.least_score,
+            *sum(self.masses.values(), ()),
+        )
         sound = all(isinstance(value, int | float) and np.isfinite(value) for value in numbers)
         shares = all(len(pair) == 2 and 0 <= pair[0] <= pair[1] <= 1 for pair in self.masses.values() if sound)
         if not (sound and shares and "cell" in self.masses and self.temperature > 0 and 0 < self.inside <= 1):

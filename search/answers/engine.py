@@ -110,7 +110,8 @@ class Engine:
         self._allowed = self._allowed_leaves()
         self._searched = Searched.of(bundle, leaves=self._allowed, prior_exponent=options.prior_exponent)
         self._photos = self._photo_search() if options.uses_gallery(bundle) else None
-        self._points = AnswerPoints(bundle, options.point_of(bundle), within_km=options.within_km)
+        mass_km = options.mass_km or (None if self.calibration is None else self.calibration.mass_km)
+        self._points = AnswerPoints(bundle, options.point_of(bundle), mass_km=mass_km)
         self._where = choose_device(device)
 
     def _allowed_leaves(self) -> np.ndarray | None:

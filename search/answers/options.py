@@ -14,7 +14,6 @@ ModeName = Literal["auto", "exact", "beam", "adaptive"]
 ScoreName = Literal["softmax", "cosine-clamped", "cosine-affine"]
 PointName = Literal["density", "cell", "medoid", "mass"]
 GalleryName = Literal["lists", "all", "off"]
-WITHIN_KM = 25.0
 
 
 @dataclass(frozen=True)
@@ -36,9 +35,9 @@ class SearchOptions:
         gallery_photos: how many of the photos that decided to tell with each answer, the heaviest.
         point: where an answer points: density, at the densest place that photos and cells make likely; cell, at the
             point of the best cell, the mean of its photos' places; medoid, at the place of its photo that is nearest to
-            all others; mass, at the point of the cell around which, within `within_km`, most of the probability lies.
+            all others; mass, at the point of the cell around which, within `mass_km`, most of the probability lies.
             By default density where photos count, else cell.
-        within_km: distance that `point` mass looks at.
+        mass_km: distance that `point` mass looks at; by default half the width of the median leaf.
         region: search only there: country codes such as FR,DE, a box as south,west,north,east, or a .geojson file. With
             a minus in front: --region=-35,16,-22,33.
         not_region: do not search there; as for `region`.
@@ -55,7 +54,7 @@ class SearchOptions:
     gallery: GalleryName = "lists"
     gallery_photos: int = 5
     point: PointName | None = None
-    within_km: float = WITHIN_KM
+    mass_km: float | None = None
     region: str | None = None
     not_region: str | None = None
     prior_exponent: float | None = None
@@ -93,10 +92,10 @@ class SearchOptions:
             raise InputError(f"`gallery_photos` must be at least 0, not {self.gallery_photos}.")
         if self.prior_exponent is not None and not abs(self.prior_exponent) < float("inf"):
             raise InputError(f"`prior_exponent` must be a finite number, not {self.prior_exponent}.")
-        if not 0 < self.within_km < float("inf"):
-            raise InputError(f"`within_km` must be a distance above 0, not {self.within_km}.")
-        if self.within_km != WITHIN_KM and self.point != "mass":
-            raise InputError("`within_km` goes with `point` mass.")
+        if self.mass_km is not None and not 0 < self.mass_km < float("inf"):
+            raise InputError(f"`mass_km` must be a distance above 0, not {self.mass_km}.")
+        if self.mass_km is not None and self.point != "mass":
+            raise InputError("`mass_km` goes with `point` mass.")
 
     def check(self, bundle: "Bundle", *, protocol: "QueryProtocol") -> None:
         """Refuse what a bundle cannot give. protocol: how queries are made of photos.
@@ -137,9 +136,8 @@ class SearchOptions:
             )
         if self.masses(bundle, protocol) is None:
             raise InputError(
-                f"`radii`: they were not calibrated around `point` {self.point_of(bundle)} with this `within_km` and "
-                f"`gallery`. Leave `within_km` at {WITHIN_KM:g}, or calibrate the bundle for such points: python -m "
-                "search calibrate ..."
+                f"`radii`: they were not calibrated around `point` {self.point_of(bundle)} with this `mass_km`. Leave "
+                "that out, or calibrate the bundle for such points: python -m search calibrate ..."
             )
 
     def cap_km(self, bundle: "Bundle") -> float | None:
@@ -162,7 +160,7 @@ class SearchOptions:
     def masses(self, bundle: "Bundle", protocol: "QueryProtocol") -> tuple[float, float] | None:
         """What discs around the points of answers must hold to be true; None where that was not calibrated."""
         calibration, point = self.calibration(bundle, protocol), self.point_of(bundle)
-        if calibration is None or (point == "mass" and self.within_km != WITHIN_KM):
+        if calibration is None or (point == "mass" and self.mass_km not in (None, calibration.mass_km)):
             return None
         return calibration.masses.get(point)
 

@@ -37,9 +37,10 @@ class PhotoEvidence:
     """What photos and cells say together of Q queries."""
 
     near: NearPhotos
+    places: np.ndarray  # (Q, near, 3) float64, unit vectors, where the photos were taken
     weight: np.ndarray  # (Q, near) float64, w; those of a query add up to 1, or are 0 where it has no photos
     posterior: Posterior  # P
-    density: PlaceDensity
+    density: PlaceDensity  # of each query the bells of its photos first, then those of leaves
     # (Q, near) float64, per km2 at the photos' places, of bells as wide as for pointing; minus infinity for none
     photo_density: np.ndarray
     points: np.ndarray  # (Q, 3) float64, where answers point; NaN where a query has no photos
@@ -48,6 +49,22 @@ class PhotoEvidence:
     def there(self) -> np.ndarray:
         """Which queries have photos: (Q,) bool."""
         return self.near.row[:, 0] >= 0
+
+    def pointing(self, width_km: float) -> "PhotoEvidence":
+        """The same with bells around photos that are so wide for pointing."""
+        known, density = self.near.row >= 0, self.density
+        position = np.arange(density.begins[-1]) - np.repeat(density.begins[:-1], np.diff(density.begins))
+        is_photo = position < np.repeat(known.sum(axis=1), np.diff(density.begins))
+        wider = replace(density, width_km=np.where(is_photo, width_km, density.width_km))
+        at_photos = np.full(known.shape, -np.inf)
+        at_photos[known] = wider.at(self.places[known], np.nonzero(known)[0])
+        chosen = self.places[np.arange(len(known)), at_photos.argmax(axis=1)]
+        # Moved once to the mean direction of the photos, by how near and how heavy they are.
+        apart = np.square(self.places - chosen[:, None]).sum(axis=2)
+        mean = np.einsum("qj,qjx->qx", self.weight * bell_density(apart, width_km), self.places)
+        with np.errstate(invalid="ignore"):
+            points = mean / np.linalg.norm(mean, axis=1, keepdims=True)
+        return replace(self, photo_density=at_photos, points=points)
 
 
 def photo_evidence(
@@ -81,7 +98,7 @@ def photo_evidence(
     share = np.where(known[:, 0], 1 - outside, 0.0)  # S
     own = np.where(of_photos & known[query, 0], fit.cells, 1.0) * cells.probability
     by_photo = (1 - fit.cells) * share[:, None] * weight
-    photo_query, place = np.nonzero(known)
+    photo_query = np.nonzero(known)[0]
     points = unit_vectors(gallery.lat_deg[row], gallery.lng_deg[row])
     posterior = _posterior(
         cells,
@@ -93,20 +110,14 @@ def photo_evidence(
     middles = unit_vectors(leaves.lat_deg, leaves.lng_deg)
     of = np.concatenate([photo_query, query])
     order = np.argsort(of, kind="stable")
-    is_photo = np.arange(len(of))[order] < len(place)
-    of_leaf = np.concatenate([np.zeros(len(place)), widths[cells.leaf]])[order]
     density = PlaceDensity(
         np.searchsorted(of[order], np.arange(n_queries + 1)),
         np.concatenate([points[known], middles[cells.leaf]])[order],
-        np.where(is_photo, fit.width_km, of_leaf),
+        np.concatenate([np.full(len(photo_query), fit.width_km), widths[cells.leaf]])[order],
         np.concatenate([by_photo[known], own])[order],
     )
-    pointing = replace(density, width_km=np.where(is_photo, fit.point_width_km, of_leaf))
-    at_photos = np.full(near.row.shape, -np.inf)
-    at_photos[known] = pointing.at(points[known], photo_query)
-    chosen = points[np.arange(n_queries), at_photos.argmax(axis=1)]
-    moved = _moved(chosen, points, weight, fit.point_width_km)
-    return PhotoEvidence(near, weight, posterior, density, at_photos, moved)
+    nowhere = np.full(near.row.shape, -np.inf), np.full((n_queries, 3), np.nan)
+    return PhotoEvidence(near, points, weight, posterior, density, *nowhere).pointing(fit.point_width_km)
 
 
 def leaf_widths_km(leaves: Level) -> np.ndarray:
@@ -121,13 +132,3 @@ def _posterior(cells: Posterior, keys: np.ndarray, share: np.ndarray, n_leaves: 
     held = np.bincount(which, share, minlength=len(keys))
     begins = np.searchsorted(query, np.arange(len(cells) + 1))
     return replace(cells, begins=begins.astype(np.int64), leaf=leaf, probability=held)
-
-
-def _moved(chosen: np.ndarray, points: np.ndarray, weight: np.ndarray, width_km: float) -> np.ndarray:
-    """Places (Q, 3) moved once to the mean direction of photos (Q, near, 3), by how near and how heavy they are."""
-    apart = np.square(points - chosen[:, None]).sum(axis=2)
-    pull = weight * bell_density(apart, width_km)
-    moved = np.einsum("qj,qjx->qx", pull, points)
-    length = np.linalg.norm(moved, axis=1, keepdims=True)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(moved / length)

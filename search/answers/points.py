@@ -12,9 +12,10 @@ from functools import cached_property
 import numpy as np
 
 from indexer.bundles.bundle import Bundle
+from indexer.cells.hierarchy import Hierarchy
 from indexer.earth.geo import lat_lng, unit_vectors
 from indexer.earth.places import nearest_cities
-from search.answers.options import WITHIN_KM, PointName
+from search.answers.options import PointName
 from search.answers.photo_evidence import PhotoEvidence
 from search.answers.radii import LeafDiscs, heaviest_leaves, radii_km, share_within
 from search.retrieval.posterior import Posterior
@@ -33,10 +34,14 @@ class Places:
 
 
 class AnswerPoints:
-    """One kind of point, for answers from one bundle that has what it takes (`SearchOptions.check`)."""
+    """One kind of point, for answers from one bundle that has what it takes (`SearchOptions.check`).
 
-    def __init__(self, bundle: Bundle, kind: PointName, *, within_km: float = WITHIN_KM) -> None:
-        self.kind, self._within_km = kind, within_km
+    mass_km: distance that `mass` looks at; None: half the width of the median leaf.
+    """
+
+    def __init__(self, bundle: Bundle, kind: PointName, *, mass_km: float | None = None) -> None:
+        self.kind = kind
+        self.mass_km = usual_mass_km(bundle.hierarchy) if mass_km is None else mass_km
         self._leaves, self._medoids = bundle.hierarchy.leaves, bundle.hierarchy.medoids
 
     @cached_property
@@ -50,13 +55,13 @@ class AnswerPoints:
             return leaf
         assert posterior is not None, "this kind needs it"
         if evidence is None:
-            return heaviest_leaves(posterior, self.discs, within_km=self._within_km, candidates=_CANDIDATES)
+            return heaviest_leaves(posterior, self.discs, within_km=self.mass_km, candidates=_CANDIDATES)
         tried = posterior.likeliest(_CANDIDATES)[0]
         held = np.full(tried.shape, -1.0)
         for column in range(_CANDIDATES):
             there = tried[:, column] >= 0
             middles = self.discs.points[tried[:, column]]
-            within = evidence.density.within(middles, np.full(len(tried), self._within_km))
+            within = evidence.density.within(middles, np.full(len(tried), self.mass_km))
             held[there, column] = within[there]
         return np.asarray(np.take_along_axis(tried, held.argmax(axis=1)[:, None], axis=1)[:, 0])
 
@@ -90,6 +95,11 @@ class AnswerPoints:
         if evidence is None:
             return share_within(posterior, self.discs, at.lat_deg, at.lng_deg, km)
         return evidence.density.within(unit_vectors(at.lat_deg, at.lng_deg), km)
+
+
+def usual_mass_km(hierarchy: Hierarchy) -> float:
+    """The distance that `mass` looks at where none is given: half the width of the median leaf."""
+    return float(np.median(hierarchy.leaves.width_km)) / 2
 
 
 def points_of_bundle(bundle: Bundle, *, photos: bool) -> Mapping[PointName, AnswerPoints]:

@@ -95,6 +95,7 @@ def fit_calibration(
         growth=growth,
         inside=inside,
         masses=after.masses(),
+        mass_km=points["mass"].mass_km,
         least_score=after.least_score(),
         queries=len(sample),
         approximate=division.approximate,

@@ -18,13 +18,15 @@ from encoder.config import DeviceName
 from encoder.device import choose_device
 from indexer.bundles.bundle import Bundle
 from indexer.bundles.gallery import Gallery
+from indexer.bundles.list_choice import LISTS, WEIGHT
 from indexer.earth.geo import chords_to_km, haversine_km, lat_lng
 from indexer.errors import InputError
 from indexer.vectors.calibration import Calibration, PhotoFit, Protocol, usual_photo_fit
 from indexer.vectors.scoring import leaf_vectors, scores_of
 from search.answers.engine import Engine, Found
 from search.answers.options import GalleryName, SearchOptions
-from search.answers.points import points_of_bundle
+from search.answers.photo_evidence import PhotoEvidence
+from search.answers.points import points_of_bundle, usual_mass_km
 from search.evaluation.cell_calibration import Check, Fitted, joined_checks, share_up_to
 from search.evaluation.held_out import HeldOutQueries
 from search.evaluation.options import Resampling
@@ -35,8 +37,7 @@ from search.retrieval.proof import tensor_of
 
 _ALL_LOOKED_AT = 1 << 18  # photos of a gallery that is looked at whole for a fit; of larger ones the best lists
 _MOST_LISTS = 512
-_LISTS = (4, 8, 16, 32, 64, 128, 256)
-_WEIGHT, _SAME = 0.99, 0.99  # of the weight that lists must hold, and of answers that must stay where they are
+_SAME = 0.99  # of answers that must stay where they are with fewer lists
 _MOVED = 0.1  # widths of a bell that an answer may move by and still stay
 _POINT_WIDTHS = np.geomspace(0.25, 4, 9)  # of bells for pointing, in those of the median leaf
 _SEEN_COSINE, _SEEN_KM, _SEEN_MOST = 0.98, 1.0, 0.05
@@ -105,13 +106,14 @@ def calibrate_photos(
         )
         few = part.take(np.arange(min(len(part), _ENOUGH)))
         fit = replace(fit, lists=most_lists)
-        widths = [replace(fit, point_width_km=max(value, 0.02)) for value in (width_km * _POINT_WIDTHS).tolist()]
-        fit = min(widths, key=lambda each: _error(engine(each, temperature), few))
-        whole = engine(fit, temperature, "all" if everywhere else "lists")
-        enough = [number for number in _LISTS if number < most_lists]
-        for number in enough:
-            if _holds_enough(whole, engine(replace(fit, lists=number), temperature), few):
-                return replace(fit, lists=number), temperature
+        whole = _evidence(engine(fit, temperature, "all" if everywhere else "lists"), few)
+        widths = np.maximum(width_km * _POINT_WIDTHS, 0.02).tolist()
+        fit = replace(fit, point_width_km=min(widths, key=lambda width: _error(whole, few, width)))
+        whole = [evidence.pointing(fit.point_width_km) for evidence in whole]
+        for number in LISTS:
+            fewer = replace(fit, lists=number)
+            if number < most_lists and _holds_enough(whole, _evidence(engine(fewer, temperature), few), fit):
+                return fewer, temperature
         return fit, temperature
 
     fits = [fitted_to(rows) for rows, _ in division.parts]
@@ -124,6 +126,7 @@ def calibrate_photos(
         growth=cells.growth,
         inside=sample.inside,
         masses=check.masses(),
+        mass_km=usual_mass_km(bundle.hierarchy),
         least_score=check.least_score(),
         queries=len(sample),
         approximate=division.approximate,
@@ -160,6 +163,7 @@ def _engine(
         growth=growth,
         inside=1.0,
         masses={"cell": (0.0, 1.0)},
+        mass_km=usual_mass_km(bundle.hierarchy),
         least_score=0.0,
         queries=0,
         fit=fit,
@@ -174,32 +178,28 @@ def _found(engine: Engine, sample: HeldOutQueries) -> Sequence[tuple[slice, Foun
     return [(block, engine.find(sample.queries[block], n_photos=sample.n_photos[block])) for block in blocks]
 
 
-def _error(engine: Engine, sample: HeldOutQueries) -> float:
-    """The mean of log(1 + km) between where answers point and the true places."""
-    total = 0.0
-    for block, found in _found(engine, sample):
-        assert found.evidence is not None, "photos count"
-        lat, lng = lat_lng(np.nan_to_num(found.evidence.points))
-        km = haversine_km(lat, lng, sample.lat_deg[block], sample.lng_deg[block])
-        total += float(np.log1p(km[found.evidence.there]).sum())
-    return total / len(sample)
+def _evidence(engine: Engine, sample: HeldOutQueries) -> list[PhotoEvidence]:
+    return [found.evidence for _, found in _found(engine, sample) if found.evidence is not None]
 
 
-def _holds_enough(whole: Engine, few: Engine, sample: HeldOutQueries) -> bool:
+def _error(whole: Sequence[PhotoEvidence], sample: HeldOutQueries, width_km: float) -> float:
+    """The mean of log(1 + km) between true places and where bells of this width let answers point."""
+    points = np.concatenate([evidence.pointing(width_km).points for evidence in whole])
+    there = np.concatenate([evidence.there for evidence in whole])
+    lat, lng = lat_lng(points[there])
+    return float(np.log1p(haversine_km(lat, lng, sample.lat_deg[there], sample.lng_deg[there])).mean())
+
+
+def _holds_enough(whole: Sequence[PhotoEvidence], few: Sequence[PhotoEvidence], fit: PhotoFit) -> bool:
     """Whether fewer lists hold the weight of all photos, and let answers stay where these have them."""
     held, moved = [], []
-    for (_, of_all), (_, of_few) in zip(_found(whole, sample), _found(few, sample), strict=True):
-        assert of_all.evidence is not None, "photos count"
-        assert of_few.evidence is not None, "photos count"
-        shared = (of_all.evidence.near.row[:, :, None] == of_few.evidence.near.row[:, None, :]).any(axis=2)
-        known = of_all.evidence.near.row >= 0
-        held.append(np.where(shared & known, of_all.evidence.weight, 0.0).sum(axis=1)[of_all.evidence.there])
-        apart = np.linalg.norm(of_all.evidence.points - of_few.evidence.points, axis=1)
-        moved.append(chords_to_km(np.where(of_few.evidence.there, apart, 2.0))[of_all.evidence.there])
-    weight, km = np.concatenate(held), np.concatenate(moved)
-    fit = few.photo_fit
-    assert fit is not None, "photos count"
-    return bool(weight.mean() >= _WEIGHT and (km <= _MOVED * fit.point_width_km).mean() >= _SAME)
+    for of_all, of_few in zip(whole, few, strict=True):
+        shared = (of_all.near.row[:, :, None] == of_few.near.row[:, None, :]).any(axis=2) & (of_all.near.row >= 0)
+        held.append(np.where(shared, of_all.weight, 0.0).sum(axis=1)[of_all.there])
+        apart = np.linalg.norm(of_all.points - of_few.points, axis=1)
+        moved.append(chords_to_km(np.where(of_few.there, apart, 2.0))[of_all.there])
+    stay = np.concatenate(moved) <= _MOVED * fit.point_width_km
+    return bool(np.concatenate(held).mean() >= WEIGHT and stay.mean() >= _SAME)
 
 
 def _check(engine: Engine, sample: HeldOutQueries) -> Check:

@@ -118,9 +118,9 @@ def test_a_checkpoint_that_does_not_match_the_bundle_is_refused(
         (["run", "--registry", "{R}", "--out", "O", "--features", "absent"], "no features here"),
         (["run", "--registry", "{R}", "--out", "O", "--features", "F", "--album-table", "T"], "goes with --album"),
         (["run", "--registry", "{R}", "--out", "O", "--features", "F", "--album", "a", "--part", "1/2"], "whole job"),
-        (["run", "--registry", "{R}", "--out", "O", "--features", "F", "--within-km", "9"], "--point mass"),
+        (["run", "--registry", "{R}", "--out", "O", "--features", "F", "--mass-km", "9"], "--point mass"),
         (
-            ["run", "--registry", "{R}", "--out", "O", "--features", "F", "--point", "mass", "--within-km", "-1"],
+            ["run", "--registry", "{R}", "--out", "O", "--features", "F", "--point", "mass", "--mass-km", "-1"],
             "above 0",
         ),
         (

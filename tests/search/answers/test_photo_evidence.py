@@ -199,9 +199,7 @@ def test_a_photo_counts_as_often_as_it_stands_for(photo_bundle: Bundle, cells: P
     np.testing.assert_allclose(many.weight, [[0.75, 0.25]])
 
 
-def test_photos_that_are_equal_share_evenly_and_one_of_them_is_pointed_at(
-    photo_bundle: Bundle, cells: Posterior
-) -> None:
+def test_equal_photos_share_evenly_and_one_of_them_is_pointed_at(photo_bundle: Bundle, cells: Posterior) -> None:
     places = [(3.0, 3.0), (3.0, 3.0), (60.0, 60.0), (60.0, 60.0)]
     fit = replace(FIT, cells=0.0, width_km=1, point_width_km=1)
     found = evidence_of(photo_bundle.hierarchy.leaves, fake(places), [0, 1, 2, 3], [0.3] * 4, fit, cells)

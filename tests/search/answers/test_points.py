@@ -29,7 +29,7 @@ def test_places_have_the_names_of_what_is_around_them(engine: Engine) -> None:
 def test_no_leaf_has_more_around_it_than_the_heaviest(engine: Engine) -> None:
     queries, leaves = unit_rows(30, WIDTH, seed=4), engine.bundle.hierarchy.leaves
     found = engine.find(queries)
-    points = AnswerPoints(engine.bundle, "mass", within_km=800)
+    points = AnswerPoints(engine.bundle, "mass", mass_km=800)
     at = points(found.hits.leaf[:, 0], found.posterior)
 
     def held(lat: np.ndarray, lng: np.ndarray) -> np.ndarray:

@@ -1,6 +1,8 @@
 """Photos drawn from a posterior of known temperature, and folders of such photos."""
 
 import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from indexer.bundles.bundle import build_bundle
+from indexer.bundles.build_config import BuildConfig
+from indexer.bundles.builds import build
+from indexer.bundles.bundle import Bundle, build_bundle, open_bundle
 from indexer.bundles.leaf_index import stand_ins
 from indexer.bundles.registry import Registry
 from indexer.cells.hierarchy import Hierarchy
-from indexer.earth.geo import lat_lng
+from indexer.earth.geo import lat_lng, unit_vectors
 from indexer.vectors.features import FeatureBatch
 from indexer.vectors.scoring import log_product, log_softmax
 from search.answers.engine import Engine
@@ -65,3 +69,48 @@ def published(hierarchy: Hierarchy, hierarchy_folder: Path, tmp_path_factory: py
     }
     pa.parquet.write_table(pa.table(columns), folder / "truth.parquet")
     return folder
+
+
+@dataclass(frozen=True, eq=False)
+class PhotoWorld:
+    """A bundle with a gallery of 1,500 photos, and the means to draw more photos like them."""
+
+    bundle: Bundle
+    vectors_of: Callable[[np.ndarray, int], np.ndarray]  # of places (N, 3) and a seed
+
+    def sample(self, n: int, *, seed: int) -> HeldOutQueries:
+        """Photos that are not in the gallery."""
+        lat, lng = places_near_leaves(self.bundle.hierarchy, n, seed)
+        queries = self.bundle.model.geocells.compared(self.vectors_of(unit_vectors(lat, lng), seed))
+        name = np.array([f"q{seed}-{row:05d}.jpg" for row in range(n)], object)
+        leaf = self.bundle.hierarchy.locate(lat, lng)[:, -1]
+        return HeldOutQueries(name, queries, np.ones(n, np.int64), lat, lng, leaf)
+
+
+def places_near_leaves(hierarchy: Hierarchy, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Places around every third leaf; a few lie in none."""
+    rng, leaves = np.random.default_rng(seed), hierarchy.leaves
+    leaf = rng.choice(np.arange(0, len(leaves), 3), n)
+    lat = np.clip(leaves.lat_deg[leaf] + rng.normal(0, 0.4, n), -90, 90)
+    return lat, (leaves.lng_deg[leaf] + rng.normal(0, 0.4, n) + 180) % 360 - 180
+
+
+@pytest.fixture(scope="session")
+def photo_world(hierarchy: Hierarchy, hierarchy_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> PhotoWorld:
+    rng = np.random.default_rng(0)
+    waves, shifts = rng.normal(size=(3, 24)) * np.repeat([1.5, 8.0, 40.0], 8), rng.uniform(0, 2 * np.pi, 24)
+
+    def vectors_of(points: np.ndarray, seed: int) -> np.ndarray:
+        telling = np.cos(points @ waves + shifts) + 0.35 * np.random.default_rng(seed + 1).normal(
+            size=(len(points), 24)
+        )
+        return (telling / np.linalg.norm(telling, axis=1, keepdims=True)).astype(np.float32)
+
+    lat, lng = places_near_leaves(hierarchy, 1500, seed=1)
+    n, folder = len(lat), tmp_path_factory.mktemp("photo-world")
+    names = [f"g{row:05d}.jpg" for row in range(n)]
+    batch = FeatureBatch(names, vectors_of(unit_vectors(lat, lng), 2), ["ok"] * n, [""] * n, lat, lng)
+    features = write_features(folder / "F", batch, encoder="e" * 64, width=24)
+    config = BuildConfig(shrinkage=0.1, keep_duplicates=True)
+    made = build(folder / "R", hierarchy=hierarchy_folder, features=features, config=config)
+    return PhotoWorld(open_bundle(made.folder), vectors_of)

@@ -96,7 +96,7 @@ def test_radii_around_points_that_were_not_calibrated_are_not_told(
     queries = unit_rows(5, WIDTH, seed=0)
     for each, options in (
         (before, SearchOptions(point="medoid")),
-        (bundle, SearchOptions(point="mass", within_km=100)),
+        (bundle, SearchOptions(point="mass", mass_km=100)),
     ):
         answers = Engine(each, options=options).answer(queries, k=1)
         assert answers.radius_90_km is None
