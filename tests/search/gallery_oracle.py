@@ -69,7 +69,16 @@ def calibrated(
     bundle: Bundle, fit: PhotoFit, *, temperature: float = 1.0, growth: float = 0.0, protocol: Protocol = "one"
 ) -> Bundle:
     """The same whose photos count by these numbers."""
-    photos = Calibration(temperature, growth, 1.0, {"cell": (0.5, 0.9), "density": (0.5, 0.9)}, 0.0, 100, fit=fit)
+    photos = Calibration(
+        temperature=temperature,
+        growth=growth,
+        inside=1.0,
+        masses={"cell": (0.5, 0.9), "density": (0.5, 0.9)},
+        mass_km=100.0,
+        least_score=0.0,
+        queries=100,
+        fit=fit,
+    )
     calibrations: Mapping[Protocol, Calibration] = {protocol: replace(photos, fit=None, with_photos=photos)}
     return replace(bundle, calibrations=calibrations)
 

@@ -1,5 +1,6 @@
 """A gallery in answers: which photos count, which are told, and what stays as it is without them."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,7 +8,9 @@ import numpy as np
 import pytest
 
 from indexer.bundles.build_config import GalleryConfig
-from indexer.bundles.bundle import Bundle
+from indexer.bundles.builds import build
+from indexer.bundles.bundle import Bundle, open_bundle
+from indexer.bundles.registry import Registry
 from indexer.cells.hierarchy import Hierarchy
 from indexer.earth.geo import haversine_km, lat_lng
 from indexer.errors import InputError
@@ -104,23 +107,34 @@ def test_switched_off_a_gallery_changes_nothing(
     assert "gallery_photo" not in columns_of(plain.answer(queries, k=1)).column_names
 
 
-def test_a_gallery_without_photos_changes_nothing(
-    hierarchy: Hierarchy, hierarchy_folder: Path, placed: Placed, engine: Engine, queries: np.ndarray, tmp_path: Path
+@pytest.mark.parametrize("gallery", ["lists", "all"])
+def test_a_gallery_that_lost_all_photos_is_as_none(
+    photo_bundle: Bundle, engine: Engine, queries: np.ndarray, tmp_path: Path, gallery: GalleryName
 ) -> None:
-    geocells = random_geocells(hierarchy, WIDTH, seed=0)
-    far = bundle_with_photos(hierarchy, hierarchy_folder, geocells, placed.take(np.arange(2)), tmp_path)
-    answers, cells = Engine(far, options=SearchOptions("exact")).answer(queries, k=2), engine.answer(queries, k=2)
-    alone = answers.evidence == "cells"
-    np.testing.assert_array_equal(answers.hits.leaf[alone], cells.hits.leaf[alone])
-    np.testing.assert_allclose(answers.hits.probability[alone], cells.hits.probability[alone], rtol=1e-5)
+    own = photo_bundle.gallery
+    assert own is not None
+    (tmp_path / "names.txt").write_text("\n".join(own.names(np.arange(len(own)))) + "\n")
+    home = Registry(tmp_path / "R")
+    shutil.copytree(photo_bundle.path, home.versions_folder / photo_bundle.version)
+    made = build(home.path, inherit=photo_bundle.version, gallery_remove=tmp_path / "names.txt")
+    emptied = open_bundle(made.folder)
+    assert emptied.gallery is not None
+    assert len(emptied.gallery) == 0
+    for k in (1, 3):
+        answers = Engine(emptied, options=SearchOptions("exact", gallery=gallery)).answer(queries, k=k)
+        cells = engine.answer(queries, k=k)
+        assert set(answers.evidence) == {"cells"}
+        np.testing.assert_array_equal(answers.hits.leaf, cells.hits.leaf)
+        np.testing.assert_allclose(answers.hits.probability, cells.hits.probability, rtol=1e-5)
+        np.testing.assert_array_equal(answers.at.lat_deg, cells.at.lat_deg)
+        np.testing.assert_array_equal(answers.cell_lat_deg, cells.cell_lat_deg)
 
 
 def test_the_heaviest_photos_are_told(photo_bundle: Bundle, queries: np.ndarray) -> None:
     truth, gallery = brute_force(photo_bundle, FIT, queries), photo_bundle.gallery
     assert gallery is not None
-    rows = columns_of(
-        engine_with(photo_bundle, FIT, mode="exact", gallery="all", gallery_photos=4).answer(queries, k=1)
-    ).to_pylist()
+    engine = engine_with(photo_bundle, FIT, mode="exact", gallery="all", gallery_photos=4)
+    rows = columns_of(engine.answer(queries, k=1)).to_pylist()
     evidence = engine.find(queries).evidence
     assert evidence is not None
     lat, lng = lat_lng(evidence.points)

@@ -1,21 +1,28 @@
 """The command on real folders: what it publishes, prints and refuses; radii that are true."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
 from indexer.bundles.registry import Registry
 from indexer.cli import main
+from indexer.earth.geo import unit_vectors
 from indexer.errors import InputError
+from indexer.vectors.features import FeatureBatch
 from search.__main__ import COMMANDS, DESCRIPTION
 from search.answers.engine import Engine
 from search.answers.options import PointName, SearchOptions
-from tests.conftest import unit_rows
+from search.evaluation import photo_fit
+from search.evaluation.calibrate import calibrate
+from tests.conftest import unit_rows, write_features
 from tests.search.conftest import WIDTH
+from tests.search.evaluation.conftest import PhotoWorld
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
@@ -134,3 +141,45 @@ def test_radii_of_what_was_not_calibrated_are_refused(home: Path, capsys: pytest
     assert not (home / "O").exists()
     with pytest.raises(InputError, match="not calibrated for ten crops"):
         Engine.open(home / "R", protocol="ten", options=SearchOptions(radii=True))
+
+
+def test_a_bundle_with_a_gallery_is_calibrated_with_it_and_without(
+    photo_world: PhotoWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(photo_fit, "_GRIDS", {"similarity": (0.02, 0.08)})
+    monkeypatch.setattr(photo_fit, "_TEMPERATURES", np.ones(1))
+    monkeypatch.setattr(photo_fit, "_ROUNDS", 1)
+    home, before = Registry(tmp_path / "R"), photo_world.bundle
+    shutil.copytree(before.path, home.versions_folder / before.version)
+    home.publish(before.version)
+    sample = photo_world.sample(200, seed=40)
+    raw = photo_world.vectors_of(unit_vectors(sample.lat_deg, sample.lng_deg), 40)
+    names, unknown = sample.name.tolist(), np.full(200, np.nan)
+    batch = FeatureBatch(names, raw, ["ok"] * 200, [""] * 200, unknown, unknown)
+    write_features(tmp_path / "V", batch, encoder="e" * 64)
+    truth = pa.table({"photo": names, "lat": sample.lat_deg, "lng": sample.lng_deg})
+    pa.parquet.write_table(truth, tmp_path / "truth.parquet")
+    made = calibrate(home.path, tmp_path / "V", tmp_path / "truth.parquet")
+    assert made.photos is not None
+    home.publish(made.version)
+    bundle = Engine.open(home.path).bundle
+    one = bundle.calibrations["one"]
+    assert one.fit is None
+    assert one.with_photos == made.photos.fitted.calibration
+    assert replace(one, with_photos=None) == made.fitted.calibration
+    photos, cells = (Engine(bundle, options=SearchOptions(gallery=how)) for how in ("lists", "off"))
+    assert photos.calibrated
+    assert cells.calibrated
+    assert photos.calibration == one.with_photos
+    assert cells.calibration == one
+    assert photos.photo_fit == made.photos.fitted.calibration.fit
+    told = photos.answer(sample.queries, k=1)
+    assert told.radius_90_km is not None
+    # Where its gallery changed by more than a hundredth, photos are no longer calibrated; cells still are.
+    gallery = bundle.gallery
+    assert gallery is not None
+    changed = replace(bundle, gallery=replace(gallery, facts=replace(gallery.facts, changed=0.011)))
+    with pytest.raises(InputError, match="with its gallery as it is now"):
+        Engine(changed, options=SearchOptions(radii=True))
+    assert not Engine(changed).calibrated
+    assert Engine(changed, options=SearchOptions(gallery="off", radii=True)).calibrated
