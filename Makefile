@@ -31,7 +31,8 @@ ablations: venv  ## The method without its parts, and other methods, beside the 
 
 test: venv  ## Fast tests, a few minutes on two cores
 	# A process for each core, and in each one thread: models of tests are too small to be worth more.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" --numprocesses auto --maxprocesses 8 --dist loadfile
+	# Files go to processes in the order of tests/conftest.py, the longest first.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 test-slow: venv  ## Kill counts, soak, several processes
 	$(BIN)/python -m pytest -m slow

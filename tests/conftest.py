@@ -85,7 +85,36 @@ def unit_rows(n: int, width: int, seed: int) -> np.ndarray:
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
+# Files that take ten seconds and more. They begin first, so that no core waits for one of them at the end.
+_LONGEST = [
+    f"tests/{name}.py"
+    for name in (
+        "training/test_two_processes",
+        "search/runs/test_job_kills",
+        "docs/test_examples",
+        "benchmarks/test_demo",
+        "docs/test_commands",
+        "benchmarks/test_ablations",
+        "training/test_fitting",
+        "encoder/test_decoding",
+        "encoder/test_segmentation_cache",
+        "encoder/test_segmenting",
+        "search/evaluation/test_calibrate",
+        "search/test_locate",
+        "indexer/jobs/test_job_folder",
+        "indexer/bundles/test_registry_kills",
+        "indexer/cells/test_extent",
+    )
+]
+
+
+def _place_in_line(item: pytest.Item) -> int:
+    file = item.nodeid.partition("::")[0]
+    return _LONGEST.index(file) if file in _LONGEST else len(_LONGEST)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=_place_in_line)
     if any(item.get_closest_marker("gpu") for item in items):
         import torch
 

@@ -8,14 +8,17 @@ What runs in a fork is a function of the module. Arguments travel as JSON; paths
 
 import importlib
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +28,17 @@ KILLED = -signal.SIGKILL
 ROOT = Path(__file__).parents[1]
 ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}  # sums of other parts round otherwise
 # Events of the interpreter: changes, and looks at what others left.
-_CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink", "fcntl.flock", "os.listdir", "os.scandir"}
+_CHANGES = {
+    "os.mkdir",
+    "os.rename",
+    "os.remove",
+    "os.rmdir",
+    "os.symlink",
+    "os.link",
+    "fcntl.flock",
+    "os.listdir",
+    "os.scandir",
+}
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 _SECONDS = 120.0  # for anything to happen
 
@@ -87,6 +100,18 @@ def forks(module: str) -> Iterator[Forks]:
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(command, **pipes, text=True, cwd=ROOT, env=ONE_THREAD) as process:
         yield Forks(process)
+
+
+def fork(work: Callable[..., object], *arguments: object) -> BaseProcess:
+    """Call a function in a fork of this process, for which nothing is imported again; it must be waited for.
+
+    Only for work that needs no thread, no server of processes and no gradients from before: none survives a fork.
+    """
+    process = multiprocessing.get_context("fork").Process(target=work, args=arguments)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # from Python 3.12 on, where there are other threads
+        process.start()
+    return process
 
 
 def kill_when(process: subprocess.Popen[Any], ready: Callable[[], bool], *, delay_s: float = 0.0) -> bool:

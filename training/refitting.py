@@ -108,7 +108,8 @@ def refit(sources: RefitSources, out: Path, *, config: RefitConfig) -> RefitSumm
         candidates[WEIGHTED], errors[WEIGHTED] = weighted(fitted, tree, held_out)
     kept = choose(errors)
     fit_ended = time.perf_counter()
-    n_gallery, scores = 0, {name: accuracy(km) for name, km in errors.items()}
+    n_gallery = 0
+    scores = {name: accuracy(km) for name, km in errors.items()}
     made_by = {
         "refit": asdict(config),
         "split": sources.split,

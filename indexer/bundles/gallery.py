@@ -187,6 +187,8 @@ def open_gallery(folder: Path, facts: Mapping[str, Any] | None, *, n_leaves: int
             f"{path}: a photo in row {int(np.flatnonzero(~sound)[0])} without a place on Earth, or that stands for no "
             "photo. Restore it from a copy."
         )
+    for values in (lists.begins, lat_deg, lng_deg, stands_for):
+        values.flags.writeable = False
     return Gallery(known, lists.begins, lat_deg, lng_deg, stands_for, lists, path)
 
 

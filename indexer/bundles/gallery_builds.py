@@ -146,15 +146,15 @@ def _of_gallery(old: Gallery, there: np.ndarray, leaf: np.ndarray | None) -> _Ph
     gone = np.bincount(old.leaf[~there], minlength=old.n_leaves)
     stood_for = np.bincount(old.leaf, weights=old.stands_for, minlength=old.n_leaves)
     share = (stood_for - gone) / np.maximum(counts - gone, 1)
-    names, some = old.texts("photo"), pa.array(rows)
+    names, numbers = old.texts("photo"), pa.array(rows)
     return _Photos(
         (old.leaf if leaf is None else leaf)[rows].astype(np.int64),
         old.lat_deg[rows],
         old.lng_deg[rows],
         share[old.leaf[rows]],
-        _one_array(names.take(some)),
-        _one_array(old.texts("owner").take(some)) if old.facts.owners else None,
-        lambda numbers: old.lists.take(rows[numbers]),
+        _one_array(names.take(numbers)),
+        _one_array(old.texts("owner").take(numbers)) if old.facts.owners else None,
+        lambda places: old.lists.take(rows[places]),
     )
 
 
@@ -196,8 +196,9 @@ def _gathered(
             if not len(placed.cells):
                 continue
             check_vectors(placed.vectors, width=geocells.width)
-            kept = file.add(unit_rows(geocells.compared(placed.vectors)))
-            low, high = np.minimum(low, kept.min(axis=0)), np.maximum(high, kept.max(axis=0))
+            vectors = unit_rows(geocells.compared(placed.vectors))
+            file.add(vectors)
+            low, high = np.minimum(low, vectors.min(axis=0)), np.maximum(high, vectors.max(axis=0))
             leaf = leaves_of(hierarchy, placed.cells[:, -1], placed.lat_deg, placed.lng_deg)
             columns.append((leaf, placed.lat_deg, placed.lng_deg))
             names.append(pa.array(placed.photo.tolist(), pa.large_string()))
@@ -207,6 +208,7 @@ def _gathered(
         if codec is None:
             if not len(file):
                 low, high = np.zeros_like(low), np.zeros_like(high)
+            low, high = (bound.astype(kept_as).astype(np.float32) for bound in (low, high))  # as they are kept
             codec = Codec.of_range(geocells.width, precision, low, high - low)
         coded = codec
         empty = (np.empty(0, np.int64), np.empty(0), np.empty(0))
@@ -323,11 +325,11 @@ def _together(parts: Sequence[_Photos]) -> _Photos:
 
     def codes(rows: np.ndarray) -> np.ndarray:
         is_old = rows < len(old)
-        some, others = old.codes(rows[is_old]), new.codes(rows[~is_old] - len(old))
-        if is_old.all() or not is_old.any():
-            return some if is_old.all() else others
-        result = np.empty((len(rows), some.shape[1]), np.uint8)
-        result[is_old], result[~is_old] = some, others
+        if is_old.all():
+            return old.codes(rows)
+        fresh = new.codes(rows[~is_old] - len(old))
+        result = np.empty((len(rows), fresh.shape[1]), np.uint8)
+        result[is_old], result[~is_old] = old.codes(rows[is_old]), fresh
         return result
 
     leaf, lat_deg, lng_deg, stands_for = (
@@ -367,16 +369,16 @@ def _unrepeated(photos: _Photos) -> np.ndarray:
 
 def _table_parts(photos: _Photos, rows: np.ndarray, stands_for: np.ndarray, *, owners: bool) -> Iterator[pa.Table]:
     for begin in range(0, len(rows), _TABLE_ROWS):
-        some = rows[begin : begin + _TABLE_ROWS]
-        numbers = pa.array(some)
+        part = rows[begin : begin + _TABLE_ROWS]
+        numbers = pa.array(part)
         owner = None
         if owners:
-            owner = pa.nulls(len(some), pa.string()) if photos.owner is None else photos.owner.take(numbers)
+            owner = pa.nulls(len(part), pa.string()) if photos.owner is None else photos.owner.take(numbers)
         yield gallery_table(
-            photos.leaf[some],
+            photos.leaf[part],
             photos.photo.take(numbers),
-            photos.lat_deg[some],
-            photos.lng_deg[some],
+            photos.lat_deg[part],
+            photos.lng_deg[part],
             stands_for[begin : begin + _TABLE_ROWS],
             owner,
         )

@@ -227,10 +227,11 @@ class Registry:
         ]
         if self.current is not None and self.current not in self.versions:
             faults.append(f"{self.path / 'current'}: points to {self.current}, which is not there. Publish a version.")
-        try:
-            self.history()
-        except ArtifactError as error:
-            faults.append(str(error))
+        for read in (self.history, lambda: self.removed):
+            try:
+                read()
+            except ArtifactError as error:
+                faults.append(str(error))
         return faults
 
     @property

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from indexer.disk.artifact import place_file
+from indexer.disk.artifact import place_file, remove_leftovers
 from indexer.errors import ArtifactError, InputError
 
 REMOVED_FILE = "removed.txt"
@@ -52,8 +52,7 @@ def read_removed(registry: Path) -> frozenset[str]:
 def add_removed(registry: Path, names: Sequence[str]) -> None:
     """Have later builds leave out these names too; the caller holds the registry's lock."""
     digests = read_removed(registry) | {name_digest(name) for name in names}
-    with place_file(registry / REMOVED_FILE) as aside:
-        aside.write_text("".join(f"{digest}\n" for digest in sorted(digests)))
+    _replace(registry / REMOVED_FILE, sorted(digests))
 
 
 def read_names(file: Path) -> list[str]:
@@ -83,9 +82,9 @@ def rows_of_names(names: Sequence[str], among: pa.ChunkedArray, *, where: str) -
     rows = np.flatnonzero(~np.isnan(found.astype(np.float64)))
     missing = sorted(set(range(len(names))) - set(found[rows].astype(np.int64).tolist()))
     if missing:
-        some = ", ".join(repr(names[number]) for number in missing[:_NAMED])
+        examples = ", ".join(repr(names[number]) for number in missing[:_NAMED])
         raise InputError(
-            f"{len(missing):,} of {len(names):,} names are not in {where}: {some}"
+            f"{len(missing):,} of {len(names):,} names are not in {where}: {examples}"
             f"{', ...' if len(missing) > _NAMED else ''}. Nothing was changed; take them out of the list, or mend them."
         )
     return rows
@@ -97,8 +96,7 @@ def add_sources(registry: Path, paths: Mapping[str, Path]) -> None:
     known = _source_lines(registry)
     fresh = [line for line in lines if line not in known]
     if fresh:
-        with place_file(registry / SOURCES_FILE) as aside:
-            aside.write_text("".join(f"{line}\n" for line in [*known, *fresh]))
+        _replace(registry / SOURCES_FILE, [*known, *fresh])
 
 
 def source_paths(registry: Path) -> dict[str, list[str]]:
@@ -114,3 +112,9 @@ def source_paths(registry: Path) -> dict[str, list[str]]:
 def _source_lines(registry: Path) -> list[str]:
     path = registry / SOURCES_FILE
     return [line for line in path.read_text().splitlines() if line.strip()] if path.exists() else []
+
+
+def _replace(path: Path, lines: Sequence[str]) -> None:
+    remove_leftovers(path.parent, path.name)
+    with place_file(path) as aside:
+        aside.write_text("".join(f"{line}\n" for line in lines))

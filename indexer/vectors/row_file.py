@@ -45,14 +45,12 @@ class RowFile:
         """Give the file up, and with it the rows."""
         self._file.close()
 
-    def add(self, rows: np.ndarray) -> np.ndarray:
-        """Add rows (N, width), and return them as they are kept: (N, width) of this file's numbers."""
-        kept = np.ascontiguousarray(rows, self._dtype)
+    def add(self, rows: np.ndarray) -> None:
+        """Add rows (N, width), rounded to this file's numbers."""
         with explain_unwritable(self._beside):
-            self._file.write(kept.data)
+            self._file.write(np.ascontiguousarray(rows, self._dtype).data)
             self._file.flush()
-        self._n_rows += len(kept)
-        return kept
+        self._n_rows += len(rows)
 
     def rows(self, numbers: np.ndarray) -> np.ndarray:
         """These rows, in this order: (n, width) float32."""

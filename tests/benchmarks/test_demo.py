@@ -61,7 +61,9 @@ def test_the_whole_chain_runs_and_reports(quick: tuple[Path, str]) -> None:
     assert (out / "report.html").read_text().startswith("<!DOCTYPE html>")
 
 
-def test_each_command_is_shown_so_that_it_can_be_repeated(quick: tuple[Path, str]) -> None:
+def test_each_command_is_shown_so_that_it_can_be_repeated(
+    quick: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     _, printed = quick
     shown = [line.split("$ python ", 1)[1].split() for line in printed.splitlines() if "] $ python " in line]
     assert [words[1:3] for words in shown] == [
@@ -75,8 +77,9 @@ def test_each_command_is_shown_so_that_it_can_be_repeated(quick: tuple[Path, str
         ["search", "evaluate"],
         ["search", "query"],
     ]
-    again = subprocess.run([sys.executable, *shown[7]], cwd=ROOT, capture_output=True, text=True)
-    assert again.returncode == 0, again.stderr
+    monkeypatch.chdir(ROOT)
+    again = in_process(["python", *shown[7]], stdout=subprocess.PIPE)
+    assert again.returncode == 0
     assert again.stdout.strip() in printed
 
 

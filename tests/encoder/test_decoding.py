@@ -2,12 +2,14 @@
 
 import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from multiprocessing import forkserver
 from pathlib import Path
 
 import numpy as np
@@ -159,9 +161,12 @@ def test_a_few_photos_can_be_kept_from_this_process(photos: list[Photo]) -> None
     assert list(batch.status) == ["ok", "crashed"]
 
 
-def test_photo_after_photo_that_ends_its_process_ends_the_work(photos: list[Photo]) -> None:
+def test_photo_after_photo_that_ends_its_process_ends_the_work(
+    photos: list[Photo], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("encoder.decoding._MOST_DEATHS", 2)
     deadly = [replace(photos[0], name=f"deadly {row}") for row in range(30)]
-    with pytest.raises(WorkError, match="6 photos in a row"):
+    with pytest.raises(WorkError, match="2 photos in a row"):
         list(decoded_batches(in_twos(deadly), Deadly(16), workers=1))
 
 
@@ -175,31 +180,6 @@ def test_what_ends_the_work_in_a_worker_is_the_same_error_as_here(photos: list[P
     assert errors[0] == errors[1]
 
 
-def run_python(code: str, *arguments: object, **options: object) -> subprocess.Popen[str]:
-    """A process of its own, in a process group of its own, as a terminal starts it."""
-    return subprocess.Popen(
-        [sys.executable, "-c", PRELUDE + code, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        **options,  # type: ignore[call-overload]
-    )
-
-
-# What a shell starts in the background ignores Ctrl-C, and so would what tests start.
-PRELUDE = """
-import itertools, multiprocessing, os, resource, signal, sys, time
-signal.signal(signal.SIGINT, signal.default_int_handler)
-from encoder.decoding import decoded_batches
-from encoder.photo_reader import PhotoReader
-from indexer.errors import InputError, MissingBackend, WorkError
-from indexer.photos.photo import FileRange, Photo
-photo = Photo("a", FileRange(sys.argv[1]), 0.0, 0.0)
-batches = decoded_batches(([photo] * 8 for _ in itertools.count()), PhotoReader(16), workers=1)
-"""
-
-
 @pytest.fixture
 def image(tmp_path: Path) -> Path:
     natural(300, 200).save(tmp_path / "a.jpg")
@@ -207,28 +187,60 @@ def image(tmp_path: Path) -> Path:
 
 
 def test_too_little_shared_memory_is_an_error_and_not_a_wait(image: Path) -> None:
-    """A limit on the size of files is one on shared memory, too."""
-    code = """
-resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+    """A limit on the size of files is one on shared memory, too; workers inherit the one of the server."""
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["encoder.decoding"])
+    forkserver.ensure_running()
+    server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+    soft, hard = resource.prlimit(server, resource.RLIMIT_FSIZE)
+    resource.prlimit(server, resource.RLIMIT_FSIZE, (50_000, hard))
+    try:
+        with pytest.raises(WorkError, match=r"too little shared memory.*`workers` 0"):
+            list(decoded_batches(([photo(image)] * 8 for _ in range(100)), PhotoReader(16), workers=1))
+    finally:
+        resource.prlimit(server, resource.RLIMIT_FSIZE, (soft, hard))
+
+
+# What a shell starts in the background ignores Ctrl-C, and so would what tests start.
+ENDED_TWICE = """
+import itertools, multiprocessing, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from encoder.decoding import decoded_batches
+from encoder.photo_reader import PhotoReader
+from indexer.photos.photo import FileRange, Photo
+photo = Photo("a", FileRange(sys.argv[1]), 0.0, 0.0)
+def begun():
+    batches = decoded_batches(([photo] * 8 for _ in itertools.count()), PhotoReader(16), workers=1)
+    next(batches)
+    return batches
+batches = begun()
 try:
+    print("ready", flush=True)
     for batch in batches: pass
-except WorkError as error:
-    print(error)
-"""
-    process = run_python(code, image)
-    output, _ = process.communicate(timeout=60)
-    assert "too little shared memory" in output
-    assert "`workers` 0" in output
-
-
-def test_workers_end_with_a_main_process_that_is_killed(image: Path) -> None:
-    code = """
-next(batches)
+except KeyboardInterrupt:
+    batches.close()
+    print(len(multiprocessing.active_children()), "left", flush=True)
+print("--", file=sys.stderr, flush=True)
+batches = begun()
 print(*(child.pid for child in multiprocessing.active_children()), flush=True)
 time.sleep(60)
 """
-    with run_python(code, image) as process:
+
+
+def test_nothing_is_left_after_ctrl_c_or_the_death_of_the_main_process(image: Path) -> None:
+    """First the one, with neither processes nor tracebacks of theirs; then, in the same process, the other."""
+    with subprocess.Popen(
+        [sys.executable, "-c", ENDED_TWICE, image],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # a process group of its own, as a terminal starts it
+    ) as process:
         assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "ready\n"
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process of the group
+        assert process.stdout.readline() == "0 left\n"
+        assert process.stderr.readline() == "--\n"
         workers = [int(pid) for pid in process.stdout.readline().split()]
         assert len(workers) == 1
         process.kill()
@@ -237,25 +249,6 @@ time.sleep(60)
             return
         time.sleep(0.1)
     pytest.fail("a worker is still there")
-
-
-def test_ctrl_c_leaves_neither_processes_nor_tracebacks_of_theirs(image: Path) -> None:
-    code = """
-next(batches)
-try:
-    print("ready", flush=True)
-    for batch in batches: pass
-except KeyboardInterrupt:
-    batches.close()
-    print(len(multiprocessing.active_children()), "left")
-"""
-    with run_python(code, image) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process of the group
-        output, errors = process.communicate(timeout=60)
-    assert output == "0 left\n"
-    assert errors == ""
 
 
 @pytest.mark.gpu

@@ -2,13 +2,15 @@
 
 import itertools
 import json
+import os
 import pickle
 import shutil
-import subprocess
-import sys
+import signal
 import tarfile
+import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -25,7 +27,7 @@ from encoder.images import BadImage
 from encoder.segmentation_cache import MapOrigin, check_cache, content_digest, open_cache, write_cache
 from indexer.disk.artifact import write_folder
 from indexer.errors import ArtifactError, BundleMismatch, InputError
-from tests.kills import KILLED, die_after, forks
+from tests.kills import KILLED, Forks, die_after, forks
 
 ORIGIN = MapOrigin("a" * 64, "some/model", ("wall", "sky", "tree"), 384)
 MAPS = arrays.arrays(np.uint8, arrays.array_shapes(min_dims=2, max_dims=2, max_side=20))
@@ -243,20 +245,27 @@ def test_a_byte_changed_anywhere_never_gives_another_map(folder: Path, caplog: p
     assert any("lookup.arrow: damaged" in message for message in caplog.messages)
 
 
-def test_only_one_process_writes(folder: Path) -> None:
-    code = (
-        "import sys; from pathlib import Path; from encoder.segmentation_cache import MapOrigin, write_cache\n"
-        f"origin = MapOrigin(**{asdict(ORIGIN)})\n"
-        f"with write_cache(Path({str(folder)!r}), origin): print('open', flush=True); sys.stdin.readline()"
-    )
-    other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    with other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == "open\n"
-        with pytest.raises(InputError, match="another process is writing"):
-            fill(folder, [])
-        check(folder, PHOTOS)
-        other.kill()
+@pytest.fixture(scope="module")
+def started() -> Iterator[Forks]:
+    with forks(__name__) as server:
+        yield server
+
+
+def hold(folder: str, ready: str) -> None:
+    with write_cache(Path(folder), ORIGIN):
+        Path(ready).touch()
+        time.sleep(60)
+
+
+def test_only_one_process_writes(started: Forks, folder: Path, tmp_path: Path) -> None:
+    other, deadline = started.start("hold", folder, tmp_path / "ready"), time.monotonic() + 60
+    while not (tmp_path / "ready").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    with pytest.raises(InputError, match="another process is writing"):
+        fill(folder, [])
+    check(folder, PHOTOS)
+    os.kill(other, signal.SIGKILL)
+    assert started.end() == KILLED
     fill(folder, [b"new"])
     check(folder, [*PHOTOS, b"new"])
 
@@ -278,15 +287,14 @@ def mended(folder: str) -> None:
     assert not [path for path in Path(folder).rglob("*") if ".tmp-" in path.name]
 
 
-def test_a_kill_at_any_step_leaves_a_cache_that_is_read_and_added_to(tmp_path: Path) -> None:
-    with forks(__name__) as started:
-        for steps in itertools.count(0, 3):
-            folder = tmp_path / str(steps)
-            status = started.run("killed", folder, steps)
-            assert status in (0, KILLED)
-            assert started.run("mended", folder) == 0, steps
-            if status == 0:
-                break
+def test_a_kill_at_any_step_leaves_a_cache_that_is_read_and_added_to(started: Forks, tmp_path: Path) -> None:
+    for steps in itertools.count(0, 3):
+        folder = tmp_path / str(steps)
+        status = started.run("killed", folder, steps)
+        assert status in (0, KILLED)
+        assert started.run("mended", folder) == 0, steps
+        if status == 0:
+            break
     assert steps > 30  # changes to the file system, all of them tried in steps of three
 
 

@@ -4,8 +4,7 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +26,7 @@ from indexer.errors import InputError, WorkError
 from indexer.jobs.stopping import Stopped
 from indexer.photos.sources import listed_photos, open_photos
 from tests.encoder.conftest import natural
-from tests.kills import ONE_THREAD, kill_when
+from tests.kills import KILLED, fork
 
 SIZES = [(100, 80), (90, 120), (100, 80), (64, 64), (300, 60)]
 
@@ -233,23 +232,24 @@ def test_wrong_input_is_exit_2(
         assert message in capsys.readouterr().err
 
 
+def slowly(*arguments: object) -> None:
+    maps = Segmenter.maps
+    Segmenter.maps = lambda *photos: (time.sleep(0.2), maps(*photos))[1]  # type: ignore[method-assign]
+    segment(*arguments)
+
+
 def test_a_killed_run_is_taken_up_where_it_was(
     segmenter: Segmenter, oneformer_folder: Path, folder: Path, tmp_path: Path
 ) -> None:
     """Shards of two maps, killed when the third is there; what is done again is less than a shard and a batch."""
-    code = (
-        "import time, sys; from encoder.segmentation import Segmenter; from encoder.__main__ import main, COMMANDS\n"
-        "maps = Segmenter.maps\n"
-        "Segmenter.maps = lambda *photos: (time.sleep(0.2), maps(*photos))[1]\n"
-        "main('encoder', '', COMMANDS, argv=sys.argv[1:])"
-    )
-    common = ["segment", "--photos", folder / "photos.csv", "--model", oneformer_folder, "--out", tmp_path / "S"]
-    arguments = [*map(str, common), "--shard-maps", "2", "--batch-size", "1"]
-    third = tmp_path / "S" / "index" / "00002.parquet"
-    with subprocess.Popen(
-        [sys.executable, "-c", code, *arguments], stderr=subprocess.DEVNULL, env=ONE_THREAD
-    ) as process:
-        assert kill_when(process, third.exists)
+    common = ["--photos", folder / "photos.csv", "--model", oneformer_folder, "--out", tmp_path / "S"]
+    process = fork(slowly, *common, "--shard-maps", 2, "--batch-size", 1)
+    while not (tmp_path / "S" / "index" / "00002.parquet").exists():
+        assert process.is_alive()
+        time.sleep(0.01)
+    process.kill()
+    process.join()
+    assert process.exitcode == KILLED
     kept = len(open_cache(tmp_path / "S"))
     assert 6 <= kept < 13
     table = pyarrow.parquet.read_table(tmp_path / "S" / "index")

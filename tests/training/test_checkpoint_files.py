@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from indexer.errors import ArtifactError, WorkError
-from tests.kills import KILLED, forks
+from tests.kills import KILLED, die_after, fork
 from training.callbacks import CheckpointFiles
 
 FILES = CheckpointFiles()
@@ -14,6 +14,11 @@ FILES = CheckpointFiles()
 
 def save(folder: str, number: int) -> None:
     FILES.save_checkpoint({"number": number, "weights": torch.full((1000,), float(number))}, Path(folder) / "x.ckpt")
+
+
+def dying(folder: str, number: int, changes: int) -> None:
+    die_after(changes)
+    save(folder, number)
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
@@ -28,14 +33,15 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
 def test_a_kill_leaves_the_file_before_or_the_new_one(tmp_path: Path) -> None:
     """After each number of changes to the disk that a save makes."""
     save(str(tmp_path), 1)
-    with forks(__name__) as started:
-        for changes in range(100):
-            ended = started.run("save", tmp_path, 2, changes=changes)
-            assert FILES.load_checkpoint(tmp_path / "x.ckpt")["number"] in (1, 2)
-            if ended != KILLED:
-                break
-        else:
-            pytest.fail("it was killed every time")
+    for changes in range(100):
+        process = fork(dying, str(tmp_path), 2, changes)
+        process.join()
+        assert FILES.load_checkpoint(tmp_path / "x.ckpt")["number"] in (1, 2)
+        if process.exitcode != KILLED:
+            assert process.exitcode == 0
+            break
+    else:
+        pytest.fail("it was killed every time")
     assert changes > 3
     save(str(tmp_path), 4)
     assert [file.name for file in tmp_path.iterdir()] == ["x.ckpt"]  # what the killed left is cleared away

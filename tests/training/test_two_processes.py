@@ -5,9 +5,13 @@ By torch's own DistributedDataParallel, which is what Lightning's strategy wraps
 
 import csv
 import json
+import os
 import signal
+import socket
 import subprocess
 import sys
+import traceback
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +20,7 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -23,9 +28,11 @@ from encoder.config import FusionConfig
 from encoder.model import GeoEncoder
 from indexer.cells.hierarchy import Hierarchy
 from indexer.cells.table import load_hierarchy
+from indexer.cli import main
 from indexer.earth.geo import accuracy
-from tests.kills import ONE_THREAD, ROOT
+from tests.kills import ONE_THREAD, ROOT, Forks, forks
 from tests.training.conftest import EVERY_STEP, SIZE, changed, check_alike, head_of, train, written
+from training.__main__ import COMMANDS
 from training.batches import Share
 from training.config import Augmentation, DataConfig, FitConfig, ModelConfig, Negatives
 from training.fitting import build_encoder
@@ -101,25 +108,53 @@ def awaken(encoder: GeoEncoder) -> None:
                 weight.normal_(std=0.1)
 
 
-def work(rank: int, hierarchy: Path, folder: Path) -> None:
-    """What each of the two does: this process, and another one."""
+def on_both(work: str, *arguments: object) -> None:
+    """Call a function of this module in two processes, with the rank of each: in a fork, and in a fork of that one."""
+    other = os.fork()
+    if other == 0:
+        try:
+            globals()[work](1, *arguments)
+        except BaseException:  # noqa: BLE001 (whatever it is, the fork must end here)
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    globals()[work](0, *arguments)
+    assert os.waitpid(other, 0)[1] == 0
+
+
+def work(rank: int, hierarchy: str, folder: str) -> None:
+    """What each of the two does."""
     torch.set_num_threads(1)
-    store = f"file://{folder / 'store'}"
+    store = f"file://{folder}/store"
     torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
-    tree = load_hierarchy(hierarchy)
+    tree = load_hierarchy(Path(hierarchy))
     found = {(kind, parts): step_of(kind, tree, Share(rank, 2, parts)) for kind in KINDS for parts in PARTS}
-    torch.save(found, folder / f"{rank}.pt")
+    torch.save(found, f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
+def command(rank: int, port: int, folder: str, *arguments: str) -> None:
+    """The command in one of two processes, as Lightning and clusters start it; what both print goes to two files."""
+    os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": str(port)}
+    rank_zero_only.rank = rank  # which is looked up while it is imported
+    for stream, name in ((1, "printed"), (2, "errors")):
+        os.dup2(os.open(f"{folder}/{name}", os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+    assert main("training", "", COMMANDS, argv=arguments) == 0
+    sys.stdout.flush()
+
+
 @pytest.fixture(scope="module")
-def shared(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[tuple[str, int], _Outcome]]:
+def started() -> Iterator[Forks]:
+    with forks(__name__) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def shared(
+    started: Forks, toy: Path, tmp_path_factory: pytest.TempPathFactory
+) -> list[dict[tuple[str, int], _Outcome]]:
     folder = tmp_path_factory.mktemp("two")
-    other = torch.multiprocessing.get_context("spawn").Process(target=work, args=(1, toy / "H", folder))
-    other.start()
-    work(0, toy / "H", folder)
-    other.join()
-    assert other.exitcode == 0
+    assert started.run("on_both", "work", toy / "H", folder) == 0
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 
@@ -142,8 +177,11 @@ def test_loss_and_gradients_are_those_of_one_process_with_the_joined_batch(
                 assert gradient.any(), name
 
 
-def test_a_run_of_two_processes_is_stopped_and_goes_on_to_what_one_process_comes_to(toy: Path, tmp_path: Path) -> None:
+def test_a_run_of_two_processes_is_stopped_and_goes_on_to_what_one_process_comes_to(
+    started: Forks, toy: Path, tmp_path: Path
+) -> None:
     """With two parts each, as a command: Lightning starts the second process by repeating the first one's command line.
+    It goes on in two processes that somebody else has started, as a cluster does.
 
     Negatives are those of the batch, as the paper has them: neither training nor validation may look at a share alone.
     The signal reaches one process, as `kill` sends it, within an epoch; both end after the same step, with 143.
@@ -153,9 +191,14 @@ def test_a_run_of_two_processes_is_stopped_and_goes_on_to_what_one_process_comes
     config = changed(config, loss={"negatives": "batch"}, trainer={"max_epochs": 8, "checkpoint_every_n_steps": 10_000})
     shared = changed(config, trainer={"devices": 2, "accumulate_grad_batches": 2})
     options = ("fit", "--config", written(toy, shared, tmp_path / "config.yaml"), "--out", tmp_path / "two", "--json")
-    command = [sys.executable, "-m", "training", *map(str, options)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT, "env": ONE_THREAD}
-    process = subprocess.Popen(command, **pipes)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "training", *map(str, options)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=ONE_THREAD,
+    )
     assert process.stderr is not None
     first = next(line for line in process.stderr if "epoch 2 of" in line)
     process.send_signal(signal.SIGTERM)
@@ -163,9 +206,11 @@ def test_a_run_of_two_processes_is_stopped_and_goes_on_to_what_one_process_comes
     assert process.returncode == 143, first + errors
     assert "stopped as asked" in errors
     assert (tmp_path / "two" / "resume.ckpt").is_file()
-    printed, errors = subprocess.Popen(command, **pipes).communicate(timeout=240)
-    assert "going on with the run" in errors
-    assert json.loads(printed)["epochs"] == 8  # one result, however many processes
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    assert started.run("on_both", "command", port, tmp_path, *options) == 0
+    assert "going on with the run" in (tmp_path / "errors").read_text()
+    assert json.loads((tmp_path / "printed").read_text())["epochs"] == 8  # one result, however many processes
     train(toy, tmp_path / "one", config)
     check_alike(tmp_path / "two", tmp_path / "one")
     logs = [(tmp_path / name / "checkpoint" / "training_log.csv").read_text() for name in ("one", "two")]

@@ -9,8 +9,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from encoder.checkpoint_folder import save_geocells_checkpoint
-from indexer.cells.rule import PartitionRule
 
 from indexer.bundles.build_config import BuildConfig, GalleryConfig
 from indexer.bundles.builds import build
@@ -20,11 +18,13 @@ from indexer.bundles.gallery_builds import write_gallery
 from indexer.bundles.gallery_maker import GalleryMaker, change_of, new_gallery
 from indexer.bundles.registry import Registry
 from indexer.cells.hierarchy import Hierarchy
-from indexer.disk.artifact import Draft
+from indexer.cells.partition import PartitionRule
+from indexer.disk.artifact import Draft, write_folder
 from indexer.errors import ArtifactError, BundleMismatch, InputError
 from indexer.jobs.job_folder import OK
 from indexer.vectors.calibration import Calibration
 from indexer.vectors.features import FeatureBatch, FeatureSource, open_features
+from indexer.vectors.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION, save_geocells
 from indexer.vectors.prototypes import Placement
 from tests.conftest import save_s2_hierarchy, unit_rows, write_features
 from tests.indexer.bundles.gallery_worlds import WIDTH, Photos, all_names, photos
@@ -182,14 +182,12 @@ def test_damage_is_not_called_sound_by_a_version_that_shares_it(bundle: Bundle, 
 
 
 def checkpoint_of(bundle: Bundle, out: Path, *, encoder: str | None = ENCODER) -> Path:
-    def finish(draft: Draft) -> None:
+    with write_folder(out, kind=CHECKPOINT_KIND, schema_version=CHECKPOINT_SCHEMA_VERSION) as draft:
+        save_geocells(draft, bundle.model.geocells)
         for name, data in content(bundle.path).items():
             (draft.path / name).write_bytes(data)
         draft.facts["gallery"] = {**asdict(with_gallery(bundle).facts), "encoder": encoder}
-
-    return save_geocells_checkpoint(
-        out, geocells=bundle.model.geocells, encoder=None, config={}, inputs={}, finish=finish
-    )
+    return out
 
 
 def test_a_build_takes_the_gallery_of_a_checkpoint(bundle: Bundle, hierarchy_folder: Path, tmp_path: Path) -> None:

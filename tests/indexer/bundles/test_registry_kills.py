@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Set
+from collections.abc import Iterator, Set
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,13 @@ from indexer.disk.artifact import write_folder
 from indexer.vectors.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION, save_geocells
 from tests.conftest import random_geocells
 from tests.indexer.conftest import add_version
-from tests.kills import KILLED, forks
+from tests.kills import KILLED, Forks, forks
+
+
+@pytest.fixture(scope="module")
+def started() -> Iterator[Forks]:
+    with forks(__name__) as server:
+        yield server
 
 
 def publish(registry: str, *versions: str) -> None:
@@ -97,78 +103,81 @@ def test_killed_builds_leave_the_published_bundle_whole_many_times(
     kill_builds(registry, hierarchy, hierarchy_folder, kills=50)
 
 
-def kill_publications(registry: Registry, hierarchy: Hierarchy, hierarchy_folder: Path, kills: int) -> None:
+def kill_publications(
+    registry: Registry, hierarchy: Hierarchy, hierarchy_folder: Path, started: Forks, kills: int
+) -> None:
     """Kill a process that publishes two versions in turn, at a different moment each time."""
     first, second = str(registry.current), add_version(registry, hierarchy, hierarchy_folder, seed=1)
     rng = np.random.default_rng(1)
-    with forks(__name__) as started:
-        for _ in range(kills):
-            started.kill_after(rng.uniform(0, 0.05), "publish", registry.path, second, first)
-            check_whole(registry, hierarchy, {first, second})
-            assert registry.publish(second) == second
-            check_clean(registry, {first, second})
+    for _ in range(kills):
+        started.kill_after(rng.uniform(0, 0.05), "publish", registry.path, second, first)
+        check_whole(registry, hierarchy, {first, second})
+        assert registry.publish(second) == second
+        check_clean(registry, {first, second})
 
 
 def test_killed_publications_leave_the_old_or_the_new(
-    registry: Registry, hierarchy: Hierarchy, hierarchy_folder: Path
+    registry: Registry, hierarchy: Hierarchy, hierarchy_folder: Path, started: Forks
 ) -> None:
-    kill_publications(registry, hierarchy, hierarchy_folder, kills=5)
+    kill_publications(registry, hierarchy, hierarchy_folder, started, kills=5)
 
 
 @pytest.mark.slow
 def test_killed_publications_leave_the_old_or_the_new_many_times(
-    registry: Registry, hierarchy: Hierarchy, hierarchy_folder: Path
+    registry: Registry, hierarchy: Hierarchy, hierarchy_folder: Path, started: Forks
 ) -> None:
-    kill_publications(registry, hierarchy, hierarchy_folder, kills=50)
+    kill_publications(registry, hierarchy, hierarchy_folder, started, kills=50)
 
 
-def kill_everything(registry: Registry, hierarchy: Hierarchy, hierarchy_folder: Path, kills: int) -> None:
+def kill_everything(
+    registry: Registry, hierarchy: Hierarchy, hierarchy_folder: Path, started: Forks, kills: int
+) -> None:
     """Kill a process that builds, publishes, pins, goes back and retires, at a different moment each time."""
     base = str(registry.current)
     registry.pin(base, reason="stays")
     rng = np.random.default_rng(2)
-    with forks(__name__) as started:
-        for number in range(1, kills + 1):
-            started.kill_after(rng.uniform(0, 0.4), "churn", registry.path, hierarchy_folder, number * 1000)
-            check_whole(registry, hierarchy, set(registry.versions))
-            assert registry.pins()[base]["reason"] == "stays"
-            last = add_version(registry, hierarchy, hierarchy_folder, seed=number)
-            registry.publish(last)
-            registry.publish(base)
-            for version in set(registry.versions) - {base}:
-                registry.unpin(version)
-                registry.retire(version)
-            check_clean(registry, {base})
+    for number in range(1, kills + 1):
+        started.kill_after(rng.uniform(0, 0.4), "churn", registry.path, hierarchy_folder, number * 1000)
+        check_whole(registry, hierarchy, set(registry.versions))
+        assert registry.pins()[base]["reason"] == "stays"
+        last = add_version(registry, hierarchy, hierarchy_folder, seed=number)
+        registry.publish(last)
+        registry.publish(base)
+        for version in set(registry.versions) - {base}:
+            registry.unpin(version)
+            registry.retire(version)
+        check_clean(registry, {base})
 
 
-def test_kills_during_any_change_are_survived(registry: Registry, hierarchy: Hierarchy, hierarchy_folder: Path) -> None:
-    kill_everything(registry, hierarchy, hierarchy_folder, kills=3)
+def test_kills_during_any_change_are_survived(
+    registry: Registry, hierarchy: Hierarchy, hierarchy_folder: Path, started: Forks
+) -> None:
+    kill_everything(registry, hierarchy, hierarchy_folder, started, kills=3)
 
 
 @pytest.mark.slow
 def test_kills_during_any_change_are_survived_many_times(
-    registry: Registry, hierarchy: Hierarchy, hierarchy_folder: Path
+    registry: Registry, hierarchy: Hierarchy, hierarchy_folder: Path, started: Forks
 ) -> None:
-    kill_everything(registry, hierarchy, hierarchy_folder, kills=50)
+    kill_everything(registry, hierarchy, hierarchy_folder, started, kills=50)
 
 
 @pytest.mark.parametrize("action", ["publish", "rollback", "retire"])
 def test_a_kill_before_each_system_call_leaves_the_old_or_the_new(
-    registry: Registry, hierarchy: Hierarchy, hierarchy_folder: Path, action: str
+    registry: Registry, hierarchy: Hierarchy, hierarchy_folder: Path, started: Forks, action: str
 ) -> None:
     first, second = str(registry.current), add_version(registry, hierarchy, hierarchy_folder, seed=1)
     argument = [] if action == "rollback" else [second]
     steps, status = 0, KILLED
-    with forks(__name__) as started:
-        while status == KILLED:
-            if second not in registry.versions:
-                add_version(registry, hierarchy, hierarchy_folder, seed=1)
-            for version in (first, second) if action == "rollback" else (second, first):
-                registry.publish(version)
-            check_clean(registry, {first, second})
-            status = started.run("change", registry.path, action, *argument, changes=steps)
-            check_whole(registry, hierarchy, {first} if action == "retire" else {first, second})
-            steps += 1
+    while status == KILLED:
+        if second not in registry.versions:
+            add_version(registry, hierarchy, hierarchy_folder, seed=1)
+        for version in (first, second) if action == "rollback" else (second, first):
+            registry.publish(version)
+        check_clean(registry, {first, second})
+        status = started.run("change", registry.path, action, *argument, changes=steps)
+        check_whole(registry, hierarchy, {first} if action == "retire" else {first, second})
+        steps += 1
     assert status == 0
     assert steps > 8, "the calls that change the disk were not counted"
     assert (registry.current, second in registry.versions) == {

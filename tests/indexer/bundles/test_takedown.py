@@ -1,6 +1,7 @@
 """Takedowns: the photos are gone and stay away, and everyone who still has them is named."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from indexer.errors import ArtifactError, InputError
 from tests.indexer.bundles.gallery_worlds import Photos, all_names, photos
 from tests.indexer.bundles.test_gallery_maker import checkpoint_of, content, features_of, table_of, with_gallery
 from tests.indexer.conftest import indexer
+from tests.kills import KILLED, forks
 
 CONFIG = BuildConfig(shrinkage=0.1)
 
@@ -168,6 +170,34 @@ def test_everywhere_retires_the_others_and_refuses_while_one_is_pinned(
     assert len(with_gallery(bundle).vectors(0, 10)) == 10  # who has it open keeps it
 
 
+def take_down(registry: str, version: str, names: str) -> None:
+    """One takedown."""
+    build(registry, inherit=version, gallery_remove=names, everywhere=True)
+
+
+def test_a_kill_before_any_system_call_leaves_the_old_or_the_new(
+    bundle: Bundle, gone: list[str], tmp_path: Path
+) -> None:
+    names, steps, status = listed(gone, tmp_path), 0, KILLED
+    with forks(__name__) as started:
+        while status == KILLED:
+            home = Registry(tmp_path / f"R{steps}")
+            shutil.copytree(tmp_path / "R", home.path, symlinks=True)
+            status = started.run("take_down", home.path, bundle.version, names, changes=steps)
+            assert home.faults() == []
+            assert all(verify_bundle(home.versions_folder / version) == [] for version in home.versions)
+            current = with_gallery(open_bundle(home.resolve()))
+            if home.current == bundle.version:
+                assert len(current) == len(with_gallery(bundle))
+            else:
+                assert len(current) == len(with_gallery(bundle)) - len(gone)
+                assert len(home.removed) == len(gone)
+            shutil.rmtree(home.path)
+            steps += 7
+    assert status == 0
+    assert steps > 40, "the calls that change the disk were not counted"
+
+
 def test_unknown_names_are_named_and_nothing_is_changed(bundle: Bundle, gone: list[str], tmp_path: Path) -> None:
     home, files = Registry(tmp_path / "R"), content(bundle.path)
     unknown = [f"unknown {number}" for number in range(5)]
@@ -201,6 +231,8 @@ def test_a_version_without_a_gallery_has_no_photo_to_remove(
 
 def test_a_damaged_version_or_list_is_a_clean_error(bundle: Bundle, gone: list[str], tmp_path: Path) -> None:
     (tmp_path / "R" / "removed.txt").write_text("a" * 64 + "\nnot a digest\n")
+    (fault,) = Registry(tmp_path / "R").faults()
+    assert "removed.txt: line 2 is no SHA-256" in fault
     with pytest.raises(ArtifactError, match=r"removed\.txt: line 2 is no SHA-256"):
         build(tmp_path / "R", inherit=bundle.version, gallery_remove=listed(gone, tmp_path))
     (bundle.path / "gallery.parquet").write_bytes(b"x" * (bundle.path / "gallery.parquet").stat().st_size)

@@ -14,10 +14,10 @@ from tests.conftest import unit_rows
 def test_rows_come_back_in_any_order(tmp_path: Path, dtype: type) -> None:
     rows = unit_rows(50, 7, 0)
     with RowFile(7, dtype, beside=tmp_path / "new" / "x") as file:
-        kept = [file.add(part) for part in np.array_split(rows, 6)]
+        for part in np.array_split(rows, 6):
+            file.add(part)
         assert list((tmp_path / "new").iterdir()) == []
         assert len(file) == 50
-        np.testing.assert_array_equal(np.concatenate(kept), rows.astype(dtype))
         order = np.random.default_rng(0).permutation(50)[:20]
         np.testing.assert_array_equal(file.rows(order), rows.astype(dtype)[order].astype(np.float32))
         assert file.rows(order[:0]).shape == (0, 7)
