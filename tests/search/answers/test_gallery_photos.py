@@ -107,9 +107,8 @@ def test_switched_off_a_gallery_changes_nothing(
     assert "gallery_photo" not in columns_of(plain.answer(queries, k=1)).column_names
 
 
-@pytest.mark.parametrize("gallery", ["lists", "all"])
 def test_a_gallery_that_lost_all_photos_is_as_none(
-    photo_bundle: Bundle, engine: Engine, queries: np.ndarray, tmp_path: Path, gallery: GalleryName
+    photo_bundle: Bundle, engine: Engine, queries: np.ndarray, tmp_path: Path
 ) -> None:
     own = photo_bundle.gallery
     assert own is not None
@@ -121,13 +120,16 @@ def test_a_gallery_that_lost_all_photos_is_as_none(
     assert emptied.gallery is not None
     assert len(emptied.gallery) == 0
     for k in (1, 3):
-        answers = Engine(emptied, options=SearchOptions("exact", gallery=gallery)).answer(queries, k=k)
+        answers = Engine(emptied, options=SearchOptions("exact")).answer(queries, k=k)
         cells = engine.answer(queries, k=k)
         assert set(answers.evidence) == {"cells"}
         np.testing.assert_array_equal(answers.hits.leaf, cells.hits.leaf)
         np.testing.assert_allclose(answers.hits.probability, cells.hits.probability, rtol=1e-5)
         np.testing.assert_array_equal(answers.at.lat_deg, cells.at.lat_deg)
         np.testing.assert_array_equal(answers.cell_lat_deg, cells.cell_lat_deg)
+    for without in (SearchOptions(gallery="all"), SearchOptions(point="density")):
+        with pytest.raises(InputError, match="has no gallery, so no photos of known places"):
+            Engine(emptied, options=without)
 
 
 def test_the_heaviest_photos_are_told(photo_bundle: Bundle, queries: np.ndarray) -> None:
@@ -205,6 +207,19 @@ def test_the_leaf_of_a_point_is_named_where_it_lies_in_one(photo_bundle: Bundle,
     expected = [None if each < 0 else hierarchy.leaves.keys[each] for each in leaf]
     assert [row["point_key"] for row in table] == expected
     assert any(row["point_key"] != row["key"] for row in table)
+
+
+def test_cells_that_are_labels_have_no_borders_for_a_point_to_lie_in(photo_bundle: Bundle, queries: np.ndarray) -> None:
+    tree = photo_bundle.hierarchy
+    labels = replace(tree, levels=tuple(replace(level, s2_ids=None) for level in tree.levels))
+    bundle = replace(photo_bundle, hierarchy=labels)
+    answers, usual = (engine_with(each, FIT, mode="exact").answer(queries, k=2) for each in (bundle, photo_bundle))
+    table = columns_of(answers)
+    assert table["point_key"].null_count == len(queries)
+    assert set(table["evidence"].to_pylist()) == {"cells+photos (lists)"}
+    np.testing.assert_array_equal(answers.at.lat_deg, usual.at.lat_deg)
+    np.testing.assert_array_equal(answers.hits.leaf, usual.hits.leaf)
+    assert table["gallery_photo"].to_pylist() == columns_of(usual)["gallery_photo"].to_pylist()
 
 
 @pytest.mark.parametrize("exponent", [0.0, 1.5])

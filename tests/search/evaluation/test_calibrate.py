@@ -146,7 +146,7 @@ def test_radii_of_what_was_not_calibrated_are_refused(home: Path, capsys: pytest
 def test_a_bundle_with_a_gallery_is_calibrated_with_it_and_without(
     photo_world: PhotoWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(photo_fit, "_GRIDS", {"similarity": (0.02, 0.08)})
+    monkeypatch.setattr(photo_fit, "_GRIDS", {"similarity": (0.02, 0.08), "growth": (0.5,)})
     monkeypatch.setattr(photo_fit, "_TEMPERATURES", np.ones(1))
     monkeypatch.setattr(photo_fit, "_ROUNDS", 1)
     home, before = Registry(tmp_path / "R"), photo_world.bundle

@@ -60,13 +60,11 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(photo_fit, "_WIDTHS", np.array([0.25, 1.0]))
     monkeypatch.setattr(photo_fit, "_ROUNDS", 1)
     monkeypatch.setattr(photo_calibration, "_POINT_WIDTHS", np.array([0.5, 1.0]))
-    monkeypatch.setattr(photo_calibration, "LISTS", (16, 64))
+    monkeypatch.setattr(photo_calibration, "LISTS", (16,))
 
 
 @pytest.fixture(scope="module")
-def engine_of(
-    photo_world: PhotoWorld, cells: Calibration, made: PhotoCalibration
-) -> Callable[[SearchOptions], Engine]:
+def engine_of(photo_world: PhotoWorld, cells: Calibration, made: PhotoCalibration) -> Callable[[SearchOptions], Engine]:
     both = replace(cells, with_photos=made.fitted.calibration)
     return lambda options: Engine(replace(photo_world.bundle, calibrations={"one": both}), options=options)
 
@@ -120,7 +118,7 @@ def test_probabilities_mean_what_they_say(
 def test_the_fit_is_likelier_than_its_start_on_fresh_photos(
     photo_world: PhotoWorld, made: PhotoCalibration, cells: Calibration, fresh: HeldOutQueries
 ) -> None:
-    some = fresh.take(np.arange(200))
+    some = fresh.take(np.arange(100))
     places, fitted = unit_vectors(some.lat_deg, some.lng_deg), made.fitted.calibration
     start = usual_photo_fit(float(np.median(photo_world.bundle.hierarchy.leaves.width_km)))
     assert fitted.fit is not None
@@ -179,33 +177,32 @@ def with_copies(world: PhotoWorld, sample: HeldOutQueries, n: int, *, by_name: b
 def test_photos_of_the_gallery_are_left_out_and_counted(
     photo_world: PhotoWorld, cells: Calibration, by_name: bool
 ) -> None:
-    sample = photo_world.sample(400, seed=32)
+    sample = photo_world.sample(420, seed=32)
     copies = with_copies(photo_world, sample, 20, by_name=by_name)
     found = calibrate(photo_world, copies, cells)
-    without = calibrate(photo_world, copies.take(np.arange(20, 400)), cells)
+    without = calibrate(photo_world, copies.take(np.arange(20, 420)), cells)
     assert (found.left_out, without.left_out) == (20, 0)
-    assert found.fitted == without.fitted
-    assert found.fitted.calibration.queries == 380
-    assert found.fitted.calibration.approximate  # 380 are left
-    with pytest.raises(InputError, match="21 of 400 held-out photos are in the gallery, by name or by vector"):
-        calibrate(photo_world, with_copies(photo_world, sample, 21, by_name=by_name), cells)
+    assert found.fitted.calibration == without.fitted.calibration
+    assert (found.fitted.calibration.queries, found.fitted.calibration.approximate) == (400, False)
+    with pytest.raises(InputError, match="22 of 420 held-out photos are in the gallery, by name or by vector"):
+        calibrate(photo_world, with_copies(photo_world, sample, 22, by_name=by_name), cells)
 
 
 @pytest.mark.usefixtures("quick")
 def test_photos_that_are_alike_elsewhere_are_no_copies(photo_world: PhotoWorld, cells: Calibration) -> None:
     sample = with_copies(photo_world, photo_world.sample(120, seed=33), 100, by_name=False)
-    far = replace(sample, lat_deg=sample.lat_deg * 0.97)
-    assert calibrate(photo_world, far, cells).left_out <= 2  # near the equator that is no distance
+    far = replace(sample, lat_deg=sample.lat_deg - np.sign(sample.lat_deg))
+    assert calibrate(photo_world, far, cells).left_out == 0
 
 
 @pytest.mark.usefixtures("quick")
 def test_few_queries_take_turns_and_their_order_is_nothing(photo_world: PhotoWorld, cells: Calibration) -> None:
-    sample = photo_world.sample(150, seed=34)
+    sample = photo_world.sample(120, seed=34)
     found = calibrate(photo_world, sample, cells)
     assert found.fitted.calibration.approximate
-    assert found.fitted.calibration.queries == 150
-    assert calibrate(photo_world, sample, cells) == found
-    shuffled = calibrate(photo_world, sample.take(np.random.default_rng(0).permutation(150)), cells)
+    assert found.fitted.calibration.queries == 120
+    assert calibrate(photo_world, sample, cells).fitted.calibration == found.fitted.calibration
+    shuffled = calibrate(photo_world, sample.take(np.random.default_rng(0).permutation(120)), cells)
     assert shuffled.fitted.calibration.fit == found.fitted.calibration.fit
     masses = (each.fitted.calibration.masses["density"] for each in (shuffled, found))
     assert next(masses) == pytest.approx(next(masses), abs=1e-6)
@@ -220,5 +217,5 @@ def test_albums_are_calibrated_with_growth(photo_world: PhotoWorld) -> None:
     found = calibrate(photo_world, album, cells, protocol="album").fitted.calibration
     assert cells.growth == found.growth == 1
     assert found.fit is not None
-    assert found.fit.growth == 1
+    assert found.fit.growth in (0.5, 1.0)  # the start's, or what is tried above it
     assert found.masses["density"][0] < found.masses["density"][1] < 1

@@ -68,7 +68,7 @@ def loss_by_hand(
 def test_the_loss_is_that_of_brute_force(photo_world: PhotoWorld, fit: PhotoFit, few: bool) -> None:
     """Of queries inside and outside of leaves, near and far from photos; with and without photos in most lists."""
     queries = photo_world.sample(40, seed=20)
-    assert 0 < (queries.leaf < 0).sum() < 20
+    queries = replace(queries, leaf=np.where(np.arange(40) % 5, queries.leaf, -1))
     assert photo_world.bundle.gallery is not None
     photos = np.arange(len(photo_world.bundle.gallery)) % 300 == 0 if few else None
     sample = sample_of(photo_world, queries, photos=photos)
