@@ -10,7 +10,7 @@ from indexer.bundles.build_config import GalleryConfig
 from indexer.bundles.bundle import Bundle, build_bundle, open_bundle
 from indexer.bundles.gallery_builds import write_gallery
 from indexer.cells.hierarchy import Hierarchy
-from indexer.earth.geo import EARTH_RADIUS_KM, unit_vectors
+from indexer.earth.geo import EARTH_RADIUS_KM, haversine_km, unit_vectors
 from indexer.vectors.calibration import Calibration, PhotoFit, Protocol
 from indexer.vectors.geocells import Geocells
 from indexer.vectors.prototypes import Placed
@@ -127,18 +127,29 @@ def brute_force(
     growth: float = 0.0,
     n_photos: np.ndarray | None = None,
     may: np.ndarray | None = None,
+    only: np.ndarray | None = None,
 ) -> Truth:
-    """By all photos of a bundle's gallery; may: (N,) bool, which ones may be looked at."""
+    """By all photos of a bundle's gallery.
+
+    may: (N,) bool, which ones may be looked at. only: (R,) int64, the leaves that are allowed; a photo of another one
+    counts for that of these whose point is nearest.
+    """
     gallery, model, leaves = bundle.gallery, bundle.model, bundle.hierarchy.leaves
     assert gallery is not None
     n = np.ones(len(queries)) if n_photos is None else n_photos.astype(np.float64)
     score = log_product(model, queries)  # but for a constant of each query, which no softmax sees
+    leaf = gallery.leaf.astype(np.int64)
+    if only is not None:
+        score = np.where(np.isin(np.arange(len(leaves)), only), score, -np.inf)
+        for row in np.flatnonzero(~np.isin(leaf, only)):
+            place = gallery.lat_deg[row], gallery.lng_deg[row]
+            leaf[row] = only[haversine_km(*place, leaves.lat_deg[only], leaves.lng_deg[only]).argmin()]
     cells = score / (temperature * n[:, None] ** growth)
     cells = np.exp(cells - cells.max(axis=1, keepdims=True))
     cells /= cells.sum(axis=1, keepdims=True)
     similarity = queries.astype(np.float64) @ gallery.vectors(0, len(gallery)).T.astype(np.float64)
     allowed = np.ones(len(gallery), bool) if may is None else may
-    of_leaf = np.bincount(gallery.leaf[allowed], minlength=len(leaves)) > 0
+    of_leaf = np.bincount(leaf[allowed], minlength=len(leaves)) > 0
     weight, near = np.zeros((len(queries), len(gallery))), []
     for query in range(len(queries)):
         rows = np.flatnonzero(allowed)
@@ -146,14 +157,14 @@ def brute_force(
         near.append(rows)
         if not rows.size:
             continue
-        evidence = fit.gamma * score[query, gallery.leaf[rows]] + similarity[query, rows] / fit.similarity
+        evidence = fit.gamma * score[query, leaf[rows]] + similarity[query, rows] / fit.similarity
         evidence = evidence / n[query] ** fit.growth + np.log(gallery.stands_for[rows].astype(np.float64))
         held = np.exp(evidence - evidence.max())
         weight[query, rows] = held / held.sum()
     there = np.array([rows.size > 0 for rows in near])
     share = np.where(there, cells[:, of_leaf].sum(axis=1), 0.0)
     kept = np.where(of_leaf[None] & there[:, None], fit.cells, 1.0) * cells
-    of_list = np.stack([np.bincount(gallery.leaf, row, minlength=len(leaves)) for row in weight])
+    of_list = np.stack([np.bincount(leaf, row, minlength=len(leaves)) for row in weight])
     posterior = (1 - fit.cells) * share[:, None] * of_list + kept
     places = unit_vectors(gallery.lat_deg, gallery.lng_deg)
     truth = Truth(

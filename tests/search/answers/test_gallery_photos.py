@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from indexer.bundles.build_config import GalleryConfig
 from indexer.bundles.builds import build
@@ -18,7 +20,7 @@ from indexer.vectors.prototypes import Placed
 from indexer.vectors.scoring import log_product
 from search.answers.constraints import Region
 from search.answers.engine import Engine
-from search.answers.options import GalleryName, ModeName, SearchOptions
+from search.answers.options import ModeName, PointName, SearchOptions
 from search.answers.rows import columns_of
 from tests.conftest import random_geocells
 from tests.search.answers.test_photo_evidence import check, queries_of
@@ -260,28 +262,55 @@ def test_a_photo_that_is_gone_is_as_if_it_had_never_been_there(
     np.testing.assert_allclose(truth.points, brute_force(fewer, FIT, query).points, atol=1e-9)
 
 
-@pytest.mark.parametrize("region", ["FR,JP,US,BR", "-30,100,60,-100"])
-@pytest.mark.parametrize("gallery", ["lists", "all"])
-def test_in_a_region_only_its_photos_count_and_no_answer_lies_outside(
-    photo_bundle: Bundle, queries: np.ndarray, region: str, gallery: GalleryName
+REGIONS = [("FR,JP,US,BR", None), ("-30,100,60,-100", None), (None, "-90,-20,90,180"), ("-60,-120,60,10", "US,MA")]
+
+
+@pytest.mark.parametrize(("region", "not_region"), REGIONS)
+def test_in_a_region_photos_and_cells_are_those_of_brute_force(
+    photo_bundle: Bundle, queries: np.ndarray, region: str | None, not_region: str | None
 ) -> None:
-    engine = engine_with(photo_bundle, FIT, mode="exact", gallery=gallery, region=region, gallery_photos=50)
-    answers, within = engine.answer(queries, k=1), Region(region, None)
-    assert answers.photos is not None
-    assert within.holds(answers.at.lat_deg, answers.at.lng_deg).all()
-    known = ~np.isnan(answers.photos.cosine)
-    assert known.any()
-    assert within.holds(answers.photos.lat_deg[known], answers.photos.lng_deg[known]).all()
-    found = engine.find(queries, left_out=0.0)
-    assert found.evidence is not None
-    own = photo_bundle.gallery
+    """By photos whose own place is allowed, whatever leaf they stand in, and by allowed leaves."""
+    within, own = Region(region, not_region), photo_bundle.gallery
     assert own is not None
-    similarity = queries.astype(np.float64) @ own.vectors(0, len(own)).T.astype(np.float64)
-    similarity[:, ~within.holds(own.lat_deg, own.lng_deg)] = -np.inf
-    best = np.sort(similarity, axis=1)[:, ::-1][:, : FIT.near]
-    np.testing.assert_allclose(found.evidence.near.similarity, best, atol=1e-6)
-    held = np.add.reduceat(found.evidence.density.weight, found.evidence.density.begins[:-1])
-    np.testing.assert_allclose(held, 1, atol=1e-5)
+    may, only = within.holds(own.lat_deg, own.lng_deg), within.cells(photo_bundle.hierarchy.leaves)
+    truth = brute_force(photo_bundle, FIT, queries, may=may, only=only)
+    kept = within.holds(*lat_lng(truth.points))
+    for how in ("all", "lists"):
+        engine = engine_with(photo_bundle, FIT, mode="exact", gallery=how, region=region, not_region=not_region)
+        evidence = engine.find(queries, left_out=0.0).evidence
+        assert evidence is not None
+        # A point that was moved out of the region is its photo's own place.
+        back = replace(evidence, points=np.where(kept[:, None], evidence.points, truth.points))
+        check(back, truth, FIT)
+        rows = [
+            near[truth.density(number, truth._places[near], pointing=True).argmax()]
+            for number, near in enumerate(truth.near)
+        ]
+        np.testing.assert_allclose(evidence.points[~kept], truth._places[rows][~kept], atol=1e-9)
+
+
+@settings(max_examples=12)
+@given(st.integers(0, 10_000), st.sampled_from(MODES), st.booleans(), st.sampled_from(["density", "cell", "mass"]))
+def test_no_answer_lies_outside_its_region(
+    photo_bundle: Bundle, queries: np.ndarray, seed: int, mode: ModeName, ruled_out: bool, point: PointName
+) -> None:
+    rng = np.random.default_rng(seed)
+    leaves = photo_bundle.hierarchy.leaves
+    middle, size = rng.integers(0, len(leaves)), np.exp(rng.uniform(-1, 4, 2))
+    south, north = np.clip(leaves.lat_deg[middle] + size[0] * np.array([-0.7, 0.3]), -90, 90)
+    west, east = (leaves.lng_deg[middle] + size[1] * np.array([-0.4, 0.6]) + 180) % 360 - 180
+    box = f"{south:.6f},{west:.6f},{north:.6f},{east:.6f}"
+    given_ = {"not_region": box} if ruled_out else {"region": box}
+    engine = engine_with(photo_bundle, FIT, mode=mode, gallery_photos=50, point=point, **given_)
+    answers, within = engine.answer(queries, k=1), Region(**{"region": None, "not_region": None, **given_})
+    near = within.holds(answers.at.lat_deg, answers.at.lng_deg)
+    for number in np.flatnonzero(~near):  # on the border, but for rounding
+        lat = answers.at.lat_deg[number] + np.array([-1e-6, 0, 1e-6, 0])
+        assert within.holds(lat, answers.at.lng_deg[number] + np.array([0, -1e-6, 0, 1e-6])).any()
+    assert answers.photos is not None
+    known = ~np.isnan(answers.photos.cosine)
+    assert within.holds(answers.photos.lat_deg[known], answers.photos.lng_deg[known]).all()
+    assert (answers.evidence != "cells").tolist() == known.any(axis=1).tolist()
 
 
 def test_under_a_precision_cap_no_photo_and_no_finer_place_is_told(photo_bundle: Bundle, queries: np.ndarray) -> None:

@@ -26,7 +26,7 @@ FITS = {
     "usual": FIT,
     "photos alone": replace(FIT, cells=0.0, gamma=0.0),
     "cells alone": replace(FIT, cells=1.0),
-    "all photos": replace(FIT, near=10**4, similarity=0.4, width_km=400, point_width_km=30),
+    "all photos": replace(FIT, near=300, similarity=0.4, width_km=400, point_width_km=30),
     "one photo": replace(FIT, near=1),
     "narrow": replace(FIT, width_km=0.05, point_width_km=0.05, gamma=2.0),
 }
@@ -61,9 +61,10 @@ def check(evidence: PhotoEvidence, truth: Truth, fit: PhotoFit) -> None:
         at = np.concatenate([places, truth._places[truth.near[number][:3]], truth._middles[:3]])
         expected = truth.density(number, at)
         found = evidence.density.at(at, np.full(len(at), number))
-        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * expected.max())
+        rtol = 1e-3 + 1e-5 / truth.share[number]  # the share of leaves with photos is 1 less that of others, in float32
+        np.testing.assert_allclose(found, expected, rtol=rtol, atol=1e-4 * expected.max())
         at_photos = truth.density(number, truth._places[evidence.near.row[number, known[number]]], pointing=True)
-        np.testing.assert_allclose(evidence.photo_density[number, known[number]], at_photos, rtol=1e-3)
+        np.testing.assert_allclose(evidence.photo_density[number, known[number]], at_photos, rtol=rtol)
     assert (evidence.photo_density[~known] == -np.inf).all()
     np.testing.assert_allclose(evidence.points, truth.points, atol=2e-4 * max(fit.point_width_km, 1) / 6371)
     np.testing.assert_allclose(np.linalg.norm(evidence.points[evidence.there], axis=1), 1)
@@ -157,6 +158,16 @@ def test_without_photos_cells_say_all(photo_bundle: Bundle, cells: Posterior) ->
     np.testing.assert_array_equal(found.density.width_km, leaf_widths_km(leaves)[cells.leaf])
 
 
+def test_where_leaves_with_photos_hold_nothing_nothing_is_negative(photo_bundle: Bundle) -> None:
+    leaves = photo_bundle.hierarchy.leaves
+    many = np.full(len(leaves) - 1, 1 / (len(leaves) - 1) + 1e-9)  # a bit more than 1 together, as sums of float32 are
+    cells = Posterior(np.array([0, len(many)]), np.arange(1, len(leaves)), many, np.zeros(1), np.array([len(leaves)]))
+    found = evidence_of(leaves, fake([(0, 0), (1, 1)]), [0, 1], [0.5, 0.4], FIT, cells)
+    assert (found.posterior.probability >= 0).all()
+    assert (found.density.weight >= 0).all()
+    assert np.isfinite(found.points).all()
+
+
 def test_bells_of_leaves_are_half_as_wide_as_these_and_never_narrower_than_a_gps(photo_bundle: Bundle) -> None:
     leaves = photo_bundle.hierarchy.leaves
     widths = leaf_widths_km(replace(leaves, radius_km=np.where(np.arange(len(leaves)) == 0, 0.0, leaves.radius_km)))
@@ -191,6 +202,20 @@ def test_far_photos_do_not_pull_the_answer_away(photo_bundle: Bundle, cells: Pos
     assert found.weight[0].argmax() == 2
     lat, lng = lat_lng(found.points)
     assert haversine_km(lat[0], lng[0], 40, 180) < 0.01  # two beside each other are denser than one that is heavier
+
+
+def test_a_place_that_is_dense_by_cells_alone_stays_where_it_is(photo_bundle: Bundle, cells: Posterior) -> None:
+    """The photo there weighs nothing, and no other one is near enough to pull."""
+    leaves = photo_bundle.hierarchy.leaves
+    tiny = replace(leaves, radius_km=np.zeros(len(leaves)))
+    leaf = int(cells.leaf[cells.probability.argmax()])
+    there = float(leaves.lat_deg[leaf]), float(leaves.lng_deg[leaf])
+    gallery = fake([(-there[0], there[1] - np.sign(there[1]) * 90), there])
+    fit = replace(FIT, similarity=1e-4, point_width_km=1, width_km=1)
+    found = evidence_of(tiny, gallery, [0, 1], [0.5, 0.1], fit, cells)
+    assert found.weight.tolist() == [[1, 0]]
+    lat, lng = lat_lng(found.points)
+    assert haversine_km(lat[0], lng[0], *there) < 1e-6
 
 
 def test_a_photo_counts_as_often_as_it_stands_for(photo_bundle: Bundle, cells: Posterior) -> None:
