@@ -32,7 +32,7 @@ from tests.indexer.conftest import indexer
 
 ENCODER = "e" * 64
 CONFIG = BuildConfig(shrinkage=0.1)
-CALIBRATION = Calibration(1.0, 0.0, 1.0, {"cell": (0.5, 0.9)}, 0.0, 100)
+CALIBRATION = Calibration(1.0, 0.0, 1.0, {"cell": (0.5, 0.9)}, 25.0, 0.0, 100)
 
 
 def features_of(world: Photos, out: Path, *, encoder: str | None = ENCODER, places: bool = True) -> Path:
