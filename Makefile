@@ -54,7 +54,7 @@ bench-embed: venv  ## From JPEG files to vectors, beside the model alone and a p
 	$(BIN)/python -m benchmarks.embed
 
 bench-fusion: venv  ## Semantic fusion on the embedded world, beside none, shuffled maps and concatenation: half an hour
-	$(BIN)/python -m benchmarks.world.fusion
+	$(BIN)/python -m benchmarks.world.fusion_arms
 
 bench-gpu: venv  ## What only a machine with a GPU can show: rates, shares of its peak, agreement with the CPU
 	$(BIN)/python -m benchmarks.gpu

@@ -31,8 +31,8 @@ def main() -> int:
     places = pa.table({"s2_id": sorted_ids(photo_places(options.photos, seed=options.seed))})
     with tempfile.TemporaryDirectory() as folder:
         hierarchy = Path(folder) / "H"
-        tree = divide(places, S2Scheme(), hierarchy).hierarchy
-        geocells = PlaceVectors(options.width, seed=options.seed + 100).geocells(tree, stands_for=1)
+        divided = divide(places, S2Scheme(), hierarchy).hierarchy
+        geocells = PlaceVectors(options.width, seed=options.seed + 100).geocells(divided, stands_for=1)
         for choice in (IndexChoice("flat"), IndexChoice("flat", "int8"), IndexChoice("ivf")):
             started = time.perf_counter()
             path = build_bundle(hierarchy, geocells, Path(folder) / "V", config={}, inputs={}, index=choice)

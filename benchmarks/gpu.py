@@ -59,7 +59,7 @@ class Sizes:
     oneformer: Mapping[str, Any]
     edges: tuple[int, ...]  # shorter edges of what the segmenter sees, in pixels
     batch: int  # crops, and four times as many as photos for the segmenter
-    places: int  # that the tree to search in is made of
+    places: int  # that the hierarchy to search in is made of
     width: int  # of its vectors
     queries: int
     matrix: int  # edge of the matrices of the measured peak

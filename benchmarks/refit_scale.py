@@ -1,7 +1,7 @@
 """`python -m benchmarks.refit_scale`: what a refit of MP-16's size takes, by the slope from two smaller ones.
 
 A hierarchy of 4.7 million places in seven levels, and photo vectors of 768 dimensions that follow it: each is its
-finest cell's direction, which follows the tree, with noise and a strong common direction, as image encoders have it.
+leaf's direction, which follows the hierarchy, with noise and a strong common direction, as image encoders have it.
 `python -m training refit` runs on two numbers of them, in a process of its own whose peak memory is measured. Its fit
 is cut to a few steps, more for the larger number, because a step takes as long for any number of photos; what a whole
 fit takes at most follows from how many steps it may make. `--device cuda` fits on a GPU.
@@ -153,13 +153,13 @@ def measure(size: Size, *, seed: int, device: DeviceName) -> int:
         places, hierarchy = folder / "places.parquet", folder / "H"
         write_table(places, size.places, seed=seed)
         run_command("indexer", "partition", "--photos", places, "--out", hierarchy)
-        tree = load_hierarchy(hierarchy)
-        cells = [len(level) for level in tree.levels]
+        opened = load_hierarchy(hierarchy)
+        cells = [len(level) for level in opened.levels]
         report.row("hierarchy", f"{sum(cells):,} cells in {len(cells)} levels, {cells[-1]:,} leaves", cells=cells)
         took = []
         for n, steps in zip(size.photos, size.steps, strict=True):
             features = folder / f"F{n}"
-            write_features(features, n, tree, width=size.width, seed=seed)
+            write_features(features, n, opened, width=size.width, seed=seed)
             took.append(run_refit(report, features, hierarchy, n, steps, folder / f"C{n}", device=device))
         extrapolate(report, *took)
     return report.finish(seed=seed, device=device, **asdict(size))

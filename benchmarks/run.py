@@ -54,9 +54,10 @@ _MP16 = tuple(tau // 47 for tau in TAU_MAX)  # for a 47th of its photos: as many
 def make_registry(folder: Path, *, photos: int, width: int, taus: tuple[int, ...], tau_min: int) -> Registry:
     """A registry with a bundle of cells where photos are."""
     places = pa.table({"s2_id": sorted_ids(photo_places(photos, seed=0))})
-    tree = divide(places, S2Scheme(PartitionRule(taus, tau_min)), folder / "H").hierarchy
+    rule = PartitionRule(tau_max=taus, tau_min=tau_min)
+    hierarchy = divide(places, S2Scheme(rule), folder / "H").hierarchy
     registry = Registry(folder / "R")
-    geocells = PlaceVectors(width, seed=1).geocells(tree)
+    geocells = PlaceVectors(width, seed=1).geocells(hierarchy)
     registry.publish(build_bundle(folder / "H", geocells, registry.versions_folder, config={}, inputs={}).name)
     return registry
 

@@ -63,7 +63,7 @@ from indexer.bundles.leaf_index import best_of_all, list_index
 from indexer.cli import Strings
 from search.retrieval.adaptive import PROVED
 from search.retrieval.exact import ExactSearch
-from search.retrieval.lists import BeamSearch, TreeLists
+from search.retrieval.lists import BeamSearch, HierarchyLists
 from search.retrieval.proof import tensor_of
 
 MIN_EXACT, MIN_ROWS, MIN_BEAM = 5.0, 4.0, 12.0  # times faster, on two cores with avx512_bf16
@@ -151,7 +151,7 @@ def judge(report: Report, world: World, times: Mapping[str, tuple[Timing, Timing
 
 
 def k_means(report: Report, world: World, *, runs: int) -> None:
-    """Lists that follow the tree beside as many made by k-means, as many visited."""
+    """Lists that follow the hierarchy beside as many made by k-means, as many visited."""
     ours = list_index(world.model, world.rows, world.level)
     set_probes(ours, world.probes)
     n_lists, width = list_count(ours), world.rows.shape[1]
@@ -238,7 +238,7 @@ def large_worlds(report: Report, *, width: int, seed: int, runs: int) -> None:
     for scale in (10, 100):
         world = make_world(city_places(scale * MP16_PLACES, seed=seed), queries=256, width=width, seed=seed)
         index = list_index(world.model, world.rows, world.level, "fp16")
-        lists = TreeLists(world.model, index, level=world.level, probes=world.probes)
+        lists = HierarchyLists(world.model, index, level=world.level, probes=world.probes)
         beam = way_of(BeamSearch(world.model, lists), world)
         half = tensor_of(world.rows).half()
         exact = way_of(ExactSearch(world.model, half, low_precision=False), world)

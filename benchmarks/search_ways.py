@@ -13,7 +13,7 @@ from benchmarks.partition import photo_places
 from benchmarks.place_vectors import STANDS_FOR, PlaceVectors
 from encoder.device import multiplies_bfloat16
 from indexer.bundles.faiss_index import flat_index, search_index
-from indexer.bundles.leaf_index import best_of_all, choose_beam, list_index, tree_lists
+from indexer.bundles.leaf_index import best_of_all, choose_beam, hierarchy_lists, list_index
 from indexer.cells.hierarchy import build_hierarchy, sorted_ids
 from indexer.cells.partition import PartitionRule
 from indexer.earth.geo import EARTH_RADIUS_KM, chords_to_km
@@ -24,7 +24,7 @@ from search.answers.radii import LeafDiscs, radii_km, share_within
 from search.retrieval.adaptive import AdaptiveSearch
 from search.retrieval.exact import ExactSearch
 from search.retrieval.found import Search, queries_at_once
-from search.retrieval.lists import BeamSearch, TreeLists
+from search.retrieval.lists import BeamSearch, HierarchyLists
 from search.retrieval.posterior import LEFT_OUT
 from search.retrieval.proof import tensor_of
 
@@ -38,13 +38,13 @@ _SHARES = (0.5, 0.9)  # that radii hold
 
 # The best leaf of each query, (Q,) int64; its probability, (Q,) float64, NaN if not wanted; and the radii around its
 # point that hold _SHARES of the probability, (Q, 2) float64 in km, none if not wanted.
-Answers = tuple[np.ndarray, np.ndarray, np.ndarray]
-Way = Callable[..., Answers]  # of queries (Q, D), and whether `rows` are wanted, with probabilities and radii
+WayAnswers = tuple[np.ndarray, np.ndarray, np.ndarray]
+Way = Callable[..., WayAnswers]  # of queries (Q, D), and whether `rows` are wanted, with probabilities and radii
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class World:
-    """A tree with vectors, and photos to look for in it."""
+    """A hierarchy with vectors, and photos to look for in it."""
 
     model: ScoringModel
     discs: LeafDiscs
@@ -58,15 +58,15 @@ class World:
 
 def make_world(places: tuple[np.ndarray, np.ndarray], *, queries: int, width: int, seed: int) -> World:
     """A world of these places, (N,) latitudes and longitudes, and photos of others like them."""
-    rule = PartitionRule(tuple(tau // STANDS_FOR for tau in TAU_MAX), tau_min=0)
-    tree = build_hierarchy(sorted_ids([places]), rule=rule)
+    rule = PartitionRule(tau_max=tuple(tau // STANDS_FOR for tau in TAU_MAX), tau_min=0)
+    hierarchy = build_hierarchy(sorted_ids([places]), rule=rule)
     vectors = PlaceVectors(width, seed=seed)
-    model = ScoringModel(vectors.geocells(tree), tree.ancestors, tree.leaves.n_photos)
+    model = ScoringModel(vectors.geocells(hierarchy), hierarchy.ancestors, hierarchy.leaves.n_photos)
     photos = vectors.photos(*_near(places, queries, seed=seed + 1))
     known = vectors.photos(*_near(places, _CHOSEN_WITH, seed=seed + 2))
     rows = leaf_vectors(model)
     level, probes = choose_beam(model, known, best_of_all(model, rows, known)[:, 0])
-    leaves = tree.leaves
+    leaves = hierarchy.leaves
     return World(model, LeafDiscs.of(leaves), leaves.lat_deg, leaves.lng_deg, rows, level, probes, photos)
 
 
@@ -79,26 +79,26 @@ def _near(places: tuple[np.ndarray, np.ndarray], n: int, *, seed: int) -> tuple[
 
 
 class Plain:
-    """(a): for each query the lists with the best heads, their leaves gathered and scored, the best of them taken.
+    """(a): for each query the lists with the best list vectors, their leaves gathered and scored, the best one taken.
 
     Radii are the plain ones, here and in `Levels`: all of a leaf's probability stands at its point, leaves are sorted
     by how far away that is, and added up until there is enough.
     """
 
     def __init__(self, world: World) -> None:
-        lists, self._heads = tree_lists(world.model, world.level)
+        lists, self._list_vectors = hierarchy_lists(world.model, world.level)
         self._begins = np.flatnonzero(np.diff(lists, prepend=-1, append=lists[-1] + 1))
         self._rows, self._probes = world.rows, world.probes
         self._points = world.discs.points
 
-    def __call__(self, queries: np.ndarray, *, rows: bool) -> Answers:
-        """As `Answers`; probabilities and radii are among the leaves looked at."""
+    def __call__(self, queries: np.ndarray, *, rows: bool) -> WayAnswers:
+        """As `WayAnswers`; probabilities and radii are among the leaves looked at."""
         best, share = np.empty(len(queries), np.int64), np.full(len(queries), np.nan)
         radii = np.empty((len(queries) if rows else 0, len(_SHARES)))
         for number, query in enumerate(queries):
-            heads = self._heads @ query
-            first = len(heads) - self._probes
-            chosen = np.argpartition(heads, min(first, len(heads) - 1))[first:]
+            scores = self._list_vectors @ query
+            first = len(scores) - self._probes
+            chosen = np.argpartition(scores, min(first, len(scores) - 1))[first:]
             leaves = np.concatenate([np.arange(self._begins[each], self._begins[each + 1]) for each in chosen])
             scores = self._rows[leaves] @ query
             best[number] = leaves[scores.argmax()]
@@ -122,8 +122,8 @@ class Levels:
         self._temperatures = geocells.temperatures.tolist()
         self._points = tensor_of(world.discs.points).float()
 
-    def __call__(self, queries: np.ndarray, *, rows: bool) -> Answers:
-        """As `Answers`."""
+    def __call__(self, queries: np.ndarray, *, rows: bool) -> WayAnswers:
+        """As `WayAnswers`."""
         parts = [self._answer_block(block, rows=rows) for block in torch.split(tensor_of(queries), _BLOCK)]
         best, share, radii = (torch.cat(each).numpy() for each in zip(*parts, strict=True))
         return best, share, radii
@@ -162,10 +162,10 @@ def faiss_levels(world: World, *, runs: int) -> Timing:
     return Timing(sum(each.median_s for each in timings), sum(each.p95_s for each in timings), runs)
 
 
-def tree(world: World) -> TreeLists:
+def hierarchy_lists_of(world: World) -> HierarchyLists:
     """Lists of the world's chosen level."""
     index = list_index(world.model, world.rows, world.level)
-    return TreeLists(world.model, index, level=world.level, probes=world.probes)
+    return HierarchyLists(world.model, index, level=world.level, probes=world.probes)
 
 
 def city_places(n: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -189,12 +189,12 @@ def exact_search(world: World) -> ExactSearch:
 
 def beam_search(world: World) -> BeamSearch:
     """(e): ours, over the lists of the world's chosen level."""
-    return BeamSearch(world.model, tree(world))
+    return BeamSearch(world.model, hierarchy_lists_of(world))
 
 
 def adaptive_search(world: World) -> AdaptiveSearch:
     """(e): ours, over as many lists as it takes."""
-    return AdaptiveSearch(world.model, tree(world), world.rows)
+    return AdaptiveSearch(world.model, hierarchy_lists_of(world), world.rows)
 
 
 def way_of(search: Search, world: World) -> Way:
@@ -202,7 +202,7 @@ def way_of(search: Search, world: World) -> Way:
     return partial(answers, search, world)
 
 
-def answers(search: Search, world: World, queries: np.ndarray, *, rows: bool) -> Answers:
+def answers(search: Search, world: World, queries: np.ndarray, *, rows: bool) -> WayAnswers:
     """What one of our searches answers."""
     if not rows:
         hits = search(queries, 1, temperature=None)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from indexer.choices import check_choices
 from indexer.errors import InputError
 from indexer.photos.uris import SCHEMES
 
@@ -75,7 +76,7 @@ class Preprocessing:
     def shorter_edge(self, crops: CropName) -> int:
         """Length of a photo's shorter edge before it is cut, in pixels.
 
-        Several crops come from a picture 8/7 of their size: 384 for 336, as in GeoDecoder's protocol (256 for 224).
+        Several crops come from an image 8/7 of their size: 384 for 336, as in GeoDecoder's protocol (256 for 224).
         """
         return self.resize if crops == "one" else round(self.crop * 8 / 7)
 
@@ -124,7 +125,7 @@ class FusionConfig:
             raise InputError(f"fusion.heads: {self.heads} heads cannot share {hidden_size} dimensions evenly.")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EncoderOptions:
     """Which maps an encoder sees, and where it runs.
 
@@ -136,10 +137,13 @@ class EncoderOptions:
         precision: of the encoder; bfloat16 where the processor has it, by default.
     """
 
-    segmentation_cache: Path | None = None
+    segmentation_cache: str | Path | None = None
     segmenter: str | None = None
     device: DeviceName = "auto"
     precision: PrecisionName = "auto"
+
+    def __post_init__(self) -> None:
+        check_choices(self)
 
     @property
     def says_how_maps_come(self) -> bool:
@@ -147,9 +151,9 @@ class EncoderOptions:
         return self.segmentation_cache is not None or self.segmenter is not None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ReadOptions:
-    """Which photos are read. Like all that extend it, it raises InputError for numbers that make no sense.
+    """Which photos are read. Like all that extend it, it raises InputError for values that make no sense.
 
     Args:
         max_pixels: photos with more pixels are refused.
@@ -160,13 +164,14 @@ class ReadOptions:
     schemes: tuple[str, ...] = SCHEMES
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if not 1 <= self.max_pixels <= PILLOW_MAX_PIXELS:
             raise InputError(
                 f"`max_pixels` must be from 1 to {PILLOW_MAX_PIXELS:,}, which is Pillow's own, not {self.max_pixels:,}."
             )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FeedOptions(ReadOptions):
     """How photos reach an encoder. None of this changes what vectors mean.
 
@@ -185,7 +190,7 @@ class FeedOptions(ReadOptions):
         check_bounds(self, "workers", low=0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EmbedConfig(EncoderOptions, FeedOptions):
     """How photos become vectors.
 
@@ -200,11 +205,11 @@ class EmbedConfig(EncoderOptions, FeedOptions):
     shard_rows: int = SHARD_ROWS
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        FeedOptions.__post_init__(self)
         check_bounds(self, "shard_rows", low=1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SegmentConfig(ReadOptions):
     """How photos become class maps.
 

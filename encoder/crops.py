@@ -3,7 +3,7 @@
 Photos are cut as CLIP's own image processor does, class maps like their photos.
 
     one    the square in the middle
-    five   the four corners and the middle of a picture 8/7 of the square's size
+    five   the four corners and the middle of an image 8/7 of the square's size
     ten    those, and their mirror images: the protocol of the paper's tables (section IV, after GeoDecoder)
 """
 

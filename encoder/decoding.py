@@ -6,7 +6,6 @@ can do to the process that decodes it ends neither the work nor the row.
 
 import itertools
 import logging
-import multiprocessing
 import os
 import signal
 import sys
@@ -17,8 +16,10 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
-from multiprocessing import forkserver, resource_tracker
+from multiprocessing import context, forkserver, resource_tracker
+from multiprocessing.process import BaseProcess
 from types import TracebackType
+from typing import Any
 
 import torch
 from PIL import Image
@@ -39,6 +40,7 @@ _MOST_DEATHS = 6  # photos one after the other that end their process: then it i
 _FEW_PHOTOS = 12  # a source of so many is decoded in this process: starting others takes longer
 _SECONDS_BETWEEN_LOOKS = 1.0  # of a worker, whether its main process is still there
 
+_starting = threading.Lock()  # one process at a time
 _read: PhotoReader  # of this process, where it is a worker
 
 
@@ -121,8 +123,7 @@ class _LonelyReader:
         if self.deaths == _MOST_DEATHS:
             raise WorkError(
                 f"{self.deaths} photos in a row ended the process that decoded them, the last one {photo.name!r}. If "
-                "memory ran out, lower `workers` or `batch_size`; then run it again. (A script of your own must start "
-                "its work below `if __name__ == '__main__':`, because every worker process imports it.)"
+                "memory ran out, lower `workers` or `batch_size`; then run it again."
             )
         return _CRASHED
 
@@ -132,12 +133,32 @@ class _LonelyReader:
         self._opened.close()
 
 
+class _Process(context.ForkServerProcess):
+    """A process that does not import the script that starts it, which may do its work without a `__main__` guard."""
+
+    @staticmethod
+    def _Popen(process: BaseProcess) -> Any:
+        main = vars(sys.modules["__main__"])
+        with _starting:
+            # What a child imports first is told by these two names.
+            shown: dict[str, Any] = {name: main[name] for name in ("__spec__", "__file__") if name in main}
+            main.update(dict.fromkeys(shown))
+            try:
+                return context.ForkServerProcess._Popen(process)
+            finally:
+                main.update(shown)
+
+
+class _Context(context.ForkServerContext):
+    Process = _Process
+
+
 @contextmanager
 def _workers(read: PhotoReader, number: int) -> Iterator[ProcessPoolExecutor]:
     """Processes that decode, for as long as a block runs."""
     # Forked from a server, not from this process: threads of the model, and CUDA, do not survive a fork.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])  # it imports once what every worker needs
+    processes = _Context()
+    processes.set_forkserver_preload([__name__])  # it imports once what every worker needs
     # Ctrl-C reaches every process of a terminal, and until the server has imported everything it would die of it with a
     # traceback. It inherits what is blocked here; this process hears what came meanwhile afterwards.
     resource_tracker.ensure_running()  # the server starts it otherwise, and it unblocks Ctrl-C when it has
@@ -146,7 +167,7 @@ def _workers(read: PhotoReader, number: int) -> Iterator[ProcessPoolExecutor]:
         forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    pool = ProcessPoolExecutor(number, context, initializer=_begin_worker, initargs=(os.getpid(), read))
+    pool = ProcessPoolExecutor(number, processes, initializer=_begin_worker, initargs=(os.getpid(), read))
     try:
         yield pool
     finally:

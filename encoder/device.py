@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from encoder.config import MAX_SENT_PIXELS, DeviceName, PrecisionName
+from indexer.choices import check_choice
 from indexer.errors import InputError, WorkError
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ _MEMINFO, _CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 
 def choose_device(name: DeviceName) -> torch.device:
     """The device of a name; `auto` takes a GPU where there is one, `cuda` raises InputError where there is none."""
+    check_choice("device", name, DeviceName)
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError("`device` cuda: torch sees no CUDA device here. Use `device` cpu, or install a CUDA build.")
     if name == "auto":

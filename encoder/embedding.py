@@ -17,7 +17,6 @@ from encoder.device import fitting_batch_size
 from encoder.encode import PhotoEncoder, open_encoder
 from encoder.failures import Failures, job_remarks
 from encoder.reading import MAX_BYTES
-from indexer.errors import InputError
 from indexer.jobs.job_folder import Job, check_job_target, open_job, read_job, totals_of
 from indexer.jobs.job_status import StatusFile
 from indexer.jobs.progress import track_line
@@ -63,7 +62,7 @@ def embed(
     config, out = config or EmbedConfig(), Path(out)
     check_job_target(out)
     source = open_photos(photos, split=config.split, schemes=config.schemes)
-    encode = open_encoder(str(checkpoint), config, crops=config.crops)
+    encode = open_encoder(checkpoint, config, crops=config.crops)
     return embed_source(encode, source, out, feed=config, shard_rows=config.shard_rows)
 
 
@@ -141,15 +140,15 @@ def embed_photos(
 def _in_shards(
     batches: Iterable[FeatureBatch], shard_rows: int, source: AbstractContextManager[Any], line: Line | None
 ) -> Generator[FeatureBatch, None, None]:
-    """Batches joined to shards; failures are counted. source: is left when nobody wants more. line: counts them too."""
+    """Batches joined to shards. source: is left when nobody wants more. line: of a job, whose failures are told."""
     failed = Failures()
     pile: list[FeatureBatch] = []
     rows = 0
     with source:
         for batch in batches:
-            for row in np.flatnonzero(~batch.ok).tolist():
-                failed.add(batch.photo[row] or f"row {rows + row}", batch.status[row], batch.reason[row])
-                if line is not None:
+            if line is not None:
+                for row in np.flatnonzero(~batch.ok).tolist():
+                    failed.add(batch.photo[row] or f"row {rows + row}", batch.status[row], batch.reason[row])
                     line.failed += 1
             rows += len(batch)
             pile.append(batch)
@@ -171,9 +170,7 @@ def settled(feed: FeedOptions, encode: PhotoEncoder, before: Job | None) -> Feed
 
 
 def features_job(encode: PhotoEncoder, photos: PhotoSource, *, feed: FeedOptions, shard_rows: int) -> Job:
-    """What decides the rows of a features folder; raises InputError for shards without rows. feed: `settled`."""
-    if shard_rows < 1:
-        raise InputError(f"`shard_rows` must be at least 1, not {shard_rows}.")
+    """What decides the rows of a features folder. feed: `settled`."""
     options = {
         "batch_size": feed.batch_size,
         "shard_rows": shard_rows,

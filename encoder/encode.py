@@ -1,6 +1,7 @@
 """The model's own stage: a batch of decoded photos becomes vectors, with class maps and several crops where asked."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from encoder.model import GeoEncoder
 from encoder.photo_reader import PhotoReader
 from encoder.segmentation import Segmenter, load_segmenter
 from encoder.segmentation_cache import SegmentationCache, open_cache
+from indexer.choices import check_choice
 from indexer.errors import InputError
 from indexer.photos.sources import PhotoSource
 from indexer.vectors.features import FeatureBatch
@@ -92,7 +94,7 @@ class PhotoEncoder:
         assert self.maps.segmenter is not None, "photos without a map are refused where they are read"
         with memory_explained(
             f"to make class maps of {len(lacking)} photos beside the encoder",
-            "Make them first (python -m encoder segment --batch-size 1), and give `segmentation_cache`.",
+            "Make them first (python -m encoder segment, `batch_size` 1), and give `segmentation_cache`.",
         ):
             made = iter(self.maps.segmenter.segment(lacking))
         return batch.with_maps([None if photo is None else next(made) for photo in to_segment])
@@ -138,13 +140,14 @@ class PhotoEncoder:
         return vectors.unflatten(0, (len(pixels), -1)).mean(dim=1)
 
 
-def open_encoder(checkpoint: str, options: EncoderOptions, *, crops: CropName = "one") -> PhotoEncoder:
+def open_encoder(checkpoint: str | Path, options: EncoderOptions, *, crops: CropName = "one") -> PhotoEncoder:
     """The encoder of a checkpoint folder, or of `hf:<hub id or folder>`.
 
     Raises:
         InputError: a model cannot be had, there is no such device, or maps and encoder do not go together.
         ArtifactError: a checkpoint or a cache that is none, or damaged.
     """
+    check_choice("crops", crops, CropName)
     device, cache, segmenter = choose_device(options.device), options.segmentation_cache, options.segmenter
     encoder = load_encoder(checkpoint, device=device, dtype=choose_precision(options.precision, device))
     maps = MapSource(

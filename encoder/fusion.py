@@ -23,8 +23,8 @@ from encoder.config import FusionConfig
 class SegmentationTokens(nn.Module):
     """Class maps to tokens: each patch of P x P class ids is projected linearly, as one-hot pixels would be.
 
-    The projection of a one-hot picture is a sum of rows of its matrix, so it is done as that: a gather of P * P rows
-    for each patch. The picture of 150 channels never exists. Pixels of no class add nothing.
+    The projection of a one-hot image is a sum of rows of its matrix, so it is done as that: a gather of P * P rows
+    for each patch. The image of 150 channels never exists. Pixels of no class add nothing.
     """
 
     def __init__(self, config: FusionConfig, *, image_size: int, patch_size: int) -> None:

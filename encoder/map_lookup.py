@@ -1,7 +1,7 @@
-"""Where the map of a photo lies, by the digest of the photo: sorted runs of keys, searched by halves.
+"""Where the map of a photo lies, by the digest of the photo: sorted tables of keys, searched by halves.
 
-One run comes from a file that is mapped, not read, so that processes share its memory; the shards that came after it
-are runs in memory. Runs are merged as they grow alike, so that there are never more than the logarithm of all maps.
+One table comes from a file that is mapped, not read, so that processes share its memory; the shards that came after it
+are tables in memory. Tables are merged as they grow alike, so that there are never more than the logarithm of all maps.
 """
 
 import json
@@ -17,13 +17,13 @@ import pyarrow as pa
 KEY = np.dtype("S32")  # a SHA-256
 # shard: its number. size: bytes of the PNG from `offset` in the shard's tar, with their checksum; or 0 for a photo that
 # could not be segmented, whose row in the shard's index is `offset`.
-PLACE = np.dtype([("shard", "<u4"), ("size", "<u4"), ("offset", "<u8"), ("crc32", "<u4")])
+ADDRESS = np.dtype([("shard", "<u4"), ("size", "<u4"), ("offset", "<u8"), ("crc32", "<u4")])
 
 _METADATA = b"geosurge"
 
 
-class Place(NamedTuple):
-    """Where one map lies; the fields are those of PLACE."""
+class MapAddress(NamedTuple):
+    """Where one map lies; the fields are those of ADDRESS."""
 
     shard: int
     size: int
@@ -32,52 +32,52 @@ class Place(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Run:
-    """Places of the maps of some shards."""
+class KeyTable:
+    """Addresses of the maps of some shards, by key."""
 
     keys: np.ndarray  # (N,) KEY; ascending in a Lookup
-    places: np.ndarray  # (N,) PLACE
+    addresses: np.ndarray  # (N,) ADDRESS
     shards: Mapping[int, int]  # number of a shard -> size of its tar in bytes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Lookup:
-    """Places of maps by key. Never changed, so that threads may search while another adds."""
+    """Addresses of maps by key. Never changed, so that threads may search while another adds."""
 
-    runs: tuple[Run, ...] = ()  # the larger first
+    tables: tuple[KeyTable, ...] = ()  # the larger first
 
     def __len__(self) -> int:
-        return sum(len(run.keys) for run in self.runs)
+        return sum(len(table.keys) for table in self.tables)
 
     @property
     def shards(self) -> Mapping[int, int]:
         """Number of each shard that is in here, and the size of its tar in bytes."""
-        return {number: size for run in self.runs for number, size in run.shards.items()}
+        return {number: size for table in self.tables for number, size in table.shards.items()}
 
-    def find(self, digest: bytes) -> Place | None:
-        """The place of the photo with this SHA-256, in 32 bytes; None where there is none."""
+    def find(self, digest: bytes) -> MapAddress | None:
+        """The address of the photo with this SHA-256, in 32 bytes; None where there is none."""
         key = np.array(digest, KEY)
-        for run in self.runs:
-            row = int(np.searchsorted(run.keys, key))
-            if row < len(run.keys) and run.keys[row] == key:
-                return Place(*run.places[row].item())
+        for table in self.tables:
+            row = int(np.searchsorted(table.keys, key))
+            if row < len(table.keys) and table.keys[row] == key:
+                return MapAddress(*table.addresses[row].item())
         return None
 
-    def added(self, run: Run) -> "Lookup":
-        """This lookup with the places of further shards, in any order."""
-        runs = [*self.runs, _merged([run])]
-        while len(runs) > 1 and len(runs[-2].keys) <= 2 * len(runs[-1].keys):
-            runs[-2:] = [_merged(runs[-2:])]
-        return Lookup(tuple(runs))
+    def added(self, table: KeyTable) -> "Lookup":
+        """This lookup with the addresses of further shards, in any order."""
+        tables = [*self.tables, _merged([table])]
+        while len(tables) > 1 and len(tables[-2].keys) <= 2 * len(tables[-1].keys):
+            tables[-2:] = [_merged(tables[-2:])]
+        return Lookup(tuple(tables))
 
     def save(self, path: Path) -> None:
-        """Write all places to a file that `load` maps."""
-        run = self.runs[0] if len(self.runs) == 1 else _merged(self.runs)
+        """Write all addresses to a file that `load` maps."""
+        table = self.tables[0] if len(self.tables) == 1 else _merged(self.tables)
         columns = [
             pa.Array.from_buffers(pa.binary(kind.itemsize), len(values), [None, pa.py_buffer(values)])
-            for values, kind in ((run.keys, KEY), (run.places, PLACE))
+            for values, kind in ((table.keys, KEY), (table.addresses, ADDRESS))
         ]
-        text = json.dumps({"crc32": _checksum(run), "facts": _facts(run)})
+        text = json.dumps({"crc32": _checksum(table), "facts": _facts(table)})
         schema = pa.schema(
             [pa.field("key", columns[0].type), pa.field("place", columns[1].type)], metadata={_METADATA: text}
         )
@@ -93,28 +93,28 @@ class Lookup:
         """
         with pa.memory_map(str(path)) as source:
             batch = pa.ipc.open_file(source).get_batch(0)
-        keys, places = (
+        keys, addresses = (
             np.frombuffer(column.buffers()[1], kind, len(batch))
-            for column, kind in zip(batch.columns, (KEY, PLACE), strict=True)
+            for column, kind in zip(batch.columns, (KEY, ADDRESS), strict=True)
         )
         known = json.loads(batch.schema.metadata[_METADATA])
-        run = Run(keys, places, {int(number): int(size) for number, size in known["facts"]["shards"].items()})
-        if known["crc32"] != _checksum(run):
+        table = KeyTable(keys, addresses, {int(number): int(size) for number, size in known["facts"]["shards"].items()})
+        if known["crc32"] != _checksum(table):
             raise ValueError("its checksum differs")
-        return cls((run,))
+        return cls((table,))
 
 
-def _merged(runs: Sequence[Run]) -> Run:
-    """One run of these, whose keys may be in any order."""
-    keys, places = (np.concatenate([getattr(run, name) for run in runs]) for name in ("keys", "places"))
-    order = np.argsort(keys, kind="stable")  # which is linear where two sorted runs follow each other
-    return Run(keys[order], places[order], Lookup(tuple(runs)).shards)
+def _merged(tables: Sequence[KeyTable]) -> KeyTable:
+    """One table of these, whose keys may be in any order."""
+    keys, addresses = (np.concatenate([getattr(table, name) for table in tables]) for name in ("keys", "addresses"))
+    order = np.argsort(keys, kind="stable")  # which is linear where two sorted tables follow each other
+    return KeyTable(keys[order], addresses[order], Lookup(tuple(tables)).shards)
 
 
-def _facts(run: Run) -> dict[str, Any]:
-    return {"shards": {str(number): size for number, size in run.shards.items()}}
+def _facts(table: KeyTable) -> dict[str, Any]:
+    return {"shards": {str(number): size for number, size in table.shards.items()}}
 
 
-def _checksum(run: Run) -> int:
-    start = zlib.crc32(json.dumps(_facts(run), sort_keys=True).encode())
-    return zlib.crc32(run.places.view(np.uint8).data, zlib.crc32(run.keys.view(np.uint8).data, start))
+def _checksum(table: KeyTable) -> int:
+    start = zlib.crc32(json.dumps(_facts(table), sort_keys=True).encode())
+    return zlib.crc32(table.addresses.view(np.uint8).data, zlib.crc32(table.keys.view(np.uint8).data, start))

@@ -23,7 +23,7 @@ import pyarrow.parquet
 
 from encoder.class_maps import decode_map, encode_map
 from encoder.images import BadImage
-from encoder.map_lookup import KEY, PLACE, Place, Run
+from encoder.map_lookup import ADDRESS, KEY, KeyTable, MapAddress
 from indexer.disk.artifact import write_file
 from indexer.errors import ArtifactError
 from indexer.jobs.job_folder import OK
@@ -83,7 +83,7 @@ class ShardDraft:
             raise BadImage(row["status"], row["reason"])
         return row is not None
 
-    def write(self, folder: Path, number: int) -> Run:
+    def write(self, folder: Path, number: int) -> KeyTable:
         """Write the tar and then its index, as `write_file` does; what a killed process left is replaced."""
         tar = self._stream.getvalue() + bytes(2 * tarfile.BLOCKSIZE)  # two empty blocks end a tar
         tar_path(folder, number).unlink(missing_ok=True)
@@ -113,7 +113,7 @@ def mend(folder: Path, number: int) -> str:
     return f"Remove {files} and run segment again: it makes the maps that are missing."
 
 
-def read_index(folder: Path, number: int) -> Run:
+def read_shard_index(folder: Path, number: int) -> KeyTable:
     """Where the maps of a shard lie, in the order they were written.
 
     Raises:
@@ -123,26 +123,26 @@ def read_index(folder: Path, number: int) -> Run:
         return _index(_read_table(folder, number), number)
 
 
-def read_map(folder: Path, place: Place) -> np.ndarray:
-    """The class map (h, w) uint8 at a place.
+def read_map(folder: Path, address: MapAddress) -> np.ndarray:
+    """The class map (h, w) uint8 at an address.
 
     Raises:
         ArtifactError: the shard is damaged, or gone.
         BadImage: the photo could not be segmented, for the reason recorded.
     """
-    if not place.size:
-        with _damage_named(folder, place.shard):
-            row = _read_table(folder, place.shard).slice(place.offset, 1).to_pylist()[0]
+    if not address.size:
+        with _damage_named(folder, address.shard):
+            row = _read_table(folder, address.shard).slice(address.offset, 1).to_pylist()[0]
             raise BadImage(row["status"], row["reason"])
-    path = tar_path(folder, place.shard)
+    path = tar_path(folder, address.shard)
     try:
         with path.open("rb", buffering=0) as tar:
-            tar.seek(place.offset)
-            png = tar.read(place.size)
+            tar.seek(address.offset)
+            png = tar.read(address.size)
     except OSError as error:
-        raise ArtifactError(f"{path}: cannot be read ({error.strerror}). {mend(folder, place.shard)}") from None
-    if len(png) != place.size or zlib.crc32(png) != place.crc32:
-        raise ArtifactError(f"{path}: a map in it is not what was written. {mend(folder, place.shard)}")
+        raise ArtifactError(f"{path}: cannot be read ({error.strerror}). {mend(folder, address.shard)}") from None
+    if len(png) != address.size or zlib.crc32(png) != address.crc32:
+        raise ArtifactError(f"{path}: a map in it is not what was written. {mend(folder, address.shard)}")
     return decode_map(png)
 
 
@@ -152,18 +152,18 @@ def _read_table(folder: Path, number: int) -> pa.Table:
         return pa.parquet.ParquetFile(stream, page_checksum_verification=True).read()
 
 
-def _index(table: pa.Table, number: int) -> Run:
+def _index(table: pa.Table, number: int) -> KeyTable:
     facts = json.loads(table.schema.metadata[_METADATA])
     keys = np.frombuffer(bytes.fromhex("".join(table["sha256"].to_pylist())), KEY)
     if not table.schema.equals(_COLUMNS) or not len(keys) == table.num_rows == facts["rows"]:
         raise ValueError("rows or columns are missing")
-    places = np.zeros(len(keys), PLACE)
-    places["shard"] = number
+    addresses = np.zeros(len(keys), ADDRESS)
+    addresses["shard"] = number
     ok = np.array(pa.compute.equal(table["status"], OK))
     for name, column in (("offset", "offset"), ("size", "size_bytes"), ("crc32", "crc32")):
-        places[name][ok] = table[column].filter(ok).to_numpy()
-    places["offset"][~ok] = np.flatnonzero(~ok)
-    return Run(keys, places, {number: int(facts["tar_bytes"])})
+        addresses[name][ok] = table[column].filter(ok).to_numpy()
+    addresses["offset"][~ok] = np.flatnonzero(~ok)
+    return KeyTable(keys, addresses, {number: int(facts["tar_bytes"])})
 
 
 @contextmanager

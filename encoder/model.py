@@ -51,8 +51,8 @@ class GeoEncoderConfig(PreTrainedConfig):
         size, patch = self.vision_config.image_size, self.vision_config.patch_size
         if not 1 <= patch <= size or self.projection_dim < 1:
             raise InputError(
-                f"Patches of {patch} pixels in a picture of {size}, {self.projection_dim} dimensions: all must be at "
-                "least 1, and a patch must fit into the picture."
+                f"Patches of {patch} pixels in an image of {size}, {self.projection_dim} dimensions: all must be at "
+                "least 1, and a patch must fit into the image."
             )
         if self.vision_config.hidden_act not in ACT2FN:
             raise InputError(f"There is no activation {self.vision_config.hidden_act!r}; CLIP's is 'quick_gelu'.")

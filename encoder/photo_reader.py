@@ -118,7 +118,7 @@ class PhotoReader:
                 raise BadImage(
                     "no_map",
                     "no class map of this photo: give `segmentation_cache` with one (python -m encoder segment makes "
-                    "them), or `segmenter`; to search query also `class_maps`",
+                    "them), `segmenter`, or the map itself (`class_maps`, or column `map` of a table)",
                 )
             return None
         height, width = class_map.shape

@@ -20,7 +20,7 @@ KIND = "converted weights"
 SCHEMA_VERSION = 1
 
 
-def convert(model: str, out: Path, *, weights: str = PICKLED_WEIGHTS) -> int:
+def convert(model: str | Path, out: str | Path, *, weights: str = PICKLED_WEIGHTS) -> int:
     """Write a model folder with its pickled weights as safetensors, its settings as they are; how many tensors it has.
 
     Args:
@@ -31,6 +31,7 @@ def convert(model: str, out: Path, *, weights: str = PICKLED_WEIGHTS) -> int:
     Raises:
         InputError: there is no such file, it holds more than tensors, or `out` exists.
     """
+    model, out = str(model), Path(out)
     check_target(out)  # before gigabytes are fetched and loaded
     if not (Path(model) / weights).is_file() and (Path(model) / WEIGHTS_FILE).is_file():
         raise InputError(

@@ -16,7 +16,7 @@ from PIL import Image
 from encoder.images import BadImage, file_of
 from indexer.errors import MissingBackend
 from indexer.photos.photo import FileRange
-from indexer.photos.uris import SCHEMES, explained, file_system, local_path, refusal, scheme_of
+from indexer.photos.uris import SCHEMES, explained, file_system, local_path, refusal, uri_scheme
 
 MAX_BYTES = 536_870_912  # of one photo; an uncompressed RGB file of the largest size decoded takes 534 million
 _ATTEMPTS = 4  # at a photo that a store fails to give
@@ -34,7 +34,7 @@ def read_bytes(data: FileRange | bytes | Image.Image | None, *, schemes: Sequenc
         MissingBackend: the package that reads this scheme is not installed.
     """
     if data is None:
-        raise BadImage("missing", "the table names no photo in this row")
+        raise BadImage("missing", "no photo is named here")
     if isinstance(data, Image.Image):
         return file_of(data)
     content = data if isinstance(data, bytes) else _read(data, schemes)
@@ -108,7 +108,7 @@ def _may_pass(error: Exception) -> bool:
 def _read_remote(place: FileRange) -> bytes:
     system, path = file_system(place.uri)
     end = MAX_BYTES + 1 if place.size is None else place.offset + place.size
-    if scheme_of(place.uri) in ("http", "https"):
+    if uri_scheme(place.uri) in ("http", "https"):
         # A web server may ignore what part is asked for and send without end, which only reading step by step notices.
         if place.size is None:
             with system.open(path, block_size=0, size=1) as stream:

@@ -24,7 +24,7 @@ import numpy as np
 from encoder.config import MAX_CLASSES, SHARD_MAPS
 from encoder.images import BadImage
 from encoder.map_lookup import Lookup
-from encoder.map_shards import ShardDraft, index_path, mend, read_index, read_map, tar_path
+from encoder.map_shards import ShardDraft, index_path, mend, read_map, read_shard_index, tar_path
 from indexer.disk.artifact import check_target, explain_unwritable, is_temporary, place_file, remove_leftovers
 from indexer.disk.lock import alone
 from indexer.disk.manifest import MANIFEST, Manifest, code_version, read_manifest, write_manifest
@@ -75,8 +75,8 @@ class SegmentationCache:
             ArtifactError: the shard that holds it is damaged.
         """
         digest = photo if isinstance(photo, str) else content_digest(photo)
-        place = self.lookup.find(bytes.fromhex(digest))
-        return None if place is None else read_map(self.folder, place)
+        address = self.lookup.find(bytes.fromhex(digest))
+        return None if address is None else read_map(self.folder, address)
 
 
 def content_digest(content: bytes) -> str:
@@ -84,12 +84,13 @@ def content_digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def open_cache(folder: Path) -> SegmentationCache:
+def open_cache(folder: str | Path) -> SegmentationCache:
     """Open a cache for reading, also while another process adds to it; what comes later is not seen.
 
     Raises:
         ArtifactError: no such cache, damaged, incomplete, or written by a newer version.
     """
+    folder = Path(folder)
     origin = _read_origin(folder)
     return SegmentationCache(folder, origin, _read_lookup(folder)[0])
 
@@ -126,10 +127,10 @@ class CacheWriter:
         """Whether a photo with this SHA-256 was segmented; raises as `SegmentationCache.get`."""
         if self._draft.check(digest):
             return True
-        place = self._lookup.find(bytes.fromhex(digest))
-        if place is not None and not place.size:
-            read_map(self.folder, place)
-        return place is not None
+        address = self._lookup.find(bytes.fromhex(digest))
+        if address is not None and not address.size:
+            read_map(self.folder, address)
+        return address is not None
 
     def add(self, digest: str, classes: np.ndarray) -> None:
         """Keep the class map (h, w) uint8 of a photo; raises as `write_file` does."""
@@ -148,9 +149,9 @@ class CacheWriter:
             self._write_shard()
 
     def _write_shard(self) -> None:
-        run = self._draft.write(self.folder, max(self._lookup.shards, default=-1) + 1)
+        table = self._draft.write(self.folder, max(self._lookup.shards, default=-1) + 1)
         # In this order, because other threads search meanwhile.
-        self._lookup = self._lookup.added(run)
+        self._lookup = self._lookup.added(table)
         self._draft = ShardDraft()
 
     def _finish(self) -> None:
@@ -226,7 +227,7 @@ def _read_origin(folder: Path) -> MapOrigin:
 
 
 def _read_lookup(folder: Path) -> tuple[Lookup, Mapping[int, int]]:
-    """Places of all maps, from the lookup on disk and from indices that came after it; and the shards of the former."""
+    """Addresses of all maps, from the lookup on disk and from later indices; and the shards of the former."""
     lookup = _saved_lookup(folder)
     # Listed after the lookup was read: shards are only ever added, so what it knows is there.
     names = (re.fullmatch(r"(\d{5,})\.parquet", path.name) for path in (folder / "index").glob("*.parquet"))
@@ -235,7 +236,7 @@ def _read_lookup(folder: Path) -> tuple[Lookup, Mapping[int, int]]:
         lookup = Lookup()
     saved = lookup.shards
     for number in sorted(numbers - set(saved)):
-        lookup = lookup.added(read_index(folder, number))
+        lookup = lookup.added(read_shard_index(folder, number))
     for number, size in lookup.shards.items():
         tar = tar_path(folder, number)
         found = tar.stat().st_size if tar.is_file() else None

@@ -15,12 +15,13 @@ import os
 import re
 import sys
 import warnings
-from argparse import HelpFormatter
+from argparse import Action, HelpFormatter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass
-from typing import Any, NoReturn, TextIO, get_origin, get_type_hints
+from pathlib import Path
+from typing import Any, Literal, NoReturn, TextIO, get_args, get_origin, get_type_hints
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
 from jsonargparse.typing import register_type
 
 from indexer.errors import GeoError, InputError, WorkError
@@ -50,6 +51,11 @@ class Command:
 class _StandardError(logging.StreamHandler[TextIO]):
     """Writes to whatever `sys.stderr` is at the moment: a progress bar replaces it while it is on the screen."""
 
+    parser: "_Parser | None" = None  # of the command whose flags the lines name
+
+    def format(self, record: logging.LogRecord) -> str:
+        return _with_flags(super().format(record), self.parser)
+
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr
         super().emit(record)
@@ -77,8 +83,32 @@ _LISTS: Mapping[Any, type] = {
     tuple[str, ...]: Strings,
 }
 
+# A command line has no text that is no path, where the library takes both.
+_OFFERED: Mapping[Any, Any] = {**_LISTS, str | Path: Path, str | Path | None: Path | None}
 
-# How jsonargparse names a command, and the options it misses.
+# What help and errors call the values of a type.
+_KINDS: Mapping[Any, str] = {
+    **{int: "whole number", float: "number", str: "text", bool: "true or false", Path: "path", type(None): "null"},
+    **{kind: f"{kind.__name__} joined by commas" for kind in _LISTS.values()},
+    tuple[float, float, float]: "list of three numbers",
+}
+
+
+def _kind(hint: Any) -> str:
+    """The same of every type; of those that are a choice all choices."""
+    parts = [str(each) if get_origin(hint) is Literal else _kind(each) for each in get_args(hint)]
+    return _KINDS.get(hint) or " or ".join(parts) or "section"
+
+
+class _Help(DefaultHelpFormatter):
+    def _get_type_str(self, action: Action) -> str | None:
+        hint = getattr(action, "_typehint", action.type)
+        return None if hint is None else _kind(hint)
+
+
+# How jsonargparse names a value it does not take, a command it does not know, a command, and the options it misses.
+_WRONG_VALUE = re.compile(r'Parser key "([\w.]+)":\n.*(?:value|base 10|float): ([^\n]*)', re.DOTALL)
+_UNKNOWN_COMMAND = re.compile(r"argument command: invalid choice: '([^']*)'")
 _NAMED_COMMAND = re.compile(r"(?:Subcommand '|required: )([a-z]+)['.]")
 _REQUIRED = re.compile(r"required: ([a-z]+\.[\w.]+(?:, [a-z]+\.[\w.]+)*)")
 # How jsonargparse names an option it does not know, on the command line and in a file.
@@ -103,29 +133,30 @@ class _Parser(ArgumentParser):
                 action.option_strings = dashed
 
     def format_help(self, formatter: HelpFormatter | None = None) -> str:
-        """Help that names types in words, and `fields` as the flags that they are."""
-        words = {"Path": "path", **{kind.__name__: f"{kind.__name__}, comma between" for kind in _LISTS.values()}}
-        text = re.sub(r"<class\s+'(\w+)'>", lambda name: words.get(name[1], name[1]), super().format_help(formatter))
-        return _with_flags(text, self)
+        """Help that names `fields` as the flags that they are."""
+        return _with_flags(super().format_help(formatter), self)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        program = self.prog.replace(" [options]", "")
+        program = self.prog
         command = _NAMED_COMMAND.search(message)
         if command and not program.endswith(command[1]):
             program += f" {command[1]}"
-        names = [name for parser in self._family(command) for name in parser._option_string_actions]
+        names = [name for parser in (self, *self.commands.values()) for name in parser._option_string_actions]
         message = _REQUIRED.sub(lambda missing: f"required: {_as_options(missing[1], names)}", message)
-        unknown = _UNKNOWN_OPTION.search(message)
+        wrong, unknown, near = _WRONG_VALUE.search(message), _UNKNOWN_OPTION.search(message), list[str]()
+        for action in self._actions:
+            if wrong and action.dest == wrong[1]:
+                # Sections come from a file.
+                name = wrong[1] if "." in wrong[1] or not action.option_strings else action.option_strings[0]
+                message = f"{name}: expected {_kind(getattr(action, '_typehint', action.type))}, not {wrong[2]}"
         if unknown:
             wanted = "--" + unknown[1].replace("_", "-")
             near = difflib.get_close_matches(wanted, [name for name in names if "_" not in name], n=1)
-            message += f". Did you mean {near[0]}?" if near else ""
+        elif mistyped := _UNKNOWN_COMMAND.search(message):
+            near = difflib.get_close_matches(mistyped[1], self.commands, n=1)
+        message += f". Did you mean {near[0]}?" if near else ""
         print(f"error: {message}\nOptions: {program} --help", file=sys.stderr)  # noqa: T201
         raise SystemExit(InputError.exit_code)
-
-    def _family(self, command: re.Match[str] | None) -> list[ArgumentParser]:
-        """This parser and those of its commands, or of the one command that the error is about."""
-        return [self, *(parser for name, parser in self.commands.items() if command is None or name == command[1])]
 
     @property
     def commands(self) -> "Mapping[str, _Parser]":
@@ -139,12 +170,18 @@ def _as_options(missing: str, names: Sequence[str]) -> str:
     return ", ".join(option if option in names else option.removeprefix("--") for option in options)
 
 
-def _parser(package: str, description: str, commands: Mapping[str, Command]) -> _Parser:
-    parser = _Parser(prog=f"python -m {package}", description=description)
+def _parser(package: str, description: str, commands: Mapping[str, Command], *, first: str | None = None) -> _Parser:
+    """first: the first word of the command line, where that is known; options of other commands are left out then."""
+    chosen = {first} & {*commands, "--help", "-h"} or commands
+    parser = _Parser(prog=f"python -m {package}", description=description, formatter_class=_Help)
     table = parser.add_subcommands(required=True, dest="command", metavar="command")
     for name, command in commands.items():
         doc = command.function.__doc__ or ""
         sub = _Parser(description=doc.split("Args:")[0].strip())
+        table.add_subcommand(name, sub, help=doc.strip().splitlines()[0])
+        sub.prog = f"{parser.prog} {name}"  # jsonargparse puts options of the package before it, and there are none
+        if name not in chosen:
+            continue
         sub.add_argument("--config", action="config", help="YAML file with any of these options; flags win over it.")
         sub.add_argument("--json", action="store_true", help="Print a machine-readable result on standard output.")
         hints = get_type_hints(command.function)
@@ -155,7 +192,6 @@ def _parser(package: str, description: str, commands: Mapping[str, Command]) -> 
             )
         _offer(sub, command.function, command.sections, given=command.positional)
         sub.speak_like_a_command_line()
-        table.add_subcommand(name, sub, help=doc.strip().splitlines()[0])
     return parser
 
 
@@ -182,7 +218,7 @@ def _offered(kind: Callable[..., Any]) -> Callable[..., Any]:
 
     hints = get_type_hints(kind)
     parameters = [
-        each.replace(annotation=_LISTS.get(hints[each.name], hints[each.name]), kind=inspect.Parameter.KEYWORD_ONLY)
+        each.replace(annotation=_OFFERED.get(hints[each.name], hints[each.name]), kind=inspect.Parameter.KEYWORD_ONLY)
         for each in inspect.signature(kind).parameters.values()
     ]
     offered.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -210,12 +246,12 @@ def _arguments(kind: Callable[..., Any], sections: Sequence[str], given: Mapping
     }
 
 
-def _with_flags(message: str, parser: _Parser) -> str:
+def _with_flags(message: str, parser: _Parser | None) -> str:
     """A text of the library, its `fields` written as the flags of a command."""
 
     def flag(name: re.Match[str]) -> str:
         option = "--" + name[1].rstrip("_").replace("_", "-")
-        return option if option in parser._option_string_actions else name[0]
+        return option if parser and option in parser._option_string_actions else name[0]
 
     # A column of a table is none, whatever it is called.
     return re.sub(r"(?<!column )`([a-z][a-z0-9_.]*)`", flag, message)
@@ -223,21 +259,23 @@ def _with_flags(message: str, parser: _Parser) -> str:
 
 def main(package: str, description: str, commands: Mapping[str, Command], *, argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code. Only `__main__` modules call this: it configures logging."""
-    logging.basicConfig(handlers=[_StandardError()], format="%(name)s: %(message)s")
+    log = _StandardError()
+    logging.basicConfig(handlers=[log], format="%(name)s: %(message)s")
     for name in ("indexer", "encoder", "training", "search"):  # what other libraries find noteworthy is not for here
         logging.getLogger(name).setLevel(logging.INFO)
     # Odd metadata in a photo is no news to the person at the terminal; a photo that cannot be used is a row.
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    parser = _parser(package, description, commands)
-    ran = parser
+    words = sys.argv[1:] if argv is None else argv
+    ran = parser = _parser(package, description, commands, first=words[0] if words else None)
     try:
         parsed = parser.instantiate(parser.parse_args(argv))
         given, command = parsed[parsed.command], commands[parsed.command]
-        ran = parser.commands[parsed.command]
+        ran = log.parser = parser.commands[parsed.command]
         result = command.function(**_arguments(command.function, command.sections, given))
         if result is None:
             return 0
-        print(json.dumps(result.data, allow_nan=False) if given["json"] else result.text, flush=True)  # noqa: T201
+        text = json.dumps(result.data, allow_nan=False) if given["json"] else _with_flags(result.text, ran)
+        print(text, flush=True)  # noqa: T201
     except GeoError as error:
         print(f"error: {_with_flags(str(error), ran)}", file=sys.stderr)  # noqa: T201
         return error.exit_code

@@ -52,7 +52,9 @@ def partition(
     if labels:
         raise InputError("--labels goes with --scheme labels.")
     tau_min = paper.TAU_MIN if tau_min is None else tau_min
-    rule = indexer.PartitionRule(tau_max, tau_min, first_level, min_inclusive, keep_parent)
+    rule = indexer.PartitionRule(
+        tau_max=tau_max, tau_min=tau_min, first_level=first_level, min_inclusive=min_inclusive, keep_parent=keep_parent
+    )
     return _divided(indexer.partition(photos, indexer.S2Scheme(rule), out, split=split))
 
 
@@ -89,14 +91,14 @@ def ceiling(
     """
     from indexer.photos.sources import read_coordinates
 
-    tree = indexer.load_hierarchy(hierarchy)
-    rows = indexer.ceilings(tree, *read_coordinates(photos, split=split), thresholds_km=thresholds_km)
+    opened = indexer.load_hierarchy(hierarchy)
+    rows = indexer.ceilings(opened, *read_coordinates(photos, split=split), thresholds_km=thresholds_km)
     limits = list(rows[0].best.within)
     lines = [f"level  {'':<14}  coverage  median  " + "  ".join(f"{limit + ' km':>8}" for limit in limits)]
     for row in rows:
         coverage = "-" if row.coverage is None else f"{row.coverage:.2%}"
         shares = "  ".join(f"{row.best.within[limit]:>6.2f} %" for limit in limits)
-        name = tree.levels[row.level].name
+        name = opened.levels[row.level].name
         lines.append(f"{row.level:>5}  {name:<14.14}  {coverage:>8}  {row.best.median_km:>3.0f} km  {shares}")
     data = {"hierarchy": str(hierarchy), "photos": rows[0].best.n, "levels": [asdict(row) for row in rows]}
     return Result(data, "\n".join(lines))
@@ -181,13 +183,13 @@ def export(
     if version is not None and registry is None:
         raise InputError("--version goes with --registry.")
     if registry is not None and hierarchy is None:
-        tree = bundle_hierarchy(indexer.Registry(registry).resolve(version))
+        opened = bundle_hierarchy(indexer.Registry(registry).resolve(version))
     elif hierarchy is not None and registry is None:
-        tree = indexer.load_hierarchy(hierarchy)
+        opened = indexer.load_hierarchy(hierarchy)
     else:
         raise InputError("Give one of --registry and --hierarchy.")
-    level = len(tree.levels) - 1 if level is None else level
-    n_cells = len(indexer.export_cells(tree, out, level=level, values=values))
+    level = len(opened.levels) - 1 if level is None else level
+    n_cells = len(indexer.export_cells(opened, out, level=level, values=values))
     return Result(
         {"out": str(out), "format": kind, "crs": CRS, "level": level, "cells": n_cells},
         f"{out}: {n_cells:,} cells of level {level} ({kind}, {CRS})",

@@ -13,7 +13,7 @@ from indexer.errors import ArtifactError
 
 if TYPE_CHECKING:
     from indexer.bundles.bundle import Bundle
-    from indexer.bundles.leaf_index import Found, IndexFacts
+    from indexer.bundles.leaf_index import IndexFacts, MeasuredRecall
     from indexer.bundles.registry import Registry, VersionState
 
 
@@ -58,11 +58,11 @@ def info(*, registry: Path, version: str | None = None) -> Result:
         f"version   {bundle.version}",
         f"encoder   {bundle.encoder or 'not recorded'}",
         f"size      {size / 1e6:.1f} MB; vectors of {bundle.model.geocells.width}",
-        *([f"answers are told no finer than {bundle.precision_cap_km:g} km"] if bundle.precision_cap_km else []),
+        *([f"answers name no place finer than {bundle.precision_cap_km:g} km"] if bundle.precision_cap_km else []),
         f"calibrated for  {', '.join(bundle.calibrations) or 'nothing: python -m search calibrate'}",
         f"gallery   {_gallery_text(bundle)}",
         f"index     {_index_text(bundle.index_facts)}",
-        f"beam      lists of level {bundle.beam.level}, {bundle.beam.probes} visited; {_found_text(bundle.beam)}",
+        f"beam      lists of level {bundle.beam.level}, {bundle.beam.probes} visited; {_recall_text(bundle.beam)}",
         f"taus      {', '.join(f'{tau:.4f}' for tau in bundle.model.geocells.temperatures)} (temperature per level)",
         level_table(levels),
     ]
@@ -203,10 +203,10 @@ def _index_text(facts: "IndexFacts") -> str:
     kind = f"{facts.kind} {facts.precision}"
     if facts.quantiser_level is not None:
         kind += f", lists of level {facts.quantiser_level}, {facts.probes} visited"
-    return f"{kind}, {facts.size_bytes / 1e6:.1f} MB; {_found_text(facts)}"
+    return f"{kind}, {facts.size_bytes / 1e6:.1f} MB; {_recall_text(facts)}"
 
 
-def _found_text(facts: "Found") -> str:
+def _recall_text(facts: "MeasuredRecall") -> str:
     return (
         f"recall@1 {facts.recall_at_1:.4f}, @10 {facts.recall_at_10:.4f} against a full scan, on "
         f"{facts.queries:,} " + ("photos" if facts.measured_on == "photos" else "stand-ins for photos")

@@ -59,7 +59,7 @@ def query(
         registry, checkpoint=checkpoint, version=version, crops=crops, options=search, read=read, **vars(encoder)
     )
     bundle = locator.engine.bundle
-    locator.engine.check_k(top_k)
+    locator.engine.check_k(top_k, name="top_k")
     maps = MapFiles(bundle.hierarchy, geojson=geojson, html=html, level=level)
     given = given_photos(photos, class_maps or None)
     facts = {"photos": photos, "registry": registry, "bundle": bundle.version, "crops": crops}

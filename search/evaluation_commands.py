@@ -50,14 +50,7 @@ def evaluate(
         encoder: which maps it sees, and where it runs.
         feed: how photos reach it.
     """
-    import tempfile
-
-    from indexer.disk.artifact import check_target
-    from indexer.vectors.calibration import PROTOCOL_TEXTS
-    from search.evaluation.evaluate import evaluate as evaluate_answers
-    from search.evaluation.evaluation_report import evaluation_data, evaluation_text
-    from search.evaluation.ground_truth import beside_truth, read_truth, write_photos
-    from search.runs.job import run
+    from search.evaluating import evaluate as evaluate_answers
     from search.runs.run_spec import RunConfig, RunSpec
 
     if (predictions is None) == (registry is None) or (registry is None) != (checkpoint is None):
@@ -68,45 +61,24 @@ def evaluate(
         raise InputError(
             "--mode, --region, --point and all else that says how to search go with --registry: O has its answers."
         )
-    if report is not None:
-        check_target(report)
-    benchmark = config.benchmark_name
-    photos = read_truth(truth, benchmark=benchmark, split=config.split)
-    ran, source, split = None, str(truth), config.split
-    protocol = crops or ("one" if benchmark is None else "ten")
-    with tempfile.TemporaryDirectory(prefix="evaluate-") as scratch:
-        if registry is not None:
-            predictions = out or Path(scratch) / "predictions"
-            if benchmark is not None:  # a run knows nothing of their layouts
-                photos = beside_truth(photos, truth)
-                source, split = str(write_photos(photos, Path(scratch) / "photos.parquet")), None
-            spec = RunSpec(
-                registry=registry,
-                photos=source,
-                checkpoint=checkpoint,
-                split=split,
-                version=version,
-                crops=protocol,
-                search=search,
-                encoder=encoder,
-                feed=feed,
-            )
-            ran = run(spec, predictions, config=RunConfig(check_recall=check_recall))
-        assert predictions is not None
-        evaluation = evaluate_answers(predictions, truth, photos=photos, config=config)
-    data = evaluation_data(evaluation)
-    made = None if ran is None else PROTOCOL_TEXTS[protocol]
-    text = evaluation_text(evaluation, what=", ".join(filter(None, [benchmark, made])))
-    if ran is not None:
-        data |= {"crops": protocol, "search": ran.search, "recall": None if ran.recall is None else asdict(ran.recall)}
-        if ran.recall is not None:
-            text += f"\n\n{ran.recall}"
-    if report is not None:
-        from search.pages.evaluation_page import write_evaluation
-
-        write_evaluation(evaluation, report, title=f"{registry or predictions} on {benchmark or truth}")
-        text += f"\n\nReport: {report / 'report.html'}"
-    return Result(data, text, failed=ran is not None and ran.rows > 0 and not ran.ok)
+    answers: Path | RunSpec | None = predictions
+    if registry is not None:
+        answers = RunSpec(
+            registry=registry,
+            photos=str(truth),
+            checkpoint=checkpoint,
+            split=config.split,
+            version=version,
+            crops=crops or ("one" if config.benchmark is None else "ten"),
+            search=search,
+            encoder=encoder,
+            feed=feed,
+        )
+    assert answers is not None
+    run_config = RunConfig(check_recall=check_recall)
+    made = evaluate_answers(answers, truth, config=config, report=report, out=out, run_config=run_config)
+    text = made.text() if report is None else f"{made.text()}\n\nReport: {report / 'report.html'}"
+    return Result(made.to_dict(), text, failed=made.run is not None and made.run.rows > 0 and not made.run.ok)
 
 
 def audit(*, photos: str, out: Path, config: AuditConfig) -> Result:

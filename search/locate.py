@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -10,6 +11,7 @@ from PIL import Image
 from encoder.config import CropName, DeviceName, EncoderOptions, FeedOptions, PrecisionName, ReadOptions
 from encoder.embedding import embed_photos
 from encoder.encode import PhotoEncoder, open_encoder
+from indexer.choices import check_choice
 from indexer.errors import InputError
 from indexer.jobs.job_folder import OK
 from indexer.photos.photo import FileRange, Photo
@@ -23,13 +25,14 @@ from search.retrieval.posterior import Posterior
 GivenPhoto = str | Path | bytes | Image.Image  # a path or a URI; the bytes of a file; an opened image
 GivenMap = str | Path | bytes | Image.Image | np.ndarray  # the same of a PNG; or its values, (h, w) uint8
 _DEFAULT_READ = ReadOptions()
+_LONGEST = 1.001  # norm of a photo vector: 1 or less, but for rounding
 
 
 class Locator:
     """Says where photos were taken, from one bundle for as long as it lives, whatever is published meanwhile.
 
-    All work is done in this process, so that a script needs no `if __name__ == "__main__"`. No more than a batch of
-    photos is decoded at once, and a vector of each is kept. For millions of photos there are jobs: `search.run`.
+    All work is done in this process. No more than a batch of photos is decoded at once, and a vector of each is kept.
+    For millions of photos there are jobs: `search.run`.
 
     One call at a time: a search keeps room for scores from call to call. Threads open a locator each, or share a lock.
     """
@@ -71,21 +74,23 @@ class Locator:
             segmenter: folder or hub id of the model that makes the maps that are neither given nor in the cache.
 
         Raises:
-            InputError: nothing is published there, no such version or device, options that the bundle cannot have, or
-                maps that do not go with the encoder.
+            InputError: nothing is published there, no such version or device, a word that is no choice, options that
+                the bundle cannot have, or maps that do not go with the encoder.
             ArtifactError: a bundle, a checkpoint or a cache that is damaged, or none.
             BundleMismatch: the bundle was built for another encoder.
         """
-        engine = Engine.open(Path(registry), version=version, device=device, options=options, protocol=crops)
+        check_choice("crops", crops, CropName)
+        how = EncoderOptions(
+            segmentation_cache=segmentation_cache, segmenter=segmenter, device=device, precision=precision
+        )
+        engine = Engine.open(registry, version=version, device=device, options=options, protocol=crops)
         if checkpoint is None:
-            if segmentation_cache is not None or segmenter is not None:
+            if how.says_how_maps_come:
                 raise InputError(
                     "`segmentation_cache` and `segmenter` go with `checkpoint`: vectors need no class maps."
                 )
             return cls(engine, read=read)
-        maps = None if segmentation_cache is None else Path(segmentation_cache)
-        how = EncoderOptions(maps, segmenter, device, precision)
-        encode = open_encoder(str(checkpoint), how, crops=crops)
+        encode = open_encoder(checkpoint, how, crops=crops)
         engine.check_encoder(encode.encoder.digest, source=str(checkpoint))
         return cls(engine, encode, read=read)
 
@@ -112,8 +117,8 @@ class Locator:
             k: places to name for each photo, in `Answer.top` where there are several.
 
         Raises:
-            InputError: there is no checkpoint, k is not between 1 and the number of cells, something that is no photo,
-                or class maps, but not as many as photos.
+            InputError: there is no checkpoint, k is no whole number from 1 to that of the cells, something is no photo
+                or no map, or there are class maps, but not as many as photos.
             WorkError: memory ran out.
         """
         self.engine.check_k(k)
@@ -125,11 +130,22 @@ class Locator:
         vectors: (N, D), or (D,) for one: unit vectors, or means of those of crops, not renormalised.
 
         Raises:
-            InputError: another width than the encoder's, a value that is not finite, or k as for `locate`.
+            InputError: another width than the encoder's, a value that is not finite, a vector of zeros or of a norm
+                above 1, or k as for `locate`.
         """
         self.engine.check_k(k)
-        rows = np.asarray(vectors, np.float32)
-        rows = rows[None] if rows.ndim == 1 else rows
+        try:
+            rows = np.atleast_2d(np.asarray(vectors, np.float32))
+        except (TypeError, ValueError) as error:
+            raise InputError(f"`vectors` must be an array of numbers, (N, D) or (D,): {error}.") from None
+        if rows.shape[1:] == (self.engine.bundle.model.geocells.width,):  # of others and of NaN the engine tells
+            norms = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
+            wrong = np.flatnonzero((norms == 0) | ((norms > _LONGEST) & (norms < np.inf)))
+            if wrong.size:
+                raise InputError(
+                    f"{wrong.size} vectors are no photo's, the first in row {wrong[0]}, of norm {norms[wrong[0]]:g}. "
+                    "Give unit vectors, or means of those of a photo's crops."
+                )
         n, nowhere = len(rows), np.full(len(rows), np.nan)
         names = [str(number) for number in range(n)]
         return self.answers(FeatureBatch(names, rows, [OK] * n, [""] * n, nowhere, nowhere), k=k)
@@ -141,9 +157,8 @@ class Locator:
                 "This locator was opened without a checkpoint, so it takes vectors alone (`locate_vectors`). Give "
                 "`checkpoint` to `Locator.open`."
             )
-        # No worker processes: they would run a script without a guard again, and a few photos are decoded before
-        # another interpreter has started.
-        feed = FeedOptions(self._read.max_pixels, self._read.schemes, workers=0)
+        # No worker processes: a few photos are decoded before another interpreter has started.
+        feed = FeedOptions(max_pixels=self._read.max_pixels, schemes=self._read.schemes, workers=0)
         nothing = FeatureBatch([], np.empty((0, self.encode.encoder.width), np.float32), [], [], *np.empty((2, 0)))
         return joined([nothing, *embed_photos(self.encode, photos, feed=feed)])
 
@@ -170,25 +185,31 @@ def given_photos(
     """Photos as the encoder takes them; what has no path or URI is named by its number. Nothing is opened here.
 
     Raises:
-        InputError: something that is no photo, or class maps, but not as many as photos.
+        InputError: something that is no photo or no map, or class maps, but not as many as photos.
     """
-    photos = [photos] if isinstance(photos, GivenPhoto) else list(photos)
-    maps = [class_maps] if isinstance(class_maps, GivenMap) else list(class_maps or ())
+    advice = "a path or a URI, the bytes of a file, or a PIL image"
+    photos = _listed(photos, GivenPhoto, what="Photo", advice=advice)
+    advice += ", of a PNG; an array of its values; or None"
+    maps = [] if class_maps is None else _listed(class_maps, GivenMap | None, what="Class map", advice=advice)
     if maps and len(maps) != len(photos):
         raise InputError(f"{len(maps)} class maps for {len(photos)} photos: give one for each, in their order.")
     each = zip(photos, maps or [None] * len(photos), strict=True)
     return [_photo(number, photo, class_map) for number, (photo, class_map) in enumerate(each)]
 
 
+def _listed(given: Any, kind: Any, *, what: str, advice: str) -> list[Any]:
+    """What is given as a list, be it one of that kind or several. Of arrays those with two axes are one map."""
+    axes = getattr(given, "ndim", None)
+    one = not isinstance(given, Iterable) or axes == 0 or (isinstance(given, kind) and axes in (None, 2))
+    listed = [given] if one else list(given)
+    for number, each in enumerate(listed):
+        if not isinstance(each, kind):
+            raise InputError(f"{what} {number} is of type {type(each).__name__}. Give {advice}.")
+    return listed
+
+
 def _photo(number: int, photo: GivenPhoto, class_map: GivenMap | None) -> Photo:
-    if isinstance(photo, str | Path):
-        (named,) = listed_photos([str(photo)])
-    elif isinstance(photo, bytes | Image.Image):
-        named = Photo(str(number), photo)
-    else:
-        raise InputError(
-            f"Photo {number} is a {type(photo).__name__}. Give a path or a URI, the bytes of a file, or a PIL image."
-        )
+    named = Photo(str(number), photo) if isinstance(photo, bytes | Image.Image) else listed_photos([str(photo)])[0]
     if isinstance(class_map, str | Path):
         return replace(named, class_map=FileRange(str(class_map)) if str(class_map) else None)
     # Of an image the indices of its palette, or its grey values.

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import inspect
 import pkgutil
 import subprocess
 import sys
@@ -57,6 +58,20 @@ def test_every_name_imports_and_hides_no_module(package: str) -> None:
         assert name not in modules, f"{package}.{name} is a module too: which one one gets would depend on the order"
     with pytest.raises(AttributeError, match="nothing_of_that_name"):
         _ = module.nothing_of_that_name
+
+
+def test_configs_are_made_by_keywords_alone() -> None:
+    import encoder
+    import indexer
+    import search
+    import training
+
+    made = [indexer.BuildConfig, indexer.PartitionRule, encoder.EmbedConfig, encoder.EncoderOptions]
+    made += [encoder.FeedOptions, encoder.ReadOptions, encoder.SegmentConfig, search.SearchOptions, search.RunSpec]
+    made += [search.RunConfig, search.AuditConfig, search.CalibrateConfig, search.EvaluateConfig]
+    for config in (*made, training.FitConfig, training.RefitConfig):
+        kinds = {each.kind for each in inspect.signature(config).parameters.values()}
+        assert kinds == {inspect.Parameter.KEYWORD_ONLY}, config
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -19,7 +19,7 @@ from indexer.vectors.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION,
 from search.answers.engine import Engine
 from search.answers.options import SearchOptions
 from search.answers.rows import answer_table
-from search.evaluation.evaluate import evaluate
+from search.evaluation.evaluate import evaluate_predictions
 from search.evaluation.predictions import read_predictions
 from tests.golden.make import class_map
 
@@ -49,10 +49,13 @@ def test_registries_answer_as_they_did(folder: Path) -> None:
 def test_hierarchies_features_and_predictions_are_read(folder: Path) -> None:
     manifest = read_manifest(folder / "hierarchy", kind=KIND, schema_version=SCHEMA_VERSION)
     assert verify_folder(folder / "hierarchy", manifest) == []
-    tree = load_hierarchy(folder / "hierarchy")
-    assert tree.digest == manifest.facts["digest"] == Engine.open(folder / "registry").bundle.hierarchy.digest
+    hierarchy = load_hierarchy(folder / "hierarchy")
+    assert hierarchy.digest == manifest.facts["digest"] == Engine.open(folder / "registry").bundle.hierarchy.digest
     assert load_photo_places(folder / "hierarchy").num_rows == manifest.facts["photos"] == 1300
-    assert evaluate(folder / "predictions", folder / "queries" / "part-00000.parquet").accuracy.median_km < 2500
+    assert (
+        evaluate_predictions(folder / "predictions", folder / "queries" / "part-00000.parquet").accuracy.median_km
+        < 2500
+    )
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)

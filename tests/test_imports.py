@@ -19,13 +19,13 @@ NEVER = {"indexer": {"torch", "transformers", "lightning"}}
 # are named; the others are rooms with all that is below them.
 ROOMS = {
     "indexer": [
-        {"errors", "paper"},
+        {"errors", "paper", "choices"},
         *({room} for room in ("disk", "earth", "jobs", "photos", "cells", "vectors", "bundles")),
         {"cli", "commands", "registry_commands", "__main__", "__init__"},
     ],
     "search": [
         *({room} for room in ("retrieval", "answers", "evaluation", "pages", "runs")),
-        {"commands", "evaluation_commands", "locate", "__main__", "__init__"},
+        {"commands", "evaluating", "evaluation_commands", "locate", "__main__", "__init__"},
     ],
 }
 

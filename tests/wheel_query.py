@@ -13,7 +13,7 @@ import pyarrow.parquet
 PACKAGES = ("indexer", "encoder", "training", "search")
 NEED_EXTRAS = {
     *("indexer.cells.export", "indexer.earth.polygons", "search.answers.posterior_map", "search.answers.region_shapes"),
-    "search.runs.ray_engine",
+    "search.runs.ray_run",
 }
 
 

@@ -23,7 +23,7 @@ def augment(
     if augmentation.moves_pixels:
         angle = torch.deg2rad(augmentation.rotation_deg * turn)
         scale = 1 + augmentation.zoom * zoom
-        # The picture spans -1 to 1.
+        # The image spans -1 to 1.
         across, along = 2 * augmentation.shift * right, 2 * augmentation.shift * down
         cosine, sine = scale * angle.cos(), scale * angle.sin()
         rows = torch.stack([cosine, -sine, across, sine, cosine, along], dim=1)

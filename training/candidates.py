@@ -29,12 +29,13 @@ from training.heads import best_rows
 START, TEMPERED, FITTED, WEIGHTED = "start", "tempered", "fitted", "weighted"
 
 
-def errors_km(geocells: Geocells, tree: Hierarchy, held_out: Placed) -> np.ndarray:
+def errors_km(geocells: Geocells, hierarchy: Hierarchy, held_out: Placed) -> np.ndarray:
     """Great-circle errors of the held-out photos' best leaves: (H,) float64."""
-    model = ScoringModel(geocells, tree.ancestors, tree.leaves.n_photos)
+    model = ScoringModel(geocells, hierarchy.ancestors, hierarchy.leaves.n_photos)
     rows, queries = leaf_vectors(model), model.extended(held_out.vectors)
     best = best_rows(torch.from_numpy(queries), torch.from_numpy(rows)).numpy()
-    return haversine_km(held_out.lat_deg, held_out.lng_deg, tree.leaves.lat_deg[best], tree.leaves.lng_deg[best])
+    leaves = hierarchy.leaves
+    return haversine_km(held_out.lat_deg, held_out.lng_deg, leaves.lat_deg[best], leaves.lng_deg[best])
 
 
 def check_enough_to_weigh(held_out: Placed) -> None:
@@ -43,14 +44,14 @@ def check_enough_to_weigh(held_out: Placed) -> None:
         check_enough(held_out.cells[half, -1], levels=held_out.cells.shape[1])
 
 
-def weighted(geocells: Geocells, tree: Hierarchy, held_out: Placed) -> tuple[Geocells, np.ndarray]:
+def weighted(geocells: Geocells, hierarchy: Hierarchy, held_out: Placed) -> tuple[Geocells, np.ndarray]:
     """Geocells with level weights that are fitted to all held-out photos, and errors (H,) as the module says."""
-    model = ScoringModel(geocells, tree.ancestors, tree.leaves.n_photos)
+    model = ScoringModel(geocells, hierarchy.ancestors, hierarchy.leaves.n_photos)
     errors = np.empty(len(held_out.cells))
     halves = _halves(held_out)
     for half, other in (halves, halves[::-1]):
         of_other = fit_level_weights(model, held_out.vectors[other], held_out.cells[other, -1])
-        errors[half] = errors_km(of_other, tree, held_out.take(half))
+        errors[half] = errors_km(of_other, hierarchy, held_out.take(half))
     return fit_level_weights(model, held_out.vectors, held_out.cells[:, -1]), errors
 
 

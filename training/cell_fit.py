@@ -24,7 +24,7 @@ from indexer.vectors.prototypes import Placed
 from indexer.vectors.row_file import RowFile
 from training.config import RefitConfig
 from training.holding_out import name_keys
-from training.losses import level_loss, unit_rows
+from training.losses import level_loss, stored_geocells
 
 _STORED = np.dtype(np.float16)  # a cosine of unit vectors rounded to it errs by some 1e-5
 _BLOCK = 1024  # held-out photos whose similarities are held at once: 90 MB against 21,673 cells
@@ -157,7 +157,7 @@ class _Level:
         self._cells = torch.nn.Parameter(torch.from_numpy(vectors.copy()).to(seen.device))
         self._optimizer = torch.optim.Adam([self._cells], lr=config.learning_rate)
         self._schedule = torch.optim.lr_scheduler.ExponentialLR(self._optimizer, config.decay)
-        self.kept = unit_rows(self._cells)
+        self.kept = stored_geocells(self._cells)
         self.kept_temperature, loss = fitted_temperature(self._seen, self._truth, self.kept)
         self._temperature = torch.tensor(self.kept_temperature, device=seen.device)
         self.fit = LevelFit(loss, self.kept_temperature, loss, 0)
@@ -173,7 +173,7 @@ class _Level:
 
     def look(self, epoch: int) -> None:
         """Measure on the held-out photos, and keep what is best."""
-        cells = unit_rows(self._cells)
+        cells = stored_geocells(self._cells)
         temperature, loss = fitted_temperature(self._seen, self._truth, cells, begin=float(self._temperature))
         self._temperature.fill_(temperature)
         self._schedule.step()

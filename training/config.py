@@ -11,6 +11,7 @@ from typing import Literal, Self
 
 from encoder.config import CLIP_MEAN, CLIP_STD, DeviceName, FusionConfig, check_bounds, check_number
 from indexer.bundles.build_config import GalleryConfig
+from indexer.choices import check_choices
 from indexer.errors import InputError
 
 Negatives = Literal["batch", "batch_distinct", "all"]  # training.losses says what each one means
@@ -21,7 +22,7 @@ class Augmentation:
     """How far photos are changed. Each value is the largest change; 0 switches it off.
 
     Args:
-        shift: of the picture's edge, either way, both directions: 0.1 moves up to a tenth.
+        shift: of the image's edge, either way, both directions: 0.1 moves up to a tenth.
         zoom: of the scale, in or out: 0.1 shows from 90 % to 110 %.
         rotation_deg: either way.
         brightness: of all channels together: 0.1 multiplies by 0.9 to 1.1.
@@ -41,7 +42,7 @@ class Augmentation:
 
     @property
     def moves_pixels(self) -> bool:
-        """Whether the picture has to be sampled again."""
+        """Whether the image has to be sampled again."""
         return bool(self.shift or self.zoom or self.rotation_deg)
 
 
@@ -91,7 +92,7 @@ class ModelConfig:
 
     Args:
         start_from: checkpoint folder or hf:<id or folder>; None: random weights of the sizes below.
-        image_size: edge of the picture the model sees, in pixels.
+        image_size: edge of the image that the model sees, in pixels.
         patch_size: edge of a patch of the vision transformer, in pixels.
         hidden_size: width of the transformer.
         layers: of the transformer, one upon the other.
@@ -121,6 +122,7 @@ class ModelConfig:
     trainable_blocks: int | Literal["all"] | None = None
 
     def __post_init__(self) -> None:
+        check_choices(self, section="model")
         check_bounds(self, "image_size", "hidden_size", "layers", "heads", "mlp_size", "width", section="model", low=1)
         check_bounds(self, "patch_size", section="model", low=1, high=self.image_size)
         if self.fusion is not None and self.start_from is None:  # else the size is not known yet
@@ -147,6 +149,9 @@ class LossConfig:
     """
 
     negatives: Negatives = "all"
+
+    def __post_init__(self) -> None:
+        check_choices(self, section="loss")
 
 
 @dataclass(frozen=True)
@@ -180,6 +185,7 @@ class SchedulerConfig:
     warm_up: float = 0.1
 
     def __post_init__(self) -> None:
+        check_choices(self, section="lr_scheduler")
         check_bounds(self, "warm_up", section="lr_scheduler", low=0, high=1)
 
 
@@ -214,6 +220,7 @@ class TrainerConfig:
     checkpoint_every_n_steps: int = 500
 
     def __post_init__(self) -> None:
+        check_choices(self, section="trainer")
         check_bounds(
             self, "max_epochs", "patience", "devices", "num_nodes", "accumulate_grad_batches", section="trainer", low=1
         )
@@ -221,7 +228,7 @@ class TrainerConfig:
         check_bounds(self, "gradient_clip_val", section="trainer", low=0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FitConfig(GalleryConfig):
     """A whole run, but for the hierarchy it learns and the folder it writes.
 
@@ -256,7 +263,7 @@ class FitConfig(GalleryConfig):
             )
 
     @classmethod
-    def from_yaml(cls, file: Path) -> Self:
+    def from_yaml(cls, file: str | Path) -> Self:
         """Read a file as `python -m training fit --config` does; `hierarchy` and `out` in it are left out.
 
         Raises:
@@ -290,11 +297,11 @@ class RefitSources:
         validation_split: of that table, photos to hold out.
     """
 
-    features: Path
-    hierarchy: Path
-    from_: Path | None = None
-    old_hierarchy: Path | None = None
-    photos: Path | None = None
+    features: str | Path
+    hierarchy: str | Path
+    from_: str | Path | None = None
+    old_hierarchy: str | Path | None = None
+    photos: str | Path | None = None
     split: str | None = None
     validation_split: str | None = None
 
@@ -309,7 +316,7 @@ class RefitSources:
             raise InputError("`old_hierarchy` needs `from_`: the checkpoint whose geocells belong to it.")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RefitConfig(GalleryConfig):
     """How geocells are fitted to photo vectors that stay as they are.
 
@@ -345,6 +352,7 @@ class RefitConfig(GalleryConfig):
     held_out_photos: int = 10_000
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if self.transform == "none" and self.shrinkage is not None:
             raise InputError("`shrinkage` goes with `transform` whiten.")
         self.check_gallery()

@@ -33,7 +33,7 @@ from indexer.disk.manifest import manifest_digest
 from indexer.errors import InputError
 from indexer.jobs.progress import track, track_line
 from indexer.jobs.stages import Line
-from indexer.photos.sources import open_photos
+from indexer.photos.sources import PhotoSource, open_photos
 from indexer.vectors.geocells import Geocells
 from indexer.vectors.prototypes import Placed, Placement
 from training.batches import Photos, Share, n_batches
@@ -61,7 +61,29 @@ class FitSummary:
     gallery: int  # photos in it
 
 
-def fit(hierarchy: Path, out: Path, *, config: FitConfig) -> FitSummary | None:
+@contextlib.contextmanager
+def _warnings_alone(*names: str) -> Iterator[None]:
+    """Loggers of these names are silent below a warning."""
+    levels = {logger: logger.level for logger in map(logging.getLogger, names)}
+    try:
+        for logger in levels:
+            logger.setLevel(logging.WARNING)
+        yield
+    finally:
+        for logger, level in levels.items():
+            logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _process_left_as_it_was() -> Iterator[None]:
+    """Training has torch's global generators and the log to itself; whoever called it has theirs back."""
+    silent = ("indexer", "encoder", "training") if rank_zero_only.rank else ()  # the first process tells
+    with torch.random.fork_rng(range(torch.cuda.device_count())), _warnings_alone(*silent):
+        yield
+
+
+@_process_left_as_it_was()
+def fit(hierarchy: str | Path, out: str | Path, *, config: FitConfig) -> FitSummary | None:
     """Train, or go on with a run that was cut short, and write its checkpoint.
 
     hierarchy: folder, made from the training photos. out: folder of the run. Returns None in every process of a run but
@@ -75,6 +97,7 @@ def fit(hierarchy: Path, out: Path, *, config: FitConfig) -> FitSummary | None:
         Stopped: SIGTERM ended the run; it can be gone on with.
     """
     started = time.perf_counter()
+    hierarchy, out = Path(hierarchy), Path(out)
     run, options = RunFolder(out), config.trainer
     if options.accelerator == "gpu" and not torch.cuda.is_available():
         raise InputError("trainer.accelerator is gpu, and torch finds none. Use auto or cpu, or mend the driver.")
@@ -82,27 +105,16 @@ def fit(hierarchy: Path, out: Path, *, config: FitConfig) -> FitSummary | None:
     first = rank_zero_only.rank == 0
     if first:
         run.check()
-    else:
-        logging.disable(logging.INFO)  # the first process tells
-    tree = load_hierarchy(hierarchy)
-    _check_levels(tree)
+    opened = load_hierarchy(hierarchy)
+    _check_levels(opened)
     torch.manual_seed(config.seed_everything)
-    data, model = config.data, config.model
+    data = config.data
     cache = None if data.segmentation_cache is None else open_cache(data.segmentation_cache)
-    start = None if model.start_from is None else load_encoder(model.start_from)
-    if model.unused:
-        log.warning("%s has its own model.%s: what is given has no effect", model.start_from, ", ".join(model.unused))
-    if cache is not None and model.fusion is not None and model.fusion.segmenter is None:
-        # On record: no maps of another segmenter may be taken for those that the fusion learned from.
-        model = replace(model, fusion=replace(model.fusion, segmenter=cache.origin.segmenter))
-    encoder = build_encoder(model, start)
-    check_maps(encoder, MapSource(cache))
+    start = None if config.model.start_from is None else load_encoder(config.model.start_from)
+    encoder = _encoder_with_maps(config.model, start, cache)
     source = open_photos(data.photos)
-    if encoder.fusion is not None and cache is None and not source.may_have_maps:
-        raise InputError(
-            f"{source.location}: model.fusion sees each photo with its class map, and none come with these. Give "
-            "data.segmentation_cache (python -m encoder segment makes one), or leave out model.fusion."
-        )
+    if encoder.fusion is not None and cache is None:
+        _check_maps_come(source)
     # Before training: what the files say hours later is not what was learned from.
     inputs = {
         "photos": source.identity,
@@ -113,13 +125,13 @@ def fit(hierarchy: Path, out: Path, *, config: FitConfig) -> FitSummary | None:
     facts = run.facts(hierarchy, config, inputs)
     if first:
         run.check_same(facts)  # before photos are read, which may take long
-    open_ = partial(open_half, data, hierarchy=tree, encoder=encoder, cache=cache, device=device)
+    open_ = partial(open_half, data, hierarchy=opened, encoder=encoder, cache=cache, device=device)
     validation, learnt = open_("validation"), open_("train")  # what is wrong with the table shows at the small one
-    gallery_photos = _gallery_placement(config, tree) if config.wants_gallery else None
+    gallery_photos = _gallery_placement(config, opened) if config.wants_gallery else None
     with run.begun(facts) if first else contextlib.nullcontext():
         began = time.perf_counter()
         head = GeocellHead(
-            tree, encoder.config.projection_dim, negatives=config.loss.negatives, seed=config.seed_everything
+            opened, encoder.config.projection_dim, negatives=config.loss.negatives, seed=config.seed_everything
         )
         module = train(encoder, head, learnt, validation, config=config, device=device.type, run=run)
         train_seconds = time.perf_counter() - began
@@ -156,6 +168,8 @@ def fit(hierarchy: Path, out: Path, *, config: FitConfig) -> FitSummary | None:
     )
 
 
+# Lightning's information lines (accelerators found, tips) would stand between ours.
+@_warnings_alone("lightning.pytorch", "lightning.fabric")
 def train(
     encoder: GeoEncoder,
     head: Head,
@@ -243,9 +257,6 @@ def _new_encoder(config: ModelConfig) -> GeoEncoder:
 def _trainer(
     config: FitConfig, device: str, callbacks: list[lightning.Callback], run: RunFolder | None, *, log_every: int
 ) -> lightning.Trainer:
-    # Its information lines (accelerators found, tips) would stand between ours.
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
     options = config.trainer
     logs: list[Logger] = []
     if run is not None:
@@ -286,7 +297,19 @@ def _interruptible() -> Iterator[None]:
         raise KeyboardInterrupt from None
 
 
-def _gallery_placement(config: FitConfig, tree: Hierarchy) -> Placement:
+def _encoder_with_maps(model: ModelConfig, start: LoadedEncoder | None, cache: SegmentationCache | None) -> GeoEncoder:
+    """The encoder to train, whose fusion, if it has one, understands the maps of the cache, if there is one."""
+    if model.unused:
+        log.warning("%s has its own model.%s: what is given has no effect", model.start_from, ", ".join(model.unused))
+    if cache is not None and model.fusion is not None and model.fusion.segmenter is None:
+        # On record: no maps of another segmenter may be taken for those that the fusion learned from.
+        model = replace(model, fusion=replace(model.fusion, segmenter=cache.origin.segmenter))
+    encoder = build_encoder(model, start)
+    check_maps(encoder, MapSource(cache))
+    return encoder
+
+
+def _gallery_placement(config: FitConfig, hierarchy: Hierarchy) -> Placement:
     """Where the photos to learn from were taken; with a column of owners, as the table of photos says it.
 
     Raises:
@@ -294,9 +317,9 @@ def _gallery_placement(config: FitConfig, tree: Hierarchy) -> Placement:
     """
     _, chosen = source_of(config.data, "train")
     if config.owner_column is None:
-        return Placement(tree, chosen=chosen)
+        return Placement(hierarchy, chosen=chosen)
     split = None if config.data.validation_share is not None else config.data.train_split
-    return Placement(tree, config.data.photos, split=split, chosen=chosen, owner_column=config.owner_column)
+    return Placement(hierarchy, config.data.photos, split=split, chosen=chosen, owner_column=config.owner_column)
 
 
 def _add_gallery(
@@ -345,8 +368,16 @@ def _check_levels(hierarchy: Hierarchy) -> None:
         if len(level) == 1:
             raise InputError(
                 f"Level {number} (tau_max {level.tau_max}) has a single cell, which teaches nothing. "
-                "Leave that tau out: python -m indexer partition --tau-max ..."
+                "Leave that one out of `tau_max` of the partition."
             )
+
+
+def _check_maps_come(source: PhotoSource) -> None:
+    if not source.may_have_maps:
+        raise InputError(
+            f"{source.location}: model.fusion sees each photo with its class map, and none come with these. Give "
+            "data.segmentation_cache (python -m encoder segment makes one), or leave out model.fusion."
+        )
 
 
 def _write_log(file: Path, epochs: Sequence[Epoch], kept: Epoch) -> None:

@@ -25,7 +25,7 @@ from indexer.cells.hierarchy import Hierarchy
 from indexer.vectors.geocells import Geocells
 from training.batches import Truth
 from training.config import Negatives, OptimizerConfig
-from training.losses import classification_loss, hierarchy_loss, level_loss, unit_rows
+from training.losses import classification_loss, hierarchy_loss, level_loss, stored_geocells
 
 # CLIP's own limits (Radford et al. 2021, section 2.5): 0.07 to begin with, and never a scale above 100.
 INITIAL_TEMPERATURE = 0.07
@@ -161,7 +161,7 @@ class GeocellHead(ContrastiveHead):
     def geocells(self) -> Geocells:
         """The geographic representation as it is stored: unit rows."""
         return Geocells(
-            [unit_rows(cells).cpu().numpy() for cells in self.cells],
+            [stored_geocells(cells).cpu().numpy() for cells in self.cells],
             self.temperatures.detach().double().cpu().numpy(),
             np.ones(len(self.cells)),
             self._hierarchy,

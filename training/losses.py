@@ -68,7 +68,7 @@ def level_loss(
     return cross_entropy(logits, own, reduction="sum") / len(in_batch)
 
 
-def unit_rows(geocells: torch.Tensor) -> torch.Tensor:
+def stored_geocells(geocells: torch.Tensor) -> torch.Tensor:
     """Geocells (N, D) as they are stored: of length 1 to the last bit of float32, so computed in float64."""
     return normalize(geocells.detach().double(), dim=-1).float()
 

@@ -81,18 +81,18 @@ class PhotoStream:
     def __len__(self) -> int:
         if self._n_photos is None:
             with track("looking through the photos", self._source.n_photos) as advance:
-                self._n_photos = sum(len(found) for found in self._found(iter(self._source), advance))
+                self._n_photos = sum(len(found) for found in self._wanted(iter(self._source), advance))
         return self._n_photos
 
     def has_any(self) -> bool:
         """Whether there is one at all; unlike the number, that is soon known."""
-        return any(self._found(iter(self._source)))
+        return any(self._wanted(iter(self._source)))
 
     def parts(self, batch_size: int, share: Share, *, epoch: int, seed: int, skip: int) -> Iterator[BatchPart]:
         """As `training.batches.Photos` says. A photo that cannot be decoded has no cell, and counts all the same."""
         rng = np.random.default_rng([seed, 0, epoch])
         batch_size = min(batch_size, len(self))
-        placed = itertools.chain.from_iterable(self._found(self._source.shuffled_shards(rng)))
+        placed = itertools.chain.from_iterable(self._wanted(self._source.shuffled_shards(rng)))
         shuffled = shuffle(placed, rng, photos=self._config.shuffle_photos, n_bytes=self._config.shuffle_mb << 20)
         slices = share.slices(batch_size)
         # The cells and the places of each part's batch, and where it lies in it.
@@ -125,7 +125,7 @@ class PhotoStream:
 
         advance: called with the number of photos, decoded or not, that have been looked at since the last call.
         """
-        placed = itertools.chain.from_iterable(self._found(iter(self._source)))
+        placed = itertools.chain.from_iterable(self._wanted(iter(self._source)))
         mine = itertools.islice(placed, share.rank, None, share.processes)
         coming: deque[np.ndarray] = deque()
 
@@ -147,7 +147,7 @@ class PhotoStream:
                 )
             advance(len(decoded))
 
-    def _found(
+    def _wanted(
         self, photos: Iterator[Photo], advance: Callable[[int], None] = lambda photos: None
     ) -> Iterator[list[_Placed]]:
         """Those that are wanted, with their cells, a few thousand at a time."""

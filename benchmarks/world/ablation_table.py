@@ -85,7 +85,7 @@ class Method:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class MethodResult:
     """What one method came to, beside the full one."""
 
     method: Method
@@ -97,7 +97,7 @@ class Row:
     agreement: Mapping[str, str]  # likewise AS, NOT_AS or OPEN; empty where the paper has no such figure
 
 
-def compare(methods: Sequence[Method], full: Method, runs: Sequence[Run], resampling: Resampling) -> list[Row]:
+def compare(methods: Sequence[Method], full: Method, runs: Sequence[Run], resampling: Resampling) -> list[MethodResult]:
     """Hold every method against the full one, photo by photo and seed by seed."""
     theirs = errors_of(full, runs)
     reached = accuracy(theirs.ravel(), PUBLISHED_KM)
@@ -108,7 +108,7 @@ def compare(methods: Sequence[Method], full: Method, runs: Sequence[Run], resamp
         verdicts = {limit: _verdict(ends.within[limit]) for limit in COMPARED}
         published = method.points or {}
         rows.append(
-            Row(
+            MethodResult(
                 method,
                 float(np.mean([run.seconds for run in runs if run.arm == method.arm])),
                 ours,
@@ -133,13 +133,13 @@ def figures_text(reached: Accuracy, seconds: float) -> str:
     return f"median {reached.median_km:.0f} km; {shares}; {seconds:.0f} s of training on one core"
 
 
-def verdict_text(row: Row) -> str:
+def verdict_text(row: MethodResult) -> str:
     """What follows from the differences, by distance."""
     text = _by_word(row.verdicts, ("better", "worse", OPEN))
     return f"{text}. Table {row.method.paper}: {_by_word(row.agreement, (AS, NOT_AS, OPEN))}" if row.agreement else text
 
 
-def table(full: Accuracy, rows: Sequence[Row]) -> Table:
+def table(full: Accuracy, rows: Sequence[MethodResult]) -> Table:
     """All differences with their intervals, and below each what the paper has, for a terminal."""
     head, *lines = _lines(full, rows)
     result = Table(*head, title=_TITLE)
@@ -148,7 +148,7 @@ def table(full: Accuracy, rows: Sequence[Row]) -> Table:
     return result
 
 
-def markdown(full: Accuracy, rows: Sequence[Row], reading: Sequence[str]) -> str:
+def markdown(full: Accuracy, rows: Sequence[MethodResult], reading: Sequence[str]) -> str:
     """The same as a page, and below it what a reader must know."""
     head, *lines = _lines(full, rows)
     written = [" | ".join(line) for line in (head, ["---"] * len(head), *lines)]
@@ -156,7 +156,7 @@ def markdown(full: Accuracy, rows: Sequence[Row], reading: Sequence[str]) -> str
     return f"# {_TITLE}\n\n{cells}\n{notes}"
 
 
-def _lines(full: Accuracy, rows: Sequence[Row]) -> list[list[str]]:
+def _lines(full: Accuracy, rows: Sequence[MethodResult]) -> list[list[str]]:
     """The table's cells, the heading first."""
     lines = [
         ["", "median", *(f"within {int(limit):,} km" for limit in COMPARED)],
@@ -172,7 +172,7 @@ def _lines(full: Accuracy, rows: Sequence[Row]) -> list[list[str]]:
     return lines
 
 
-def draw(rows: Sequence[Row]) -> bytes:
+def draw(rows: Sequence[MethodResult]) -> bytes:
     """PNG: for each distance, how far each method lies from the full one, with its interval, and what the paper has."""
     with rc_context({"font.family": "DejaVu Sans", "font.size": 9}):
         figure = Figure(figsize=(11.0, 1.6 + 0.36 * len(rows)), layout="constrained")
@@ -189,7 +189,7 @@ def draw(rows: Sequence[Row]) -> bytes:
     return stream.getvalue()
 
 
-def _draw_distance(axes: Axes, rows: Sequence[Row], limit: str) -> None:
+def _draw_distance(axes: Axes, rows: Sequence[MethodResult], limit: str) -> None:
     at, middle = np.arange(len(rows)), np.array([row.points[limit] for row in rows])
     ends = np.array([(row.intervals.within[limit].low, row.intervals.within[limit].high) for row in rows])
     published = [(row.method.points[limit], number) for number, row in enumerate(rows) if row.method.points is not None]
@@ -215,7 +215,7 @@ def _draw_distance(axes: Axes, rows: Sequence[Row], limit: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _interval(row: Row, limit: str) -> str:
+def _interval(row: MethodResult, limit: str) -> str:
     ends = row.intervals.within[limit]
     return f"({ends.low:+.1f} to {ends.high:+.1f})"
 

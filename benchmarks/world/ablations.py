@@ -36,7 +36,7 @@ from benchmarks.world.ablation_table import (
     ABLATIONS,
     LIMITS,
     Method,
-    Row,
+    MethodResult,
     against_full,
     compare,
     draw,
@@ -46,7 +46,7 @@ from benchmarks.world.ablation_table import (
     table,
     verdict_text,
 )
-from benchmarks.world.arms import SEEDS, Arm, Preset, Run, Stage, errors_km, learnt, make_runs, vectors_of
+from benchmarks.world.arms import SEEDS, Arm, ComparisonPreset, Run, Stage, errors_km, learnt, make_runs, vectors_of
 from benchmarks.world.generator import WorldConfig
 from benchmarks.world.location_encoder import SCALES, LocationEncoder, LocationHead
 from benchmarks.world.nearest import Known, choose_vote, elect, nearest_photos
@@ -61,7 +61,7 @@ from training.module import GeoModule
 from training.photos import PhotoSet
 
 # The paper's tau_max, divided by 50.
-PRESET = Preset(WorldConfig(n_train=7_500), (500, 200, 100, 40, 20, 15, 10), 3, epochs=6)
+PRESET = ComparisonPreset(WorldConfig(n_train=7_500), (500, 200, 100, 40, 20, 15, 10), 3, epochs=6)
 _RATES_SEED = 100  # of the runs that learning rates of heads are chosen by
 # Of a location encoder. GeoCLIP's 4,096 and 1,024 would cost several times what this small encoder of photos does.
 _QUEUE, _HIDDEN = 1024, 256
@@ -206,14 +206,16 @@ def nearest_errors_km(encoder: GeoEncoder, sets: Mapping[str, PhotoSet]) -> np.n
     return haversine_km(test.lat_deg, test.lng_deg, known.lat_deg[best], known.lng_deg[best])
 
 
-def ablate(preset: Preset, out: Path, *, seeds: Sequence[int] = SEEDS) -> int:
+def ablate(preset: ComparisonPreset, out: Path, *, seeds: Sequence[int] = SEEDS) -> int:
     """Train what has not been trained, compare, and report; returns the exit code."""
     stage, resampling = Stage(preset, out / "world"), Resampling()
     runs = make_runs(ARMS, seeds, stage, out / "runs", train_arm)
     return report_rows(compare(methods(), REFERENCE, runs, resampling), runs, preset, resampling)
 
 
-def report_rows(rows: Sequence[Row], runs: Sequence[Run], preset: Preset, resampling: Resampling) -> int:
+def report_rows(
+    rows: Sequence[MethodResult], runs: Sequence[Run], preset: ComparisonPreset, resampling: Resampling
+) -> int:
     """Print the table, draw the picture, and append everything to the results."""
     report = Report("ablations")
     full = accuracy(errors_of(REFERENCE, runs).ravel(), PUBLISHED_KM)
@@ -240,7 +242,7 @@ def report_rows(rows: Sequence[Row], runs: Sequence[Run], preset: Preset, resamp
     return code
 
 
-def try_rates(preset: Preset, out: Path) -> int:
+def try_rates(preset: ComparisonPreset, out: Path) -> int:
     """Train each kind of head with some rates, and say how far its answers to the validation photos are off."""
     tried = [replace(arm, head_lr=rate, nearest=False) for arm, rates in RATES for rate in rates]
     tried = [replace(arm, name=f"{arm.name}, rate {arm.head_lr:g}, scales {arm.scales}") for arm in tried]

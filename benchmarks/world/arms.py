@@ -44,7 +44,7 @@ _BLOCK = 500  # photos encoded at once
 
 
 @dataclass(frozen=True, slots=True)
-class Preset:
+class ComparisonPreset:
     """How long a comparison takes."""
 
     world: WorldConfig
@@ -74,7 +74,7 @@ class Run:
 class Stage:
     """The world of a preset and what the demo trains there. Photos are decoded at their first use."""
 
-    def __init__(self, preset: Preset, folder: Path) -> None:
+    def __init__(self, preset: ComparisonPreset, folder: Path) -> None:
         self.preset = preset
         self._table = generate(preset.world, folder) / "photos.parquet"
         settings = demo_settings(self._table)
@@ -83,7 +83,7 @@ class Stage:
     def hierarchy(self, levels: Sequence[int] | None = None) -> Hierarchy:
         """Of the training photos; with all levels of the preset, or with those of these numbers, 0 the coarsest."""
         taus = self.preset.tau_max if levels is None else tuple(self.preset.tau_max[level] for level in levels)
-        return build_hierarchy(self._ids, rule=PartitionRule(taus, self.preset.tau_min))
+        return build_hierarchy(self._ids, rule=PartitionRule(tau_max=taus, tau_min=self.preset.tau_min))
 
     @cached_property
     def sets(self) -> dict[str, PhotoSet]:

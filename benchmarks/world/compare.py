@@ -11,7 +11,7 @@ from PIL import Image
 
 from benchmarks.world import methods
 from benchmarks.world.baselines import pixel_nearest, random_places
-from benchmarks.world.results import ALIKE, CELLS, FINEST, ORACLE, OURS, PIXELS, RANDOM, Answers, Places
+from benchmarks.world.results import ALIKE, CELLS, FINEST, ORACLE, OURS, PIXELS, RANDOM, MethodPlaces, WorldAnswers
 from indexer.cells.hierarchy import Level
 from indexer.earth.places import nearest_cities
 from indexer.errors import WorkError
@@ -19,14 +19,14 @@ from indexer.photos.sources import PhotoTable, read_photos
 from indexer.vectors.features import read_features
 from search.answers.engine import Engine
 from search.answers.options import SearchOptions
-from search.evaluation.evaluate import evaluate
+from search.evaluation.evaluate import evaluate_predictions
 from search.evaluation.options import EvaluateConfig
 from search.retrieval.gallery_lists import GalleryLists
 
 _DECODERS = 2  # threads; Pillow lets go of the interpreter lock while it decodes
 
 
-def compare(photos: Path, *, registry: Path, features: Path, predictions: Path, seed: int) -> Answers:
+def compare(photos: Path, *, registry: Path, features: Path, predictions: Path, seed: int) -> WorldAnswers:
     """Answer the test photos in every way there is, `ours` being what `predictions` holds.
 
     Raises:
@@ -49,10 +49,10 @@ def compare(photos: Path, *, registry: Path, features: Path, predictions: Path, 
             f"({batch.reason[failed[0]]}). Remove the world and make it again."
         )
     pixels = pixel_nearest(_tiles(_paths(photos, train)), _tiles(_paths(photos, test)))
-    ours = Places(answered["lat"].to_numpy(), answered["lng"].to_numpy())
-    evaluation = evaluate(predictions, photos, config=EvaluateConfig(split="test"))
+    ours = MethodPlaces(answered["lat"].to_numpy(), answered["lng"].to_numpy())
+    evaluation = evaluate_predictions(predictions, photos, config=EvaluateConfig(split="test"))
     cities, countries = answered["city"].to_pylist(), answered["country"].to_pylist()
-    return Answers(
+    return WorldAnswers(
         lat_deg=test.lat_deg,
         lng_deg=test.lng_deg,
         tiles=_paths(photos, test),
@@ -77,12 +77,12 @@ def compare(photos: Path, *, registry: Path, features: Path, predictions: Path, 
     )
 
 
-def _most_similar(engine: Engine, vectors: np.ndarray) -> Places:
+def _most_similar(engine: Engine, vectors: np.ndarray) -> MethodPlaces:
     """Where the photo of the gallery that is most similar to each vector (Q, D) was taken."""
     gallery = engine.bundle.gallery
     assert gallery is not None, "a bundle of a checkpoint has one"
     row = GalleryLists(gallery).nearest(engine.prepared(vectors), None, near=1).row[:, 0]
-    return Places(gallery.lat_deg[row], gallery.lng_deg[row])
+    return MethodPlaces(gallery.lat_deg[row], gallery.lng_deg[row])
 
 
 def _predictions(folder: Path) -> pa.Table:
@@ -90,8 +90,8 @@ def _predictions(folder: Path) -> pa.Table:
     return pyarrow.dataset.dataset(folder, format="parquet").to_table(columns=columns).sort_by("row")
 
 
-def _at(points: Level | PhotoTable, rows: np.ndarray) -> Places:
-    return Places(points.lat_deg[rows], points.lng_deg[rows])
+def _at(points: Level | PhotoTable, rows: np.ndarray) -> MethodPlaces:
+    return MethodPlaces(points.lat_deg[rows], points.lng_deg[rows])
 
 
 def _named(cities: list[str], countries: list[str]) -> list[str]:

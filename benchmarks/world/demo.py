@@ -46,7 +46,7 @@ _STEPS = 11
 
 
 @dataclass(frozen=True, slots=True)
-class Preset:
+class DemoPreset:
     """How large a demo is."""
 
     world: WorldConfig
@@ -56,8 +56,8 @@ class Preset:
     judged: bool = True  # whether the goals apply
 
 
-FULL = Preset(WorldConfig(), "1000,400,150,60,25,12", 3)
-QUICK = Preset(
+FULL = DemoPreset(WorldConfig(), "1000,400,150,60,25,12", 3)
+QUICK = DemoPreset(
     WorldConfig(n_train=600, n_validation=100, n_test=100),
     "100,40,15",
     2,
@@ -74,7 +74,7 @@ class StepFailed(WorkError):
 class Demo:
     """One run: where it writes, and how long each step took."""
 
-    preset: Preset
+    preset: DemoPreset
     out: Path
     console: Console
     seconds: dict[str, float] = field(default_factory=dict)  # step -> wall clock, of all steps of that name
@@ -114,7 +114,7 @@ class Demo:
         return done
 
 
-def run_demo(preset: Preset, out: Path, console: Console) -> int:
+def run_demo(preset: DemoPreset, out: Path, console: Console) -> int:
     """Make the world, run the product on it, compare and report; returns the exit code: 1 if the two orders differ.
 
     Raises:

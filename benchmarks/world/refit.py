@@ -24,11 +24,11 @@ import numpy as np
 from jsonargparse import ArgumentParser
 
 from benchmarks.harness import Child, Report, run_command
-from benchmarks.world.demo import FULL, QUICK, Preset
+from benchmarks.world.demo import FULL, QUICK, DemoPreset
 from benchmarks.world.generator import generate
 from indexer.earth.geo import accuracy
 from search.evaluation.bootstrap import Interval, mean_interval
-from search.evaluation.evaluate import evaluate
+from search.evaluation.evaluate import evaluate_predictions
 from search.evaluation.options import EvaluateConfig, Resampling
 from training.run_folder import CHECKPOINT
 
@@ -49,7 +49,7 @@ class Way:
     distance_km: np.ndarray  # (N,) of the test photos
 
 
-def compare_ways(preset: Preset, out: Path) -> int:
+def compare_ways(preset: DemoPreset, out: Path) -> int:
     """Make everything and report; returns the exit code."""
     world = out / "world"
     for path in out.glob("*"):
@@ -62,7 +62,7 @@ def compare_ways(preset: Preset, out: Path) -> int:
     for taus, hierarchy in ((preset.tau_max, a), (OTHER_TAUS[preset], b)):
         divided = ("--tau-max", taus, "--tau-min", str(preset.tau_min), "--out", hierarchy)
         run_command("indexer", "partition", "--photos", photos, "--split", "train", *divided)
-    fitted = {name: _fit(preset, photos, tree, out / f"run-{name}") for name, tree in (("A", a), ("B", b))}
+    fitted = {name: _fit(preset, photos, opened, out / f"run-{name}") for name, opened in (("A", a), ("B", b))}
     trained = {name: child.seconds for name, child in fitted.items()}
     features = out / "features-A"
     encoder, scratch = (out / f"run-{name}" / CHECKPOINT for name in "AB")
@@ -78,7 +78,7 @@ def compare_ways(preset: Preset, out: Path) -> int:
     return report_ways(ways, preset, trained_a=trained["A"], embedding=embedding.seconds)
 
 
-def _fit(preset: Preset, photos: Path, hierarchy: Path, run: Path) -> Child:
+def _fit(preset: DemoPreset, photos: Path, hierarchy: Path, run: Path) -> Child:
     paths = ("--hierarchy", hierarchy, "--out", run, "--data.photos", photos)
     return run_command("training", "fit", "--config", "configs/demo.yaml", *paths, *preset.training)
 
@@ -96,7 +96,7 @@ def _judge(photos: Path, out: Path) -> _Judge:
             run_command("encoder", "embed", *test, "--out", made)
         predictions = out / f"predictions-{registry.name}"
         run_command("search", "run", "--registry", registry, "--features", made, "--out", predictions)
-        return evaluate(predictions, photos, config=EvaluateConfig(split="test")).distance_km
+        return evaluate_predictions(predictions, photos, config=EvaluateConfig(split="test")).distance_km
 
     return judge
 
@@ -118,7 +118,7 @@ def _refit(
     return Way(child.seconds, judge(registry, None, vectors[1]))
 
 
-def report_ways(ways: Mapping[str, Way], preset: Preset, *, trained_a: float, embedding: float) -> int:
+def report_ways(ways: Mapping[str, Way], preset: DemoPreset, *, trained_a: float, embedding: float) -> int:
     """A line for each way, held to the goals where the preset is judged, and to the results."""
     report = Report("world-refit")
     scratch = ways[SCRATCH]

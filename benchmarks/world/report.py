@@ -18,7 +18,7 @@ from benchmarks.world.results import (
     METHODS,
     ORACLE,
     OURS,
-    Places,
+    MethodPlaces,
     WorldResults,
     accuracies,
     as_json,
@@ -56,7 +56,7 @@ def render(results: WorldResults) -> str:
     answered = np.flatnonzero(~np.isnan(errors[OURS]))
     # Evenly spaced rows: the table is in random order, and the same run shows the same photos.
     mapped = answered[np.linspace(0, len(answered) - 1, min(_MAP_SAMPLE, len(answered))).astype(np.intp)]
-    truth = Places(answers.lat_deg, answers.lng_deg)
+    truth = MethodPlaces(answers.lat_deg, answers.lng_deg)
     return render_page(
         "world.html",
         package="benchmarks.world",
@@ -129,7 +129,7 @@ def _unbroken(text: str) -> str:
     return re.sub(r"(?<=\d) ", "\u00a0", text)
 
 
-def _points(places: Places, rows: np.ndarray) -> np.ndarray:
+def _points(places: MethodPlaces, rows: np.ndarray) -> np.ndarray:
     return np.stack([places.lat_deg[rows], places.lng_deg[rows]], axis=1)
 
 

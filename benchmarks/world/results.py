@@ -34,7 +34,7 @@ _ANSWERING_STEPS = ("build", "run")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Places:
+class MethodPlaces:
     """Where a method puts each test photo."""
 
     lat_deg: np.ndarray  # (N,) float64, NaN where there is no answer
@@ -42,14 +42,14 @@ class Places:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Answers:
+class WorldAnswers:
     """What each method answers. Sequences and arrays of N have one entry per test photo, in one order."""
 
     lat_deg: np.ndarray  # (N,) float64, where the photos were taken
     lng_deg: np.ndarray  # (N,) float64
     tiles: Sequence[Path]  # N JPEG files
     true_place: Sequence[str]  # N names to read
-    predictions: Mapping[str, Places]  # for each of METHODS
+    predictions: Mapping[str, MethodPlaces]  # for each of METHODS
     predicted_place: Sequence[str]  # N names, of what `ours` answers
     probability: np.ndarray  # (N,) float64, of what `ours` answers; NaN where there is no answer
     reliability: Reliability | None  # of these; None where nothing was calibrated
@@ -64,7 +64,7 @@ class Answers:
 class WorldResults:
     """Everything a report is made from."""
 
-    answers: Answers
+    answers: WorldAnswers
     seconds: Mapping[str, float]  # step -> wall-clock seconds, in the order they ran
     train_seconds: float  # inside the training loop
     total_seconds: float  # from the start to the writing of the report

@@ -20,7 +20,7 @@ from jsonargparse import ArgumentParser
 from benchmarks.harness import Report, run_command
 from benchmarks.world.demo import FULL_OUT
 from indexer.errors import InputError
-from search.evaluation.evaluate import Evaluation, compare, evaluate
+from search.evaluation.evaluate import Evaluation, compare, evaluate_predictions
 from search.evaluation.options import EvaluateConfig, Resampling
 from training.run_folder import CHECKPOINT
 
@@ -50,7 +50,7 @@ def measure(report: Report, demo: Path, folder: Path) -> None:
     def answers(registry: Path, name: str, *options: str) -> Evaluation:
         out = folder / f"{registry.name}-{name}"
         run_command("search", "run", "--registry", registry, "--features", features, "--out", out, *options)
-        return evaluate(out, photos, config=_CONFIG)
+        return evaluate_predictions(out, photos, config=_CONFIG)
 
     registry = build("registry", checkpoint)
     before = answers(registry, "before")

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from indexer.choices import check_choices
 from indexer.errors import InputError
 from indexer.paper import TAU_MAX, TAU_MIN
 
@@ -62,6 +63,9 @@ class BuildConfig(GalleryConfig):
     index: Literal["auto", "flat", "ivf"] = "auto"
     precision: Literal["fp32", "fp16", "int8"] = "fp32"
     precision_cap: float | None = None
+
+    def __post_init__(self) -> None:
+        check_choices(self)
 
 
 DEFAULT_CONFIG = BuildConfig()

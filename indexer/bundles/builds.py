@@ -109,7 +109,7 @@ def build(
         None if path is None else Path(path)
         for path in (hierarchy, checkpoint, features, photos, gallery_add, gallery_remove)
     )
-    home = Registry(Path(registry))
+    home = Registry(registry)
     changes = gallery_add is not None or gallery_remove is not None
     if [checkpoint, features, inherit].count(None) != 2:
         raise InputError("Give one of `checkpoint`, `features` and `inherit`.")
@@ -126,7 +126,7 @@ def build(
         if hierarchy is None and not changes:
             if features is None or photos is None:
                 raise InputError("Give `hierarchy`; only `features` with `photos` can do without.")
-            rule = PartitionRule(config.tau_max, config.tau_min)
+            rule = PartitionRule(tau_max=config.tau_max, tau_min=config.tau_min)
             hierarchy = stack.enter_context(_hierarchy_of(photos, rule, home.path, split=config.split))
         if inherit is not None:
             old = open_bundle(home.resolve(inherit))
@@ -185,9 +185,9 @@ def _check_config(
 
 def _from_checkpoint(home: Registry, hierarchy: Path, checkpoint: Path, config: BuildConfig) -> _Made:
     """Geocells that were learned together with the encoder, or fitted to its vectors."""
-    tree = load_hierarchy(hierarchy)
-    geocells = load_geocells(checkpoint, hierarchy=tree.digest)
-    gallery = checkpoint_gallery(checkpoint, geocells, tree, config, home.removed)
+    opened = load_hierarchy(hierarchy)
+    geocells = load_geocells(checkpoint, hierarchy=opened.digest)
+    gallery = checkpoint_gallery(checkpoint, geocells, opened, config, home.removed)
     inputs = {"hierarchy": manifest_digest(hierarchy), "checkpoint": manifest_digest(checkpoint)}
     folder = _written(home, hierarchy, geocells, gallery, {"geocells": "checkpoint"}, inputs, config)
     return _Made(folder, geocells, gallery, {inputs["checkpoint"]: checkpoint})
@@ -195,16 +195,16 @@ def _from_checkpoint(home: Registry, hierarchy: Path, checkpoint: Path, config: 
 
 def _from_features(home: Registry, hierarchy: Path, features: Path, photos: Path | None, config: BuildConfig) -> _Made:
     """Geocells that are mean directions of photo vectors; nothing is trained."""
-    tree, source, removed = load_hierarchy(hierarchy), open_features(features), home.removed
+    opened, source, removed = load_hierarchy(hierarchy), open_features(features), home.removed
     placement = Placement(
-        tree,
+        opened,
         photos,
         split=config.split,
         chosen=None if not removed else lambda names: ~which_removed(names, removed),
         owner_column=config.owner_column,
     )
     made = prototypes(source, placement, transform=config.transform, shrinkage=config.shrinkage, seed=config.seed)
-    gallery = new_gallery(source, placement, made.geocells, tree, config)
+    gallery = new_gallery(source, placement, made.geocells, opened, config)
     table = None if photos is None else file_digest(photos)
     inputs = {"hierarchy": manifest_digest(hierarchy), "features": source.digest, "photos": table}
     described = {"geocells": "features", "transform": made.facts, "split": config.split, "seed": config.seed}
@@ -238,10 +238,10 @@ def _from_version(
             precision_cap_km=_coarser(old.precision_cap_km, config.precision_cap),
         )
         return _Made(folder, old.model.geocells, gallery, change.sources)
-    tree = load_hierarchy(hierarchy)
-    counts = Counter(lineage(old.hierarchy, tree)["relation"].to_pylist())
-    geocells = carry_over(old.model.geocells, old.hierarchy, tree)
-    gallery = carried_gallery(old, change, geocells, tree, config)
+    opened = load_hierarchy(hierarchy)
+    counts = Counter(lineage(old.hierarchy, opened)["relation"].to_pylist())
+    geocells = carry_over(old.model.geocells, old.hierarchy, opened)
+    gallery = carried_gallery(old, change, geocells, opened, config)
     inputs = {"hierarchy": manifest_digest(hierarchy), **inputs}
     described = {"geocells": "inherited", **change.described}
     folder = _written(

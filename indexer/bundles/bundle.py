@@ -1,6 +1,6 @@
 """The bundle: all that answering needs, in one folder that never changes once written.
 
-    table.duckdb      the hierarchy's tables
+    cells.duckdb      the hierarchy's tables
     level_<l>.faiss   the geocell vectors of level l (row i = cell i): what the paper learns
     leaves.faiss      the leaf vectors (row i = leaf i): one inner-product search over them is the whole hierarchical
                       inference (`indexer.vectors.scoring` says why)
@@ -239,12 +239,16 @@ def _write_vectors(draft: Draft, model: ScoringModel, *, index: IndexChoice, pho
     }
 
 
-def open_bundle(folder: Path) -> Bundle:
+def open_bundle(folder: str | Path) -> Bundle:
     """Open a bundle: its manifest, the size of every file and how the parts fit are checked.
+
+    folder: of a version, or a link to one, such as a registry's `current`.
 
     Raises:
         ArtifactError: not a bundle, damaged, incomplete, or newer than this version.
     """
+    # The name of a link is not the digest, and it may lead elsewhere in a moment.
+    folder = Path(folder).resolve() if Path(folder).is_symlink() else Path(folder)
     manifest = bundle_manifest(folder)
     hierarchy = table.read_cells(folder / table.CELLS_FILE)
     indices = [_read_level(folder / level_file(number)) for number in range(len(hierarchy.levels))]

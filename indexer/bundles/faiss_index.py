@@ -36,17 +36,21 @@ def flat_index(vectors: np.ndarray, precision: Precision = "fp32") -> Index:
     return index
 
 
-def inverted_index(vectors: np.ndarray, lists: np.ndarray, heads: np.ndarray, precision: Precision = "fp32") -> Index:
-    """Inverted lists given beforehand: row i stands in list lists[i], which a query reaches through heads[lists[i]].
+def inverted_index(
+    vectors: np.ndarray, lists: np.ndarray, list_vectors: np.ndarray, *, precision: Precision = "fp32"
+) -> Index:
+    """Inverted lists given beforehand: row i stands in list lists[i].
 
-    vectors: (N, D) float32. lists: (N,) int64. heads: (M, D) float32, what a query is compared with to choose lists.
+    vectors: (N, D) float32. lists: (N,) int64. list_vectors: (M, D) float32, which a query is compared with to choose
+    lists.
     """
     rows = np.ascontiguousarray(vectors, np.float32)
-    index = faiss.index_factory(rows.shape[1], f"IVF{len(heads)},{_CODES[precision]}", faiss.METRIC_INNER_PRODUCT)
-    index.quantizer.add(np.ascontiguousarray(heads, np.float32))  # type: ignore[attr-defined]
+    kind = f"IVF{len(list_vectors)},{_CODES[precision]}"
+    index = faiss.index_factory(rows.shape[1], kind, faiss.METRIC_INNER_PRODUCT)
+    index.quantizer.add(np.ascontiguousarray(list_vectors, np.float32))  # type: ignore[attr-defined]
     # Lists hold whole vectors: a score is the vector's own, not the sum of two.
     index.by_residual = False  # type: ignore[attr-defined]
-    index.train(rows)  # the heads stay: a quantiser that is filled is not trained again
+    index.train(rows)  # the list vectors stay: a quantiser that is filled is not trained again
     add_preassigned(index, rows, np.ascontiguousarray(lists, np.int64))
     return index
 
@@ -64,7 +68,7 @@ def search_index(
 
 
 def nearest_lists(index: Index, queries: np.ndarray, probes: int) -> np.ndarray:
-    """The lists with the best heads, best first: (Q, probes) int64."""
+    """The lists with the best list vectors, best first: (Q, probes) int64."""
     return index.quantizer.search(queries, probes)[1]  # type: ignore[attr-defined]  # of indices with lists
 
 

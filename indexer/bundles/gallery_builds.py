@@ -229,8 +229,8 @@ def leaves_of(hierarchy: Hierarchy, leaf: np.ndarray, lat_deg: np.ndarray, lng_d
     """The leaf each photo is listed under: its own (N,) int64, or where that is -1 the one whose point is nearest."""
     result, outside = leaf.astype(np.int64), np.flatnonzero(leaf < 0)
     if outside.size:
-        tree = geo.point_tree(hierarchy.leaves.lat_deg, hierarchy.leaves.lng_deg)
-        result[outside] = tree.query(geo.unit_vectors(lat_deg[outside], lng_deg[outside]))[1]
+        points = geo.point_tree(hierarchy.leaves.lat_deg, hierarchy.leaves.lng_deg)
+        result[outside] = points.query(geo.unit_vectors(lat_deg[outside], lng_deg[outside]))[1]
     return result
 
 

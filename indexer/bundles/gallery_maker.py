@@ -125,7 +125,7 @@ def change_of(
 
 
 def new_gallery(
-    features: FeatureSource, placement: Placement, geocells: Geocells, tree: Hierarchy, config: BuildConfig
+    features: FeatureSource, placement: Placement, geocells: Geocells, hierarchy: Hierarchy, config: BuildConfig
 ) -> GalleryMaker:
     """Of photo vectors, such as geocells are made of."""
 
@@ -133,13 +133,13 @@ def new_gallery(
         if not config.wants_gallery:
             return None
         batches = placed_batches(features, placement, "gallery", everywhere=True)
-        return write_gallery(draft.path, batches, geocells, tree, config, owners=placement.owners)
+        return write_gallery(draft.path, batches, geocells, hierarchy, config, owners=placement.owners)
 
     return GalleryMaker(make)
 
 
 def checkpoint_gallery(
-    checkpoint: Path, geocells: Geocells, tree: Hierarchy, config: BuildConfig, removed: Set[str]
+    checkpoint: Path, geocells: Geocells, hierarchy: Hierarchy, config: BuildConfig, removed: Set[str]
 ) -> GalleryMaker:
     """That of a checkpoint: the same files, where no photo of it was removed.
 
@@ -149,7 +149,7 @@ def checkpoint_gallery(
     """
     manifest = read_manifest(checkpoint, kind=CHECKPOINT_KIND, schema_version=CHECKPOINT_SCHEMA_VERSION)
     facts = manifest.facts.get("gallery") if config.wants_gallery else None
-    gallery = open_gallery(checkpoint, facts, n_leaves=len(tree.leaves), width=geocells.width)
+    gallery = open_gallery(checkpoint, facts, n_leaves=len(hierarchy.leaves), width=geocells.width)
     if gallery is None:
         return GalleryMaker(lambda draft: None)
     if gallery.facts.encoder != geocells.encoder:
@@ -164,7 +164,7 @@ def checkpoint_gallery(
 
     def make(draft: Draft) -> Written | None:
         if gone.any() or _is_tighter(config, gallery.facts):
-            return _as_new(rewrite_gallery(draft.path, gallery, geocells, tree, config, removed=gone))
+            return _as_new(rewrite_gallery(draft.path, gallery, geocells, hierarchy, config, removed=gone))
         draft.share(checkpoint, {name: manifest.files[name] for name in FILES})
         return Written(gallery.facts, 0, 0, 0)
 
@@ -177,14 +177,14 @@ def changed_gallery(bundle: Bundle, change: GalleryChange, config: BuildConfig) 
 
 
 def carried_gallery(
-    bundle: Bundle, change: GalleryChange, geocells: Geocells, tree: Hierarchy, config: BuildConfig
+    bundle: Bundle, change: GalleryChange, geocells: Geocells, hierarchy: Hierarchy, config: BuildConfig
 ) -> GalleryMaker:
     """That of a bundle, for the leaves of another hierarchy: its vectors as they are, in other lists."""
-    return _of_version(bundle, change, geocells, tree, config, anew=True)
+    return _of_version(bundle, change, geocells, hierarchy, config, anew=True)
 
 
 def _of_version(
-    bundle: Bundle, change: GalleryChange, geocells: Geocells, tree: Hierarchy, config: BuildConfig, *, anew: bool
+    bundle: Bundle, change: GalleryChange, geocells: Geocells, hierarchy: Hierarchy, config: BuildConfig, *, anew: bool
 ) -> GalleryMaker:
     old = bundle.gallery
     if not config.wants_gallery or (old is None and change.add is None):
@@ -192,7 +192,7 @@ def _of_version(
     placement = None
     if change.add is not None:
         placement = Placement(
-            tree,
+            hierarchy,
             change.photos,
             split=change.split,
             chosen=lambda names: ~which_removed(names, change.removed),
@@ -205,13 +205,13 @@ def _of_version(
         if placement is not None and change.add is not None:
             batches, owners = _to_add(change.add, placement, change), placement.owners
         if old is None:
-            return write_gallery(draft.path, batches, geocells, tree, config, owners=owners)
+            return write_gallery(draft.path, batches, geocells, hierarchy, config, owners=owners)
         gone = _gone(old, change.removed)
         if change.names:
             gone[rows_of_names(change.names, old.texts("photo"), where="the gallery")] = True
-        leaf = listed_anew(old, bundle.hierarchy, tree) if anew else None
+        leaf = listed_anew(old, bundle.hierarchy, hierarchy) if anew else None
         written = rewrite_gallery(
-            draft.path, old, geocells, tree, config, leaf=leaf, removed=gone, batches=batches, owners=owners
+            draft.path, old, geocells, hierarchy, config, leaf=leaf, removed=gone, batches=batches, owners=owners
         )
         return written if bundle.calibrations and not anew else _as_new(written)
 

@@ -1,7 +1,7 @@
 """The leaf index: the kind of FAISS index the leaf vectors are kept in, chosen by their number, and how well it finds.
 
-In: a scoring model. Out: `leaves.faiss` and what the manifest says of it. Inverted lists are those of the tree: the
-quantiser is a level of the hierarchy, and a list holds the leaves below one of its cells, so that a search goes from
+In: a scoring model. Out: `leaves.faiss` and what the manifest says of it. Inverted lists are those of the hierarchy:
+the quantiser is one of its levels, and a list holds the leaves below one of its cells, so that a search goes from
 coarse to fine. A cell of that level is compared by its prefix of the leaf vector, the sum of E_l / tau_l down to it.
 
 Which level, and how many lists a search visits, is measured for every bundle, also where `leaves.faiss` is flat: lists
@@ -33,8 +33,8 @@ SPARE = 8  # candidates beyond those wanted, among which float64 decides
 _ENOUGH_RECALL = 0.9995
 _QUERIES = 2000
 _SCORES = 1 << 24  # held at once while the best leaves of the sample are found: 64 MB
-# A row in a list costs as much as this many heads: heads are one product of matrices, lists are read here and there
-# from memory. Measured at 768 dims on one core with AVX2: 8 to 12.
+# A row in a list costs as much as this many list vectors: these are one product of matrices, lists are read here and
+# there from memory. Measured at 768 dims on one core with AVX2: 8 to 12.
 _LIST_ROW_COST = 10.0
 
 MeasuredOn = Literal["photos", "cells"]  # vectors of photos, or stand-ins made from geocells
@@ -49,17 +49,17 @@ class IndexChoice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class MeasuredRecall:
     """How much of what a full scan finds a search was measured to find."""
 
-    recall_at_1: float  # share of queries that get the best of all leaves
+    recall_at_1: float  # share of queries that get the best of all leaves, or one that is its equal
     recall_at_10: float  # share of the ten best leaves that are among the ten found
     queries: int  # that this was measured with
     measured_on: MeasuredOn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class IndexFacts(Found):
+class IndexFacts(MeasuredRecall):
     """What a bundle's manifest says of its leaf index."""
 
     kind: Literal["flat", "ivf"]
@@ -70,7 +70,7 @@ class IndexFacts(Found):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Beam(Found):
+class Beam(MeasuredRecall):
     """How a search goes from coarse to fine: what was chosen, and what it was measured to find."""
 
     level: int  # whose cells the lists are
@@ -94,11 +94,11 @@ def build_leaf_index(
     level, probes = choose_beam(model, queries, best[:, 0])
     lists = list_index(model, leaves, level, choice.precision if kind == "ivf" else "fp32")
     set_probes(lists, probes)
-    index, found = lists, _found(lists, model, queries, best)
+    index, found = lists, _recall(lists, model, queries, best)
     beam = Beam(level=level, probes=probes, measured_on=measured_on, **found)
     if kind == "flat":
         index = flat_index(leaves, choice.precision)
-        found = _found(index, model, queries, best)
+        found = _recall(index, model, queries, best)
     facts = IndexFacts(
         kind=kind,
         precision=choice.precision,
@@ -113,37 +113,37 @@ def build_leaf_index(
 
 def list_index(model: ScoringModel, leaves: np.ndarray, level: int, precision: Precision = "fp32") -> Index:
     """Inverted lists of a level; leaves: its model's leaf vectors."""
-    lists, heads = tree_lists(model, level)
-    return inverted_index(leaves, lists, heads, precision)
+    lists, list_vectors = hierarchy_lists(model, level)
+    return inverted_index(leaves, lists, list_vectors, precision=precision)
 
 
 def choose_beam(model: ScoringModel, queries: np.ndarray, best: np.ndarray) -> tuple[int, int]:
     """The level whose lists cost the least for the recall wanted, and how many of them a search then visits.
 
     queries: (Q, D) float32. best: (Q,) int64, the best of all leaves for each.
-    A query finds its best leaf when it visits as many lists as the heads that do not score below that of the leaf's
-    list. So the number of lists needed is a quantile of those ranks; nothing is searched to know it.
+    A query finds its best leaf when it visits as many lists as the list vectors that do not score below that of the
+    leaf's list. So the number of lists needed is a quantile of those ranks; nothing is searched to know it.
     """
     extended = model.extended(queries)
     cheapest, chosen = np.inf, None
     for level in range(max(1, len(model.geocells.vectors) - 1)):
-        lists, heads = tree_lists(model, level)
-        rank = np.sort(_ranks(extended, heads, lists[best]))
+        lists, list_vectors = hierarchy_lists(model, level)
+        rank = np.sort(_ranks(extended, list_vectors, lists[best]))
         probes = int(rank[int(np.ceil(_ENOUGH_RECALL * len(rank))) - 1])
-        cost = len(heads) + _LIST_ROW_COST * probes * model.n_leaves / len(heads)
+        cost = len(list_vectors) + _LIST_ROW_COST * probes * model.n_leaves / len(list_vectors)
         if cost < cheapest:
             cheapest, chosen = cost, (level, probes)
     assert chosen is not None, "there is a level"
     return chosen
 
 
-def _ranks(queries: np.ndarray, heads: np.ndarray, own: np.ndarray) -> np.ndarray:
-    """How many heads do not score below one of them, for each query: (Q,) int64; own: (Q,) int64, that one."""
+def _ranks(queries: np.ndarray, list_vectors: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """How many list vectors do not score below one of them, for each query: (Q,) int64; own: (Q,) int64, that one."""
     ranks = np.empty(len(queries), np.int64)
-    step = max(1, _SCORES // len(heads))
+    step = max(1, _SCORES // len(list_vectors))
     for start in range(0, len(queries), step):
         block = slice(start, start + step)
-        scores = queries[block] @ heads.T
+        scores = queries[block] @ list_vectors.T
         ranks[block] = (scores >= np.take_along_axis(scores, own[block, None], axis=1)).sum(axis=1)
     return ranks
 
@@ -161,23 +161,23 @@ def best_of_all(model: ScoringModel, leaves: np.ndarray, queries: np.ndarray) ->
     return np.concatenate(result)
 
 
-def tree_lists(model: ScoringModel, level: int) -> tuple[np.ndarray, np.ndarray]:
-    """Lists that follow the tree: one for each cell of a level that has leaves.
+def hierarchy_lists(model: ScoringModel, level: int) -> tuple[np.ndarray, np.ndarray]:
+    """Lists that follow the hierarchy: one for each cell of a level that has leaves.
 
-    Returns the list of each leaf (leaves,) int64, and the heads (M, leaf_width) float32: for each list the sum of
-    lambda_l E_l / tau_l over the levels down to its cell, and the largest bias among its leaves, without which a leaf
-    that only its prior makes the best would lie in a list that is never visited.
+    Returns the list of each leaf (leaves,) int64, and the list vectors (M, leaf_width) float32: for each list the
+    sum of lambda_l E_l / tau_l over the levels down to its cell, and the largest bias among its leaves, without which
+    a leaf that only its prior makes the best would lie in a list that is never visited.
     """
     _, leaf, lists = np.unique(model.ancestors[:, level], return_index=True, return_inverse=True)
-    heads = np.zeros((len(leaf), model.geocells.width))
+    list_vectors = np.zeros((len(leaf), model.geocells.width))
     for above in range(level + 1):
         rows = model.geocells.vectors[above][model.ancestors[leaf, above]]
-        heads += model.scales[above] * rows.astype(np.float64)
+        list_vectors += model.scales[above] * rows.astype(np.float64)
     if model.bias is not None:
         largest = np.full(len(leaf), -np.inf)
         np.maximum.at(largest, lists, model.bias)
-        heads = np.concatenate([heads, largest[:, None]], axis=1)
-    return lists.astype(np.int64), heads.astype(np.float32)
+        list_vectors = np.concatenate([list_vectors, largest[:, None]], axis=1)
+    return lists.astype(np.int64), list_vectors.astype(np.float32)
 
 
 def stand_ins(model: ScoringModel, *, n: int = _QUERIES, seed: int = 0) -> np.ndarray:
@@ -202,10 +202,10 @@ def rescored(model: ScoringModel, queries: np.ndarray, leaves: np.ndarray) -> tu
     return np.take_along_axis(leaves, order, axis=1), np.take_along_axis(scores, order, axis=1)
 
 
-def _found(index: Index, model: ScoringModel, queries: np.ndarray, best: np.ndarray) -> dict[str, Any]:
-    """What `Found` says of an index; best: (Q, 10) int64, the leaves it should find."""
+def _recall(index: Index, model: ScoringModel, queries: np.ndarray, best: np.ndarray) -> dict[str, Any]:
+    """What `MeasuredRecall` says of an index; best: (Q, 10) int64, the leaves it should find."""
     _, candidates = search_index(index, model.extended(queries), min(10 + SPARE, model.n_leaves))
-    found = rescored(model, queries, candidates)[0][:, :10]
-    shared = (found[:, :, None] == best[:, None, :]).any(axis=1)
-    first = found[:, 0] == best[:, 0]
+    # By scores: of equal leaves, such as a cell that was split and not fitted since, any is as good.
+    found, wanted = rescored(model, queries, candidates)[1][:, :10], scores_of(model, queries, best)
+    first, shared = found[:, 0] >= wanted[:, 0], found >= wanted[:, -1:]
     return {"recall_at_1": float(first.mean()), "recall_at_10": float(shared.mean()), "queries": len(queries)}

@@ -48,6 +48,9 @@ class Registry:
 
     path: Path
 
+    def __init__(self, path: str | Path) -> None:
+        object.__setattr__(self, "path", Path(path))
+
     def check(self) -> None:
         """Refuse a file, or a folder that holds an artefact of another kind; ask before a bundle is built into it."""
         if (self.path / MANIFEST).exists() or (self.path.exists() and not self.path.is_dir()):
@@ -56,9 +59,7 @@ class Registry:
     def require(self) -> None:
         """Refuse a folder that is no registry; an empty one will do."""
         if not self.versions_folder.is_dir():
-            raise InputError(
-                f"{self.path}: not a registry. Make one: python -m indexer build --registry {self.path} ..."
-            )
+            raise InputError(f"{self.path}: not a registry. Make one: python -m indexer build")
 
     @property
     def versions_folder(self) -> Path:
@@ -122,7 +123,7 @@ class Registry:
             if back is None:
                 raise InputError(
                     f"{self.path}: there is no version to go back to: none that was published before {current[:12]} is "
-                    f"left. Publish one by its digest: python -m indexer publish --registry {self.path} --version V"
+                    "left. Publish one by its digest: python -m indexer publish"
                 )
             return self._make_current(self.versions_folder / back, action="rollback")
 
@@ -139,14 +140,14 @@ class Registry:
             if name == self.current:
                 raise InputError(
                     f"{self.path}: {name[:12]} is current and cannot be retired. First make another version current: "
-                    f"python -m indexer publish --registry {self.path} --version V (or rollback)"
+                    "python -m indexer publish (or rollback)"
                 )
             pin = self.pins().get(name)
             if pin is not None:
                 why = f" ({pin['reason']})" if pin.get("reason") else ""
                 raise InputError(
                     f"{self.path}: {name[:12]} is pinned since {pin['at']}{why} and cannot be retired. "
-                    f"First: python -m indexer unpin --registry {self.path} --version {name[:12]}"
+                    "First: python -m indexer unpin"
                 )
             append_entry(self._log, "retire", name, {})
             remove_version(self.versions_folder / name)
@@ -248,9 +249,7 @@ class Registry:
         return folder.name
 
     def _nothing_published(self) -> InputError:
-        return InputError(
-            f"{self.path}: nothing is published. python -m indexer publish --registry {self.path} --version V"
-        )
+        return InputError(f"{self.path}: nothing is published. Publish a version: python -m indexer publish")
 
     def _retired(self, version: str) -> str:
         with contextlib.suppress(ArtifactError):  # a damaged history is not what this call is about

@@ -88,7 +88,7 @@ class LabelScheme:
 PartitionScheme = S2Scheme | LabelScheme
 
 
-def scheme_of(config: Mapping[str, Any], *, source: Path) -> PartitionScheme:
+def recorded_scheme(config: Mapping[str, Any], *, source: Path) -> PartitionScheme:
     """The scheme that a hierarchy's manifest records; an ArtifactError where it is none that can be followed."""
     values = dict(config)
     kind = values.pop("kind", None)
@@ -146,7 +146,7 @@ def update(hierarchy: Path | str, photos: Path | str, out: Path | str, *, split:
     hierarchy, photos, out = Path(hierarchy), Path(photos), Path(out)
     check_target(out)
     before = load_hierarchy(hierarchy)
-    scheme = scheme_of(hierarchy_manifest(hierarchy).config.get("scheme", {}), source=hierarchy)
+    scheme = recorded_scheme(hierarchy_manifest(hierarchy).config.get("scheme", {}), source=hierarchy)
     places = scheme.join(load_photo_places(hierarchy), scheme.read(photos, split=split))
     inputs = {"photos": file_digest(photos), "hierarchy": manifest_digest(hierarchy)}
     return divide(places, scheme, out, split=split, inputs=inputs, before=before)
@@ -166,8 +166,8 @@ def divide(
     split, inputs: for the manifest, which of the photo table was read, and digests of what was. before: the hierarchy
     that this one follows.
     """
-    tree = scheme.build(places)
-    table = None if before is None else lineage(before, tree)
+    hierarchy = scheme.build(places)
+    table = None if before is None else lineage(before, hierarchy)
     config = {"scheme": scheme.to_config(), "split": split}
-    save_hierarchy(tree, places, out, config=config, inputs=inputs or {}, lineage=table)
-    return Division(out, tree, places.num_rows, table)
+    save_hierarchy(hierarchy, places, out, config=config, inputs=inputs or {}, lineage=table)
+    return Division(out, hierarchy, places.num_rows, table)

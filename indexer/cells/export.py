@@ -50,7 +50,7 @@ def file_format(out: Path) -> str:
 
 
 def export_cells(
-    hierarchy: Hierarchy, out: Path | str, *, level: int, values: Path | None = None
+    hierarchy: Hierarchy, out: str | Path, *, level: int, values: str | Path | None = None
 ) -> geopandas.GeoDataFrame:
     """Write the cells of a level as polygons that QGIS and geopandas open, and return what was written.
 
@@ -67,7 +67,7 @@ def export_cells(
     out = Path(out)
     file_format(out)
     check_file(out)
-    frame = cell_frame(hierarchy, level, values=values)
+    frame = cell_frame(hierarchy, level, values=None if values is None else Path(values))
     write_frame(frame, out)
     return frame
 

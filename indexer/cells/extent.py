@@ -1,8 +1,8 @@
 """Where the photos of each cell are: mean directions, radii and medoids, of any number of photos in little memory.
 
-In: point ids of photos and, per level, which contiguous run of them each cell holds. A mean direction may lie in the
+In: point ids of photos and, per level, which range of them each cell holds. A mean direction may lie in the
 sea or between two cities; a medoid is where somebody stood. A photo is taken to be at the
-centre of its level-30 cell, less than a centimetre from where its table says.
+middle of its level-30 cell, less than a centimetre from where its table says.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,14 +12,14 @@ import numpy as np
 
 from indexer.earth import geo, s2
 
-_CHUNK = 1 << 18  # photos worked on at once: what is held for them stays in a processor's cache
+_BLOCK = 1 << 18  # photos worked on at once: what is held for them stays in a processor's cache
 EXACT = 16  # photos of a cell up to which all are compared with all; of more, so many stand for all at first
 _CANDIDATES = 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Runs:
-    """Which photos belong to each cell of a level: photos begin[c]:end[c]. Runs are not empty and do not overlap."""
+class PhotoRanges:
+    """Which photos belong to each cell of a level: photos begin[c]:end[c]. Ranges are not empty and do not overlap."""
 
     begin: np.ndarray  # (C,) int64, ascending
     end: np.ndarray  # (C,) int64
@@ -30,60 +30,59 @@ class Runs:
         return self.end - self.begin
 
 
-def extents(ids: np.ndarray, levels: Sequence[Runs]) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def extents(ids: np.ndarray, levels: Sequence[PhotoRanges]) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Of each level latitudes, longitudes and radii of its cells, (C,) float64 in degrees, degrees and kilometres.
 
     A cell's point is the mean direction of its photos, its radius the largest distance of a photo from that point.
-    ids: (N,) uint64 point ids in the order the runs count in, which need not be theirs.
+    ids: (N,) uint64 point ids in the order the ranges count in, which need not be theirs.
     """
-    sums = [np.zeros((3, len(runs.begin))) for runs in levels]
-    for start, points in _chunks(ids):
-        for total, runs in zip(sums, levels, strict=True):
-            cells, begin, end = _inside(runs, start, points.shape[1])
-            # Runs are summed one by one: a difference of running sums would lose digits over millions of photos.
+    sums = [np.zeros((3, len(ranges.begin))) for ranges in levels]
+    for start, points in _blocks(ids):
+        for total, ranges in zip(sums, levels, strict=True):
+            cells, begin, end = _inside(ranges, start, points.shape[1])
+            # Ranges are summed one by one: a difference of running sums would lose digits over millions of photos.
             total[:, cells] += _reduce(np.add, points, begin, end)
-    centres = [_centres(total, ids, runs) for total, runs in zip(sums, levels, strict=True)]
+    means = [_mean_directions(total, ids, ranges) for total, ranges in zip(sums, levels, strict=True)]
     # The square of the chord to each photo: exact at the small angles where an arccosine loses its digits.
-    chords = [np.zeros(len(runs.begin)) for runs in levels]
-    for start, points in _chunks(ids):
-        for largest, runs, centre in zip(chords, levels, centres, strict=True):
-            cells, begin, end = _inside(runs, start, points.shape[1])
+    chords = [np.zeros(len(ranges.begin)) for ranges in levels]
+    for start, points in _blocks(ids):
+        for largest, ranges, mean in zip(chords, levels, means, strict=True):
+            cells, begin, end = _inside(ranges, start, points.shape[1])
             if not begin.size:
                 continue
-            # For each photo the number of the run it is in; photos between runs get a neighbour's.
+            # For each photo the number of the range it is in; photos between ranges get a neighbour's.
             mine = np.repeat(np.arange(len(begin)), np.diff(begin[1:], prepend=0, append=points.shape[1]))
             squared = np.zeros(points.shape[1])
             for axis in range(3):
-                difference = centre[axis, cells][mine]
+                difference = mean[axis, cells][mine]
                 difference -= points[axis]
                 difference *= difference
                 squared += difference
             largest[cells] = np.maximum(largest[cells], _reduce(np.maximum, squared, begin, end))
     return [
-        (*geo.lat_lng(centre.T), geo.chords_to_km(np.sqrt(largest)))
-        for centre, largest in zip(centres, chords, strict=True)
+        (*geo.lat_lng(mean.T), geo.chords_to_km(np.sqrt(largest))) for mean, largest in zip(means, chords, strict=True)
     ]
 
 
-def _centres(sums: np.ndarray, ids: np.ndarray, runs: Runs) -> np.ndarray:
+def _mean_directions(sums: np.ndarray, ids: np.ndarray, ranges: PhotoRanges) -> np.ndarray:
     """Mean directions (3, C); of photos that lie opposite each other, and so have none, the first one's place."""
     length = np.linalg.norm(sums, axis=0)
-    nowhere = length <= 1e-9 * runs.lengths  # what rounding leaves of a sum of zero
-    return np.where(nowhere, s2.directions(ids[runs.begin]), sums / np.where(nowhere, 1, length))
+    nowhere = length <= 1e-9 * ranges.lengths  # what rounding leaves of a sum of zero
+    return np.where(nowhere, s2.directions(ids[ranges.begin]), sums / np.where(nowhere, 1, length))
 
 
-def _chunks(ids: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    for start in range(0, len(ids), _CHUNK):
-        yield start, s2.directions(ids[start : start + _CHUNK])
+def _blocks(ids: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    for start in range(0, len(ids), _BLOCK):
+        yield start, s2.directions(ids[start : start + _BLOCK])
 
 
-def _inside(runs: Runs, start: int, length: int) -> tuple[slice, np.ndarray, np.ndarray]:
-    """Cells with photos among start:start+length, and the runs they have there, counted from `start`."""
+def _inside(ranges: PhotoRanges, start: int, length: int) -> tuple[slice, np.ndarray, np.ndarray]:
+    """Cells with photos among start:start+length, and the ranges they have there, counted from `start`."""
     cells = slice(
-        int(np.searchsorted(runs.end, start, side="right")),
-        int(np.searchsorted(runs.begin, start + length, side="left")),
+        int(np.searchsorted(ranges.end, start, side="right")),
+        int(np.searchsorted(ranges.begin, start + length, side="left")),
     )
-    return cells, np.maximum(runs.begin[cells] - start, 0), np.minimum(runs.end[cells] - start, length)
+    return cells, np.maximum(ranges.begin[cells] - start, 0), np.minimum(ranges.end[cells] - start, length)
 
 
 def _reduce(operation: np.ufunc, values: np.ndarray, begin: np.ndarray, end: np.ndarray) -> np.ndarray:
@@ -91,36 +90,36 @@ def _reduce(operation: np.ufunc, values: np.ndarray, begin: np.ndarray, end: np.
     if not begin.size:
         return np.empty((*values.shape[:-1], 0), values.dtype)
     edges = np.stack([begin, end], axis=1).ravel()
-    # reduceat takes each edge to the next one; every second result is a gap between runs, and an edge may not be the
+    # reduceat takes each edge to the next one; every second result is a gap between ranges, and an edge may not be the
     # length of the axis, which the last `end` can be.
     edges = edges[:-1] if end[-1] == values.shape[-1] else edges
     return np.asarray(operation.reduceat(values, edges, axis=-1)[..., ::2])
 
 
-def medoids(ids: np.ndarray, runs: Runs) -> tuple[np.ndarray, np.ndarray]:
+def medoids(ids: np.ndarray, ranges: PhotoRanges) -> tuple[np.ndarray, np.ndarray]:
     """Latitude and longitude of each cell's medoid, (C,) float64 in degrees each; of equals the first photo.
 
     The medoid is that photo with the least sum of distances (chords) to the others, which no outlier can pull away. All
     pairs of a cell's photos would take the square of their number. So of a cell with many photos, distances to a few of
     them, spread evenly along the S2 curve, choose the candidates, and distances to all of them choose among these
     (after Newling and Fleuret, A Sub-Quadratic Exact Medoid Algorithm, AISTATS 2017, without its exactness).
-    ids: (N,) uint64 point ids in the order that the runs count in.
+    ids: (N,) uint64 point ids in the order that the ranges count in.
     """
-    lengths = runs.lengths
+    lengths = ranges.lengths
     chosen = np.empty(len(lengths), np.int64)
     # Cells of about as many photos together, so that little of a block is padding.
     sizes = np.ceil(np.log2(lengths)).astype(np.int64)
     for size in np.unique(sizes):
         cells = np.flatnonzero(sizes == size)
-        step = max(1, _CHUNK >> int(size))
+        step = max(1, _BLOCK >> int(size))
         for start in range(0, len(cells), step):
             block = cells[start : start + step]
-            chosen[block] = runs.begin[block] + _medoids(ids, runs.begin[block], lengths[block])
+            chosen[block] = ranges.begin[block] + _medoids(ids, ranges.begin[block], lengths[block])
     return geo.lat_lng(s2.directions(ids[chosen]).T)
 
 
 def _medoids(ids: np.ndarray, begin: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """The medoid's place in its run, for cells of similar length: (B,) int64."""
+    """The medoid's place in its range, for cells of similar length: (B,) int64."""
     places = np.arange(lengths.max())
     there = places < lengths[:, None]
     rows = begin[:, None] + np.minimum(places, lengths[:, None] - 1)  # the last photo pads

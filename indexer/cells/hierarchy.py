@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from indexer.cells.extent import Runs, extents, medoids
-from indexer.cells.partition import PartitionRule, partition, photo_runs
+from indexer.cells.extent import PhotoRanges, extents, medoids
+from indexer.cells.partition import PartitionRule, partition_cells, photo_ranges
 from indexer.earth import s2
 from indexer.earth.places import nearest_cities
 from indexer.errors import InputError
@@ -169,7 +169,7 @@ def build_hierarchy(ids: np.ndarray, *, rule: PartitionRule) -> Hierarchy:
     Raises:
         InputError: a level would have no cell.
     """
-    cells = [partition(ids, rule, tau_max=tau_max) for tau_max in rule.tau_max]
+    cells = [partition_cells(ids, rule, tau_max=tau_max) for tau_max in rule.tau_max]
     for tau_max, level in zip(rule.tau_max, cells, strict=True):
         if not level.size:
             raise InputError(
@@ -183,26 +183,26 @@ def build_hierarchy(ids: np.ndarray, *, rule: PartitionRule) -> Hierarchy:
         partial(Level, tau_min=rule.tau_min, tau_max=tau_max, label=None, keys=np.array(s2.tokens(level)), s2_ids=level)
         for level, tau_max in zip(cells, rule.tau_max, strict=True)
     ]
-    return tie(levels, [photo_runs(ids, level) for level in cells], ancestors, ids=ids)
+    return tie(levels, [photo_ranges(ids, level) for level in cells], ancestors, ids=ids)
 
 
 def tie(
-    levels: Sequence[Callable[..., Level]], runs: Sequence[Runs], ancestors: np.ndarray, *, ids: np.ndarray
+    levels: Sequence[Callable[..., Level]], ranges: Sequence[PhotoRanges], ancestors: np.ndarray, *, ids: np.ndarray
 ) -> Hierarchy:
     """Put a hierarchy together.
 
-    levels: coarsest first, each waiting for what follows from its photos. runs: of each level. ancestors: (leaves, L)
-    int64, columns ascending. ids: (N,) uint64 point ids of the photos, in the order that the runs count in.
+    levels: coarsest first, each waiting for what follows from its photos. ranges: of each level. ancestors: (leaves, L)
+    int64, columns ascending. ids: (N,) uint64 point ids of the photos, in the order that the ranges count in.
     """
     tied = []
-    for level, run, extent, ancestor in zip(levels, runs, extents(ids, runs), ancestors.T, strict=True):
+    for level, own, extent, ancestor in zip(levels, ranges, extents(ids, ranges), ancestors.T, strict=True):
         lat_deg, lng_deg, radius_km = extent
         city, country = nearest_cities(lat_deg, lng_deg)
         numbers = np.arange(len(lat_deg))
         tied.append(
             level(
-                coverage=float(run.lengths.sum() / len(ids)),
-                n_photos=run.lengths,
+                coverage=float(own.lengths.sum() / len(ids)),
+                n_photos=own.lengths,
                 lat_deg=lat_deg,
                 lng_deg=lng_deg,
                 radius_km=radius_km,
@@ -212,4 +212,4 @@ def tie(
                 country=country,
             )
         )
-    return Hierarchy(tied, ancestors, np.stack(medoids(ids, runs[-1]), axis=1))
+    return Hierarchy(tied, ancestors, np.stack(medoids(ids, ranges[-1]), axis=1))

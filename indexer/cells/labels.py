@@ -1,4 +1,4 @@
-"""Hierarchies whose cells are labels: continent, country, region, city, or any other tree somebody keeps.
+"""Hierarchies whose cells are labels: continent, country, region, city, or whatever tree of labels somebody keeps.
 
 In: a table with one column of labels per level, coarsest first, beside coordinates. A cell is a label of a column; its
 key is the path of labels that leads to it, such as 'Europe/France/Paris', with '%2F' for a slash inside a label and
@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from indexer.cells.extent import Runs
+from indexer.cells.extent import PhotoRanges
 from indexer.cells.hierarchy import SEPARATOR, Hierarchy, Level, tie
 from indexer.errors import InputError
 
@@ -40,13 +40,13 @@ def build_label_hierarchy(table: pa.Table, columns: Sequence[str], *, ids: np.nd
             )
     order = np.lexsort(cells[::-1])  # by the coarsest first; rows without a cell stand together, before the others
     cells, ids = [level[order] for level in cells], ids[order]
-    runs = [_runs(level, len(level_keys)) for level, level_keys in zip(cells, keys, strict=True)]
-    ancestors = np.stack([level[runs[-1].begin] for level in cells], axis=1)
+    ranges = [_ranges(level, len(level_keys)) for level, level_keys in zip(cells, keys, strict=True)]
+    ancestors = np.stack([level[ranges[-1].begin] for level in cells], axis=1)
     levels = [
         partial(Level, tau_min=tau_min, tau_max=None, label=column, keys=level_keys, s2_ids=None)
         for level_keys, column in zip(keys, columns, strict=True)
     ]
-    return tie(levels, runs, ancestors, ids=ids)
+    return tie(levels, ranges, ancestors, ids=ids)
 
 
 def locate_labels(hierarchy: Hierarchy, table: pa.Table) -> np.ndarray:
@@ -124,8 +124,8 @@ def _paths(labels: Sequence[pa.Array]) -> list[pa.Array]:
     return [pc.binary_join_element_wise(*escaped[: level + 1], SEPARATOR) for level in range(len(labels))]
 
 
-def _runs(cells: np.ndarray, n_cells: int) -> Runs:
+def _ranges(cells: np.ndarray, n_cells: int) -> PhotoRanges:
     """Where the photos of each cell stand, in photos sorted so that they stand together."""
     rows = np.flatnonzero(cells >= 0)
     begin = rows[np.searchsorted(cells[rows], np.arange(n_cells), side="left")]
-    return Runs(begin, begin + np.bincount(cells[rows], minlength=n_cells))
+    return PhotoRanges(begin, begin + np.bincount(cells[rows], minlength=n_cells))

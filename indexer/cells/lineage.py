@@ -40,10 +40,10 @@ def lineage(old: Hierarchy, new: Hierarchy) -> pa.Table:
         InputError: the hierarchies differ in kind or in their number of levels.
     """
     if len(old.levels) != len(new.levels) or old.is_s2 != new.is_s2:
-        kinds = [f"{len(tree.levels)} levels of {'S2 cells' if tree.is_s2 else 'labels'}" for tree in (old, new)]
+        kinds = [f"{len(each.levels)} levels of {'S2 cells' if each.is_s2 else 'labels'}" for each in (old, new)]
         raise InputError(
             f"The old hierarchy has {kinds[0]}, the new one {kinds[1]}: their cells do not correspond. Begin with "
-            "photo vectors instead: python -m indexer build --features F ..., or a refit without --old-hierarchy."
+            "photo vectors instead: python -m indexer build with `features`, or a refit without `old_hierarchy`."
         )
     parts = [_level(number, a, b) for number, (a, b) in enumerate(zip(old.levels, new.levels, strict=True))]
     return pa.concat_tables(parts)

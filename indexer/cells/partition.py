@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from indexer.cells.extent import Runs
+from indexer.cells.extent import PhotoRanges
 from indexer.earth import s2
 from indexer.errors import InputError
 from indexer.paper import TAU_MAX, TAU_MIN
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PartitionRule:
     """When a cell is split and when it is kept."""
 
@@ -45,7 +45,7 @@ class PartitionRule:
         return counts >= self.tau_min if self.min_inclusive else counts > self.tau_min
 
 
-def partition(point_ids: np.ndarray, rule: PartitionRule, *, tau_max: int) -> np.ndarray:
+def partition_cells(point_ids: np.ndarray, rule: PartitionRule, *, tau_max: int) -> np.ndarray:
     """Cells of one partition: (C,) uint64, strictly increasing and disjoint.
 
     point_ids: (N,) uint64 in ascending order. tau_max: the bound of this level.
@@ -53,11 +53,11 @@ def partition(point_ids: np.ndarray, rule: PartitionRule, *, tau_max: int) -> np
     cells = s2.cells_of_level(rule.first_level)
     kept: list[np.ndarray] = []
     for s2_level in range(rule.first_level, s2.MAX_LEVEL + 1):
-        counts = photo_runs(point_ids, cells).lengths
+        counts = photo_ranges(point_ids, cells).lengths
         split = (counts > tau_max) & (s2_level < s2.MAX_LEVEL)
         if rule.keep_parent is not None:
             # Immediate children only: the answer must not depend on tau_max, or partitions would not be nested.
-            child_counts = photo_runs(point_ids, s2.children(cells[split]).ravel()).lengths.reshape(-1, 4)
+            child_counts = photo_ranges(point_ids, s2.children(cells[split]).ravel()).lengths.reshape(-1, 4)
             lost = np.where(rule.kept(child_counts), 0, child_counts).sum(axis=1)
             split[split] = lost <= rule.keep_parent * counts[split]
         kept.append(cells[~split & rule.kept(counts)])
@@ -67,9 +67,9 @@ def partition(point_ids: np.ndarray, rule: PartitionRule, *, tau_max: int) -> np
     return np.sort(np.concatenate(kept))
 
 
-def photo_runs(point_ids: np.ndarray, cells: np.ndarray) -> Runs:
+def photo_ranges(point_ids: np.ndarray, cells: np.ndarray) -> PhotoRanges:
     """Which of the point ids lie in each cell."""
-    return Runs(
+    return PhotoRanges(
         np.searchsorted(point_ids, s2.range_min(cells), side="left"),
         np.searchsorted(point_ids, s2.range_max(cells), side="right"),
     )

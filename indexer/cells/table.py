@@ -68,12 +68,13 @@ def save_hierarchy(
     return out
 
 
-def load_hierarchy(folder: Path) -> Hierarchy:
+def load_hierarchy(folder: str | Path) -> Hierarchy:
     """Read a hierarchy folder.
 
     Raises:
         ArtifactError: not a hierarchy, damaged, or newer than this version.
     """
+    folder = Path(folder)
     hierarchy_manifest(folder)
     return read_cells(folder / CELLS_FILE)
 

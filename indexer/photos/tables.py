@@ -43,7 +43,7 @@ _Read = Callable[[Sequence[_Column], int], Iterator[pa.RecordBatch]]  # columns,
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class OpenTable:
     """A table that is open: its columns are known, its rows are read when they are needed. Made by `open_table`."""
 
     source: str  # as messages may name it
@@ -58,14 +58,14 @@ class Table:
 
     def has(self, column: str) -> bool:
         """Whether it has a column, under any of its names."""
-        return column in _found(self.schema, [column])
+        return column in _columns_of(self.schema, [column])
 
     def columns(
         self, required: Sequence[str], *, optional: Sequence[str] = (), split: str | None = None
     ) -> dict[str, _Column]:
         """The columns to read, by their standard names; an InputError names those there where one is missing."""
         required = [*required, *(["split"] if split else [])]
-        found = _found(self.schema, [*required, *optional])
+        found = _columns_of(self.schema, [*required, *optional])
         missing = [name for name in required if name not in found and not (name == "photo" and self.holds_images)]
         if not missing:
             return found
@@ -103,7 +103,7 @@ class Table:
             raise InputError(f"{self.source}: no row{f' of split {split!r}' if split else ''}.")
 
 
-def open_table(source: str | Path) -> Table:
+def open_table(source: str | Path) -> OpenTable:
     """Open a Parquet or CSV table.
 
     Raises:
@@ -125,7 +125,7 @@ def open_table(source: str | Path) -> Table:
             system, place = pyarrow.fs.LocalFileSystem(), path
             open_file = partial(Path(path).open, "rb")
         opened = _open_csv(open_file) if kind == "csv" else _open_parquet(system, place)
-        return Table(masked(source), *opened)
+        return OpenTable(masked(source), *opened)
 
 
 def read_columns(
@@ -141,7 +141,7 @@ def read_columns(
 
 def standard_names(table: pa.Table) -> pa.Table:
     """A table whose columns are called as others call them, renamed."""
-    found = _found(table.schema, list(ALIASES))
+    found = _columns_of(table.schema, list(ALIASES))
     renamed = {old[0]: new for new, old in found.items() if len(old) == 1}
     return table.rename_columns([renamed.get(name, name) for name in table.column_names])
 
@@ -194,7 +194,7 @@ def _text(table: pa.Table, column: str, source: str | Path) -> pa.ChunkedArray:
         raise InputError(f"{masked(source)}: {column} must hold names or paths ({error}).") from None
 
 
-def _found(schema: pa.Schema, wanted: Sequence[str]) -> dict[str, _Column]:
+def _columns_of(schema: pa.Schema, wanted: Sequence[str]) -> dict[str, _Column]:
     """Which of a table's columns stands for each wanted one, where one does.
 
     Names of photos are never bytes: where photos are held as bytes, their names are another column, the paths inside

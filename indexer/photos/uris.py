@@ -50,7 +50,7 @@ def is_uri(location: str) -> bool:
     return _URI.match(location) is not None
 
 
-def scheme_of(uri: str) -> str:
+def uri_scheme(uri: str) -> str:
     """The scheme of a URI in lower case, and `file` for a path."""
     match = _URI.match(uri)
     return "file" if match is None else match[1].lower()
@@ -60,7 +60,7 @@ def refusal(location: str, schemes: Sequence[str]) -> str | None:
     """Why a location may not be read, or None where it may."""
     if is_uri(location) and "::" in location:
         return "file systems cannot be chained with '::'"
-    scheme = scheme_of(location)
+    scheme = uri_scheme(location)
     if scheme not in schemes:
         return f"scheme {scheme!r} is not allowed (allowed: {', '.join(schemes)})"
     if is_uri(location) and scheme == "file" and not re.match(r"(?i:file)://(localhost)?(/|\Z)", location):
@@ -72,7 +72,7 @@ def check_location(location: str, schemes: Sequence[str]) -> None:
     """Raise InputError where `refusal` has a reason."""
     reason = refusal(location, schemes)
     if reason is not None:
-        allow = "" if "::" in location or scheme_of(location) in schemes else ", or allow its scheme"
+        allow = "" if "::" in location or uri_scheme(location) in schemes else ", or allow its scheme"
         raise InputError(f"{masked(location)}: {reason}. Copy it to where it may be read{allow}.")
 
 
@@ -80,14 +80,14 @@ def local_path(location: str) -> str | None:
     """The path of what lies on this machine, None for what does not."""
     if not is_uri(location):
         return location
-    if scheme_of(location) != "file":
+    if uri_scheme(location) != "file":
         return None
     return unquote("/" + location.partition("://")[2].partition("/")[2], errors="surrogateescape")
 
 
 def path_of(uri: str) -> str:
     """A URI without what follows `?` or `#`, where its scheme has queries."""
-    return uri if scheme_of(uri) not in _HTTP else urlsplit(uri)._replace(query="", fragment="").geturl()
+    return uri if uri_scheme(uri) not in _HTTP else urlsplit(uri)._replace(query="", fragment="").geturl()
 
 
 def folder_of(uri: str) -> str:
@@ -124,7 +124,7 @@ def file_system(uri: str) -> tuple[Any, str]:
     """
     import fsspec
 
-    scheme = scheme_of(uri)
+    scheme = uri_scheme(uri)
     try:
         options = {"get_client": _http_client} if scheme in _HTTP else {}
         system, path = fsspec.core.url_to_fs(scheme + uri[len(scheme) :], **options)

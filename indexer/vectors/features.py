@@ -129,13 +129,14 @@ class FeatureSource:
         return counts
 
 
-def open_features(location: Path) -> FeatureSource:
+def open_features(location: str | Path) -> FeatureSource:
     """Open a features folder, one Parquet file, or a .npy with a .csv of the same name beside it.
 
     Raises:
         InputError: nothing usable is there.
         ArtifactError: a features folder that is damaged or newer than this version.
     """
+    location = Path(location)
     check_ended(location)
     encoder = crops = None
     if (location / ROWS_MANIFEST).exists():

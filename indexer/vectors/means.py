@@ -29,7 +29,7 @@ class CellMeans:
     parents: per level (N_l,) int64, the cell of the level above that contains each cell; level 0 has none (-1).
     width: D. transform: what vectors pass first; None takes their directions as they are.
 
-    A photo is added once, to the finest cell that it lies in, and sums flow up the tree at the end: seven levels cost
+    A photo is added once, to the finest cell that it lies in, and sums flow up at the end: seven levels cost
     what one costs. Memory is one row of D doubles for each cell of every level.
 
     Raises:

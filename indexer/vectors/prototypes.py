@@ -196,10 +196,10 @@ def _fit(
     choice = choose_shrinkage(
         together.vectors,
         together.cells[:, -1],
-        together.lat_deg,
-        together.lng_deg,
-        leaves.lat_deg,
-        leaves.lng_deg,
+        lat_deg=together.lat_deg,
+        lng_deg=together.lng_deg,
+        cell_lat_deg=leaves.lat_deg,
+        cell_lng_deg=leaves.lng_deg,
         seed=seed,
     )
     facts = {

@@ -24,7 +24,7 @@ _ROWS = 1 << 14  # leaf vectors made at once in float64: 100 MB at 768 dims
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScoringModel:
-    """Geocell vectors and the tree over them: all that a score depends on beside the photo."""
+    """Geocell vectors and the hierarchy of their cells: all that a score depends on beside the photo."""
 
     geocells: Geocells
     ancestors: np.ndarray  # (leaves, L) int64
@@ -128,15 +128,16 @@ def cosine_product(model: ScoringModel, queries: np.ndarray, *, kind: CosineKind
 
 
 def scores_of(model: ScoringModel, queries: np.ndarray, leaves: np.ndarray) -> np.ndarray:
-    """Scores v . G_r + b_r in float64 for chosen leaves of each query.
+    """Scores v . G_r + b_r in float64 for chosen leaves of each query; a leaf's is the same wherever it stands.
 
     queries: (Q, D). leaves: (Q, K) int64. Returns (Q, K) float64.
     """
     wide = queries.astype(np.float64)
     result = np.zeros(leaves.shape)
     for level, vectors in enumerate(model.geocells.vectors):
-        chosen = vectors[model.ancestors[leaves, level]]
-        result += model.scales[level] * np.einsum("qd,qkd->qk", wide, chosen, optimize=True)
+        # In float64 before it is summed up: einsum converts in blocks that end anywhere in a row, and rounds there.
+        chosen = vectors[model.ancestors[leaves, level]].astype(np.float64)
+        result += model.scales[level] * np.einsum("qd,qkd->qk", wide, chosen)
     return result if model.bias is None else result + model.bias[leaves]
 
 

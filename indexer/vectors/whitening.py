@@ -223,11 +223,11 @@ class ShrinkageChoice:
 def choose_shrinkage(
     vectors: np.ndarray,
     cells: np.ndarray,
+    *,
     lat_deg: np.ndarray,
     lng_deg: np.ndarray,
     cell_lat_deg: np.ndarray,
     cell_lng_deg: np.ndarray,
-    *,
     candidates: Sequence[float] = CANDIDATES,
     folds: int = FOLDS,
     seed: int,
@@ -260,15 +260,7 @@ def choose_shrinkage(
         geo.check_coordinates(lat, lng, rows=np.arange(len(lat)), source=source)
     if not candidates or not 2 <= folds <= len(vectors):
         raise InputError(f"{len(candidates)} candidates, {folds} folds, {len(vectors)} photos: 1, 2 and 2 at least.")
-    # Cells of the sample alone: arrays per cell then have the size of the sample, not of the world.
-    present, slot = np.unique(cells, return_inverse=True)
-    slot = slot - int(present[0] == -1)
-    present = present[present >= 0]
-    if len(present) < 2:
-        raise InputError(
-            f"The sample's photos lie in {len(present)} cell: there is nothing to tell apart, so no shrinkage is "
-            "better than another. Give photos of several cells, finer cells, or a shrinkage."
-        )
+    present, slot = _cells_of_sample(cells)
     fold = np.random.default_rng(seed).permutation(len(vectors)) % folds
     shrinkages = sorted(set(candidates))
     km = np.empty((len(shrinkages), len(vectors)))
@@ -278,6 +270,22 @@ def choose_shrinkage(
         km[:, held] = geo.haversine_km(lat_deg[held], lng_deg[held], cell_lat_deg[answers], cell_lng_deg[answers])
     scores = {shrinkage: geo.accuracy(row) for shrinkage, row in zip(shrinkages, km, strict=True)}
     return ShrinkageChoice(min(scores, key=lambda shrinkage: (scores[shrinkage].median_km, -shrinkage)), scores)
+
+
+def _cells_of_sample(cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The cells that photos of the sample lie in, and for each photo which of these, or -1: (C',) and (N,) int64.
+
+    Arrays per cell then have the size of the sample, not of the world.
+    """
+    present, slot = np.unique(cells, return_inverse=True)
+    slot = slot - int(present[0] == -1)
+    present = present[present >= 0]
+    if len(present) < 2:
+        raise InputError(
+            f"The sample's photos lie in {len(present)} cell: there is nothing to tell apart, so no shrinkage is "
+            "better than another. Give photos of several cells, finer cells, or a shrinkage."
+        )
+    return present, slot
 
 
 def _answers(

@@ -27,7 +27,7 @@ class PathStep:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class RankedCell:
     """One of the k best cells."""
 
     key: str
@@ -75,7 +75,7 @@ class Answer:
     probability_over: str | None = None  # the cells that the probability counts: all, or those that were visited
     n_photos: int | None = None  # that it was made from
     path: tuple[PathStep, ...] = ()  # the cells above it, the coarsest first
-    top: tuple[Place, ...] = ()  # the k best cells, the best first, where k is above 1
+    top: tuple[RankedCell, ...] = ()  # the k best cells, the best first, where k is above 1
     gallery: tuple[GalleryPhoto, ...] = ()  # photos that decided, the heaviest first
 
     @property
@@ -103,7 +103,7 @@ def answers_of(engine: Engine, batch: FeatureBatch, *, k: int) -> list[Answer]:
             own = columns[number]
             known = {each.name: own[name] for each in fields(Answer) if (name := _short(each.name)) in own}
             path = _path(engine, cells[number], probabilities[number])
-            top, gallery = _listed(Place, own, "top"), _listed(GalleryPhoto, own, "gallery")
+            top, gallery = _listed(RankedCell, own, "top"), _listed(GalleryPhoto, own, "gallery")
             result[row] = replace(result[row], **known, path=path, top=top, gallery=gallery)
     return result
 
@@ -119,7 +119,7 @@ def _path(engine: Engine, cells: np.ndarray, probabilities: np.ndarray) -> tuple
     return tuple(steps)
 
 
-def _listed(kind: type[Place | GalleryPhoto], columns: Mapping[str, Any], prefix: str) -> tuple[Any, ...]:
+def _listed(kind: type[RankedCell | GalleryPhoto], columns: Mapping[str, Any], prefix: str) -> tuple[Any, ...]:
     """What list columns hold, one for each place of the lists."""
     lists = [columns.get(f"{prefix}_{_short(each.name)}") or () for each in fields(kind)]
     return tuple(kind(*each) for each in zip(*lists, strict=True))

@@ -31,7 +31,7 @@ from search.retrieval.adaptive import AdaptiveSearch
 from search.retrieval.cosine import CosineSearch
 from search.retrieval.exact import ExactSearch
 from search.retrieval.found import ALL_LEAVES, Hits, Search, Searched, joined_hits, queries_at_once, with_prior
-from search.retrieval.lists import BeamSearch, TreeLists
+from search.retrieval.lists import BeamSearch, HierarchyLists
 from search.retrieval.posterior import LEFT_OUT, Posterior
 
 
@@ -156,7 +156,7 @@ class Engine:
             mode = "beam" if list_count(searched.leaf_index) else "exact"
         if mode == "exact":
             return ExactSearch.of(searched, self._where)
-        lists = TreeLists.of(searched)
+        lists = HierarchyLists.of(searched)
         if mode == "beam":
             return BeamSearch(model, lists, probes=options.probes)
         rows = searched.leaf_vectors
@@ -165,7 +165,7 @@ class Engine:
     @classmethod
     def open(
         cls,
-        registry: Path,
+        registry: str | Path,
         *,
         version: str | None = None,
         device: DeviceName = "cpu",
@@ -221,8 +221,7 @@ class Engine:
         if encoder is not None and built_for is not None and encoder != built_for:
             raise BundleMismatch(
                 f"{source}: its encoder is {encoder[:8]}, the bundle {self.bundle.version[:8]} was built for "
-                f"{built_for[:8]}. Use that encoder, or build a bundle for this one: "
-                "python -m indexer build --checkpoint ..."
+                f"{built_for[:8]}. Use that encoder, or build a bundle for this one: python -m indexer build"
             )
 
     @property
@@ -235,18 +234,21 @@ class Engine:
         """How many finest cells are searched."""
         return self._searched.model.n_leaves
 
-    def check_k(self, k: int) -> None:
-        """Raises InputError where k is not between 1 and the number of cells that answers name."""
-        if self.coarse is None:
-            self._check_k(k, self.n_leaves, "finest cells")
-        else:
-            cells = self.coarse.of_leaf if self._allowed is None else self.coarse.of_leaf[self._allowed]
-            self._check_k(k, len(np.unique(cells)), f"cells of the precision cap of {self.coarse.km:g} km")
+    def check_k(self, k: int, *, name: str = "k") -> int:
+        """That k. Raises InputError where it is no whole number from 1 to that of the cells that answers name.
 
-    def _check_k(self, k: int, most: int, what: str) -> None:
-        if not 1 <= k <= most:
-            where = "" if self._allowed is None else " in the region"
-            raise InputError(f"top-k must be from 1 to {most}, the number of {what}{where}, not {k}.")
+        name: of the field that it is of.
+        """
+        if self.coarse is None:
+            return self._check_k(k, self.n_leaves, "finest cells", name)
+        cells = self.coarse.of_leaf if self._allowed is None else self.coarse.of_leaf[self._allowed]
+        return self._check_k(k, len(np.unique(cells)), f"cells of the precision cap of {self.coarse.km:g} km", name)
+
+    def _check_k(self, k: int, most: int, what: str, name: str = "k") -> int:
+        if isinstance(k, int | np.integer) and 1 <= k <= most:
+            return int(k)  # torch takes no integer of numpy's
+        where = "" if self._allowed is None else " in the region"
+        raise InputError(f"`{name}` must be a whole number from 1 to {most}, the number of {what}{where}, not {k}.")
 
     def search(self, vectors: np.ndarray, *, k: int = 1, probability: bool = True) -> Hits:
         """The k best finest cells of each vector, as the engine's options have it.
@@ -279,7 +281,7 @@ class Engine:
             InputError: k is not between 1 and the number of leaves, or posteriors are wanted where cosines are
                 multiplied, which gives no probabilities.
         """
-        self._check_k(k, self.n_leaves, "finest cells")
+        k = self._check_k(k, self.n_leaves, "finest cells")
         if not probability or not len(queries):
             hits = self._search(
                 queries, k, temperature=1.0 if probability else None, left_out=left_out, n_lists=n_lists
@@ -344,7 +346,7 @@ class Engine:
 
         queries, n_photos: as for `search_prepared`. Raises InputError as `check_k`.
         """
-        self.check_k(k)
+        k = self.check_k(k)
         n_photos = np.ones(len(queries), np.int64) if n_photos is None else n_photos
         coarse = self.coarse
         if self._photos is not None or self.gives_areas or self._points.kind == "mass" or coarse is not None:

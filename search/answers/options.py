@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from indexer.choices import check_choices
 from indexer.errors import InputError
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ PointName = Literal["density", "cell", "medoid", "mass"]
 GalleryName = Literal["lists", "all", "off"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SearchOptions:
     """How a bundle is searched.
 
@@ -43,8 +44,9 @@ class SearchOptions:
         not_region: do not search there; as for `region`.
         prior_exponent: how much the number of photos in a cell counts, in place of what the bundle says; 0: nothing.
         precision_cap: tell no place finer than so many kilometres; a bundle's own cap can be made coarser, not finer.
-        radii: also say how near the place is for half and for nine in ten of such photos, the entropy, and whether to
-            abstain: by default where the bundle was calibrated for such photos, without which it is an error.
+        radii: whether answers also say within how many km half and nine in ten of such photos were taken, the entropy,
+            and whether to abstain. By default they do where the bundle was calibrated for such photos; true is an error
+            where it was not.
     """
 
     mode: ModeName = "auto"
@@ -63,6 +65,7 @@ class SearchOptions:
 
     def __post_init__(self) -> None:
         """Raises InputError where fields do not go together, or have no such value."""
+        check_choices(self)
         for name, value in (("probes", self.probes), ("max_probes", self.max_probes)):
             if value is not None and value < 1:
                 raise InputError(f"`{name}` must be at least 1, not {value}.")

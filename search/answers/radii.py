@@ -6,7 +6,7 @@ lies from |a - r| (or 0 inside of it) to a + r away. That makes what is held wit
 and a radius that holds a share is found exactly.
 
 What share makes a radius true for nine in ten photos is calibrated (`search.evaluation.calibrate`): that is where the
-rest of what this picture of a leaf leaves out is made up for.
+rest of what this model of a leaf leaves out is made up for.
 """
 
 from dataclasses import dataclass

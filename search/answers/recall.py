@@ -34,9 +34,7 @@ class RecallCheck:
     """Keeps a sample of queries, the same whatever shards they come in, and measures recall with it."""
 
     def __init__(self, engine: Engine, n: int) -> None:
-        """n: queries to keep. InputError where it is below 1, or the engine multiplies cosines and leaves out none."""
-        if n < 1:
-            raise InputError(f"`check_recall` must be at least 1, the number of photos to check, not {n}.")
+        """n: queries to keep, at least 1. InputError where the engine multiplies cosines, which leaves out none."""
         if engine.options.score != "softmax":
             raise InputError(
                 f"`check_recall` compares modes; `score` {engine.options.score} has only one. Leave one out."

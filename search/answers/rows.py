@@ -48,8 +48,8 @@ _COLUMNS: tuple[_Column, ...] = (
 )
 # With k above 1: the k best leaves of each photo, the best first.
 _TOP: tuple[_Column, ...] = (
-    ("top_key", pa.list_(pa.string()), lambda each: _found(each, each.cells.keys)),
-    ("top_s2_id", pa.list_(pa.uint64()), lambda each: _found(each, each.cells.s2_ids)),  # null where cells are labels
+    ("top_key", pa.list_(pa.string()), lambda each: _top(each, each.cells.keys)),
+    ("top_s2_id", pa.list_(pa.uint64()), lambda each: _top(each, each.cells.s2_ids)),  # null where cells are labels
     ("top_lat", pa.list_(pa.float64()), lambda each: _listed(each.cell_lat_deg, each.hits.leaf >= 0)),
     ("top_lng", pa.list_(pa.float64()), lambda each: _listed(each.cell_lng_deg, each.hits.leaf >= 0)),
     ("top_score", pa.list_(pa.float64()), lambda each: _listed(each.hits.score, each.hits.leaf >= 0)),
@@ -72,7 +72,7 @@ def _point_keys(answers: Answers) -> list[str | None] | None:
     return [key if there else None for key, there in zip(keys.tolist(), answers.point_leaf >= 0, strict=True)]
 
 
-def _found(answers: Answers, of_cell: np.ndarray | None) -> list[np.ndarray] | None:
+def _top(answers: Answers, of_cell: np.ndarray | None) -> list[np.ndarray] | None:
     leaf = answers.hits.leaf
     return None if of_cell is None else _listed(of_cell[leaf], leaf >= 0)
 

@@ -72,7 +72,7 @@ class _Look:
     problem: BadImage | None
 
 
-def audit(photos: str, out: Path, *, config: AuditConfig = _DEFAULT) -> AuditSummary:
+def audit(photos: str | Path, out: str | Path, *, config: AuditConfig = _DEFAULT) -> AuditSummary:
     """List what speaks against the photos of a test set, in the folder `out`, written whole or not at all.
 
     photos: a table, a folder of images, or tar shards; a path or a URI.
@@ -81,6 +81,7 @@ def audit(photos: str, out: Path, *, config: AuditConfig = _DEFAULT) -> AuditSum
         InputError: `out` cannot be written, vectors do not fit each other, or nothing usable is there.
         WorkError: the disk is full.
     """
+    out = Path(out)
     check_target(out)
     test = open_photos(photos, split=config.split, schemes=config.schemes)
     references, features = None, None
@@ -98,7 +99,6 @@ def audit(photos: str, out: Path, *, config: AuditConfig = _DEFAULT) -> AuditSum
         write_folder(out, kind=KIND, schema_version=SCHEMA_VERSION, config=limits, inputs=inputs) as draft,
     ):
         seen = list(_looks(test, config, hashed=references is not None, metadata=True, advance=advance))
-        leaks = [_leak(look, finding) for look in seen for finding in look.findings]
         duplicates: list[_Row] = []
         read: Counter[bool] = Counter()  # of the references, by whether they could be
         if references is not None:
@@ -110,30 +110,39 @@ def audit(photos: str, out: Path, *, config: AuditConfig = _DEFAULT) -> AuditSum
             batch = joined(list(features[0]))
             nearest = nearest_by_embedding(batch, features[1], min_cosine=config.min_cosine)
             duplicates += _duplicates("embedding", batch, nearest)
-        unreadable: list[_Row] = [
-            {"photo": look.photo, "status": look.problem.code, "reason": look.problem.reason}
-            for look in seen
-            if look.problem is not None
-        ]
+        leaks = [_leak(look, finding) for look in seen for finding in look.findings]
+        unreadable = [_unreadable(look.photo, look.problem) for look in seen if look.problem is not None]
         for name, rows in ((LEAKS, leaks), (DUPLICATES, duplicates), (UNREADABLE, unreadable)):
             # NaN becomes null
             columns = [
                 pa.array([row[each.name] for row in rows], each.type, from_pandas=True) for each in SCHEMAS[name]
             ]
             pa.parquet.write_table(pa.table(columns, schema=SCHEMAS[name]), draft.path / name)
-        where = Counter(kind for _, kind in {(leak["photo"], str(leak["where"])) for leak in leaks})
-        summary = AuditSummary(
-            photos=len(seen),
-            unreadable=dict(Counter(str(row["status"]) for row in unreadable)),
-            leaking=len({leak["photo"] for leak in leaks}),
-            leaks=dict(sorted(where.items(), key=lambda item: (-item[1], item[0]))),
-            references=None if references is None else read.total(),
-            unreadable_references=read[False],
-            too_plain=0 if references is None else sum(look.hash is None and look.problem is None for look in seen),
-            duplicates={by: sum(row["by"] == by for row in duplicates) for by in ("hash", "embedding")},
-        )
+        summary = _summary(seen, leaks, unreadable, duplicates, read=None if references is None else read)
         draft.facts |= {"photos": summary.photos, "leaking": summary.leaking, "duplicates": summary.duplicates}
     return summary
+
+
+def _summary(
+    seen: Sequence[_Look],
+    leaks: Sequence[_Row],
+    unreadable: Sequence[_Row],
+    duplicates: Sequence[_Row],
+    *,
+    read: Counter[bool] | None,
+) -> AuditSummary:
+    """read: of the references, by whether they could be; None where there were none to compare."""
+    where = Counter(kind for _, kind in {(leak["photo"], str(leak["where"])) for leak in leaks})
+    return AuditSummary(
+        photos=len(seen),
+        unreadable=dict(Counter(str(row["status"]) for row in unreadable)),
+        leaking=len({leak["photo"] for leak in leaks}),
+        leaks=dict(sorted(where.items(), key=lambda item: (-item[1], item[0]))),
+        references=None if read is None else read.total(),
+        unreadable_references=0 if read is None else read[False],
+        too_plain=0 if read is None else sum(look.hash is None and look.problem is None for look in seen),
+        duplicates={by: sum(row["by"] == by for row in duplicates) for by in ("hash", "embedding")},
+    )
 
 
 def _hashed(looks: Sequence[_Look]) -> ReferenceSet:
@@ -187,6 +196,10 @@ def _leak(look: _Look, finding: Finding) -> _Row:
         "lng": finding.lng_deg,
         "error_km": float(haversine_km(*map(np.array, places))),
     }
+
+
+def _unreadable(photo: str, problem: BadImage) -> _Row:
+    return {"photo": photo, "status": problem.code, "reason": problem.reason}
 
 
 def _duplicates(by: str, photos: ReferenceSet | FeatureBatch, nearest: NearestReferences) -> list[_Row]:

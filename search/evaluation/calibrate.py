@@ -50,7 +50,9 @@ class CalibratedVersion:
     photos: PhotoCalibration | None  # of photos and cells together, where the bundle has a gallery
 
 
-def calibrate(registry: Path, features: Path, truth: Path, *, config: CalibrateConfig = _DEFAULT) -> CalibratedVersion:
+def calibrate(
+    registry: str | Path, features: str | Path, truth: str | Path, *, config: CalibrateConfig = _DEFAULT
+) -> CalibratedVersion:
     """Calibrate a bundle for the photos of a features folder, and write it as a new version beside it.
 
     truth: table with photo, lat, lng. The version becomes the current one with `Registry.publish`.
@@ -60,7 +62,7 @@ def calibrate(registry: Path, features: Path, truth: Path, *, config: CalibrateC
         BundleMismatch: vectors of another encoder.
         WorkError: the disk is full.
     """
-    source = open_features(features)
+    source, truth = open_features(features), Path(truth)
     engine = Engine.open(registry, version=config.version, device=config.device)
     bundle, model = engine.bundle, engine.bundle.model
     engine.check_encoder(source.encoder, source=str(source.location))

@@ -18,8 +18,8 @@ from indexer.vectors.cell_sums import unit_rows
 from indexer.vectors.features import FeatureBatch, FeatureSource
 
 HASH_BITS = 64
-_HASH_EDGE = 8  # imagehash's default: 8 x 8 low frequencies of a 32 x 32 picture
-_PLAIN = 2.0  # standard deviation of grey values below which a picture has nothing to compare: a wall, a black frame
+_HASH_EDGE = 8  # imagehash's default: 8 x 8 low frequencies of a 32 x 32 image
+_PLAIN = 2.0  # standard deviation of grey values below which an image has nothing to compare: a wall, a black frame
 _BLOCK = 4096  # references held at once
 
 
@@ -67,7 +67,7 @@ class ReferenceSet:
 
 
 def perceptual_hash(image: Image.Image) -> np.ndarray | None:
-    """The 64-bit DCT hash of `imagehash.phash` as (8,) uint8; None where a picture is too plain to have one.
+    """The 64-bit DCT hash of `imagehash.phash` as (8,) uint8; None where an image is too plain to have one.
 
     Changes of size, quality and brightness leave most bits as they are; a mirror image or a large crop does not.
     """

@@ -16,15 +16,15 @@ from indexer.earth.geo import haversine_km
 from indexer.earth.places import countries_of
 from indexer.photos.sources import PhotoTable
 from search.evaluation.bootstrap import Intervals, intervals, paired_intervals
-from search.evaluation.findings import listed_photos
-from search.evaluation.ground_truth import read_truth
+from search.evaluation.findings import excluded_photos
 from search.evaluation.metrics import Figures, cells_area_km2, disc_area_km2, figures, figures_by_group, recall_by_area
 from search.evaluation.options import EvaluateConfig
 from search.evaluation.photo_names import match_names
 from search.evaluation.predictions import read_predictions
 from search.evaluation.reliability import Coverage, Reliability, coverage, reliability
+from search.evaluation.truth import read_truth
 
-_DEFAULT = EvaluateConfig()
+DEFAULT_EVALUATION = EvaluateConfig()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,7 +53,7 @@ class Evaluation:
     lat_deg: np.ndarray  # (N,) float64 of the answers, NaN where there is none
     lng_deg: np.ndarray  # (N,) float64
     compared_by: str  # how the names of answers and truth were compared
-    config: EvaluateConfig = _DEFAULT
+    config: EvaluateConfig = DEFAULT_EVALUATION
     cells: pa.ListArray | None = None  # (N,) lists of uint64 S2 ids, the likeliest first
     confidence: pa.Table | None = None  # as of `Predictions`; None where answers are places and nothing else
     against: Comparison | None = None
@@ -162,23 +162,28 @@ class Evaluation:
         )
 
 
-def evaluate(
-    predictions: Path, truth: Path, *, photos: PhotoTable | None = None, config: EvaluateConfig = _DEFAULT
+def evaluate_predictions(
+    predictions: str | Path,
+    truth: str | Path,
+    *,
+    photos: PhotoTable | None = None,
+    config: EvaluateConfig = DEFAULT_EVALUATION,
 ) -> Evaluation:
     """Compare predictions with the truth, and with what the config names beside.
 
     predictions: a folder written by `run`, or anybody's .parquet or .csv with photo, lat, lng. truth: a photo table,
-    or with a benchmark whatever `ground_truth` reads; photos: those in it, where they were read before. Names are
-    compared as `photo_names` says.
+    or with a benchmark whatever `search.evaluation.truth` reads; photos: those in it, where they were read before.
+    Names are compared as `photo_names` says.
 
     Raises:
         InputError: unreadable tables, a prediction off the Earth, or names that do not identify a photo.
     """
+    predictions, truth = Path(predictions), Path(truth)
     if photos is None:
         photos = read_truth(truth, benchmark=config.benchmark_name, split=config.split)
     result = _evaluation(predictions, photos, truth, config)
     if config.against is not None:
-        other = _evaluation(config.against, photos, truth, config)
+        other = _evaluation(Path(config.against), photos, truth, config)
         result = replace(result, against=compare(result, other, name=str(config.against)))
     if config.exclude:
         result = replace(result, left_out=leave_out(result, [Path(source) for source in config.exclude]))
@@ -212,7 +217,7 @@ def leave_out(evaluation: Evaluation, lists: Sequence[Path]) -> LeftOut:
     """
     left_out = np.zeros(len(evaluation.photos), bool)
     for source in lists:
-        listed = listed_photos(source)
+        listed = excluded_photos(source)
         if listed:
             left_out |= match_names(listed, evaluation.photos.photo, source=str(source), wanted_by="the truth").found
     return LeftOut([str(source) for source in lists], int(left_out.sum()), evaluation.without(left_out))

@@ -247,7 +247,7 @@ def world_table(evaluation: Evaluation, *, brief: bool) -> Table:
     columns = ["photos", "median km"] if brief else ["photos", "answered", "median km", "mean km"]
     heads = ["by true place", *columns, "GeoScore", *(f"{limit} km" for limit in evaluation.accuracy.within)]
     more, few = len(countries) - len(shown), any(group.n < _FEW for group in shown.values())
-    notes = [f"{more} more countries with --json or --report."] if more else []
+    notes = [f"{more} more countries with `json` or `report`."] if more else []
     notes.append(f"A country is that of the nearest city{'; figures over few photos are rough' if few else ''}.")
     return Table(heads, rows, notes=notes)
 

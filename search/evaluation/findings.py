@@ -34,7 +34,7 @@ SCHEMAS = {
 }
 
 
-def listed_photos(source: Path) -> list[str]:
+def excluded_photos(source: Path) -> list[str]:
     """Photos that are no evidence, each once: those of any table with a column photo, or of an audit's findings.
 
     Photos that could not be read are not among an audit's: nothing is known against them. Raises as `read_columns`, and

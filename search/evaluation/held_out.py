@@ -17,7 +17,7 @@ from indexer.photos.tables import read_columns
 from indexer.vectors.cell_sums import CellSums
 from indexer.vectors.features import FeatureSource
 from search.answers.album import albums_of_table
-from search.evaluation.ground_truth import read_truth
+from search.evaluation.truth import read_truth
 
 FEWEST = 100  # queries: with fewer, nine in ten are a matter of luck
 _ENOUGH_FOR_HALVES, _FOLDS = 400, 5

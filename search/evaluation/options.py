@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from encoder.config import CropName, DeviceName, ReadOptions, check_bounds
+from indexer.choices import check_choices
 from indexer.errors import InputError
 from indexer.paper import THRESHOLDS_KM
 
@@ -41,7 +42,7 @@ class Resampling:
             raise InputError(f"`resamples` must be 0 (no intervals) or at least 100, not {self.resamples}.")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
     """What is measured, and what it is compared with.
 
@@ -55,7 +56,7 @@ class EvaluateConfig:
         resampling: how photos are drawn for intervals.
     """
 
-    against: Path | None = None
+    against: str | Path | None = None
     exclude: tuple[str, ...] = ()
     benchmark: str | None = None
     split: str | None = None
@@ -73,7 +74,7 @@ class EvaluateConfig:
         return None if self.benchmark is None else benchmark_named(self.benchmark)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CalibrateConfig:
     """What a bundle is calibrated for, and how.
 
@@ -96,8 +97,11 @@ class CalibrateConfig:
     device: DeviceName = "auto"
     resampling: Resampling = Resampling()
 
+    def __post_init__(self) -> None:
+        check_choices(self)
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class AuditConfig(ReadOptions):
     """What a test set is compared with, and what counts as a near-duplicate.
 
@@ -113,8 +117,8 @@ class AuditConfig(ReadOptions):
     """
 
     references: str | None = None
-    features: Path | None = None
-    reference_features: Path | None = None
+    features: str | Path | None = None
+    reference_features: str | Path | None = None
     split: str | None = None
     reference_split: str | None = None
     max_bits: int = 6

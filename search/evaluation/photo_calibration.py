@@ -169,7 +169,7 @@ def _engine(
         fit=fit,
     )
     calibrations = {protocol: replace(of_photos, fit=None, with_photos=of_photos)}
-    options = SearchOptions("exact", gallery=gallery, radii=False)
+    options = SearchOptions(mode="exact", gallery=gallery, radii=False)
     return Engine(replace(bundle, calibrations=calibrations), device=device, options=options, protocol=protocol)
 
 

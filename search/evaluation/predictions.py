@@ -10,7 +10,7 @@ import pyarrow.dataset
 
 from indexer.errors import InputError
 from indexer.photos.tables import coordinates_of, names_of, read_columns
-from search.evaluation.ground_truth import layout_of
+from search.evaluation.truth import layout_of
 
 _COLUMNS = ("photo", "lat", "lng")
 # Columns in which others write their answers, in this order: the published result tables of GeoEstimation

@@ -17,9 +17,9 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import torch
 
-from indexer.bundles.leaf_index import tree_lists
+from indexer.bundles.leaf_index import hierarchy_lists
 from indexer.vectors.scoring import ScoringModel
-from search.retrieval.lists import ListSearch, TreeLists, Visited
+from search.retrieval.lists import HierarchyLists, ListSearch, Visited
 from search.retrieval.proof import float32_error
 
 _ROWS = 1 << 14  # leaf vectors looked at together while the bounds are made
@@ -35,7 +35,7 @@ class AdaptiveSearch(ListSearch):
     def __init__(
         self,
         model: ScoringModel,
-        lists: TreeLists,
+        lists: HierarchyLists,
         rows: np.ndarray,
         *,
         probes: int | None = None,
@@ -80,10 +80,10 @@ class ListBounds:
 
     def __init__(self, model: ScoringModel, rows: np.ndarray, level: int) -> None:
         width = model.geocells.width
-        lists, heads = tree_lists(model, level)
+        lists, list_vectors = hierarchy_lists(model, level)
         begins = np.flatnonzero(np.diff(lists, prepend=-1))  # leaves of a list are next to each other
         centres = np.add.reduceat(rows, begins, axis=0, dtype=np.float64) / np.bincount(lists)[:, None]
-        centres[:, width:] = heads[:, width:]  # the largest bias
+        centres[:, width:] = list_vectors[:, width:]  # the largest bias
         self._centres = centres.astype(np.float32)
         apart = np.empty(len(rows))
         for start in range(0, len(rows), _ROWS):

@@ -1,10 +1,10 @@
-"""From coarse to fine: lists of leaves that follow the tree, and the search of some of them (the paper, section III-D).
+"""From coarse to fine: lists of leaves that follow the hierarchy, and the search of some (the paper, section III-D).
 
 In: the inverted lists of a level (`indexer.bundles.leaf_index`), a list for each of its cells. Out: the lists whose
-heads are nearest to a query, and the leaves of lists that are visited as candidates for `search.retrieval.proof`. Lists
-are visited by FAISS on the CPU, on machines with a GPU too, where comparing all leaves is faster.
+vectors are nearest to a query, and the leaves of lists that are visited as candidates for `search.retrieval.proof`.
+Lists are visited by FAISS on the CPU, on machines with a GPU too, where comparing all leaves is faster.
 
-A beam visits the lists whose heads score best. How many was chosen when the bundle was built, so that 0.999 of photos
+A beam visits the lists whose vectors score best. How many was chosen when the bundle was built, so that 0.999 of photos
 find their best leaf, or is given. An answer is exactly the best leaf of the lists visited, in the same order as in
 exact search; a better one may stand in a list that was not visited, and probabilities count the visited leaves only.
 """
@@ -75,8 +75,8 @@ class Visited:
         return Visited(leaf, score, self.error)
 
 
-class TreeLists:
-    """Lists that follow a tree."""
+class HierarchyLists:
+    """Lists that follow a hierarchy."""
 
     def __init__(self, model: ScoringModel, index: Index, *, level: int, probes: int) -> None:
         """index: with a list for each cell of the level. probes: lists to visit where nobody says how many."""
@@ -87,7 +87,7 @@ class TreeLists:
         self._error = model.longest * float32_error(model.leaf_width) + code_error(index, model.longest)
 
     @classmethod
-    def of(cls, searched: Searched) -> "TreeLists":
+    def of(cls, searched: Searched) -> "HierarchyLists":
         """A bundle's own lists; made now from its vectors and ranges where its index is flat."""
         model, index, beam = searched.model, searched.leaf_index, searched.beam
         if beam is None:
@@ -103,11 +103,11 @@ class TreeLists:
         return len(self.sizes)
 
     def nearest(self, queries: np.ndarray, probes: int) -> np.ndarray:
-        """The lists whose heads score best: (Q, probes) int64; queries: (Q, leaf_width) float32."""
+        """The lists whose list vectors score best: (Q, probes) int64; queries: (Q, leaf_width) float32."""
         return nearest_lists(self._index, queries, probes)
 
     def look(self, queries: np.ndarray, n: int, *, probes: int) -> Candidates:
-        """The n best leaves below the best `probes` heads."""
+        """The n best leaves below the best `probes` list vectors."""
         score, leaf = search_index(self._index, queries, n, probes=probes)
         score = np.where(leaf < 0, -np.inf, score)
         error = self._errors(queries)
@@ -138,7 +138,7 @@ class ListSearch(ABC):
 
     counts = VISITED_LEAVES
 
-    def __init__(self, model: ScoringModel, lists: TreeLists, *, limit: int) -> None:
+    def __init__(self, model: ScoringModel, lists: HierarchyLists, *, limit: int) -> None:
         """limit: lists that are visited at most."""
         self._model = model
         self._lists = lists
@@ -195,7 +195,7 @@ class BeamSearch(ListSearch):
 
     name = MODE
 
-    def __init__(self, model: ScoringModel, lists: TreeLists, *, probes: int | None = None) -> None:
+    def __init__(self, model: ScoringModel, lists: HierarchyLists, *, probes: int | None = None) -> None:
         """probes: lists to visit; None for as many as were chosen for these."""
         super().__init__(model, lists, limit=min(probes or lists.probes, len(lists)))
         self.facts: Mapping[str, int] = {"level": lists.level, "probes": self._limit}

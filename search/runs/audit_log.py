@@ -16,7 +16,7 @@ from indexer.disk.artifact import explain_full, explain_unwritable
 from indexer.photos.uris import masked
 
 
-def log_request(file: Path | None, command: str, **request: Any) -> None:
+def log_request(file: str | Path | None, command: str, **request: Any) -> None:
     """Add a line to a log; called before the first answer, so that nothing is answered unseen. None: nothing is done.
 
     request: names, paths and URIs, or lists of them. InputError where the file cannot be written, WorkError where the
@@ -24,6 +24,7 @@ def log_request(file: Path | None, command: str, **request: Any) -> None:
     """
     if file is None:
         return
+    file = Path(file)
     line: Mapping[str, Any] = {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "user": _user(),

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from encoder.config import SHARD_ROWS, CropName, EncoderOptions, FeedOptions
+from encoder.config import SHARD_ROWS, CropName, EncoderOptions, FeedOptions, check_bounds
+from indexer.choices import check_choices
 from indexer.errors import InputError
 from search.answers.options import SearchOptions
 
@@ -44,8 +45,8 @@ class RunSpec:
         InputError: the parts do not go together.
     """
 
-    registry: Path
-    features: Path | None = None
+    registry: str | Path
+    features: str | Path | None = None
     photos: str | None = None
     checkpoint: str | None = None
     split: str | None = None
@@ -59,6 +60,8 @@ class RunSpec:
     feed: FeedOptions = field(default_factory=FeedOptions)
 
     def __post_init__(self) -> None:
+        check_choices(self)
+        check_bounds(self, "shard_rows", low=1)
         if (self.features is None) == (self.photos is None) or (self.photos is None) != (self.checkpoint is None):
             raise InputError("Give either `features`, or `photos` together with `checkpoint`.")
         if self.features is not None and self.split is not None:
@@ -140,12 +143,17 @@ class RunConfig:
     """
 
     top_k: int = 1
-    save_features: Path | None = None
+    save_features: str | Path | None = None
     part: str = "1/1"
     engine: EngineName = "local"
     check_recall: int | None = None
-    audit_log: Path | None = None
+    audit_log: str | Path | None = None
 
     def __post_init__(self) -> None:
+        from indexer.photos.shard_cut import JobPart
+
+        check_choices(self)
+        check_bounds(self, "top_k", "check_recall", low=1)
+        JobPart.parse(self.part)
         if self.check_recall is not None and self.engine != "local":
             raise InputError("`check_recall` goes with `engine` local: a sample of the queries is kept in one process.")

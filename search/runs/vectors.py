@@ -7,7 +7,6 @@ from typing import Any
 import pyarrow as pa
 
 from encoder.config import SHARD_ROWS
-from indexer.errors import InputError
 from indexer.jobs.job_folder import Job, Mark
 from indexer.jobs.stages import Line
 from indexer.photos.shard_cut import JobPart
@@ -40,8 +39,6 @@ class StoredVectors:
 
     def __init__(self, engine: Engine, source: FeatureSource, *, shard_rows: int = SHARD_ROWS) -> None:
         engine.check_encoder(source.encoder, source=str(source.location))
-        if shard_rows < 1:
-            raise InputError(f"`shard_rows` must be at least 1, not {shard_rows}.")
         self._source = source
         self.rows, self.shard_rows, self.options = source.rows, shard_rows, {"shard_rows": shard_rows}
         self.inputs = {"features": source.digest, "encoder": source.encoder}

@@ -21,13 +21,13 @@ from benchmarks.world.ablation_table import (
     verdict_text,
 )
 from benchmarks.world.ablations import ARMS, FULL, HEAD, NEAREST, PRESET, RATES, REFERENCE, Ablation, ablate, methods
-from benchmarks.world.arms import Preset, Run, Stage
+from benchmarks.world.arms import ComparisonPreset, Run, Stage
 from benchmarks.world.generator import WorldConfig
 from indexer.earth.geo import FARTHEST_KM
 from search.evaluation.options import Resampling
 
 pytestmark = pytest.mark.usefixtures("small_demo")
-TINY = Preset(WorldConfig(n_train=80, n_validation=20, n_test=25), (40, 30, 24, 18, 12, 9, 6), 1, epochs=1)
+TINY = ComparisonPreset(WorldConfig(n_train=80, n_validation=20, n_test=25), (40, 30, 24, 18, 12, 9, 6), 1, epochs=1)
 
 
 @pytest.fixture

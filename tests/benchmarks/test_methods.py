@@ -50,7 +50,7 @@ def test_the_oracle_knows_the_cell_and_else_takes_the_nearest_point() -> None:
     rng = np.random.default_rng(0)
     lat = np.concatenate([rng.normal(48, 2, 200), rng.normal(-30, 2, 200)])
     lng = np.concatenate([rng.normal(10, 2, 200), rng.normal(150, 2, 200)])
-    hierarchy = build_hierarchy(sorted_ids([(lat, lng)]), rule=PartitionRule((100, 30), 5))
+    hierarchy = build_hierarchy(sorted_ids([(lat, lng)]), rule=PartitionRule(tau_max=(100, 30), tau_min=5))
     inside = hierarchy.locate(lat, lng)[:, -1]
     found = oracle_leaves(hierarchy, lat, lng)
     assert (found[inside >= 0] == inside[inside >= 0]).all()

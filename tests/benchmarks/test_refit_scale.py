@@ -19,19 +19,20 @@ from training.config import RefitConfig
 
 def test_photos_are_where_their_vectors_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(refit_scale, "_SHARD", 1500)
-    tree = build_hierarchy(sorted_ids(photo_places(4000, seed=0)), rule=PartitionRule((400, 100), 20))
-    write_features(tmp_path / "F", 4000, tree, width=32, seed=0)
+    rule = PartitionRule(tau_max=(400, 100), tau_min=20)
+    hierarchy = build_hierarchy(sorted_ids(photo_places(4000, seed=0)), rule=rule)
+    write_features(tmp_path / "F", 4000, hierarchy, width=32, seed=0)
     features = open_features(tmp_path / "F")
     batches = list(features)
     assert sum(len(batch) for batch in batches) == features.rows == 4000
     assert len({name for batch in batches for name in batch.photo}) == 4000
-    means = prototypes(features, Placement(tree), shrinkage=0.5).geocells
+    means = prototypes(features, Placement(hierarchy), shrinkage=0.5).geocells
     batch = batches[0]
-    leaf = tree.locate(batch.lat_deg, batch.lng_deg)[:, -1]
+    leaf = hierarchy.locate(batch.lat_deg, batch.lng_deg)[:, -1]
     inside = leaf >= 0
     found = (means.compared(batch.embedding) @ means.vectors[-1].T).argmax(axis=1)
     assert np.mean((found == leaf)[inside]) > 0.3  # of some 60 cells
-    raw = batch.embedding @ PlaceVectors(32, seed=0).geocells(tree).vectors[-1].T
+    raw = batch.embedding @ PlaceVectors(32, seed=0).geocells(hierarchy).vectors[-1].T
     assert np.mean((raw.argmax(axis=1) == leaf)[inside]) < 0.9  # not a task that solves itself
 
 

@@ -15,7 +15,7 @@ from benchmarks.world import report
 from benchmarks.world.methods import OrderCheck
 from benchmarks.world.pictures import world_map
 from benchmarks.world.report import render, write_report
-from benchmarks.world.results import METHODS, Answers, Places, WorldResults, goals
+from benchmarks.world.results import METHODS, MethodPlaces, WorldAnswers, WorldResults, goals
 from search.evaluation.options import Resampling
 from search.evaluation.reliability import coverage, reliability
 
@@ -41,12 +41,12 @@ def results(tmp_path: Path) -> WorldResults:
     for number in range(n):
         tiles.append(tmp_path / f"{number}.jpg")
         Image.new("RGB", (8, 8), (10 * number, 0, 0)).save(tiles[-1])
-    answers = Answers(
+    answers = WorldAnswers(
         lat_deg=lat,
         lng_deg=lng,
         tiles=tiles,
         true_place=[HOSTILE] * n,
-        predictions={method: Places(lat + SHIFTS_DEG[method], lng) for method in METHODS},
+        predictions={method: MethodPlaces(lat + SHIFTS_DEG[method], lng) for method in METHODS},
         predicted_place=[f"{HOSTILE} {number}" for number in range(n)],
         probability=np.full(n, 0.25),
         reliability=reliability(np.full(n, 0.25), np.arange(n) < 4, Resampling()),
@@ -78,7 +78,7 @@ def no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def with_ours(results: WorldResults, shift_deg: np.ndarray) -> WorldResults:
     answers = results.answers
-    ours = Places(answers.lat_deg + shift_deg, answers.lng_deg)
+    ours = MethodPlaces(answers.lat_deg + shift_deg, answers.lng_deg)
     return replace(results, answers=replace(answers, predictions={**answers.predictions, "ours": ours}))
 
 

@@ -1,4 +1,4 @@
-"""A tiny encoder with seeded weights, a plain CLIP, a OneFormer, and pictures that look a little like photos."""
+"""A tiny encoder with seeded weights, a plain CLIP, a OneFormer, and images that look a little like photos."""
 
 from pathlib import Path
 

@@ -24,7 +24,7 @@ def test_preprocessing_survives_json() -> None:
     assert Preprocessing.from_dict(json.loads(json.dumps(settings.to_dict()))) == settings
 
 
-def test_several_crops_come_from_a_larger_picture() -> None:
+def test_several_crops_come_from_a_larger_image() -> None:
     assert [Preprocessing(size, size).shorter_edge("one") for size in (336, 224)] == [336, 224]
     assert [Preprocessing(size, size).shorter_edge("ten") for size in (336, 224)] == [384, 256]
     assert [Preprocessing(400, 336).shorter_edge(crops) for crops in ("one", "five")] == [400, 384]

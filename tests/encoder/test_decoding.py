@@ -251,6 +251,27 @@ def test_nothing_is_left_after_ctrl_c_or_the_death_of_the_main_process(image: Pa
     pytest.fail("a worker is still there")
 
 
+WITHOUT_GUARD = """
+import sys
+from encoder.decoding import decoded_batches
+from encoder.photo_reader import PhotoReader
+from indexer.photos.photo import FileRange, Photo
+print("begun", __spec__ and __spec__.name, flush=True)
+names = (__file__, __spec__)
+photos = [Photo("a", FileRange(sys.argv[1]), 0.0, 0.0)] * 8
+print(sum(map(len, decoded_batches([photos] * 9, PhotoReader(16), workers=1))), names == (__file__, __spec__))
+"""
+
+
+def test_a_script_without_a_guard_is_not_run_again_by_workers(image: Path, tmp_path: Path) -> None:
+    """Which is a module here, so that it has both names that a worker could find it by; both are there afterwards."""
+    (tmp_path / "script.py").write_text(WITHOUT_GUARD)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)])}
+    command = [sys.executable, "-m", "script", str(image)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    assert (run.stdout, run.stderr) == ("begun script\n72 True\n", "")
+
+
 @pytest.mark.gpu
 def test_pinned_pixels_arrive_on_the_gpu(photos: list[Photo]) -> None:
     for batch in decoded_batches(in_twos(photos), PhotoReader(16), workers=1, pin=True):

@@ -40,7 +40,7 @@ def a_fusion(config: FusionConfig = SMALL, *, seed: int = 0, trained: bool = Tru
     return fusion
 
 
-def test_gathering_rows_is_projecting_a_one_hot_picture() -> None:
+def test_gathering_rows_is_projecting_a_one_hot_image() -> None:
     tokens = a_fusion().tokens
     maps = random_maps()
     weight = tokens.projection[:-1].detach().view(8, 8, 7, 12)
@@ -60,7 +60,7 @@ def test_pixels_of_no_class_add_nothing_and_learn_nothing() -> None:
     assert not tokens.projection.grad[-1].any()
 
 
-def test_a_map_that_patches_do_not_fill_is_cut_as_clip_cuts_its_picture() -> None:
+def test_a_map_that_patches_do_not_fill_is_cut_as_clip_cuts_its_image() -> None:
     tokens = SegmentationTokens(SMALL, image_size=30, patch_size=8)
     tokens.initialise()
     maps = random_maps()[:, :30, :30]

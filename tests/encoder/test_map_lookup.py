@@ -1,4 +1,4 @@
-"""Sorted runs against a dictionary; files that are mapped, and what is wrong with damaged ones."""
+"""Sorted tables against a dictionary; files that are mapped, and what is wrong with damaged ones."""
 
 import hashlib
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from encoder.map_lookup import KEY, PLACE, Lookup, Place, Run
+from encoder.map_lookup import ADDRESS, KEY, KeyTable, Lookup, MapAddress
 
 # Digests that end in zeros, begin alike or are all zeros: where comparing text and comparing bytes part ways.
 DIGESTS = st.binary(min_size=32, max_size=32) | st.builds(
@@ -17,21 +17,21 @@ DIGESTS = st.binary(min_size=32, max_size=32) | st.builds(
 SHARDS = st.lists(st.lists(DIGESTS, max_size=20), max_size=12)
 
 
-def rows(digests: list[bytes], shard: int) -> Run:
-    places = np.zeros(len(digests), PLACE)
-    places["shard"], places["offset"], places["size"] = shard, np.arange(len(digests)) + (1 << 40), 7
-    return Run(np.array(digests, KEY), places, {shard: 100 * shard})
+def rows(digests: list[bytes], shard: int) -> KeyTable:
+    addresses = np.zeros(len(digests), ADDRESS)
+    addresses["shard"], addresses["offset"], addresses["size"] = shard, np.arange(len(digests)) + (1 << 40), 7
+    return KeyTable(np.array(digests, KEY), addresses, {shard: 100 * shard})
 
 
 @given(SHARDS, DIGESTS)
 def test_every_place_is_found_and_nothing_else(shards: list[list[bytes]], other: bytes) -> None:
-    lookup, known = Lookup(), dict[bytes, set[Place]]()
+    lookup, known = Lookup(), dict[bytes, set[MapAddress]]()
     for shard, digests in enumerate(shards):
         lookup = lookup.added(rows(digests, shard))
         for row, digest in enumerate(digests):
-            known.setdefault(digest, set()).add(Place(shard, 7, row + (1 << 40), 0))
+            known.setdefault(digest, set()).add(MapAddress(shard, 7, row + (1 << 40), 0))
     assert len(lookup) == sum(map(len, shards))
-    assert all(lookup.find(digest) in places for digest, places in known.items())
+    assert all(lookup.find(digest) in addresses for digest, addresses in known.items())
     assert (lookup.find(other) is None) == (other not in known)
 
 
@@ -40,7 +40,7 @@ def test_runs_stay_few_and_earlier_lookups_as_they_were() -> None:
     for shard in range(200):
         lookup = lookup.added(rows([hashlib.sha256(b"%d" % (9 * shard + n)).digest() for n in range(9)], shard))
         first = first or lookup
-        assert len(lookup.runs) <= 1 + np.log2(shard + 1)
+        assert len(lookup.tables) <= 1 + np.log2(shard + 1)
     assert first is not None
     assert (len(first), len(lookup)) == (9, 1800)
 
@@ -55,8 +55,8 @@ def test_saving_and_loading_are_inverse(tmp_path_factory: pytest.TempPathFactory
     loaded = Lookup.load(path)
     assert loaded.shards == {shard: 100 * shard for shard in range(len(shards))}
     assert len(loaded) == len(lookup)
-    assert not loaded.runs[0].keys.flags.writeable
-    assert not loaded.runs[0].keys.flags.owndata
+    assert not loaded.tables[0].keys.flags.writeable
+    assert not loaded.tables[0].keys.flags.owndata
     for digest in (digest for digests in shards for digest in digests):
         assert loaded.find(digest) is not None
 
@@ -72,9 +72,9 @@ def test_a_byte_changed_anywhere_is_noticed(tmp_path: Path) -> None:
             loaded = Lookup.load(path)
         except (ValueError, OSError, LookupError, TypeError):
             continue
-        run, known = loaded.runs[0], lookup.runs[0]
-        assert (run.keys == known.keys).all()
-        assert (run.places == known.places).all()
+        table, known = loaded.tables[0], lookup.tables[0]
+        assert (table.keys == known.keys).all()
+        assert (table.addresses == known.addresses).all()
         assert loaded.shards == {3: 300}
     for length in range(0, len(good), 100):
         path.write_bytes(good[:length])

@@ -1,4 +1,4 @@
-"""One shard: its places point at its maps, and an index that is not whole is refused."""
+"""One shard: its addresses point at its maps, and an index that is not whole is refused."""
 
 from pathlib import Path
 
@@ -8,8 +8,8 @@ import pyarrow.parquet
 import pytest
 
 from encoder.images import BadImage
-from encoder.map_lookup import Place
-from encoder.map_shards import ShardDraft, index_path, read_index, read_map, tar_path
+from encoder.map_lookup import MapAddress
+from encoder.map_shards import ShardDraft, index_path, read_map, read_shard_index, tar_path
 from indexer.errors import ArtifactError
 
 DIGESTS = [f"{number:064x}" for number in (5, 1 << 200, 7)]
@@ -28,28 +28,28 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "maps").mkdir()
     (tmp_path / "index").mkdir()
     tar_path(tmp_path, 12).write_text("left by a kill")
-    written, read = draft.write(tmp_path, 12), read_index(tmp_path, 12)
+    written, read = draft.write(tmp_path, 12), read_shard_index(tmp_path, 12)
     np.testing.assert_array_equal(written.keys, read.keys)
-    np.testing.assert_array_equal(written.places, read.places)
+    np.testing.assert_array_equal(written.addresses, read.addresses)
     assert written.shards == read.shards == {12: tar_path(tmp_path, 12).stat().st_size}
     return tmp_path
 
 
 def test_places_lead_to_maps_and_to_reasons(folder: Path) -> None:
-    index = read_index(folder, 12)
-    places = [Place(*place.item()) for place in index.places]
-    assert [place.shard for place in places] == [12, 12, 12]
+    index = read_shard_index(folder, 12)
+    addresses = [MapAddress(*address.item()) for address in index.addresses]
+    assert [address.shard for address in addresses] == [12, 12, 12]
     for row in (0, 2):
-        np.testing.assert_array_equal(read_map(folder, places[row]), classes_of(row))
+        np.testing.assert_array_equal(read_map(folder, addresses[row]), classes_of(row))
     with pytest.raises(BadImage, match="damaged: why"):
-        read_map(folder, places[1])
+        read_map(folder, addresses[1])
     with pytest.raises(
         ArtifactError, match=r"00012\.tar: a map in it is not what was written. Remove .*00012\.parquet"
     ):
-        read_map(folder, places[0]._replace(offset=513))
+        read_map(folder, addresses[0]._replace(offset=513))
     tar_path(folder, 12).unlink()
     with pytest.raises(ArtifactError, match=r"00012\.tar: cannot be read \(No such file or directory\)"):
-        read_map(folder, places[0])
+        read_map(folder, addresses[0])
 
 
 @pytest.mark.parametrize("change", ["rows", "column", "digest", "metadata", "text", "absent"])
@@ -69,4 +69,4 @@ def test_an_index_that_is_not_whole_is_refused(folder: Path, change: str) -> Non
     else:
         path.unlink()
     with pytest.raises(ArtifactError, match=r"00012\.parquet: cannot be read as an index of class maps .* Remove"):
-        read_index(folder, 12)
+        read_shard_index(folder, 12)

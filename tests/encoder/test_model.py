@@ -118,7 +118,7 @@ def test_impossible_sizes_are_a_clear_error() -> None:
     ("change", "message"),
     [
         ({"num_attention_heads": 0}, "vision transformer"),
-        ({"patch_size": 0}, "Patches of 0 pixels in a picture of 32"),
+        ({"patch_size": 0}, "Patches of 0 pixels in an image of 32"),
         ({"patch_size": 33}, "a patch must fit"),
         ({"hidden_act": "quick_gelv"}, "no activation 'quick_gelv'"),
     ],

@@ -38,7 +38,7 @@ def test_shared_and_wrapped_weights_are_understood(pickled: Path, clip: CLIPMode
     weights = dict(clip.state_dict())
     weights["text_projection.weight"] = weights["visual_projection.weight"]  # one memory, two names
     torch.save({"state_dict": weights, "step": 7}, pickled / "w.pt")
-    assert convert(str(pickled), tmp_path / "out", weights="w.pt") == len(weights)
+    assert convert(pickled, str(tmp_path / "out"), weights="w.pt") == len(weights)
     assert not list((tmp_path / "out").glob("*.pt"))
 
 

@@ -65,7 +65,7 @@ def test_what_is_not_there_each_has_its_reason(tmp_path: Path) -> None:
     }.items():
         assert refused(FileRange(f"{tmp_path}/{name}"))[0] == code, name
     assert refused(FileRange("/dev/zero"))[0] == "unreadable"
-    assert refused(None) == ("missing", "the table names no photo in this row")
+    assert refused(None) == ("missing", "no photo is named here")
     assert refused(b"") == ("empty", "the file has no bytes")
     assert refused(FileRange(str(tmp_path / "text.jpg"), 4, 100)) == ("damaged", "4 bytes of 100 are there")
     assert refused(FileRange(str(tmp_path / "text.jpg"), 100, 4))[0] == "damaged"

@@ -98,7 +98,7 @@ def test_what_goes_in_comes_out(
                 else:
                     cache.add(digest, entry)
                     assert cache.has(digest)
-    cache = open_cache(folder)
+    cache = open_cache(str(folder))
     assert cache.origin == ORIGIN
     assert len(cache) == len(known)
     for photo, entry in known.items():

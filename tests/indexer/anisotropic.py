@@ -1,8 +1,11 @@
 """Vectors as image encoders make them: one direction shared by all, strong directions that say nothing of the place."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
 
 from indexer.cells.hierarchy import Hierarchy, build_hierarchy, sorted_ids
 from indexer.cells.partition import PartitionRule
@@ -47,3 +50,24 @@ def anisotropic_world(*, n_known: int, n_unseen: int, width: int, seed: int, noi
     rule = PartitionRule(tau_max=(n_known // 20, n_known // 60, n_known // 200), tau_min=5)
     hierarchy = build_hierarchy(sorted_ids([(lat[:n_known], lng[:n_known])]), rule=rule)
     return World(vectors.astype(np.float32), lat, lng, n_known, hierarchy, hierarchy.locate(lat, lng))
+
+
+def write_world(world: World, out: Path) -> Path:
+    """The known photos: `photos.parquet` (names, places) and `F.parquet` (names, vectors, in another order; some have
+    none).
+    """
+    n = world.n_known
+    names = [f"{row:05d}.jpg" for row in range(n)]
+    columns = {"photo": names, "lat": world.lat_deg[:n], "lng": world.lng_deg[:n]}
+    columns["country"] = [f"c{int(lng // 30)}" for lng in world.lng_deg[:n]]
+    pyarrow.parquet.write_table(pa.table(columns), out / "photos.parquet")
+    order = np.random.default_rng(0).permutation(n)
+    table = pa.table(
+        {
+            "photo": [names[row] for row in order],
+            "embedding": world.vectors[order].tolist(),
+            "status": ["ok" if row % 50 else "damaged" for row in order],
+        }
+    )
+    pyarrow.parquet.write_table(table, out / "F.parquet")
+    return out

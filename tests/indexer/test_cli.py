@@ -1,9 +1,11 @@
 """Options that several commands share are offered flat: on the command line, in a file and in the help."""
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -104,6 +106,60 @@ def test_help_and_mistakes_know_them(capsys: pytest.CaptureFixture[str]) -> None
     assert "limit" in err
 
 
+def convert(*, mode: Literal["fast", "exact"] = "fast", size: int | Literal["auto"] | None = None) -> Result:
+    """Convert.
+
+    Args:
+        mode: of converting.
+        size: of a batch.
+    """
+    return Result({}, "converted")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--mode", "fats"], "--mode: expected fast or exact, not fats"),
+        (["--size", "many"], "--size: expected whole number or auto or null, not many"),
+    ],
+)
+def test_a_wrong_value_is_answered_with_those_there_are(
+    argv: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main("converter", "Converts.", {"convert": Command(convert)}, argv=["convert", *argv])
+    assert capsys.readouterr().err == f"error: {message}\nOptions: python -m converter convert --help\n"
+
+
+def test_lists_of_wrong_values_are_so_too(capsys: pytest.CaptureFixture[str]) -> None:
+    def bounded(*, tau_max: tuple[int, ...] = ()) -> Result:
+        """Bound."""
+        return Result({}, "bounded")
+
+    with pytest.raises(SystemExit, match="2"):
+        main("bounder", "Bounds.", {"bounded": Command(bounded)}, argv=["bounded", "--tau-max", "3,x"])
+    assert "error: --tau-max: expected integers joined by commas, not 'x'\n" in capsys.readouterr().err
+
+
+def test_help_has_one_way_to_name_types_and_a_command_mistyped_is_guessed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    commands = {"convert": Command(convert), "read": Command(read)}
+    for argv in (["convert", "--help"], ["read", "--help"], ["--help"]):
+        with pytest.raises(SystemExit, match="0"):
+            main("converter", "Converts.", commands, argv=argv)
+    help_ = capsys.readouterr().out
+    assert "usage: python -m converter convert [--config" in help_
+    assert "of converting. (type: fast or exact, default: fast)" in help_
+    assert "of a batch. (type: whole number or auto or null, default: null)" in help_
+    assert "of URIs. (type: words joined by commas" in help_
+    assert "a table. (required, type: text)" in help_
+    with pytest.raises(SystemExit, match="2"):
+        main("converter", "Converts.", commands, argv=["convret"])
+    assert "Did you mean convert?" in capsys.readouterr().err
+
+
 def refuse(*, max_pixels: int = 1) -> Result:
     """Refuse.
 
@@ -117,6 +173,30 @@ def test_fields_that_an_error_names_are_told_as_flags(capsys: pytest.CaptureFixt
     assert main("reader", "Reads.", {"refuse": Command(refuse)}, argv=["refuse"]) == 2
     expected = "error: --max-pixels must be above 1, not 1; `columns` of a table stay as they are.\n"
     assert capsys.readouterr().err == expected
+
+
+def warn(*, max_pixels: int = 1) -> Result:
+    """Warn.
+
+    Args:
+        max_pixels: of a photo.
+    """
+    logging.getLogger("indexer.warner").warning("give `max_pixels`")
+    return Result({"said": "`max_pixels`"}, "above `max_pixels`; `columns`, column `max_pixels`")
+
+
+def test_so_are_those_that_answers_and_log_lines_name(capsys: pytest.CaptureFixture[str]) -> None:
+    root, before = logging.getLogger(), logging.getLogger().handlers
+    root.handlers = []
+    try:
+        assert main("warner", "Warns.", {"warn": Command(warn)}, argv=["warn"]) == 0
+        printed = capsys.readouterr()
+        assert printed.out == "above --max-pixels; `columns`, column `max_pixels`\n"
+        assert printed.err == "indexer.warner: give --max-pixels\n"
+        assert main("warner", "Warns.", {"warn": Command(warn)}, argv=["warn", "--json"]) == 0
+    finally:
+        root.handlers = before
+    assert json.loads(capsys.readouterr().out) == {"said": "`max_pixels`"}
 
 
 def test_lists_reach_the_library_as_plain_tuples() -> None:

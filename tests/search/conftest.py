@@ -114,7 +114,7 @@ def bundle(request: pytest.FixtureRequest, made: MakeBundle) -> Bundle:
 
 
 def opened(bundle: Bundle, mode: ModeName, **options: int) -> Engine:
-    return Engine(bundle, options=SearchOptions(mode, **options))
+    return Engine(bundle, options=SearchOptions(mode=mode, **options))
 
 
 def best_of(model: ScoringModel, queries: np.ndarray, k: int) -> np.ndarray:
@@ -122,7 +122,7 @@ def best_of(model: ScoringModel, queries: np.ndarray, k: int) -> np.ndarray:
 
 
 def small_model(seed: int, *, n_leaves: int = 60, n_levels: int = 3, width: int = 8) -> ScoringModel:
-    """A random tree with random unit vectors; leaves of a cell are next to each other."""
+    """A random hierarchy with random unit vectors; leaves of a cell are next to each other."""
     rng = np.random.default_rng(seed)
     sizes = [*sorted(rng.integers(2, n_leaves, n_levels - 1).tolist()), n_leaves]
     ancestors = np.arange(n_leaves)[:, None]

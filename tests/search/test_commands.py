@@ -140,7 +140,7 @@ def test_a_checkpoint_that_does_not_match_the_bundle_is_refused(
         ),
         (["query", "--registry", "absent", "--checkpoint", "C", "x.jpg"], "not a registry"),
         (["query", "--registry", "R", "--checkpoint", "C"], "required"),
-        (["query", "--registry", "{R}", "--checkpoint", "{C}", "--top-k", "100000", "x.jpg"], "top-k must be"),
+        (["query", "--registry", "{R}", "--checkpoint", "{C}", "--top-k", "100000", "x.jpg"], "error: --top-k must be"),
         (["query", "--registry", "{R}", "--checkpoint", "absent", "x.jpg"], "no such folder"),
         (["evaluate", "--predictions", "absent.csv", "--truth", "{T}"], "no such file"),
         (

@@ -9,6 +9,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import ExifTags, Image
@@ -90,6 +91,7 @@ def test_what_is_wrong_with_a_photo_in_memory_ends_nothing(world: Path, locator:
     cut = Image.open(io.BytesIO(whole.getvalue()[: len(whole.getvalue()) // 2]))
     answers = locator.locate([b"", b"no image", cut, (world / "0.png").read_bytes(), "absent.jpg", ""])
     assert [answer.status for answer in answers] == ["empty", "not_an_image", "damaged", "ok", "missing", "missing"]
+    assert answers[5].reason == "no photo is named here"
     narrow = Locator(locator.engine, locator.encode, read=ReadOptions(max_pixels=100))
     answers = narrow.locate([world / "0.png", Image.open(world / "0.png")])
     assert [answer.status for answer in answers] == ["too_large", "too_large"]
@@ -100,10 +102,17 @@ def test_photos_have_a_map_each_or_none() -> None:
     assert [photo.class_map for photo in given] == [FileRange("a.png"), FileRange("b.png")]
     with pytest.raises(InputError, match="1 class maps for 2 photos"):
         given_photos(["a.jpg", "b.jpg"], ["a.png"])
+    for several in (pd.Series(["a.png", "b.png"]), np.array(["a.png", "b.png"]), iter([Path("a.png"), Path("b.png")])):
+        assert given_photos(np.array(["a.jpg", "b.jpg"]), several) == given
+    values = np.zeros((2, 4, 5), np.uint8)
+    stacked = given_photos(["a.jpg", "b.jpg"], values)
+    assert [np.shape(photo.class_map) for photo in stacked] == [(4, 5)] * 2  # type: ignore[arg-type]
+    assert given_photos("a.jpg", values[0])[0].class_map is not None
+    assert given_photos(np.array([Path("a.jpg")]), np.array([None]))[0].class_map is None
 
 
 def test_class_maps_come_in_every_form(
-    world: Path, hierarchy: Hierarchy, hierarchy_folder: Path, tmp_path: Path
+    world: Path, hierarchy: Hierarchy, hierarchy_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     encoder = load_encoder(str(world / "C")).model
     encoder.add_fusion(FusionConfig(classes=5, width=12, latent=6, heads=4, blocks=2, mlp_size=24))
@@ -126,7 +135,10 @@ def test_class_maps_come_in_every_form(
     assert known.ok
     assert all(other == known for other in others)
     assert locator.locate(photo, class_maps=np.zeros_like(values))[0].score != known.score
+    caplog.clear()
     answers = locator.locate([photo] * 4, class_maps=[values, None, values.astype(float), values[:10]])
+    assert not caplog.records, "answers say it"
+    assert "or the map itself (`class_maps`" in (answers[1].reason or "")
     assert [answer.status for answer in answers] == ["ok", "no_map", "bad_map", "map_size"]
     with pytest.raises(InputError, match="1 class maps for 2 photos"):
         locator.locate([photo, photo], class_maps=[values])
@@ -150,6 +162,32 @@ def test_vectors_are_located_without_a_checkpoint_and_photos_are_not(world: Path
         Locator.open(world / "R", segmenter="S")
 
 
+def test_what_is_no_photo_vector_is_refused_with_its_row(locator: Locator) -> None:
+    vectors = unit_rows(4, WIDTH, seed=3)
+    means = 0.4 * vectors  # of crops that differ much
+    assert [answer.ok for answer in locator.locate_vectors(np.concatenate([vectors * 1.0005, means]))] == [True] * 8
+    for factor, norm in ((0.0, "0"), (1.01, "1.01"), (2, "2"), (1e38, "1e[+]38")):
+        changed = vectors.astype(np.float64)
+        changed[2:] *= factor
+        with pytest.raises(InputError, match=f"2 vectors are no photo's, the first in row 2, of norm {norm}"):
+            locator.locate_vectors(changed)
+    with pytest.raises(InputError, match="not finite, the first in row 1"):
+        locator.locate_vectors(np.where(np.arange(4)[:, None] == 1, np.inf, vectors))
+    for wrong in ("abc", [[1.0], [1.0, 2.0]]):
+        with pytest.raises(InputError, match="`vectors` must be an array of numbers"):
+            locator.locate_vectors(wrong)  # type: ignore[arg-type]
+    for wrong in (np.float32(1), unit_rows(8, WIDTH, seed=0).reshape(2, 4, WIDTH), None, []):
+        with pytest.raises(InputError, match="this bundle takes"):
+            locator.locate_vectors(wrong)  # type: ignore[arg-type]
+
+
+def test_k_may_be_a_number_of_numpy(world: Path, locator: Locator) -> None:
+    vectors = unit_rows(2, WIDTH, seed=3)
+    assert locator.locate_vectors(vectors, k=np.int64(2)) == locator.locate_vectors(vectors, k=2)  # type: ignore[arg-type]
+    capped = Locator.open(world / "R", options=SearchOptions(precision_cap=3000.0))
+    assert capped.locate_vectors(vectors, k=np.int64(2)) == capped.locate_vectors(vectors, k=2)  # type: ignore[arg-type]
+
+
 def test_many_vectors_are_answered_some_at_a_time(locator: Locator, monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = unit_rows(50, WIDTH, seed=5)
     known = locator.locate_vectors(vectors, k=2)
@@ -160,10 +198,25 @@ def test_many_vectors_are_answered_some_at_a_time(locator: Locator, monkeypatch:
 
 
 def test_wrong_usage_is_an_error_that_says_what_to_give(world: Path, locator: Locator, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="Photo 1 is a int"):
+    with pytest.raises(InputError, match="Photo 1 is of type int"):
         locator.locate([world / "0.png", 7])  # type: ignore[list-item]
-    with pytest.raises(InputError, match="top-k must be"):
-        locator.locate(world / "0.png", k=10**6)
+    with pytest.raises(InputError, match="Class map 0 is of type int"):
+        locator.locate(world / "0.png", class_maps=[7])  # type: ignore[list-item]
+    for wrong in (None, 7, np.array(7), np.zeros((4, 4, 3), np.uint8)):
+        with pytest.raises(
+            InputError, match=r"Photo 0 is of type .*\. Give a path or a URI, the bytes of a file, or a"
+        ):
+            locator.locate(wrong)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"Class map 0 is of type int\. Give a path .* or None\."):
+        locator.locate(world / "0.png", class_maps=7)  # type: ignore[arg-type]
+    for k in (0, 10**6, 2.5, "2", None):
+        with pytest.raises(InputError, match=f"`k` must be a whole number from 1 to .*, not {k}"):
+            locator.locate(world / "0.png", k=k)  # type: ignore[arg-type]
+        with pytest.raises(InputError, match="`k` must be a whole number"):
+            locator.locate_vectors(unit_rows(1, WIDTH, seed=0), k=k)  # type: ignore[arg-type]
+    for name in ("crops", "device", "precision"):
+        with pytest.raises(InputError, match=f"`{name}` must be .* not 'foo'"):
+            Locator.open(world / "R", **{name: "foo"})  # type: ignore[arg-type]
     with pytest.raises(InputError, match="not a registry"):
         Locator.open(tmp_path / "absent")
     encoder = load_encoder(str(world / "C")).model

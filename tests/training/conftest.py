@@ -92,8 +92,8 @@ def head_of(kind: str, hierarchy: Hierarchy, photos: PhotoSet, *, width: int) ->
 
 MODEL = ModelConfig(image_size=SIZE, patch_size=8, hidden_size=32, layers=2, heads=2, mlp_size=64, width=16)
 LEARN = FitConfig(
-    DataConfig("photos.parquet", workers=0, batch_size=15, augmentation=Augmentation(brightness=0.05)),
-    MODEL,
+    data=DataConfig("photos.parquet", workers=0, batch_size=15, augmentation=Augmentation(brightness=0.05)),
+    model=MODEL,
     optimizer=OptimizerConfig(lr=3e-3, geocell_lr=3e-2),
     lr_scheduler=SchedulerConfig("one_cycle"),
     trainer=TrainerConfig(max_epochs=6, accelerator="cpu"),
@@ -110,7 +110,7 @@ EVERY_STEP = changed(trainer={"max_epochs": 2, "log_every_n_steps": 1, "checkpoi
 
 def train(toy: Path, out: Path, config: FitConfig = LEARN) -> FitSummary:
     data = replace(config.data, photos=str(toy / "photos.parquet"))
-    summary = fit(toy / "H", out, config=replace(config, data=data))
+    summary = fit(str(toy / "H"), str(out), config=replace(config, data=data))
     assert summary is not None
     return summary
 

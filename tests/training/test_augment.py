@@ -9,7 +9,7 @@ from training.config import Augmentation
 EVERYTHING = Augmentation(shift=0.1, zoom=0.2, rotation_deg=15, brightness=0.2, colour=20)
 
 
-def pictures(n: int = 8) -> torch.Tensor:
+def images(n: int = 8) -> torch.Tensor:
     """Dark on the left, bright on the right."""
     ramp = torch.linspace(20, 230, 24)
     return ramp.expand(n, 3, 24, 24).contiguous()
@@ -20,11 +20,11 @@ def drawn(n: int, seed: int = 0) -> torch.Tensor:
 
 
 def changed(augmentation: Augmentation, seed: int = 0) -> torch.Tensor:
-    return augment(pictures(), None, augmentation, drawn(8, seed))[0]
+    return augment(images(), None, augmentation, drawn(8, seed))[0]
 
 
 def test_nothing_asked_for_changes_nothing() -> None:
-    assert torch.equal(changed(Augmentation()), pictures())
+    assert torch.equal(changed(Augmentation()), images())
 
 
 def test_the_generator_decides() -> None:
@@ -34,13 +34,13 @@ def test_the_generator_decides() -> None:
 
 def test_a_part_of_a_batch_is_changed_as_in_the_whole() -> None:
     whole = changed(EVERYTHING)
-    part = augment(pictures()[3:6], None, EVERYTHING, drawn(8)[3:6])[0]
+    part = augment(images()[3:6], None, EVERYTHING, drawn(8)[3:6])[0]
     assert torch.equal(part, whole[3:6])
 
 
-def test_values_stay_those_of_a_picture() -> None:
+def test_values_stay_those_of_an_image() -> None:
     result = changed(Augmentation(brightness=0.9, colour=200))
-    assert result.shape == pictures().shape
+    assert result.shape == images().shape
     assert result.min() >= 0
     assert result.max() <= 255
 
@@ -76,7 +76,7 @@ def test_shift_is_a_share_of_the_edge_in_both_directions() -> None:
 def test_zoom_is_a_share_of_the_scale() -> None:
     right, _ = spots(Augmentation(zoom=0.2))
     assert right[:, 1].abs().max() < 0.1
-    shown = 12 / right[:, 0]  # 1.2: a fifth more of the picture
+    shown = 12 / right[:, 0]  # 1.2: a fifth more of the image
     assert shown.min() == pytest.approx(0.8, abs=0.02)
     assert shown.max() == pytest.approx(1.2, abs=0.02)
 
@@ -97,9 +97,9 @@ def test_every_photo_is_changed_by_itself() -> None:
 
 
 def test_brightness_multiplies_all_channels_and_colour_shifts_each() -> None:
-    bright = changed(Augmentation(brightness=0.1)) / pictures()
+    bright = changed(Augmentation(brightness=0.1)) / images()
     assert (bright - bright[:, :1, :1, :1]).abs().max() < 1e-4
-    shift = changed(Augmentation(colour=9)) - pictures()
+    shift = changed(Augmentation(colour=9)) - images()
     assert (shift - shift[..., :1, :1]).abs().max() < 1e-4
     assert (shift[:, 0] - shift[:, 1]).abs().max() > 1
     assert shift.abs().max() <= 9

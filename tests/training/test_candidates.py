@@ -60,9 +60,9 @@ def test_each_half_is_answered_with_weights_of_the_other(hierarchy: Hierarchy, m
         fits.append({row.tobytes() for row in vectors})
         return fit(model, vectors, leaf)
 
-    def watched_answer(these: object, tree: Hierarchy, photos: Placed) -> np.ndarray:
+    def watched_answer(these: object, opened: Hierarchy, photos: Placed) -> np.ndarray:
         answers.append({row.tobytes() for row in photos.vectors})
-        return answer(these, tree, photos)  # type: ignore[arg-type]
+        return answer(these, opened, photos)  # type: ignore[arg-type]
 
     monkeypatch.setattr(candidates, "fit_level_weights", watched_fit)
     monkeypatch.setattr(candidates, "errors_km", watched_answer)

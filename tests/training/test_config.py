@@ -1,6 +1,7 @@
 """Values that cannot work are refused by name before anything is read."""
 
 import math
+from pathlib import Path
 
 import pytest
 
@@ -42,9 +43,9 @@ def test_wrong_values_of_a_section(section: type, name: str, value: float) -> No
 @pytest.mark.parametrize(("batch_size", "parts"), [(10, 3), (6, 6), (16, 32)])
 def test_a_batch_that_cannot_be_shared_evenly(batch_size: int, parts: int) -> None:
     data = DataConfig("photos.parquet", batch_size=batch_size)
-    FitConfig(data, trainer=TrainerConfig(accumulate_grad_batches=1))
+    FitConfig(data=data, trainer=TrainerConfig(accumulate_grad_batches=1))
     with pytest.raises(InputError, match=f"data.batch_size {batch_size} is that of all processes"):
-        FitConfig(data, trainer=TrainerConfig(accumulate_grad_batches=parts))
+        FitConfig(data=data, trainer=TrainerConfig(accumulate_grad_batches=parts))
 
 
 @pytest.mark.parametrize(("name", "value"), [("batch_size", 1), ("workers", -1), ("memory_limit_gb", -1.0)])
@@ -82,3 +83,10 @@ def test_the_limits_themselves_are_allowed() -> None:
     SchedulerConfig(warm_up=1.0)
     ModelConfig(patch_size=336)
     Augmentation(shift=0.99, rotation_deg=180, colour=255)
+
+
+def test_a_configuration_file_may_be_named_by_text(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("hierarchy: H\nout: C\ndata: {photos: p.csv, segmentation_cache: S}\n")
+    config = FitConfig.from_yaml(str(tmp_path / "c.yaml"))
+    assert config == FitConfig.from_yaml(tmp_path / "c.yaml")
+    assert config == FitConfig(data=DataConfig("p.csv", segmentation_cache=Path("S")))

@@ -1,5 +1,6 @@
 """Training end to end on a toy that can be learnt: it is learnt, repeatable, and refuses what cannot work."""
 
+import logging
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from transformers import CLIPConfig, CLIPModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
@@ -78,11 +80,11 @@ def test_the_checkpoint_answers_as_training_said(trained: FitSummary, toy: Path)
     """Saved, loaded, embedded and multiplied out in float64: the same errors as the last validation."""
     encoder, geocells = load_encoder(str(trained.checkpoint)), load_geocells(trained.checkpoint)
     assert geocells.encoder == encoder.digest
-    tree = load_hierarchy(toy / "H")
+    hierarchy = load_hierarchy(toy / "H")
     photos = open_photos(toy / "photos.parquet", split="validation")
     (batch,) = embed_photos(PhotoEncoder(encoder), photos)
-    best = log_product(ScoringModel(geocells, tree.ancestors, tree.leaves.n_photos), batch.embedding).argmax(axis=1)
-    leaves = tree.leaves
+    leaves = hierarchy.leaves
+    best = log_product(ScoringModel(geocells, hierarchy.ancestors, leaves.n_photos), batch.embedding).argmax(axis=1)
     distance = haversine_km(batch.lat_deg, batch.lng_deg, leaves.lat_deg[best], leaves.lng_deg[best])
     assert np.median(distance) == pytest.approx(trained.epochs[-1].validation.median_km, rel=1e-6)
 
@@ -101,6 +103,23 @@ def test_the_same_seed_gives_the_same_weights(trained: FitSummary, toy: Path, tm
     first, second, other = ((tmp_path / name / "checkpoint" / "model.safetensors").read_bytes() for name in "abc")
     assert first == second
     assert first != other
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_process_is_left_as_it_was(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int) -> None:
+    """Its log and torch's generator, whether training ends well or in an error."""
+    monkeypatch.setattr(rank_zero_only, "rank", rank)
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "training", "encoder")]
+    for logger in loggers:
+        logger.setLevel(logging.DEBUG)
+    before = torch.get_rng_state()
+    if rank == 0:
+        train(toy, tmp_path / "C", changed(trainer={"max_epochs": 1}))
+    with pytest.raises(InputError):
+        train(toy, tmp_path / "D", changed(data={"batch_size": 1, "segmentation_cache": tmp_path / "none"}))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert [logger.level for logger in loggers] == [logging.DEBUG] * 4
+    assert logging.root.manager.disable == logging.NOTSET
 
 
 def test_every_epoch_is_in_the_log(trained: FitSummary) -> None:
@@ -187,7 +206,9 @@ def test_an_out_that_cannot_be_written_is_refused_before_anything_is_read(tmp_pa
 
 
 def test_a_level_with_one_cell_is_refused(toy: Path, tmp_path: Path) -> None:
-    save_s2_hierarchy(np.full(40, 10.0), np.full(40, 10.0), rule=PartitionRule((100,), 5), out=tmp_path / "H")
+    save_s2_hierarchy(
+        np.full(40, 10.0), np.full(40, 10.0), rule=PartitionRule(tau_max=(100,), tau_min=5), out=tmp_path / "H"
+    )
     (tmp_path / "photos.parquet").write_bytes((toy / "photos.parquet").read_bytes())
     with pytest.raises(InputError, match="single cell"):
         train(tmp_path, tmp_path / "C")
@@ -368,13 +389,13 @@ def test_the_gallery_has_the_vectors_that_embed_makes(
             train(folder, tmp_path / "C", config)
         assert not (tmp_path / "C" / "checkpoint").exists()
     summary = train(folder, tmp_path / "C", config)
-    tree, geocells = load_hierarchy(folder / "H"), load_geocells(summary.checkpoint)
+    hierarchy, geocells = load_hierarchy(folder / "H"), load_geocells(summary.checkpoint)
     source = open_photos(folder / "photos.parquet", coordinates=True)
     (batch,) = embed_photos(PhotoEncoder(load_encoder(summary.checkpoint)), source)
-    placed = Placement(tree, chosen=by_name(0.2)[0]).place(batch, everywhere=True)
+    placed = Placement(hierarchy, chosen=by_name(0.2)[0]).place(batch, everywhere=True)
     (tmp_path / "G").mkdir()
-    made = write_gallery(tmp_path / "G", [placed], geocells, tree, config)
-    assert summary.gallery == made.facts.photos > len(tree.leaves)
+    made = write_gallery(tmp_path / "G", [placed], geocells, hierarchy, config)
+    assert summary.gallery == made.facts.photos > len(hierarchy.leaves)
     for name in FILES:
         assert (summary.checkpoint / name).read_bytes() == (tmp_path / "G" / name).read_bytes()
     # Bundles take it over.

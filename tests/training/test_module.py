@@ -34,7 +34,7 @@ VISION = {
 
 
 EPOCH = Epoch(0, 2.5, 10.0, [0.07, 0.05], 2.0, accuracy(np.array([1.0, 30.0, 800.0])))
-CONFIG = FitConfig(DataConfig("photos.parquet"), optimizer=OptimizerConfig(weight_decay=0.5))
+CONFIG = FitConfig(data=DataConfig("photos.parquet"), optimizer=OptimizerConfig(weight_decay=0.5))
 
 
 @pytest.fixture

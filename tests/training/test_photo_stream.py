@@ -49,8 +49,8 @@ def test_an_epoch_holds_every_photo_once_with_its_cells(toy: Path, workers: int)
     assert [len(part.pixels) for part in parts] == [18] * 5
     assert parts[0].pixels.shape == (18, 3, SIZE, SIZE)
     table = pyarrow.parquet.read_table(toy / "photos.parquet").slice(0, 90)
-    tree = load_hierarchy(toy / "H")
-    cells = tree.locate(table["lat"].to_numpy(), table["lng"].to_numpy())
+    hierarchy = load_hierarchy(toy / "H")
+    cells = hierarchy.locate(table["lat"].to_numpy(), table["lng"].to_numpy())
     known = {
         np.asarray(Image.open(toy / name).convert("RGB")).transpose(2, 0, 1).tobytes(): row.tolist()
         for name, row in zip(table["photo"].to_pylist(), cells, strict=True)
@@ -151,9 +151,9 @@ def test_validation_sees_every_photo_once_over_all_processes(toy: Path, processe
     parts = [part for rank in range(processes) for part in photos.validation_parts(7, Share(rank, processes))]
     rows = sorted(row.numpy().tobytes() for part in parts for row in part.pixels)
     assert len(rows) == len(set(rows)) == 30
-    tree = load_hierarchy(toy / "H")
+    hierarchy = load_hierarchy(toy / "H")
     for part in parts:
-        np.testing.assert_array_equal(part.truth.targets, tree.locate(part.lat_deg.numpy(), part.lng_deg.numpy()))
+        np.testing.assert_array_equal(part.truth.targets, hierarchy.locate(part.lat_deg.numpy(), part.lng_deg.numpy()))
 
 
 @given(n=st.integers(0, 200), photos=st.integers(1, 50), n_bytes=st.integers(1, 500), seed=st.integers(0, 5))

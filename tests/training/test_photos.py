@@ -176,7 +176,7 @@ def test_photos_to_validate_with_can_be_chosen_by_name(toy: Path, tmp_path: Path
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_photos_elsewhere_than_the_hierarchy_are_refused(toy: Path, tmp_path: Path, stream: bool) -> None:
-    rule = PartitionRule((40,), 5)
+    rule = PartitionRule(tau_max=(40,), tau_min=5)
     save_s2_hierarchy(np.repeat([70.0, -70.0], 30), np.repeat([100.0, 100.0], 30), rule=rule, out=tmp_path / "H")
     table = pyarrow.parquet.read_table(toy / "photos.parquet")
     names = pa.array([str(toy / name) for name in table["photo"].to_pylist()])

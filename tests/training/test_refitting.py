@@ -88,12 +88,12 @@ def write_features(world: World, shards: list[np.ndarray], out: Path) -> None:
 
 def errors_km(geocells: Geocells, hierarchy: Path, world: World) -> np.ndarray:
     """Of the photos that nothing was fitted to."""
-    tree, unseen = load_hierarchy(hierarchy), slice(world.n_known, None)
-    model = ScoringModel(geocells, tree.ancestors, tree.leaves.n_photos)
+    opened, unseen = load_hierarchy(hierarchy), slice(world.n_known, None)
+    model = ScoringModel(geocells, opened.ancestors, opened.leaves.n_photos)
     queries = world.vectors[unseen]
     queries = queries if geocells.transform is None else geocells.transform.apply(queries)
     best = (model.extended(queries) @ leaf_vectors(model).T).argmax(axis=1)
-    points = tree.leaves
+    points = opened.leaves
     return geo.haversine_km(world.lat_deg[unseen], world.lng_deg[unseen], points.lat_deg[best], points.lng_deg[best])
 
 
@@ -191,8 +191,8 @@ def checkpoint(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_encoder_comes_along_untouched(folder: Path, checkpoint: Path, tmp_path: Path) -> None:
-    sources = RefitSources(folder / "F", folder / "H", from_=checkpoint)
-    refit(sources, tmp_path / "C", config=CONFIG)
+    text = {"from_": str(checkpoint), "photos": str(folder / "photos.parquet")}  # paths may be text
+    refit(RefitSources(str(folder / "F"), str(folder / "H"), **text), str(tmp_path / "C"), config=CONFIG)
     old, new = load_encoder(str(checkpoint)), load_encoder(str(tmp_path / "C"))
     assert new.digest == old.digest == load_geocells(tmp_path / "C").encoder
     for name, weight in old.model.state_dict().items():
@@ -209,7 +209,7 @@ def test_old_geocells_are_carried_over_by_lineage(folder: Path, checkpoint: Path
     rule = PartitionRule(tau_max=(250, 80, 25), tau_min=5)
     n = world.n_known
     save_s2_hierarchy(world.lat_deg[:n], world.lng_deg[:n], rule=rule, out=tmp_path / "H2")
-    sources = RefitSources(folder / "F", tmp_path / "H2", from_=checkpoint, old_hierarchy=folder / "H")
+    sources = RefitSources(folder / "F", tmp_path / "H2", from_=checkpoint, old_hierarchy=str(folder / "H"))
     summary = refit(sources, tmp_path / "C", config=replace(CONFIG, epochs=0))
     assert summary.geocells.transform is None
     old, new = load_hierarchy(folder / "H"), load_hierarchy(tmp_path / "H2")
@@ -225,7 +225,7 @@ def test_old_geocells_are_carried_over_by_lineage(folder: Path, checkpoint: Path
 
 def test_photos_in_no_cell_are_refused(folder: Path, tmp_path: Path) -> None:
     far = np.full(60, -75.0), np.linspace(-100, -90, 60)
-    save_s2_hierarchy(*far, rule=PartitionRule((20, 10), 1), out=tmp_path / "H")
+    save_s2_hierarchy(*far, rule=PartitionRule(tau_max=(20, 10), tau_min=1), out=tmp_path / "H")
     with pytest.raises(InputError, match="none of its photos has both a vector and a cell"):
         refit(RefitSources(folder / "F", tmp_path / "H"), tmp_path / "C", config=CONFIG)
     assert not (tmp_path / "C").exists()

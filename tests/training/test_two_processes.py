@@ -48,8 +48,8 @@ MODEL = ModelConfig(
     image_size=SIZE, patch_size=8, hidden_size=32, layers=2, heads=2, mlp_size=64, width=WIDTH, fusion=FUSION
 )
 CONFIG = FitConfig(
-    DataConfig("photos.parquet", batch_size=BATCH, augmentation=Augmentation(shift=0.1, brightness=0.2)),
-    replace(MODEL, trainable_blocks=1),  # as in the paper: the frozen ones have no part in what is averaged
+    data=DataConfig("photos.parquet", batch_size=BATCH, augmentation=Augmentation(shift=0.1, brightness=0.2)),
+    model=replace(MODEL, trainable_blocks=1),  # as in the paper: the frozen ones have no part in what is averaged
 )
 
 _Outcome = tuple[float, dict[str, torch.Tensor]]  # the loss of the batch, and each weight's gradient
@@ -66,13 +66,13 @@ class _Step(nn.Module):
         return self.module.training_step(part, number)  # type: ignore[arg-type]
 
 
-def step_of(kind: str, tree: Hierarchy, share: Share) -> _Outcome:
+def step_of(kind: str, hierarchy: Hierarchy, share: Share) -> _Outcome:
     """Loss and gradients of one batch, of all processes together."""
     torch.manual_seed(0)
-    photos = some_photos(tree)
+    photos = some_photos(hierarchy)
     encoder = build_encoder(CONFIG.model)
     awaken(encoder)
-    module = GeoModule(encoder, head_of(kind, tree, photos, width=WIDTH), config=CONFIG, share=share)
+    module = GeoModule(encoder, head_of(kind, hierarchy, photos, width=WIDTH), config=CONFIG, share=share)
     module.epochs, module.batches_done = [Epoch(0, 2.5, 10.0, [0.07], 2.0, accuracy(np.ones(1)))] * 3, 1
     module.log = lambda *_, **__: None  # type: ignore[method-assign]  # there is no trainer to log to
     step: nn.Module = _Step(module)
@@ -90,14 +90,14 @@ def step_of(kind: str, tree: Hierarchy, share: Share) -> _Outcome:
     return float(loss), {name: weight.grad for name, weight in learnt.items() if weight.grad is not None}
 
 
-def some_photos(tree: Hierarchy) -> PhotoSet:
+def some_photos(hierarchy: Hierarchy) -> PhotoSet:
     rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
-    rows = rng.integers(0, len(tree.leaves), N)
-    lat, lng = tree.leaves.lat_deg[rows].copy(), tree.leaves.lng_deg[rows].copy()
+    rows = rng.integers(0, len(hierarchy.leaves), N)
+    lat, lng = hierarchy.leaves.lat_deg[rows].copy(), hierarchy.leaves.lng_deg[rows].copy()
     lat[::7] = -80  # outside all cells
     pixels = torch.randint(0, 256, (N, 3, SIZE, SIZE), dtype=torch.uint8, generator=generator)
     maps = torch.randint(0, 7, (N, SIZE, SIZE), dtype=torch.uint8, generator=generator)
-    return PhotoSet(pixels, maps, torch.from_numpy(tree.locate(lat, lng)), lat, lng)
+    return PhotoSet(pixels, maps, torch.from_numpy(hierarchy.locate(lat, lng)), lat, lng)
 
 
 def awaken(encoder: GeoEncoder) -> None:
@@ -127,8 +127,8 @@ def work(rank: int, hierarchy: str, folder: str) -> None:
     torch.set_num_threads(1)
     store = f"file://{folder}/store"
     torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
-    tree = load_hierarchy(Path(hierarchy))
-    found = {(kind, parts): step_of(kind, tree, Share(rank, 2, parts)) for kind in KINDS for parts in PARTS}
+    opened = load_hierarchy(Path(hierarchy))
+    found = {(kind, parts): step_of(kind, opened, Share(rank, 2, parts)) for kind in KINDS for parts in PARTS}
     torch.save(found, f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 

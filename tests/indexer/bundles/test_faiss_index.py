@@ -116,7 +116,7 @@ def test_a_gpu_finds_what_the_cpu_finds() -> None:
 def test_rows_of_chosen_lists_come_with_their_scores(precision: Precision) -> None:
     rows, queries = unit_rows(300, 24, 0) * 7, unit_rows(9, 24, 1)
     lists = np.sort(np.random.default_rng(0).integers(0, 12, 300))
-    index = inverted_index(rows, lists, rows[:12], precision)
+    index = inverted_index(rows, lists, rows[:12], precision=precision)
     assert list_sizes(index).tolist() == np.bincount(lists, minlength=12).tolist()
     chosen = nearest_lists(index, queries, 3)
     np.testing.assert_array_equal(chosen, np.argsort(-(queries @ rows[:12].T), axis=1)[:, :3])

@@ -1,4 +1,4 @@
-"""The leaf index: which kind is made, that its lists follow the tree, and that recall is measured and not promised."""
+"""The leaf index: which kind is made, that its lists follow the hierarchy, that recall is measured, not promised."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +17,14 @@ from indexer.bundles.faiss_index import (
     stored_probes,
     write_index,
 )
-from indexer.bundles.leaf_index import IndexChoice, best_of_all, build_leaf_index, list_index, stand_ins, tree_lists
+from indexer.bundles.leaf_index import (
+    IndexChoice,
+    best_of_all,
+    build_leaf_index,
+    hierarchy_lists,
+    list_index,
+    stand_ins,
+)
 from indexer.cells.hierarchy import Hierarchy
 from indexer.vectors.scoring import ScoringModel, leaf_vectors, log_product
 from tests.conftest import random_geocells, unit_rows
@@ -43,23 +50,23 @@ def test_few_leaves_are_scanned_and_many_are_in_lists(model: ScoringModel, monke
 
 def test_lists_hold_the_leaves_below_a_cell_and_heads_are_its_part_of_the_score(model: ScoringModel) -> None:
     for level in range(3):
-        lists, heads = tree_lists(model, level)
+        lists, list_vectors = hierarchy_lists(model, level)
         cells = model.ancestors[:, level]
-        assert len(set(zip(lists.tolist(), cells.tolist(), strict=True))) == len(heads) == len(np.unique(cells))
+        assert len(set(zip(lists.tolist(), cells.tolist(), strict=True))) == len(list_vectors) == len(np.unique(cells))
         prefix = sum(
             model.scales[above] * model.geocells.vectors[above][model.ancestors[:, above]] for above in range(level + 1)
         )
-        np.testing.assert_allclose(heads[lists], prefix, rtol=1e-5)
-    np.testing.assert_allclose(tree_lists(model, 2)[1], leaf_vectors(model), rtol=1e-5)
+        np.testing.assert_allclose(list_vectors[lists], prefix, rtol=1e-5)
+    np.testing.assert_allclose(hierarchy_lists(model, 2)[1], leaf_vectors(model), rtol=1e-5)
 
 
 def test_a_list_is_worth_as_much_as_the_most_photographed_leaf_in_it(model: ScoringModel) -> None:
     favoured = replace(model, geocells=replace(model.geocells, prior_exponent=2.0))
     assert favoured.bias is not None
     for level in range(3):
-        lists, heads = tree_lists(favoured, level)
-        np.testing.assert_array_equal(heads[:, :-1], tree_lists(model, level)[1])
-        for number, bias in enumerate(heads[:, -1]):
+        lists, list_vectors = hierarchy_lists(favoured, level)
+        np.testing.assert_array_equal(list_vectors[:, :-1], hierarchy_lists(model, level)[1])
+        for number, bias in enumerate(list_vectors[:, -1]):
             assert bias == np.float32(favoured.bias[lists == number].max())
 
 
@@ -110,6 +117,17 @@ def test_the_best_of_all_leaves_are_those_of_a_scan_in_float64(model: ScoringMod
     queries = unit_rows(300, WIDTH, seed=5)
     order = np.argsort(-log_product(model, queries), axis=1, kind="stable")
     np.testing.assert_array_equal(best_of_all(model, leaf_vectors(model), queries), order[:, :10])
+
+
+def test_a_scan_finds_all_where_cells_were_split(model: ScoringModel) -> None:
+    """Parts of a cell have its vector until they are fitted: some are more of the same than a search looks at."""
+    parts = np.repeat(np.arange(model.n_leaves), np.tile([1, 2, 30], model.n_leaves)[: model.n_leaves])
+    finest = model.geocells.vectors[-1][model.ancestors[parts, -1]]
+    ancestors = np.concatenate([model.ancestors[parts, :-1], np.arange(len(parts))[:, None]], axis=1)
+    geocells = replace(model.geocells, vectors=[*model.geocells.vectors[:-1], finest])
+    split = ScoringModel(geocells, ancestors, np.ones(len(parts), np.int64))
+    _, facts, _ = build_leaf_index(split, IndexChoice("flat"))
+    assert facts.recall_at_1 == facts.recall_at_10 == 1
 
 
 def test_recall_is_measured_with_photos_where_there_are_some(model: ScoringModel) -> None:

@@ -44,6 +44,15 @@ def test_a_reader_keeps_what_it_opened(registry: Registry, hierarchy: Hierarchy,
     assert opened.version != registry.current
 
 
+def test_paths_may_be_text_and_current_is_a_version(registry: Registry) -> None:
+    assert Registry(str(registry.path)) == registry
+    assert open_bundle(str(registry.resolve())).version == registry.current
+    link = registry.path / "current"
+    opened = open_bundle(link)
+    assert opened.version == registry.current
+    assert (opened.path, opened.path.is_symlink()) == (link.resolve(), False)
+
+
 def test_building_the_same_twice_gives_one_version(
     registry: Registry, hierarchy: Hierarchy, hierarchy_folder: Path
 ) -> None:

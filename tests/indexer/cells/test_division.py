@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from indexer.cells.division import LabelScheme, S2Scheme, divide, partition, scheme_of, update
+from indexer.cells.division import LabelScheme, S2Scheme, divide, partition, recorded_scheme, update
 from indexer.cells.hierarchy import Hierarchy
 from indexer.cells.table import hierarchy_manifest, load_hierarchy
 from indexer.disk.manifest import file_digest, manifest_digest
@@ -22,7 +22,7 @@ def test_a_table_becomes_a_folder_that_says_how(photo_table: Path, hierarchy: Hi
     manifest = hierarchy_manifest(made.folder)
     assert manifest.inputs == {"photos": file_digest(photo_table)}
     assert manifest.config["split"] is None
-    assert scheme_of(manifest.config["scheme"], source=made.folder) == S2Scheme(RULE)
+    assert recorded_scheme(manifest.config["scheme"], source=made.folder) == S2Scheme(RULE)
 
 
 def test_more_photos_divide_as_all_would_have_at_once(photo_table: Path, hierarchy: Hierarchy, tmp_path: Path) -> None:

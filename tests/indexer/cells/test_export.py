@@ -13,7 +13,7 @@ import pyarrow.parquet
 import pytest
 import shapely
 
-from indexer.cells.export import COLUMNS, CRS, cell_frame, write_frame
+from indexer.cells.export import COLUMNS, CRS, cell_frame, export_cells, write_frame
 from indexer.cells.hierarchy import Hierarchy
 from indexer.cells.table import load_hierarchy
 from indexer.earth.polygons import cell_polygons
@@ -144,6 +144,8 @@ def test_tokens_that_look_like_numbers_stay_text_in_csv(hierarchy_folder: Path, 
     frame = cell_frame(load_hierarchy(hierarchy_folder), 2)
     values = tmp_path / "values.csv"
     values.write_text("key,n\n" + "".join(f"{key},{row}\n" for row, key in enumerate(frame["key"])))
+    written = export_cells(load_hierarchy(hierarchy_folder), str(tmp_path / "c.geojson"), level=2, values=str(values))
+    assert written["n"].tolist() == list(range(len(frame)))
     assert cell_frame(load_hierarchy(hierarchy_folder), 2, values=values)["n"].tolist() == list(range(len(frame)))
 
 
@@ -235,8 +237,8 @@ def test_wrong_usage_is_exit_2_and_says_what(
 def test_label_trees_have_nothing_to_draw(
     photo_table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tree = ["--scheme", "labels", "--labels", "split", "--out", tmp_path / "H"]
-    assert indexer("partition", "--photos", photo_table, *tree) == 0
+    hierarchy = ["--scheme", "labels", "--labels", "split", "--out", tmp_path / "H"]
+    assert indexer("partition", "--photos", photo_table, *hierarchy) == 0
     assert indexer("export", "--hierarchy", tmp_path / "H", "--out", tmp_path / "c.geojson") == 2
     assert "are labels (split): they have no borders" in capsys.readouterr().err
 

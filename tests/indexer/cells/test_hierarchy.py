@@ -1,4 +1,4 @@
-"""The tree over partitions: ancestors, points and radii against s2sphere and plain loops."""
+"""The hierarchy of partitions: ancestors, points and radii against s2sphere and plain loops."""
 
 import numpy as np
 import pytest
@@ -52,10 +52,11 @@ def test_counts_points_and_radii(hierarchy: Hierarchy, points: Points) -> None:
 def test_points_at_the_antimeridian_and_pole_stay_with_their_photos() -> None:
     rng = np.random.default_rng(0)
     lng = (180 + rng.normal(0, 0.01, 200) + 180) % 360 - 180
-    level = divide((rng.normal(30, 0.01, 200), lng), PartitionRule((500,), 5)).leaves
+    level = divide((rng.normal(30, 0.01, 200), lng), PartitionRule(tau_max=(500,), tau_min=5)).leaves
     assert geo.haversine_km(level.lat_deg, level.lng_deg, 30, 180).max() < 5
     polar = build_hierarchy(
-        sorted_ids([(np.full(60, 89.9), np.linspace(-180, 174, 60))]), rule=PartitionRule((500,), 5, 0)
+        sorted_ids([(np.full(60, 89.9), np.linspace(-180, 174, 60))]),
+        rule=PartitionRule(tau_max=(500,), tau_min=5, first_level=0),
     ).leaves
     assert polar.lat_deg.max() > 89.99
     assert polar.radius_km.max() == pytest.approx(geo.EARTH_RADIUS_KM * np.radians(0.1), rel=0.01)
@@ -70,20 +71,20 @@ def test_order_of_the_photos_does_not_matter(hierarchy: Hierarchy, points: Point
 
 
 def test_digest_is_about_cells_and_their_order(hierarchy: Hierarchy, points: Points) -> None:
-    other = divide(points, PartitionRule((400, 120, 41), 5))
+    other = divide(points, PartitionRule(tau_max=(400, 120, 41), tau_min=5))
     assert other.digest != hierarchy.digest
 
 
 def test_names_come_from_the_nearest_city() -> None:
     level = build_hierarchy(
-        sorted_ids([(np.full(20, 64.14), np.full(20, -21.93))]), rule=PartitionRule((100,), 5)
+        sorted_ids([(np.full(20, 64.14), np.full(20, -21.93))]), rule=PartitionRule(tau_max=(100,), tau_min=5)
     ).leaves
     assert (level.city[0], level.country[0]) == ("Reykjavík", "IS")
 
 
 def test_no_cell_left_is_an_error_that_says_what_to_lower() -> None:
     with pytest.raises(InputError, match="Lower `tau_min`"):
-        divide((np.array([1.0, 50.0]), np.array([1.0, 50.0])), PartitionRule((100,), 5))
+        divide((np.array([1.0, 50.0]), np.array([1.0, 50.0])), PartitionRule(tau_max=(100,), tau_min=5))
 
 
 def test_points_outside_every_cell_are_located_nowhere(hierarchy: Hierarchy) -> None:

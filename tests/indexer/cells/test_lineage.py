@@ -12,20 +12,20 @@ from indexer.cells.partition import PartitionRule
 from indexer.errors import InputError
 from tests.conftest import clustered_points
 
-RULE = PartitionRule((200, 60), 4)
+RULE = PartitionRule(tau_max=(200, 60), tau_min=4)
 
 
-def tree(n: int, seed: int = 3, rule: PartitionRule = RULE) -> Hierarchy:
+def hierarchy_of(n: int, seed: int = 3, rule: PartitionRule = RULE) -> Hierarchy:
     """Hierarchies of the first n of the same photos, so that more photos only add."""
     lat, lng = clustered_points(2000, seed)
     return build_hierarchy(sorted_ids([(lat[:n], lng[:n])]), rule=rule)
 
 
 PAIRS = [
-    (tree(900), tree(2000)),  # photos were added: cells split, cells appear
-    (tree(2000), tree(900)),  # photos were taken away: cells merge, cells go
-    (tree(1500), tree(1500, rule=PartitionRule((200, 60), 4, keep_parent=0.05))),
-    (tree(1500), tree(1500)),
+    (hierarchy_of(900), hierarchy_of(2000)),  # photos were added: cells split, cells appear
+    (hierarchy_of(2000), hierarchy_of(900)),  # photos were taken away: cells merge, cells go
+    (hierarchy_of(1500), hierarchy_of(1500, rule=PartitionRule(tau_max=(200, 60), tau_min=4, keep_parent=0.05))),
+    (hierarchy_of(1500), hierarchy_of(1500)),
 ]
 
 
@@ -89,5 +89,5 @@ def test_labels_are_compared_by_their_paths() -> None:
 
 
 def test_hierarchies_that_do_not_correspond_are_refused() -> None:
-    with pytest.raises(InputError, match=r"3 levels.*2 levels.*indexer build --features"):
-        lineage(tree(1500, rule=PartitionRule((200, 60, 30), 4)), tree(1500))
+    with pytest.raises(InputError, match=r"3 levels.*2 levels.*indexer build with `features`.*without `old_hierarchy`"):
+        lineage(hierarchy_of(1500, rule=PartitionRule(tau_max=(200, 60, 30), tau_min=4)), hierarchy_of(1500))

@@ -8,7 +8,7 @@ import s2sphere
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexer.cells.partition import PartitionRule, partition, photo_runs
+from indexer.cells.partition import PartitionRule, partition_cells, photo_ranges
 from indexer.earth import s2
 from indexer.errors import InputError
 from indexer.paper import TAU_MAX
@@ -46,18 +46,18 @@ def sorted_points(n: int, seed: int) -> np.ndarray:
 @pytest.mark.parametrize(
     "rule",
     [
-        PartitionRule((200, 50, 20), 5),
-        PartitionRule((200, 50, 20), 5, first_level=0),
-        PartitionRule((200, 50, 20), 5, min_inclusive=True),
-        PartitionRule((200, 50, 20), 5, keep_parent=0.3),
-        PartitionRule((60, 10, 1), 0),
+        PartitionRule(tau_max=(200, 50, 20), tau_min=5),
+        PartitionRule(tau_max=(200, 50, 20), tau_min=5, first_level=0),
+        PartitionRule(tau_max=(200, 50, 20), tau_min=5, min_inclusive=True),
+        PartitionRule(tau_max=(200, 50, 20), tau_min=5, keep_parent=0.3),
+        PartitionRule(tau_max=(60, 10, 1), tau_min=0),
     ],
     ids=["default", "six faces", "inclusive", "keep_parent", "down to one"],
 )
 def test_partition_equals_the_plain_recursion(rule: PartitionRule) -> None:
     ids = sorted_points(1500, seed=3)
     for tau_max in rule.tau_max:
-        assert partition(ids, rule, tau_max=tau_max).tolist() == plain_partition(ids.tolist(), rule, tau_max)
+        assert partition_cells(ids, rule, tau_max=tau_max).tolist() == plain_partition(ids.tolist(), rule, tau_max)
 
 
 @settings(max_examples=30)
@@ -70,9 +70,9 @@ def test_partition_equals_the_plain_recursion(rule: PartitionRule) -> None:
 def test_partition_equals_the_plain_recursion_for_any_points(
     places: list[tuple[float, float]], tau_min: int, above: int, first_level: int
 ) -> None:
-    rule = PartitionRule((tau_min + above,), tau_min, first_level)
+    rule = PartitionRule(tau_max=(tau_min + above,), tau_min=tau_min, first_level=first_level)
     ids = np.sort(s2.point_ids(*np.array(places).T))
-    assert partition(ids, rule, tau_max=rule.tau_max[0]).tolist() == plain_partition(
+    assert partition_cells(ids, rule, tau_max=rule.tau_max[0]).tolist() == plain_partition(
         ids.tolist(), rule, rule.tau_max[0]
     )
 
@@ -80,26 +80,26 @@ def test_partition_equals_the_plain_recursion_for_any_points(
 @settings(max_examples=20)
 @given(st.integers(0, 10_000), st.sampled_from([None, 0.0, 0.2, 0.6]))
 def test_partitions_are_nested_whatever_keep_parent_does(seed: int, keep_parent: float | None) -> None:
-    rule = replace(PartitionRule((150, 60, 25, 12), 4), keep_parent=keep_parent)
+    rule = replace(PartitionRule(tau_max=(150, 60, 25, 12), tau_min=4), keep_parent=keep_parent)
     ids = sorted_points(600, seed)
-    fine = partition(ids, rule, tau_max=12)
+    fine = partition_cells(ids, rule, tau_max=12)
     for tau_max in rule.tau_max:
-        assert (s2.locate(partition(ids, rule, tau_max=tau_max), fine) >= 0).all()
+        assert (s2.locate(partition_cells(ids, rule, tau_max=tau_max), fine) >= 0).all()
 
 
 def test_duplicates_stop_at_the_deepest_level() -> None:
     ids = np.repeat(s2.point_ids(np.array([48.8584]), np.array([2.2945])), 100)
-    cells = partition(ids, PartitionRule((10,), 5), tau_max=10)
+    cells = partition_cells(ids, PartitionRule(tau_max=(10,), tau_min=5), tau_max=10)
     assert cells.tolist() == ids[:1].tolist()
 
 
 def test_counts_and_ranges_agree_with_the_photos() -> None:
     ids = sorted_points(500, seed=1)
-    cells = partition(ids, PartitionRule((40,), 3), tau_max=40)
-    runs = photo_runs(ids, cells)
+    cells = partition_cells(ids, PartitionRule(tau_max=(40,), tau_min=3), tau_max=40)
+    ranges = photo_ranges(ids, cells)
     inside = s2.locate(cells, ids)
-    assert runs.lengths.tolist() == np.bincount(inside[inside >= 0], minlength=len(cells)).tolist()
-    for cell, (first, last) in enumerate(zip(runs.begin, runs.end, strict=True)):
+    assert ranges.lengths.tolist() == np.bincount(inside[inside >= 0], minlength=len(cells)).tolist()
+    for cell, (first, last) in enumerate(zip(ranges.begin, ranges.end, strict=True)):
         assert (inside[first:last] == cell).all()
 
 
@@ -121,5 +121,5 @@ def test_rules_that_make_no_sense_are_refused(options: dict, message: str) -> No
 
 
 def test_the_paper_is_the_default() -> None:
-    assert PartitionRule() == PartitionRule(TAU_MAX, 50, 2)
+    assert PartitionRule() == PartitionRule(tau_max=TAU_MAX, tau_min=50, first_level=2)
     assert TAU_MAX == (25000, 10000, 5000, 2000, 1000, 750, 500)

@@ -22,7 +22,7 @@ from indexer.errors import ArtifactError, InputError
 
 
 def test_save_and_load_are_inverse(hierarchy: Hierarchy, hierarchy_folder: Path) -> None:
-    again = load_hierarchy(hierarchy_folder)
+    again = load_hierarchy(str(hierarchy_folder))  # paths may be text
     assert again.digest == hierarchy.digest
     np.testing.assert_array_equal(again.ancestors, hierarchy.ancestors)
     assert again.medoids is not None

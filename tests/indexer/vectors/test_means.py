@@ -17,7 +17,7 @@ from indexer.vectors.scoring import ScoringModel, leaf_vectors
 from indexer.vectors.whitening import Moments, Transform, whiten
 from tests.conftest import random_geocells, unit_rows
 from tests.indexer.anisotropic import World, anisotropic_world
-from tests.indexer.cells.test_lineage import PAIRS, labelled, tree
+from tests.indexer.cells.test_lineage import PAIRS, hierarchy_of, labelled
 
 # Three levels: 2, 4 and 6 cells. No photo of the tests is in cell 3 of level 1, nor in leaf 5 inside it.
 PARENTS = [np.full(2, -1), np.array([0, 0, 1, 1]), np.array([0, 0, 1, 2, 2, 3])]
@@ -25,7 +25,7 @@ PATHS = np.array([(0, 0, 0), (0, 0, 1), (0, 1, 2), (1, 2, 3), (1, 2, 4), (0, 1, 
 WIDTH = 5
 
 
-def tree_photos(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def labelled_photos(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     vectors = rng.normal(size=(n, WIDTH)) * rng.uniform(0.1, 5, (n, 1))
     return vectors.astype(np.float32), PATHS[rng.integers(0, len(PATHS), n)]
@@ -55,7 +55,7 @@ def brute_means(vectors: np.ndarray, cells: np.ndarray) -> list[np.ndarray]:
 
 @given(st.integers(1, 200), st.integers(0, 20))
 def test_means_equal_brute_force_over_cells(n: int, seed: int) -> None:
-    vectors, cells = tree_photos(n, seed)
+    vectors, cells = labelled_photos(n, seed)
     for got, expected in zip(means_of(vectors, cells), brute_means(vectors, cells), strict=True):
         assert got.dtype == np.float32
         np.testing.assert_allclose(got, expected, atol=1e-5)
@@ -63,7 +63,7 @@ def test_means_equal_brute_force_over_cells(n: int, seed: int) -> None:
 
 @given(st.lists(st.integers(0, 150), max_size=5), st.randoms(use_true_random=False))
 def test_any_batches_in_any_order_equal_all_at_once(cuts: list[int], random: object) -> None:
-    vectors, cells = tree_photos(150, seed=0)
+    vectors, cells = labelled_photos(150, seed=0)
     batches = [slice(*pair) for pair in itertools.pairwise([0, *sorted(cuts), 150])]
     random.shuffle(batches)  # type: ignore[attr-defined]
     streamed = CellMeans(PARENTS, WIDTH)
@@ -74,7 +74,7 @@ def test_any_batches_in_any_order_equal_all_at_once(cuts: list[int], random: obj
 
 
 def test_vectors_pass_the_transform_first() -> None:
-    vectors, cells = tree_photos(200, seed=1)
+    vectors, cells = labelled_photos(200, seed=1)
     moments = Moments.zeros(6, WIDTH)
     moments.add(vectors, cells[:, -1])
     transform = whiten(moments, 0.1)
@@ -240,9 +240,9 @@ def test_vectors_follow_their_cells(old: Hierarchy, new: Hierarchy) -> None:
 
 
 def test_to_itself_nothing_changes() -> None:
-    same = tree(1500)
+    same = hierarchy_of(1500)
     geocells = random_geocells(same, 6, seed=2)
-    carried: Geocells = carry_over(geocells, same, tree(1500))
+    carried: Geocells = carry_over(geocells, same, hierarchy_of(1500))
     for a, b in zip(carried.vectors, geocells.vectors, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
 

@@ -64,6 +64,17 @@ def test_scores_of_rank_all_leaves_as_the_product_does(model: ScoringModel) -> N
     np.testing.assert_array_equal(ours, np.argsort(-log_product(model, queries), axis=1, kind="stable"))
 
 
+@pytest.mark.parametrize("width", [5, 96, 255, 768])
+def test_equal_leaves_score_equally_wherever_they_stand(width: int) -> None:
+    """Forty leaves of one vector, as those of split cells are, and one query many times."""
+    level = np.repeat(unit_rows(1, width, seed=7), 40, axis=0)
+    geocells = Geocells([level, level], np.array([0.07, 0.03]), np.ones(2), "h", None)
+    model = ScoringModel(geocells, np.arange(40)[:, None].repeat(2, axis=1), np.ones(40, np.int64))
+    queries = np.repeat(unit_rows(1, width, seed=8), 30, axis=0)
+    for k in (1, 3, 40):
+        assert len(np.unique(scores_of(model, queries, np.tile(np.arange(k), (30, 1))))) == 1
+
+
 def test_two_negative_cosines_cannot_win() -> None:
     """Leaf 0 lies opposite to the photo at both levels, leaf 1 at a right angle: raw cosines multiply to +1 and 0."""
     level = np.array([[-1.0, 0.0], [0.0, 1.0]], np.float32)

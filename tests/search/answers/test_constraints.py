@@ -21,7 +21,7 @@ from search.answers.engine import Engine
 from search.answers.options import ModeName, SearchOptions
 from search.answers.recall import RecallCheck
 from search.retrieval.found import Searched
-from search.retrieval.lists import TreeLists
+from search.retrieval.lists import HierarchyLists
 from tests.conftest import unit_rows
 from tests.search.answers.conftest import overlapping
 from tests.search.conftest import MODES, WIDTH, MakeBundle
@@ -38,7 +38,7 @@ def bundle(request: pytest.FixtureRequest, made: MakeBundle) -> Bundle:
 @pytest.mark.parametrize("mode", MODES)
 def test_the_best_allowed_leaf_is_found_and_no_other(bundle: Bundle, mode: ModeName) -> None:
     probes = {} if mode == "exact" else {"probes": 10**9}
-    engine = Engine(bundle, options=SearchOptions(mode, region=BOX, **probes))
+    engine = Engine(bundle, options=SearchOptions(mode=mode, region=BOX, **probes))
     allowed = overlapping(bundle.hierarchy, shapely.box(-40, -30, 50, 60))
     assert 3 < len(allowed) < bundle.model.n_leaves
     queries = unit_rows(50, WIDTH, seed=1)
@@ -66,10 +66,10 @@ def test_a_beam_misses_no_region_because_others_are_nearer(bundle: Bundle) -> No
     allowed = Region(BOX, None).cells(bundle.hierarchy.leaves)
     elsewhere = np.setdiff1d(np.arange(bundle.model.n_leaves), allowed)
     queries = bundle.model.geocells.vectors[-1][elsewhere[:40]]
-    hits = Engine(bundle, options=SearchOptions("beam", probes=1, region=BOX)).search(queries)
+    hits = Engine(bundle, options=SearchOptions(mode="beam", probes=1, region=BOX)).search(queries)
     assert np.isin(hits.leaf, allowed).all()
-    best = Engine(bundle, options=SearchOptions("exact", region=BOX)).search(queries)
-    found = Engine(bundle, options=SearchOptions("beam", region=BOX)).search(queries)
+    best = Engine(bundle, options=SearchOptions(mode="exact", region=BOX)).search(queries)
+    found = Engine(bundle, options=SearchOptions(mode="beam", region=BOX)).search(queries)
     assert (found.leaf == best.leaf).mean() >= 0.95  # queries such as no list was chosen for
 
 
@@ -77,15 +77,15 @@ def test_a_beam_visits_as_many_lists_as_the_region_takes(bundle: Bundle) -> None
     """What was chosen for all leaves says nothing of the lists of some."""
     probes = {}
     for region in (None, BOX):
-        facts = Engine(bundle, options=SearchOptions("beam", region=region)).search_facts
+        facts = Engine(bundle, options=SearchOptions(mode="beam", region=region)).search_facts
         probes[region] = facts["level"], facts["probes"]
     queries = stand_ins(bundle.model, n=200, seed=4)
     allowed = Region(BOX, None).cells(bundle.hierarchy.leaves)
     there = queries[np.isin(log_product(bundle.model, queries).argmax(axis=1), allowed)]
-    best = Engine(bundle, options=SearchOptions("exact", region=BOX)).search(there)
-    found = Engine(bundle, options=SearchOptions("beam", region=BOX)).search(there)
+    best = Engine(bundle, options=SearchOptions(mode="exact", region=BOX)).search(there)
+    found = Engine(bundle, options=SearchOptions(mode="beam", region=BOX)).search(there)
     assert (found.leaf == best.leaf).mean() >= 0.99
-    whole = TreeLists.of(Searched.of(bundle))
+    whole = HierarchyLists.of(Searched.of(bundle))
     assert probes[None] == (whole.level, whole.probes)
 
 
@@ -123,7 +123,7 @@ def test_another_prior_is_that_of_a_bundle_built_with_it(bundle: Bundle, mode: M
     queries = stand_ins(bundle.model, n=40, seed=2)
     for exponent in (0.0, 2.0):
         probes = {} if mode == "exact" else {"probes": 10**9}
-        engine = Engine(bundle, options=SearchOptions(mode, prior_exponent=exponent, **probes))
+        engine = Engine(bundle, options=SearchOptions(mode=mode, prior_exponent=exponent, **probes))
         model = replace(bundle.model, geocells=replace(bundle.model.geocells, prior_exponent=exponent))
         best = np.argsort(-log_product(model, queries), axis=1, kind="stable")[:, :2]
         np.testing.assert_array_equal(engine.search(queries, k=2).leaf, best)
@@ -131,7 +131,7 @@ def test_another_prior_is_that_of_a_bundle_built_with_it(bundle: Bundle, mode: M
 
 
 def test_recall_is_against_exact_search_of_the_same_region(bundle: Bundle) -> None:
-    recall = RecallCheck(Engine(bundle, options=SearchOptions("beam", probes=10**9, region=BOX)), 30)
+    recall = RecallCheck(Engine(bundle, options=SearchOptions(mode="beam", probes=10**9, region=BOX)), 30)
     recall.add(np.arange(30), unit_rows(30, WIDTH, seed=3))
     measured = recall.measure()
     assert measured is not None

@@ -103,7 +103,7 @@ def test_switched_off_a_gallery_changes_nothing(
     photo_bundle: Bundle, engine: Engine, queries: np.ndarray, mode: ModeName, point: str | None
 ) -> None:
     """The bundle of `engine` is the same without a gallery."""
-    options = SearchOptions(mode, point=point)  # type: ignore[arg-type]
+    options = SearchOptions(mode=mode, point=point)  # type: ignore[arg-type]
     plain = Engine(engine.bundle, options=options)
     same_answers(Engine(photo_bundle, options=replace(options, gallery="off")), plain, queries)
     assert "gallery_photo" not in columns_of(plain.answer(queries, k=1)).column_names
@@ -122,7 +122,7 @@ def test_a_gallery_that_lost_all_photos_is_as_none(
     assert emptied.gallery is not None
     assert len(emptied.gallery) == 0
     for k in (1, 3):
-        answers = Engine(emptied, options=SearchOptions("exact")).answer(queries, k=k)
+        answers = Engine(emptied, options=SearchOptions(mode="exact")).answer(queries, k=k)
         cells = engine.answer(queries, k=k)
         assert set(answers.evidence) == {"cells"}
         np.testing.assert_array_equal(answers.hits.leaf, cells.hits.leaf)

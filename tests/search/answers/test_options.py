@@ -64,8 +64,9 @@ def test_answers_do_not_depend_on_the_batch(bundle: Bundle, mode: ModeName) -> N
         (unit_rows(2, WIDTH + 1, 0), 1, "another encoder"),
         (unit_rows(2, WIDTH, 0)[0], 1, "shape"),
         (np.full((2, WIDTH), np.nan, np.float32), 1, "not finite, the first in row 0"),
-        (unit_rows(2, WIDTH, 0), 0, "top-k"),
-        (unit_rows(2, WIDTH, 0), 10**6, "top-k"),
+        (unit_rows(2, WIDTH, 0), 0, "`k` must be"),
+        (unit_rows(2, WIDTH, 0), 2.5, "`k` must be a whole number .* not 2.5"),
+        (unit_rows(2, WIDTH, 0), 10**6, "`k` must be"),
     ],
 )
 def test_what_cannot_be_searched_is_refused_in_every_mode(

@@ -103,7 +103,7 @@ def test_albums_have_evidence_that_grows_with_their_photos(photo_bundle: Bundle,
     fit, n_photos = replace(FIT, growth=growth), np.arange(35) % 6 + 1
     queries = (queries_of(photo_bundle) * n_photos[:, None]).astype(np.float32)
     bundle = calibrated(photo_bundle, fit, temperature=1.3, growth=0.75, protocol="album")
-    engine = Engine(bundle, options=SearchOptions("exact", gallery="all"), protocol="album")
+    engine = Engine(bundle, options=SearchOptions(mode="exact", gallery="all"), protocol="album")
     found = engine.find(queries, n_photos=n_photos, left_out=0.0)
     assert found.evidence is not None
     truth = brute_force(photo_bundle, fit, queries, temperature=1.3, growth=0.75, n_photos=n_photos)

@@ -10,8 +10,6 @@ import pyarrow.parquet
 import pytest
 import s2sphere
 
-from indexer.bundles.build_config import BuildConfig
-from indexer.bundles.builds import build
 from indexer.bundles.bundle import build_bundle, open_bundle
 from indexer.bundles.registry import Registry
 from indexer.cells.hierarchy import Hierarchy
@@ -24,7 +22,7 @@ from search.__main__ import COMMANDS
 from search.answers.engine import Engine
 from search.answers.options import SearchOptions
 from search.answers.precision_cap import CoarseCells
-from search.runs.local_engine import run_here
+from search.runs.local_run import run_here
 from search.runs.run_spec import RunConfig
 from search.runs.vectors import StoredVectors
 from tests.conftest import unit_rows
@@ -61,7 +59,7 @@ def test_leaves_are_told_as_the_cell_that_holds_them(hierarchy: Hierarchy) -> No
 
 @pytest.mark.parametrize("mode", ["exact", "beam"])
 def test_rows_tell_nothing_finer_and_whole_cells_probabilities(engine: Engine, tmp_path: Path, mode: str) -> None:
-    capped = Engine(engine.bundle, options=SearchOptions(mode, precision_cap=CAP_KM))  # type: ignore[arg-type]
+    capped = Engine(engine.bundle, options=SearchOptions(mode=mode, precision_cap=CAP_KM))  # type: ignore[arg-type]
     source = features(tmp_path / "F", [30], bad={3})
     run_here(capped, StoredVectors(capped, open_features(source), shard_rows=9), tmp_path / "O", RunConfig(top_k=5))
     coarse = CoarseCells(engine.bundle.hierarchy.leaves, CAP_KM)
@@ -107,7 +105,9 @@ def test_a_region_parts_no_cell_of_the_cap(engine: Engine) -> None:
         assert held.n_leaves == len(own)
         answers = held.answer(held.prepared(queries), k=1)
         told.append((answers.hits.leaf, answers.hits.score, answers.hits.probability))
-        with pytest.raises(InputError, match="top-k must be from 1 to 1, the number of cells of the precision cap"):
+        with pytest.raises(
+            InputError, match="`k` must be a whole number from 1 to 1, the number of cells of the precision cap"
+        ):
             held.check_k(2)
     for other in told[1:]:
         for one, two in zip(told[0], other, strict=True):
@@ -152,14 +152,6 @@ def test_a_bundles_cap_holds_and_can_only_be_coarser(
     for exact in (["--point", "medoid"], ["--point", "density"]):
         assert query(*exact) == 2
         assert "precision cap of 600 km" in capsys.readouterr().err
-
-
-def test_a_cap_survives_what_is_made_from_its_bundle(capped_world: Path, hierarchy_folder: Path) -> None:
-    home = Registry(capped_world / "R")
-    for cap, expected in ((None, CAP_KM), (1.0, CAP_KM), (2000.0, 2000.0)):
-        config = BuildConfig(precision_cap=cap)
-        made = build(home.path, hierarchy=hierarchy_folder, inherit=home.current, config=config, publish=False)
-        assert open_bundle(made.folder).precision_cap_km == expected
 
 
 def test_labels_have_no_width(hierarchy: Hierarchy) -> None:

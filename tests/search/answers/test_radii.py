@@ -1,4 +1,4 @@
-"""Radii against places drawn from the same picture of leaves, and against what can be seen by hand."""
+"""Radii against places drawn from the same model of leaves, and against what can be seen by hand."""
 
 import numpy as np
 import pytest
@@ -66,7 +66,7 @@ def test_a_radius_holds_its_share(seed: int, n_queries: int, n_leaves: int, spre
 
 
 def test_shares_are_those_of_places_that_are_drawn() -> None:
-    """The closed form beside places drawn from its picture: far from small leaves, where directions do not matter."""
+    """The closed form beside places drawn from its model: far from small leaves, where directions do not matter."""
     rng = np.random.default_rng(0)
     lat, lng, radius = rng.uniform(-30, 30, 12), rng.uniform(-30, 30, 12), np.full(12, 20.0)
     probability = rng.dirichlet(np.ones(12))

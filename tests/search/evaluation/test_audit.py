@@ -105,8 +105,8 @@ def test_embeddings_are_compared_as_well(photos: Path, tmp_path: Path) -> None:
     for name, part in (("Q", vectors[:2]), ("F", vectors[1:])):
         table = {"photo": [f"{name}{row}" for row in range(len(part))], "embedding": part.tolist()}
         pa.parquet.write_table(pa.table(table), tmp_path / f"{name}.parquet")
-    config = AuditConfig(features=tmp_path / "Q.parquet", reference_features=tmp_path / "F.parquet")
-    summary = audit(str(photos), tmp_path / "A", config=config)
+    config = AuditConfig(features=str(tmp_path / "Q.parquet"), reference_features=str(tmp_path / "F.parquet"))
+    summary = audit(photos, str(tmp_path / "A"), config=config)
     assert summary.duplicates == {"hash": 0, "embedding": 1}
     (row,) = rows(tmp_path / "A", "duplicates")
     assert (row["photo"], row["reference"], row["bits"], row["distance_km"]) == ("Q1", "F0", None, None)

@@ -20,6 +20,7 @@ from search.answers.engine import Engine
 from search.answers.options import PointName, SearchOptions
 from search.evaluation import photo_fit
 from search.evaluation.calibrate import calibrate
+from search.evaluation.options import CalibrateConfig, Resampling
 from tests.conftest import unit_rows, write_features
 from tests.search.conftest import WIDTH
 from tests.search.evaluation.conftest import PhotoWorld
@@ -28,6 +29,13 @@ from tests.search.evaluation.conftest import PhotoWorld
 def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
     code = main("search", DESCRIPTION, COMMANDS, argv=[str(each) for each in arguments])
     return code, *capsys.readouterr()
+
+
+def test_paths_may_be_text(home: Path) -> None:
+    config = CalibrateConfig(split="val", device="cpu", resampling=Resampling(0))
+    given = [home / "R", home / "F", home / "truth.parquet"]
+    made, again = calibrate(*map(str, given), config=config), calibrate(*given, config=config)
+    assert made.version == again.version in Registry(home / "R").versions
 
 
 def test_the_command_publishes_a_version_that_tells_radii(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,7 +28,7 @@ def test_the_temperature_that_made_the_photos_is_found(engine: Engine, temperatu
     found = fitted.calibration
     assert found.temperature == pytest.approx(temperature, rel=0.12)
     assert (found.growth, found.queries) == (0, 3000)
-    # The picture of a leaf is near what the photos were drawn from, so that shares are near what they promise.
+    # The model of a leaf is near what the photos were drawn from, so that shares are near what they promise.
     assert found.masses["cell"] == pytest.approx((0.5, 0.9), abs=0.06)
     assert fitted.after.interval is not None
     assert fitted.after.interval.low < 0.02

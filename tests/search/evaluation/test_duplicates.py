@@ -46,7 +46,7 @@ def test_hashes_survive_size_quality_and_brightness(seed: int) -> None:
     assert bits(own, hash_of(picture(seed + 100, 200))) > 12
 
 
-def test_plain_pictures_have_no_hash() -> None:
+def test_plain_photos_have_no_hash() -> None:
     assert perceptual_hash(Image.new("RGB", (50, 50), (9, 9, 9))) is None
 
 

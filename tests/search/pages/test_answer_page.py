@@ -15,7 +15,7 @@ from indexer.cells.hierarchy import Hierarchy
 from indexer.cli import main
 from indexer.photos.photo import Photo
 from search.__main__ import COMMANDS
-from search.answers.answer import Answer, GalleryPhoto, PathStep, Place
+from search.answers.answer import Answer, GalleryPhoto, PathStep, RankedCell
 from search.pages import answer_page, pictures
 from search.pages.answer_page import answers_page
 from search.pages.pictures import posterior_map
@@ -36,7 +36,7 @@ SURE = replace(
     radius_90_km=3456.0,
     abstain="unlike the others",
     point_key="c3",
-    top=(Place("a1", 1.0, 2.0, 0.5, 0.125),),
+    top=(RankedCell("a1", 1.0, 2.0, 0.5, 0.125),),
     gallery=(GalleryPhoto(HOSTILE, 3.0, 4.0, 0.875, 0.625),),
 )
 SURE_OF_ONE = Posterior(np.array([0, 1, 2]), np.array([0, 1]), np.ones(2), np.zeros(2), np.ones(2, np.int64))

@@ -8,7 +8,7 @@ from indexer.bundles.bundle import Bundle
 from indexer.bundles.leaf_index import list_index, stand_ins
 from indexer.vectors.scoring import leaf_vectors
 from search.retrieval.adaptive import PROVED, SPENT, AdaptiveSearch
-from search.retrieval.lists import TreeLists
+from search.retrieval.lists import HierarchyLists
 from tests.conftest import unit_rows
 from tests.search.conftest import WIDTH, best_of, opened, small_model
 
@@ -29,10 +29,10 @@ def test_a_proven_answer_is_the_answer_and_an_unproven_one_says_so(bundle: Bundl
 
 @settings(max_examples=40)
 @given(st.integers(0, 10_000), st.integers(1, 60), st.integers(1, 20), st.integers(1, 60))
-def test_a_proof_holds_for_any_tree_and_any_budget(seed: int, k: int, probes: int, more: int) -> None:
+def test_a_proof_holds_for_any_hierarchy_and_any_budget(seed: int, k: int, probes: int, more: int) -> None:
     model = small_model(seed)
     rows, queries = leaf_vectors(model), unit_rows(10, 8, seed + 99)
-    lists = TreeLists(model, list_index(model, rows, 1), level=1, probes=1)
+    lists = HierarchyLists(model, list_index(model, rows, 1), level=1, probes=1)
     searching = AdaptiveSearch(model, lists, rows, probes=probes, max_probes=probes + more)
     found = searching(queries, k, temperature=1.0)
     proved = found.mode == PROVED

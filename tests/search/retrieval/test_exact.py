@@ -15,7 +15,7 @@ from indexer.vectors.scoring import leaf_vectors, log_softmax
 from search.answers.engine import Engine
 from search.answers.options import ModeName, SearchOptions
 from search.retrieval.exact import ExactSearch
-from search.retrieval.lists import BeamSearch, TreeLists
+from search.retrieval.lists import BeamSearch, HierarchyLists
 from tests.conftest import unit_rows
 from tests.search.conftest import MODES, WIDTH, opened, small_model
 
@@ -54,7 +54,7 @@ def test_crops_are_one_query_with_the_mean_of_their_logits(seed: int, n_crops: i
         logits = (crops.astype(float) @ vectors.T.astype(float)).mean(axis=0) / model.geocells.temperatures[level]
         product += model.geocells.level_weights[level] * log_softmax(logits)[model.ancestors[:, level]]
     mean = crops.mean(axis=0, keepdims=True)
-    lists = TreeLists(model, list_index(model, leaf_vectors(model), 0), level=0, probes=10**6)
+    lists = HierarchyLists(model, list_index(model, leaf_vectors(model), 0), level=0, probes=10**6)
     scan = ExactSearch(model, torch.from_numpy(leaf_vectors(model)), low_precision=False)
     for searching in (scan, BeamSearch(model, lists)):
         found = searching(mean, k, temperature=1.0)
@@ -74,7 +74,7 @@ def test_a_processor_with_bfloat16_gives_the_same_answers(bundle: Bundle, monkey
 @pytest.mark.parametrize("mode", MODES)
 def test_a_gpu_answers_as_the_cpu_does(bundle: Bundle, mode: ModeName) -> None:
     queries = unit_rows(500, WIDTH, seed=10)
-    cpu, gpu = (Engine(bundle, options=SearchOptions(mode), device=device) for device in ("cpu", "cuda"))
+    cpu, gpu = (Engine(bundle, options=SearchOptions(mode=mode), device=device) for device in ("cpu", "cuda"))
     for probability in (True, False):
         one, two = (engine.search(queries, k=5, probability=probability) for engine in (cpu, gpu))
         np.testing.assert_array_equal(one.leaf, two.leaf)

@@ -1,4 +1,4 @@
-"""Lists that follow the tree: all leaves of those visited, once each, and what they add up to; and searches of some."""
+"""Lists that follow the hierarchy: all leaves of those visited, once each, and their sums; and searches of some."""
 
 import numpy as np
 import pytest
@@ -11,13 +11,13 @@ from indexer.vectors.scoring import ScoringModel, leaf_vectors
 from search.answers.engine import Engine
 from search.answers.options import ModeName
 from search.retrieval.found import Searched
-from search.retrieval.lists import TreeLists
+from search.retrieval.lists import HierarchyLists
 from tests.conftest import unit_rows
 from tests.search.conftest import MODES, WIDTH, best_of, opened
 
 
-def lists_of(model: ScoringModel, precision: Precision = "fp32", level: int = 1) -> TreeLists:
-    return TreeLists(model, list_index(model, leaf_vectors(model), level, precision), level=level, probes=1)
+def lists_of(model: ScoringModel, precision: Precision = "fp32", level: int = 1) -> HierarchyLists:
+    return HierarchyLists(model, list_index(model, leaf_vectors(model), level, precision), level=level, probes=1)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
@@ -78,7 +78,7 @@ def test_blocks_hold_a_bounded_number_of_leaves(engine: Engine, monkeypatch: pyt
 
 def test_a_beam_that_was_not_measured_is_chosen_when_it_is_searched(bundle: Bundle) -> None:
     measured = Searched.of(bundle)
-    chosen = TreeLists.of(Searched(bundle.model, flat_index(measured.leaf_vectors), None, "fp32"))
+    chosen = HierarchyLists.of(Searched(bundle.model, flat_index(measured.leaf_vectors), None, "fp32"))
     assert (chosen.level, chosen.probes) == (bundle.beam.level, bundle.beam.probes)
 
 

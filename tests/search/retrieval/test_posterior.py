@@ -41,7 +41,7 @@ def dense(posterior: Posterior, n_leaves: int) -> np.ndarray:
 @pytest.mark.parametrize("mode", MODES)
 def test_probabilities_are_those_of_brute_force(bundle: Bundle, mode: ModeName) -> None:
     probes = {} if mode == "exact" else {"probes": 10**9}  # all leaves are visited, so all of them count
-    engine = Engine(bundle, options=SearchOptions(mode, **probes))
+    engine = Engine(bundle, options=SearchOptions(mode=mode, **probes))
     queries = stand_ins(bundle.model, n=60, seed=1)
     logs = log_product(bundle.model, queries)
     expected = np.exp(log_softmax(logs))
@@ -58,7 +58,8 @@ def test_probabilities_are_those_of_brute_force(bundle: Bundle, mode: ModeName) 
 
 
 def test_a_beam_counts_what_it_visits(bundle: Bundle) -> None:
-    posterior = Engine(bundle, options=SearchOptions("beam", probes=1)).find(unit_rows(40, WIDTH, seed=2)).posterior
+    engine = Engine(bundle, options=SearchOptions(mode="beam", probes=1))
+    posterior = engine.find(unit_rows(40, WIDTH, seed=2)).posterior
     assert posterior is not None
     assert posterior.counted.max() < bundle.model.n_leaves
     np.testing.assert_allclose(dense(posterior, bundle.model.n_leaves).sum(axis=1) + posterior.left_out, 1, atol=1e-6)
@@ -67,8 +68,8 @@ def test_a_beam_counts_what_it_visits(bundle: Bundle) -> None:
 @pytest.mark.parametrize("mode", MODES)
 def test_answers_hold_the_probabilities_that_a_search_gives(bundle: Bundle, mode: ModeName) -> None:
     queries = unit_rows(30, WIDTH, seed=3)
-    hits = Engine(bundle, options=SearchOptions(mode)).search_prepared(queries, k=3)
-    told = Engine(bundle, options=SearchOptions(mode, point="mass")).answer(queries, k=3).hits
+    hits = Engine(bundle, options=SearchOptions(mode=mode)).search_prepared(queries, k=3)
+    told = Engine(bundle, options=SearchOptions(mode=mode, point="mass")).answer(queries, k=3).hits
     np.testing.assert_array_equal(told.leaf, hits.leaf)
     np.testing.assert_allclose(told.probability, hits.probability, rtol=rounding(bundle))
 

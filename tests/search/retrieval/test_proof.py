@@ -19,7 +19,7 @@ from search.retrieval import proof
 from search.retrieval.adaptive import AdaptiveSearch
 from search.retrieval.exact import ExactSearch
 from search.retrieval.found import Search
-from search.retrieval.lists import BeamSearch, TreeLists
+from search.retrieval.lists import BeamSearch, HierarchyLists
 from search.retrieval.proof import LeafScores, float32_error
 from tests.conftest import unit_rows
 from tests.search.conftest import WIDTH
@@ -35,9 +35,9 @@ def scan(model: ScoringModel, *, kind: torch.dtype = torch.float32, low_precisio
     return ExactSearch(model, torch.from_numpy(leaf_vectors(model)).to(kind), low_precision=low_precision)
 
 
-def lists_of(model: ScoringModel, precision: Precision, *, level: int = 0) -> TreeLists:
+def lists_of(model: ScoringModel, precision: Precision, *, level: int = 0) -> HierarchyLists:
     index = list_index(model, leaf_vectors(model), level, precision)
-    return TreeLists(model, index, level=level, probes=list_count(index))
+    return HierarchyLists(model, index, level=level, probes=list_count(index))
 
 
 # Every way to look at all leaves: each is exact.

@@ -1,11 +1,16 @@
 """The front door of runs: what does not go together is refused, by the names of fields; the rest reaches an engine."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet
+import pytest
 
+from encoder.config import EncoderOptions, FeedOptions
 from indexer.bundles.registry import Registry
+from indexer.vectors.features import read_features
 from search.runs.job import run
 from search.runs.run_spec import RunConfig, RunSpec
 from tests.search.conftest import features
@@ -21,5 +26,22 @@ def test_a_spec_is_answered_and_reported(registry: Registry, tmp_path: Path) -> 
     assert pyarrow.parquet.read_table(tmp_path / "O").num_rows == 18
     (line,) = (tmp_path / "log").read_text().splitlines()
     assert json.loads(line)["photos"] == str(tmp_path / "F")
-    again = run(spec, tmp_path / "O", config=RunConfig(top_k=2))
+    as_text = RunSpec(registry=str(registry.path), features=str(tmp_path / "F"), shard_rows=7)
+    again = run(as_text, str(tmp_path / "O"), config=RunConfig(top_k=2, audit_log=str(tmp_path / "log")))
     assert (again.rows, again.rows_known, again.recall) == (18, 18, None)
+    first, second = (json.loads(line) for line in (tmp_path / "log").read_text().splitlines())
+    assert second == first | {"at": second["at"]}
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_paths_may_be_text(world: Path, tmp_path: Path, kind: Callable[[Path], Any]) -> None:
+    spec = RunSpec(
+        registry=kind(world / "R"),
+        photos=kind(world / "photos.csv"),
+        checkpoint=kind(world / "C"),
+        encoder=EncoderOptions(device="cpu", precision="float32"),
+        feed=FeedOptions(workers=0),
+    )
+    report = run(spec, kind(tmp_path / "O"), config=RunConfig(save_features=kind(tmp_path / "F")))
+    assert (report.rows, report.ok) == (5, 4)
+    assert len(read_features(tmp_path / "F")) == 5

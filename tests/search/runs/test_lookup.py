@@ -14,7 +14,7 @@ import pytest
 from indexer.errors import InputError
 from indexer.vectors.features import FeatureBatch, open_features
 from search.answers.engine import Engine
-from search.runs.local_engine import run_here
+from search.runs.local_run import run_here
 from search.runs.lookup import answers_to, export_answers, export_target
 from search.runs.run_spec import RunConfig
 from search.runs.vectors import StoredVectors

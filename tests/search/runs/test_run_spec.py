@@ -24,6 +24,8 @@ FEATURES = {"features": Path("F")}
         (FEATURES | {"split": "test"}, "`split` goes with `photos`"),
         (FEATURES | {"crops": "ten"}, "`crops`, .* go with `photos`"),
         (FEATURES | {"encoder": EncoderOptions(segmenter="S")}, "`segmenter` go with `photos`"),
+        (FEATURES | {"shard_rows": 0}, "`shard_rows` must be at least 1, not 0"),
+        (PHOTOS | {"shard_rows": -3}, "`shard_rows` must be at least 1, not -3"),
         (FEATURES | {"album_table": "T"}, "`album_table` goes with `album`"),
         (PHOTOS | {"album": "trip"}, "`album` goes with `features`"),
     ],
@@ -31,6 +33,20 @@ FEATURES = {"features": Path("F")}
 def test_a_spec_whose_parts_do_not_go_together_cannot_be_made(parts: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         RunSpec(registry=Path("R"), **parts)
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"part": "3/2"}, "`part` 3/2"),
+        ({"part": "half"}, "`part` half"),
+        ({"top_k": 0}, "`top_k` must be at least 1, not 0"),
+        ({"check_recall": 0}, "`check_recall` must be at least 1, not 0"),
+    ],
+)
+def test_what_no_bundle_can_give_is_refused_before_one_is_opened(parts: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        RunConfig(**parts)
 
 
 def test_recall_is_checked_where_all_queries_are() -> None:
@@ -43,13 +59,9 @@ def test_recall_is_checked_where_all_queries_are() -> None:
     [
         (RunConfig(part="1/2"), "`album` goes with .* the whole job"),
         (RunConfig(engine="ray"), "`album` goes with `engine` local"),
-        (RunConfig(part="3/2"), "`part` 3/2"),
-        (RunConfig(part="half"), "`part` half"),
     ],
 )
-def test_an_album_is_of_a_whole_job_and_a_part_is_one_of_several(
-    config: RunConfig, message: str, tmp_path: Path
-) -> None:
+def test_an_album_is_of_a_whole_job(config: RunConfig, message: str, tmp_path: Path) -> None:
     spec = RunSpec(registry=tmp_path / "R", features=tmp_path / "F", album="trip")
     with pytest.raises(InputError, match=message):
         run(spec, tmp_path / "O", config=config)

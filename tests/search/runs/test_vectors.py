@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from indexer.errors import BundleMismatch, InputError
+from indexer.errors import BundleMismatch
 from indexer.jobs.stages import Line
 from indexer.photos.shard_cut import WHOLE
 from indexer.vectors.features import open_features
@@ -31,10 +31,3 @@ def test_features_of_an_unknown_encoder_are_taken_with_a_warning(
     source = StoredVectors(engine, open_features(features(tmp_path / "F", [4], encoder=None)))
     assert source.inputs["encoder"] is None
     assert "nobody recorded which encoder" in caplog.text
-
-
-def test_shards_of_no_rows_are_refused(engine: Engine, tmp_path: Path) -> None:
-    source = open_features(features(tmp_path / "F", [5]))
-    for rows in (0, -3):
-        with pytest.raises(InputError, match="`shard_rows` must be at least 1"):
-            StoredVectors(engine, source, shard_rows=rows)

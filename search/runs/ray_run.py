@@ -24,7 +24,7 @@ from indexer.jobs.progress import track_line
 from indexer.jobs.stages import Line, Meter
 from indexer.jobs.stopping import StopSignal, stopping
 from indexer.photos.shard_cut import JobPart
-from search.runs.local_engine import Folders, answered, finish, open_folders, rows_of_part
+from search.runs.local_run import Folders, answered, finish, open_folders, rows_of_part
 from search.runs.run_report import RunReport
 from search.runs.run_spec import RunConfig, RunSpec
 
@@ -52,7 +52,7 @@ def run_on_ray(spec: RunSpec, out: Path, config: RunConfig) -> RunReport:
     Stopped when the shards in hand are done.
     """
     engine, source = spec.open(out)
-    engine.check_k(config.top_k)
+    engine.check_k(config.top_k, name="top_k")
     line, part = Line(), JobPart.parse(config.part)
     # `stopping` last: Ray sets a handler of its own for SIGTERM when it starts.
     with open_folders(engine, source, out, config) as folders, _cluster(), stopping() as stop:

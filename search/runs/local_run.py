@@ -108,11 +108,12 @@ def open_folders(
     if albums is not None:
         options["album"], inputs["albums"] = albums.column, albums.digest
     job = Job(KIND, SCHEMA_VERSION, options, inputs)
-    _check_kept(source, out, config.save_features)
+    keep_in = None if config.save_features is None else Path(config.save_features)
+    _check_kept(source, out, keep_in)
     with ExitStack() as stack:
         answers, kept = stack.enter_context(open_job(out, job)), None
-        if config.save_features is not None and source.features is not None:
-            kept = stack.enter_context(open_job(config.save_features, source.features))
+        if keep_in is not None and source.features is not None:
+            kept = stack.enter_context(open_job(keep_in, source.features))
         yield Folders(answers, kept)
 
 

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.world import fusion
-from benchmarks.world.arms import Preset, Run, demo_settings
-from benchmarks.world.fusion import ALONE, ARMS, SMALL, compare_arms, shuffled
+from benchmarks.world import fusion_arms
+from benchmarks.world.arms import ComparisonPreset, Run, demo_settings
+from benchmarks.world.fusion_arms import ALONE, ARMS, SMALL, compare_arms, shuffled
 from benchmarks.world.generator import CLASSES, WorldConfig
 from training.photos import PhotoSet
 
 pytestmark = pytest.mark.usefixtures("small_demo")
-TINY = Preset(WorldConfig(n_train=120, n_validation=20, n_test=30), (40, 15), 1, epochs=1)
+TINY = ComparisonPreset(WorldConfig(n_train=120, n_validation=20, n_test=30), (40, 15), 1, epochs=1)
 
 
 def inputs(n: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
@@ -61,7 +61,7 @@ def test_finished_runs_are_kept_and_the_rest_is_made(
     assert sorted(name.rpartition("-")[0] for name in made) == ["fused-0", "photos-alone-0"]
     for content in made.values():
         assert len(json.loads(content)["errors_km"]["answer"]) == 30
-    monkeypatch.setattr(fusion, "train_arm", lambda *arguments: pytest.fail("made again"))
+    monkeypatch.setattr(fusion_arms, "train_arm", lambda *arguments: pytest.fail("made again"))
     compare_arms(TINY, tmp_path / "out", seeds=(0,), arms=compared)
     assert {path.name: path.read_bytes() for path in (tmp_path / "out" / "runs").iterdir()} == made
     assert capsys.readouterr().out.count("fused: median") == 2
@@ -71,7 +71,7 @@ def test_runs_of_other_settings_are_not_taken_for_these(tmp_path: Path, monkeypa
     monkeypatch.setattr("benchmarks.harness.RESULTS", tmp_path / "benchmarks" / "results")
     (tmp_path / "benchmarks").mkdir()
     errors = {"answer": np.array([10.0, 300.0])}
-    monkeypatch.setattr(fusion, "train_arm", lambda arm, seed, stage: Run(arm.name, seed, 1.0, errors))
+    monkeypatch.setattr(fusion_arms, "train_arm", lambda arm, seed, stage: Run(arm.name, seed, 1.0, errors))
     for preset in (TINY, replace(TINY, epochs=2)):
         assert compare_arms(preset, tmp_path / "out", seeds=(0,), arms=("fused",)) == 0
     assert len(list((tmp_path / "out" / "runs").iterdir())) == 2

@@ -23,7 +23,7 @@ from indexer.jobs.job_folder import read_job, read_marks
 from indexer.jobs.stages import Line
 from search.answers.engine import Engine
 from search.answers.options import SearchOptions
-from search.runs.local_engine import run_here
+from search.runs.local_run import run_here
 from search.runs.photo_vectors import VectorSource
 from search.runs.run_spec import RunConfig, RunSpec
 from search.runs.vectors import StoredVectors, VectorShard
@@ -111,7 +111,7 @@ class LocalSpec(RunSpec):
 
 def with_more_gpus_than_room(world: str, out: str) -> None:
     """A job from photos where there is an actor for each of two GPUs, and room for one of them."""
-    from search.runs.ray_engine import run_on_ray
+    from search.runs.ray_run import run_on_ray
 
     ray.init(num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     run_on_ray(of_photos(Path(world), workers=2), Path(out), RunConfig())
@@ -119,7 +119,7 @@ def with_more_gpus_than_room(world: str, out: str) -> None:
 
 def slowly(registry: str, source: str, out: str) -> None:
     """A job in a process of its own, on a cluster that it starts; ends as a command does."""
-    from search.runs.ray_engine import run_on_ray
+    from search.runs.ray_run import run_on_ray
 
     spec = SlowSpec(registry=Path(registry), features=Path(source), shard_rows=7)
     try:
@@ -155,7 +155,7 @@ def local(spec: RunSpec, out: Path, *, top_k: int = 2) -> pa.Table:
 def test_a_cluster_gives_the_same_rows_and_either_engine_goes_on_with_the_others_job(
     cluster: None, registry: Registry, source: Path, tmp_path: Path
 ) -> None:
-    from search.runs.ray_engine import run_on_ray
+    from search.runs.ray_run import run_on_ray
 
     spec = RunSpec(registry=registry.path, features=source, shard_rows=7)
     expected = local(spec, tmp_path / "local")
@@ -171,7 +171,7 @@ def test_a_cluster_gives_the_same_rows_and_either_engine_goes_on_with_the_others
 
 
 def test_an_actor_that_is_lost_costs_only_time(cluster: None, registry: Registry, source: Path, tmp_path: Path) -> None:
-    from search.runs.ray_engine import run_on_ray
+    from search.runs.ray_run import run_on_ray
 
     spec = DeadlySpec(registry=registry.path, features=source, shard_rows=7, scratch=tmp_path)
     run_on_ray(spec, tmp_path / "O", RunConfig(top_k=2))
@@ -183,9 +183,9 @@ def test_an_actor_that_is_lost_costs_only_time(cluster: None, registry: Registry
 def test_a_shard_that_ends_actor_after_actor_is_given_up_and_the_others_are_done(
     cluster: None, registry: Registry, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from search.runs.ray_engine import run_on_ray
+    from search.runs.ray_run import run_on_ray
 
-    monkeypatch.setattr("search.runs.ray_engine._RESTARTS", 1)  # each takes seconds; shards 1 and 3 take one each
+    monkeypatch.setattr("search.runs.ray_run._RESTARTS", 1)  # each takes seconds; shards 1 and 3 take one each
     spec = DeadlySpec(registry=registry.path, features=source, shard_rows=7, scratch=tmp_path, always=(2,))
     with pytest.raises(WorkError, match="1 shards were given up, the first 2"):
         run_on_ray(spec, tmp_path / "O", RunConfig())
@@ -195,10 +195,10 @@ def test_a_shard_that_ends_actor_after_actor_is_given_up_and_the_others_are_done
 def test_errors_in_our_own_words_arrive_as_they_are(
     cluster: None, registry: Registry, source: Path, tmp_path: Path
 ) -> None:
-    from search.runs.ray_engine import run_on_ray
+    from search.runs.ray_run import run_on_ray
 
     spec = RunSpec(registry=registry.path, features=source, shard_rows=7)
-    with pytest.raises(InputError, match="top-k must be"):
+    with pytest.raises(InputError, match="`top_k` must be"):
         run_on_ray(spec, tmp_path / "O", RunConfig(top_k=10**6))
 
 
@@ -219,7 +219,7 @@ def test_sigterm_finishes_the_shard_in_hand(cluster: None, registry: Registry, s
     assert set(read_marks(out)) == {0, 1, 2}
     assert len(list(out.glob("*.parquet"))) == 3
 
-    from search.runs.ray_engine import run_on_ray
+    from search.runs.ray_run import run_on_ray
 
     spec = RunSpec(registry=registry.path, features=source, shard_rows=7)
     run_on_ray(spec, out, RunConfig(top_k=2))
@@ -236,7 +236,7 @@ def test_an_actor_without_room_gets_no_shard(world: Path, tmp_path: Path) -> Non
 def test_a_cluster_without_room_for_any_is_an_error_that_says_what_was_asked_for(
     cluster: None, registry: Registry, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from search.runs import ray_engine
+    from search.runs import ray_run
 
     @ray.remote(num_cpus=2)  # type: ignore[untyped-decorator]
     class Other:
@@ -244,18 +244,18 @@ def test_a_cluster_without_room_for_any_is_an_error_that_says_what_was_asked_for
 
     other = Other.remote()
     ray.get(other.ready.remote())
-    monkeypatch.setattr(ray_engine, "_READY_S", 2.0)
+    monkeypatch.setattr(ray_run, "_READY_S", 2.0)
     spec = RunSpec(registry=registry.path, features=source, shard_rows=7)
     message = "1 were asked for, each with 1 CPUs and 0 GPUs on one node; the cluster has 2 CPUs and 0 GPUs on 1 nodes"
     with pytest.raises(WorkError, match=message):
-        ray_engine.run_on_ray(spec, tmp_path / "O", RunConfig())
+        ray_run.run_on_ray(spec, tmp_path / "O", RunConfig())
     ray.kill(other)
 
 
 def test_photos_on_as_many_actors_as_there_is_room_for_and_vectors_that_are_kept_stay(
     cluster: None, world: Path, tmp_path: Path
 ) -> None:
-    from search.runs.ray_engine import run_on_ray
+    from search.runs.ray_run import run_on_ray
 
     spec, config = of_photos(world), RunConfig(save_features=tmp_path / "F")
     report = run_on_ray(spec, tmp_path / "O", config)
@@ -275,7 +275,7 @@ def test_photos_on_as_many_actors_as_there_is_room_for_and_vectors_that_are_kept
 def test_relative_paths_are_those_of_the_command_wherever_the_cluster_was_started(
     cluster: None, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from search.runs.ray_engine import run_on_ray
+    from search.runs.ray_run import run_on_ray
 
     here = Path(shutil.copytree(world, tmp_path / "W", symlinks=True))
     monkeypatch.chdir(here)
@@ -293,7 +293,7 @@ def test_relative_paths_are_those_of_the_command_wherever_the_cluster_was_starte
 def test_an_actor_that_cannot_begin_is_an_error_that_says_why(
     cluster: None, registry: Registry, source: Path, tmp_path: Path
 ) -> None:
-    from search.runs.ray_engine import run_on_ray
+    from search.runs.ray_run import run_on_ray
 
     spec = LocalSpec(registry=registry.path, features=source, shard_rows=7, driver=os.getpid())
     with pytest.raises(WorkError, match=f"could not begin on .*: {registry.path}: there is no registry"):

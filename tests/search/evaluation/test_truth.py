@@ -10,7 +10,7 @@ import pytest
 
 from indexer.errors import InputError
 from indexer.photos.sources import PhotoTable
-from search.evaluation.ground_truth import beside_truth, read_truth, write_photos
+from search.evaluation.truth import beside_truth, read_truth, write_photos
 
 # Three of IM2GPS's places; the first longitude cannot be a latitude.
 PHOTOS = [

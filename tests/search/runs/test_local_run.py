@@ -16,7 +16,7 @@ from indexer.jobs.job_folder import check_ended
 from indexer.vectors.features import FeatureBatch, open_features
 from search.answers.album import albums_of_table
 from search.answers.engine import Engine
-from search.runs.local_engine import KIND, run_here
+from search.runs.local_run import KIND, run_here
 from search.runs.run_spec import RunConfig
 from search.runs.vectors import StoredVectors
 from tests.conftest import unit_rows, write_features

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.world.fusion`: does semantic fusion help, and is it the maps that help?
+"""`python -m benchmarks.world.fusion_arms`: does semantic fusion help, and is it the maps that help?
 
 Four encoders learn the same photos of the embedded world with the same settings, each from three seeds:
 
@@ -24,7 +24,7 @@ from torch import nn
 from torch.nn.functional import gelu
 
 from benchmarks.harness import Report
-from benchmarks.world.arms import SEEDS, Arm, Preset, Run, Stage, errors_km, learnt, make_runs
+from benchmarks.world.arms import SEEDS, Arm, ComparisonPreset, Run, Stage, errors_km, learnt, make_runs
 from benchmarks.world.generator import WorldConfig
 from encoder.config import FusionConfig
 from encoder.fusion import SegmentationTokens
@@ -35,8 +35,8 @@ from training.fitting import build_encoder
 from training.heads import GeocellHead
 from training.photos import PhotoSet
 
-SMALL = Preset(WorldConfig(n_train=10_000), (500, 200, 75, 30, 12), 3, epochs=6)
-FULL = Preset(WorldConfig(), (1000, 400, 150, 60, 25, 12), 3, epochs=8)  # the demo's
+SMALL = ComparisonPreset(WorldConfig(n_train=10_000), (500, 200, 75, 30, 12), 3, epochs=6)
+FULL = ComparisonPreset(WorldConfig(), (1000, 400, 150, 60, 25, 12), 3, epochs=8)  # the demo's
 
 
 class ConcatenatingEncoder(GeoEncoder):
@@ -99,7 +99,9 @@ ARMS: dict[str, Callable[[ModelConfig], GeoEncoder]] = {
 }
 
 
-def compare_arms(preset: Preset, out: Path, *, seeds: Sequence[int] = SEEDS, arms: Sequence[str] = tuple(ARMS)) -> int:
+def compare_arms(
+    preset: ComparisonPreset, out: Path, *, seeds: Sequence[int] = SEEDS, arms: Sequence[str] = tuple(ARMS)
+) -> int:
     """Train what has not been trained, print the table, and return the exit code: 1 where fusion does not help."""
     stage = Stage(preset, out / "world")
     runs = make_runs([Arm(name) for name in arms], seeds, stage, out / "runs", train_arm)
@@ -132,7 +134,7 @@ def judged(run: Run) -> Accuracy:
     return accuracy(run.errors_km[ANSWER])
 
 
-def report_runs(runs: Sequence[Run], preset: Preset, model: ModelConfig) -> int:
+def report_runs(runs: Sequence[Run], preset: ComparisonPreset, model: ModelConfig) -> int:
     """Print means and spreads, and append them to the results."""
     report = Report("world-fusion")
     for arm in dict.fromkeys(run.arm for run in runs):
@@ -175,7 +177,7 @@ def _mean_and_spread(values: Sequence[float]) -> str:
 
 def main() -> int:
     """Run the command line and return its exit code."""
-    parser = ArgumentParser(prog="python -m benchmarks.world.fusion", description=__doc__)
+    parser = ArgumentParser(prog="python -m benchmarks.world.fusion_arms", description=__doc__)
     parser.add_argument("--full", action="store_true", help="As many photos and epochs as the demo.")
     parser.add_argument("--out", type=Path, default=Path("out/fusion"), help="Folder to write; finished runs are kept.")
     options = parser.parse_args()
