@@ -17,6 +17,7 @@ from indexer.disk.manifest import read_manifest, verify_folder
 from indexer.vectors.features import open_features, read_features
 from indexer.vectors.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION, load_geocells
 from search.answers.engine import Engine
+from search.answers.options import SearchOptions
 from search.answers.rows import answer_table
 from search.evaluation.evaluate import evaluate_predictions
 from search.evaluation.predictions import read_predictions
@@ -34,7 +35,7 @@ def test_registries_answer_as_they_did(folder: Path) -> None:
     home = Registry(folder / "registry")
     assert home.faults() == []
     assert verify_bundle(home.resolve()) == []
-    engine = Engine.open(folder / "registry")
+    engine = Engine.open(folder / "registry", options=SearchOptions(gallery="off"))
     batch = read_features(folder / "queries")
     engine.check_encoder(open_features(folder / "queries").encoder, source="queries")
     table = answer_table(engine, batch, first_row=0, k=1)

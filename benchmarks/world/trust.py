@@ -2,9 +2,9 @@
 
 On the world and with the encoder that `make demo` leaves, with the product's own commands: build and answer; calibrate
 with the validation photos, and answer again. Then the test photos, which no command before has seen, tell how far
-probabilities are off before and after, and how many of them lie within the radii they were told. With cells that were
-refitted, so that they keep reference photos, they tell whether pointing elsewhere than at a cell's own point is nearer
-(paired, on the same photos), and whether the radii around such points are true.
+probabilities are off before and after, how many of them lie within the radii they were told, whether photos bring
+answers nearer than cells alone do (paired, on the same photos), whether pointing elsewhere than at the densest place
+does, and whether the radii around such points are true.
 
 In: the folder of a demo. Out: a line of `benchmarks/results/world-trust.jsonl`.
 """

@@ -117,7 +117,7 @@ class SearchOptions:
                 "`point` density and medoid tell where photos were taken to the metre, which the precision cap of "
                 f"{cap_km:g} km forbids. Leave `point` out."
             )
-        if bundle.gallery is None and (self.gallery == "all" or self.point == "density"):
+        if not _has_photos(bundle) and (self.gallery == "all" or self.point == "density"):
             raise InputError(
                 f"The bundle {bundle.version[:8]} has no gallery, so no photos of known places: build it from vectors "
                 "of photos (python -m indexer build --features ...), or from a checkpoint that was fitted to some."
@@ -169,7 +169,7 @@ class SearchOptions:
 
     def uses_gallery(self, bundle: "Bundle") -> bool:
         """Whether photos count beside the cells of a bundle."""
-        return bundle.gallery is not None and self.gallery != "off" and self.score == "softmax"
+        return _has_photos(bundle) and self.gallery != "off" and self.score == "softmax"
 
     def point_of(self, bundle: "Bundle") -> PointName:
         """Where answers from a bundle point."""
@@ -190,6 +190,11 @@ class SearchOptions:
     def constrained(self) -> bool:
         """Whether something else is searched than the whole bundle as it is."""
         return self.within_region or self.prior_exponent is not None
+
+
+def _has_photos(bundle: "Bundle") -> bool:
+    """Whether a bundle has photos of known places: all of a gallery's may have been removed."""
+    return bundle.gallery is not None and len(bundle.gallery) > 0
 
 
 DEFAULT_OPTIONS = SearchOptions()

@@ -62,8 +62,10 @@ class PhotoEvidence:
         # Moved once to the mean direction of the photos, by how near and how heavy they are.
         apart = np.square(self.places - chosen[:, None]).sum(axis=2)
         mean = np.einsum("qj,qjx->qx", self.weight * bell_density(apart, width_km), self.places)
-        with np.errstate(invalid="ignore"):
-            points = mean / np.linalg.norm(mean, axis=1, keepdims=True)
+        length = np.linalg.norm(mean, axis=1, keepdims=True)
+        # It stays where neither it nor a photo around it weighs anything: then it is dense by cells alone.
+        points = np.divide(mean, length, out=chosen, where=length > 0)
+        points[~self.there] = np.nan
         return replace(self, photo_density=at_photos, points=points)
 
 
@@ -95,7 +97,7 @@ def photo_evidence(
     weight = fit.weights(near.similarity, leaf_score, gallery.stands_for[row], n_photos)
     query, of_photos = cells.query, with_photos[cells.leaf]
     outside = np.bincount(query, np.where(of_photos, 0.0, cells.probability), minlength=n_queries)
-    share = np.where(known[:, 0], 1 - outside, 0.0)  # S
+    share = np.where(known[:, 0], np.maximum(1 - outside, 0.0), 0.0)  # S
     own = np.where(of_photos & known[query, 0], fit.cells, 1.0) * cells.probability
     by_photo = (1 - fit.cells) * share[:, None] * weight
     photo_query = np.nonzero(known)[0]

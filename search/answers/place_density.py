@@ -97,7 +97,9 @@ def bell_density(apart: np.ndarray, width_km: np.ndarray | float) -> np.ndarray:
 
 def share_of_bell(apart_km: np.ndarray, km: np.ndarray, width_km: np.ndarray) -> np.ndarray:
     """What a disc of a radius holds of a bell whose middle is so far from the disc's: (M,) float64."""
-    a, b = apart_km / width_km, km / width_km
+    beyond = apart_km > FARTHEST_KM / 2  # what a disc does not hold is a disc around the antipode, and that is nearer
+    a = np.where(beyond, FARTHEST_KM - apart_km, apart_km) / width_km
+    b = np.where(beyond, np.maximum(FARTHEST_KM - km, 0.0), km) / width_km
     table = _rice()
     far = (a > _FARTHEST - 1) | (b > _FARTHEST - 1)
     row, column = np.minimum(a / _STEP, len(table) - 2), np.minimum(b / _STEP, len(table) - 2)
@@ -107,7 +109,8 @@ def share_of_bell(apart_km: np.ndarray, km: np.ndarray, width_km: np.ndarray) ->
     at = i * wide + j
     near = (1 - u) * ((1 - v) * flat[at] + v * flat[at + 1]) + u * ((1 - v) * flat[at + wide] + v * flat[at + wide + 1])
     # Farther out distances are spread normally around the middle's, which a bell's curvature makes a bit longer.
-    return np.where(far, ndtr(b - np.hypot(a, 1.0)), near)
+    held = np.where(far, ndtr(b - np.hypot(a, 1.0)), near)
+    return np.where(beyond, 1 - held, held)
 
 
 @cache

@@ -30,6 +30,7 @@ from indexer.vectors.features import open_features
 from indexer.vectors.level_weights import fit_level_weights
 from indexer.vectors.scoring import leaf_vectors
 from search.answers.engine import Engine
+from search.answers.options import DEFAULT_OPTIONS
 from search.answers.points import points_of_bundle
 from search.evaluation.cell_calibration import Fitted, fit_calibration
 from search.evaluation.held_out import held_out
@@ -82,7 +83,7 @@ def calibrate(
         resampling=config.resampling,
     )
     photos = None
-    if bundle.gallery is not None:
+    if DEFAULT_OPTIONS.uses_gallery(bundle):
         scored = (
             bundle if geocells is None else replace(bundle, model=model, leaf_index=flat_index(leaf_vectors(model)))
         )

@@ -20,10 +20,11 @@ SUFFIXES: Mapping[str, str] = {"csv": ".csv", "geojson": ".geojson", "geoparquet
 # All columns of `search.answers.rows`, which takes seconds to import, in the order for people. Lists of other places do
 # not fit into a cell of a table.
 _COLUMNS = (
-    *("row", "photo", "status", "reason", "lat", "lng", "city", "country", "s2_id", "token", "key"),
+    *("row", "photo", "status", "reason", "lat", "lng", "city", "country", "s2_id", "token", "key", "point_key"),
     *("probability", "probability_over", "calibrated", "radius_50_km", "radius_90_km", "entropy", "abstain"),
-    *("score", "mode", "n_photos"),
+    *("score", "mode", "evidence", "n_photos"),
 )
+_LATER = {"point_key", "evidence"}  # jobs of before there were galleries have none of these
 
 
 def answers_to(folder: Path, photo: str) -> list[dict[str, Any]]:
@@ -71,7 +72,8 @@ def export_answers(folder: Path, out: Path) -> int:
     check_ended(folder)
     check_file(out)
     with _answers(folder) as rows:
-        chosen = f"SELECT {', '.join(_COLUMNS)} FROM answers ORDER BY row"
+        present = set(rows.table("answers").columns)
+        chosen = f"SELECT {', '.join(name for name in _COLUMNS if name in present)} FROM answers ORDER BY row"
         if out.suffix.lower() == SUFFIXES["csv"]:
             with explain_full(out), place_file(out) as aside:
                 quoted = str(aside).replace("'", "''")
@@ -98,7 +100,7 @@ def _answers(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         try:
             connection.read_parquet([str(part) for part in parts]).create_view("answers")
             present = connection.table("answers").columns
-            missing = next((name for name in _COLUMNS if name not in present), None)
+            missing = next((name for name in _COLUMNS if name not in {*present, *_LATER}), None)
             if missing is not None:
                 raise InputError(f"{folder}: these are no predictions; they have no column {missing!r}.")
             yield connection

@@ -93,10 +93,9 @@ def test_what_answers_say_of_themselves_is_measured(
     rows = {row["what"]: row for row in report.rows}
     before, after = rows["calibration error, as fitted"], rows["calibration error, calibrated"]
     assert before["photos"] == after["photos"] == 100
-    assert before["right"] == after["right"]
-    for point in ("medoid", "mass", "reference"):
+    for point in ("density, beside cells alone", *trust.POINTS):
         assert rows[f"--point {point}"]["usual_km"] > 0
-    for point in ("cell", "medoid", "mass", "reference"):
+    for point in ("density", "cell, by cells alone", *trust.POINTS):
         half, most = (rows[f"within the {share}% radius around --point {point}"] for share in (50, 90))
         assert half["median_km"] <= most["median_km"]
         assert half["photos"] == most["photos"] == 100

@@ -149,7 +149,8 @@ def letters_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         duckdb.sql("COPY (FROM 'photos.csv') TO 'photos.parquet'")
         run("encoder embed --photos photos.csv --checkpoint C --out F".split())
         run("encoder embed --photos photos.csv --split validation --checkpoint C --out V".split())
-        run("indexer build --features F --photos photos.csv --tau-max 200,40 --tau-min 5 --registry R".split())
+        learnt = "--features F --photos photos.csv --split train --tau-max 100,20 --tau-min 5"
+        run(f"indexer build {learnt} --registry R".split())
         run("search run --registry R --features F --out O".split())
     return home
 

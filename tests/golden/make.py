@@ -52,7 +52,8 @@ def make(out: Path) -> None:
         *("--epochs", "0", "--held-out", "0.1", "--shrinkage", "0.05", "--device", "cpu"),
         *("--gallery-per-leaf", "2", "--gallery-precision", "fp16", "--out", out / "checkpoint"),
     )
-    run(SEARCH, "run", "--registry", out / "registry", "--features", out / "queries", "--out", out / "predictions")
+    cells = ("--registry", out / "registry", "--gallery", "off")  # the paper's product: what all releases answer
+    run(SEARCH, "run", *cells, "--features", out / "queries", "--out", out / "predictions")
     make_class_maps(out / "class_maps")
     answers = pyarrow.parquet.read_table(out / "predictions")
     gallery = open_bundle(Registry(out / "registry").resolve()).gallery

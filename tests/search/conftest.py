@@ -19,10 +19,12 @@ from indexer.bundles.registry import Registry
 from indexer.cells.hierarchy import Hierarchy
 from indexer.vectors.features import FeatureBatch
 from indexer.vectors.geocells import Geocells, load_geocells
+from indexer.vectors.prototypes import Placed
 from indexer.vectors.scoring import ScoringModel, log_product
 from search.answers.engine import Engine
 from search.answers.options import ModeName, SearchOptions
 from tests.conftest import random_geocells, unit_rows, write_features
+from tests.search.gallery_oracle import bundle_with_photos, photos_near_cells
 
 WIDTH = 12
 MODES: list[ModeName] = ["exact", "beam", "adaptive"]
@@ -132,3 +134,18 @@ def small_model(seed: int, *, n_leaves: int = 60, n_levels: int = 3, width: int 
     weights = rng.uniform(0.2, 1.5, n_levels)
     geocells = Geocells(vectors, rng.uniform(0.03, 0.2, n_levels), weights, "h", None)
     return ScoringModel(geocells, ancestors, rng.integers(1, 50, n_leaves))
+
+
+@pytest.fixture(scope="session")
+def placed(hierarchy: Hierarchy) -> Placed:
+    """Photos for the gallery of the small world's hierarchy."""
+    return photos_near_cells(hierarchy, random_geocells(hierarchy, WIDTH, seed=0), 700, seed=11)
+
+
+@pytest.fixture(scope="session")
+def photo_bundle(
+    hierarchy: Hierarchy, hierarchy_folder: Path, placed: Placed, tmp_path_factory: pytest.TempPathFactory
+) -> Bundle:
+    """The bundle of `registry`, with a gallery."""
+    geocells, versions = random_geocells(hierarchy, WIDTH, seed=0), tmp_path_factory.mktemp("photos")
+    return bundle_with_photos(hierarchy, hierarchy_folder, geocells, placed, versions)

@@ -11,12 +11,12 @@ from indexer.bundles.bundle import build_bundle, calibrated_bundle, open_bundle,
 from indexer.bundles.faiss_index import rows_of
 from indexer.cells.hierarchy import Hierarchy
 from indexer.errors import ArtifactError
-from indexer.vectors.calibration import Calibration, calibration_facts, calibrations_of
+from indexer.vectors.calibration import Calibration, PhotoFit, calibration_facts, calibrations_of, usual_photo_fit
 from indexer.vectors.scoring import leaf_vectors
 from tests.conftest import random_geocells
 
 MASSES = {"cell": (0.45, 0.93), "medoid": (0.4, 0.9)}
-ONE = Calibration(temperature=2.5, growth=0.0, inside=0.9, masses=MASSES, least_score=1.5, queries=400)
+ONE = Calibration(temperature=2.5, growth=0.0, inside=0.9, masses=MASSES, mass_km=9.0, least_score=1.5, queries=400)
 ALBUM = replace(ONE, temperature=2.0, growth=0.5, inside=1.0, masses={"cell": (0.5, 0.9)}, queries=100)
 
 
@@ -26,6 +26,56 @@ def test_calibrations_survive_the_way_through_a_manifest() -> None:
     assert calibrations_of(facts) == both
     assert calibration_facts({}) is None
     assert calibrations_of(None) == {}
+
+
+FIT = PhotoFit(cells=0.2, gamma=0.05, similarity=0.02, near=50, width_km=3.0, point_width_km=9.0, growth=0.5, lists=16)
+PHOTOS = replace(ONE, temperature=2.2, masses={"cell": (0.4, 0.8), "density": (0.5, 0.9)}, fit=FIT)
+
+
+def test_those_with_photos_survive_it_too_and_how_approximate_they_are() -> None:
+    both = {"one": replace(ONE, with_photos=PHOTOS), "album": replace(ALBUM, approximate=True)}
+    facts = json.loads(json.dumps(calibration_facts(both)))  # type: ignore[arg-type]
+    found = calibrations_of(facts)
+    assert found == both
+    assert found["one"].with_photos is not None
+    assert found["one"].with_photos.fit == FIT
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"cells": -0.1},
+        {"cells": 1.1},
+        {"similarity": 0.0},
+        {"near": 0},
+        {"width_km": 0.0},
+        {"point_width_km": -1.0},
+        {"lists": 0},
+        {"gamma": float("nan")},
+        {"growth": float("inf")},
+        {"gamma": "much"},
+        {"gamma": None},
+    ],
+)
+def test_numbers_that_photos_cannot_count_by_are_refused(changed: dict[str, object]) -> None:
+    facts = json.loads(json.dumps(calibration_facts({"one": replace(ONE, with_photos=PHOTOS)})))
+    facts["one"]["with_photos"]["fit"] |= changed
+    with pytest.raises(ArtifactError, match="Fit them again: python -m search calibrate"):
+        calibrations_of(facts)
+
+
+def test_a_damaged_calibration_of_photos_is_refused() -> None:
+    facts = json.loads(json.dumps(calibration_facts({"one": replace(ONE, with_photos=PHOTOS)})))
+    facts["one"]["with_photos"]["fit"]["width"] = 3
+    with pytest.raises(ArtifactError, match="The calibration for 'one' is damaged"):
+        calibrations_of(facts)
+
+
+@pytest.mark.parametrize("width_km", [0.0, 0.01, 300.0])
+def test_where_nothing_was_fitted_bells_are_as_wide_as_the_median_leaf(width_km: float) -> None:
+    fit = usual_photo_fit(width_km, lists=7)
+    assert fit.width_km == fit.point_width_km == max(width_km, 0.05)
+    assert fit.lists == 7
 
 
 def test_temperatures_grow_with_albums() -> None:
@@ -45,6 +95,7 @@ def test_temperatures_grow_with_albums() -> None:
         {"masses": {"cell": [0.5, "most"]}},
         {"masses": {"medoid": [0.5, 0.9]}},
         {"least_score": "low"},
+        {"mass_km": None},
     ],
 )
 def test_what_is_no_calibration_is_refused(changed: dict[str, object]) -> None:

@@ -3,7 +3,9 @@
 import json
 
 import numpy as np
+import pytest
 
+from indexer.bundles.bundle import Bundle
 from indexer.jobs.job_folder import OK
 from indexer.vectors.features import FeatureBatch
 from search.answers.answer import answers_of
@@ -21,16 +23,25 @@ def batch_of(n: int, bad: int) -> FeatureBatch:
     return FeatureBatch([f"{n}.jpg" for n in range(n)], unit_rows(n, WIDTH, seed=1), status, reason, nowhere, nowhere)
 
 
-def test_an_answer_says_what_the_row_of_a_job_says(engine: Engine) -> None:
+@pytest.mark.parametrize("gallery", [False, True])
+def test_an_answer_says_what_the_row_of_a_job_says(engine: Engine, photo_bundle: Bundle, gallery: bool) -> None:
     batch = batch_of(9, bad=4)
+    if gallery:
+        engine = Engine(photo_bundle)
     for k in (1, 3):
         rows = answer_table(engine, batch, first_row=0, k=k).to_pylist()
         for row, answer in zip(rows, answers_of(engine, batch, k=k), strict=True):
             data = answer.to_dict()
-            lists = {name: data.pop(name) for name in ("path", "top", "references")}
+            lists = {name: data.pop(name) for name in ("path", "top", "gallery")}
             del row["s2_id"]  # JSON readers lose bits above 2**53; the token says the same
             places = [row.pop(f"top_{name}", None) or [] for name in ("key", "lat", "lng", "score", "probability")]
             row.pop("top_s2_id", None)
+            names = ("photo", "lat", "lng", "cosine", "weight")
+            decided = [row.pop(f"gallery_{name}", None) or [] for name in names]
+            assert bool(decided[0]) == (gallery and answer.ok)
+            assert [list(each.values()) for each in lists["gallery"]] == [
+                list(each) for each in zip(*decided, strict=True)
+            ]
             assert list(data.items()) == list(row.items())
             assert [list(place.values()) for place in lists["top"]] == [
                 list(each) for each in zip(*places, strict=True)

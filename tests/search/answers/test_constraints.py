@@ -55,7 +55,8 @@ def test_the_best_allowed_leaf_is_found_and_no_other(bundle: Bundle, mode: ModeN
     shares = np.exp(log_softmax(logs[:, allowed]))
     np.testing.assert_allclose(hits.probability[:, 0], shares.max(axis=1), rtol=1e-4)
     assert engine.counts == ("allowed leaves" if mode == "exact" else "visited allowed leaves")
-    _, posterior = engine.with_posterior(queries, left_out=0.0)
+    posterior = engine.find(queries, left_out=0.0).posterior
+    assert posterior is not None
     assert np.isin(posterior.leaf, allowed).all()
     assert engine.search_facts["allowed_leaves"] == len(allowed)
 

@@ -1,5 +1,7 @@
 """Every kind of leaf index in every mode: right scores, honest names, few misses, clear refusals."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -11,6 +13,7 @@ from search.answers.engine import Engine
 from search.answers.options import ModeName, SearchOptions
 from tests.conftest import unit_rows
 from tests.search.conftest import MODES, WIDTH, best_of, opened
+from tests.search.gallery_oracle import FIT, calibrated
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -91,6 +94,10 @@ def test_no_query_gives_no_answer_in_every_mode(engine: Engine, mode: ModeName, 
         ({"mode": "beam", "max_probes": 3}, "`max_probes` goes with"),
         ({"mode": "adaptive", "probes": 4, "max_probes": 3}, "must not be below"),
         ({"mode": "beam", "score": "cosine-clamped"}, "leave `mode` out"),
+        ({"score": "cosine-clamped", "gallery": "all"}, "leave `gallery` out"),
+        ({"score": "cosine-clamped", "point": "density"}, "no probabilities"),
+        ({"point": "density", "gallery": "off"}, "leave `gallery` off out"),
+        ({"gallery_photos": -1}, "`gallery_photos` must be at least 0"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(options: dict[str, object], message: str) -> None:
@@ -102,5 +109,36 @@ def test_what_a_bundle_was_not_calibrated_for_is_refused_by_fields(engine: Engin
     SearchOptions().check(engine.bundle, protocol="one")
     with pytest.raises(InputError, match=r"`radii`: the bundle .* was not calibrated for ten crops"):
         SearchOptions(radii=True).check(engine.bundle, protocol="ten")
-    with pytest.raises(InputError, match="no reference photos"):
-        SearchOptions(references=2).check(engine.bundle, protocol="one")
+    for without in (SearchOptions(gallery="all"), SearchOptions(point="density")):
+        with pytest.raises(InputError, match=r"has no gallery, so no photos of known places: .* indexer build"):
+            without.check(engine.bundle, protocol="one")
+
+
+def test_with_photos_answers_point_where_these_are_dense(photo_bundle: Bundle) -> None:
+    for options, uses, point in (
+        (SearchOptions(), True, "density"),
+        (SearchOptions(gallery="all"), True, "density"),
+        (SearchOptions(gallery="off"), False, "cell"),
+        (SearchOptions(point="medoid"), True, "medoid"),
+        (SearchOptions(precision_cap=500.0), True, "cell"),
+        (SearchOptions(score="cosine-affine"), False, "cell"),
+        (SearchOptions(region="FR"), True, "density"),
+    ):
+        options.check(photo_bundle, protocol="one")
+        assert (options.uses_gallery(photo_bundle), options.point_of(photo_bundle)) == (uses, point)
+
+
+def test_photos_and_cells_have_calibrations_of_their_own(photo_bundle: Bundle) -> None:
+    both = calibrated(photo_bundle, FIT)
+    one = both.calibrations["one"]
+    assert SearchOptions().calibration(both, "one") == one.with_photos
+    assert SearchOptions(gallery="off").calibration(both, "one") == one
+    assert SearchOptions().masses(both, "one") == (0.5, 0.9)
+    assert SearchOptions(point="medoid").masses(both, "one") is None
+    cells = replace(both, calibrations={"one": replace(one, with_photos=None)})
+    assert SearchOptions().calibration(cells, "one") is None
+    assert SearchOptions(gallery="off").calibration(cells, "one") is not None
+    assert not Engine(cells).calibrated
+    with pytest.raises(InputError, match="was not calibrated for one crop"):
+        SearchOptions(radii=True).check(cells, protocol="one")
+    SearchOptions(radii=True, gallery="off").check(cells, protocol="one")

@@ -1,8 +1,11 @@
 """Where answers point: each kind against what the bundle says of its cells."""
 
+from dataclasses import replace
+
 import numpy as np
 
-from indexer.earth.geo import haversine_km
+from indexer.bundles.bundle import Bundle
+from indexer.earth.geo import haversine_km, lat_lng, unit_vectors
 from indexer.earth.places import nearest_cities
 from search.answers.engine import Engine
 from search.answers.options import SearchOptions
@@ -10,17 +13,18 @@ from search.answers.points import AnswerPoints, points_of_bundle
 from search.answers.radii import share_within
 from tests.conftest import unit_rows
 from tests.search.conftest import WIDTH
+from tests.search.gallery_oracle import FIT, engine_with
 
 
 def test_a_bundle_has_the_kinds_that_it_has_the_means_for(engine: Engine) -> None:
-    assert set(points_of_bundle(engine.bundle)) == {"cell", "mass", "medoid"}
+    assert set(points_of_bundle(engine.bundle, photos=False)) == {"cell", "mass", "medoid"}
 
 
 def test_places_have_the_names_of_what_is_around_them(engine: Engine) -> None:
     queries = unit_rows(30, WIDTH, seed=4)
-    hits, posterior = engine.with_posterior(queries)
-    for kind, points in points_of_bundle(engine.bundle).items():
-        at = points(queries, hits.leaf[:, 0], posterior)
+    found = engine.find(queries)
+    for kind, points in points_of_bundle(engine.bundle, photos=False).items():
+        at = points(found.hits.leaf[:, 0], found.posterior)
         city, country = nearest_cities(at.lat_deg, at.lng_deg)
         np.testing.assert_array_equal(at.city, city, err_msg=kind)
         np.testing.assert_array_equal(at.country, country, err_msg=kind)
@@ -28,14 +32,14 @@ def test_places_have_the_names_of_what_is_around_them(engine: Engine) -> None:
 
 def test_no_leaf_has_more_around_it_than_the_heaviest(engine: Engine) -> None:
     queries, leaves = unit_rows(30, WIDTH, seed=4), engine.bundle.hierarchy.leaves
-    hits, posterior = engine.with_posterior(queries)
+    found = engine.find(queries)
     points = AnswerPoints(engine.bundle, "mass", mass_km=800)
-    at = points(queries, hits.leaf[:, 0], posterior)
+    at = points(found.hits.leaf[:, 0], found.posterior)
 
     def held(lat: np.ndarray, lng: np.ndarray) -> np.ndarray:
-        return share_within(posterior, points.discs, lat, lng, np.full(30, 800.0))
+        return share_within(found.posterior, points.discs, lat, lng, np.full(30, 800.0))
 
-    best = hits.leaf[:, 0]
+    best = found.hits.leaf[:, 0]
     gained = held(at.lat_deg, at.lng_deg) - held(leaves.lat_deg[best], leaves.lng_deg[best])
     assert (gained >= -1e-9).all()
     assert gained.max() > 0.01
@@ -52,3 +56,44 @@ def test_answers_may_point_at_the_medoid_of_the_cell(engine: Engine) -> None:
     apart = haversine_km(answers.at.lat_deg, answers.at.lng_deg, usual.at.lat_deg, usual.at.lng_deg)
     assert 0 < apart.max()
     assert (apart <= bundle.hierarchy.leaves.radius_km[leaf] + 1e-6).all()  # a photo of the cell
+
+
+def test_with_photos_answers_may_point_at_the_densest_place(photo_bundle: Bundle) -> None:
+    queries, photos = unit_rows(30, WIDTH, seed=4), points_of_bundle(photo_bundle, photos=True)
+    assert set(photos) == {"density", "cell", "mass", "medoid"}
+    found = engine_with(photo_bundle, replace(FIT, lists=2), mode="exact").find(queries)
+    evidence, best, leaves = found.evidence, found.hits.leaf[:, 0], photo_bundle.hierarchy.leaves
+    assert evidence is not None
+    assert 0 < evidence.there.sum() < 30
+    at = photos["density"](best, found.posterior, evidence)
+    lat, lng = lat_lng(np.where(evidence.there[:, None], evidence.points, 1.0))
+    np.testing.assert_allclose(at.lat_deg, np.where(evidence.there, lat, leaves.lat_deg[best]))
+    np.testing.assert_allclose(at.lng_deg, np.where(evidence.there, lng, leaves.lng_deg[best]))
+    city, country = nearest_cities(at.lat_deg, at.lng_deg)
+    np.testing.assert_array_equal(at.city, city)
+    np.testing.assert_array_equal(at.country, country)
+
+
+def test_with_photos_the_heaviest_leaf_is_that_of_the_density(photo_bundle: Bundle) -> None:
+    found = engine_with(photo_bundle, FIT, mode="exact").find(unit_rows(20, WIDTH, seed=4), left_out=0.0)
+    evidence, leaves = found.evidence, photo_bundle.hierarchy.leaves
+    assert evidence is not None
+    assert found.posterior is not None
+    points = AnswerPoints(photo_bundle, "mass", mass_km=500)
+    chosen = points.leaves(found.hits.leaf[:, 0], found.posterior, evidence)
+    tried, _ = found.posterior.likeliest(32)
+    middles = unit_vectors(leaves.lat_deg, leaves.lng_deg)
+    held = np.stack([evidence.density.within(middles[leaf], np.full(20, 500.0)) for leaf in tried.T], axis=1)
+    np.testing.assert_array_equal(chosen, tried[np.arange(20), held.argmax(axis=1)])
+    assert (chosen != found.hits.leaf[:, 0]).any()
+
+
+def test_radii_with_photos_hold_the_density(photo_bundle: Bundle) -> None:
+    found = engine_with(photo_bundle, FIT, mode="exact").find(unit_rows(20, WIDTH, seed=5))
+    assert found.posterior is not None
+    for points in points_of_bundle(photo_bundle, photos=True).values():
+        at = points(found.hits.leaf[:, 0], found.posterior, found.evidence)
+        radii = points.radii_km(at, found.posterior, found.evidence, (0.5, 0.9))
+        for share, km in zip((0.5, 0.9), radii.T, strict=True):
+            assert (points.share_within(at, found.posterior, found.evidence, km) >= share - 1e-6).all()
+            assert (points.share_within(at, found.posterior, found.evidence, km * (1 - 1e-4)) <= share + 1e-6).all()

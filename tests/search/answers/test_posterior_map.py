@@ -13,7 +13,8 @@ from tests.search.conftest import WIDTH
 @pytest.mark.parametrize("level", [0, 1, 2])
 def test_shares_of_a_level_are_sums_of_their_leaves_and_add_up_to_1(engine: Engine, level: int) -> None:
     hierarchy = engine.bundle.hierarchy
-    _, posterior = engine.with_posterior(unit_rows(3, WIDTH, seed=0), left_out=0.0)
+    posterior = engine.find(unit_rows(3, WIDTH, seed=0), left_out=0.0).posterior
+    assert posterior is not None
     frame = posterior_frame(hierarchy, ["a", "b", "a"], posterior, level=level)
     np.testing.assert_allclose(frame.groupby("photo")["share"].sum()[["a", "b"]], [2, 1], atol=1e-6)
     dense = np.zeros((3, len(hierarchy.leaves)))

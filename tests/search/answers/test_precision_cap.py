@@ -149,7 +149,7 @@ def test_a_bundles_cap_holds_and_can_only_be_coarser(
         assert {s2sphere.CellId.from_token(token).level() for token in tokens} <= set(range(finest + 1))
         told[name] = answer
     assert told["0"] == told["1"] != told["2"]
-    for exact in (["--references", 1], ["--point", "medoid"], ["--point", "reference"]):
+    for exact in (["--point", "medoid"], ["--point", "density"]):
         assert query(*exact) == 2
         assert "precision cap of 600 km" in capsys.readouterr().err
 

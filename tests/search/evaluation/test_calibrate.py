@@ -1,4 +1,4 @@
-"""Calibration against photos drawn from a posterior of known temperature, and the command on real folders."""
+"""The command on real folders: what it publishes, prints and refuses; radii that are true."""
 
 import json
 import shutil
@@ -9,119 +9,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-import torch
 
-from indexer.bundles.bundle import build_bundle
-from indexer.bundles.leaf_index import stand_ins
 from indexer.bundles.registry import Registry
-from indexer.cells.hierarchy import Hierarchy
 from indexer.cli import main
-from indexer.earth.geo import lat_lng, unit_vectors
+from indexer.earth.geo import unit_vectors
 from indexer.errors import InputError
-from indexer.vectors.features import FeatureBatch, open_features
-from indexer.vectors.scoring import log_product, log_softmax
+from indexer.vectors.features import FeatureBatch
 from search.__main__ import COMMANDS, DESCRIPTION
 from search.answers.engine import Engine
 from search.answers.options import PointName, SearchOptions
-from search.answers.points import points_of_bundle
-from search.answers.radii import LeafDiscs
-from search.evaluation.calibrate import HeldOutQueries, calibrate, fit_calibration, held_out
+from search.evaluation import photo_fit
+from search.evaluation.calibrate import calibrate
 from search.evaluation.options import CalibrateConfig, Resampling
-from tests.conftest import random_geocells, unit_rows, write_features
+from tests.conftest import unit_rows, write_features
 from tests.search.conftest import WIDTH
-
-CPU = torch.device("cpu")
-
-
-def drawn(engine: Engine, temperature: float, *, n: int, seed: int) -> HeldOutQueries:
-    """Photos taken where a posterior of this temperature has it, each evenly over the distances within its leaf."""
-    model, leaves = engine.bundle.model, engine.bundle.hierarchy.leaves
-    rng = np.random.default_rng(seed)
-    queries = stand_ins(model, n=n, seed=seed)
-    share = np.exp(log_softmax(log_product(model, queries) / temperature))
-    leaf = np.array([rng.choice(model.n_leaves, p=row) for row in share])
-    around = LeafDiscs.of(leaves)
-    aside = rng.normal(size=(n, 3))
-    point = around.points[leaf]
-    aside -= (aside * point).sum(axis=1, keepdims=True) * point
-    aside /= np.linalg.norm(aside, axis=1, keepdims=True)
-    angle = (rng.uniform(0, 1, n) * around.radius_km[leaf] / 6371.0)[:, None]
-    return HeldOutQueries(queries, np.ones(n, np.int64), *lat_lng(np.cos(angle) * point + np.sin(angle) * aside), leaf)
-
-
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 6.0])
-def test_the_temperature_that_made_the_photos_is_found(engine: Engine, temperature: float) -> None:
-    sample = drawn(engine, temperature, n=3000, seed=0)
-    fitted = fit_calibration(
-        engine.bundle.model, points_of_bundle(engine.bundle), sample, device=CPU, resampling=Resampling(100)
-    )
-    found = fitted.calibration
-    assert found.temperature == pytest.approx(temperature, rel=0.12)
-    assert (found.growth, found.queries) == (0, 3000)
-    # The model of a leaf is near what the photos were drawn from, so that shares are near what they promise.
-    assert found.masses["cell"] == pytest.approx((0.5, 0.9), abs=0.06)
-    assert fitted.after.interval is not None
-    assert fitted.after.interval.low < 0.02
-    assert fitted.after.error <= fitted.before.error + 0.005
-
-
-def test_photos_outside_all_cells_make_all_others_less_likely(engine: Engine) -> None:
-    sample = drawn(engine, 1.0, n=2000, seed=1)
-    lost = HeldOutQueries(
-        sample.queries, sample.n_photos, sample.lat_deg, sample.lng_deg, np.where(np.arange(2000) % 3, sample.leaf, -1)
-    )
-    fits = [
-        fit_calibration(
-            engine.bundle.model, points_of_bundle(engine.bundle), each, device=CPU, resampling=Resampling(100)
-        )
-        for each in (sample, lost)
-    ]
-    assert fits[0].calibration.inside == 1
-    assert fits[1].calibration.inside == pytest.approx(2 / 3, abs=0.01)
-    assert fits[1].calibration.temperature == pytest.approx(fits[0].calibration.temperature, rel=0.2)
-    assert fits[1].after.interval is not None
-    assert fits[1].after.interval.low < 0.02
-    assert fits[1].after.error < fits[1].before.error - 0.1
-
-
-def test_albums_of_one_photo_seen_again_and_again_grow_colder_by_none(engine: Engine) -> None:
-    """n equal photos say what one says: the temperature must grow with n."""
-    sample = drawn(engine, 1.0, n=2000, seed=2)
-    n_photos = np.random.default_rng(3).integers(1, 9, 2000)
-    queries = (sample.queries * n_photos[:, None]).astype(np.float32)
-    album = HeldOutQueries(queries, n_photos, sample.lat_deg, sample.lng_deg, sample.leaf)
-    fitted = fit_calibration(
-        engine.bundle.model, points_of_bundle(engine.bundle), album, device=CPU, resampling=Resampling(0)
-    )
-    assert fitted.calibration.growth == 1
-    assert fitted.calibration.temperature == pytest.approx(1.0, rel=0.12)
-
-
-@pytest.fixture
-def home(published: Path, tmp_path: Path) -> Path:
-    """A copy of what was published, to publish more in."""
-    return Path(shutil.copytree(published, tmp_path / "home", symlinks=True))
-
-
-@pytest.fixture(scope="module")
-def published(hierarchy: Hierarchy, hierarchy_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A registry R; features F of 400 photos drawn at temperature 3, and their truth, of two splits and 80 albums."""
-    folder = tmp_path_factory.mktemp("calibrate")
-    registry = Registry(folder / "R")
-    geocells = random_geocells(hierarchy, WIDTH, seed=0)
-    registry.publish(build_bundle(hierarchy_folder, geocells, registry.versions_folder, config={}, inputs={}).name)
-    sample = drawn(Engine.open(registry.path), 3.0, n=400, seed=4)
-    names = [f"{row}.jpg" for row in range(400)]
-    unknown = np.full(400, np.nan)
-    batch = FeatureBatch(names, sample.queries, ["ok"] * 400, [""] * 400, unknown, unknown)
-    write_features(folder / "F", batch, encoder="e" * 64)
-    columns = {"photo": names, "lat": sample.lat_deg, "lng": sample.lng_deg}
-    columns |= {
-        "split": ["val" if row < 300 else "test" for row in range(400)],
-        "trip": [row // 5 for row in range(400)],
-    }
-    pa.parquet.write_table(pa.table(columns), folder / "truth.parquet")
-    return folder
+from tests.search.evaluation.conftest import PhotoWorld
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
@@ -249,26 +151,43 @@ def test_radii_of_what_was_not_calibrated_are_refused(home: Path, capsys: pytest
         Engine.open(home / "R", protocol="ten", options=SearchOptions(radii=True))
 
 
-def test_photos_and_truth_that_do_not_belong_together_are_refused(home: Path) -> None:
-    bundle = Engine.open(home / "R").bundle
-    features = open_features(home / "F")
-    (home / "others.csv").write_text("photo,lat,lng\nx.jpg,1,2\n")
-    with pytest.raises(InputError, match=r"0 photos of .*others\.csv have a vector"):
-        held_out(bundle, features, home / "others.csv")
-    (home / "twice.csv").write_text("photo,lat,lng\n1.jpg,1,2\n1.jpg,1,2\n")
-    with pytest.raises(InputError, match="names of photos repeat"):
-        held_out(bundle, features, home / "twice.csv")
-
-
-def test_an_album_lies_in_the_middle_of_its_photos(home: Path) -> None:
-    bundle = Engine.open(home / "R").bundle
-    rows = pa.parquet.read_table(home / "truth.parquet")
-    pairs = rows.append_column("pair", pa.array([row // 2 for row in range(400)]))
-    pa.parquet.write_table(pairs, home / "pairs.parquet")
-    album = held_out(bundle, open_features(home / "F"), home / "pairs.parquet", album="pair")
-    assert (len(album), set(album.n_photos.tolist())) == (200, {2})
-    points = unit_vectors(rows["lat"].to_numpy(), rows["lng"].to_numpy()).reshape(200, 2, 3).sum(axis=1)
-    lat, lng = lat_lng(points)
-    np.testing.assert_allclose(album.lat_deg, lat)
-    np.testing.assert_allclose(album.lng_deg, lng)
-    np.testing.assert_array_equal(album.leaf, bundle.hierarchy.locate(lat, lng)[:, -1])
+def test_a_bundle_with_a_gallery_is_calibrated_with_it_and_without(
+    photo_world: PhotoWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(photo_fit, "_GRIDS", {"similarity": (0.02, 0.08), "growth": (0.5,)})
+    monkeypatch.setattr(photo_fit, "_TEMPERATURES", np.ones(1))
+    monkeypatch.setattr(photo_fit, "_ROUNDS", 1)
+    home, before = Registry(tmp_path / "R"), photo_world.bundle
+    shutil.copytree(before.path, home.versions_folder / before.version)
+    home.publish(before.version)
+    sample = photo_world.sample(200, seed=40)
+    raw = photo_world.vectors_of(unit_vectors(sample.lat_deg, sample.lng_deg), 40)
+    names, unknown = sample.name.tolist(), np.full(200, np.nan)
+    batch = FeatureBatch(names, raw, ["ok"] * 200, [""] * 200, unknown, unknown)
+    write_features(tmp_path / "V", batch, encoder="e" * 64)
+    truth = pa.table({"photo": names, "lat": sample.lat_deg, "lng": sample.lng_deg})
+    pa.parquet.write_table(truth, tmp_path / "truth.parquet")
+    made = calibrate(home.path, tmp_path / "V", tmp_path / "truth.parquet")
+    assert made.photos is not None
+    home.publish(made.version)
+    bundle = Engine.open(home.path).bundle
+    one = bundle.calibrations["one"]
+    assert one.fit is None
+    assert one.with_photos == made.photos.fitted.calibration
+    assert replace(one, with_photos=None) == made.fitted.calibration
+    photos, cells = (Engine(bundle, options=SearchOptions(gallery=how)) for how in ("lists", "off"))
+    assert photos.calibrated
+    assert cells.calibrated
+    assert photos.calibration == one.with_photos
+    assert cells.calibration == one
+    assert photos.photo_fit == made.photos.fitted.calibration.fit
+    told = photos.answer(sample.queries, k=1)
+    assert told.radius_90_km is not None
+    # Where its gallery changed by more than a hundredth, photos are no longer calibrated; cells still are.
+    gallery = bundle.gallery
+    assert gallery is not None
+    changed = replace(bundle, gallery=replace(gallery, facts=replace(gallery.facts, changed=0.011)))
+    with pytest.raises(InputError, match="with its gallery as it is now"):
+        Engine(changed, options=SearchOptions(radii=True))
+    assert not Engine(changed).calibrated
+    assert Engine(changed, options=SearchOptions(gallery="off", radii=True)).calibrated

@@ -15,7 +15,7 @@ from indexer.cells.hierarchy import Hierarchy
 from indexer.cli import main
 from indexer.photos.photo import Photo
 from search.__main__ import COMMANDS
-from search.answers.answer import Answer, PathStep, RankedCell, Reference
+from search.answers.answer import Answer, GalleryPhoto, PathStep, RankedCell
 from search.pages import answer_page, pictures
 from search.pages.answer_page import answers_page
 from search.pages.pictures import posterior_map
@@ -25,7 +25,8 @@ from tests.search.photo_files import comment, jpeg, with_segments
 
 LOST = Answer(0, HOSTILE, "missing", f"no such file {HOSTILE}")
 FOUND = Answer(
-    *(1, HOSTILE, "ok", "", 10.0, 20.0, HOSTILE, None, HOSTILE, HOSTILE, -1.5, 0.25, False),
+    *(1, HOSTILE, "ok", "", 10.0, 20.0, HOSTILE, HOSTILE, None, HOSTILE, HOSTILE, -1.5, 0.25, False),
+    evidence=HOSTILE,
     path=(PathStep(0, HOSTILE, HOSTILE, HOSTILE, 1234.5, 0.75),),
 )
 SURE = replace(
@@ -34,8 +35,9 @@ SURE = replace(
     radius_50_km=12.0,
     radius_90_km=3456.0,
     abstain="unlike the others",
+    point_key="c3",
     top=(RankedCell("a1", 1.0, 2.0, 0.5, 0.125),),
-    references=(Reference(HOSTILE, 3.0, 4.0, 0.875),),
+    gallery=(GalleryPhoto(HOSTILE, 3.0, 4.0, 0.875, 0.625),),
 )
 SURE_OF_ONE = Posterior(np.array([0, 1, 2]), np.array([0, 1]), np.ones(2), np.zeros(2), np.ones(2, np.int64))
 
@@ -62,8 +64,17 @@ def test_each_answer_has_what_is_known_of_it(hierarchy: Hierarchy, monkeypatch: 
         assert words in found
     assert "nine in ten" not in found
     assert "Abstain" not in found
-    for words in ("(calibrated)", "within\n3,456 km", "Abstain</strong>: unlike the others", "<td>a1</td>", "0.875"):
+    for words in (
+        "(calibrated)",
+        "within\n3,456 km",
+        "Abstain</strong>: unlike the others",
+        "<td>a1</td>",
+        "<td>0.875</td>",
+        "<td>62%</td>",
+    ):
         assert words in sure
+    assert "The place lies in cell c3" in sure
+    assert "The place lies in cell" not in found
 
 
 def test_cells_that_are_labels_have_no_map(hierarchy: Hierarchy) -> None:

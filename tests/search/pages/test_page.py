@@ -17,6 +17,8 @@ PLACE = dict.fromkeys(("photo", "city", "country", "key"), HOSTILE) | {
     **dict.fromkeys(("lat_deg", "lng_deg", "probability"), 0.5),
     **dict.fromkeys(("radius_90_km", "abstain")),
     "calibrated": True,
+    "evidence": HOSTILE,
+    "point_key": HOSTILE + "b",
 }
 
 

@@ -41,4 +41,4 @@ def test_clamped_cosines_that_are_all_zero_make_all_leaves_alike(bundle: Bundle)
 def test_cosines_have_no_posterior(bundle: Bundle) -> None:
     engine = Engine(bundle, options=SearchOptions(score="cosine-affine"))
     with pytest.raises(InputError, match="no probabilities"):
-        engine.with_posterior(unit_rows(1, WIDTH, seed=0))
+        engine.find(unit_rows(1, WIDTH, seed=0))

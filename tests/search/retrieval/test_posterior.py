@@ -45,7 +45,8 @@ def test_probabilities_are_those_of_brute_force(bundle: Bundle, mode: ModeName) 
     queries = stand_ins(bundle.model, n=60, seed=1)
     logs = log_product(bundle.model, queries)
     expected = np.exp(log_softmax(logs))
-    _, posterior = engine.with_posterior(queries)
+    posterior = engine.find(queries).posterior
+    assert posterior is not None
     found = dense(posterior, bundle.model.n_leaves)
     listed = found > 0
     np.testing.assert_allclose(found[listed], expected[listed], rtol=rounding(bundle))
@@ -57,9 +58,9 @@ def test_probabilities_are_those_of_brute_force(bundle: Bundle, mode: ModeName) 
 
 
 def test_a_beam_counts_what_it_visits(bundle: Bundle) -> None:
-    _, posterior = Engine(bundle, options=SearchOptions(mode="beam", probes=1)).with_posterior(
-        unit_rows(40, WIDTH, seed=2)
-    )
+    engine = Engine(bundle, options=SearchOptions(mode="beam", probes=1))
+    posterior = engine.find(unit_rows(40, WIDTH, seed=2)).posterior
+    assert posterior is not None
     assert posterior.counted.max() < bundle.model.n_leaves
     np.testing.assert_allclose(dense(posterior, bundle.model.n_leaves).sum(axis=1) + posterior.left_out, 1, atol=1e-6)
 
@@ -74,7 +75,8 @@ def test_answers_hold_the_probabilities_that_a_search_gives(bundle: Bundle, mode
 
 
 def test_no_query_has_no_posterior(bundle: Bundle) -> None:
-    _, posterior = Engine(bundle).with_posterior(np.empty((0, WIDTH), np.float32))
+    posterior = Engine(bundle).find(np.empty((0, WIDTH), np.float32)).posterior
+    assert posterior is not None
     assert len(posterior) == len(posterior.entropy()) == 0
     assert len(joined_posteriors([])) == 0
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import geopandas
@@ -70,6 +71,17 @@ def test_csv_has_every_photo_in_order_and_every_column(predictions: Path, tmp_pa
     assert (rows[4]["lat"], rows[4]["status"], rows[4]["reason"]) == ("", "truncated", "ends early")
     answers = {answer["row"]: answer for name in NAMES for answer in answers_to(predictions, name)}
     assert all(int(row["s2_id"]) == answers[int(row["row"])]["s2_id"] for row in rows if row["lat"])
+
+
+def test_a_job_of_before_there_were_galleries_is_exported_as_it_is(predictions: Path, tmp_path: Path) -> None:
+    shutil.copytree(predictions, tmp_path / "old")
+    for part in (tmp_path / "old").glob("part-*.parquet"):
+        table = pyarrow.parquet.read_table(part)
+        pyarrow.parquet.write_table(table.drop_columns(["point_key", "evidence"]), part)
+    assert export_answers(tmp_path / "old", tmp_path / "old.csv") == len(NAMES)
+    export_answers(predictions, tmp_path / "new.csv")
+    old, new = (list(csv.DictReader((tmp_path / f"{name}.csv").read_text().splitlines())) for name in ("old", "new"))
+    assert old == [{name: row[name] for name in row if name not in ("point_key", "evidence")} for row in new]
 
 
 @pytest.mark.parametrize("suffix", [".geojson", ".parquet"])
