@@ -140,16 +140,16 @@ def compare(photos: Photos, known: np.ndarray, tau_max: Sequence[int], *, seed: 
         write_features(photos.take(known), features)
         table = next(features.glob("*.parquet"))
         partition(table, S2Scheme(PartitionRule(tau_max=tuple(tau_max), tau_min=0)), hierarchy)
-        tree = load_hierarchy(hierarchy)
-        means = prototypes(open_features(features), Placement(tree), seed=seed).geocells
+        hierarchy = load_hierarchy(hierarchy)
+        means = prototypes(open_features(features), Placement(hierarchy), seed=seed).geocells
         made = []
         config = RefitConfig(seed=seed, device="cpu")
         seconds = seconds_of(lambda: made.append(refit(RefitSources(features, hierarchy), folder / "C", config=config)))
-    before, after = (distances(geocells, tree, photos.take(unseen)) for geocells in (means, made[0].geocells))
+    before, after = (distances(geocells, hierarchy, photos.take(unseen)) for geocells in (means, made[0].geocells))
     gain = np.log1p(before) - np.log1p(after)
     ends = mean_interval(gain, Resampling())
     medians = float(np.median(before)), float(np.median(after))
-    return Trial(len(tree.leaves), made[0].kept, *medians, float(gain.mean()), ends.low, ends.high, seconds)
+    return Trial(len(hierarchy.leaves), made[0].kept, *medians, float(gain.mean()), ends.low, ends.high, seconds)
 
 
 def write_features(photos: Photos, out: Path) -> None:
@@ -164,11 +164,11 @@ def write_features(photos: Photos, out: Path) -> None:
     pyarrow.parquet.write_table(pa.table(columns), out / "part-00000.parquet")
 
 
-def distances(geocells: Geocells, tree: Hierarchy, photos: Photos) -> np.ndarray:
+def distances(geocells: Geocells, hierarchy: Hierarchy, photos: Photos) -> np.ndarray:
     """Great-circle errors of the photos' best leaves: (N,) float64, in km."""
-    model = ScoringModel(geocells, tree.ancestors, tree.leaves.n_photos)
+    model = ScoringModel(geocells, hierarchy.ancestors, hierarchy.leaves.n_photos)
     best = (model.extended(geocells.compared(photos.vectors)) @ leaf_vectors(model).T).argmax(axis=1)
-    return haversine_km(photos.lat_deg, photos.lng_deg, tree.leaves.lat_deg[best], tree.leaves.lng_deg[best])
+    return haversine_km(photos.lat_deg, photos.lng_deg, hierarchy.leaves.lat_deg[best], hierarchy.leaves.lng_deg[best])
 
 
 def report_trials(report: Report, name: str, trials: Sequence[Trial], *, photos: int) -> None:

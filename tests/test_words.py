@@ -53,7 +53,7 @@ def test_no_name_is_a_word_that_says_nothing(package: str) -> None:
         assert not found, f"{path}: {found}"
 
 
-OTHERS_COMMANDS = ("docker run --shm-size", "pip install --upgrade", "python -m training refit --references 5")
+OTHERS_COMMANDS = ("docker run --shm-size", "pip install --upgrade")
 
 
 @pytest.mark.parametrize("package", ["indexer", "encoder", "training", "search"])

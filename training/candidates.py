@@ -86,7 +86,7 @@ def weighted(
 
     def fit(rows: Sequence[np.ndarray]) -> Weights:
         parts = zip(models, held_out, rows, strict=True)
-        return common_weights([Unseen(of, photos.vectors[some], photos.cells[some, -1]) for of, photos, some in parts])
+        return common_weights([Unseen(of, photos.vectors[rows], photos.cells[rows, -1]) for of, photos, rows in parts])
 
     errors = [np.empty(len(photos.cells)) for photos in held_out]
     halves = _halves(held_out)

@@ -78,7 +78,7 @@ class Takedown:
         if pinned:
             raise InputError(
                 f"{path}: {len(pinned)} pinned versions hold these photos: {', '.join(name[:12] for name in pinned)}. "
-                f"First: python -m indexer unpin --registry {path} --version V; or leave out `everywhere`."
+                "Take their pins off first (`Registry.unpin`, python -m indexer unpin), or leave out `everywhere`."
             )
         if not publish and self._home.current in self._holding:
             raise InputError(

@@ -361,7 +361,7 @@ class Engine:
         cell_lat, cell_lng = leaves.lat_deg[hits.leaf], leaves.lng_deg[hits.leaf]
         if evidence is not None and self._photos is not None:
             cell_lat, cell_lng = self._photos.densest(evidence, hits.leaf)
-            photos = self._photos.told(queries, evidence, self.options.gallery_photos)
+            photos = self._photos.heaviest(queries, evidence, self.options.gallery_photos)
         if found.posterior is not None and self.calibration is not None and self.gives_areas:
             masses = self.options.masses(self.bundle, self.protocol)
             if masses is not None:

@@ -129,7 +129,7 @@ class PhotoSearch:
         share = np.where(leaf < 0, np.nan, inside * probability)
         return Hits(leaf, score, share, hits.mode, evidence.posterior)
 
-    def told(self, queries: np.ndarray, evidence: PhotoEvidence, k: int) -> GalleryPhotos:
+    def heaviest(self, queries: np.ndarray, evidence: PhotoEvidence, k: int) -> GalleryPhotos:
         """The k heaviest photos of each query."""
         near = evidence.near
         order = np.argsort(-evidence.weight, axis=1, kind="stable")[:, :k]

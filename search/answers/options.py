@@ -120,7 +120,7 @@ class SearchOptions:
         if not _has_photos(bundle) and (self.gallery == "all" or self.point == "density"):
             raise InputError(
                 f"The bundle {bundle.version[:8]} has no gallery, so no photos of known places: build it from vectors "
-                "of photos (python -m indexer build --features ...), or from a checkpoint that was fitted to some."
+                "of photos (python -m indexer build with `features`), or from a checkpoint that was fitted to them."
             )
         if not self.radii:
             return
