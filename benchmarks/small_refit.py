@@ -140,16 +140,16 @@ def compare(photos: Photos, known: np.ndarray, tau_max: Sequence[int], *, seed: 
         write_features(photos.take(known), features)
         table = next(features.glob("*.parquet"))
         partition(table, S2Scheme(PartitionRule(tau_max=tuple(tau_max), tau_min=0)), hierarchy)
-        hierarchy = load_hierarchy(hierarchy)
-        means = prototypes(open_features(features), Placement(hierarchy), seed=seed).geocells
+        opened = load_hierarchy(hierarchy)
+        means = prototypes(open_features(features), Placement(opened), seed=seed).geocells
         made = []
         config = RefitConfig(seed=seed, device="cpu")
         seconds = seconds_of(lambda: made.append(refit(RefitSources(features, hierarchy), folder / "C", config=config)))
-    before, after = (distances(geocells, hierarchy, photos.take(unseen)) for geocells in (means, made[0].geocells))
+    before, after = (distances(geocells, opened, photos.take(unseen)) for geocells in (means, made[0].geocells))
     gain = np.log1p(before) - np.log1p(after)
     ends = mean_interval(gain, Resampling())
     medians = float(np.median(before)), float(np.median(after))
-    return Trial(len(hierarchy.leaves), made[0].kept, *medians, float(gain.mean()), ends.low, ends.high, seconds)
+    return Trial(len(opened.leaves), made[0].kept, *medians, float(gain.mean()), ends.low, ends.high, seconds)
 
 
 def write_features(photos: Photos, out: Path) -> None:

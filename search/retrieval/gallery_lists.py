@@ -79,9 +79,9 @@ class GalleryLists:
             for begin in range(0, len(self.gallery), _TOGETHER):
                 yield everybody, begin, self.gallery.vectors(begin, min(begin + _TOGETHER, len(self.gallery)))
             return
-        for some in (lists[:, :_FIRST], lists[:, _FIRST:]):
-            query, place = np.nonzero(some >= 0)
-            leaf = some[query, place]
+        for part in (lists[:, :_FIRST], lists[:, _FIRST:]):
+            query, place = np.nonzero(part >= 0)
+            leaf = part[query, place]
             order = np.argsort(leaf, kind="stable")
             numbers, first = np.unique(leaf[order], return_index=True)
             for number, rows in zip(numbers.tolist(), np.split(query[order], first)[1:], strict=True):
