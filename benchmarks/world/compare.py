@@ -11,7 +11,7 @@ from PIL import Image
 
 from benchmarks.world import methods
 from benchmarks.world.baselines import pixel_nearest, random_places
-from benchmarks.world.results import FINEST, ORACLE, OURS, PIXELS, RANDOM, Answers, Places
+from benchmarks.world.results import FINEST, ORACLE, OURS, PIXELS, RANDOM, UNMAPPED, Answers, Places
 from indexer.cells.hierarchy import Level
 from indexer.earth.places import nearest_cities
 from indexer.errors import WorkError
@@ -20,12 +20,17 @@ from indexer.vectors.features import read_features
 from search.answers.engine import Engine
 from search.evaluation.evaluate import evaluate
 from search.evaluation.options import EvaluateConfig
+from search.evaluation.photo_names import match_names
 
 _DECODERS = 2  # threads; Pillow lets go of the interpreter lock while it decodes
 
 
-def compare(photos: Path, *, registry: Path, features: Path, predictions: Path, seed: int) -> Answers:
+def compare(
+    photos: Path, *, registry: Path, features: Path, predictions: Path, without_maps: Path, seed: int
+) -> Answers:
     """Answer the test photos in every way there is, `ours` being what `predictions` holds.
+
+    without_maps: answers to the folder of the same photos, in any order.
 
     Raises:
         InputError: a folder is missing or damaged.
@@ -48,7 +53,9 @@ def compare(photos: Path, *, registry: Path, features: Path, predictions: Path, 
         )
     pixels = pixel_nearest(_tiles(_paths(photos, train)), _tiles(_paths(photos, test)))
     ours = Places(answered["lat"].to_numpy(), answered["lng"].to_numpy())
-    evaluation = evaluate(predictions, photos, config=EvaluateConfig(split="test"))
+    evaluation, bare = (
+        evaluate(each, photos, config=EvaluateConfig(split="test")) for each in (predictions, without_maps)
+    )
     cities, countries = answered["city"].to_pylist(), answered["country"].to_pylist()
     return Answers(
         lat_deg=test.lat_deg,
@@ -57,6 +64,7 @@ def compare(photos: Path, *, registry: Path, features: Path, predictions: Path, 
         true_place=_named(*(names.tolist() for names in nearest_cities(test.lat_deg, test.lng_deg))),
         predictions={
             OURS: ours,
+            UNMAPPED: _unmapped(without_maps, test),
             FINEST: _at(hierarchy.leaves, methods.finest_level_leaves(model, batch.embedding)),
             PIXELS: _at(train, pixels),
             RANDOM: _at(train, random_places(len(train), len(test), seed)),
@@ -66,6 +74,7 @@ def compare(photos: Path, *, registry: Path, features: Path, predictions: Path, 
         probability=answered["probability"].to_numpy(),
         reliability=evaluation.reliability if evaluation.calibrated else None,
         radii=evaluation.coverages,
+        radii_without_maps=bare.coverages,
         cells=[len(level) for level in hierarchy.levels],
         coverage=[level.coverage for level in hierarchy.levels],
         n_train=len(train),
@@ -73,8 +82,19 @@ def compare(photos: Path, *, registry: Path, features: Path, predictions: Path, 
     )
 
 
+def _unmapped(folder: Path, test: PhotoTable) -> Places:
+    """Answers to the test photos that know no map. WorkError where one had a map, or has no answer."""
+    answered = _predictions(folder)
+    if any(seen is not False for seen in answered["class_map"].to_pylist()):
+        raise WorkError(f"{folder}: not every photo was answered without its class map. Make it again.")
+    row = match_names(answered["photo"].to_pylist(), test.photo, source=str(folder), wanted_by="the test photos").row
+    if (row < 0).any():
+        raise WorkError(f"{folder}: {int((row < 0).sum())} test photos have no answer. Make it again.")
+    return Places(answered["lat"].to_numpy()[row], answered["lng"].to_numpy()[row])
+
+
 def _predictions(folder: Path) -> pa.Table:
-    columns = ["row", "photo", "lat", "lng", "city", "country", "probability"]
+    columns = ["row", "photo", "lat", "lng", "city", "country", "probability", "class_map"]
     return pyarrow.dataset.dataset(folder, format="parquet").to_table(columns=columns).sort_by("row")
 
 

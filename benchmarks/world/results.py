@@ -11,16 +11,18 @@ from benchmarks.world.methods import OrderCheck
 from indexer.earth.geo import Accuracy, accuracy, haversine_km
 from search.evaluation.reliability import Coverage, Reliability
 
-OURS, FINEST, PIXELS, RANDOM, ORACLE = "ours", "finest_only", "pixel_nn", "random", "oracle_cell"
+OURS, UNMAPPED, FINEST = "ours", "without_maps", "finest_only"
+PIXELS, RANDOM, ORACLE = "pixel_nn", "random", "oracle_cell"
 # What pages call each method, in the order of every table.
 METHODS: Mapping[str, str] = {
     OURS: "product of all levels (ours)",
+    UNMAPPED: "ours, photos without their class maps",
     FINEST: "finest level alone",
     PIXELS: "nearest training photo by pixels",
     RANDOM: "a training photo at random",
     ORACLE: "the right finest cell, always",
 }
-COMPETING = (OURS, FINEST, PIXELS, RANDOM)  # those that do not know the truth
+COMPETING = (OURS, FINEST, PIXELS, RANDOM)  # those that know the same, and not the truth
 
 _COMPARED_KM = ("200", "750", "2500")
 _ANSWERING_STEPS = ("build", "run")
@@ -42,11 +44,12 @@ class Answers:
     lng_deg: np.ndarray  # (N,) float64
     tiles: Sequence[Path]  # N JPEG files
     true_place: Sequence[str]  # N names to read
-    predictions: Mapping[str, Places]  # for each of METHODS
+    predictions: Mapping[str, Places]  # for each of METHODS; of UNMAPPED for the same photos, in the same order
     predicted_place: Sequence[str]  # N names, of what `ours` answers
     probability: np.ndarray  # (N,) float64, of what `ours` answers; NaN where there is no answer
     reliability: Reliability | None  # of these; None where nothing was calibrated
     radii: Sequence[Coverage]  # how often the truth lies within those of `ours`
+    radii_without_maps: Sequence[Coverage]  # the same of `without_maps`
     cells: Sequence[int]  # per level, coarsest first
     coverage: Sequence[float]  # per level: share of training photos that fall in one of its cells
     n_train: int  # photos
@@ -153,6 +156,7 @@ def as_json(results: WorldResults) -> dict[str, Any]:
         **methods,
         "reliability": None if results.answers.reliability is None else asdict(results.answers.reliability),
         "radii": [asdict(each) for each in results.answers.radii],
+        "radii_without_maps": [asdict(each) for each in results.answers.radii_without_maps],
         "order_check": asdict(results.answers.order),
         "peak_memory_bytes": results.peak_memory_bytes,
         "seed": results.seed,
