@@ -102,6 +102,8 @@ class FusionConfig:
         blocks: one upon the other. Of a single one the map decides nothing: patches of it change the tokens of patches,
             which only a further block hands on to the class token.
         mlp_size: width of a block's inner layer.
+        leave_out: share of the photos whose maps are left out while it learns, drawn anew in every epoch. Above 0 it
+            learns to do without, and takes photos that have no map; 0: it takes none.
         segmenter: digest of the model that made the maps learned from; None where nobody recorded it.
     """
 
@@ -111,7 +113,13 @@ class FusionConfig:
     heads: int = 16
     blocks: int = 3
     mlp_size: int = 1024
+    leave_out: float = 0.0
     segmenter: str | None = None
+
+    @property
+    def needs_maps(self) -> bool:
+        """Whether a photo without a class map is refused: nothing was learned of such photos."""
+        return self.leave_out == 0
 
     def check(self, *, hidden_size: int) -> None:
         """Raise InputError where no fusion can have these sizes, in a transformer of `hidden_size`.
@@ -119,6 +127,7 @@ class FusionConfig:
         Not when it is made: jsonargparse, which makes it from a command line, would show a traceback.
         """
         check_bounds(self, "classes", "width", "latent", "heads", "blocks", "mlp_size", section="fusion", low=1)
+        check_bounds(self, "leave_out", section="fusion", low=0, high=0.99)  # of 1 it would learn nothing of maps
         if self.classes > MAX_CLASSES:
             raise InputError(f"fusion.classes must be at most {MAX_CLASSES} (maps are 8-bit), not {self.classes}.")
         if hidden_size % self.heads:

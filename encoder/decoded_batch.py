@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from encoder.class_maps import NO_CLASS
 from encoder.images import BadImage
 from encoder.photo_reader import DecodedPhoto, PreparedPhoto
 from indexer.jobs.job_folder import OK
@@ -59,6 +60,11 @@ class DecodedBatch:
     def class_maps(self) -> list[torch.Tensor | None]:
         """(h, w) uint8 for each of `rows`, None where there is none."""
         return self._kind(1)
+
+    def maps_to_cut(self) -> list[torch.Tensor]:
+        """The same for a fusion: of a photo without a map one pixel of no class, which is cut as any map is."""
+        nothing = self.buffer.new_full((1, 1), NO_CLASS)
+        return [nothing if class_map is None else class_map for class_map in self.class_maps()]
 
     def to_segment(self) -> list[PreparedPhoto | None]:
         """What the maps of `rows` are made from, None where there is nothing to be made."""

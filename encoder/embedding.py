@@ -1,6 +1,7 @@
 """Photos to vectors: decoding overlaps the model; a bad photo is a row with its reason, the rest goes on."""
 
 import itertools
+import logging
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sized
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
@@ -26,6 +27,8 @@ from indexer.photos.photo import Photo
 from indexer.photos.shard_cut import WHOLE, ShardCut
 from indexer.photos.sources import PhotoSource, open_photos
 from indexer.vectors.features import KIND, SCHEMA_VERSION, FeatureBatch, feature_table, joined
+
+log = logging.getLogger(__name__)
 
 _Batch = TypeVar("_Batch", bound=Sized)
 _FEED = FeedOptions()
@@ -140,7 +143,11 @@ def embed_photos(
 def _in_shards(
     batches: Iterable[FeatureBatch], shard_rows: int, source: AbstractContextManager[Any], line: Line | None
 ) -> Generator[FeatureBatch, None, None]:
-    """Batches joined to shards. source: is left when nobody wants more. line: of a job, whose failures are told."""
+    """Batches joined to shards. source: is left when nobody wants more. line: of a job, whose failures are told.
+
+    In a job the first photo without a class map is told as well: it may show that a cache is not of these photos.
+    """
+    all_have_maps = True
     failed = Failures()
     pile: list[FeatureBatch] = []
     rows = 0
@@ -150,6 +157,12 @@ def _in_shards(
                 for row in np.flatnonzero(~batch.ok).tolist():
                     failed.add(batch.photo[row] or f"row {rows + row}", batch.status[row], batch.reason[row])
                     line.failed += 1
+            if line is not None and all_have_maps and batch.class_map is not None and False in batch.class_map:
+                all_have_maps = False
+                name = batch.photo[batch.class_map.index(False)]
+                log.info(
+                    "%s: has no class map; its vector is of the photo alone (more of this kind are not told)", name
+                )
             rows += len(batch)
             pile.append(batch)
             if rows % shard_rows == 0:

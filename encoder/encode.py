@@ -66,10 +66,12 @@ class PhotoEncoder:
 
     def check_source(self, photos: PhotoSource) -> None:
         """Raise InputError for photos that cannot have the class maps this encoder needs, before any is read."""
-        if self.encoder.model.fusion is not None and self.maps.digest is None and not photos.may_have_maps:
+        fusion = self.encoder.model.fusion_config
+        if fusion is not None and fusion.needs_maps and self.maps.digest is None and not photos.may_have_maps:
             raise InputError(
                 f"{photos.location}: this encoder sees each photo with its class map, and none come with these. Give "
-                "`segmentation_cache` (python -m encoder segment makes one), or `segmenter`."
+                "`segmentation_cache` (python -m encoder segment makes one), or `segmenter`; or train an encoder that "
+                "also takes photos without (`model.fusion.leave_out`)."
             )
 
     def photos_in(self, batch_size: int) -> int:
@@ -91,7 +93,7 @@ class PhotoEncoder:
         lacking = [photo for photo in to_segment if photo is not None]
         if not lacking:
             return batch
-        assert self.maps.segmenter is not None, "photos without a map are refused where they are read"
+        assert self.maps.segmenter is not None, "nothing is prepared for a segmenter that is not there"
         with memory_explained(
             f"to make class maps of {len(lacking)} photos beside the encoder",
             "Make them first (python -m encoder segment, `batch_size` 1), and give `segmentation_cache`.",
@@ -105,12 +107,15 @@ class PhotoEncoder:
         The mean is what averaging the logits of the crops, level by level, comes to (ARCHITECTURE: the score is linear
         in the vector).
         """
-        vectors = np.zeros((len(batch), self.encoder.width), np.float32)
+        vectors, seen = np.zeros((len(batch), self.encoder.width), np.float32), None
         if batch.rows:
             batch = self.segment(batch)
             with memory_explained(*self._work_and_advice(len(batch.rows))):
                 vectors[batch.rows] = self._vectors(batch.to(self.device)).cpu().numpy()
-        return FeatureBatch(batch.name, vectors, batch.status, batch.reason, batch.lat_deg, batch.lng_deg)
+        if self.encoder.model.fusion is not None:
+            found = dict(zip(batch.rows, batch.class_maps(), strict=True))
+            seen = [found[row] is not None if row in found else None for row in range(len(batch))]
+        return FeatureBatch(batch.name, vectors, batch.status, batch.reason, batch.lat_deg, batch.lng_deg, seen)
 
     def _work_and_advice(self, photos: int) -> tuple[str, str]:
         """What the encoder takes memory for, and how to ask for less of it."""
@@ -133,8 +138,7 @@ class PhotoEncoder:
         crops = crop_photos(pixels, preprocessing, crops=self.crops).flatten(0, 1)
         maps = None
         if self.encoder.model.fusion is not None:
-            class_maps = [class_map for class_map in batch.class_maps() if class_map is not None]
-            maps = crop_maps(class_maps, batch.shapes, preprocessing, crops=self.crops).flatten(0, 1)
+            maps = crop_maps(batch.maps_to_cut(), batch.shapes, preprocessing, crops=self.crops).flatten(0, 1)
         model = self.encoder.model
         vectors = model(normalise(crops, preprocessing).to(model.dtype), maps)
         return vectors.unflatten(0, (len(pixels), -1)).mean(dim=1)
@@ -159,11 +163,13 @@ def open_encoder(checkpoint: str | Path, options: EncoderOptions, *, crops: Crop
 
 def reader_of(model: GeoEncoder, maps: MapSource, *, crops: CropName, options: ReadOptions) -> PhotoReader:
     """What must be done to photos before a model can see them."""
+    fusion = model.fusion_config
     return PhotoReader(
         shorter_edge=model.preprocessing.shorter_edge(crops),
         max_pixels=options.max_pixels,
         schemes=options.schemes,
-        classes=None if model.fusion_config is None else model.fusion_config.classes,
+        classes=None if fusion is None else fusion.classes,
+        needs_map=fusion is None or fusion.needs_maps,
         cache=maps.cache,
         segmenter=None if maps.segmenter is None else maps.segmenter.input,
         map_edge=MAP_EDGE if maps.cache is None else maps.cache.origin.map_edge,

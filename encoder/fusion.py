@@ -9,6 +9,9 @@ Keys and values pass through a narrow latent first, as in DeepSeek's multi-head 
 positions. The paper leaves open where 128-wide queries meet the 1024-wide residual stream; here the segmentation tokens
 only ask, and what is learned is added to the photo's own tokens: the one reading under which all of its sizes fit. It
 has a use, too: output projections begin at zero, so an untrained fusion changes nothing of CLIP.
+
+A photo without a map has a map of no class all over: s is then CLS and positions, with nothing added. An encoder that
+was trained with `leave_out` has seen many of these, and takes them.
 """
 
 import torch

@@ -77,6 +77,7 @@ class PhotoReader:
     max_pixels: int = MAX_PIXELS  # photos of more are refused, and maps
     schemes: Sequence[str] = SCHEMES  # of the URIs that may be read
     classes: int | None = None  # of the class maps; None: no maps are read
+    needs_map: bool = True  # photos without a map are refused; a map that is no good always is
     cache: SegmentationCache | None = None  # where maps are looked up that did not come with their photos
     segmenter: SegmenterInput | None = None  # prepares photos without a map for who makes it; None: they need one
     map_edge: int = MAP_EDGE  # of the maps to be made
@@ -114,11 +115,12 @@ class PhotoReader:
         elif self.cache is not None:
             class_map = self.cache.get(content)
         if class_map is None:
-            if self.segmenter is None:
+            if self.segmenter is None and self.needs_map:
                 raise BadImage(
                     "no_map",
                     "no class map of this photo: give `segmentation_cache` with one (python -m encoder segment makes "
-                    "them), `segmenter`, or the map itself (`class_maps`, or column `map` of a table)",
+                    "them), `segmenter`, or the map itself (`class_maps`, or column `map` of a table); or train an "
+                    "encoder that needs none (`model.fusion.leave_out`)",
                 )
             return None
         height, width = class_map.shape

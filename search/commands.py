@@ -42,7 +42,8 @@ def query(
         top_k: how many places to name for each photo.
         version: a bundle's digest or its beginning; the current one by default.
         crops: of each photo, averaged: the middle; that and four corners; those and their mirror images.
-        class_maps: of the photos, one for each in their order, for an encoder with semantic fusion.
+        class_maps: of the photos, one for each in their order, for an encoder with semantic fusion. An encoder that
+            learned to do without answers photos without one too, and says so.
         geojson: file to write: cells with their share of each photo's posterior, which add up to 1 (or .parquet).
         html: page to write, with the photos, their answers and maps of the posterior.
         level: whose cells the maps have, 0 the coarsest; the finest by default.
@@ -183,6 +184,8 @@ def _answer_text(row: Mapping[str, Any]) -> str:
             f"  half of such photos were taken within {row['radius_50_km']:,.0f} km, nine in ten within "
             f"{row['radius_90_km']:,.0f} km; entropy {row['entropy']:.2f} nats"
         )
+    if row["class_map"] is False:
+        lines.append("  no class map: answered from the photo alone")
     if row["abstain"] is not None:
         lines.append(f"  abstain: {row['abstain']}")
     lines += [

@@ -113,7 +113,8 @@ class Locator:
         Args:
             photos: one or several. Images that are open already are used as they are, upright, in their full size;
                 of large JPEG files fewer pixels are decoded, which changes the last digits of an answer.
-            class_maps: for an encoder with semantic fusion, one for each photo, or None where it has none.
+            class_maps: for an encoder with semantic fusion, one for each photo, or None where it has none; an encoder
+                that learned to do without answers these too, with `Answer.class_map` False.
             k: places to name for each photo, in `Answer.top` where there are several.
 
         Raises:

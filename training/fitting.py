@@ -231,10 +231,17 @@ def build_encoder(config: ModelConfig, start: LoadedEncoder | None = None) -> Ge
     else:
         encoder = start.model.requires_grad_(True).train()
         trainable = 1 if config.trainable_blocks is None else config.trainable_blocks
+    known = encoder.fusion_config
     if config.fusion is not None:
-        if encoder.fusion is not None:
-            raise InputError(f"{config.start_from} has a fusion already. Leave out model.fusion.")
-        encoder.add_fusion(config.fusion)
+        if known is None:
+            encoder.add_fusion(config.fusion)
+        elif config.fusion != known == replace(config.fusion, leave_out=known.leave_out, segmenter=known.segmenter):
+            encoder.config.fusion["leave_out"] = config.fusion.leave_out
+        else:
+            raise InputError(
+                f"{config.start_from} has a fusion already. Leave out model.fusion; or give the sizes it has, and "
+                "another leave_out."
+            )
     if isinstance(trainable, int):
         encoder.freeze(trainable_blocks=trainable)
     return encoder

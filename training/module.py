@@ -69,7 +69,14 @@ class GeoModule(lightning.LightningModule):
             generator = torch.Generator().manual_seed(int(seed.generate_state(1, np.uint64)[0] >> np.uint64(1)))
             self._changes = draw_changes(len(part.truth.everyone), generator)
         mine = self._changes[part.truth.first : part.truth.first + len(part.pixels)]
-        changed, moved = augment(part.pixels.float(), part.class_maps, self.config.data.augmentation, mine)
+        fusion = self.encoder.fusion_config
+        changed, moved = augment(
+            part.pixels.float(),
+            part.class_maps,
+            self.config.data.augmentation,
+            mine,
+            leave_out=0.0 if fusion is None else fusion.leave_out,
+        )
         vectors = self.encoder.unscaled(normalise(changed, self.encoder.preprocessing), moved)
         with torch.autocast(vectors.device.type, enabled=False):  # small differences of large logits: float32
             loss = self.head.loss(vectors, part.truth)

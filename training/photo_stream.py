@@ -161,11 +161,15 @@ class PhotoStream:
             advance(len(block))
 
     def _decoded(self, photos: Iterable[list[Photo]]) -> Iterator[DecodedBatch]:
-        """Raises InputError where of the first photos, or of all if they are fewer, none can be read."""
+        """Raises InputError where of the first photos, or of all if they are fewer, none can be read.
+
+        And where of those to learn from none has a map. Only of a stream, which is shuffled, the first tell of all.
+        """
         pin = self._device.type == "cuda"
         batches = decoded_batches(photos, self._read, workers=self._config.workers, pin=pin)
         first_failure = ""
-        failed, n_seen = Counter[str](), 0
+        failed, n_seen, without_map = Counter[str](), 0, 0
+        wants_maps = self.has_maps and self._needs_cell
         with closing(batches):
             try:
                 for batch in batches:
@@ -175,7 +179,10 @@ class PhotoStream:
                             self._tell(name, status, reason)
                             failed[status] += 1
                             first_failure = first_failure or f"{name}: {status}: {reason}"
-                    if failed.total() == n_seen >= _GIVEN_UP_AFTER:
+                    if wants_maps:
+                        without_map += sum(class_map is None for class_map in batch.class_maps())
+                    useless = failed.total() + (without_map if self._config.stream else 0)
+                    if useless == n_seen >= _GIVEN_UP_AFTER:
                         break
                     yield batch.to(self._device)
             finally:  # who iterates may ask for no more than the last batch
@@ -188,6 +195,13 @@ class PhotoStream:
                         n_seen,
                         kinds,
                     )
+                if without_map:
+                    log.info("%s: %d of %d photos of this pass have no class map", self.location, without_map, n_seen)
+        if without_map and failed.total() + without_map == n_seen:
+            raise InputError(
+                f"{self.location}: of the first {n_seen:,} photos none has a class map, so that nothing can be learned "
+                "of maps. Is data.segmentation_cache of other photos? To do without maps, leave out model.fusion."
+            )
         if n_seen and failed.total() == n_seen:
             raise InputError(
                 f"{self.location}: of the first {n_seen:,} photos none can be read. The first: {first_failure}."
@@ -201,8 +215,7 @@ class PhotoStream:
         if rows:
             pixels[rows] = crop_photos(batch.pixels(), self.preprocessing, crops="one")[:, 0]
             if maps is not None:
-                found = [class_map for class_map in batch.class_maps() if class_map is not None]
-                maps[rows] = crop_maps(found, batch.shapes, self.preprocessing, crops="one")[:, 0]
+                maps[rows] = crop_maps(batch.maps_to_cut(), batch.shapes, self.preprocessing, crops="one")[:, 0]
         return pixels, maps
 
     def _tell(self, name: str, status: str, reason: str) -> None:

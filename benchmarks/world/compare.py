@@ -11,7 +11,18 @@ from PIL import Image
 
 from benchmarks.world import methods
 from benchmarks.world.baselines import pixel_nearest, random_places
-from benchmarks.world.results import ALIKE, CELLS, FINEST, ORACLE, OURS, PIXELS, RANDOM, MethodPlaces, WorldAnswers
+from benchmarks.world.results import (
+    ALIKE,
+    CELLS,
+    FINEST,
+    ORACLE,
+    OURS,
+    PIXELS,
+    RANDOM,
+    UNMAPPED,
+    MethodPlaces,
+    WorldAnswers,
+)
 from indexer.cells.hierarchy import Level
 from indexer.earth.places import nearest_cities
 from indexer.errors import WorkError
@@ -21,13 +32,18 @@ from search.answers.engine import Engine
 from search.answers.options import SearchOptions
 from search.evaluation.evaluate import evaluate_predictions
 from search.evaluation.options import EvaluateConfig
+from search.evaluation.photo_names import match_names
 from search.retrieval.gallery_lists import GalleryLists
 
 _DECODERS = 2  # threads; Pillow lets go of the interpreter lock while it decodes
 
 
-def compare(photos: Path, *, registry: Path, features: Path, predictions: Path, seed: int) -> WorldAnswers:
+def compare(
+    photos: Path, *, registry: Path, features: Path, predictions: Path, without_maps: Path, seed: int
+) -> WorldAnswers:
     """Answer the test photos in every way there is, `ours` being what `predictions` holds.
+
+    without_maps: answers to the folder of the same photos, in any order.
 
     Raises:
         InputError: a folder is missing or damaged.
@@ -50,7 +66,9 @@ def compare(photos: Path, *, registry: Path, features: Path, predictions: Path, 
         )
     pixels = pixel_nearest(_tiles(_paths(photos, train)), _tiles(_paths(photos, test)))
     ours = MethodPlaces(answered["lat"].to_numpy(), answered["lng"].to_numpy())
-    evaluation = evaluate_predictions(predictions, photos, config=EvaluateConfig(split="test"))
+    evaluation, bare = (
+        evaluate_predictions(each, photos, config=EvaluateConfig(split="test")) for each in (predictions, without_maps)
+    )
     cities, countries = answered["city"].to_pylist(), answered["country"].to_pylist()
     return WorldAnswers(
         lat_deg=test.lat_deg,
@@ -59,6 +77,7 @@ def compare(photos: Path, *, registry: Path, features: Path, predictions: Path, 
         true_place=_named(*(names.tolist() for names in nearest_cities(test.lat_deg, test.lng_deg))),
         predictions={
             OURS: ours,
+            UNMAPPED: _unmapped(without_maps, test),
             CELLS: _at(hierarchy.leaves, engine.search(batch.embedding, probability=False).leaf[:, 0]),
             ALIKE: _most_similar(engine, batch.embedding),
             FINEST: _at(hierarchy.leaves, methods.finest_level_leaves(model, batch.embedding)),
@@ -70,6 +89,7 @@ def compare(photos: Path, *, registry: Path, features: Path, predictions: Path, 
         probability=answered["probability"].to_numpy(),
         reliability=evaluation.reliability if evaluation.calibrated else None,
         radii=evaluation.coverages,
+        radii_without_maps=bare.coverages,
         cells=[len(level) for level in hierarchy.levels],
         coverage=[level.coverage for level in hierarchy.levels],
         n_train=len(train),
@@ -85,8 +105,19 @@ def _most_similar(engine: Engine, vectors: np.ndarray) -> MethodPlaces:
     return MethodPlaces(gallery.lat_deg[row], gallery.lng_deg[row])
 
 
+def _unmapped(folder: Path, test: PhotoTable) -> MethodPlaces:
+    """Answers to the test photos that know no map. WorkError where one had a map, or has no answer."""
+    answered = _predictions(folder)
+    if any(seen is not False for seen in answered["class_map"].to_pylist()):
+        raise WorkError(f"{folder}: not every photo was answered without its class map. Make it again.")
+    row = match_names(answered["photo"].to_pylist(), test.photo, source=str(folder), wanted_by="the test photos").row
+    if (row < 0).any():
+        raise WorkError(f"{folder}: {int((row < 0).sum())} test photos have no answer. Make it again.")
+    return MethodPlaces(answered["lat"].to_numpy()[row], answered["lng"].to_numpy()[row])
+
+
 def _predictions(folder: Path) -> pa.Table:
-    columns = ["row", "photo", "lat", "lng", "city", "country", "probability"]
+    columns = ["row", "photo", "lat", "lng", "city", "country", "probability", "class_map"]
     return pyarrow.dataset.dataset(folder, format="parquet").to_table(columns=columns).sort_by("row")
 
 

@@ -41,8 +41,11 @@ FULL_OUT, QUICK_OUT = Path("out/demo"), Path("out/demo-quick")
 _CONFIG = Path("configs/demo.yaml")  # its paths are those of FULL_OUT
 _WORLD = "world"
 # What a demo leaves in its folder beside the world, and removes before it begins again.
-_RESULTS = ("hierarchy", "run", "registry", "held_out", "features", "predictions", "report.html", "report.json")
-_STEPS = 11
+_RESULTS = (
+    *("hierarchy", "run", "registry", "held_out", "features", "predictions", "without_maps"),
+    *("report.html", "report.json"),
+)
+_STEPS = 13
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,18 +99,20 @@ class Demo:
         self.seconds[name] = self.seconds.get(name, 0.0) + took
         self.console.print(f"      {took:.1f} s", style="dim")
 
-    def command(self, module: str, name: str, *options: str | Path) -> None:
-        """Run one command of the product; what it says passes through."""
-        self._run([module, name, *map(str, options)])
+    def command(self, module: str, name: str, *options: str | Path, step: str | None = None) -> None:
+        """Run one command of the product; what it says passes through. step: its name in the report, if not `name`."""
+        self._run([module, name, *map(str, options)], step=step)
 
     def command_json(self, module: str, name: str, *options: str | Path) -> dict[str, Any]:
         """Run one command of the product with `--json` and return its result; its progress passes through."""
         done = self._run([module, name, *map(str, options), "--json"], stdout=subprocess.PIPE)
         return dict(json.loads(done.stdout))
 
-    def _run(self, arguments: Sequence[str], *, stdout: int | None = None) -> subprocess.CompletedProcess[str]:
+    def _run(
+        self, arguments: Sequence[str], *, stdout: int | None = None, step: str | None = None
+    ) -> subprocess.CompletedProcess[str]:
         shown = shlex.join(["python", "-m", *arguments])
-        with self.step(arguments[1], f"$ {shown}"):
+        with self.step(step or arguments[1], f"$ {shown}"):
             done = subprocess.run([sys.executable, "-m", *arguments], stdout=stdout, text=True)
             if done.returncode:
                 raise StepFailed(f"This step failed (exit code {done.returncode}). To repeat it: {shown}")
@@ -137,6 +142,7 @@ def run_demo(preset: DemoPreset, out: Path, console: Console) -> int:
             registry=out / "registry",
             features=out / "features",
             predictions=out / "predictions",
+            without_maps=out / "without_maps",
             seed=preset.world.seed,
         )
     results = WorldResults(
@@ -224,7 +230,13 @@ def _run_product(demo: Demo) -> float:
     demo.command("search", "calibrate", "--registry", registry, "--features", held_out, *known)
     demo.command("search", "run", "--registry", registry, "--features", features, "--out", predictions)
     demo.command("search", "evaluate", "--predictions", predictions, "--truth", photos, "--split", "test")
-    photo = out / _WORLD / "tiles" / "test" / "00000.jpg"
+    # The folder of the same photos: what somebody has who brings pictures of their own.
+    tiles, bare = out / _WORLD / "tiles" / "test", out / "without_maps"
+    own = ("--registry", registry, "--checkpoint", checkpoint, "--photos", tiles)
+    demo.command("search", "run", *own, "--out", bare, step="run without maps")
+    truth = ("--truth", photos, "--split", "test")
+    demo.command("search", "evaluate", "--predictions", bare, *truth, step="evaluate without maps")
+    photo = tiles / "00000.jpg"
     class_map = out / _WORLD / "maps" / "test" / "00000.png"
     query = ("--registry", registry, "--checkpoint", checkpoint, "--class-maps", class_map, photo)
     demo.command("search", "query", *query)

@@ -111,6 +111,9 @@ def compare_arms(
 def train_arm(arm: Arm, seed: int, stage: Stage) -> Run:
     """Train one encoder and judge it by the test photos."""
     sets, config = stage.sets, replace(stage.settings, seed_everything=seed)
+    assert config.model.fusion is not None, "the demo's encoder has one"
+    # What a map is worth is asked of encoders that always have one.
+    config = replace(config, model=replace(config.model, fusion=replace(config.model.fusion, leave_out=0.0)))
     if arm.name == ALONE:
         sets = {split: replace(photos, class_maps=None) for split, photos in sets.items()}
     elif arm.name == SHUFFLED:

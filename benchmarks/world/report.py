@@ -31,6 +31,7 @@ from search.evaluation.report_table import Cell, Row, Table
 from search.pages.page import render as render_page
 from search.pages.pictures import accuracy_curve
 
+_DRAWN = (*COMPETING, ORACLE)  # as curves: five lines at most can be told apart
 _MAP_SAMPLE = 350  # lines on the map: more hide each other
 _CURVE_FROM_KM = 10.0  # nearer than any cell of the demo is small
 _STRIP = 6  # tiles in each row of examples
@@ -67,10 +68,9 @@ def render(results: WorldResults) -> str:
         accuracy=_accuracy(table),
         goals=_goals(results),
         radii=radii_table(answers.radii),
-        curve=accuracy_curve(
-            {METHODS[name]: each for name, each in errors.items()}, from_km=_CURVE_FROM_KM, kind="svg"
-        ),
-        shares="; ".join(f"{METHODS[name]} {figures.within['200']:.1f} %" for name, figures in table.items()),
+        radii_without_maps=radii_table(answers.radii_without_maps),
+        curve=accuracy_curve({METHODS[name]: errors[name] for name in _DRAWN}, from_km=_CURVE_FROM_KM, kind="svg"),
+        shares="; ".join(f"{METHODS[name]} {table[name].within['200']:.1f} %" for name in _DRAWN),
         map=world_map(_points(truth, mapped), _points(answers.predictions[OURS], mapped), errors[OURS][mapped]),
         n_mapped=len(mapped),
         colours=ERROR_COLOURS,

@@ -13,11 +13,12 @@ from search.evaluation.bootstrap import paired_intervals
 from search.evaluation.options import Resampling
 from search.evaluation.reliability import Coverage, Reliability
 
-OURS, CELLS, FINEST, ALIKE = "ours", "cells", "finest_only", "most_similar"
+OURS, UNMAPPED, CELLS, FINEST, ALIKE = "ours", "without_maps", "cells", "finest_only", "most_similar"
 PIXELS, RANDOM, ORACLE = "pixel_nn", "random", "oracle_cell"
 # What pages call each method, in the order of every table.
 METHODS: Mapping[str, str] = {
     OURS: "cells and photos together (ours)",
+    UNMAPPED: "ours, test photos without their class maps",
     CELLS: "cells alone, the product of all levels",
     FINEST: "finest level alone",
     ALIKE: "the most similar training photo",
@@ -25,7 +26,7 @@ METHODS: Mapping[str, str] = {
     RANDOM: "a training photo at random",
     ORACLE: "the right finest cell, always",
 }
-COMPETING = (OURS, CELLS, FINEST, ALIKE, PIXELS, RANDOM)  # those that do not know the truth
+COMPETING = (OURS, CELLS, FINEST, ALIKE, PIXELS, RANDOM)  # those that know the same, and not the truth
 
 _COMPARED_KM = ("200", "750", "2500")
 _LEAST = {"25": 19.0, "200": 93.0}  # percent of test photos
@@ -49,11 +50,12 @@ class WorldAnswers:
     lng_deg: np.ndarray  # (N,) float64
     tiles: Sequence[Path]  # N JPEG files
     true_place: Sequence[str]  # N names to read
-    predictions: Mapping[str, MethodPlaces]  # for each of METHODS
+    predictions: Mapping[str, MethodPlaces]  # for each of METHODS; of UNMAPPED for the same photos, in the same order
     predicted_place: Sequence[str]  # N names, of what `ours` answers
     probability: np.ndarray  # (N,) float64, of what `ours` answers; NaN where there is no answer
     reliability: Reliability | None  # of these; None where nothing was calibrated
     radii: Sequence[Coverage]  # how often the truth lies within those of `ours`
+    radii_without_maps: Sequence[Coverage]  # the same of `without_maps`
     cells: Sequence[int]  # per level, coarsest first
     coverage: Sequence[float]  # per level: share of training photos that fall in one of its cells
     n_train: int  # photos
@@ -178,6 +180,7 @@ def as_json(results: WorldResults) -> dict[str, Any]:
         **methods,
         "reliability": None if results.answers.reliability is None else asdict(results.answers.reliability),
         "radii": [asdict(each) for each in results.answers.radii],
+        "radii_without_maps": [asdict(each) for each in results.answers.radii_without_maps],
         "order_check": asdict(results.answers.order),
         "peak_memory_bytes": results.peak_memory_bytes,
         "seed": results.seed,

@@ -42,6 +42,8 @@ class FeatureBatch:
     reason: Sequence[str]  # a sentence where status is not 'ok', else empty
     lat_deg: np.ndarray  # (N,) float64, NaN where unknown
     lng_deg: np.ndarray  # (N,) float64
+    # Whether its class map was seen, of an encoder that takes maps, None where there is no vector; None: nobody said.
+    class_map: Sequence[bool | None] | None = None
 
     def __len__(self) -> int:
         return len(self.photo)
@@ -170,6 +172,9 @@ def joined(batches: Sequence[FeatureBatch]) -> FeatureBatch:
         [reason for batch in batches for reason in batch.reason],
         np.concatenate([batch.lat_deg for batch in batches]),
         np.concatenate([batch.lng_deg for batch in batches]),
+        None
+        if all(batch.class_map is None for batch in batches)
+        else [seen for batch in batches for seen in batch.class_map or [None] * len(batch)],
     )
 
 
@@ -184,6 +189,7 @@ def feature_table(batch: FeatureBatch) -> pa.Table:
             "lng": pa.array(batch.lng_deg, from_pandas=True),
             "status": pa.array(batch.status, pa.string()),
             "reason": pa.array(batch.reason, pa.string()),
+            **({} if batch.class_map is None else {"class_map": pa.array(batch.class_map, pa.bool_())}),
         }
     )
 
@@ -200,7 +206,7 @@ def _npy_rows(path: Path, needed: _Needed) -> Iterator[_Rows]:
     beside = path.with_suffix(".csv")
     if not beside.is_file():
         raise InputError(f"{path}: needs {beside.name} beside it, with a column photo (and lat, lng if known).")
-    table = read_columns(beside, ["photo"], optional=("lat", "lng", "status", "reason"))
+    table = read_columns(beside, ["photo"], optional=("lat", "lng", "status", "reason", "class_map"))
     vectors = np.load(path, mmap_mode="r", allow_pickle=False)
     if vectors.ndim != 2 or len(vectors) != table.num_rows:
         raise InputError(
@@ -256,7 +262,10 @@ def _batch(table: pa.Table, embedding: pa.Array | np.ndarray, path: Path, *, fir
             f"{path}: {wrong.size} embeddings are zero or not finite, the first in row {first_row + wrong[0]}. "
             "Remove those rows, or give them a status other than 'ok'."
         )
-    return FeatureBatch(names_of(table, path), _at_most_unit(vectors), status, reason, lat, lng)
+    seen = None
+    if "class_map" in table.column_names and pa.types.is_boolean(table.schema.field("class_map").type):
+        seen = table["class_map"].to_pylist()  # others may call something else so
+    return FeatureBatch(names_of(table, path), _at_most_unit(vectors), status, reason, lat, lng, seen)
 
 
 def _text(table: pa.Table, column: str, *, absent: str, empty: str) -> list[str]:

@@ -74,6 +74,7 @@ class Answer:
     evidence: str | None = None  # what decided: cells, or cells and photos of known places
     probability_over: str | None = None  # the cells that the probability counts: all, or those that were visited
     n_photos: int | None = None  # that it was made from
+    class_map: bool | None = None  # whether its class map was seen; None of an encoder that takes none
     path: tuple[PathStep, ...] = ()  # the cells above it, the coarsest first
     top: tuple[RankedCell, ...] = ()  # the k best cells, the best first, where k is above 1
     gallery: tuple[GalleryPhoto, ...] = ()  # photos that decided, the heaviest first
@@ -91,7 +92,8 @@ class Answer:
 def answers_of(engine: Engine, batch: FeatureBatch, *, k: int) -> list[Answer]:
     """An answer to each photo of a batch, in order, also to those that have no vector. Raises as `Engine.answer`."""
     photos = zip(range(len(batch)), batch.photo, batch.status, batch.reason, strict=True)
-    result = [Answer(*photo) for photo in photos]
+    maps = batch.class_map or [None] * len(batch)
+    result = [Answer(*photo, class_map=seen) for photo, seen in zip(photos, maps, strict=True)]
     rows = np.flatnonzero(batch.ok)
     queries = engine.prepared(batch.embedding[rows])
     for block, answers in engine.answers(queries, k=k):

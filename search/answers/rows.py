@@ -24,7 +24,8 @@ def _abstain(answers: Answers) -> list[str | None] | None:
 
 
 # Beside `row` (number of the photo in the input; what a row is known by, since names may repeat), `photo`, `status`
-# ('ok' or a short reason code) and `reason`. All are null where a photo has no answer.
+# ('ok' or a short reason code), `reason` and, the last one, `class_map` (whether its class map was seen; null where
+# nobody said). All are null where a photo has no answer.
 _COLUMNS: tuple[_Column, ...] = (
     ("lat", pa.float64(), lambda each: each.at.lat_deg),
     ("lng", pa.float64(), lambda each: each.at.lng_deg),
@@ -136,4 +137,5 @@ def laid_out(batch: FeatureBatch, answers: pa.Table, position: np.ndarray, *, fi
     }
     # `take` with a null index yields null: rows without an answer.
     taken = answers.take(pa.array(position, mask=position < 0))
-    return pa.table(photos | dict(zip(taken.column_names, taken.columns, strict=True)))
+    seen = {"class_map": pa.array(batch.class_map or [None] * len(batch), pa.bool_())}
+    return pa.table(photos | dict(zip(taken.column_names, taken.columns, strict=True)) | seen)

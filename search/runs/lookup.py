@@ -22,7 +22,7 @@ SUFFIXES: Mapping[str, str] = {"csv": ".csv", "geojson": ".geojson", "geoparquet
 _COLUMNS = (
     *("row", "photo", "status", "reason", "lat", "lng", "city", "country", "s2_id", "token", "key", "point_key"),
     *("probability", "probability_over", "calibrated", "radius_50_km", "radius_90_km", "entropy", "abstain"),
-    *("score", "mode", "evidence", "n_photos"),
+    *("score", "mode", "evidence", "n_photos", "class_map"),
 )
 _LATER = {"point_key", "evidence"}  # jobs of before there were galleries have none of these
 

@@ -47,7 +47,7 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 def test_the_whole_chain_runs_and_reports(quick: tuple[Path, str]) -> None:
     out, printed = quick
-    assert "[11/11]" in printed
+    assert "[13/13]" in printed
     assert f"Report: {out / 'report.html'}" in printed
     figures = json.loads((out / "report.json").read_text())
     assert 0 < figures["train_seconds"] < figures["total_seconds"]
@@ -58,6 +58,8 @@ def test_the_whole_chain_runs_and_reports(quick: tuple[Path, str]) -> None:
     assert figures["oracle_cell"]["median_km"] < figures["random"]["median_km"]
     # The report's own arithmetic and the product's evaluator come to the same.
     assert f"100 photos, median {figures['ours']['median_km']:.1f} km" in printed
+    assert f"100 photos, median {figures['without_maps']['median_km']:.1f} km" in printed
+    assert {"run", "run without maps"} <= set(figures["seconds"])  # apart: goals are of the first
     assert (out / "report.html").read_text().startswith("<!DOCTYPE html>")
 
 
@@ -73,6 +75,8 @@ def test_each_command_is_shown_so_that_it_can_be_repeated(
         ["encoder", "embed"],
         ["encoder", "embed"],
         ["search", "calibrate"],
+        ["search", "run"],
+        ["search", "evaluate"],
         ["search", "run"],
         ["search", "evaluate"],
         ["search", "query"],

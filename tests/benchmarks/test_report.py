@@ -23,6 +23,7 @@ HOSTILE = '<script>alert(1)</script> & "O\'Higgins"'
 KM_PER_DEGREE = 111.19  # along a meridian
 SHIFTS_DEG = {
     "ours": 0.1,
+    "without_maps": 0.5,
     "cells": 1.0,
     "finest_only": 2.0,
     "most_similar": 3.0,
@@ -51,6 +52,7 @@ def results(tmp_path: Path) -> WorldResults:
         probability=np.full(n, 0.25),
         reliability=reliability(np.full(n, 0.25), np.arange(n) < 4, Resampling()),
         radii=[coverage(0.9, np.full(n, 120.0), np.linspace(0, 130, n))],
+        radii_without_maps=[coverage(0.9, np.full(n, 125.0), np.linspace(0, 1300, n))],
         cells=[2, 7],
         coverage=[1.0, 0.9],
         n_train=50,
@@ -94,6 +96,8 @@ def test_json_has_the_promised_figures(results: WorldResults, tmp_path: Path) ->
     assert figures["ours"]["within"] == {"1": 10.0, "25": 20.0, "200": 50.0, "750": 70.0, "2500": 80.0}
     assert figures["ours"]["median_km"] == pytest.approx(2 * KM_PER_DEGREE, rel=1e-3)
     assert figures["pixel_nn"]["within"]["200"] == 0.0
+    assert figures["without_maps"]["median_km"] == pytest.approx(1.5 * KM_PER_DEGREE, rel=1e-3)
+    assert [radius["promised"] for radius in figures["radii_without_maps"]] == [0.9]
 
 
 def test_goals_are_met_and_missed(results: WorldResults) -> None:
@@ -153,6 +157,7 @@ def test_what_answers_say_of_themselves_stands_beside_what_came_true(results: Wo
     page = render(results)
     assert "off by 0.150 on average" in page  # 25 % were promised, 40 % came true
     assert "90% radius</th><td>120</td><td>90.0%" in page  # the farthest of ten lies 130 km away, the radius is 120 km
+    assert "90% radius</th><td>125</td><td>10.0%" in page  # without their maps, photos lie farther from the answer
     assert "25%</div>" in page
     uncalibrated = replace(results, answers=replace(results.answers, reliability=None, radii=[]))
     assert "How sure" not in render(uncalibrated)

@@ -5,6 +5,7 @@ import pickle
 import numpy as np
 import torch
 
+from encoder.class_maps import NO_CLASS
 from encoder.decoded_batch import pack
 from encoder.images import BadImage
 from encoder.photo_reader import DecodedPhoto, PreparedPhoto
@@ -46,6 +47,13 @@ def test_what_goes_in_comes_out_with_its_row() -> None:
         assert to_segment is not None
         assert to_segment.map_shape == (9, 8)
         np.testing.assert_array_equal(np.asarray(to_segment.pixels), TO_SEGMENT)
+
+
+def test_a_fusion_sees_nothing_where_a_photo_has_no_map() -> None:
+    photos = [DecodedPhoto(PIXELS[0], CLASS_MAP), DecodedPhoto(PIXELS[1], None)]
+    own, absent = pack([(Photo(str(row), b""), photo) for row, photo in enumerate(photos)]).maps_to_cut()
+    np.testing.assert_array_equal(own.numpy(), CLASS_MAP)
+    assert absent.tolist() == [[NO_CLASS]]
 
 
 def test_maps_that_were_made_take_the_place_of_what_they_were_made_from() -> None:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from encoder import photo_reader
 from encoder.checkpoint import LoadedEncoder, load_encoder, save_checkpoint
+from encoder.class_maps import NO_CLASS
 from encoder.config import CropName, FeedOptions, FusionConfig, ReadOptions, SegmentConfig
 from encoder.crops import crop_maps, crop_photos, normalise
 from encoder.embedding import embed_photos, embed_source
@@ -21,7 +22,7 @@ from encoder.segmenting import segment_photos
 from indexer.errors import InputError, WorkError
 from indexer.photos.photo import FileRange
 from indexer.photos.sources import PhotoSource, open_photos
-from indexer.vectors.features import FeatureBatch
+from indexer.vectors.features import FeatureBatch, read_features
 from tests.encoder.conftest import EDGE, natural, tiny_encoder
 
 SIZES = [(90, 60), (64, 64), (50, 70), (120, 80)]
@@ -182,7 +183,9 @@ def test_a_photo_without_a_map_is_a_row_that_says_so(
     batch = embedded(fused, new, MapSource(cache))
     assert (list(batch.status), batch.embedding.any()) == (["no_map"], False)
     assert "python -m encoder segment" in batch.reason[0]
+    assert "`model.fusion.leave_out`" in batch.reason[0]
     assert list(embedded(fused, photos).status) == ["no_map"] * 4
+    assert embedded(fused, photos, MapSource(cache)).class_map == [True] * 4
 
 
 def test_photos_that_cannot_bring_maps_are_refused_before_any_is_read(
@@ -194,6 +197,56 @@ def test_photos_that_cannot_bring_maps_are_refused_before_any_is_read(
     for column, refused in (("map", False), ("caption", True)):
         (tmp_path / "photos.csv").write_text(f"photo,{column}\n0.png,x\n")
         assert open_photos(tmp_path / "photos.csv").may_have_maps != refused
+
+
+@pytest.fixture(scope="module")
+def frugal(fused: LoadedEncoder, tmp_path_factory: pytest.TempPathFactory) -> LoadedEncoder:
+    """The same encoder as if it had learned to do without maps."""
+    model = load_encoder(fused.name).model
+    model.config.fusion["leave_out"] = 0.3
+    folder = tmp_path_factory.mktemp("frugal") / "C"
+    save_checkpoint(folder, encoder=model, geocells=None, config={}, inputs={})
+    return load_encoder(folder)
+
+
+@pytest.mark.parametrize("crops", ["one", "ten"])
+def test_a_photo_without_a_map_is_seen_with_a_map_of_no_class(
+    frugal: LoadedEncoder, photos: PhotoSource, cache: SegmentationCache, tmp_path: Path, crops: CropName
+) -> None:
+    """Beside photos that have theirs, or all by themselves; and of each it is said which it was."""
+    mixed = [*photos, replace(next(iter(photos)), class_map=np.full((60, 90), NO_CLASS, np.uint8))]
+    natural(80, 80, seed=9).save(tmp_path / "new.png")
+    mixed += open_photos(tmp_path)
+    encode = PhotoEncoder(frugal, crops=crops, maps=MapSource(cache))
+    (batch,) = embed_photos(encode, mixed, feed=FeedOptions(workers=0))
+    assert batch.ok.all()
+    assert batch.class_map == [True] * 5 + [False]
+    bare = embedded(frugal, photos, crops=crops)
+    assert bare.class_map == [False] * 4
+    np.testing.assert_allclose(bare.embedding[0], batch.embedding[4], atol=1e-6)
+    np.testing.assert_array_less(1e-4, np.abs(bare.embedding - batch.embedding[:4]).max(axis=1))
+
+
+def test_jobs_take_photos_that_bring_no_maps_and_tell_of_the_first(
+    frugal: LoadedEncoder, photos: PhotoSource, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        summary = embed_source(PhotoEncoder(frugal), photos, tmp_path / "F", feed=FeedOptions(workers=0))
+    assert (summary.ok, summary.failed) == (4, {})
+    assert read_features(tmp_path / "F").class_map == [False] * 4
+    assert caplog.text.count("0.png: has no class map") == 1
+    assert "1.png: has no" not in caplog.text
+
+
+def test_a_map_that_is_no_good_stays_an_error(frugal: LoadedEncoder, photos: PhotoSource) -> None:
+    first, second, *_ = photos
+    given = [replace(first, class_map=b"none"), second]
+    (batch,) = embed_photos(PhotoEncoder(frugal), given, feed=FeedOptions(workers=0))
+    assert (list(batch.status), batch.class_map) == (["bad_map", "ok"], [None, False])
+
+
+def test_encoders_without_fusion_say_nothing_of_maps(encoder: LoadedEncoder, photos: PhotoSource) -> None:
+    assert embedded(encoder, photos).class_map is None
 
 
 def test_maps_that_came_with_the_photos_are_used_first(

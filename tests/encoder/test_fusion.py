@@ -1,5 +1,6 @@
 """Semantic fusion: its arithmetic against plain formulas, and that an untrained one changes nothing of CLIP."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -150,6 +151,14 @@ def fused_encoder(seed: int = 0) -> GeoEncoder:
     return encoder
 
 
+def test_checkpoints_of_before_the_share_left_out_need_maps() -> None:
+    before = {name: value for name, value in vars(SMALL).items() if name != "leave_out"}
+    encoder = GeoEncoder(GeoEncoderConfig(vision_config=VISION, projection_dim=WIDTH, fusion=before))
+    assert encoder.fusion_config == SMALL
+    assert SMALL.needs_maps
+    assert not replace(SMALL, leave_out=0.1).needs_maps
+
+
 def test_maps_are_asked_for_exactly_where_they_are_used() -> None:
     pixels = torch.randn(2, 3, EDGE, EDGE)
     with pytest.raises(ValueError, match="takes class maps"):
@@ -191,8 +200,14 @@ def test_the_papers_sizes_are_the_defaults() -> None:
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"classes": 256}, "at most 255"), ({"blocks": 0}, "fusion.blocks must be at least 1"), ({"heads": 5}, "5 heads")],
+    [
+        ({"classes": 256}, "at most 255"),
+        ({"blocks": 0}, "fusion.blocks must be at least 1"),
+        ({"heads": 5}, "5 heads"),
+        ({"leave_out": 1.0}, "fusion.leave_out must be from 0 to 0.99"),
+        ({"leave_out": -0.1}, "fusion.leave_out must be from 0 to 0.99"),
+    ],
 )
-def test_impossible_fusions_are_refused(change: dict[str, int], message: str) -> None:
+def test_impossible_fusions_are_refused(change: dict[str, float], message: str) -> None:
     with pytest.raises(InputError, match=message):
         GeoEncoderConfig(vision_config=VISION, fusion=vars(SMALL) | change)

@@ -138,6 +138,24 @@ def test_what_is_wrong_is_returned_with_its_code(tmp_path: Path) -> None:
     }
 
 
+def test_a_photo_may_do_without_a_map_and_not_with_a_bad_one(tmp_path: Path) -> None:
+    natural(80, 40, seed=3).save(tmp_path / "a.png")
+    (tmp_path / "broken.png").write_bytes(b"none")
+    Image.new("L", (40, 40)).save(tmp_path / "square.png")
+    Image.new("L", (20, 10), 151).save(tmp_path / "strange.png")
+    reader = PhotoReader(16, classes=150, needs_map=False)
+    alone = reader(photo(tmp_path / "a.png"))
+    assert isinstance(alone, DecodedPhoto)
+    assert (alone.class_map, alone.to_segment) == (None, None)
+    codes = [reader(photo(tmp_path / "a.png", tmp_path / f"{name}.png")) for name in ("broken", "square", "strange")]
+    assert [found.code for found in codes if isinstance(found, BadImage)] == ["bad_map", "map_size", "map_class"]
+    assert isinstance(reader(photo(tmp_path / "a.png", tmp_path / "absent.png")), BadImage)
+    # Where maps are made on the way, there is none to do without.
+    made = replace(reader, segmenter=INPUT)(photo(tmp_path / "a.png"))
+    assert isinstance(made, DecodedPhoto)
+    assert made.to_segment is not None
+
+
 def test_photos_and_maps_from_memory_are_read_as_from_files(tmp_path: Path) -> None:
     image, class_map = natural(80, 40, seed=6), np.arange(200, dtype=np.uint8).reshape(10, 20) % 150
     image.save(tmp_path / "a.png")

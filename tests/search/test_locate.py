@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet
 import pytest
 import torch
 from PIL import ExifTags, Image
@@ -111,22 +112,70 @@ def test_photos_have_a_map_each_or_none() -> None:
     assert given_photos(np.array([Path("a.jpg")]), np.array([None]))[0].class_map is None
 
 
-def test_class_maps_come_in_every_form(
-    world: Path, hierarchy: Hierarchy, hierarchy_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def fused_world(world: Path, hierarchy: Hierarchy, hierarchy_folder: Path, home: Path, *, leave_out: float) -> Locator:
+    """A checkpoint with semantic fusion and a registry made from it, opened. leave_out: what it is said to have had."""
     encoder = load_encoder(str(world / "C")).model
-    encoder.add_fusion(FusionConfig(classes=5, width=12, latent=6, heads=4, blocks=2, mlp_size=24))
+    encoder.add_fusion(FusionConfig(classes=5, width=12, latent=6, heads=4, blocks=2, mlp_size=24, leave_out=leave_out))
     assert encoder.fusion is not None
     torch.manual_seed(0)
     for weight in encoder.fusion.parameters():  # a new fusion passes photos on as they are
         weight.data += 0.1 * torch.randn_like(weight)
     geocells = random_geocells(hierarchy, WIDTH, seed=0)
-    save_checkpoint(tmp_path / "C", encoder=encoder, geocells=geocells, config={}, inputs={})
-    registry = Registry(tmp_path / "R")
-    loaded = load_geocells(tmp_path / "C")
+    save_checkpoint(home / "C", encoder=encoder, geocells=geocells, config={}, inputs={})
+    registry = Registry(home / "R")
+    loaded = load_geocells(home / "C")
     built = build_bundle(hierarchy_folder, loaded, registry.versions_folder, config={}, inputs={})
     registry.publish(built.name)
-    locator = Locator.open(tmp_path / "R", checkpoint=str(tmp_path / "C"), device="cpu", precision="float32")
+    return Locator.open(home / "R", checkpoint=str(home / "C"), device="cpu", precision="float32")
+
+
+def test_an_encoder_that_learned_to_do_without_maps_answers_any_photo(
+    world: Path, hierarchy: Hierarchy, hierarchy_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    locator = fused_world(world, hierarchy, hierarchy_folder, tmp_path, leave_out=0.3)
+    values = np.random.default_rng(0).integers(0, 5, (40, 50), np.uint8)
+    photo = world / "0.png"
+    answers = locator.locate([photo] * 4, class_maps=[values, None, b"no map", np.full_like(values, 255)])
+    assert [answer.status for answer in answers] == ["ok", "ok", "bad_map", "ok"]
+    assert [answer.class_map for answer in answers] == [True, False, None, True]
+    with_map, alone, _, nothing = answers
+    assert alone.score != with_map.score
+    assert alone.score == pytest.approx(nothing.score, abs=1e-5)  # a map that names nothing is as none
+    assert locator.locate(photo)[0].key == alone.key
+    # So does the command, and a job; both say it.
+    own = ["--registry", tmp_path / "R", "--checkpoint", tmp_path / "C", "--device", "cpu", "--precision", "float32"]
+    assert main("search", "test", COMMANDS, argv=["query", *map(str, own), str(photo)]) == 0
+    assert "no class map: answered from the photo alone" in capsys.readouterr().out
+    (tmp_path / "photos.csv").write_text(f"photo,map\n{photo},{tmp_path / 'map.png'}\n{photo},\n{world / '3.png'},\n")
+    (tmp_path / "map.png").write_bytes(encode_map(values))
+    job = ["run", *own, "--photos", tmp_path / "photos.csv", "--out", tmp_path / "O", "--workers", 0]
+    assert main("search", "test", COMMANDS, argv=[str(word) for word in job]) == 0
+    rows = pyarrow.parquet.read_table(tmp_path / "O").to_pylist()
+    assert [(row["status"], row["class_map"]) for row in rows] == [("ok", True), ("ok", False), ("not_an_image", None)]
+    assert [row["key"] for row in rows] == [with_map.key, alone.key, None]
+    capsys.readouterr()
+    for name, said in (("0.png", 1), ("3.png", 0)):  # of the two rows of the first photo, one
+        assert main("search", "test", COMMANDS, argv=["show", str(tmp_path / "O"), "--photo", name]) == 0
+        assert capsys.readouterr().out.count("no class map") == said
+
+
+def test_an_encoder_that_needs_maps_says_what_to_do_without(
+    world: Path, hierarchy: Hierarchy, hierarchy_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    locator = fused_world(world, hierarchy, hierarchy_folder, tmp_path, leave_out=0.0)
+    (answer,) = locator.locate(world / "0.png")
+    assert (answer.status, answer.class_map) == ("no_map", None)
+    assert "`model.fusion.leave_out`" in answer.reason
+    own = ["--registry", tmp_path / "R", "--checkpoint", tmp_path / "C", "--device", "cpu"]
+    job = ["run", *own, "--photos", world / "photos.csv", "--out", tmp_path / "O"]
+    assert main("search", "test", COMMANDS, argv=[str(word) for word in job]) == 2
+    assert "model.fusion.leave_out" in capsys.readouterr().err
+
+
+def test_class_maps_come_in_every_form(
+    world: Path, hierarchy: Hierarchy, hierarchy_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    locator = fused_world(world, hierarchy, hierarchy_folder, tmp_path, leave_out=0.0)
     values = np.random.default_rng(0).integers(0, 5, (40, 50), np.uint8)
     (tmp_path / "map.png").write_bytes(encode_map(values))
     photo = world / "0.png"

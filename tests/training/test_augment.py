@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from encoder.class_maps import NO_CLASS
 from training.augment import augment, draw_changes
 from training.config import Augmentation
 
@@ -118,3 +119,37 @@ def test_a_class_map_moves_with_its_photo_and_keeps_its_classes() -> None:
     assert (moved[inside] == 255).all()
     assert (moved[outside] == 0).all()
     assert not torch.equal(moved, maps)
+
+
+def left_out(share: float, seed: int = 0, n: int = 1000) -> torch.Tensor:
+    """Which maps of a batch are those of no map, where photos are moved, too."""
+    maps = torch.full((n, 8, 8), 3, dtype=torch.uint8)
+    moving, pixels = Augmentation(rotation_deg=15), torch.zeros((n, 3, 8, 8))
+    _, changed = augment(pixels, maps, moving, drawn(n, seed), leave_out=share)
+    assert changed is not None
+    gone = (changed == NO_CLASS).flatten(1).all(dim=1)
+    assert torch.equal(changed[~gone], maps[~gone])
+    return gone
+
+
+def test_a_share_of_the_maps_is_left_out_as_the_generator_says() -> None:
+    assert left_out(0.0).sum() == 0
+    assert left_out(0.3).float().mean() == pytest.approx(0.3, abs=0.05)
+    assert torch.equal(left_out(0.3), left_out(0.3))
+    assert not torch.equal(left_out(0.3), left_out(0.3, seed=1))
+    assert (left_out(0.6) | ~left_out(0.3)).all()  # a larger share leaves out these and others
+
+
+def test_photos_look_the_same_whether_maps_are_left_out_or_not() -> None:
+    maps = torch.zeros((8, 24, 24), dtype=torch.uint8)
+    with_maps, without = (augment(images(), maps, EVERYTHING, drawn(8), leave_out=share)[0] for share in (0, 0.5))
+    assert torch.equal(with_maps, without)
+
+
+def test_lots_of_a_part_are_those_of_its_place_in_the_batch() -> None:
+    maps = torch.zeros((8, 24, 24), dtype=torch.uint8)
+    _, whole = augment(images(), maps, EVERYTHING, drawn(8), leave_out=0.5)
+    _, part = augment(images()[3:6], maps[3:6], EVERYTHING, drawn(8)[3:6], leave_out=0.5)
+    assert whole is not None
+    assert part is not None
+    assert torch.equal(part, whole[3:6])

@@ -21,9 +21,11 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 import indexer.__main__
 from encoder.checkpoint import load_encoder
+from encoder.class_maps import NO_CLASS
 from encoder.config import FusionConfig
 from encoder.embedding import embed_photos
 from encoder.encode import PhotoEncoder
+from encoder.fusion import SemanticFusion
 from indexer.bundles.bundle import open_bundle
 from indexer.bundles.gallery import FILES, open_gallery
 from indexer.bundles.gallery_builds import write_gallery
@@ -340,6 +342,81 @@ def test_a_fused_encoder_learns_from_photos_and_maps(toy: Path, tmp_path: Path) 
     assert model.fusion.blocks[0].attention.out.weight.any()  # zero before it learnt
     with pytest.raises(InputError, match="has a fusion already"):
         build_encoder(ModelConfig(start_from=str(summary.checkpoint), fusion=fusion), load_encoder(summary.checkpoint))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_encoder_learns_to_do_without_maps(
+    toy: Path, tmp_path: Path, stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a share of the maps is left out, and some photos have none to begin with."""
+    folder = with_maps(toy, tmp_path / "toy")
+    table = pyarrow.parquet.read_table(folder / "photos.parquet")
+    maps = [None if row % 9 == 0 else f"map{row}.png" for row in range(table.num_rows)]
+    column = table.column_names.index("map")
+    pyarrow.parquet.write_table(table.set_column(column, "map", pa.array(maps)), folder / "photos.parquet")
+    seen: list[torch.Tensor] = []
+    read = SemanticFusion.forward
+
+    def watched(self: SemanticFusion, photo: torch.Tensor, class_maps: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            seen.append((class_maps == NO_CLASS).flatten(1).all(dim=1))
+        return read(self, photo, class_maps)
+
+    monkeypatch.setattr(SemanticFusion, "forward", watched)
+    fusion = FusionConfig(classes=7, width=8, latent=4, heads=2, blocks=2, mlp_size=8, leave_out=0.3)
+    config = changed(trainer={"max_epochs": 2}, model={"fusion": fusion}, data={"stream": stream})
+    summary = train(folder, tmp_path / "C", config)
+    assert summary.epochs[1].loss < summary.epochs[0].loss
+    assert load_encoder(summary.checkpoint).model.fusion_config == fusion
+    first, second = torch.cat(seen[:6]), torch.cat(seen[6:])
+    assert (len(first), len(second)) == (90, 90)
+    assert not torch.equal(first, second)  # other photos in each epoch
+    assert torch.cat(seen).float().mean() == pytest.approx(0.38, abs=0.1)  # 10 of 90 have none, and 3 of 10 others
+    seen.clear()
+    train(folder, tmp_path / "D", config)
+    assert torch.equal(torch.cat(seen), torch.cat([first, second]))
+    # Photos with and without a map have a vector, and rows say which had one.
+    encode = PhotoEncoder(load_encoder(summary.checkpoint))
+    (batch,) = embed_photos(encode, open_photos(folder / "photos.parquet"))
+    assert batch.ok.all()
+    assert batch.class_map == [row % 9 != 0 for row in range(120)]
+    (bare,) = embed_photos(encode, open_photos(toy / "photos.parquet"))
+    assert bare.class_map == [False] * 120
+    same = np.array(batch.class_map) == np.array(bare.class_map)
+    np.testing.assert_allclose(batch.embedding[same], bare.embedding[same], atol=1e-5)
+    assert (np.abs(batch.embedding - bare.embedding).max(axis=1) > 1e-5)[~same].mean() > 0.9
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_maps_of_other_photos_teach_nothing_and_end_a_run(
+    toy: Path, tmp_path: Path, stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.photo_stream._GIVEN_UP_AFTER", 30)  # of a stream; what is kept is read whole
+    folder = with_maps(toy, tmp_path / "toy")
+    table = pyarrow.parquet.read_table(folder / "photos.parquet")
+    column, none = table.column_names.index("map"), pa.nulls(table.num_rows, pa.string())
+    pyarrow.parquet.write_table(table.set_column(column, "map", none), folder / "photos.parquet")
+    fusion = FusionConfig(classes=7, width=8, latent=4, heads=2, blocks=1, mlp_size=8, leave_out=0.3)
+    config = changed(trainer={"max_epochs": 1}, model={"fusion": fusion}, data={"stream": stream})
+    with pytest.raises(
+        InputError, match=rf"of the first {30 if stream else 90} photos none has a class map.*leave out model\.fusion"
+    ):
+        train(folder, tmp_path / "C", config)
+
+
+def test_a_fusion_that_is_there_may_learn_to_do_without_maps(toy: Path, tmp_path: Path) -> None:
+    folder = with_maps(toy, tmp_path / "toy")
+    fusion = FusionConfig(classes=7, width=8, latent=4, heads=2, blocks=1, mlp_size=8, segmenter="a" * 64)
+    first = train(folder, tmp_path / "C", changed(trainer={"max_epochs": 1}, model={"fusion": fusion}))
+    start = ModelConfig(start_from=str(first.checkpoint), trainable_blocks="all")
+    bolder = replace(start, fusion=replace(fusion, leave_out=0.5, segmenter=None))
+    second = train(folder, tmp_path / "D", replace(changed(trainer={"max_epochs": 1}), model=bolder))
+    assert load_encoder(second.checkpoint).model.fusion_config == replace(fusion, leave_out=0.5)
+    again = build_encoder(replace(start, start_from=str(second.checkpoint)), load_encoder(second.checkpoint))
+    assert again.fusion_config == replace(fusion, leave_out=0.5)  # unless it is told otherwise
+    wrong = replace(start, fusion=replace(fusion, leave_out=0.5, width=12))
+    with pytest.raises(InputError, match=r"has a fusion already\. Leave out model\.fusion; or give the sizes it has"):
+        build_encoder(wrong, load_encoder(first.checkpoint))
 
 
 @pytest.mark.parametrize("stream", [False, True])

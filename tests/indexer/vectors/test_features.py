@@ -1,6 +1,7 @@
 """Photo vectors on disk: our own folders, other people's files, and what is refused."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,20 @@ def test_shards_come_back_as_written_and_in_order(tmp_path: Path) -> None:
     whole = read_features(tmp_path / "F")
     assert len(whole) == 8
     assert whole.ok.tolist() == [True, True, False, True, True, True, True, True]
+
+
+def test_which_photos_had_a_class_map_is_kept_where_it_is_known(tmp_path: Path) -> None:
+    known = replace(batch(3, 1, bad=1), class_map=[True, None, False])
+    assert read_features(folder(tmp_path / "F", known, known)).class_map == [True, None, False] * 2
+    assert read_features(folder(tmp_path / "G", batch(3, 1))).class_map is None
+    assert "class_map" not in feature_table(batch(3, 1)).column_names
+    assert joined([batch(2, 1), known]).class_map == [None, None, True, None, False]
+    ((_, cut),) = open_features(tmp_path / "F").cut(4, lambda shard: shard == 1)
+    assert cut.class_map == [None, False]
+    # What others call so may be something else.
+    other = feature_table(batch(2, 1)).append_column("class_map", pa.array(["a.png", "b.png"]))
+    pyarrow.parquet.write_table(other, tmp_path / "o.parquet")
+    assert read_features(tmp_path / "o.parquet").class_map is None
 
 
 def test_a_plain_parquet_reader_sees_the_rows_alone(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Answers for people and programs: the columns of a job's rows, with units, and the way down to each place."""
 
+import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -25,10 +27,11 @@ def batch_of(n: int, bad: int) -> FeatureBatch:
 
 @pytest.mark.parametrize("gallery", [False, True])
 def test_an_answer_says_what_the_row_of_a_job_says(engine: Engine, photo_bundle: Bundle, gallery: bool) -> None:
-    batch = batch_of(9, bad=4)
+    without = batch_of(9, bad=4)
+    mapped = replace(without, class_map=[number % 2 == 0 if number != 4 else None for number in range(9)])
     if gallery:
         engine = Engine(photo_bundle)
-    for k in (1, 3):
+    for batch, k in itertools.product((without, mapped), (1, 3)):
         rows = answer_table(engine, batch, first_row=0, k=k).to_pylist()
         for row, answer in zip(rows, answers_of(engine, batch, k=k), strict=True):
             data = answer.to_dict()
@@ -47,6 +50,7 @@ def test_an_answer_says_what_the_row_of_a_job_says(engine: Engine, photo_bundle:
                 list(each) for each in zip(*places, strict=True)
             ]
             assert json.loads(json.dumps(answer.to_dict())) == data | lists
+            assert answer.class_map == (None if batch.class_map is None else batch.class_map[answer.row])
             assert answer.ok == (row["status"] == OK) == bool(lists["path"])
 
 

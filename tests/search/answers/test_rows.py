@@ -25,7 +25,7 @@ ANSWER = {
     **{"city": pa.string(), "country": pa.string(), "score": pa.float64(), "probability": pa.float64()},
     **{"calibrated": pa.bool_(), "radius_50_km": pa.float64(), "radius_90_km": pa.float64(), "entropy": pa.float64()},
     **{"abstain": pa.string(), "mode": pa.string(), "evidence": pa.string(), "probability_over": pa.string()},
-    "n_photos": pa.int64(),
+    **{"n_photos": pa.int64(), "class_map": pa.bool_()},
 }
 TOP = {
     **{"top_key": pa.list_(pa.string()), "top_s2_id": pa.list_(pa.uint64()), "top_lat": pa.list_(pa.float64())},
