@@ -13,7 +13,7 @@ from search.evaluation.bootstrap import paired_intervals
 from search.evaluation.options import Resampling
 from search.evaluation.reliability import Coverage, Reliability
 
-OURS, CELLS, FINEST, ALIKE = "ours", "cells", "finest_only", "most_similar"
+OURS, CELLS, FINEST, ALIKE = "ours", "cells_only", "finest_only", "most_similar"
 PIXELS, RANDOM, ORACLE = "pixel_nn", "random", "oracle_cell"
 # What pages call each method, in the order of every table.
 METHODS: Mapping[str, str] = {
