@@ -4,7 +4,8 @@ A hierarchy of 4.7 million places in seven levels, and photo vectors of 768 dime
 leaf's direction, which follows the hierarchy, with noise and a strong common direction, as image encoders have it.
 `python -m training refit` runs on two numbers of them, in a process of its own whose peak memory is measured. Its fit
 is cut to a few steps, more for the larger number, because a step takes as long for any number of photos; what a whole
-fit takes at most follows from how many steps it may make. `--device cuda` fits on a GPU.
+fit takes at most follows from how many steps it may make: those of the fit that chooses, and as many again to all
+photos. `--device cuda` fits on a GPU.
 """
 
 import json
@@ -47,7 +48,7 @@ class Refit:
 
     photos: int
     steps: int
-    start_s: float  # whitening, means, held-out photos: by the photos
+    start_s: float  # whitening, means, held-out photos, whitening and means without these: by the photos
     lay_out_s: float  # transformed vectors to disk: by the photos
     fit_s: float  # by the steps, and looks at the held-out photos, as many in every refit
     peak_bytes: int
@@ -121,12 +122,13 @@ def extrapolate(report: Report, small: Refit, large: Refit) -> None:
     # One look before the first epoch, and one after it; a whole refit looks at more photos.
     look = (small.fit_s - step * small.steps) / 2 * config.held_out_photos / _HELD_OUT
     steps = -(-min(config.epoch_photos, MP16_PHOTOS) // config.batch_size)
-    least, most = (epochs * (steps * step + look) for epochs in (config.patience, config.epochs))
+    least = config.patience * (steps * step + look)
+    most = config.epochs * (2 * steps * step + look) + lay_out  # what is chosen is fitted to all photos
     report.row(
         f"time for {MP16_PHOTOS:,} photos",
         f"start {start:.0f} s, lay out {lay_out:.0f} s, then {step:.2f} s a step and {look:.0f} s a look: "
-        f"{least / 3600:.1f} h where no level gains, at most {most / 3600:.1f} h ({config.epochs} epochs of {steps} "
-        "steps)",
+        f"{least / 3600:.1f} h where no level gains, at most {most / 3600:.1f} h (twice {config.epochs} epochs of "
+        f"{steps} steps, and laid out again)",
         start_s=start,
         lay_out_s=lay_out,
         step_s=step,

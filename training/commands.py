@@ -58,6 +58,7 @@ def refit(*, sources: RefitSources, out: Path, config: RefitConfig) -> Result:
         "checkpoint": str(out),
         "photos": summary.photos,
         "held_out": summary.held_out,
+        "folds": summary.folds,
         "kept": summary.kept,
         "candidates": {name: asdict(score) for name, score in summary.candidates.items()},
         "levels": [asdict(level) for level in summary.levels],
@@ -72,11 +73,12 @@ def refit(*, sources: RefitSources, out: Path, config: RefitConfig) -> Result:
     if summary.kept == "weighted":
         shown = ", ".join(f"{weight:.2f}" for weight in geocells.level_weights)
         weights = f"; level weights {shown}; prior exponent {geocells.prior_exponent:.2f}"
+    of_folds = f" ({summary.folds} fits, each to the others)" if summary.folds > 1 else ""
     lines = [
         f"{out}: {summary.kept} geocells, from {summary.photos:,} photos in {summary.seconds:.0f} s; "
         f"temperatures {', '.join(f'{tau:.3f}' for tau in geocells.temperatures)}{weights}; "
         f"{summary.gallery:,} photos in the gallery",
-        f"On {summary.held_out:,} held-out photos:",
+        f"On {summary.held_out:,} held-out photos{of_folds}:",
     ]
     for name, score in summary.candidates.items():
         shares = ", ".join(f"{share:.1f} % within {limit} km" for limit, share in score.within.items())

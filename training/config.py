@@ -294,7 +294,8 @@ class RefitSources:
         old_hierarchy: of that checkpoint's geocells: begin with these, by lineage, in place of means of photo vectors.
         photos: table that says where the photos of the features are; a tree of labels needs it for the labels.
         split: of that table, photos to fit to.
-        validation_split: of that table, photos to hold out.
+        validation_split: of that table, photos to judge by; nothing is fitted to them. Without it photos of `split` are
+            held out to choose by, and what is chosen is fitted to all of them.
     """
 
     features: str | Path
@@ -333,8 +334,9 @@ class RefitConfig(GalleryConfig):
         batch_size: photos in one step.
         learning_rate: of the cells' vectors.
         decay: what the learning rate is multiplied with after each epoch.
-        held_out: share of the photos to hold out, by name, where no `validation_split` says which.
-        held_out_photos: of them, this many at most are used.
+        few_photos: fewer photos than these are held out by fifths, each once, because a share of them would say little.
+        held_out: share of more photos to hold out, by name. A `validation_split` goes before both.
+        held_out_photos: this many held-out photos at most are used.
     """
 
     transform: Literal["whiten", "none"] = "whiten"
@@ -348,6 +350,7 @@ class RefitConfig(GalleryConfig):
     batch_size: int = 1024
     learning_rate: float = 5e-3
     decay: float = 0.7
+    few_photos: int = 5000
     held_out: float = 0.05
     held_out_photos: int = 10_000
 
@@ -356,7 +359,7 @@ class RefitConfig(GalleryConfig):
         if self.transform == "none" and self.shrinkage is not None:
             raise InputError("`shrinkage` goes with `transform` whiten.")
         self.check_gallery()
-        check_bounds(self, "epochs", "learning_rate", low=0)
+        check_bounds(self, "epochs", "learning_rate", "few_photos", low=0)
         check_bounds(self, "patience", "epoch_photos", "batch_size", "held_out_photos", low=1)
         check_bounds(self, "decay", low=0, high=1)
         check_bounds(self, "held_out", low=0.001, high=0.5)

@@ -3,25 +3,29 @@
 In: features (photo vectors, made once), a hierarchy, and where to begin. Out: a checkpoint folder whose geocells belong
 to that hierarchy; with a checkpoint to take it `from_` it holds that checkpoint's encoder too.
 
-Photos are divided by name into those that are fitted to and those held out, or as the splits of a table say. By these
-several sets of geocells are judged (`training.candidates`), the start among them.
+Several sets of geocells, the start among them, are judged by photos that they were not made with
+(`training.candidates`). What these photos choose is then made once more, from all photos: those that judged are not
+lost to the geocells, and the start, where it is kept, is what a build from the same features has. Of few photos a share
+would say little: they are divided into fifths by name, and each is judged by what the other four make. Of many a share
+judges. A `validation_split` judges and is never fitted to.
 """
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from encoder.device import choose_device
 from encoder.model_files import copy_encoder, encoder_digest, encoder_width
 from indexer.bundles.gallery import gallery_facts
 from indexer.bundles.gallery_builds import write_gallery
-from indexer.cells.hierarchy import Hierarchy
 from indexer.cells.table import load_hierarchy
 from indexer.disk.artifact import Draft, check_target, write_folder
 from indexer.disk.manifest import file_digest, manifest_digest
@@ -38,14 +42,15 @@ from indexer.vectors.geocells import (
 )
 from indexer.vectors.means import carry_over
 from indexer.vectors.prototypes import Placed, Placement, joined_placed, no_photo, placed_batches, prototypes
-from training.candidates import FITTED, START, TEMPERED, WEIGHTED, check_enough_to_weigh, choose, errors_km, weighted
-from training.cell_fit import LevelFit, VectorFile, fit_cells, steps_per_epoch
+from training.candidates import START, TEMPERED, WEIGHTED, check_enough_to_weigh, judge, with_weights
+from training.cell_fit import Fold, LevelFit, VectorFile, fit_again, fit_cells, steps_per_epoch
 from training.config import RefitConfig, RefitSources
-from training.holding_out import NameFilter, by_name, name_keys
+from training.holding_out import by_name, folds_by_name, name_keys
 
 log = logging.getLogger(__name__)
 
 _FEWEST_HELD_OUT = 20  # below this nothing can be said of a fit
+_FOLDS = 5  # of few photos: what is judged is made from four fifths of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +58,16 @@ class RefitSummary:
     """What a refit came to."""
 
     checkpoint: Path
-    photos: int  # that were fitted to
-    held_out: int
+    photos: int  # that the geocells are made from
+    held_out: int  # that judged the candidates
+    folds: int  # in which they were held out
     kept: str  # which of the candidates (`training.candidates`)
     candidates: Mapping[str, Accuracy]  # on the held-out photos
     levels: list[LevelFit]
     geocells: Geocells
     gallery: int  # photos in it
     seconds: float
-    stage_seconds: Mapping[str, float]  # start (whitened means), lay out (vectors on disk), fit, write
+    stage_seconds: Mapping[str, float]  # start (whitened means), lay out (vectors on disk), fit, fit to all, write
 
 
 def refit(sources: RefitSources, out: str | Path, *, config: RefitConfig) -> RefitSummary:
@@ -85,52 +91,83 @@ def refit(sources: RefitSources, out: str | Path, *, config: RefitConfig) -> Ref
     folders = {"hierarchy": sources.hierarchy, "checkpoint": checkpoint, "old_hierarchy": sources.old_hierarchy}
     inputs = {name: None if folder is None else manifest_digest(Path(folder)) for name, folder in folders.items()}
     inputs |= {"features": features.digest, "photos": None if photo_table is None else file_digest(photo_table)}
-    learnt, others = _placements(photo_table, sources, hierarchy, config.held_out)
-    gallery_photos = None
-    if config.wants_gallery:  # also those that are held out by name: nothing is measured on them afterwards
+    learnt, gallery_photos = Placement(hierarchy, photo_table, split=sources.split), None
+    if config.wants_gallery:
         gallery_photos = Placement(hierarchy, photo_table, split=sources.split, owner_column=config.owner_column)
-    start = replace(_start(sources, features, learnt, hierarchy, config), encoder=encoder)
-    held_out = _held_out(features, others, start, limit=config.held_out_photos)
+    start, n_photos = _start(sources, features, learnt, config)
+    start = replace(start, encoder=encoder)
+    trials = _trials(sources, features, learnt, start, n_photos=n_photos, config=config)
+    held_out = [trial.held_out for trial in trials]
     for number, level in enumerate(hierarchy.levels):
         if len(level) == 1:
             log.warning("level %d has a single cell, which tells no photo from another", number)
     if config.levels_weights == "fit":  # before the fit, which takes long
         check_enough_to_weigh(held_out)
-    prepared = time.perf_counter()
-    with VectorFile(placed_batches(features, learnt, "transforming"), start, beside=out) as photos:
-        if not len(photos):
-            raise no_photo(features)
-        laid_out = time.perf_counter()
-        n_photos, n_steps = len(photos), max(1, config.epochs * steps_per_epoch(photos, config))
-        with track("refitting", n_steps) as advance:
-            fitted, levels = fit_cells(start, photos, held_out, config=config, device=device, advance=advance)
-    tempered = replace(start, temperatures=np.array([level.start_temperature for level in levels]))
-    candidates = {START: start, TEMPERED: tempered, FITTED: fitted}
-    errors = {name: errors_km(geocells, hierarchy, held_out) for name, geocells in candidates.items()}
-    if config.levels_weights == "fit":
-        candidates[WEIGHTED], errors[WEIGHTED] = weighted(fitted, hierarchy, held_out)
-    kept, scores = choose(errors), {name: accuracy(km) for name, km in errors.items()}
-    fit_ended = time.perf_counter()
-    judged = {"kept": kept, "held_out": {name: asdict(score) for name, score in scores.items()}}
+    marks = [began, time.perf_counter()]
+    with ExitStack() as files:
+        folds = []
+        for trial in trials:
+            vectors = VectorFile(placed_batches(features, trial.learnt, "transforming"), trial.start, beside=out)
+            folds.append(Fold(trial.start, files.enter_context(vectors), trial.held_out))
+        marks.append(time.perf_counter())
+        n_steps = config.epochs * sum(steps_per_epoch(fold.photos, config) for fold in folds)
+        with track("refitting", max(1, n_steps)) as advance:
+            fitted, levels = fit_cells(folds, config=config, device=device, advance=advance)
+    choice = judge(folds, fitted, levels, hierarchy, weigh=config.levels_weights == "fit")
+    marks.append(time.perf_counter())
+    if choice.kept == START:
+        geocells = start
+    elif choice.kept == TEMPERED or not any(level.epoch for level in levels):
+        geocells = replace(start, temperatures=np.array([level.start_temperature for level in levels]))
+    elif sources.validation_split is not None:  # nobody else was held out
+        geocells = fitted[0]
+    else:
+        geocells = _fitted_to_all(features, learnt, start, levels, out, config=config, device=device)
+    if choice.kept == WEIGHTED:
+        assert choice.weights is not None, "they were wanted"
+        geocells = with_weights(geocells, choice.weights)
+    marks.append(time.perf_counter())
+    scores = {name: accuracy(km) for name, km in choice.errors_km.items()}
+    judged = {
+        "kept": choice.kept,
+        "folds": len(folds),
+        "held_out": {name: asdict(score) for name, score in scores.items()},
+    }
     splits = {"split": sources.split, "validation_split": sources.validation_split}
     made_by = {"refit": asdict(config), **splits, **judged}
-    gallery = partial(
-        _write_gallery, features=features, placement=gallery_photos, geocells=candidates[kept], config=config
-    )
-    n_gallery = _write(out, candidates[kept], gallery, encoder_of=checkpoint, config=made_by, inputs=inputs)
-    marks = np.array([began, prepared, laid_out, fit_ended, time.perf_counter()])
+    gallery = partial(_write_gallery, features=features, placement=gallery_photos, geocells=geocells, config=config)
+    n_gallery = _write(out, geocells, gallery, encoder_of=checkpoint, config=made_by, inputs=inputs)
+    marks.append(time.perf_counter())
     return RefitSummary(
         out,
         n_photos,
-        len(held_out.cells),
-        kept,
+        sum(len(photos.cells) for photos in held_out),
+        len(folds),
+        choice.kept,
         scores,
         levels,
-        candidates[kept],
+        geocells,
         n_gallery,
-        float(marks[-1] - began),
-        dict(zip(("start", "lay out", "fit", "write"), np.diff(marks).tolist(), strict=True)),
+        marks[-1] - began,
+        dict(zip(("start", "lay out", "fit", "fit to all", "write"), np.diff(marks).tolist(), strict=True)),
     )
+
+
+def _fitted_to_all(
+    features: FeatureSource,
+    learnt: Placement,
+    start: Geocells,
+    levels: Sequence[LevelFit],
+    out: Path,
+    *,
+    config: RefitConfig,
+    device: torch.device,
+) -> Geocells:
+    """The fit that was chosen, `levels`, to the photos that judged it as well."""
+    with VectorFile(placed_batches(features, learnt, "transforming"), start, beside=out) as photos:
+        n_steps = max(level.epoch for level in levels) * steps_per_epoch(photos, config)
+        with track("refitting to all", n_steps) as advance:
+            return fit_again(start, photos, levels, config=config, device=device, advance=advance)
 
 
 def _encoder_of(checkpoint: Path, features: FeatureSource) -> str:
@@ -148,27 +185,66 @@ def _encoder_of(checkpoint: Path, features: FeatureSource) -> str:
     return digest
 
 
-def _placements(
-    photos: Path | None, sources: RefitSources, hierarchy: Hierarchy, share: float
-) -> tuple[Placement, Placement]:
-    """Where the photos that are fitted to lie, and where the held-out ones lie."""
-    parts: Iterable[tuple[str | None, NameFilter | None]] = [(sources.split, chosen) for chosen in by_name(share)]
-    if sources.validation_split is not None:
-        parts = (sources.split, None), (sources.validation_split, None)
-    learnt, others = (Placement(hierarchy, photos, split=split, chosen=chosen) for split, chosen in parts)
-    return learnt, others
-
-
 def _start(
-    sources: RefitSources, features: FeatureSource, placement: Placement, hierarchy: Hierarchy, config: RefitConfig
-) -> Geocells:
+    sources: RefitSources, features: FeatureSource, placement: Placement, config: RefitConfig
+) -> tuple[Geocells, int]:
+    """The geocells to begin with, and how many photos have a vector and a cell."""
     if sources.old_hierarchy is None:
-        return prototypes(
-            features, placement, transform=config.transform, shrinkage=config.shrinkage, seed=config.seed
-        ).geocells
+        made = prototypes(features, placement, transform=config.transform, shrinkage=config.shrinkage, seed=config.seed)
+        return made.geocells, made.photos
     assert sources.from_ is not None, "RefitSources checks it"
+    n_photos = sum(len(placed.cells) for placed in placed_batches(features, placement, "counting"))
+    if not n_photos:
+        raise no_photo(features)
     old = load_hierarchy(sources.old_hierarchy)
-    return carry_over(load_geocells(Path(sources.from_), hierarchy=old.digest), old, hierarchy)
+    return carry_over(load_geocells(Path(sources.from_), hierarchy=old.digest), old, placement.hierarchy), n_photos
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Trial:
+    """Photos to begin with and to fit to, and others, transformed, that judge what comes out."""
+
+    learnt: Placement
+    start: Geocells
+    held_out: Placed
+
+
+def _trials(
+    sources: RefitSources,
+    features: FeatureSource,
+    learnt: Placement,
+    start: Geocells,
+    *,
+    n_photos: int,
+    config: RefitConfig,
+) -> list[_Trial]:
+    """The fits that the choice rests on. start: made from all of `learnt`, which are n_photos."""
+    if sources.validation_split is not None:
+        assert sources.photos is not None, "RefitSources checks it"
+        parts = [(learnt, Placement(learnt.hierarchy, Path(sources.photos), split=sources.validation_split))]
+    else:
+        chosen = folds_by_name(_FOLDS) if n_photos < config.few_photos else [by_name(config.held_out)]
+        parts = [(learnt.only(others), learnt.only(judges)) for others, judges in chosen]
+    limit = max(1, config.held_out_photos // len(parts))
+    held_out = [_held_out(features, judges, limit=limit) for _, judges in parts]
+    n_held_out = sum(len(photos.cells) for photos in held_out if photos is not None)
+    if n_held_out < _FEWEST_HELD_OUT:
+        raise InputError(
+            f"{features.location}: {n_held_out} held-out photos have a vector and a cell; {_FEWEST_HELD_OUT} are "
+            "needed to see what a fit is worth. Raise `held_out` or `held_out_photos`, or name a `validation_split` of "
+            "`photos`."
+        )
+    trials = []
+    for (others, _), photos in zip(parts, held_out, strict=True):
+        if photos is None:
+            continue
+        begin = start
+        if others is not learnt and sources.old_hierarchy is None:
+            # The shrinkage is one number that all photos have chosen; the rest is made without those held out.
+            shrinkage = None if start.transform is None else start.transform.shrinkage
+            begin = prototypes(features, others, transform=config.transform, shrinkage=shrinkage).geocells
+        trials.append(_Trial(others, begin, replace(photos, vectors=begin.compared(photos.vectors))))
+    return trials
 
 
 def _write(
@@ -205,16 +281,11 @@ def _write_gallery(
     return made.facts.photos
 
 
-def _held_out(features: FeatureSource, placement: Placement, start: Geocells, *, limit: int) -> Placed:
-    n_photos, kept = 0, None
+def _held_out(features: FeatureSource, placement: Placement, *, limit: int) -> Placed | None:
+    """Held-out photos as they are, at most this many; None where there is none."""
+    kept = None
     for part in placed_batches(features, placement, "holding out"):
-        n_photos += len(part.cells)
         # At once: of millions of photos those held out alone would fill memory.
         together = part if kept is None else joined_placed([kept, part])
         kept = together.take(np.argsort(name_keys(together.photo.tolist()), kind="stable")[:limit])
-    if kept is None or n_photos < _FEWEST_HELD_OUT:
-        raise InputError(
-            f"{features.location}: {n_photos} held-out photos have a vector and a cell; {_FEWEST_HELD_OUT} are needed "
-            "to see what a fit is worth. Raise `held_out`, or name a `validation_split` of `photos`."
-        )
-    return replace(kept, vectors=start.compared(kept.vectors))
+    return kept

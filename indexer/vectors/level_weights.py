@@ -11,7 +11,7 @@ say by how much.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.optimize import minimize
@@ -24,34 +24,55 @@ _BLOCK_SCORES = 1 << 22  # leaves times photos whose scores are held at once
 _FEWEST = 25  # photos for each number that is fitted; ten are the least by rule of thumb (Peduzzi et al. 1996)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Unseen:
+    """Photos that geocells were not fitted to."""
+
+    model: ScoringModel  # of these geocells
+    vectors: np.ndarray  # (H, D) float32, transformed
+    leaf: np.ndarray  # (H,) int64, where each was taken, -1 for outside all leaves
+
+
 def fit_level_weights(model: ScoringModel, vectors: np.ndarray, leaf: np.ndarray) -> Geocells:
     """A model's geocells with fitted level weights, none of them below 0, and a fitted prior exponent.
 
-    vectors: (H, D) float32, of photos that the geocells were not fitted to, transformed. leaf: (H,) int64, where each
-    was taken, -1 for outside all leaves. Raises what `check_enough` does.
+    vectors, leaf: as in `Unseen`. Raises what `check_enough` does.
     """
-    geocells, inside = model.geocells, np.flatnonzero(leaf >= 0)
-    check_enough(leaf, levels=len(geocells.vectors))
-    vectors, truth = vectors[inside], leaf[inside]
-    levels = list(zip(geocells.vectors, geocells.temperatures, model.ancestors.T, strict=True))
+    level_weights, prior_exponent = common_weights([Unseen(model, vectors, leaf)])
+    return replace(model.geocells, level_weights=level_weights, prior_exponent=prior_exponent)
+
+
+def common_weights(parts: Sequence[Unseen]) -> tuple[np.ndarray, float]:
+    """The level weights (L,), none of them below 0, and the prior exponent that suit all parts together.
+
+    parts: of one hierarchy; each has geocells of its own. Raises what `check_enough` does.
+    """
+    model = parts[0].model
+    check_enough(np.concatenate([part.leaf for part in parts]), levels=len(model.geocells.vectors))
     log_share = np.log(model.n_photos / model.n_photos.sum()).astype(np.float32)
     rows = max(1, _BLOCK_SCORES // len(log_share))
-    blocks = [slice(first, first + rows) for first in range(0, len(vectors), rows)]
+    blocks = [
+        (part.model, part.vectors[inside[first : first + rows]], part.leaf[inside[first : first + rows]])
+        for part in parts
+        for inside in [np.flatnonzero(part.leaf >= 0)]
+        for first in range(0, len(inside), rows)
+    ]
+    n_photos = sum(len(truth) for *_, truth in blocks)
 
     def loss_and_slope(weights: np.ndarray) -> tuple[float, np.ndarray]:
-        loss, slope = 0.0, np.zeros(len(levels) + 1)
-        for block in blocks:
-            logits = [(vectors[block] @ cells.T / np.float32(tau))[:, ancestors] for cells, tau, ancestors in levels]
-            features = [*logits, log_share[None]]
-            part, part_slope = _conditional_logit(features, truth[block], weights)
+        loss, slope = 0.0, np.zeros(len(weights))
+        for of, vectors, truth in blocks:
+            levels = zip(of.geocells.vectors, of.geocells.temperatures, of.ancestors.T, strict=True)
+            logits = [(vectors @ cells.T / np.float32(tau))[:, ancestors] for cells, tau, ancestors in levels]
+            part, part_slope = _conditional_logit([*logits, log_share[None]], truth, weights)
             loss += part
             slope += part_slope
-        return loss / len(vectors), slope / len(vectors)
+        return loss / n_photos, slope / n_photos
 
-    begin = np.append(geocells.level_weights, geocells.prior_exponent)
-    bounds = [(0, None)] * len(levels) + [(None, None)]
+    begin = np.append(model.geocells.level_weights, model.geocells.prior_exponent)
+    bounds = [(0, None)] * (len(begin) - 1) + [(None, None)]
     found = minimize(loss_and_slope, begin, jac=True, method="L-BFGS-B", bounds=bounds).x
-    return replace(geocells, level_weights=found[:-1], prior_exponent=float(found[-1]))
+    return found[:-1], float(found[-1])
 
 
 def check_enough(leaf: np.ndarray, *, levels: int) -> None:

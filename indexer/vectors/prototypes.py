@@ -7,6 +7,7 @@ twice.
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -85,7 +86,7 @@ class Placement:
         owner_column: str | None = None,
     ) -> None:
         self.hierarchy = hierarchy
-        self._chosen = chosen
+        self.chosen = chosen
         self._names: pa.Array | None = None
         self.n_rows = 0  # of the table
         self.owners: pa.ChunkedArray | None = None  # whose the photos are, by row of the table
@@ -110,9 +111,15 @@ class Placement:
         self._lat_deg, self._lng_deg = coordinates_of(table, photos, required=True)
         self._cells = locate_labels(hierarchy, table) if labels else hierarchy.locate(self._lat_deg, self._lng_deg)
 
+    def only(self, chosen: Callable[[Sequence[str]], np.ndarray]) -> "Placement":
+        """The same, of those photos alone whose names are chosen."""
+        other = copy(self)
+        other.chosen = chosen
+        return other
+
     def place(self, batch: FeatureBatch, *, everywhere: bool = False) -> Placed:
         """The photos of a batch that have a vector and a cell; everywhere: also those in no cell, but with a place."""
-        ok = batch.ok if self._chosen is None else batch.ok & self._chosen(batch.photo)
+        ok = batch.ok if self.chosen is None else batch.ok & self.chosen(batch.photo)
         if self._names is None:
             rows = np.flatnonzero(ok & ~np.isnan(batch.lat_deg) & ~np.isnan(batch.lng_deg))
             lat, lng = batch.lat_deg[rows], batch.lng_deg[rows]
@@ -164,7 +171,8 @@ def prototypes(
         raise no_photo(features)
     geocells = means.geocells(hierarchy=hierarchy.digest, encoder=features.encoder)
     inherited = sum(int((~level).sum()) for level in filled)
-    if n_photos < features.rows / 2 or inherited > sum(map(len, filled)) / 2:
+    few = n_photos < features.rows / 2 or inherited > sum(map(len, filled)) / 2
+    if few and placement.chosen is None:  # else there are few because few are wanted
         log.warning(
             "%s: only %d of %d photos have a vector and a cell, and %d of %d cells have no photo of their own; are "
             "these the photos of that hierarchy?",

@@ -1,15 +1,29 @@
-"""Which geocells are kept: never ones that are worse by more than chance; weights are judged by the other half."""
+"""Which geocells are kept: only ones that are better by more than chance; weights are judged by the other half."""
+
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from indexer.cells.hierarchy import Hierarchy
 from indexer.errors import InputError
+from indexer.vectors.level_weights import Unseen, fit_level_weights
 from indexer.vectors.prototypes import Placed
 from indexer.vectors.scoring import ScoringModel
 from tests.conftest import random_geocells
 from training import candidates
-from training.candidates import FITTED, START, TEMPERED, WEIGHTED, check_enough_to_weigh, choose, errors_km, weighted
+from training.candidates import (
+    FITTED,
+    START,
+    TEMPERED,
+    WEIGHTED,
+    check_enough_to_weigh,
+    choose,
+    errors_km,
+    weighted,
+    with_weights,
+)
 
 ERRORS = np.random.default_rng(0).lognormal(5, 1.5, 400)
 CHANCE = np.random.default_rng(1).permutation(ERRORS)  # as good but for chance
@@ -18,10 +32,12 @@ CHANCE = np.random.default_rng(1).permutation(ERRORS)  # as good but for chance
 @pytest.mark.parametrize(
     ("others", "kept"),
     [
-        ({TEMPERED: ERRORS}, TEMPERED),
-        ({TEMPERED: CHANCE}, TEMPERED),
+        ({TEMPERED: ERRORS}, START),
+        ({TEMPERED: CHANCE}, START),
         ({TEMPERED: 2 * ERRORS}, START),
-        ({TEMPERED: ERRORS, FITTED: ERRORS}, TEMPERED),
+        ({TEMPERED: 0.9 * ERRORS}, TEMPERED),
+        ({TEMPERED: ERRORS, FITTED: ERRORS}, START),
+        ({TEMPERED: 0.9 * ERRORS, FITTED: 0.9 * ERRORS}, TEMPERED),
         ({TEMPERED: ERRORS, FITTED: 0.9 * ERRORS}, FITTED),
         ({TEMPERED: 2 * ERRORS, FITTED: 0.9 * ERRORS}, FITTED),
         ({TEMPERED: 2 * ERRORS, FITTED: 1.1 * ERRORS}, START),
@@ -37,7 +53,13 @@ def test_a_candidate_is_kept_where_it_is_better_than_the_one_before_it(
 
 def test_gains_no_larger_than_chance_are_none() -> None:
     noisy = ERRORS * np.random.default_rng(2).lognormal(-0.01, 1.0, len(ERRORS))
-    assert choose({START: ERRORS, TEMPERED: ERRORS, FITTED: noisy}) == TEMPERED
+    assert choose({START: ERRORS, TEMPERED: ERRORS, FITTED: noisy}) == START
+
+
+def test_what_is_as_good_as_the_start_is_taken_once_in_twenty() -> None:
+    rng = np.random.default_rng(3)
+    taken = [choose({START: ERRORS, FITTED: ERRORS * rng.lognormal(0, 0.02, len(ERRORS))}) for _ in range(1000)]
+    assert taken.count(FITTED) / 1000 == pytest.approx(0.05, abs=0.02)
 
 
 def some_photos(hierarchy: Hierarchy, n: int, width: int = 8) -> Placed:
@@ -51,42 +73,56 @@ def some_photos(hierarchy: Hierarchy, n: int, width: int = 8) -> Placed:
     return Placed(vectors, hierarchy.locate(lat, lng), lat, lng, names, np.full(len(lat), -1))
 
 
-def test_each_half_is_answered_with_weights_of_the_other(hierarchy: Hierarchy, monkeypatch: pytest.MonkeyPatch) -> None:
-    held_out, geocells = some_photos(hierarchy, 901), random_geocells(hierarchy, 8, seed=0)
-    fits, answers = [], []
-    fit, answer = candidates.fit_level_weights, candidates.errors_km
+@pytest.mark.parametrize("n_folds", [1, 3])
+def test_each_half_is_answered_with_weights_of_the_other(
+    hierarchy: Hierarchy, monkeypatch: pytest.MonkeyPatch, n_folds: int
+) -> None:
+    photos, geocells = some_photos(hierarchy, 901), random_geocells(hierarchy, 8, seed=0)
+    held_out = [photos.take(rows) for rows in np.array_split(np.arange(901), n_folds)]
+    of_folds = [replace(geocells, temperatures=geocells.temperatures * (1 + n)) for n in range(n_folds)]
+    fits: list[set[bytes]] = []
+    answers: list[set[bytes]] = []
+    fit, answer = candidates.common_weights, candidates.errors_km
 
-    def watched_fit(model: ScoringModel, vectors: np.ndarray, leaf: np.ndarray) -> object:
-        fits.append({row.tobytes() for row in vectors})
-        return fit(model, vectors, leaf)
+    def watched_fit(parts: Sequence[Unseen]) -> object:
+        assert [part.model.geocells for part in parts] == of_folds  # each photo meets the geocells of its own fold
+        fits.append({row.tobytes() for part in parts for row in part.vectors})
+        return fit(parts)
 
-    def watched_answer(these: object, opened: Hierarchy, photos: Placed) -> np.ndarray:
-        answers.append({row.tobytes() for row in photos.vectors})
+    def watched_answer(these: object, opened: Hierarchy, photos: Sequence[Placed]) -> np.ndarray:
+        answers.append({row.tobytes() for part in photos for row in part.vectors})
         return answer(these, opened, photos)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(candidates, "fit_level_weights", watched_fit)
+    monkeypatch.setattr(candidates, "common_weights", watched_fit)
     monkeypatch.setattr(candidates, "errors_km", watched_answer)
-    found, errors = weighted(geocells, hierarchy, held_out)
+    found, errors = weighted(of_folds, hierarchy, held_out)
     first, second, everything = fits
-    assert answers == [second, first]
+    assert set.union(*answers[:n_folds]) == second  # in the order of fits: of the other half, then of this one
+    assert set.union(*answers[n_folds:]) == first
     assert not first & second
     assert first | second == everything
-    assert abs(len(first) - len(second)) <= 1
-    np.testing.assert_array_equal(
-        found.level_weights,
-        fit(
-            ScoringModel(geocells, hierarchy.ancestors, hierarchy.leaves.n_photos),
-            held_out.vectors,
-            held_out.cells[:, -1],
-        ).level_weights,
-    )
+    assert abs(len(first) - len(second)) <= n_folds
+    if n_folds == 1:
+        model = ScoringModel(geocells, hierarchy.ancestors, hierarchy.leaves.n_photos)
+        expected = fit_level_weights(model, photos.vectors, photos.cells[:, -1])
+        np.testing.assert_array_equal(with_weights(geocells, found).level_weights, expected.level_weights)
+        assert found[1] == expected.prior_exponent
     assert errors.shape == (901,)
-    assert np.median(errors) < np.median(errors_km(random_geocells(hierarchy, 8, seed=1), hierarchy, held_out))
+    other = random_geocells(hierarchy, 8, seed=1)
+    assert np.median(errors) < np.median(errors_km([other], hierarchy, [photos]))
+
+
+def test_errors_of_folds_are_in_their_order(hierarchy: Hierarchy) -> None:
+    photos = some_photos(hierarchy, 50)
+    geocells = [random_geocells(hierarchy, 8, seed=seed) for seed in range(2)]
+    parts = [photos.take(np.arange(20)), photos.take(np.arange(20, 50))]
+    alone = [errors_km([each], hierarchy, [part]) for each, part in zip(geocells, parts, strict=True)]
+    np.testing.assert_array_equal(errors_km(geocells, hierarchy, parts), np.concatenate(alone))
 
 
 def test_halves_that_are_too_small_are_refused(hierarchy: Hierarchy) -> None:
     levels = len(hierarchy.levels)
     enough = 2 * 25 * (levels + 1)
-    check_enough_to_weigh(some_photos(hierarchy, int(enough / 0.9) + 2))
+    check_enough_to_weigh([some_photos(hierarchy, int(enough / 0.9) + 2)])
     with pytest.raises(InputError, match="level weights and the prior's need"):
-        check_enough_to_weigh(some_photos(hierarchy, enough - 10))
+        check_enough_to_weigh([some_photos(hierarchy, enough - 10)])

@@ -18,7 +18,7 @@ from indexer.vectors.prototypes import Placed
 from indexer.vectors.whitening import Transform
 from tests.conftest import unit_rows
 from training import cell_fit
-from training.cell_fit import VectorFile, fit_cells, fitted_temperature, steps_per_epoch
+from training.cell_fit import Fold, VectorFile, fit_again, fit_cells, fitted_temperature, steps_per_epoch
 from training.config import RefitConfig
 from training.holding_out import name_keys
 
@@ -42,7 +42,7 @@ def test_the_temperature_is_the_likeliest(seed: int, noise: float) -> None:
         return float((np.logaddexp.reduce(scores, axis=1) - scores[np.arange(120), targets]).mean())
 
     best = minimize_scalar(loss, bounds=(np.log(1.0), np.log(200.0)), method="bounded", options={"xatol": 1e-6})
-    tau, at_tau = fitted_temperature(torch.from_numpy(rows), torch.from_numpy(targets), torch.from_numpy(cells))
+    tau, at_tau = fitted_temperature([(torch.from_numpy(rows), torch.from_numpy(targets), torch.from_numpy(cells))])
     assert at_tau == pytest.approx(best.fun, abs=2e-4)
     assert 0.005 <= tau <= 1.0
 
@@ -52,9 +52,10 @@ def test_the_temperature_is_the_likeliest(seed: int, noise: float) -> None:
 def test_where_the_search_for_it_begins_does_not_matter(seed: int, begin: float) -> None:
     cells, targets = unit_rows(9, WIDTH, seed), np.random.default_rng(seed).integers(0, 9, 120)
     rows = cells[targets] + unit_rows(120, WIDTH, seed + 1)
-    known = [torch.from_numpy(part) for part in (rows / np.linalg.norm(rows, axis=1, keepdims=True), targets, cells)]
-    tau, loss = fitted_temperature(*known, begin=begin)
-    expected = fitted_temperature(*known)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    known = [(torch.from_numpy(rows), torch.from_numpy(targets), torch.from_numpy(cells))]
+    tau, loss = fitted_temperature(known, begin=begin)
+    expected = fitted_temperature(known)
     assert tau == pytest.approx(expected[0], rel=1e-3)
     assert loss == pytest.approx(expected[1], abs=1e-6)
 
@@ -92,7 +93,7 @@ def test_cells_come_to_point_where_their_photos_are(toy: Toy) -> None:
     start, file, held_out, truth = toy
     config = RefitConfig(epochs=60, patience=60, batch_size=100, learning_rate=0.05, decay=0.97)
     steps: list[int] = []
-    fitted, levels = fit_cells(start, file, held_out, config=config, device=CPU, advance=steps.append)
+    [fitted], levels = fit_cells([Fold(start, file, held_out)], config=config, device=CPU, advance=steps.append)
     assert sum(steps) == 60 * steps_per_epoch(file, config) == 60 * 6
     cosine = (fitted.vectors[1] * truth).sum(axis=1)
     assert cosine.min() > 0.6
@@ -110,7 +111,7 @@ def test_of_many_photos_an_epoch_takes_a_part(toy: Toy) -> None:
     start, file, held_out, _ = toy
     config = RefitConfig(epochs=3, epoch_photos=250, batch_size=100)
     steps: list[int] = []
-    _, levels = fit_cells(start, file, held_out, config=config, device=CPU, advance=steps.append)
+    _, levels = fit_cells([Fold(start, file, held_out)], config=config, device=CPU, advance=steps.append)
     assert sum(steps) == 3 * steps_per_epoch(file, config) == 3 * 3
     assert all(level.loss < level.start_loss for level in levels)
 
@@ -125,7 +126,7 @@ def test_a_level_that_gains_nothing_keeps_its_start_and_stops(toy: Toy) -> None:
     good = replace(start, vectors=[_mean_rows(held_out, level) for level in range(2)])
     steps: list[int] = []
     config = RefitConfig(epochs=50, patience=2, batch_size=100, learning_rate=10.0)  # steps that lead anywhere
-    fitted, levels = fit_cells(good, file, held_out, config=config, device=CPU, advance=steps.append)
+    [fitted], levels = fit_cells([Fold(good, file, held_out)], config=config, device=CPU, advance=steps.append)
     assert [level.epoch for level in levels] == [0, 0]
     for before, after in zip(good.vectors, fitted.vectors, strict=True):
         np.testing.assert_allclose(after, before, atol=1e-6)
@@ -133,9 +134,46 @@ def test_a_level_that_gains_nothing_keeps_its_start_and_stops(toy: Toy) -> None:
     assert len(steps) < 4 * 6  # though few were made
 
 
+def test_a_fit_that_leaves_nobody_out_is_the_one_that_was_chosen(toy: Toy) -> None:
+    start, file, held_out, _ = toy
+    config = RefitConfig(epochs=12, patience=2, batch_size=100, learning_rate=0.3, decay=1.0)
+    [fitted], levels = fit_cells([Fold(start, file, held_out)], config=config, device=CPU)
+    assert 0 < min(level.epoch for level in levels) < 12
+    steps: list[int] = []
+    again = fit_again(start, file, levels, config=config, device=CPU, advance=steps.append)
+    for before, after in zip(fitted.vectors, again.vectors, strict=True):
+        np.testing.assert_allclose(after, before, atol=1e-6)
+    np.testing.assert_array_equal(again.temperatures, fitted.temperatures)
+    assert sum(steps) == max(level.epoch for level in levels) * steps_per_epoch(file, config)
+
+
+def test_folds_have_vectors_of_their_own_and_temperatures_together(toy: Toy) -> None:
+    start, file, held_out, _ = toy
+    other = replace(start, vectors=[unit_rows(count, WIDTH, 77 + count) for count in CELLS])
+    halves = held_out.take(np.arange(0, 600, 2)), held_out.take(np.arange(1, 600, 2))
+    config = RefitConfig(epochs=3, batch_size=100)
+    folds = [Fold(of, file, half) for of, half in zip((start, other), halves, strict=True)]
+    steps: list[int] = []
+    fitted, levels = fit_cells(folds, config=config, device=CPU, advance=steps.append)
+    assert sum(steps) == 3 * 2 * steps_per_epoch(file, config)
+    np.testing.assert_array_equal(fitted[0].temperatures, fitted[1].temperatures)
+    losses = []
+    for geocells, half in zip(fitted, halves, strict=True):
+        here = half.cells[:, 1] >= 0
+        logits = torch.from_numpy(half.vectors[here] @ geocells.vectors[1].T / geocells.temperatures[1])
+        losses.append(
+            torch.nn.functional.cross_entropy(logits, torch.from_numpy(half.cells[here, 1]), reduction="none")
+        )
+    assert levels[1].loss == pytest.approx(float(torch.cat(losses).mean()), abs=1e-4)
+    # A fold of which nobody lies in any cell of a level is fitted with the others' temperatures.
+    nobody = replace(halves[1], cells=np.full_like(halves[1].cells, -1))
+    alone, _ = fit_cells([folds[0], replace(folds[1], held_out=nobody)], config=config, device=CPU)
+    assert np.isfinite(alone[1].vectors[1]).all()
+
+
 def test_no_epochs_fit_temperatures_alone(toy: Toy) -> None:
     start, file, held_out, _ = toy
-    fitted, _ = fit_cells(start, file, held_out, config=RefitConfig(epochs=0), device=CPU)
+    [fitted], _ = fit_cells([Fold(start, file, held_out)], config=RefitConfig(epochs=0), device=CPU)
     np.testing.assert_allclose(fitted.vectors[1], start.vectors[1], atol=1e-6)
     assert (fitted.temperatures != 0.07).all()
 
@@ -144,14 +182,14 @@ def test_a_level_nobody_was_held_out_from_is_named(toy: Toy) -> None:
     start, file, held_out, _ = toy
     held_out.cells[:, 1] = -1
     with pytest.raises(InputError, match="in a cell of level 1"):
-        fit_cells(start, file, held_out, config=RefitConfig(), device=CPU)
+        fit_cells([Fold(start, file, held_out)], config=RefitConfig(), device=CPU)
 
 
 def test_a_loss_that_is_no_number_stops_the_fit(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     start, file, held_out, _ = toy
     monkeypatch.setattr("training.cell_fit.level_loss", lambda *_, **__: torch.tensor(float("nan")))
     with pytest.raises(WorkError, match=r"loss of level 0 is nan in epoch 1, step 1\. Lower `learning_rate`"):
-        fit_cells(start, file, held_out, config=RefitConfig(), device=CPU)
+        fit_cells([Fold(start, file, held_out)], config=RefitConfig(), device=CPU)
 
 
 def placed(n: int, seed: int = 0) -> Placed:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from training.holding_out import by_name, name_keys
+from training.holding_out import by_name, folds_by_name, name_keys
 
 
 def test_keys_are_the_same_everywhere_and_spread_evenly() -> None:
@@ -21,3 +21,17 @@ def test_every_photo_is_on_one_side(share: float) -> None:
     assert (learnt ^ held_out).all()
     backwards = by_name(share)[1](names[::-1])
     np.testing.assert_array_equal(backwards[::-1], held_out)
+
+
+@pytest.mark.parametrize("n", [2, 5])
+def test_every_photo_is_held_out_of_one_fold(n: int) -> None:
+    names = [f"ü{number}" for number in range(2000)]
+    times, folds = np.zeros(2000, int), folds_by_name(n)
+    assert len(folds) == n
+    for others, chosen in folds:
+        held_out = chosen(names)
+        assert (others(names) ^ held_out).all()
+        assert held_out.mean() == pytest.approx(1 / n, abs=0.03)
+        np.testing.assert_array_equal(chosen(names[::-1])[::-1], held_out)
+        times += held_out
+    assert (times == 1).all()

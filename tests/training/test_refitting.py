@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -31,6 +32,8 @@ from indexer.vectors.scoring import ScoringModel, leaf_vectors
 from tests import conftest
 from tests.conftest import random_geocells, save_s2_hierarchy
 from tests.indexer.anisotropic import World, anisotropic_world
+from training import refitting
+from training.cell_fit import LevelFit, VectorFile
 from training.config import RefitConfig, RefitSources
 from training.holding_out import by_name
 from training.refitting import refit
@@ -120,8 +123,8 @@ def test_a_refit_is_better_than_its_start_on_photos_nobody_has_seen(
     assert command(*given, "--out", tmp_path / "C", "--json") == 0
     printed = json.loads(capsys.readouterr().out)
     inside = int((load_hierarchy(folder / "H").locate(*places(world))[:, 0] >= 0).sum())
-    assert printed["photos"] + printed["held_out"] == inside
-    assert printed["held_out"] == pytest.approx(200, abs=60)
+    assert printed["photos"] == printed["held_out"] == inside
+    assert printed["folds"] == 5
     assert list(printed["candidates"]) == ["start", "tempered", "fitted", "weighted"]
     assert printed["kept"] != "start"
     geocells = load_geocells(tmp_path / "C", hierarchy=load_hierarchy(folder / "H").digest)
@@ -161,13 +164,128 @@ def test_shards_in_another_order_change_nothing_but_rounding(folder: Path, world
     np.testing.assert_allclose(one.temperatures, other.temperatures, rtol=1e-3)
 
 
-def test_splits_of_a_table_say_what_is_held_out(folder: Path, world: World, tmp_path: Path) -> None:
+@pytest.mark.parametrize("few_photos", [0, 5000])
+def test_the_same_refit_has_the_same_bits(folder: Path, tmp_path: Path, few_photos: int) -> None:
+    config, sources = replace(CONFIG, few_photos=few_photos, epochs=2), RefitSources(folder / "F", folder / "H")
+    one, other = (refit(sources, tmp_path / f"{number}", config=config) for number in range(2))
+    assert (one.kept, one.candidates, one.levels) == (other.kept, other.candidates, other.levels)
+    for a, b in zip(one.geocells.vectors, other.geocells.vectors, strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(one.geocells.temperatures, other.geocells.temperatures)
+
+
+def keep(candidate: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.candidates.choose", lambda _: candidate)
+
+
+FEW = {"every photo once": 5000, "a share of them": 0}  # how photos are held out, by `few_photos`
+
+
+def few(world: World, n: int, out: Path) -> RefitSources:
+    """Features of some photos, and a hierarchy of four photos a leaf or so."""
+    write_features(world, [np.arange(n)], out / "F")
+    rule = PartitionRule(tau_max=(max(n // 5, 9), max(n // 20, 8), 7), tau_min=0)
+    save_s2_hierarchy(world.lat_deg[:n], world.lng_deg[:n], rule=rule, out=out / "H")
+    return RefitSources(out / "F", out / "H")
+
+
+@pytest.mark.parametrize("few_photos", FEW.values(), ids=FEW.keys())
+@pytest.mark.parametrize("kept", ["start", "tempered"])
+def test_a_start_that_is_kept_is_what_a_build_from_all_photos_has(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: str, few_photos: int
+) -> None:
+    keep(kept, monkeypatch)
+    sources = few(world, 300, tmp_path)
+    tree = load_hierarchy(sources.hierarchy)
+    summary = refit(sources, tmp_path / "C", config=replace(CONFIG, few_photos=few_photos, held_out=0.5))
+    ours, means = summary.geocells, prototypes(open_features(sources.features), Placement(tree)).geocells
+    for a, b in zip(ours.vectors, means.vectors, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert ours.transform is not None
+    assert means.transform is not None
+    np.testing.assert_array_equal(ours.transform.matrix, means.transform.matrix)
+    expected = means.temperatures if kept == "start" else [level.start_temperature for level in summary.levels]
+    np.testing.assert_array_equal(ours.temperatures, expected)
+    # Every leaf with a photo has a vector of its own, also those whose every photo was held out at once.
+    leaf = tree.locate(world.lat_deg[:300], world.lng_deg[:300])[:, -1]
+    held_out = by_name(0.5)[1](names(300))
+    assert len(np.setdiff1d(leaf[held_out], leaf[~held_out])) > 5
+    parents = tree.parents(len(tree.levels) - 1)
+    alone = np.bincount(parents)[parents] == 1  # the photos of such a leaf are those of its parent
+    likeness = (ours.vectors[-1] * ours.vectors[-2][parents]).sum(axis=1)
+    filled = np.bincount(leaf, minlength=len(tree.leaves)) > 0
+    assert (likeness[filled & ~alone] < 0.9999).all()
+
+
+@pytest.mark.parametrize("few_photos", FEW.values(), ids=FEW.keys())
+def test_photos_that_judged_are_fitted_to_in_the_end(
+    folder: Path, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few_photos: int
+) -> None:
+    keep("fitted", monkeypatch)
+    fits = []
+    fit_again = refitting.fit_again
+
+    def watched(start: Geocells, photos: VectorFile, levels: list[LevelFit], **more: Any) -> Geocells:
+        fits.append((start, len(photos), levels))
+        return fit_again(start, photos, levels, **more)
+
+    monkeypatch.setattr(refitting, "fit_again", watched)
+    config = replace(CONFIG, few_photos=few_photos, held_out=0.5)
+    summary = refit(RefitSources(folder / "F", folder / "H"), tmp_path / "C", config=config)
+    tree = load_hierarchy(folder / "H")
+    inside = int((tree.locate(*places(world))[:, 0] >= 0).sum())
+    [(start, n_photos, levels)] = fits
+    assert n_photos == summary.photos == inside
+    assert summary.held_out == (inside if few_photos else pytest.approx(inside / 2, rel=0.1))
+    assert summary.folds == (5 if few_photos else 1)
+    assert levels == summary.levels
+    assert max(level.epoch for level in levels) > 0
+    for level, before, after in zip(
+        levels, start.vectors, summary.geocells.vectors, strict=True
+    ):  # from the means of all photos, by as many epochs as were found
+        assert np.allclose(before, after, atol=1e-6) == (level.epoch == 0)
+    np.testing.assert_array_equal(summary.geocells.temperatures, [level.temperature for level in levels])
+
+
+def test_splits_of_a_table_say_what_is_held_out(
+    folder: Path, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nothing is fitted to it."""
+    monkeypatch.setattr(refitting, "fit_again", lambda *_, **__: pytest.fail("it fitted to all"))
     sources = RefitSources(
         folder / "F", folder / "H", photos=folder / "photos.parquet", split="train", validation_split="validation"
     )
     summary = refit(sources, tmp_path / "C", config=CONFIG)
     inside = load_hierarchy(folder / "H").locate(*places(world))[:, 0] >= 0
     assert (summary.photos, summary.held_out) == (inside.sum() - inside[::10].sum(), inside[::10].sum())
+    assert summary.folds == 1
+    keep("fitted", monkeypatch)
+    fitted = refit(sources, tmp_path / "C2", config=CONFIG)
+    assert max(level.epoch for level in fitted.levels) > 0
+    np.testing.assert_array_equal(fitted.geocells.temperatures, [level.temperature for level in fitted.levels])
+    keep("start", monkeypatch)
+    learnt = Placement(load_hierarchy(folder / "H"), folder / "photos.parquet", split="train")
+    means = prototypes(open_features(folder / "F"), learnt).geocells
+    kept = refit(sources, tmp_path / "C3", config=CONFIG).geocells
+    for a, b in zip(kept.vectors, means.vectors, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_refit_of_few_photos_is_no_worse_than_their_means(world: World, tmp_path: Path) -> None:
+    sources = few(world, 300, tmp_path)
+    summary = refit(sources, tmp_path / "C", config=RefitConfig(device="cpu"))
+    assert (summary.photos, summary.held_out, summary.folds) == (300, 300, 5)
+    assert list(summary.candidates) == ["start", "tempered", "fitted"]
+    assert {figures.n for figures in summary.candidates.values()} == {300}
+    means = prototypes(open_features(sources.features), Placement(load_hierarchy(sources.hierarchy))).geocells
+    ours, theirs = (np.log1p(errors_km(which, sources.hierarchy, world)) for which in (summary.geocells, means))
+    gain = theirs - ours
+    assert gain.mean() >= -2 * gain.std() / np.sqrt(len(gain))
+
+
+def test_photos_too_few_to_judge_by_are_told(world: World, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="19 held-out photos have a vector and a cell; 20 are needed"):
+        refit(few(world, 19, tmp_path), tmp_path / "C", config=replace(CONFIG, shrinkage=0.5))
 
 
 def test_cells_that_are_labels_are_fitted_too(folder: Path, tmp_path: Path) -> None:
@@ -231,24 +349,24 @@ def test_photos_in_no_cell_are_refused(folder: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "C").exists()
 
 
-def test_no_epochs_fit_temperatures_alone(folder: Path, tmp_path: Path) -> None:
+def test_no_epochs_fit_temperatures_alone(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And what comes out is likelier than at the temperatures a refit begins with, which the product shows."""
     sources = RefitSources(folder / "F", folder / "H")
-    summary = refit(sources, tmp_path / "C", config=replace(CONFIG, epochs=0))
-    assert summary.kept == "tempered"
+    assert refit(sources, tmp_path / "C", config=replace(CONFIG, epochs=0)).kept in {"start", "tempered"}
+    keep("tempered", monkeypatch)
+    summary = refit(sources, tmp_path / "C2", config=replace(CONFIG, epochs=0))
     assert summary.geocells.temperatures == pytest.approx([level.start_temperature for level in summary.levels])
     assert (np.abs(np.log(summary.geocells.temperatures / 0.07)) > 0.01).all()
-    learnt = by_name(CONFIG.held_out)[0]
-    means = prototypes(open_features(folder / "F"), Placement(load_hierarchy(folder / "H"), chosen=learnt)).geocells
+    means = prototypes(open_features(folder / "F"), Placement(load_hierarchy(folder / "H"))).geocells
     for ours, theirs in zip(summary.geocells.vectors, means.vectors, strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_too_few_photos_for_level_weights_are_told_before_the_fit(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("training.refitting.fit_cells", lambda *_, **__: pytest.fail("it fitted"))
-    few = replace(CONFIG, held_out=0.02, levels_weights="fit")
+    few = replace(CONFIG, few_photos=0, held_out=0.02, levels_weights="fit")
     with pytest.raises(InputError, match="level weights and the prior's need"):
         refit(RefitSources(folder / "F", folder / "H"), tmp_path / "C", config=few)
     assert not (tmp_path / "C").exists()
@@ -321,7 +439,8 @@ def test_a_folder_to_write_to_is_made(folder: Path, tmp_path: Path) -> None:
         (("--photos", "{photos}", "--split", "train", "--validation-split", "train"), "hold out other photos"),
         (("--old-hierarchy", "{H}"), "needs --from"),
         (("--held-out", "0"), "--held-out must be from 0.001 to 0.5"),
-        (("--held-out", "0.001"), "held-out photos have a vector and a cell; 20 are needed"),
+        (("--held-out", "0.001", "--few-photos", "0"), "held-out photos have a vector and a cell; 20 are needed"),
+        (("--few-photos", "-1"), "--few-photos must be at least 0"),
         (("--gallery-per-leaf", "-1"), "--gallery-per-leaf must be all, or at least 0"),
         (("--owner-column", "user"), "--owner-column is a column of --photos"),
         (("--shrinkage", "0.5", "--transform", "none"), "goes with --transform whiten"),
