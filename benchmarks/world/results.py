@@ -13,7 +13,7 @@ from search.evaluation.bootstrap import paired_intervals
 from search.evaluation.options import Resampling
 from search.evaluation.reliability import Coverage, Reliability
 
-OURS, UNMAPPED, CELLS, FINEST, ALIKE = "ours", "without_maps", "cells", "finest_only", "most_similar"
+OURS, UNMAPPED, CELLS, FINEST, ALIKE = "ours", "without_maps", "cells_only", "finest_only", "most_similar"
 PIXELS, RANDOM, ORACLE = "pixel_nn", "random", "oracle_cell"
 # What pages call each method, in the order of every table.
 METHODS: Mapping[str, str] = {
