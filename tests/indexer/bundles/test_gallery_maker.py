@@ -440,7 +440,7 @@ def test_photos_that_the_table_lacks_are_refused_but_for_other_splits(
         (["--checkpoint", "C", "--gallery-remove", "F"], "--gallery-add and --gallery-remove go with --inherit"),
         (["--inherit", "V", "--gallery-add", "F", "--gallery-per-leaf", "0"], "--gallery-per-leaf 0 wants none"),
         (["--features", "F", "--gallery-per-leaf", "-1"], "--gallery-per-leaf must be all, or at least 0"),
-        (["--features", "F", "--gallery-per-leaf", "some"], "gallery_per_leaf"),
+        (["--features", "F", "--gallery-per-leaf", "some"], "--gallery-per-leaf: expected whole number or all"),
         (["--checkpoint", "C", "--gallery-precision", "fp16"], "--gallery-precision goes with --features"),
         (["--checkpoint", "C", "--keep-duplicates"], "go with --features"),
         (["--inherit", "V", "--owner-column", "user"], "go with --features"),
