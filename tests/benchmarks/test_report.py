@@ -23,7 +23,7 @@ HOSTILE = '<script>alert(1)</script> & "O\'Higgins"'
 KM_PER_DEGREE = 111.19  # along a meridian
 SHIFTS_DEG = {
     "ours": 0.1,
-    "without_maps": 0.5,
+    "without_maps": 1.5,
     "cells_only": 1.0,
     "finest_only": 2.0,
     "most_similar": 3.0,

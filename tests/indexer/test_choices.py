@@ -19,7 +19,7 @@ from training.config import LossConfig, ModelConfig, RefitConfig, SchedulerConfi
 WRONG: list[tuple[Callable[..., object], str, str, str]] = [
     (SearchOptions, "mode", "adaptve", "auto or exact or beam or adaptive"),
     (SearchOptions, "score", "cosine", "softmax or cosine-clamped or cosine-affine"),
-    (SearchOptions, "point", "foo", "cell or medoid or mass or reference"),
+    (SearchOptions, "point", "foo", "density or cell or medoid or mass"),
     (BuildConfig, "transform", "foo", "whiten or none"),
     (BuildConfig, "index", "foo", "auto or flat or ivf"),
     (BuildConfig, "precision", "fp8", "fp32 or fp16 or int8"),
