@@ -127,15 +127,16 @@ class SearchOptions:
         from indexer.vectors.calibration import PROTOCOL_TEXTS
 
         if self.calibration(bundle, protocol) is None:
-            photos = ", with its gallery as it is now" if self.uses_gallery(bundle) else ""
+            photos = ", with a gallery" if self.uses_gallery(bundle) else ""
             raise InputError(
                 f"`radii`: the bundle {bundle.version[:8]} was not calibrated for {PROTOCOL_TEXTS[protocol]}{photos}. "
                 "Calibrate it with vectors of such photos: python -m search calibrate ..."
             )
         if not self.searches_as_calibrated(bundle):
             raise InputError(
-                "`radii`: they were calibrated for no fewer `probes` than the bundle was built with, and for no "
-                "precision cap. Leave them out, or what they do not hold for."
+                "`radii`: they were calibrated for no fewer `probes` than the bundle was built with, for no precision "
+                "cap, and for the gallery as it was. Leave them out, or what they do not hold for, or calibrate again: "
+                "python -m search calibrate ..."
             )
         if self.masses(bundle, protocol) is None:
             raise InputError(
@@ -149,16 +150,16 @@ class SearchOptions:
 
     def searches_as_calibrated(self, bundle: "Bundle") -> bool:
         """Whether a bundle's calibrations hold for answers: places of leaves, searched as the bundle is."""
-        probes = bundle.beam.probes
+        probes, gallery = bundle.beam.probes, bundle.gallery
         fewer = min(self.probes or probes, self.max_probes or probes) < probes
-        return not (self.score != "softmax" or self.constrained or fewer or self.cap_km(bundle) is not None)
+        changed = gallery is not None and self.uses_gallery(bundle) and not gallery.facts.keeps_calibrations
+        otherwise = self.constrained or fewer or changed or self.cap_km(bundle) is not None
+        return not (self.score != "softmax" or otherwise)
 
     def calibration(self, bundle: "Bundle", protocol: "QueryProtocol") -> "Calibration | None":
         """What answers from a bundle are calibrated by, of cells alone or with photos; None where there is nothing."""
         of_cells = bundle.calibrations.get(protocol) if self.score == "softmax" else None
-        if of_cells is None or bundle.gallery is None or not self.uses_gallery(bundle):
-            return of_cells
-        return of_cells.with_photos if bundle.gallery.facts.keeps_calibrations else None
+        return of_cells.with_photos if of_cells is not None and self.uses_gallery(bundle) else of_cells
 
     def masses(self, bundle: "Bundle", protocol: "QueryProtocol") -> tuple[float, float] | None:
         """What discs around the points of answers must hold to be true; None where that was not calibrated."""

@@ -187,7 +187,7 @@ def test_a_bundle_with_a_gallery_is_calibrated_with_it_and_without(
     gallery = bundle.gallery
     assert gallery is not None
     changed = replace(bundle, gallery=replace(gallery, facts=replace(gallery.facts, changed=0.011)))
-    with pytest.raises(InputError, match="with its gallery as it is now"):
+    with pytest.raises(InputError, match="for the gallery as it was"):
         Engine(changed, options=SearchOptions(radii=True))
     assert not Engine(changed).calibrated
     assert Engine(changed, options=SearchOptions(gallery="off", radii=True)).calibrated
