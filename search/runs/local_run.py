@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from encoder.failures import job_remarks
+from encoder.device import job_remarks
 from indexer.errors import InputError
 from indexer.jobs.job_folder import Job, JobFolder, Mark, check_job_target, open_job, read_marks, totals_of
 from indexer.jobs.job_status import StatusFile
@@ -27,7 +27,7 @@ from search.answers.album import Albums, answer_albums
 from search.answers.engine import Engine
 from search.answers.recall import RecallCheck
 from search.answers.rows import answer_table
-from search.runs.run_report import RunReport, has_run_report, run_report, write_run_report
+from search.runs.run_report import REPORT, REPORT_PAGE, RunReport, run_report, write_run_report
 from search.runs.run_spec import RunConfig
 from search.runs.vectors import VectorShard
 
@@ -184,7 +184,7 @@ def finish(
         search=engine.search_facts,
         recall=None if recall is None else recall.measure(),
     )
-    if report.rows > known or not has_run_report(folder.path):
+    if report.rows > known or not all((folder.path / name).is_file() for name in (REPORT, REPORT_PAGE)):
         write_run_report(folder.path, report)
     return report
 

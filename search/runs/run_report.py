@@ -117,11 +117,6 @@ def write_run_report(folder: Path, report: RunReport) -> None:
             aside.rename(folder / name)
 
 
-def has_run_report(folder: Path) -> bool:
-    """Whether an earlier start wrote both files."""
-    return all((folder / name).is_file() for name in (REPORT, REPORT_PAGE))
-
-
 def report_page(report: RunReport) -> str:
     """The page."""
     failures = [
