@@ -28,7 +28,7 @@ class StatusFile:
 
     def __init__(self, folder: Path, line: Line, *, rows: int | None) -> None:
         """rows: of the whole job; None if that is not known before the end."""
-        self._folder, self._line, self._rows = folder, line, rows
+        self._folder, self.line, self.rows = folder, line, rows
         self.began_at = time.time()  # seconds since 1970
         self.write()
 
@@ -49,8 +49,8 @@ class StatusFile:
             "pid": os.getpid(),
             "started_at": self.began_at,
             "written_at": time.time(),
-            "rows": self._rows,
-            "stages": [asdict(meter) for meter in self._line.meters],
+            "rows": self.rows,
+            "stages": [asdict(meter) for meter in self.line.meters],
         }
         aside = self._folder / f"{_FILE}.new"
         with contextlib.suppress(OSError):
