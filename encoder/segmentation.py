@@ -21,6 +21,7 @@ from transformers.models.oneformer.image_processing_pil_oneformer import OneForm
 from transformers.utils import logging as transformers_logging
 
 from encoder.config import MAX_CLASSES, SEGMENT_BATCH
+from encoder.crops import groups
 from encoder.model_files import (
     CONFIG_FILE,
     PROCESSOR_FILES,
@@ -85,8 +86,7 @@ class Segmenter:
     def segment(self, photos: Sequence[PreparedPhoto]) -> list[np.ndarray]:
         """Class maps (h, w) uint8 of prepared photos of any sizes, a few of one size in one pass."""
         maps: dict[int, np.ndarray] = {}
-        for shape in dict.fromkeys(tuple(photo.pixels.shape) for photo in photos):
-            rows = [row for row, photo in enumerate(photos) if tuple(photo.pixels.shape) == shape]
+        for rows in groups([tuple(photo.pixels.shape) for photo in photos]).values():
             for first in range(0, len(rows), SEGMENT_BATCH):
                 batch = rows[first : first + SEGMENT_BATCH]
                 maps |= zip(batch, self.maps([photos[row] for row in batch]), strict=True)

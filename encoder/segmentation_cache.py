@@ -255,9 +255,7 @@ def _read_lookup(folder: Path) -> tuple[Lookup, Mapping[int, int]]:
 def _remove_leftovers(folder: Path, lookup: Lookup) -> None:
     """Delete what a killed writer left: temporaries, and tars whose index was never written."""
     for parent in (folder, tar_path(folder, 0).parent, index_path(folder, 0).parent):
-        for path in parent.iterdir():
-            if is_temporary(path):
-                remove_leftovers(parent, path.name.rpartition(".tmp-")[0])
+        remove_leftovers(parent)
     kept = {tar_path(folder, number) for number in lookup.shards}
     for tar in tar_path(folder, 0).parent.glob("*.tar"):
         if tar not in kept:
