@@ -183,10 +183,9 @@ def _parser(package: str, description: str, commands: Mapping[str, Command], *, 
         sub.add_argument("--json", action="store_true", help="Print a machine-readable result on standard output.")
         hints = get_type_hints(command.function)
         for parameter, text in command.positional.items():
-            several = get_origin(hints[parameter]) is list
-            sub.add_argument(
-                parameter, nargs="+" if several else None, type=str if several else hints[parameter], help=text
-            )
+            hint = hints[parameter]
+            kind = {"nargs": "+", "type": str} if get_origin(hint) is list else {"type": hint}
+            sub.add_argument(parameter, help=text, **kind)
         _offer(sub, command.function, command.sections, given=command.positional)
         sub.speak_like_a_command_line()
     return parser
