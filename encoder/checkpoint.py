@@ -132,29 +132,23 @@ def _build(config: GeoEncoderConfig, weights: Mapping[str, torch.Tensor], file: 
 def _load_hub(name: str) -> tuple[GeoEncoder, str]:
     config_file = fetch(name, CONFIG_FILE, prefix=HUB_PREFIX)
     raw = read_json(config_file)
-    if raw.get("model_type") == GeoEncoderConfig.model_type:
-        weights_file = fetch(name, WEIGHTS_FILE, prefix=HUB_PREFIX)
-        return _load_pushed(config_file, weights_file), digest_of(config_file, weights_file)
-    if raw.get("model_type") == "clip_vision_model":  # the visual half alone, as CLIPVisionModelWithProjection saves it
-        raw = {"vision_config": raw, "projection_dim": raw.get("projection_dim", 512)}
-    elif raw.get("model_type") != "clip":
+    kind = raw.get("model_type")
+    if kind not in (GeoEncoderConfig.model_type, "clip", "clip_vision_model"):
         raise InputError(
-            f"hf:{name}: its model type is {raw.get('model_type')!r}; a CLIP ('clip', 'clip_vision_model') or an "
-            f"encoder of this project ({GeoEncoderConfig.model_type!r}) is needed."
+            f"hf:{name}: its model type is {kind!r}; a CLIP ('clip', 'clip_vision_model') or an encoder of this "
+            f"project ({GeoEncoderConfig.model_type!r}) is needed."
         )
-    return _load_clip(name, config_file, raw)
-
-
-def _load_clip(name: str, config_file: Path, raw: Mapping[str, Any]) -> tuple[GeoEncoder, str]:
     weights_file = fetch(name, WEIGHTS_FILE, prefix=HUB_PREFIX)
+    if kind == GeoEncoderConfig.model_type:
+        return _load_pushed(config_file, weights_file), digest_of(config_file, weights_file)
+    if kind == "clip_vision_model":  # the visual half alone, as CLIPVisionModelWithProjection saves it
+        raw = {"vision_config": raw, "projection_dim": raw.get("projection_dim", 512)}
     processor_file = fetch(name, *PROCESSOR_FILES, prefix=HUB_PREFIX)
     processor = read_json(processor_file)
     with settings_of("a CLIP", HUB_PREFIX + name, config_file, processor_file):
         clip, preprocessing = CLIPConfig.from_dict(dict(raw)), _preprocessing(processor, processor_file)
     config = GeoEncoderConfig(
-        vision_config=clip.vision_config,
-        projection_dim=clip.projection_dim,
-        preprocessing=preprocessing.to_dict(),
+        vision_config=clip.vision_config, projection_dim=clip.projection_dim, preprocessing=preprocessing.to_dict()
     )
     with weights_of("encoder", weights_file):
         stored = load_file(weights_file)

@@ -47,11 +47,7 @@ def check_fit(shape: tuple[int, int], photo_size: tuple[int, int]) -> None:
 
 
 def decode_map(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """A class map (h, w) uint8 from the bytes of a PNG.
-
-    Raises:
-        BadImage: bad_map; no PNG, one of colours or of more or fewer bits, too large, or damaged.
-    """
+    """A class map (h, w) uint8 from the bytes of a PNG; BadImage (bad_map) where it is none, or too large."""
     if not data.startswith(_SIGNATURE) or len(data) < len(_SIGNATURE) + _HEADER.size:
         raise BadImage("bad_map", "a class map is a PNG, and this is none")
     _, width, height, bits, colour = _HEADER.unpack_from(data, len(_SIGNATURE))

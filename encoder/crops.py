@@ -36,7 +36,7 @@ def crop_photos(photos: Sequence[torch.Tensor], preprocessing: Preprocessing, *,
     """
     edge, square = preprocessing.shorter_edge(crops), preprocessing.crop
     out = photos[0].new_empty((len(photos), N_CROPS[crops], 3, square, square))
-    for (height, width, _), same in _groups([tuple(photo.shape) for photo in photos]).items():
+    for (height, width, _), same in groups([tuple(photo.shape) for photo in photos]).items():
         step = max(1, _RESIZED // (height * width))
         for rows in (same[start : start + step] for start in range(0, len(same), step)):
             batch = torch.stack([photos[row] for row in rows]).permute(0, 3, 1, 2)
@@ -59,7 +59,7 @@ def crop_maps(
     out = class_maps[0].new_empty((len(class_maps), N_CROPS[crops], square, square))
     targets = [resized_shape(*shape, edge) for shape in photo_shapes]
     keys = [(*target, *class_map.shape) for target, class_map in zip(targets, class_maps, strict=True)]
-    for key, rows in _groups(keys).items():
+    for key, rows in groups(keys).items():
         batch = torch.stack([class_maps[row] for row in rows])[:, None]
         if key[:2] != key[2:]:
             batch = resize_maps(batch, key[:2])
@@ -102,8 +102,8 @@ def _cut(batch: torch.Tensor, square: int, crops: CropName) -> torch.Tensor:
     return torch.stack(cuts, dim=1)
 
 
-def _groups(keys: Sequence[tuple[int, ...]]) -> dict[tuple[int, ...], list[int]]:
-    """The positions of each key."""
+def groups(keys: Sequence[tuple[int, ...]]) -> dict[tuple[int, ...], list[int]]:
+    """The positions of each key, in the order of the keys' first ones."""
     groups = defaultdict(list)
     for position, key in enumerate(keys):
         groups[key].append(position)

@@ -171,21 +171,16 @@ def _workers(read: PhotoReader, number: int) -> Iterator[ProcessPoolExecutor]:
     try:
         yield pool
     finally:
-        _stop(pool)
-
-
-def _stop(pool: ProcessPoolExecutor) -> None:
-    """End the processes now, not when they have done what they were given, and let no second Ctrl-C cut that short."""
-    before = None
-    if threading.current_thread() is threading.main_thread():  # no other may
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        for process in list(pool._processes.values()):  # there is a public way from Python 3.14 on
-            process.terminate()
-        pool.shutdown()
-    finally:
-        if before is not None:
-            signal.signal(signal.SIGINT, before)
+        # They end now, not when they have done what they were given, and no second Ctrl-C cuts that short.
+        main = threading.current_thread() is threading.main_thread()  # no other may set what a signal does
+        heard = signal.signal(signal.SIGINT, signal.SIG_IGN) if main else None
+        try:
+            for process in list(pool._processes.values()):  # there is a public way from Python 3.14 on
+                process.terminate()
+            pool.shutdown()
+        finally:
+            if heard is not None:
+                signal.signal(signal.SIGINT, heard)
 
 
 def _begin_worker(main_pid: int, read: PhotoReader) -> None:

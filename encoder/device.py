@@ -1,4 +1,4 @@
-"""Choosing where the model runs, how precisely, and how many crops go through it at once.
+"""Choosing where the model runs, how precisely, and how many crops go through it at once; how busy that keeps it.
 
 Asking for a GPU that is not there is an error, never a silent CPU run.
 """
@@ -15,6 +15,7 @@ import torch
 from encoder.config import MAX_SENT_PIXELS, DeviceName, PrecisionName
 from indexer.choices import check_choice
 from indexer.errors import InputError, WorkError
+from indexer.jobs.stages import Line
 
 if TYPE_CHECKING:
     from encoder.model import GeoEncoder
@@ -64,6 +65,18 @@ def memory_explained(work: str, advice: str) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise WorkError(f"The device has too little memory {work}. {advice}") from error
+
+
+def job_remarks(line: Line, known: int) -> list[str]:
+    """What the progress line of a job says beside its stages: failures, and how busy the GPU is, where one knows.
+
+    known: rows that failed in shards that were done before.
+    """
+    remarks = [f"{known + line.failed:,} failed"]
+    if torch.cuda.is_available():
+        with contextlib.suppress(ImportError, RuntimeError):  # the driver tells it through nvidia-ml-py, an extra
+            remarks.append(f"GPU {torch.cuda.utilization()}%")
+    return remarks
 
 
 def fitting_batch_size(model: "GeoEncoder") -> int:

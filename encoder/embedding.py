@@ -14,9 +14,9 @@ import numpy as np
 from encoder.checkpoint import LoadedEncoder
 from encoder.config import SHARD_ROWS, EmbedConfig, FeedOptions
 from encoder.decoding import decoded_batches
-from encoder.device import fitting_batch_size
+from encoder.device import fitting_batch_size, job_remarks
 from encoder.encode import PhotoEncoder, open_encoder
-from encoder.failures import Failures, job_remarks
+from encoder.images import Failures
 from encoder.reading import MAX_BYTES
 from indexer.jobs.job_folder import Job, check_job_target, open_job, read_job, totals_of
 from indexer.jobs.job_status import StatusFile
@@ -70,12 +70,7 @@ def embed(
 
 
 def embed_source(
-    encode: PhotoEncoder,
-    photos: PhotoSource,
-    out: Path,
-    *,
-    feed: FeedOptions = _FEED,
-    shard_rows: int = SHARD_ROWS,
+    encode: PhotoEncoder, photos: PhotoSource, out: Path, *, feed: FeedOptions = _FEED, shard_rows: int = SHARD_ROWS
 ) -> EmbedSummary:
     """The same for what is open already.
 

@@ -5,6 +5,8 @@ Pillow's global settings are left alone: truncated files stay errors, and the li
 
 import contextlib
 import io
+import logging
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
@@ -12,6 +14,8 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from encoder.config import MAX_ASPECT, MAX_PIXELS, PILLOW_MAX_PIXELS
 from encoder.crops import resized_shape
+
+log = logging.getLogger(__name__)
 
 # Formats photos come in (JPEG includes MPO). Others that Pillow knows are left out: some of them start other programs.
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
@@ -43,6 +47,16 @@ class BadImage(Exception):
         return BadImage, (self.code, self.reason)  # for worker processes: by default there would be one argument
 
 
+class Failures(Counter[str]):
+    """How many photos failed for each reason code."""
+
+    def add(self, name: str, code: str, reason: str) -> None:
+        """Count a photo; the first of its kind is shown: hours later is late to learn of a wrong folder."""
+        if code not in self:
+            log.warning("%s: %s, %s (more of this kind are only counted)", name, code, reason)
+        self[code] += 1
+
+
 def decode(data: bytes, *, shorter_edge: int | None = None, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Read a photo as upright RGB. Safe to call from several threads.
 
@@ -59,7 +73,7 @@ def decode(data: bytes, *, shorter_edge: int | None = None, max_pixels: int = MA
         BadImage: not_an_image, too_large, too_long, damaged, unreadable, no_memory.
     """
     Image.init()  # makes every format known; nothing happens the second time
-    with _problems_named(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+    with problems_named(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
         size = f"{image.width} x {image.height} pixels"
         if image.width * image.height > max_pixels:
             raise BadImage("too_large", f"{size}; at most {max_pixels:,} are decoded")
@@ -77,14 +91,15 @@ def file_of(image: Image.Image) -> bytes:
     Raises as `decode`: what was only opened is decoded here.
     """
     stream = io.BytesIO()
-    with _problems_named():
+    with problems_named():
         image.load()
         _upright_rgb(image, _orientation(image)).save(stream, "BMP")
     return stream.getvalue()
 
 
 @contextlib.contextmanager
-def _problems_named() -> Iterator[None]:
+def problems_named() -> Iterator[None]:
+    """Raise BadImage in place of whatever Pillow raises of a file."""
     try:
         yield
     except BadImage:

@@ -86,11 +86,7 @@ class Lookup:
 
     @classmethod
     def load(cls, path: Path) -> "Lookup":
-        """Map what `save` wrote.
-
-        Raises:
-            AttributeError, LookupError, OSError, TypeError, ValueError: it is damaged.
-        """
+        """Map what `save` wrote; AttributeError, LookupError, OSError, TypeError or ValueError where it is damaged."""
         with pa.memory_map(str(path)) as source:
             batch = pa.ipc.open_file(source).get_batch(0)
         keys, addresses = (

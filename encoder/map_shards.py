@@ -61,20 +61,12 @@ class ShardDraft:
         header = member.tobuf(tarfile.USTAR_FORMAT)
         offset = self._stream.tell() + len(header)
         self._stream.write(header + png + bytes(-len(png) % tarfile.BLOCKSIZE))
-        height, width = classes.shape
-        self.rows[digest] = {
-            "status": OK,
-            "reason": "",
-            "height": height,
-            "width": width,
-            "offset": offset,
-            "size_bytes": len(png),
-            "crc32": zlib.crc32(png),
-        }
+        row = (digest, OK, "", *classes.shape, offset, len(png), zlib.crc32(png))
+        self.rows[digest] = dict(zip(_COLUMNS.names, row, strict=True))
 
     def fail(self, digest: str, problem: BadImage) -> None:
         """Add a photo that cannot be segmented."""
-        self.rows[digest] = {"status": problem.code, "reason": problem.reason}
+        self.rows[digest] = {"sha256": digest, "status": problem.code, "reason": problem.reason}
 
     def check(self, digest: str) -> bool:
         """Whether a photo is in this draft; raises BadImage where it is, and cannot be segmented."""
@@ -88,9 +80,10 @@ class ShardDraft:
         tar = self._stream.getvalue() + bytes(2 * tarfile.BLOCKSIZE)  # two empty blocks end a tar
         tar_path(folder, number).unlink(missing_ok=True)
         write_file(tar_path(folder, number), tar)
-        rows = [{"sha256": digest} | row for digest, row in self.rows.items()]
-        facts = {"rows": len(rows), "tar_bytes": len(tar)}
-        table = pa.Table.from_pylist(rows, _COLUMNS).replace_schema_metadata({_METADATA: json.dumps(facts)})
+        facts = {"rows": len(self), "tar_bytes": len(tar)}
+        table = pa.Table.from_pylist(list(self.rows.values()), _COLUMNS).replace_schema_metadata(
+            {_METADATA: json.dumps(facts)}
+        )
         sink = io.BytesIO()
         pa.parquet.write_table(table, sink, write_page_checksum=True)
         write_file(index_path(folder, number), sink.getvalue())
@@ -114,11 +107,7 @@ def mend(folder: Path, number: int) -> str:
 
 
 def read_shard_index(folder: Path, number: int) -> KeyTable:
-    """Where the maps of a shard lie, in the order they were written.
-
-    Raises:
-        ArtifactError: the index is damaged.
-    """
+    """Where the maps of a shard lie, in the order they were written; an ArtifactError where the index is damaged."""
     with _damage_named(folder, number):
         return _index(_read_table(folder, number), number)
 

@@ -19,7 +19,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from indexer.disk.artifact import Draft
-from indexer.disk.manifest import MANIFEST, read_manifest
+from indexer.disk.manifest import MANIFEST, file_digest, read_manifest
 from indexer.errors import ArtifactError, InputError
 from indexer.vectors.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION
 
@@ -113,8 +113,7 @@ def digest_of(*files: Path) -> str:
     """SHA-256 over the SHA-256 of each file, in hex: what things made with a model are tied to."""
     digest = hashlib.sha256()
     for file in files:
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
+        digest.update(bytes.fromhex(file_digest(file)))
     return digest.hexdigest()
 
 
@@ -125,11 +124,7 @@ def copy_encoder(checkpoint: Path, draft: Draft) -> None:
 
 
 def encoder_digest(folder: Path) -> str:
-    """Digest of the encoder in a checkpoint folder, after a look at every byte of it.
-
-    Raises:
-        ArtifactError: it is no checkpoint, holds no encoder, or is damaged.
-    """
+    """Digest of the encoder in a checkpoint folder, all of it checked; an ArtifactError where it holds no sound one."""
     if folder.is_dir() and not (folder / MANIFEST).is_file():
         raise ArtifactError(f"{folder}: not a checkpoint folder (it has no {MANIFEST}). {_advice(folder)}")
     try:

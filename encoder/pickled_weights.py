@@ -3,6 +3,7 @@
 `torch.load(weights_only=True)` refuses everything in it but tensors and plain containers.
 """
 
+import contextlib
 import pickle
 import shutil
 from pathlib import Path
@@ -50,10 +51,8 @@ def convert(model: str | Path, out: str | Path, *, weights: str = PICKLED_WEIGHT
         save_file(tensors, draft.path / WEIGHTS_FILE, metadata={"format": "pt"})
         shutil.copyfile(fetch(model, CONFIG_FILE), draft.path / CONFIG_FILE)
         for name in PROCESSOR_FILES:
-            try:
+            with contextlib.suppress(InputError):  # older models have one of the two, and some have none
                 shutil.copyfile(fetch(model, name), draft.path / name)
-            except InputError:
-                continue  # older models have one of the two, and some have none
     return len(tensors)
 
 

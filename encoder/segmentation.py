@@ -21,6 +21,7 @@ from transformers.models.oneformer.image_processing_pil_oneformer import OneForm
 from transformers.utils import logging as transformers_logging
 
 from encoder.config import MAX_CLASSES, SEGMENT_BATCH
+from encoder.crops import groups
 from encoder.model_files import (
     CONFIG_FILE,
     PROCESSOR_FILES,
@@ -85,8 +86,7 @@ class Segmenter:
     def segment(self, photos: Sequence[PreparedPhoto]) -> list[np.ndarray]:
         """Class maps (h, w) uint8 of prepared photos of any sizes, a few of one size in one pass."""
         maps: dict[int, np.ndarray] = {}
-        for shape in dict.fromkeys(tuple(photo.pixels.shape) for photo in photos):
-            rows = [row for row, photo in enumerate(photos) if tuple(photo.pixels.shape) == shape]
+        for rows in groups([tuple(photo.pixels.shape) for photo in photos]).values():
             for first in range(0, len(rows), SEGMENT_BATCH):
                 batch = rows[first : first + SEGMENT_BATCH]
                 maps |= zip(batch, self.maps([photos[row] for row in batch]), strict=True)
@@ -119,7 +119,12 @@ def load_segmenter(name: str, *, device: torch.device | None = None) -> Segmente
     with settings_of("a OneFormer", name, config_file, processor_file):
         config = OneFormerConfig.from_dict(raw | {"is_training": False, "use_auxiliary_loss": False})
         names = tuple(str(config.id2label[number]) for number in range(config.num_labels))
-        task = _semantic_task(config.task_seq_len)
+        unfilled = config.task_seq_len - len(_SEMANTIC_TASK)
+        if unfilled < 0:
+            raise ValueError(f"task_seq_len is {config.task_seq_len}; the task takes {len(_SEMANTIC_TASK)} tokens")
+        task = torch.tensor(
+            [[*_SEMANTIC_TASK, *[0] * unfilled]], dtype=torch.float32
+        )  # (1, length), as OneFormer has it
         settings = _input(processor.get("image_processor", processor), str(processor_file))
     if len(names) > MAX_CLASSES:
         raise InputError(
@@ -175,13 +180,6 @@ def _model(name: str, config: OneFormerConfig, weights_file: Path) -> OneFormerF
             missed, changed = (", ".join(keys[:3]) or "none" for keys in (missing, others))
             raise ValueError(f"missing: {missed}; of another shape: {changed}")
     return model.eval().requires_grad_(False)
-
-
-def _semantic_task(length: int) -> torch.Tensor:
-    """Token ids of the semantic task: (1, length) float32, which is how OneFormer takes them."""
-    if length < len(_SEMANTIC_TASK):
-        raise ValueError(f"task_seq_len is {length}; the task takes {len(_SEMANTIC_TASK)} tokens")
-    return torch.tensor([[*_SEMANTIC_TASK, *[0] * (length - len(_SEMANTIC_TASK))]], dtype=torch.float32)
 
 
 class _TaskToken(nn.Module):

@@ -228,7 +228,13 @@ def _read_origin(folder: Path) -> MapOrigin:
 
 def _read_lookup(folder: Path) -> tuple[Lookup, Mapping[int, int]]:
     """Addresses of all maps, from the lookup on disk and from later indices; and the shards of the former."""
-    lookup = _saved_lookup(folder)
+    lookup = Lookup()
+    try:
+        lookup = Lookup.load(folder / _LOOKUP)
+    except FileNotFoundError:  # not a cache yet, or its first writer is still at work
+        pass
+    except (OSError, AttributeError, LookupError, TypeError, ValueError) as error:
+        log.warning("%s: damaged (%s); the indices of all shards are read instead", folder / _LOOKUP, error)
     # Listed after the lookup was read: shards are only ever added, so what it knows is there.
     names = (re.fullmatch(r"(\d{5,})\.parquet", path.name) for path in (folder / "index").glob("*.parquet"))
     numbers = {int(name[1]) for name in names if name}
@@ -246,23 +252,10 @@ def _read_lookup(folder: Path) -> tuple[Lookup, Mapping[int, int]]:
     return lookup, saved
 
 
-def _saved_lookup(folder: Path) -> Lookup:
-    path = folder / _LOOKUP
-    try:
-        return Lookup.load(path)
-    except FileNotFoundError:  # not a cache yet, or its first writer is still at work
-        pass
-    except (OSError, AttributeError, LookupError, TypeError, ValueError) as error:
-        log.warning("%s: damaged (%s); the indices of all shards are read instead", path, error)
-    return Lookup()
-
-
 def _remove_leftovers(folder: Path, lookup: Lookup) -> None:
     """Delete what a killed writer left: temporaries, and tars whose index was never written."""
     for parent in (folder, tar_path(folder, 0).parent, index_path(folder, 0).parent):
-        for path in parent.iterdir():
-            if is_temporary(path):
-                remove_leftovers(parent, path.name.rpartition(".tmp-")[0])
+        remove_leftovers(parent)
     kept = {tar_path(folder, number) for number in lookup.shards}
     for tar in tar_path(folder, 0).parent.glob("*.tar"):
         if tar not in kept:

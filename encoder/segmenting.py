@@ -12,8 +12,7 @@ from typing import NamedTuple
 
 from encoder.config import SegmentConfig
 from encoder.device import choose_device, memory_explained
-from encoder.failures import Failures
-from encoder.images import BadImage
+from encoder.images import BadImage, Failures
 from encoder.photo_reader import PreparedPhoto
 from encoder.reading import read_bytes
 from encoder.segmentation import Segmenter, load_segmenter

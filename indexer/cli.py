@@ -142,7 +142,10 @@ class _Parser(ArgumentParser):
         if command and not program.endswith(command[1]):
             program += f" {command[1]}"
         names = [name for parser in (self, *self.commands.values()) for name in parser._option_string_actions]
-        message = _REQUIRED.sub(lambda missing: f"required: {_as_options(missing[1], names)}", message)
+        if missing := _REQUIRED.search(message):  # `fit.data.photos, fit.out`
+            options = ["--" + name.partition(".")[2].replace("_", "-") for name in missing[1].split(", ")]
+            written = (option if option in names else option.removeprefix("--") for option in options)
+            message = message.replace(missing[1], ", ".join(written))
         wrong, unknown, near = _WRONG_VALUE.search(message), _UNKNOWN_OPTION.search(message), list[str]()
         for action in self._actions:
             if wrong and action.dest == wrong[1]:
@@ -164,12 +167,6 @@ class _Parser(ArgumentParser):
         return self._subcommands_action._name_parser_map if self._subcommands_action else {}
 
 
-def _as_options(missing: str, names: Sequence[str]) -> str:
-    """`fit.data.photos, fit.out` as they are written on a command line; names: of all options."""
-    options = ["--" + name.partition(".")[2].replace("_", "-") for name in missing.split(", ")]
-    return ", ".join(option if option in names else option.removeprefix("--") for option in options)
-
-
 def _parser(package: str, description: str, commands: Mapping[str, Command], *, first: str | None = None) -> _Parser:
     """first: the first word of the command line, where that is known; options of other commands are left out then."""
     chosen = {first} & {*commands, "--help", "-h"} or commands
@@ -186,10 +183,9 @@ def _parser(package: str, description: str, commands: Mapping[str, Command], *, 
         sub.add_argument("--json", action="store_true", help="Print a machine-readable result on standard output.")
         hints = get_type_hints(command.function)
         for parameter, text in command.positional.items():
-            several = get_origin(hints[parameter]) is list
-            sub.add_argument(
-                parameter, nargs="+" if several else None, type=str if several else hints[parameter], help=text
-            )
+            hint = hints[parameter]
+            kind = {"nargs": "+", "type": str} if get_origin(hint) is list else {"type": hint}
+            sub.add_argument(parameter, help=text, **kind)
         _offer(sub, command.function, command.sections, given=command.positional)
         sub.speak_like_a_command_line()
     return parser
@@ -276,18 +272,15 @@ def main(package: str, description: str, commands: Mapping[str, Command], *, arg
             return 0
         text = json.dumps(result.data, allow_nan=False) if given["json"] else _with_flags(result.text, ran)
         print(text, flush=True)  # noqa: T201
-    except GeoError as error:
-        print(f"error: {_with_flags(str(error), ran)}", file=sys.stderr)  # noqa: T201
-        return error.exit_code
     except BrokenPipeError:  # `... | head` closed our output; nothing failed
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except UnicodeDecodeError as error:  # of a configuration file; everything else is opened as bytes
         print(f"error: a file is not UTF-8 text ({error}). Save it as UTF-8.", file=sys.stderr)  # noqa: T201
         return InputError.exit_code
-    except OSError as error:  # a disk that fails, a file that goes away under us: nobody's bug, so no traceback
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return WorkError.exit_code
+    except (GeoError, OSError) as error:  # of the system's: a disk that fails, a file that goes away under us
+        print(f"error: {_with_flags(str(error), ran)}", file=sys.stderr)  # noqa: T201
+        return error.exit_code if isinstance(error, GeoError) else WorkError.exit_code
     except KeyboardInterrupt:
         print("interrupted: what was finished is kept, and nothing half-written", file=sys.stderr)  # noqa: T201
         return 130  # the shell's convention for Ctrl-C

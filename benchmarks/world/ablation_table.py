@@ -23,7 +23,7 @@ from benchmarks.world.arms import Run
 from indexer.earth.geo import Accuracy, accuracy
 from search.evaluation.bootstrap import Interval, Intervals, paired_intervals
 from search.evaluation.options import Resampling
-from search.evaluation.published import PUBLISHED_KM, PublishedRow, PublishedTable
+from search.evaluation.published import PUBLISHED_KM, PublishedTable
 
 LIMITS = tuple(f"{km:g}" for km in PUBLISHED_KM)
 COMPARED = LIMITS[1:]  # a leaf of the embedded world is tens of km wide: who is within 1 km is so by luck
@@ -34,7 +34,7 @@ AS, NOT_AS, OPEN = "as in the paper", "not as in the paper", "not distinguishabl
 
 
 def _table(number: str, title: str, *rows: tuple[str, tuple[float, ...]]) -> PublishedTable:
-    return PublishedTable(number, title, [PublishedRow(*row) for row in rows])
+    return PublishedTable(number, title, dict(rows))
 
 
 _GAINS = ("VIII",)  # whose rows are points above the method with 0 of what is varied
@@ -66,10 +66,10 @@ ABLATIONS = {table.number: table for table in _ABLATIONS}
 
 def against_full(table: PublishedTable) -> dict[str, tuple[float, ...]]:
     """For each row of an ablation, and for 0 where the table says it, its points above the full method."""
-    rows = {row.method: [share or 0.0 for share in row.within] for row in table.rows}
+    rows = {method: [share or 0.0 for share in within] for method, within in table.rows.items()}
     if table.number in _GAINS:
         rows["0"] = [0.0] * len(PUBLISHED_KM)
-    full = rows[table.rows[0].method]
+    full = rows[next(iter(table.rows))]
     return {name: tuple(round(a - b, 1) for a, b in zip(row, full, strict=True)) for name, row in rows.items()}
 
 

@@ -151,7 +151,7 @@ def _ablated(arm: Ablation, table: str, row: str) -> Method:
 
 def _rival(benchmark: Literal["im2gps", "im2gps3k"], method: str) -> Mapping[str, float]:
     """How many points another method of the paper's tables lies above its own."""
-    rows = {row.method: row.within for row in TABLES[benchmark].rows}
+    rows = TABLES[benchmark].rows
     points = {}
     for limit, share, full in zip(LIMITS, rows[method], rows["GeoSURGE (Ours)"], strict=True):
         assert share is not None, f"the paper has no figure of {method} within {limit} km"

@@ -25,11 +25,7 @@ class Ceiling:
 
 
 def ceilings(
-    hierarchy: Hierarchy,
-    lat_deg: np.ndarray,
-    lng_deg: np.ndarray,
-    *,
-    thresholds_km: Sequence[float] = THRESHOLDS_KM,
+    hierarchy: Hierarchy, lat_deg: np.ndarray, lng_deg: np.ndarray, *, thresholds_km: Sequence[float] = THRESHOLDS_KM
 ) -> list[Ceiling]:
     """The best accuracy that answers with the cells of each level can reach on photos taken at (N,) known places."""
     where = geo.unit_vectors(lat_deg, lng_deg)

@@ -75,8 +75,7 @@ def export_cells(
 def cell_frame(hierarchy: Hierarchy, level: int, *, values: Path | None = None) -> geopandas.GeoDataFrame:
     """What `export_cells` writes: one row per cell in the hierarchy's order, null where `values` does not name it.
 
-    Raises:
-        InputError: no such level, cells that are labels, or values that do not fit.
+    InputError where there is no such level, cells are labels, or values do not fit.
     """
     cells = check_drawable(hierarchy, level)
     frame = cells_table(level, cells).select(COLUMNS).to_pandas()
@@ -141,8 +140,7 @@ def write_frame(frame: geopandas.GeoDataFrame, out: Path) -> None:
 def read_values(source: Path, keys: np.ndarray) -> pa.Table:
     """The columns of a table beside `key`, one row for each of `keys` in their order, null where it has none.
 
-    Raises:
-        InputError: not a table, no column `key`, keys that repeat or are no cells, or columns that do not fit.
+    InputError where it is no table, has no column `key`, keys repeat or are no cells, or columns do not fit.
     """
     table = _read_table(source)
     names, wanted = table.column_names, pa.array(keys.tolist())

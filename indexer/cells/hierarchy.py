@@ -105,10 +105,7 @@ class Hierarchy:
 
     def locate(self, lat_deg: np.ndarray, lng_deg: np.ndarray) -> np.ndarray:
         """The cell of each level that contains each point, or -1: (N, L) int64; raises what `s2_ids_of` does."""
-        return self.locate_ids(s2.point_ids(lat_deg, lng_deg))
-
-    def locate_ids(self, ids: np.ndarray) -> np.ndarray:
-        """The cell of each level that contains each point id, or -1: (N, L) int64; raises what `s2_ids_of` does."""
+        ids = s2.point_ids(lat_deg, lng_deg)
         return np.stack([s2.locate(s2_ids_of(level), ids) for level in self.levels], axis=1)
 
     def describe(self) -> list[dict[str, Any]]:
@@ -162,12 +159,9 @@ def sorted_ids(batches: Iterable[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
 
 
 def build_hierarchy(ids: np.ndarray, *, rule: PartitionRule) -> Hierarchy:
-    """Divide the Earth at every granularity of the rule.
+    """Divide the Earth at every granularity of the rule; an InputError where a level would have no cell.
 
     ids: (N,) uint64 point ids of photos, ascending (`sorted_ids`).
-
-    Raises:
-        InputError: a level would have no cell.
     """
     cells = [partition_cells(ids, rule, tau_max=tau_max) for tau_max in rule.tau_max]
     for tau_max, level in zip(rule.tau_max, cells, strict=True):

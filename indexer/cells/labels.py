@@ -52,8 +52,7 @@ def build_label_hierarchy(table: pa.Table, columns: Sequence[str], *, ids: np.nd
 def locate_labels(hierarchy: Hierarchy, table: pa.Table) -> np.ndarray:
     """The cell of each level that each row's labels name, or -1: (N, L) int64.
 
-    Raises:
-        InputError: the cells of the hierarchy are no labels, or the table lacks a column of theirs.
+    InputError where the cells of the hierarchy are no labels, or the table lacks a column of theirs.
     """
     columns = label_columns(hierarchy)
     paths = _paths([_text(table, column) for column in columns])

@@ -34,11 +34,7 @@ SCHEMA = pa.schema(
 
 
 def lineage(old: Hierarchy, new: Hierarchy) -> pa.Table:
-    """Which new cells come from which old ones.
-
-    Raises:
-        InputError: the hierarchies differ in kind or in their number of levels.
-    """
+    """Which new cells come from which old ones; an InputError where the hierarchies differ in kind or in levels."""
     if len(old.levels) != len(new.levels) or old.is_s2 != new.is_s2:
         kinds = [f"{len(each.levels)} levels of {'S2 cells' if each.is_s2 else 'labels'}" for each in (old, new)]
         raise InputError(

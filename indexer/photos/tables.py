@@ -51,13 +51,8 @@ class OpenTable:
     n_rows: int | None  # None where counting would be reading
     read: _Read
 
-    @property
-    def holds_images(self) -> bool:
-        """Whether the photos are in it, as bytes."""
-        return self.has(IMAGES)
-
     def has(self, column: str) -> bool:
-        """Whether it has a column, under any of its names."""
+        """Whether it has a column, under any of its names; IMAGES: whether the photos are in it, as bytes."""
         return column in _columns_of(self.schema, [column])
 
     def columns(
@@ -66,7 +61,7 @@ class OpenTable:
         """The columns to read, by their standard names; an InputError names those there where one is missing."""
         required = [*required, *(["split"] if split else [])]
         found = _columns_of(self.schema, [*required, *optional])
-        missing = [name for name in required if name not in found and not (name == "photo" and self.holds_images)]
+        missing = [name for name in required if name not in found and not (name == "photo" and self.has(IMAGES))]
         if not missing:
             return found
         if missing == ["split"]:
@@ -86,7 +81,7 @@ class OpenTable:
         Of photos as bytes only a few are held at once.
         """
         found = self.columns(required, optional=optional, split=split)
-        named_by_row = "photo" in required and self.holds_images
+        named_by_row = "photo" in required and self.has(IMAGES)
         whole = [self.schema.names.index(name) for name, *inside in found.values() if not inside]
         heavy = any(_holds_bytes(self.schema.field(index).type) for index in whole)
         count, kept = 0, 0
@@ -133,8 +128,7 @@ def read_columns(
 ) -> pa.Table:
     """Columns of a Parquet or CSV table under their standard names and ROW, of the rows of one split.
 
-    Raises:
-        InputError: no such file, not a table, a missing column (the ones present are named), or no row.
+    InputError where there is no such file or table, a column is missing (those present are named), or there is no row.
     """
     return pa.concat_tables(open_table(source).scan(required, optional=optional, split=split))
 
@@ -173,8 +167,7 @@ def contents_of(table: pa.Table, column: str, source: str | Path) -> Iterator[by
 def coordinates_of(table: pa.Table, source: str | Path, *, required: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """The `lat` and `lng` columns (N,) as float64; NaN where a value or the column is absent.
 
-    Raises:
-        InputError: a value that is no number or not on Earth or, where they are required, absent; the row is named.
+    InputError names the row of a value that is no number or not on Earth or, where they are required, absent.
     """
     unknown = pa.nulls(table.num_rows, pa.float64())
     columns = (table[name] if name in table.column_names else unknown for name in ("lat", "lng"))

@@ -54,7 +54,13 @@ def members(read: Callable[[int, int], bytes], *, length: int, source: str) -> I
         kind, size = _header(block, source, place)
         data = place + _BLOCK
         if kind in (b"x", b"g", b"L", b"K"):
-            text = _extended(read, data, size, source)
+            if size > _MAX_EXTENDED:
+                raise _damaged(
+                    source, data, f"an extended header of {size:,} bytes; at most {_MAX_EXTENDED:,} are read"
+                )
+            text = read(data, size)
+            if len(text) < size:
+                raise _damaged(source, data, "the archive ends within an extended header")
             if kind == b"g":
                 everywhere |= _pax(text, source, data)
             else:
@@ -108,15 +114,6 @@ def _ustar_name(block: bytes) -> bytes:
     name, prefix = block[:100].split(b"\0")[0], block[345:500].split(b"\0")[0]
     # GNU's own format has other fields where ustar has the prefix.
     return prefix + b"/" + name if prefix and block[257:263] == b"ustar\0" else name
-
-
-def _extended(read: Callable[[int, int], bytes], place: int, size: int, source: str) -> bytes:
-    if size > _MAX_EXTENDED:
-        raise _damaged(source, place, f"an extended header of {size:,} bytes; at most {_MAX_EXTENDED:,} are read")
-    text = read(place, size)
-    if len(text) < size:
-        raise _damaged(source, place, "the archive ends within an extended header")
-    return text
 
 
 def _pax(text: bytes, source: str, place: int) -> dict[str, bytes]:

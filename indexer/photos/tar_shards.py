@@ -50,8 +50,7 @@ def is_pattern(location: str) -> bool:
 def shards_of(pattern: str, schemes: Sequence[str]) -> Iterator[str]:
     """The shards a pattern stands for: braces in the order they say, globs sorted.
 
-    Raises:
-        InputError: a shard that is named is not there, is no .tar, or a glob matches nothing.
+    InputError where a shard that is named is not there, is no .tar, or a glob matches nothing.
     """
     for location in expand_braces(pattern):
         check_location(location, schemes)
@@ -71,8 +70,7 @@ def shards_of(pattern: str, schemes: Sequence[str]) -> Iterator[str]:
 def expand_braces(pattern: str) -> Iterator[str]:
     """What a shell makes of `{a,b}` and `{000..012}`: the rightmost changes fastest, leading zeros stay.
 
-    Raises:
-        InputError: braces inside braces, one alone, or a range that is not of numbers.
+    InputError for braces inside braces, one alone, or a range that is not of numbers.
     """
     if re.search(r"[{}]", re.sub(r"\{[^{}]*\}", "", pattern)):
         raise InputError(f"{masked(pattern)}: braces come in pairs, and not inside each other.")

@@ -119,8 +119,7 @@ def join(root: str, name: str) -> str:
 def file_system(uri: str) -> tuple[Any, str]:
     """The fsspec file system of a URI that `refusal` lets pass, and its path there. fsspec keeps one for each process.
 
-    Raises:
-        MissingBackend: the package that reads this scheme is not installed.
+    MissingBackend where the package that reads this scheme is not installed.
     """
     import fsspec
 

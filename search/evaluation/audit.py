@@ -110,50 +110,48 @@ def audit(photos: str | Path, out: str | Path, *, config: AuditConfig = _DEFAULT
             batch = joined(list(features[0]))
             nearest = nearest_by_embedding(batch, features[1], min_cosine=config.min_cosine)
             duplicates += _duplicates("embedding", batch, nearest)
-        leaks = [_leak(look, finding) for look in seen for finding in look.findings]
-        unreadable = [_unreadable(look.photo, look.problem) for look in seen if look.problem is not None]
-        for name, rows in ((LEAKS, leaks), (DUPLICATES, duplicates), (UNREADABLE, unreadable)):
-            # NaN becomes null
-            columns = [
-                pa.array([row[each.name] for row in rows], each.type, from_pandas=True) for each in SCHEMAS[name]
-            ]
-            pa.parquet.write_table(pa.table(columns, schema=SCHEMAS[name]), draft.path / name)
-        summary = _summary(seen, leaks, unreadable, duplicates, read=None if references is None else read)
+        tables: dict[str, list[_Row]] = {
+            LEAKS: [_leak(look, finding) for look in seen for finding in look.findings],
+            DUPLICATES: duplicates,
+            UNREADABLE: [
+                {"photo": look.photo, "status": look.problem.code, "reason": look.problem.reason}
+                for look in seen
+                if look.problem is not None
+            ],
+        }
+        for name, rows in tables.items():
+            schema = SCHEMAS[name]
+            columns = [pa.array([row[each.name] for row in rows], each.type, from_pandas=True) for each in schema]
+            pa.parquet.write_table(pa.table(columns, schema=schema), draft.path / name)  # with null for NaN
+        summary = _summary(seen, tables, read=None if references is None else read)
         draft.facts |= {"photos": summary.photos, "leaking": summary.leaking, "duplicates": summary.duplicates}
     return summary
 
 
 def _summary(
-    seen: Sequence[_Look],
-    leaks: Sequence[_Row],
-    unreadable: Sequence[_Row],
-    duplicates: Sequence[_Row],
-    *,
-    read: Counter[bool] | None,
+    seen: Sequence[_Look], tables: Mapping[str, Sequence[_Row]], *, read: Counter[bool] | None
 ) -> AuditSummary:
     """read: of the references, by whether they could be; None where there were none to compare."""
+    leaks = tables[LEAKS]
     where = Counter(kind for _, kind in {(leak["photo"], str(leak["where"])) for leak in leaks})
     return AuditSummary(
         photos=len(seen),
-        unreadable=dict(Counter(str(row["status"]) for row in unreadable)),
+        unreadable=dict(Counter(str(row["status"]) for row in tables[UNREADABLE])),
         leaking=len({leak["photo"] for leak in leaks}),
         leaks=dict(sorted(where.items(), key=lambda item: (-item[1], item[0]))),
         references=None if read is None else read.total(),
         unreadable_references=0 if read is None else read[False],
         too_plain=0 if read is None else sum(look.hash is None and look.problem is None for look in seen),
-        duplicates={by: sum(row["by"] == by for row in duplicates) for by in ("hash", "embedding")},
+        duplicates={by: sum(row["by"] == by for row in tables[DUPLICATES]) for by in ("hash", "embedding")},
     )
 
 
 def _hashed(looks: Sequence[_Look]) -> ReferenceSet:
     """Those photos that have a hash."""
     kept = [look for look in looks if look.hash is not None]
-    return ReferenceSet(
-        [look.photo for look in kept],
-        np.array([look.lat_deg for look in kept], np.float64),
-        np.array([look.lng_deg for look in kept], np.float64),
-        np.array([look.hash for look in kept], np.uint8).reshape(-1, 8),
-    )
+    places = np.array([(look.lat_deg, look.lng_deg) for look in kept], np.float64).reshape(-1, 2)
+    hashes = np.array([look.hash for look in kept], np.uint8).reshape(-1, 8)
+    return ReferenceSet([look.photo for look in kept], places[:, 0], places[:, 1], hashes)
 
 
 def _blocks(looks: Iterator[_Look], read: Counter[bool]) -> Iterator[ReferenceSet]:
@@ -167,23 +165,22 @@ def _looks(
     photos: Iterable[Photo], config: AuditConfig, *, hashed: bool, metadata: bool, advance: Callable[[int], None]
 ) -> Iterator[_Look]:
     """Look at photos in their order, a few at a time in threads: Pillow decodes outside Python's lock."""
-    look = partial(_look, config=config, hashed=hashed, metadata=metadata)
+
+    def look(photo: Photo) -> _Look:
+        seen = partial(_Look, photo.name, photo.lat_deg, photo.lng_deg)
+        try:
+            data = read_bytes(photo.data, schemes=config.schemes)
+            findings = findings_in(photo.name, data, max_pixels=config.max_pixels) if metadata else []
+            image = decode(data, shorter_edge=_HASHED_EDGE, max_pixels=config.max_pixels) if hashed else None
+            return seen(findings, None if image is None else perceptual_hash(image), None)
+        except BadImage as problem:
+            return seen(in_name(photo.name) if metadata else [], None, problem)
+
     source = iter(photos)
     with ThreadPoolExecutor(config.workers) as pool:
         while batch := list(itertools.islice(source, 4 * config.workers)):
             yield from pool.map(look, batch)
             advance(len(batch))
-
-
-def _look(photo: Photo, *, config: AuditConfig, hashed: bool, metadata: bool) -> _Look:
-    seen = partial(_Look, photo.name, photo.lat_deg, photo.lng_deg)
-    try:
-        data = read_bytes(photo.data, schemes=config.schemes)
-        findings = findings_in(photo.name, data, max_pixels=config.max_pixels) if metadata else []
-        image = decode(data, shorter_edge=_HASHED_EDGE, max_pixels=config.max_pixels) if hashed else None
-        return seen(findings, None if image is None else perceptual_hash(image), None)
-    except BadImage as problem:
-        return seen(in_name(photo.name) if metadata else [], None, problem)
 
 
 def _leak(look: _Look, finding: Finding) -> _Row:
@@ -196,10 +193,6 @@ def _leak(look: _Look, finding: Finding) -> _Row:
         "lng": finding.lng_deg,
         "error_km": float(haversine_km(*map(np.array, places))),
     }
-
-
-def _unreadable(photo: str, problem: BadImage) -> _Row:
-    return {"photo": photo, "status": problem.code, "reason": problem.reason}
 
 
 def _duplicates(by: str, photos: ReferenceSet | FeatureBatch, nearest: NearestReferences) -> list[_Row]:

@@ -5,7 +5,7 @@ past in blocks, so memory holds the test set and one block, whatever their numbe
 reference is kept and the others are counted.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import faiss
@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from indexer.errors import BundleMismatch, InputError
+from indexer.photos.sources import PhotoTable
 from indexer.vectors.cell_sums import unit_rows
 from indexer.vectors.features import FeatureBatch, FeatureSource
 
@@ -57,12 +58,9 @@ class NearestReferences:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ReferenceSet:
+class ReferenceSet(PhotoTable):
     """A block of reference photos."""
 
-    photo: Sequence[str]
-    lat_deg: np.ndarray  # (B,) float64, NaN where unknown
-    lng_deg: np.ndarray  # (B,) float64
     values: np.ndarray  # (B, 8) uint8 hashes, or (B, D) float32 unit rows
 
 
@@ -97,8 +95,7 @@ def nearest_by_hash(hashes: np.ndarray, blocks: Iterable[ReferenceSet], *, max_b
 def nearest_by_embedding(photos: FeatureBatch, references: FeatureSource, *, min_cosine: float) -> NearestReferences:
     """References whose embedding has at least this cosine with a photo's. Photos without a vector have none.
 
-    Raises:
-        InputError: vectors of another width, or a limit that is no cosine.
+    InputError for vectors of another width, or a limit that is no cosine.
     """
     if not 0 < min_cosine <= 1:
         raise InputError(f"`min_cosine` must lie above 0 and be at most 1, not {min_cosine}.")

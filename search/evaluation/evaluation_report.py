@@ -22,6 +22,13 @@ _FIGURES = {"median_km": ("median, km", ".1f"), "mean_km": ("mean, km", ".1f"), 
 def evaluation_data(evaluation: Evaluation) -> dict[str, Any]:
     """Everything there is to say, ready for JSON: numbers, text, lists and objects."""
     config, curves = evaluation.config, evaluation.recall_by_area(AREAS_KM2)
+    calibration = evaluation.reliability and {  # what answers say of themselves beside what came true
+        "calibrated": evaluation.calibrated,
+        **asdict(evaluation.reliability),
+        "radii": [asdict(each) for each in evaluation.coverages],
+        "abstained": evaluation.n_abstained,
+        "without_abstained": _without_count(evaluation.without_abstained),
+    }
     data: dict[str, Any] = {
         **asdict(evaluation.accuracy),
         "answered": _without_count(evaluation.answered),
@@ -30,7 +37,7 @@ def evaluation_data(evaluation: Evaluation) -> dict[str, Any]:
         "recall_by_area": {"area_km2": list(AREAS_KM2), **{name: curve.tolist() for name, curve in curves.items()}},
         "continents": _groups(evaluation.by_continent),
         "countries": _groups(evaluation.by_country),
-        "calibration": None if evaluation.reliability is None else _calibration(evaluation, evaluation.reliability),
+        "calibration": calibration,
     }
     if config.benchmark_name is not None:
         data["benchmark"] = config.benchmark_name
@@ -52,17 +59,6 @@ def evaluation_data(evaluation: Evaluation) -> dict[str, Any]:
             "intervals": None if rest is None else _intervals(rest.intervals, config),
         }
     return data
-
-
-def _calibration(evaluation: Evaluation, reliability: Reliability) -> dict[str, Any]:
-    """What answers say of themselves beside what came true."""
-    return {
-        "calibrated": evaluation.calibrated,
-        **asdict(reliability),
-        "radii": [asdict(each) for each in evaluation.coverages],
-        "abstained": evaluation.n_abstained,
-        "without_abstained": _without_count(evaluation.without_abstained),
-    }
 
 
 def _without_count(figures: Figures | None) -> dict[str, Any] | None:
@@ -89,7 +85,7 @@ def _published(benchmark: BenchmarkName) -> dict[str, Any] | None:
     if table is None:
         return None
     limits = [f"{limit:g}" for limit in PUBLISHED_KM]
-    rows = [{"method": row.method, "within": dict(zip(limits, row.within, strict=True))} for row in table.rows]
+    rows = [{"method": name, "within": dict(zip(limits, shares, strict=True))} for name, shares in table.rows.items()]
     return {"source": SOURCE, "table": table.number, "title": table.title, "rows": rows}
 
 
@@ -173,11 +169,11 @@ def accuracy_table(evaluation: Evaluation) -> Table:
     published = None if benchmark is None else TABLES.get(benchmark)
     if published is not None:
         rows.append(Row([f"Table {published.number} of the paper, {published.title}:"]))
-        for method in published.rows:
-            within = dict(zip(PUBLISHED_KM, method.within, strict=True))
-            if any(method.within):
+        for method, percent in published.rows.items():
+            within = dict(zip(PUBLISHED_KM, percent, strict=True))
+            if any(percent):
                 shares = _shares({limit: within.get(float(limit)) for limit in limits})
-                rows.append(Row([method.method, *shares], indent=True))
+                rows.append(Row([method, *shares], indent=True))
     elif benchmark is not None:
         rows.append(Row([f"The paper has no table of {benchmark}."]))
     return Table(["percent of photos within", *(f"{limit} km" for limit in limits)], rows)

@@ -12,10 +12,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from PIL import ExifTags, Image, ImageFile, IptcImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, IptcImagePlugin
 
 from encoder.config import MAX_PIXELS
-from encoder.images import FORMATS, BadImage
+from encoder.images import FORMATS, BadImage, problems_named
 
 _SHOWN = 120  # characters of a finding
 
@@ -69,20 +69,12 @@ def findings_in(name: str, data: bytes, *, max_pixels: int = MAX_PIXELS) -> list
     """All findings of one photo. Safe to call from several threads; no pixel is needed, and few formats decode some.
 
     Raises:
-        BadImage: not_an_image, too_large, damaged; the name is `in_name`'s to look at then.
+        BadImage: not_an_image, too_large, damaged, no_memory; the name is `in_name`'s to look at then.
     """
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            if image.width * image.height > max_pixels:
-                raise BadImage("too_large", f"{image.width} x {image.height} pixels; at most {max_pixels:,} are read")
-            found = [*_in_exif(image), *_in_xmp(image), *_in_iptc(image), *_in_comments(image)]
-    except BadImage:
-        raise
-    except UnidentifiedImageError:
-        raise BadImage("not_an_image", f"none of the formats read here ({', '.join(FORMATS)})") from None
-    except Exception as error:  # noqa: BLE001 (damaged files make Pillow raise nearly anything, and one is one row)
-        raise BadImage("damaged", str(error) or type(error).__name__) from None
-    return [*found, *in_name(name)]
+    with problems_named(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        if image.width * image.height > max_pixels:
+            raise BadImage("too_large", f"{image.width} x {image.height} pixels; at most {max_pixels:,} are read")
+        return [*_in_exif(image), *_in_xmp(image), *_in_iptc(image), *_in_comments(image), *in_name(name)]
 
 
 def in_name(name: str) -> list[Finding]:

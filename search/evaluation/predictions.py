@@ -1,6 +1,5 @@
 """Answers to compare with the truth, whoever gave them: a folder of ours, or a table of photo, lat, lng."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pyarrow as pa
 import pyarrow.dataset
 
 from indexer.errors import InputError
+from indexer.photos.sources import PhotoTable
 from indexer.photos.tables import coordinates_of, names_of, read_columns
 from search.evaluation.truth import layout_of
 
@@ -22,12 +22,9 @@ _CONFIDENCE = ("s2_id", "probability", "calibrated", "radius_50_km", "radius_90_
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Predictions:
-    """Answers in the order of their source."""
+class Predictions(PhotoTable):
+    """Answers in the order of their source: coordinates are NaN where a photo has none."""
 
-    photo: Sequence[str]
-    lat_deg: np.ndarray  # (N,) float64, NaN where a photo has no answer
-    lng_deg: np.ndarray  # (N,) float64
     cells: pa.ListArray | None = None  # (N,) lists of uint64 S2 ids, the likeliest first; None where nobody gave them
     confidence: pa.Table | None = None  # _CONFIDENCE; None where answers are only points, or cells are labels
 
@@ -35,10 +32,13 @@ class Predictions:
 def read_predictions(source: Path) -> Predictions:
     """Read the answers of a folder written by `run`, or of anybody's .parquet or .csv.
 
-    Raises:
-        InputError: not a table of answers, an answer off the Earth, or half an answer.
+    InputError where it is no table of answers, or an answer is off the Earth or half a place.
     """
-    table = _read_folder(source) if source.is_dir() else _read_table(source)
+    if source.is_dir():
+        table = _read_folder(source)
+    else:
+        columns = layout_of(source, (*_OTHERS_COLUMNS, _COLUMNS))
+        table = read_columns(source, columns).select(columns).rename_columns(_COLUMNS)
     lat, lng = coordinates_of(table, source)
     wrong = np.flatnonzero(np.isnan(lat) != np.isnan(lng))
     if wrong.size:
@@ -64,8 +64,3 @@ def _read_folder(folder: Path) -> pa.Table:
     if not table.num_rows:
         raise InputError(f"{folder}: no predictions in it.")
     return table.sort_by("row")
-
-
-def _read_table(source: Path) -> pa.Table:
-    columns = layout_of(source, (*_OTHERS_COLUMNS, _COLUMNS))
-    return read_columns(source, columns).select(columns).rename_columns(_COLUMNS)

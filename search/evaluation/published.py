@@ -15,27 +15,20 @@ PUBLISHED_KM = (1.0, 25.0, 200.0, 750.0, 2500.0)
 
 
 @dataclass(frozen=True, slots=True)
-class PublishedRow:
-    """One method's line in one of the paper's tables."""
-
-    method: str
-    within: tuple[float | None, ...]  # percent for each of PUBLISHED_KM, None where the paper has a dash
-
-
-@dataclass(frozen=True, slots=True)
 class PublishedTable:
-    """One of the paper's tables, its rows in the paper's order."""
+    """One of the paper's tables, its methods in the paper's order."""
 
     number: str
     title: str
-    rows: list[PublishedRow] = field(default_factory=list)
+    # method -> percent within each of PUBLISHED_KM, None where the paper has a dash
+    rows: dict[str, tuple[float | None, ...]] = field(default_factory=dict)
 
 
 def _read(lines: Sequence[str]) -> dict[str, PublishedTable]:
     tables: dict[str, PublishedTable] = {}
     for benchmark, number, title, method, *shares in csv.reader(lines[1:]):
-        within = tuple(float(share) if share else None for share in shares)
-        tables.setdefault(benchmark, PublishedTable(number, title)).rows.append(PublishedRow(method, within))
+        rows = tables.setdefault(benchmark, PublishedTable(number, title)).rows
+        rows[method] = tuple(float(share) if share else None for share in shares)
     return tables
 
 

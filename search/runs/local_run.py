@@ -7,19 +7,19 @@ every time, and one that is written is never touched again (`indexer.jobs.job_fo
 with what is missing.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from encoder.failures import job_remarks
+from encoder.device import job_remarks
 from indexer.errors import InputError
 from indexer.jobs.job_folder import Job, JobFolder, Mark, check_job_target, open_job, read_marks, totals_of
 from indexer.jobs.job_status import StatusFile
 from indexer.jobs.progress import track_line
-from indexer.jobs.stages import Line, Meter
+from indexer.jobs.stages import Line
 from indexer.jobs.stopping import stopping
 from indexer.photos.shard_cut import WHOLE, JobPart
 from indexer.vectors.features import FeatureBatch, feature_table
@@ -27,7 +27,7 @@ from search.answers.album import Albums, answer_albums
 from search.answers.engine import Engine
 from search.answers.recall import RecallCheck
 from search.answers.rows import answer_table
-from search.runs.run_report import RunReport, has_run_report, run_report, write_run_report
+from search.runs.run_report import REPORT, REPORT_PAGE, RunReport, run_report, write_run_report
 from search.runs.run_spec import RunConfig
 from search.runs.vectors import VectorShard
 
@@ -64,7 +64,7 @@ def run_here(
                 with written.at_work(len(each)):
                     folders.write(each)
                 stop.check(out)
-        return finish(engine, source, folders, status, rows=rows, known=known.rows, stages=line.meters, recall=recall)
+        return finish(engine, source, folders, status, known=known.rows, recall=recall)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,29 +162,27 @@ def finish(
     folders: Folders,
     status: StatusFile,
     *,
-    rows: int | None,
     known: int,
-    stages: Sequence[Meter],
     recall: RecallCheck | None = None,
 ) -> RunReport:
     """Say that every shard is done, and report. Raises as `JobFolder.finish`."""
     status.write()
     folder = folders.answers
     if folders.kept is not None:
-        folders.kept.finish(source.facts, rows=rows)
+        folders.kept.finish(source.facts, rows=status.rows)
     facts = {"bundle": engine.bundle.version, "encoder": engine.bundle.encoder, "search": engine.search_facts}
-    folder.finish(facts, rows=rows)
+    folder.finish(facts, rows=status.rows)
     report = run_report(
         folder.job,
         folder.done.values(),
         began_at=status.began_at,
         seconds=status.seconds,
         known=known,
-        stages=stages,
+        stages=status.line.meters,
         search=engine.search_facts,
         recall=None if recall is None else recall.measure(),
     )
-    if report.rows > known or not has_run_report(folder.path):
+    if report.rows > known or not all((folder.path / name).is_file() for name in (REPORT, REPORT_PAGE)):
         write_run_report(folder.path, report)
     return report
 

@@ -30,8 +30,7 @@ _LATER = {"point_key", "evidence"}  # jobs of before there were galleries have n
 def answers_to(folder: Path, photo: str) -> list[dict[str, Any]]:
     """The rows of a photo: by its whole name; where no row has that, by file name, and then without an image's suffix.
 
-    Raises:
-        InputError: no predictions there, or none of such a photo.
+    InputError where there are no predictions, or none of such a photo.
     """
     with _answers(folder) as rows:
         # What DuckDB can tell first; names that hold the stem are few enough to look at one by one.

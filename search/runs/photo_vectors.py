@@ -1,6 +1,7 @@
 """Vectors made on the way from photos, as a run takes them."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from encoder.config import FeedOptions
@@ -11,7 +12,6 @@ from indexer.jobs.stages import Line
 from indexer.photos.photo import Photo
 from indexer.photos.shard_cut import JobPart, ShardCut
 from indexer.photos.sources import PhotoSource
-from indexer.vectors.features import FeatureBatch
 from search.answers.engine import Engine
 from search.runs.vectors import StoredVectors, VectorShard
 
@@ -34,36 +34,29 @@ class PhotoVectors:
     ) -> None:
         engine.check_encoder(encode.encoder.digest, source=encode.encoder.name)
         encode.check_source(photos)
-        self._photos, self._encode, self._few_here = photos, encode, job is None
-        self._feed = settled(feed, encode, job)
-        self.rows = photos.n_photos
-        self.shard_rows = shard_rows
-        made = features_job(encode, photos, feed=self._feed, shard_rows=shard_rows)
+        feed = settled(feed, encode, job)
+        self._cut = partial(ShardCut, photos, shard_rows=shard_rows)
+        self._embed = partial(embed_photos, encode, feed=feed, shard_rows=shard_rows, few_here=job is None)
+        self.rows, self.shard_rows = photos.n_photos, shard_rows
+        made = features_job(encode, photos, feed=feed, shard_rows=shard_rows)
         self.features: Job | None = made
         self.inputs, self.options = made.inputs, made.options
         self.facts: Mapping[str, Any] = facts_of(encode.encoder)
 
     def shards(self, line: Line, done: Mapping[int, Mark], part: JobPart) -> Iterator[VectorShard]:
         """Photos are decoded ahead, over the ends of shards."""
-        cut = self._cut(done, part)
-        numbered = ((cut.next_number(), batch) for batch in self._embedded(cut, line))
+        cut = self._cut(done=done, part=part)
+        numbered = ((cut.next_number(), batch) for batch in self._embed(cut, line=line))
         return (VectorShard(number, number * self.shard_rows, batch) for number, batch in numbered)
 
     def tasks(self, done: Mapping[int, Mark], part: JobPart) -> Iterator[tuple[int, list[Photo]]]:
         """The number of each shard, and where its photos lie."""
-        return self._cut(done, part).lists()
+        return self._cut(done=done, part=part).lists()
 
     def vectors(self, task: tuple[int, list[Photo]], line: Line) -> Iterator[VectorShard]:
         """The photos of a task, embedded."""
         number, photos = task
-        return (VectorShard(number, number * self.shard_rows, batch) for batch in self._embedded(photos, line))
-
-    def _embedded(self, photos: Iterable[Photo], line: Line) -> Iterator[FeatureBatch]:
-        few_here, rows = self._few_here, self.shard_rows
-        return embed_photos(self._encode, photos, feed=self._feed, shard_rows=rows, line=line, few_here=few_here)
-
-    def _cut(self, done: Mapping[int, Mark], part: JobPart) -> ShardCut:
-        return ShardCut(self._photos, shard_rows=self.shard_rows, done=done, part=part)
+        return (VectorShard(number, number * self.shard_rows, batch) for batch in self._embed(photos, line=line))
 
 
 VectorSource = StoredVectors | PhotoVectors  # what a run answers

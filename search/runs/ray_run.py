@@ -68,7 +68,7 @@ def run_on_ray(spec: RunSpec, out: Path, config: RunConfig) -> RunReport:
                 f"{out}: {len(crew.given_up)} shards were given up, the first {min(crew.given_up)}: actor after actor "
                 "was lost over it. All others are done; give the command again to try these."
             )
-        return finish(engine, source, folders, status, rows=rows, known=known, stages=line.meters)
+        return finish(engine, source, folders, status, known=known)
 
 
 class _Worker:

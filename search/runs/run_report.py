@@ -117,13 +117,9 @@ def write_run_report(folder: Path, report: RunReport) -> None:
             aside.rename(folder / name)
 
 
-def has_run_report(folder: Path) -> bool:
-    """Whether an earlier start wrote both files."""
-    return all((folder / name).is_file() for name in (REPORT, REPORT_PAGE))
-
-
 def report_page(report: RunReport) -> str:
     """The page."""
+    heads = ["reason", "photos", "the first of them", "what is wrong with it"]
     failures = [
         Row([code, f"{count:,}", *report.examples.get(code, ("", ""))]) for code, count in report.failed.items()
     ]
@@ -152,12 +148,7 @@ def report_page(report: RunReport) -> str:
         report=report,
         lasting=_lasting(report.seconds),
         rate=per_second(report.rows_per_second),
-        failures=Table(
-            ["reason", "photos", "the first of them", "what is wrong with it"],
-            failures,
-            "Without an answer",
-            words=True,
-        ),
+        failures=Table(heads, failures, "Without an answer", words=True),
         stages=Table(
             ["stage", "rows", "seconds at work", "of the time", "rate at work"], stages, "Stages of the latest start"
         ),

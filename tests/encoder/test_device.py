@@ -7,9 +7,10 @@ import torch
 
 from encoder import device as devices
 from encoder.config import PrecisionName
-from encoder.device import choose_device, choose_precision, fitting_batch_size, multiplies_bfloat16
+from encoder.device import choose_device, choose_precision, fitting_batch_size, job_remarks, multiplies_bfloat16
 from encoder.model import GeoEncoder, GeoEncoderConfig
 from indexer.errors import InputError
+from indexer.jobs.stages import Line
 from tests.encoder.conftest import tiny_encoder
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -106,3 +107,21 @@ def test_files_in_memory_count_as_free_and_a_container_has_its_limit(tmp_path: P
     (tmp_path / "memory.max").write_text("max\n")
     assert devices._left_to_container(tmp_path) > 1 << 60
     assert devices._available(tmp_path / "absent") > 1 << 20
+
+
+def test_failures_of_all_starts_are_counted_and_the_gpu_is_told_where_there_is_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    line = Line()
+    assert job_remarks(line, 0) == ["0 failed"]
+    line.failed += 3
+    assert job_remarks(line, 1200) == ["1,203 failed"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "utilization", lambda: 87)
+    assert job_remarks(line, 0) == ["3 failed", "GPU 87%"]
+
+    def unknown() -> int:
+        raise ModuleNotFoundError("pynvml")
+
+    monkeypatch.setattr(torch.cuda, "utilization", unknown)
+    assert job_remarks(line, 0) == ["3 failed"]

@@ -1,4 +1,5 @@
 import contextlib
+import logging
 import pickle
 import struct
 import threading
@@ -15,7 +16,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from encoder.config import Preprocessing
 from encoder.crops import crop_photos
-from encoder.images import BadImage, decode, file_of
+from encoder.images import BadImage, Failures, decode, file_of
 from tests.encoder.conftest import natural
 
 RED = (200, 30, 40)
@@ -318,3 +319,15 @@ def test_an_image_in_memory_that_cannot_be_decoded_is_named(tmp_path: Path) -> N
     with Image.open(tmp_path / "a.jpg") as cut, pytest.raises(BadImage) as caught:
         file_of(cut)
     assert caught.value.code == code_of(tmp_path / "a.jpg") == "damaged"
+
+
+def test_all_failures_are_counted_and_the_first_of_each_kind_is_shown(caplog: pytest.LogCaptureFixture) -> None:
+    failures = Failures()
+    with caplog.at_level(logging.WARNING):
+        for name, code in (("a.jpg", "missing"), ("b.jpg", "missing"), ("row 7", "empty"), ("c.jpg", "missing")):
+            failures.add(name, code, f"why {name} failed")
+    assert failures == {"missing": 3, "empty": 1}
+    assert [record.message.split(" (")[0] for record in caplog.records] == [
+        "a.jpg: missing, why a.jpg failed",
+        "row 7: empty, why row 7 failed",
+    ]

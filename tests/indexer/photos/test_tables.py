@@ -99,7 +99,7 @@ NAMES = {
 def test_photos_inside_a_table_have_names_of_another_column_or_their_rows(tmp_path: Path, layout: str) -> None:
     path = tmp_path / "a.parquet"
     pyarrow.parquet.write_table(pa.table({**LAYOUTS[layout], "split": ["a", "b", "a"]}), path)
-    assert open_table(path).holds_images
+    assert open_table(path).has(IMAGES)
     table = read_columns(path, ["photo"], optional=(IMAGES,))
     assert names_of(table, path) == NAMES[layout]
     assert list(contents_of(table, IMAGES, path)) == PHOTOS
@@ -110,7 +110,7 @@ def test_photos_inside_a_table_have_names_of_another_column_or_their_rows(tmp_pa
 
 def test_an_image_column_of_names_is_a_column_of_names(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(pa.table({"image": ["a.jpg"], "key": ["k"]}), tmp_path / "a.parquet")
-    assert not open_table(tmp_path / "a.parquet").holds_images
+    assert not open_table(tmp_path / "a.parquet").has(IMAGES)
     table = read_columns(tmp_path / "a.parquet", ["photo"], optional=(IMAGES,))
     assert (names_of(table, tmp_path), IMAGES in table.column_names) == (["a.jpg"], False)
 
