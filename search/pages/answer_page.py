@@ -140,7 +140,8 @@ def _map(answer: Answer, ids: np.ndarray, shares: np.ndarray) -> bytes:
     radii = [km for km in (answer.radius_50_km, answer.radius_90_km) if km is not None]
     assert answer.lat_deg is not None
     assert answer.lng_deg is not None
-    return posterior_map(outlines, shares, (answer.lat_deg, answer.lng_deg), radii)
+    photos = [(each.lat_deg, each.lng_deg, each.weight) for each in answer.gallery]
+    return posterior_map(outlines, shares, (answer.lat_deg, answer.lng_deg), radii, photos=photos)
 
 
 def _thumbnail(photo: Photo, read: ReadOptions) -> bytes | None:

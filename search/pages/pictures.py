@@ -124,7 +124,12 @@ def reliability_diagram(bins: Sequence[Bin]) -> bytes:
 
 @_in_style
 def posterior_map(
-    outlines_deg: np.ndarray, shares: np.ndarray, answer_deg: tuple[float, float], radii_km: Sequence[float]
+    outlines_deg: np.ndarray,
+    shares: np.ndarray,
+    answer_deg: tuple[float, float],
+    radii_km: Sequence[float],
+    *,
+    photos: Sequence[tuple[float, float, float]] = (),
 ) -> bytes:
     """PNG of a world map and of the surroundings of an answer, with cells coloured by their share of a posterior.
 
@@ -132,7 +137,8 @@ def posterior_map(
 
     outlines_deg: (N, K, 2) latitude and longitude around each cell. shares: (N,). answer_deg: latitude and longitude.
     radii_km: of circles around the answer, at most two; the surroundings are as wide as the last one takes, or as
-    most of the posterior takes.
+    most of the posterior takes. photos: latitude, longitude and weight of photos that decided, drawn as large as they
+    weigh.
     """
     lat, lng = answer_deg
     coloured = shares >= _FAINTEST * shares.max()
@@ -167,6 +173,9 @@ def posterior_map(
     near.xaxis.set_major_locator(MaxNLocator(4))
     near.yaxis.set_major_locator(MaxNLocator(5))
     near.plot(lng, lat, "+", color="#d55e00", markersize=11, markeredgewidth=1.8)
+    for photo_lat, photo_lng, weight in photos:
+        place, size = (photo_lng - lng + 180) % 360 - 180 + lng, 3 + 12 * weight**0.5
+        near.plot(place, photo_lat, "o", markersize=size, markerfacecolor="none", markeredgecolor="#cc79a7")
     for km, dash in zip(radii_km, ("-", "--"), strict=False):
         ring_lat, ring_lng = _circle(lat, lng, km)
         near.plot(ring_lng, ring_lat, dash, color="#d55e00", linewidth=1.2, label=f"{km:,.0f} km")
