@@ -54,9 +54,17 @@ def drawn(hierarchy: Hierarchy, *answers: Answer) -> str:
 
 def test_each_answer_has_what_is_known_of_it(hierarchy: Hierarchy, monkeypatch: pytest.MonkeyPatch) -> None:
     radii: list[list[float]] = []
-    monkeypatch.setattr(pictures, "posterior_map", lambda *drawn: radii.append(drawn[-1]) or b"a map")
+    rings: list[tuple[float, float, float]] = []
+
+    def draw(*given: object, photos: list[tuple[float, float, float]]) -> bytes:
+        radii.append(given[-1])  # type: ignore[arg-type]
+        rings.extend(photos)
+        return b"a map"
+
+    monkeypatch.setattr(pictures, "posterior_map", draw)
     page = drawn(hierarchy, LOST, FOUND, SURE)
     assert radii == [[], [12.0, 3456.0]]
+    assert rings == [(each.lat_deg, each.lng_deg, each.weight) for answer in (FOUND, SURE) for each in answer.gallery]
     lost, found, sure = page.split("<h2>")[1:]
     assert "no such file &lt;script&gt;" in lost
     assert "<img" not in lost
@@ -155,3 +163,8 @@ def test_a_picture_is_drawn_at_the_antimeridian_and_the_poles(hierarchy: Hierarc
         ring[:, 1] = (ring[:, 1] + 180) % 360 - 180
         for radii in ([], [50.0, 400.0]):
             assert posterior_map(ring[None], np.ones(1), (lat, lng), radii).startswith(b"\x89PNG")
+        bare, ringed = (
+            posterior_map(ring[None], np.ones(1), (lat, lng), [50.0, 400.0], photos=photos)
+            for photos in ([], [(max(lat - 0.5, -90.0), lng, 0.4)])
+        )
+        assert bare != ringed
