@@ -212,7 +212,7 @@ def _with_lists(
     gallery = open_gallery(draft.path, gallery_facts(facts), n_leaves=model.n_leaves, width=model.geocells.width)
     if facts is None or gallery is None or not len(gallery):
         return facts
-    usual = usual_photo_fit(float(np.median(hierarchy.leaves.width_km)))
+    usual = usual_photo_fit(hierarchy.leaves.median_width_km)
     return replace(facts, lists=enough_lists(gallery, model, usual))
 
 

@@ -56,6 +56,11 @@ class Level:
         return s2.widths_km(s2.levels(self.s2_ids))
 
     @property
+    def median_width_km(self) -> float:
+        """The median of these widths."""
+        return float(np.median(self.width_km))
+
+    @property
     def name(self) -> str:
         """What people call the level."""
         return f"tau_max {self.tau_max}" if self.label is None else self.label

@@ -128,7 +128,7 @@ class Engine:
         fit = None if self.calibration is None else self.calibration.fit
         if fit is None:
             assert self.bundle.gallery is not None, "its photos count"
-            width_km = float(np.median(self.bundle.hierarchy.leaves.width_km))
+            width_km = self.bundle.hierarchy.leaves.median_width_km
             fit = usual_photo_fit(width_km, lists=self.bundle.gallery.facts.lists)
         model = with_prior(self.bundle.model, self.options.prior_exponent)
         everywhere = self.options.gallery == "all"

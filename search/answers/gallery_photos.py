@@ -17,6 +17,7 @@ from indexer.vectors.calibration import PhotoFit
 from indexer.vectors.scoring import ScoringModel
 from search.answers.constraints import Region
 from search.answers.photo_evidence import PhotoEvidence, photo_evidence
+from search.answers.radii import LeafDiscs
 from search.retrieval.found import Hits
 from search.retrieval.gallery_lists import GalleryLists
 from search.retrieval.posterior import Posterior
@@ -64,6 +65,7 @@ class PhotoSearch:
         self.evidence = IN_ALL if everywhere else IN_LISTS
         self.n_lists = 1 if everywhere else fit.lists  # leaves that a search of cells has to name
         self._leaves, self._everywhere = bundle.hierarchy.leaves, everywhere
+        self._discs = LeafDiscs.of(self._leaves)
         self._region, gallery = region, self.gallery
         wanted = None if region is None else region.holds(gallery.lat_deg, gallery.lng_deg)
         self._lists = GalleryLists(gallery, photos=wanted)
@@ -93,7 +95,7 @@ class PhotoSearch:
             near,
             self._scores(queries, near.leaf, hits),
             gallery=self.gallery,
-            leaves=self._leaves,
+            discs=self._discs,
             with_photos=self._with_photos,
             fit=self.fit,
             n_photos=n_photos,

@@ -22,14 +22,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from indexer.bundles.gallery import Gallery
-from indexer.cells.hierarchy import Level
 from indexer.earth.geo import unit_vectors
 from indexer.vectors.calibration import PhotoFit
 from search.answers.place_density import PlaceDensity, bell_density
+from search.answers.radii import LeafDiscs
 from search.retrieval.gallery_lists import NearPhotos
-from search.retrieval.posterior import Posterior
-
-_LEAST_RADIUS_KM = 0.05  # of a leaf whose photos were all taken at one point: about what a GPS is off
+from search.retrieval.posterior import Posterior, posterior_of_shares
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,7 +73,7 @@ def photo_evidence(
     leaf_score: np.ndarray,
     *,
     gallery: Gallery,
-    leaves: Level,
+    discs: LeafDiscs,
     with_photos: np.ndarray,
     fit: PhotoFit,
     n_photos: np.ndarray,
@@ -87,12 +85,12 @@ def photo_evidence(
         near: the photos; `leaf` is what they count for.
         leaf_score: (Q, near) float64, q . G_r + b_r of the leaves of the photos.
         gallery: whose photos they are.
-        leaves: all of the bundle.
+        discs: of all leaves of the bundle.
         with_photos: (leaves,) bool, whose lists hold photos that may be looked at.
         fit: the numbers above.
         n_photos: (Q,) int64, n, how many photos each query is made of.
     """
-    n_queries, n_leaves = near.row.shape[0], len(leaves)
+    n_queries = near.row.shape[0]
     known, row = near.row >= 0, np.maximum(near.row, 0)
     weight = fit.weights(near.similarity, leaf_score, gallery.stands_for[row], n_photos)
     query, of_photos = cells.query, with_photos[cells.leaf]
@@ -102,35 +100,19 @@ def photo_evidence(
     by_photo = (1 - fit.cells) * share[:, None] * weight
     photo_query = np.nonzero(known)[0]
     points = unit_vectors(gallery.lat_deg[row], gallery.lng_deg[row])
-    posterior = _posterior(
+    posterior = posterior_of_shares(
         cells,
-        np.concatenate([query, photo_query]) * n_leaves + np.concatenate([cells.leaf, near.leaf[known]]),
+        np.concatenate([query, photo_query]),
+        np.concatenate([cells.leaf, near.leaf[known]]),
         np.concatenate([own, by_photo[known]]),
-        n_leaves,
     )
-    widths = leaf_widths_km(leaves)
-    middles = unit_vectors(leaves.lat_deg, leaves.lng_deg)
     of = np.concatenate([photo_query, query])
     order = np.argsort(of, kind="stable")
     density = PlaceDensity(
         np.searchsorted(of[order], np.arange(n_queries + 1)),
-        np.concatenate([points[known], middles[cells.leaf]])[order],
-        np.concatenate([np.full(len(photo_query), fit.width_km), widths[cells.leaf]])[order],
+        np.concatenate([points[known], discs.points[cells.leaf]])[order],
+        np.concatenate([np.full(len(photo_query), fit.width_km), discs.bell_width_km[cells.leaf]])[order],
         np.concatenate([by_photo[known], own])[order],
     )
     nowhere = np.full(near.row.shape, -np.inf), np.full((n_queries, 3), np.nan)
     return PhotoEvidence(near, points, weight, posterior, density, *nowhere).pointing(fit.point_width_km)
-
-
-def leaf_widths_km(leaves: Level) -> np.ndarray:
-    """s, the widths of the bells around points of leaves: (leaves,) float64."""
-    return np.maximum(leaves.radius_km, _LEAST_RADIUS_KM) / 2
-
-
-def _posterior(cells: Posterior, keys: np.ndarray, share: np.ndarray, n_leaves: int) -> Posterior:
-    """P, of shares (M,) by query * n_leaves + leaf (M,) int64. Leaves that hold nothing are not listed."""
-    keys, which = np.unique(keys, return_inverse=True)
-    query, leaf = np.divmod(keys, n_leaves)
-    held = np.bincount(which, share, minlength=len(keys))
-    begins = np.searchsorted(query, np.arange(len(cells) + 1))
-    return replace(cells, begins=begins.astype(np.int64), leaf=leaf, probability=held)

@@ -99,7 +99,7 @@ class AnswerPoints:
 
 def usual_mass_km(hierarchy: Hierarchy) -> float:
     """The distance that `mass` looks at where none is given: half the width of the median leaf."""
-    return float(np.median(hierarchy.leaves.width_km)) / 2
+    return hierarchy.leaves.median_width_km / 2
 
 
 def points_of_bundle(bundle: Bundle, *, photos: bool) -> Mapping[PointName, AnswerPoints]:

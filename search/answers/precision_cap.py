@@ -13,7 +13,7 @@ from indexer.earth import s2
 from indexer.earth.places import nearest_cities
 from indexer.errors import InputError
 from search.retrieval.found import Hits
-from search.retrieval.posterior import Posterior
+from search.retrieval.posterior import Posterior, posterior_of_shares
 
 
 class CoarseCells:
@@ -50,16 +50,8 @@ class CoarseCells:
         Probabilities add up to `inside`. A score is the logarithm of what the cell holds: that of a leaf would tell
         which leaf it is. mode: (Q,) str, how the leaves were found.
         """
-        held_by, which = np.unique(posterior.query * len(self) + self.of_leaf[posterior.leaf], return_inverse=True)
-        held = np.bincount(which, posterior.probability)
-        query, cell = np.divmod(held_by, len(self))
-        order = np.lexsort((cell, -held, query))
-        query, cell, held = query[order], cell[order], held[order]
-        rank = np.arange(len(query)) - np.searchsorted(query, query)
-        kept = rank < k
-        place = query[kept], rank[kept]
-        answer, share = np.full((len(posterior), k), -1), np.full((len(posterior), k), np.nan)
-        answer[place], share[place] = cell[kept], held[kept]
+        own = self.of_leaf[posterior.leaf]
+        answer, share = posterior_of_shares(posterior, posterior.query, own, posterior.probability).likeliest(k)
         return Hits(answer, np.log(share), inside * share, mode)
 
 

@@ -36,6 +36,11 @@ class LeafDiscs:
         points = np.asfortranarray(unit_vectors(leaves.lat_deg, leaves.lng_deg))  # axis by axis, as they are gathered
         return cls(points, np.maximum(leaves.radius_km, _LEAST_RADIUS_KM))
 
+    @property
+    def bell_width_km(self) -> np.ndarray:
+        """How wide bells around the points are where photos count beside cells: (leaves,) float64, half the radii."""
+        return self.radius_km / 2
+
     def spans_km(self, leaf: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """How near to points (M, 3) leaves (M,) begin, and how far away they end: (M,) float64 each."""
         apart = np.zeros(len(leaf))

@@ -71,7 +71,7 @@ def calibrate_photos(
     """
     gallery, model, leaves = bundle.gallery, bundle.model, bundle.hierarchy.leaves
     assert gallery is not None, "without one there are cells alone"
-    lists, width_km = GalleryLists(gallery), float(np.median(leaves.width_km))
+    lists, width_km = GalleryLists(gallery), leaves.median_width_km
     search = ExactSearch(model, tensor_of(leaf_vectors(model)).to(choose_device(device)), low_precision=False)
     everywhere = len(gallery) <= _ALL_LOOKED_AT
     most_lists = min(_MOST_LISTS, model.n_leaves)

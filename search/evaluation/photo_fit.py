@@ -18,8 +18,8 @@ from indexer.bundles.gallery import Gallery
 from indexer.cells.hierarchy import Level
 from indexer.earth.geo import EARTH_RADIUS_KM, unit_vectors
 from indexer.vectors.calibration import PhotoFit
-from search.answers.photo_evidence import leaf_widths_km
 from search.answers.place_density import bell_density
+from search.answers.radii import LeafDiscs
 from search.evaluation.held_out import HeldOutQueries
 from search.retrieval.exact import ExactSearch
 from search.retrieval.gallery_lists import NearPhotos
@@ -82,7 +82,8 @@ class PhotoSample:
         photos = unit_vectors(gallery.lat_deg[row], gallery.lng_deg[row])
         self._apart = np.square(photos - self._places[:, None]).sum(axis=2)  # (N, near), of squared chords
         self._own = near.leaf == sample.leaf[:, None]
-        self._middles, self._widths = unit_vectors(leaves.lat_deg, leaves.lng_deg), leaf_widths_km(leaves)
+        discs = LeafDiscs.of(leaves)
+        self._middles, self._widths = discs.points, discs.bell_width_km
 
     def __len__(self) -> int:
         return len(self._queries)

@@ -142,6 +142,18 @@ def _least_share(share: torch.Tensor, total: torch.Tensor, left_out: float) -> t
     return least
 
 
+def posterior_of_shares(counted: Posterior, query: np.ndarray, leaf: np.ndarray, share: np.ndarray) -> Posterior:
+    """Shares (M,), each of a query and a leaf, those of the same summed; leaves that have none are not listed.
+
+    counted: a posterior of the same queries, whose totals and numbers of leaves are kept.
+    """
+    width = int(leaf.max(initial=0)) + 1
+    keys, which = np.unique(query * width + leaf, return_inverse=True)
+    of, listed = np.divmod(keys, width)
+    begins = np.searchsorted(of, np.arange(len(counted) + 1)).astype(np.int64)
+    return replace(counted, begins=begins, leaf=listed, probability=np.bincount(which, share, minlength=len(keys)))
+
+
 def joined_posteriors(parts: Sequence[Posterior]) -> Posterior:
     """The posteriors of one block of queries after another."""
     if len(parts) == 1:

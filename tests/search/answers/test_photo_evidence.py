@@ -15,7 +15,8 @@ from indexer.earth.geo import haversine_km, lat_lng, unit_vectors
 from indexer.vectors.calibration import PhotoFit
 from search.answers.engine import Engine
 from search.answers.options import SearchOptions
-from search.answers.photo_evidence import PhotoEvidence, leaf_widths_km, photo_evidence
+from search.answers.photo_evidence import PhotoEvidence, photo_evidence
+from search.answers.radii import LeafDiscs
 from search.retrieval.gallery_lists import NearPhotos
 from search.retrieval.posterior import Posterior, posterior_of
 from tests.conftest import unit_rows
@@ -132,7 +133,7 @@ def evidence_of(
         near,
         np.zeros(row.shape),
         gallery=gallery,
-        leaves=leaves,
+        discs=LeafDiscs.of(leaves),
         with_photos=with_photos,
         fit=fit,
         n_photos=np.ones(1, np.int64),
@@ -155,7 +156,7 @@ def test_without_photos_cells_say_all(photo_bundle: Bundle, cells: Posterior) ->
     assert np.isnan(found.points).all()
     np.testing.assert_array_equal(found.density.points, unit_vectors(leaves.lat_deg, leaves.lng_deg)[cells.leaf])
     np.testing.assert_allclose(found.density.weight, cells.probability, rtol=1e-12)
-    np.testing.assert_array_equal(found.density.width_km, leaf_widths_km(leaves)[cells.leaf])
+    np.testing.assert_array_equal(found.density.width_km, LeafDiscs.of(leaves).bell_width_km[cells.leaf])
 
 
 def test_where_leaves_with_photos_hold_nothing_nothing_is_negative(photo_bundle: Bundle) -> None:
@@ -170,7 +171,8 @@ def test_where_leaves_with_photos_hold_nothing_nothing_is_negative(photo_bundle:
 
 def test_bells_of_leaves_are_half_as_wide_as_these_and_never_narrower_than_a_gps(photo_bundle: Bundle) -> None:
     leaves = photo_bundle.hierarchy.leaves
-    widths = leaf_widths_km(replace(leaves, radius_km=np.where(np.arange(len(leaves)) == 0, 0.0, leaves.radius_km)))
+    radius_km = np.where(np.arange(len(leaves)) == 0, 0.0, leaves.radius_km)
+    widths = LeafDiscs.of(replace(leaves, radius_km=radius_km)).bell_width_km
     assert widths[0] == 0.025
     np.testing.assert_array_equal(widths[1:], np.maximum(leaves.radius_km[1:] / 2, 0.025))
 
