@@ -42,21 +42,21 @@ class Answers:
     cells: NamedCells  # that places are named by: leaves, or those of a precision cap
     hits: Hits  # with these cells in place of leaves, -1 and NaN where there are fewer than K
     at: Places  # where they point
-    # How near the places are, by what was calibrated; None where that is not known, or not wanted. Radii are None also
-    # around other points than those that they were calibrated around.
-    radius_50_km: np.ndarray | None  # (Q,) float64; half of such photos were taken within it
-    radius_90_km: np.ndarray | None  # (Q,) float64; nine in ten were
-    entropy: np.ndarray | None  # (Q,) float64, of the posterior over leaves, in nats
-    abstain: np.ndarray | None  # (Q,) bool; the photo is like nothing that the bundle knows
     cell_lat_deg: np.ndarray  # (Q, K) float64, of the densest photo of each of these cells, else of its point
     cell_lng_deg: np.ndarray  # (Q, K) float64
-    point_leaf: np.ndarray | None  # (Q,) int64, the leaf that the place lies in, -1 for none; None: it is not told
-    photos: GalleryPhotos | None  # that decided; None where cells alone did, or they are not told
     posterior: Posterior | None  # over leaves, of photos and cells together; None where cells alone decided
     evidence: np.ndarray  # (Q,) str, what decided: `CELLS`, or that with photos
     calibrated: bool  # whether probabilities were calibrated on held-out photos
     probability_over: str  # the leaves that a probability counts
     n_photos: np.ndarray  # (Q,) int64, how many photos each query is made of
+    point_leaf: np.ndarray | None = None  # (Q,) int64, the leaf that the place lies in, -1 for none; None: not told
+    photos: GalleryPhotos | None = None  # that decided; None where cells alone did, or they are not told
+    # How near the places are, by what was calibrated; None where that is not known, or not wanted. Radii are None also
+    # around other points than those that they were calibrated around.
+    radius_50_km: np.ndarray | None = None  # (Q,) float64; half of such photos were taken within it
+    radius_90_km: np.ndarray | None = None  # (Q,) float64; nine in ten were
+    entropy: np.ndarray | None = None  # (Q,) float64, of the posterior over leaves, in nats
+    abstain: np.ndarray | None = None  # (Q,) bool; the photo is like nothing that the bundle knows
 
     def __len__(self) -> int:
         return len(self.hits.leaf)
@@ -357,35 +357,20 @@ class Engine:
             return self._coarse_answers(found, coarse, k, n_photos)
         hits, evidence, leaves = found.hits, found.evidence, self.bundle.hierarchy.leaves
         at = self._in_region(self._points(hits.leaf[:, 0], found.posterior, evidence), leaves, hits.leaf[:, 0])
-        half = most = entropy = abstain = photos = None
-        cell_lat, cell_lng = leaves.lat_deg[hits.leaf], leaves.lng_deg[hits.leaf]
+        answers = replace(self._bare_answers(found, leaves, hits, at, n_photos), point_leaf=self._leaf_of(at))
         if evidence is not None and self._photos is not None:
-            cell_lat, cell_lng = self._photos.densest(evidence, hits.leaf)
+            lat, lng = self._photos.densest(evidence, hits.leaf)
             photos = self._photos.heaviest(queries, evidence, self.options.gallery_photos)
-        if found.posterior is not None and self.calibration is not None and self.gives_areas:
-            masses = self.options.masses(self.bundle, self.protocol)
-            if masses is not None:
-                half, most = self._points.radii_km(at, found.posterior, evidence, masses).T
-            entropy = found.posterior.entropy()
-            abstain = hits.score[:, 0] / n_photos < self.calibration.least_score
-        return Answers(
-            cells=leaves,
-            hits=hits,
-            at=at,
-            radius_50_km=half,
-            radius_90_km=most,
-            entropy=entropy,
-            abstain=abstain,
-            cell_lat_deg=cell_lat,
-            cell_lng_deg=cell_lng,
-            point_leaf=self._leaf_of(at),
-            photos=photos,
-            posterior=None if evidence is None else evidence.posterior,
-            evidence=self._evidence(found),
-            calibrated=self.calibrated,
-            probability_over=self.counts,
-            n_photos=n_photos,
-        )
+            answers = replace(answers, cell_lat_deg=lat, cell_lng_deg=lng, photos=photos)
+        if found.posterior is None or self.calibration is None or not self.gives_areas:
+            return answers
+        half = most = None
+        masses = self.options.masses(self.bundle, self.protocol)
+        if masses is not None:
+            half, most = self._points.radii_km(at, found.posterior, evidence, masses).T
+        abstain = hits.score[:, 0] / n_photos < self.calibration.least_score
+        entropy = found.posterior.entropy()
+        return replace(answers, radius_50_km=half, radius_90_km=most, entropy=entropy, abstain=abstain)
 
     def _coarse_answers(self, found: "Found", coarse: CoarseCells, k: int, n_photos: np.ndarray) -> Answers:
         """Answers that name the cells of a precision cap, and nothing finer."""
@@ -394,18 +379,16 @@ class Engine:
         hits = coarse.hits(found.posterior, k, mode=found.hits.mode, inside=self._inside)
         into = coarse.of_leaf[best] if self._points.kind == "mass" else hits.leaf[:, 0]
         at = Places(coarse.lat_deg[into], coarse.lng_deg[into], coarse.city[into], coarse.country[into])
+        return self._bare_answers(found, coarse, hits, self._in_region(at, coarse, into), n_photos)
+
+    def _bare_answers(self, found: "Found", cells: NamedCells, hits: Hits, at: Places, n_photos: np.ndarray) -> Answers:
+        """Answers with nothing beside the cells, hits and places that are told."""
         return Answers(
-            cells=coarse,
+            cells=cells,
             hits=hits,
-            at=self._in_region(at, coarse, into),
-            radius_50_km=None,
-            radius_90_km=None,
-            entropy=None,
-            abstain=None,
-            cell_lat_deg=coarse.lat_deg[hits.leaf],
-            cell_lng_deg=coarse.lng_deg[hits.leaf],
-            point_leaf=None,
-            photos=None,
+            at=at,
+            cell_lat_deg=cells.lat_deg[hits.leaf],
+            cell_lng_deg=cells.lng_deg[hits.leaf],
             posterior=None if found.evidence is None else found.posterior,
             evidence=self._evidence(found),
             calibrated=self.calibrated,
