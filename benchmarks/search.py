@@ -96,7 +96,7 @@ def compare(report: Report, world: World, *, runs: int) -> None:
             raise SystemExit("Probabilities differ from those worked out the usual way; nothing was timed.")
     for search in ours:
         check_radii(search, world)
-    found = ours[2](queries, 1, temperature=None)
+    found = ours[2](queries, 1)
     proved = found.mode == PROVED
     same(found.leaf[proved, 0], best[proved], world, "adaptive search, where it is proved", rows=proved)
     recalls = [float((leaf == best).mean()) for leaf in (visited, found.leaf[:, 0])]

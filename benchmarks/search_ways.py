@@ -23,7 +23,7 @@ from indexer.vectors.scoring import ScoringModel, leaf_vectors
 from search.answers.radii import LeafDiscs, radii_km, share_within
 from search.retrieval.adaptive import AdaptiveSearch
 from search.retrieval.exact import ExactSearch
-from search.retrieval.found import Search, queries_at_once
+from search.retrieval.found import Search, Wanted, queries_at_once
 from search.retrieval.lists import BeamSearch, HierarchyLists
 from search.retrieval.posterior import LEFT_OUT
 from search.retrieval.proof import tensor_of
@@ -205,13 +205,13 @@ def way_of(search: Search, world: World) -> Way:
 def answers(search: Search, world: World, queries: np.ndarray, *, rows: bool) -> WayAnswers:
     """What one of our searches answers."""
     if not rows:
-        hits = search(queries, 1, temperature=None)
+        hits = search(queries, 1)
         return hits.leaf[:, 0], hits.probability[:, 0], np.empty((0, len(_SHARES)))
     parts = []
     step = queries_at_once(search.counts, world.model.n_leaves)
     for start in range(0, len(queries), step):
         block = queries[start : start + step]
-        hits = search(block, 1, temperature=1.0, left_out=LEFT_OUT)
+        hits = search(block, 1, Wanted(temperature=1.0, left_out=LEFT_OUT))
         assert hits.posterior is not None, "it is wanted"
         leaf = hits.leaf[:, 0]
         radii = radii_km(hits.posterior, world.discs, world.lat_deg[leaf], world.lng_deg[leaf], _SHARES)
@@ -228,7 +228,7 @@ def check_radii(search: Search, world: World, *, n: int = 256) -> None:
     """
     queries = world.queries[:n]
     leaf, _, radii = answers(search, world, queries, rows=True)
-    posterior = search(queries, 1, temperature=1.0, left_out=0.0).posterior
+    posterior = search(queries, 1, Wanted(temperature=1.0, left_out=0.0)).posterior
     assert posterior is not None, "it is wanted"
     for share, km in zip(_SHARES, radii.T, strict=True):
         held = share_within(posterior, world.discs, world.lat_deg[leaf], world.lng_deg[leaf], km)

@@ -6,7 +6,7 @@ probabilities, and on request the posterior over all cells, and the path of cell
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from search.answers.precision_cap import CoarseCells, NamedCells
 from search.retrieval.adaptive import AdaptiveSearch
 from search.retrieval.cosine import CosineSearch
 from search.retrieval.exact import ExactSearch
-from search.retrieval.found import ALL_LEAVES, Hits, Search, Searched, joined_hits, queries_at_once, with_prior
+from search.retrieval.found import ALL_LEAVES, Hits, Search, Searched, Wanted, joined_hits, queries_at_once, with_prior
 from search.retrieval.lists import BeamSearch, HierarchyLists
 from search.retrieval.posterior import LEFT_OUT, Posterior
 
@@ -282,18 +282,16 @@ class Engine:
                 multiplied, which gives no probabilities.
         """
         k = self._check_k(k, self.n_leaves, "finest cells")
+        wanted = Wanted(left_out=left_out, n_lists=n_lists)
         if not probability or not len(queries):
-            hits = self._search(
-                queries, k, temperature=1.0 if probability else None, left_out=left_out, n_lists=n_lists
-            )
+            hits = self._search(queries, k, replace(wanted, temperature=1.0 if probability else None))
         else:  # the queries of one temperature at a time
             made_of = np.ones(len(queries), np.int64) if n_photos is None else n_photos
             temperatures = np.ones(len(queries)) if self.calibration is None else self.calibration.temperatures(made_of)
             values, which = np.unique(temperatures, return_inverse=True)
             rows = [np.flatnonzero(which == number) for number in range(len(values))]
             each = zip(rows, values.tolist(), strict=True)
-            search = partial(self._search, left_out=left_out, n_lists=n_lists)
-            parts = [search(queries[own], k, temperature=value) for own, value in each]
+            parts = [self._search(queries[own], k, replace(wanted, temperature=value)) for own, value in each]
             hits = parts[0] if len(parts) == 1 else joined_hits(parts, k).take(np.argsort(np.concatenate(rows)))
         leaf, posterior, lists = hits.leaf, hits.posterior, hits.lists
         if self._allowed is not None:  # as they are numbered in the bundle

@@ -75,7 +75,7 @@ def calibrate_photos(
     search = ExactSearch(model, tensor_of(leaf_vectors(model)).to(choose_device(device)), low_precision=False)
     everywhere = len(gallery) <= _ALL_LOOKED_AT
     most_lists = min(_MOST_LISTS, model.n_leaves)
-    looked_at = None if everywhere else search(sample.queries, most_lists, temperature=None).leaf
+    looked_at = None if everywhere else search(sample.queries, most_lists).leaf
     near = lists.nearest(sample.queries, looked_at, near=MOST_NEAR)
     seen = _seen(gallery, sample, near)
     if seen.mean() > _SEEN_MOST:

@@ -10,7 +10,7 @@ import numpy as np
 
 from indexer.errors import InputError
 from indexer.vectors.scoring import CosineKind, ScoringModel, cosine_product
-from search.retrieval.found import ALL_LEAVES, Hits, joined_hits
+from search.retrieval.found import ALL_LEAVES, NOTHING_ELSE, Hits, Wanted, joined_hits
 
 _SCORES = 1 << 22  # held at once: 32 MB of float64
 
@@ -26,21 +26,13 @@ class CosineSearch:
         self._kind = kind
         self.name = f"cosine-{kind}"
 
-    def __call__(
-        self,
-        queries: np.ndarray,
-        k: int,
-        *,
-        temperature: float | None,
-        left_out: float | None = None,
-        n_lists: int = 0,
-    ) -> Hits:
+    def __call__(self, queries: np.ndarray, k: int, wanted: Wanted = NOTHING_ELSE) -> Hits:
         """As `Search`; a probability is a share of the sum, whatever the temperature.
 
         Raises:
             InputError: posteriors are wanted; a share of a sum of cosines is no probability that could be calibrated.
         """
-        if left_out is not None:
+        if wanted.left_out is not None:
             raise InputError(f"`score` {self.name} has no radii or maps: products of cosines are no probabilities.")
         step = max(1, _SCORES // self._model.n_leaves)
         parts = [self._block(queries[start : start + step], k) for start in range(0, len(queries), step)]

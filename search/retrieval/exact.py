@@ -14,7 +14,7 @@ import torch
 from encoder.device import multiplies_bfloat16
 from indexer.bundles.leaf_index import EXHAUSTIVE_LEAVES
 from indexer.vectors.scoring import ScoringModel
-from search.retrieval.found import ALL_LEAVES, Hits, Searched, best_lists, joined_hits
+from search.retrieval.found import ALL_LEAVES, NOTHING_ELSE, Hits, Searched, Wanted, best_lists, joined_hits
 from search.retrieval.posterior import Posterior, posterior_of
 from search.retrieval.proof import Candidates, LeafScores, best_leaves, first_look, tensor_of
 from search.retrieval.scan import LeafScan
@@ -44,22 +44,15 @@ class ExactSearch:
             return cls(searched.model, rows.half().to(device), low_precision=False)
         return cls(searched.model, rows.to(device), low_precision=multiplies_bfloat16(device))
 
-    def __call__(
-        self,
-        queries: np.ndarray,
-        k: int,
-        *,
-        temperature: float | None,
-        left_out: float | None = None,
-        n_lists: int = 0,
-    ) -> Hits:
+    def __call__(self, queries: np.ndarray, k: int, wanted: Wanted = NOTHING_ELSE) -> Hits:
         """As `Search`."""
         vectors, extended = self._on_device(queries)
-        if temperature is None:
+        if wanted.temperature is None:
             leaf, score = self._best(vectors, extended, None, k)
             return _hits(leaf, score)
-        if left_out is not None:
-            parts = self._with_posterior(vectors, extended, k, temperature, left_out, n_lists)
+        temperature = wanted.temperature
+        if wanted.left_out is not None:
+            parts = self._with_posterior(vectors, extended, k, temperature, wanted.left_out, wanted.n_lists)
             return joined_hits(list(parts), k)
         first, others = self._scan.best_and_others(extended, first_look(k, self._model.n_leaves), temperature)
         leaf, score = self._best(vectors, extended, first, k)

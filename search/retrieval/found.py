@@ -135,6 +135,18 @@ def best_lists(score: torch.Tensor, n: int, leaf: torch.Tensor | None = None) ->
     return BestLists(found.cpu().numpy(), best.cpu().numpy())
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What is wanted of queries beside their best leaves, from the same look at the leaves."""
+
+    temperature: float | None = None  # T, with which probabilities are made; None: none are wanted
+    left_out: float | None = None  # with T, of posteriors, as for `posterior_of`; None: none are wanted
+    n_lists: int = 0  # with posteriors, of how many leaves to look at photos
+
+
+NOTHING_ELSE = Wanted()
+
+
 class Search(Protocol):
     """A way to search one bundle."""
 
@@ -142,19 +154,8 @@ class Search(Protocol):
     counts: str  # the leaves that a probability counts: ALL_LEAVES or VISITED_LEAVES
     facts: Mapping[str, int]  # numbers that it was set to
 
-    def __call__(
-        self,
-        queries: np.ndarray,
-        k: int,
-        *,
-        temperature: float | None,
-        left_out: float | None = None,
-        n_lists: int = 0,
-    ) -> Hits:
-        """The k best leaves of queries (Q, D) float32 as they meet geocells; no probabilities where T is None.
-
-        left_out: as for `posterior_of`, of posteriors from the same look at the leaves; None: none are wanted. n_lists:
-        with posteriors, of how many leaves to look at photos.
+    def __call__(self, queries: np.ndarray, k: int, wanted: Wanted = NOTHING_ELSE) -> Hits:
+        """The k best leaves of queries (Q, D) float32 as they meet geocells, and what else is wanted of them.
 
         Raises:
             InputError: posteriors are wanted of a search that has none.

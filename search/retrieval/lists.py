@@ -27,7 +27,7 @@ from indexer.bundles.faiss_index import (
 )
 from indexer.bundles.leaf_index import best_of_all, choose_beam, list_index, stand_ins
 from indexer.vectors.scoring import ScoringModel
-from search.retrieval.found import VISITED_LEAVES, Hits, Searched, best_lists, joined_hits
+from search.retrieval.found import NOTHING_ELSE, VISITED_LEAVES, Hits, Searched, Wanted, best_lists, joined_hits
 from search.retrieval.posterior import posterior_of
 from search.retrieval.proof import Candidates, LeafScores, best_leaves, float32_error, tensor_of
 
@@ -145,20 +145,12 @@ class ListSearch(ABC):
         self._limit = limit
         self._scores = LeafScores(model, torch.device("cpu"))
 
-    def __call__(
-        self,
-        queries: np.ndarray,
-        k: int,
-        *,
-        temperature: float | None,
-        left_out: float | None = None,
-        n_lists: int = 0,
-    ) -> Hits:
+    def __call__(self, queries: np.ndarray, k: int, wanted: Wanted = NOTHING_ELSE) -> Hits:
         """As `Search`."""
-        hits = self._hits(queries, k, temperature, left_out, n_lists, self._limit)
+        hits = self._hits(queries, k, wanted, self._limit)
         short = np.flatnonzero(hits.leaf[:, -1] < 0)
         if short.size:
-            more = self._hits(queries[short], k, temperature, left_out, n_lists, len(self._lists))
+            more = self._hits(queries[short], k, wanted, len(self._lists))
             return hits.replaced(short, more)
         return hits
 
@@ -166,26 +158,19 @@ class ListSearch(ABC):
     def _visited(self, queries: np.ndarray, k: int, limit: int) -> Iterator[tuple[slice, Visited, np.ndarray]]:
         """For some queries at a time what is visited, and how each was found: (Q',) str."""
 
-    def _hits(
-        self,
-        queries: np.ndarray,
-        k: int,
-        temperature: float | None,
-        left_out: float | None,
-        n_lists: int,
-        limit: int,
-    ) -> Hits:
+    def _hits(self, queries: np.ndarray, k: int, wanted: Wanted, limit: int) -> Hits:
         """The k best of visited leaves, and their share of all of these."""
         parts = []
         for block, visited, mode in self._visited(queries, k, limit):
             leaf, score = best_leaves(tensor_of(queries[block]), look=visited.best, scores=self._scores, k=k)
             probability, posterior, lists = torch.full_like(score, torch.nan), None, None
+            temperature = wanted.temperature
             if temperature is not None:
                 total = visited.log_sum(leaf, score, temperature)
                 probability = (score / temperature - total[:, None]).exp()
-                if left_out is not None:
-                    lists = best_lists(visited.score, n_lists, visited.leaf)
-                    posterior = posterior_of(visited.score.clone(), temperature, visited.leaf, left_out=left_out)
+                if wanted.left_out is not None:
+                    lists = best_lists(visited.score, wanted.n_lists, visited.leaf)
+                    posterior = posterior_of(visited.score.clone(), temperature, visited.leaf, left_out=wanted.left_out)
             parts.append(Hits(leaf.numpy(), score.numpy(), probability.numpy(), mode, posterior, lists))
         return joined_hits(parts, k)
 
@@ -200,17 +185,9 @@ class BeamSearch(ListSearch):
         super().__init__(model, lists, limit=min(probes or lists.probes, len(lists)))
         self.facts: Mapping[str, int] = {"level": lists.level, "probes": self._limit}
 
-    def _hits(
-        self,
-        queries: np.ndarray,
-        k: int,
-        temperature: float | None,
-        left_out: float | None,
-        n_lists: int,
-        limit: int,
-    ) -> Hits:
-        if temperature is not None:
-            return super()._hits(queries, k, temperature, left_out, n_lists, limit)
+    def _hits(self, queries: np.ndarray, k: int, wanted: Wanted, limit: int) -> Hits:
+        if wanted.temperature is not None:
+            return super()._hits(queries, k, wanted, limit)
         # The other leaves do not count: FAISS keeps the best ones as it goes, which is faster.
         extended = self._model.extended(queries)
         leaf, score = best_leaves(

@@ -8,6 +8,7 @@ from indexer.bundles.bundle import Bundle
 from indexer.bundles.leaf_index import list_index, stand_ins
 from indexer.vectors.scoring import leaf_vectors
 from search.retrieval.adaptive import PROVED, SPENT, AdaptiveSearch
+from search.retrieval.found import Wanted
 from search.retrieval.lists import HierarchyLists
 from tests.conftest import unit_rows
 from tests.search.conftest import WIDTH, best_of, opened, small_model
@@ -34,7 +35,7 @@ def test_a_proof_holds_for_any_hierarchy_and_any_budget(seed: int, k: int, probe
     rows, queries = leaf_vectors(model), unit_rows(10, 8, seed + 99)
     lists = HierarchyLists(model, list_index(model, rows, 1), level=1, probes=1)
     searching = AdaptiveSearch(model, lists, rows, probes=probes, max_probes=probes + more)
-    found = searching(queries, k, temperature=1.0)
+    found = searching(queries, k, Wanted(temperature=1.0))
     proved = found.mode == PROVED
     np.testing.assert_array_equal(found.leaf[proved], best_of(model, queries, k)[proved])
     assert (np.diff(found.score) <= 0).all()

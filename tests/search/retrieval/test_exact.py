@@ -15,6 +15,7 @@ from indexer.vectors.scoring import leaf_vectors, log_softmax
 from search.answers.engine import Engine
 from search.answers.options import ModeName, SearchOptions
 from search.retrieval.exact import ExactSearch
+from search.retrieval.found import Wanted
 from search.retrieval.lists import BeamSearch, HierarchyLists
 from tests.conftest import unit_rows
 from tests.search.conftest import MODES, WIDTH, opened, small_model
@@ -37,7 +38,9 @@ def test_the_order_of_levels_changes_nothing(seed: int, order: list[int], k: int
     )
     queries = unit_rows(10, 8, seed + 99)
     one, two = (
-        ExactSearch(each, torch.from_numpy(leaf_vectors(each)), low_precision=False)(queries, k, temperature=1.0)
+        ExactSearch(each, torch.from_numpy(leaf_vectors(each)), low_precision=False)(
+            queries, k, Wanted(temperature=1.0)
+        )
         for each in (model, swapped)
     )
     np.testing.assert_array_equal(one.leaf, two.leaf)
@@ -57,7 +60,7 @@ def test_crops_are_one_query_with_the_mean_of_their_logits(seed: int, n_crops: i
     lists = HierarchyLists(model, list_index(model, leaf_vectors(model), 0), level=0, probes=10**6)
     scan = ExactSearch(model, torch.from_numpy(leaf_vectors(model)), low_precision=False)
     for searching in (scan, BeamSearch(model, lists)):
-        found = searching(mean, k, temperature=1.0)
+        found = searching(mean, k, Wanted(temperature=1.0))
         np.testing.assert_array_equal(found.leaf[0], np.argsort(-product, kind="stable")[:k])
 
 

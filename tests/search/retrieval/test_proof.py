@@ -18,7 +18,7 @@ from search.answers.engine import Engine
 from search.retrieval import proof
 from search.retrieval.adaptive import AdaptiveSearch
 from search.retrieval.exact import ExactSearch
-from search.retrieval.found import Search
+from search.retrieval.found import Search, Wanted
 from search.retrieval.lists import BeamSearch, HierarchyLists
 from search.retrieval.proof import LeafScores, float32_error
 from tests.conftest import unit_rows
@@ -58,7 +58,7 @@ each_way = pytest.mark.parametrize("way", COMPLETE)
 def search(way: str, model: ScoringModel, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Leaves and scores, which are the same whether probabilities are asked for or not."""
     searching = COMPLETE[way](model)
-    with_them, without = (searching(queries, k, temperature=t) for t in (1.5, None))
+    with_them, without = (searching(queries, k, Wanted(temperature=t)) for t in (1.5, None))
     np.testing.assert_array_equal(with_them.leaf, without.leaf)
     np.testing.assert_array_equal(with_them.score, without.score)
     assert np.isnan(without.probability).all()
@@ -88,7 +88,7 @@ def test_the_best_leaves_are_the_best_of_brute_force(way: str, engine: Engine, k
 def test_probabilities_are_those_of_brute_force(way: str, engine: Engine, temperature: float) -> None:
     model = engine.bundle.model
     queries = unit_rows(100, WIDTH, seed=2)
-    found = COMPLETE[way](model)(queries, 4, temperature=temperature)
+    found = COMPLETE[way](model)(queries, 4, Wanted(temperature=temperature))
     if way == "adaptive":  # counts the leaves it visited, which are fewer
         return
     want = np.take_along_axis(np.exp(log_softmax(log_product(model, queries) / temperature)), found.leaf, axis=1)
