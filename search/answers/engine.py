@@ -6,7 +6,6 @@ probabilities, and on request the posterior over all cells, and the path of cell
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import numpy as np
 from encoder.config import DeviceName
 from encoder.device import choose_device
 from indexer.bundles.bundle import Bundle, open_bundle
-from indexer.bundles.faiss_index import list_count
 from indexer.bundles.registry import Registry
 from indexer.earth.places import nearest_cities
 from indexer.errors import ArtifactError, BundleMismatch, InputError
@@ -23,15 +21,12 @@ from indexer.vectors.calibration import PhotoFit, Protocol, usual_photo_fit
 from indexer.vectors.scoring import level_log_probabilities
 from search.answers.constraints import Region, region_digests
 from search.answers.gallery_photos import CELLS, GalleryPhotos, PhotoSearch
+from search.answers.leaf_search import LeafSearch
 from search.answers.options import DEFAULT_OPTIONS, SearchOptions
 from search.answers.photo_evidence import PhotoEvidence
 from search.answers.points import AnswerPoints, Places
 from search.answers.precision_cap import CoarseCells, NamedCells
-from search.retrieval.adaptive import AdaptiveSearch
-from search.retrieval.cosine import CosineSearch
-from search.retrieval.exact import ExactSearch
-from search.retrieval.found import ALL_LEAVES, Hits, Search, Searched, Wanted, joined_hits, queries_at_once, with_prior
-from search.retrieval.lists import BeamSearch, HierarchyLists
+from search.retrieval.found import Hits, queries_at_once, with_prior
 from search.retrieval.posterior import LEFT_OUT, Posterior
 
 
@@ -108,11 +103,16 @@ class Engine:
         self.coarse = None if cap_km is None else CoarseCells(bundle.hierarchy.leaves, cap_km)
         self._region = Region(options.region, options.not_region) if options.within_region else None
         self._allowed = self._allowed_leaves()
-        self._searched = Searched.of(bundle, leaves=self._allowed, prior_exponent=options.prior_exponent)
+        self._leaves = LeafSearch(
+            bundle,
+            options=options,
+            where=choose_device(device),
+            allowed=self._allowed,
+            calibration=self.calibration,
+        )
         self._photos = self._photo_search() if options.uses_gallery(bundle) else None
         mass_km = options.mass_km or (None if self.calibration is None else self.calibration.mass_km)
         self._points = AnswerPoints(bundle, options.point_of(bundle), mass_km=mass_km)
-        self._where = choose_device(device)
 
     def _allowed_leaves(self) -> np.ndarray | None:
         """The leaves of the region that answers are held to, (R,) int64; None for all."""
@@ -140,27 +140,6 @@ class Engine:
     def photo_fit(self) -> PhotoFit | None:
         """How photos count; None where cells alone decide."""
         return None if self._photos is None else self._photos.fit
-
-    @cached_property
-    def _search(self) -> Search:
-        """Opened by the thread that searches, when it first does.
-
-        Each thread that runs torch on several cores has a pool of threads for it; with more threads than cores they
-        sleep between one operation and the next, and a search takes half as long again.
-        """
-        options, searched, model = self.options, self._searched, self._searched.model
-        if options.score != "softmax":
-            return CosineSearch(model, "clamped" if options.score == "cosine-clamped" else "affine")
-        mode = options.mode
-        if mode == "auto":
-            mode = "beam" if list_count(searched.leaf_index) else "exact"
-        if mode == "exact":
-            return ExactSearch.of(searched, self._where)
-        lists = HierarchyLists.of(searched)
-        if mode == "beam":
-            return BeamSearch(model, lists, probes=options.probes)
-        rows = searched.leaf_vectors
-        return AdaptiveSearch(model, lists, rows, probes=options.probes, max_probes=options.max_probes)
 
     @classmethod
     def open(
@@ -191,24 +170,12 @@ class Engine:
     @property
     def counts(self) -> str:
         """The leaves that a probability counts: 'all leaves' or 'visited leaves', or the allowed ones among these."""
-        counts = self._search.counts
-        if self._allowed is None:
-            return counts
-        return "allowed leaves" if counts == ALL_LEAVES else "visited allowed leaves"
+        return self._leaves.counts
 
     @property
     def search_facts(self) -> dict[str, Any]:
         """How it searches, for a run's manifest."""
-        return {
-            "mode": self._search.name,
-            "score": self.options.score,
-            "probability_over": self.counts,
-            "region": self.options.region,
-            "not_region": self.options.not_region,
-            "prior_exponent": self._searched.model.geocells.prior_exponent,
-            **self._search.facts,
-            **({} if self._allowed is None else {"allowed_leaves": len(self._allowed)}),
-        }
+        return self._leaves.facts
 
     @property
     def gives_areas(self) -> bool:
@@ -232,7 +199,7 @@ class Engine:
     @property
     def n_leaves(self) -> int:
         """How many finest cells are searched."""
-        return self._searched.model.n_leaves
+        return self._leaves.n_leaves
 
     def check_k(self, k: int, *, name: str = "k") -> int:
         """That k. Raises InputError where it is no whole number from 1 to that of the cells that answers name.
@@ -282,26 +249,10 @@ class Engine:
                 multiplied, which gives no probabilities.
         """
         k = self._check_k(k, self.n_leaves, "finest cells")
-        wanted = Wanted(left_out=left_out, n_lists=n_lists)
-        if not probability or not len(queries):
-            hits = self._search(queries, k, replace(wanted, temperature=1.0 if probability else None))
-        else:  # the queries of one temperature at a time
-            made_of = np.ones(len(queries), np.int64) if n_photos is None else n_photos
-            temperatures = np.ones(len(queries)) if self.calibration is None else self.calibration.temperatures(made_of)
-            values, which = np.unique(temperatures, return_inverse=True)
-            rows = [np.flatnonzero(which == number) for number in range(len(values))]
-            each = zip(rows, values.tolist(), strict=True)
-            parts = [self._search(queries[own], k, replace(wanted, temperature=value)) for own, value in each]
-            hits = parts[0] if len(parts) == 1 else joined_hits(parts, k).take(np.argsort(np.concatenate(rows)))
-        leaf, posterior, lists = hits.leaf, hits.posterior, hits.lists
-        if self._allowed is not None:  # as they are numbered in the bundle
-            leaf = np.where(leaf < 0, -1, self._allowed[leaf])
-            if posterior is not None:
-                posterior = replace(posterior, leaf=self._allowed[posterior.leaf])
-            if lists is not None:
-                lists = replace(lists, leaf=np.where(lists.leaf < 0, -1, self._allowed[lists.leaf]))
-        held = self._inside * hits.probability
-        return replace(hits, leaf=leaf, probability=held, posterior=posterior, lists=lists)
+        hits = self._leaves(
+            queries, k=k, probability=probability, n_photos=n_photos, left_out=left_out, n_lists=n_lists
+        )
+        return replace(hits, probability=self._inside * hits.probability)
 
     def find(
         self,
@@ -310,20 +261,20 @@ class Engine:
         k: int = 1,
         n_photos: np.ndarray | None = None,
         left_out: float = LEFT_OUT,
-    ) -> "Found":
+    ) -> Found:
         """The k best leaves of queries and the probabilities of all that count, by photos too where these count.
 
         queries, n_photos, left_out: as for `search_prepared`.
         """
         photos = self._photos
         n_lists = 0 if photos is None else min(photos.n_lists, self.n_leaves)
-        hits = self.search_prepared(queries, k=k, n_photos=n_photos, left_out=left_out, n_lists=n_lists)
+        k = self._check_k(k, self.n_leaves, "finest cells")
+        hits = self._leaves(queries, k=k, n_photos=n_photos, left_out=left_out, n_lists=n_lists)
         assert hits.posterior is not None, "it was wanted"
         if photos is None:
-            return Found(hits, hits.posterior, None)
-        of_one = replace(hits, probability=hits.probability / self._inside)
+            return Found(replace(hits, probability=self._inside * hits.probability), hits.posterior, None)
         made_of = np.ones(len(queries), np.int64) if n_photos is None else n_photos
-        evidence = photos(queries, of_one, hits.posterior, n_photos=made_of)
+        evidence = photos(queries, hits, hits.posterior, n_photos=made_of)
         best = photos.best(queries, hits, evidence, k, inside=self._inside)
         return Found(best, evidence.posterior, evidence)
 
@@ -370,7 +321,7 @@ class Engine:
         entropy = found.posterior.entropy()
         return replace(answers, radius_50_km=half, radius_90_km=most, entropy=entropy, abstain=abstain)
 
-    def _coarse_answers(self, found: "Found", coarse: CoarseCells, k: int, n_photos: np.ndarray) -> Answers:
+    def _coarse_answers(self, found: Found, coarse: CoarseCells, k: int, n_photos: np.ndarray) -> Answers:
         """Answers that name the cells of a precision cap, and nothing finer."""
         assert found.posterior is not None, "a cap needs it"
         best = self._points.leaves(found.hits.leaf[:, 0], found.posterior, found.evidence)
@@ -379,7 +330,7 @@ class Engine:
         at = Places(coarse.lat_deg[into], coarse.lng_deg[into], coarse.city[into], coarse.country[into])
         return self._bare_answers(found, coarse, hits, self._in_region(at, coarse, into), n_photos)
 
-    def _bare_answers(self, found: "Found", cells: NamedCells, hits: Hits, at: Places, n_photos: np.ndarray) -> Answers:
+    def _bare_answers(self, found: Found, cells: NamedCells, hits: Hits, at: Places, n_photos: np.ndarray) -> Answers:
         """Answers with nothing beside the cells, hits and places that are told."""
         return Answers(
             cells=cells,
@@ -402,7 +353,7 @@ class Engine:
         stayed = (lat == at.lat_deg) & (lng == at.lng_deg)
         return at if stayed.all() else Places(lat, lng, *nearest_cities(lat, lng))
 
-    def _evidence(self, found: "Found") -> np.ndarray:
+    def _evidence(self, found: Found) -> np.ndarray:
         """What decided each answer: (Q,) str."""
         if found.evidence is None or self._photos is None:
             return np.full(len(found.hits.leaf), CELLS)
