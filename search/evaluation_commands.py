@@ -11,9 +11,9 @@ from search.answers.options import SearchOptions
 from search.evaluation.options import AuditConfig, CalibrateConfig, EvaluateConfig
 
 if TYPE_CHECKING:
+    from search.calibration.calibrate import CalibratedVersion
+    from search.calibration.cell_calibration import Fitted
     from search.evaluation.audit import AuditSummary
-    from search.evaluation.calibrate import CalibratedVersion
-    from search.evaluation.cell_calibration import Fitted
 
 
 def evaluate(
@@ -112,7 +112,7 @@ def calibrate(
         config: what is calibrated.
     """
     from indexer.bundles.registry import Registry
-    from search.evaluation.calibrate import calibrate as calibrate_bundle
+    from search.calibration.calibrate import calibrate as calibrate_bundle
 
     made = calibrate_bundle(registry, features, truth, config=config)
     if not no_publish:

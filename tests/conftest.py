@@ -99,7 +99,7 @@ _LONGEST = [
         "encoder/test_decoding",
         "encoder/test_segmentation_cache",
         "encoder/test_segmenting",
-        "search/evaluation/test_calibrate",
+        "search/calibration/test_calibrate",
         "search/test_locate",
         "indexer/jobs/test_job_folder",
         "indexer/bundles/test_registry_kills",

@@ -24,7 +24,7 @@ ROOMS = {
         {"cli", "commands", "registry_commands", "__main__", "__init__"},
     ],
     "search": [
-        *({room} for room in ("retrieval", "answers", "evaluation", "pages", "runs")),
+        *({room} for room in ("retrieval", "answers", "evaluation", "calibration", "pages", "runs")),
         {"commands", "evaluating", "evaluation_commands", "locate", "__main__", "__init__"},
     ],
 }

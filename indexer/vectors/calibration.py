@@ -1,7 +1,7 @@
 """Calibration: what makes the probabilities and radii of a bundle's answers true, as its manifest keeps it.
 
 One for each protocol, that is for each way in which a query is made of photos, because an average over crops or a sum
-over an album is as sure of itself in another way than one crop is. `search.evaluation.calibrate` fits them.
+over an album is as sure of itself in another way than one crop is. `search.calibration.calibrate` fits them.
 """
 
 from collections.abc import Mapping

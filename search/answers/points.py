@@ -2,7 +2,7 @@
 
 In: the best leaf of each query, the kind of point, the posterior, and what photos say where they count. Out: a place
 for each, with its names, and how large discs around it are. What share of a posterior or of a density lies near such a
-place is calibrated for each kind of point apart (`search.evaluation.calibrate`).
+place is calibrated for each kind of point apart (`search.calibration.calibrate`).
 """
 
 from collections.abc import Mapping

@@ -5,7 +5,7 @@ up to its farthest photo, in all directions. So seen from an answer at distance 
 lies from |a - r| (or 0 inside of it) to a + r away. That makes what is held within a distance a sum of straight lines,
 and a radius that holds a share is found exactly.
 
-What share makes a radius true for nine in ten photos is calibrated (`search.evaluation.calibrate`): that is where the
+What share makes a radius true for nine in ten photos is calibrated (`search.calibration.calibrate`): that is where the
 rest of what this model of a leaf leaves out is made up for.
 """
 

@@ -18,12 +18,12 @@ from indexer.vectors.features import FeatureBatch
 from search.__main__ import COMMANDS, DESCRIPTION
 from search.answers.engine import Engine
 from search.answers.options import PointName, SearchOptions
+from search.calibration.calibrate import calibrate
 from search.evaluation import photo_fit
-from search.evaluation.calibrate import calibrate
 from search.evaluation.options import CalibrateConfig, Resampling
 from tests.conftest import unit_rows, write_features
+from tests.search.calibration.conftest import PhotoWorld
 from tests.search.conftest import WIDTH
-from tests.search.evaluation.conftest import PhotoWorld
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:

@@ -8,10 +8,10 @@ import torch
 
 from search.answers.engine import Engine
 from search.answers.points import points_of_bundle
-from search.evaluation.cell_calibration import Fitted, fit_calibration
-from search.evaluation.held_out import HeldOutQueries
+from search.calibration.cell_calibration import Fitted, fit_calibration
+from search.calibration.held_out import HeldOutQueries
 from search.evaluation.options import Resampling
-from tests.search.evaluation.conftest import drawn
+from tests.search.calibration.conftest import drawn
 
 CPU = torch.device("cpu")
 

@@ -18,7 +18,7 @@ from indexer.vectors.scoring import ScoringModel, leaf_vectors
 from search.answers.options import PointName
 from search.answers.photo_evidence import PhotoEvidence
 from search.answers.points import AnswerPoints
-from search.evaluation.held_out import HeldOutQueries
+from search.calibration.held_out import HeldOutQueries
 from search.evaluation.options import Resampling
 from search.evaluation.reliability import Reliability, reliability
 from search.retrieval.exact import ExactSearch

@@ -13,12 +13,12 @@ from indexer.vectors.calibration import Calibration, Protocol, usual_photo_fit
 from search.answers.engine import Engine
 from search.answers.options import PointName, SearchOptions
 from search.answers.points import points_of_bundle
+from search.calibration.cell_calibration import fit_calibration
+from search.calibration.held_out import HeldOutQueries
+from search.calibration.photo_calibration import PhotoCalibration, calibrate_photos
 from search.evaluation import photo_calibration, photo_fit
-from search.evaluation.cell_calibration import fit_calibration
-from search.evaluation.held_out import HeldOutQueries
 from search.evaluation.options import Resampling
-from search.evaluation.photo_calibration import PhotoCalibration, calibrate_photos
-from tests.search.evaluation.conftest import PhotoWorld
+from tests.search.calibration.conftest import PhotoWorld
 from tests.search.gallery_oracle import brute_force
 
 RESAMPLING = Resampling(0)

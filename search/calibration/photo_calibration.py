@@ -2,7 +2,7 @@
 
 In: a bundle with a gallery, held-out queries, what was fitted of cells alone. Out: a `Calibration` that has a `fit`.
 
-What makes the true place likeliest is fitted first (`search.evaluation.photo_fit`). Then, by the answers themselves,
+What makes the true place likeliest is fitted first (`search.calibration.photo_fit`). Then, by the answers themselves,
 how wide bells are for pointing, where errors are least; and how many lists are looked at, so that they hold 99 % of the
 weight that a look at all photos finds, and that 99 % of answers stay where they are.
 """
@@ -27,10 +27,10 @@ from search.answers.engine import Engine, Found
 from search.answers.options import GalleryName, SearchOptions
 from search.answers.photo_evidence import PhotoEvidence
 from search.answers.points import points_of_bundle, usual_mass_km
-from search.evaluation.cell_calibration import Check, Fitted, joined_checks, share_up_to
-from search.evaluation.held_out import HeldOutQueries
+from search.calibration.cell_calibration import Check, Fitted, joined_checks, share_up_to
+from search.calibration.held_out import HeldOutQueries
+from search.calibration.photo_fit import MOST_NEAR, PhotoSample, fit_photos
 from search.evaluation.options import Resampling
-from search.evaluation.photo_fit import MOST_NEAR, PhotoSample, fit_photos
 from search.retrieval.exact import ExactSearch
 from search.retrieval.gallery_lists import GalleryLists, NearPhotos
 from search.retrieval.proof import tensor_of

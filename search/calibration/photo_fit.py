@@ -20,7 +20,7 @@ from indexer.earth.geo import EARTH_RADIUS_KM, unit_vectors
 from indexer.vectors.calibration import PhotoFit
 from search.answers.place_density import bell_density
 from search.answers.radii import LeafDiscs
-from search.evaluation.held_out import HeldOutQueries
+from search.calibration.held_out import HeldOutQueries
 from search.retrieval.exact import ExactSearch
 from search.retrieval.gallery_lists import NearPhotos
 

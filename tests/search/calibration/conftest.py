@@ -21,7 +21,7 @@ from indexer.vectors.features import FeatureBatch
 from indexer.vectors.scoring import log_product, log_softmax
 from search.answers.engine import Engine
 from search.answers.radii import LeafDiscs
-from search.evaluation.held_out import HeldOutQueries
+from search.calibration.held_out import HeldOutQueries
 from tests.conftest import random_geocells, write_features
 from tests.search.conftest import WIDTH
 

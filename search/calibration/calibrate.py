@@ -32,10 +32,10 @@ from indexer.vectors.scoring import leaf_vectors
 from search.answers.engine import Engine
 from search.answers.options import DEFAULT_OPTIONS
 from search.answers.points import points_of_bundle
-from search.evaluation.cell_calibration import Fitted, fit_calibration
-from search.evaluation.held_out import held_out
+from search.calibration.cell_calibration import Fitted, fit_calibration
+from search.calibration.held_out import held_out
+from search.calibration.photo_calibration import PhotoCalibration, calibrate_photos
 from search.evaluation.options import CalibrateConfig
-from search.evaluation.photo_calibration import PhotoCalibration, calibrate_photos
 
 _DEFAULT = CalibrateConfig()
 

@@ -13,7 +13,7 @@ from indexer.earth.geo import lat_lng, unit_vectors
 from indexer.errors import InputError
 from indexer.vectors.features import open_features
 from search.answers.engine import Engine
-from search.evaluation.held_out import HeldOutQueries, held_out
+from search.calibration.held_out import HeldOutQueries, held_out
 
 
 def test_photos_and_truth_that_do_not_belong_together_are_refused(home: Path) -> None:
