@@ -5,7 +5,7 @@ from .answers.options import SearchOptions as SearchOptions
 from .evaluating import EvaluationReport as EvaluationReport
 from .evaluating import evaluate as evaluate
 from .evaluation.audit import audit as audit
-from .evaluation.calibrate import calibrate as calibrate
+from .calibration.calibrate import calibrate as calibrate
 from .evaluation.options import AuditConfig as AuditConfig
 from .evaluation.options import CalibrateConfig as CalibrateConfig
 from .evaluation.options import EvaluateConfig as EvaluateConfig
