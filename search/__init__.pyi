@@ -2,10 +2,10 @@ from .answers.answer import Answer as Answer
 from .answers.answer import PathStep as PathStep
 from .answers.answer import RankedCell as RankedCell
 from .answers.options import SearchOptions as SearchOptions
+from .calibration.calibrate import calibrate as calibrate
 from .evaluating import EvaluationReport as EvaluationReport
 from .evaluating import evaluate as evaluate
 from .evaluation.audit import audit as audit
-from .calibration.calibrate import calibrate as calibrate
 from .evaluation.options import AuditConfig as AuditConfig
 from .evaluation.options import CalibrateConfig as CalibrateConfig
 from .evaluation.options import EvaluateConfig as EvaluateConfig
