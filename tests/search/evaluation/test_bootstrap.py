@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from search.evaluation import bootstrap
-from search.evaluation.bootstrap import Interval, intervals, mean_interval, paired_intervals
+from search.evaluation.bootstrap import Interval, intervals, mean_interval, paired_intervals, share_interval
 from search.evaluation.metrics import figures
 from search.evaluation.options import Resampling
 
@@ -123,6 +123,54 @@ def test_runs_that_disagree_leave_more_open_than_their_photos_do() -> None:
     ends = [paired_intervals(ours, other, LIMITS, Resampling(1000)).mean_km for ours in (steady, lucky)]
     assert ends[0].high < 0
     assert ends[1].high - ends[1].low > 2 * (ends[0].high - ends[0].low)
+
+
+def test_albums_are_drawn_each_with_all_its_photos() -> None:
+    errors, albums = distances(12, 0), np.array([7, 7, 7, 2, 2, 5, 9, 9, 9, 9, 9, 1])
+    values = bootstrap._resampled([errors], LIMITS, Resampling(100, 3), albums)[0]
+    rng, numbers = np.random.default_rng(3), np.unique(albums)
+    for draw in values:
+        drawn = [np.flatnonzero(albums == numbers[album]) for album in rng.integers(0, 5, 5)]
+        expected = figures(errors[np.concatenate(drawn)], LIMITS)
+        shares = list(expected.within.values())
+        np.testing.assert_allclose(draw, [expected.median_km, expected.mean_km, expected.geoscore, *shares])
+
+
+def test_albums_of_one_photo_change_nothing() -> None:
+    one, other, alone = distances(40, 1), distances(40, 2), np.arange(40)[::-1] * 3
+    assert intervals(one, LIMITS, Resampling(200), albums=np.sort(alone)) == intervals(one, LIMITS, Resampling(200))
+    whole = paired_intervals(one, other, LIMITS, Resampling(200), albums=np.sort(alone))
+    assert whole == paired_intervals(one, other, LIMITS, Resampling(200))
+    inside = one <= 750
+    assert share_interval(inside, albums=alone) == share_interval(inside)
+
+
+def test_copies_of_a_photo_say_as_much_as_one_photo() -> None:
+    errors, albums = distances(80, 3), np.arange(80).repeat(5)
+    again = intervals(errors.repeat(5), LIMITS, Resampling(300), albums=albums)
+    once = intervals(errors, LIMITS, Resampling(300))
+    assert again.mean_km.low == pytest.approx(once.mean_km.low)
+    assert again.mean_km.high == pytest.approx(once.mean_km.high)
+    assert again.within["25"].high == pytest.approx(once.within["25"].high)
+    narrow = intervals(errors.repeat(5), LIMITS, Resampling(300))
+    for name in ("median_km", "mean_km", "geoscore"):
+        wide, other = (getattr(each, name) for each in (again, narrow))
+        assert wide.high - wide.low > 1.5 * (other.high - other.low)
+    nobody = intervals(np.full(35, 100.0), (25.0,), Resampling(100), albums=np.arange(7).repeat(5)).within["25"]
+    assert nobody.high == pytest.approx(100 * binomtest(0, 7).proportion_ci(0.95, method="exact").high)
+
+
+def test_the_interval_of_a_share_is_exact_and_counts_albums() -> None:
+    inside = np.arange(50) < 13
+    exact = binomtest(13, 50).proportion_ci(0.95, method="exact")
+    assert share_interval(inside) == Interval(pytest.approx(exact.low), pytest.approx(exact.high))
+    many, albums = inside.repeat(4), np.arange(50).repeat(4)
+    together = share_interval(many, albums=albums)
+    assert together.low == pytest.approx(exact.low, abs=0.005)  # 50 less one, as albums' variance is estimated
+    assert together.high == pytest.approx(exact.high, abs=0.005)
+    mixed = share_interval(np.tile([True, False], 30), albums=np.arange(60) // 2)  # every album has half
+    assert mixed == share_interval(np.tile([True, False], 30))
+    assert share_interval(np.array([True, False]), albums=np.zeros(2, int)).low < 0.02  # one album says next to nothing
 
 
 @given(st.integers(1, 40), st.integers(0, 3))

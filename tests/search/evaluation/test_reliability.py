@@ -35,6 +35,25 @@ def test_true_probabilities_have_an_interval_that_reaches_nothing() -> None:
     assert bold.interval.low > 0.12  # a sixth is what it is wrong by on average
 
 
+def test_photos_that_share_an_answer_leave_more_open() -> None:
+    rng = np.random.default_rng(0)
+    probability = rng.uniform(0, 1, 300)
+    right = rng.random(300) < probability
+    albums, many = np.arange(300).repeat(8), (probability.repeat(8), right.repeat(8))
+    alone, together = (reliability(*many, Resampling(300), albums=of) for of in (None, albums))
+    once = reliability(probability, right, Resampling(300))
+    assert alone.error == together.error == pytest.approx(once.error)
+    assert alone.interval is not None
+    assert together.interval is not None
+    assert once.interval is not None
+    assert together.interval.low == pytest.approx(once.interval.low)
+    assert together.interval.high == pytest.approx(once.interval.high)
+    assert alone.interval.high - alone.interval.low < 0.6 * (once.interval.high - once.interval.low)
+    radius, away = np.full(2400, 1.0), np.where(many[1], 0.0, 2.0)
+    narrow, wide = (coverage(0.5, radius, away, albums=of).interval for of in (None, albums))
+    assert wide.high - wide.low > 2 * (narrow.high - narrow.low)
+
+
 def test_coverage_counts_places_within_and_on_the_radius() -> None:
     radius, away = np.array([10.0, 10, 10, 10]), np.array([5.0, 10, 10.1, np.nan])
     found = coverage(0.5, radius, away)
