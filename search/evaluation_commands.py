@@ -177,8 +177,8 @@ def _audit_text(summary: "AuditSummary", out: Path, config: AuditConfig) -> str:
         lines.append(f"{duplicates['embedding']} references, by embedding")
     if summary.references is None and config.features is None:
         lines.append("no references were given, so near-duplicates were not looked for")
-    lines.append(
-        f"{out}: leaks.parquet, duplicates.parquet, unreadable.parquet; leave them out with: "
-        f"python -m search evaluate ... --exclude {out}"
-    )
+        advice = f"leave photos out with: python -m search evaluate ... --exclude {out / 'leaks.parquet'}"
+    else:
+        advice = f"figures without near-duplicates: python -m search evaluate ... --audit {out}"
+    lines.append(f"{out}: leaks.parquet, duplicates.parquet, unreadable.parquet; {advice}")
     return "\n".join(lines)

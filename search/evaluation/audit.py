@@ -2,7 +2,7 @@
 
 In: photos, and reference photos or vectors of both. Out: a folder of `leaks.parquet` (a row for everything found in a
 file), `duplicates.parquet` (a row for each photo with a near-duplicate), `unreadable.parquet` and `manifest.json`.
-`evaluate` leaves out what it names.
+`evaluate` gives figures without near-duplicates.
 """
 
 import itertools
@@ -33,12 +33,10 @@ from search.evaluation.duplicates import (
     nearest_by_hash,
     perceptual_hash,
 )
-from search.evaluation.findings import DUPLICATES, LEAKS, SCHEMAS, UNREADABLE
+from search.evaluation.findings import DUPLICATES, KIND, LEAKS, SCHEMA_VERSION, SCHEMAS, UNREADABLE
 from search.evaluation.metadata import Finding, findings_in, in_name
 from search.evaluation.options import AuditConfig
 
-KIND = "audit"
-SCHEMA_VERSION = 1
 _BATCH = 512  # photos read at once
 _HASHED_EDGE = 128  # pixels: JPEGs are decoded at a fraction of their size, down to twice this
 _DEFAULT = AuditConfig()
@@ -125,6 +123,7 @@ def audit(photos: str | Path, out: str | Path, *, config: AuditConfig = _DEFAULT
             pa.parquet.write_table(pa.table(columns, schema=schema), draft.path / name)  # with null for NaN
         summary = _summary(seen, tables, read=None if references is None else read)
         draft.facts |= {"photos": summary.photos, "leaking": summary.leaking, "duplicates": summary.duplicates}
+        draft.facts["compared"] = references is not None or features is not None
     return summary
 
 

@@ -1,9 +1,11 @@
 """How right answers are: predictions joined with the truth, great-circle errors, and what follows from them.
 
 Every photo of the truth counts. A photo without an answer is a miss; accuracy among answered photos is a figure apart.
+Photos of an album share an answer, so intervals count albums where photos were asked in albums.
 """
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,12 +13,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from indexer.disk.manifest import file_digest
 from indexer.earth import s2
 from indexer.earth.geo import haversine_km
 from indexer.earth.places import countries_of
 from indexer.photos.sources import PhotoTable
+from indexer.photos.tables import open_table
+from search.answers.album import albums_of_table
 from search.evaluation.bootstrap import Intervals, intervals, paired_intervals
-from search.evaluation.findings import excluded_photos
+from search.evaluation.findings import excluded_photos, near_duplicates
 from search.evaluation.metrics import Figures, cells_area_km2, disc_area_km2, figures, figures_by_group, recall_by_area
 from search.evaluation.options import EvaluateConfig
 from search.evaluation.photo_names import match_names
@@ -25,6 +30,8 @@ from search.evaluation.reliability import Coverage, Reliability, coverage, relia
 from search.evaluation.truth import read_truth
 
 DEFAULT_EVALUATION = EvaluateConfig()
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,6 +50,7 @@ class LeftOut:
     lists: Sequence[str]  # that name them
     n_left_out: int
     evaluation: "Evaluation | None"  # None where no photo remains
+    alone: "Evaluation | None" = None  # of those that are left out; None where there is none
 
 
 @dataclass(frozen=True, eq=False)  # no slots: cached_property needs a __dict__
@@ -58,6 +66,9 @@ class Evaluation:
     confidence: pa.Table | None = None  # as of `Predictions`; None where answers are places and nothing else
     against: Comparison | None = None
     left_out: LeftOut | None = None
+    near_duplicates: LeftOut | None = None  # by an audit; None: nobody looked
+    albums: np.ndarray | None = None  # (N,) int64, which album each photo is of; None: each is one of its own
+    unknown_album: str | None = None  # column that answers were asked by, where the truth does not have it
 
     @cached_property
     def distance_km(self) -> np.ndarray:
@@ -67,7 +78,12 @@ class Evaluation:
     @cached_property
     def accuracy(self) -> Figures:
         """Figures over all photos."""
-        return figures(self.distance_km, self.config.thresholds_km)
+        return figures(self.distance_km, self.limits_km)
+
+    @cached_property
+    def limits_km(self) -> tuple[float, ...]:
+        """The distances at which answers count as right, here and in all that this is compared with."""
+        return self.config.limits_km(figures(self.distance_km).median_km)
 
     @cached_property
     def answered(self) -> Figures | None:
@@ -77,18 +93,25 @@ class Evaluation:
     @cached_property
     def intervals(self) -> Intervals | None:
         """How sure the figures over all photos are; None without draws."""
-        config, drawn = self.config, self.config.resampling.resamples > 0
-        return intervals(self.distance_km, config.thresholds_km, config.resampling) if drawn else None
+        resampling = self.config.resampling
+        if not resampling.resamples:
+            return None
+        return intervals(self.distance_km, self.limits_km, resampling, albums=self.albums)
+
+    @property
+    def n_albums(self) -> int | None:
+        """How many albums photos were asked in; None where each was asked alone."""
+        return None if self.albums is None else len(np.unique(self.albums))
 
     @cached_property
     def by_country(self) -> dict[str, Figures]:
         """Figures by the country of the true place: that of the nearest city, which may lie across a border."""
-        return figures_by_group(self._countries[0], self.distance_km, self.config.thresholds_km)
+        return figures_by_group(self._countries[0], self.distance_km, self.limits_km)
 
     @cached_property
     def by_continent(self) -> dict[str, Figures]:
         """Figures by the continent of that country, as GeoNames has it: all of Russia counts as Europe."""
-        return figures_by_group(self._countries[1], self.distance_km, self.config.thresholds_km)
+        return figures_by_group(self._countries[1], self.distance_km, self.limits_km)
 
     @cached_property
     def _countries(self) -> tuple[np.ndarray, np.ndarray]:
@@ -113,7 +136,7 @@ class Evaluation:
             return None
         cell, true = cell[rows], s2.point_ids(self.photos.lat_deg[rows], self.photos.lng_deg[rows])
         right = (s2.range_min(cell) <= true) & (true <= s2.range_max(cell))
-        return reliability(probability[rows], right, self.config.resampling)
+        return reliability(probability[rows], right, self.config.resampling, albums=self._albums_of(rows))
 
     @property
     def calibrated(self) -> bool:
@@ -127,7 +150,11 @@ class Evaluation:
             return []
         radii = [(0.5, self.confidence["radius_50_km"].to_numpy()), (0.9, self.confidence["radius_90_km"].to_numpy())]
         given = [(share, radius, np.flatnonzero(~np.isnan(radius))) for share, radius in radii]
-        return [coverage(share, radius[rows], self.distance_km[rows]) for share, radius, rows in given if rows.size]
+        return [
+            coverage(share, radius[rows], self.distance_km[rows], albums=self._albums_of(rows))
+            for share, radius, rows in given
+            if rows.size
+        ]
 
     @property
     def n_abstained(self) -> int:
@@ -143,7 +170,10 @@ class Evaluation:
 
     def _figures_of(self, photos: np.ndarray) -> Figures | None:
         """Figures over some of the photos, (N,) bool; None where there is none."""
-        return figures(self.distance_km[photos], self.config.thresholds_km) if photos.any() else None
+        return figures(self.distance_km[photos], self.limits_km) if photos.any() else None
+
+    def _albums_of(self, photos: np.ndarray) -> np.ndarray | None:
+        return None if self.albums is None else self.albums[photos]
 
     def without(self, left_out: np.ndarray) -> "Evaluation | None":
         """The same over the photos that are not left out, (N,) bool; None where none remains."""
@@ -156,9 +186,10 @@ class Evaluation:
             self.lat_deg[kept],
             self.lng_deg[kept],
             self.compared_by,
-            self.config,
+            replace(self.config, thresholds_km=self.limits_km),
             None if self.cells is None else self.cells.take(pa.array(kept)),
             None if self.confidence is None else self.confidence.take(pa.array(kept)),
+            albums=self._albums_of(kept),
         )
 
 
@@ -187,6 +218,8 @@ def evaluate_predictions(
         result = replace(result, against=compare(result, other, name=str(config.against)))
     if config.exclude:
         result = replace(result, left_out=leave_out(result, [Path(source) for source in config.exclude]))
+    if config.audit is not None:
+        result = replace(result, near_duplicates=leave_out_duplicates(result, Path(config.audit), truth=truth))
     return result
 
 
@@ -196,28 +229,63 @@ def _evaluation(predictions: Path, photos: PhotoTable, truth: Path, config: Eval
     take = pa.array(matches.row, mask=~matches.found)
     lat, lng = (np.where(matches.found, values[matches.row], np.nan) for values in (answers.lat_deg, answers.lng_deg))
     cells, confidence = (None if each is None else each.take(take) for each in (answers.cells, answers.confidence))
-    return Evaluation(photos, lat, lng, matches.rule, config, cells, confidence)
+    albums, column, unknown = None, config.album or answers.album, None
+    if column is not None:
+        if config.album is None and not (truth.is_file() and open_table(truth).has(column)):
+            unknown = column
+        else:
+            albums = albums_of_table(truth, column, split=config.split).of_row
+    return Evaluation(photos, lat, lng, matches.rule, config, cells, confidence, albums=albums, unknown_album=unknown)
 
 
 def compare(one: Evaluation, other: Evaluation, *, name: str) -> Comparison:
     """Compare a system with another that answered the same photos and goes by a name."""
     assert list(one.photos.photo) == list(other.photos.photo), "two truths"
-    limits, resampling = one.config.thresholds_km, one.config.resampling
-    difference = paired_intervals(one.distance_km, other.distance_km, limits, resampling)
+    other = replace(other, config=replace(other.config, thresholds_km=one.limits_km))
+    difference = paired_intervals(
+        one.distance_km,
+        other.distance_km,
+        one.limits_km,
+        one.config.resampling,
+        albums=other.albums if one.albums is None else one.albums,
+    )
     return Comparison(name, other, difference)
 
 
 def leave_out(evaluation: Evaluation, lists: Sequence[Path]) -> LeftOut:
-    """Evaluate without the photos that lists name; a photo may be named several times.
-
-    lists: tables with a column photo, or folders that `audit` wrote, of which all findings count.
+    """Evaluate without the photos that tables name in a column photo; a photo may be named several times.
 
     Raises:
-        InputError: a list cannot be read, or names photos but none of the truth: it is of other photos.
+        InputError: a table cannot be read, or names photos but none of the truth: it is of other photos.
     """
+    return _left_out(evaluation, {str(source): excluded_photos(source) for source in lists})
+
+
+def leave_out_duplicates(evaluation: Evaluation, audit: Path, *, truth: Path) -> LeftOut:
+    """Evaluate without the photos of which an audit found a near-duplicate among its references.
+
+    truth: what the evaluation's photos were read from.
+
+    Raises:
+        ArtifactError: no folder that `audit` wrote.
+        InputError: it compared its photos with nothing, or found near-duplicates, but none of a photo of the truth.
+    """
+    found, names = near_duplicates(audit), evaluation.photos.photo
+    if found.n_audited < len(names):
+        log.warning(
+            "%s: %d photos were audited, and the truth has %d: near-duplicates of the others are not known.",
+            *(audit, found.n_audited, len(names)),
+        )
+    if truth.is_file() and found.digest == file_digest(truth):  # all rows of it may have been audited, and not all used
+        here = set(names)
+        found = replace(found, photos=[name for name in found.photos if name in here])
+    return _left_out(evaluation, {str(audit): found.photos})
+
+
+def _left_out(evaluation: Evaluation, named: Mapping[str, Sequence[str]]) -> LeftOut:
+    """Evaluate without photos, by what names them."""
     left_out = np.zeros(len(evaluation.photos), bool)
-    for source in lists:
-        listed = excluded_photos(source)
-        if listed:
-            left_out |= match_names(listed, evaluation.photos.photo, source=str(source), wanted_by="the truth").found
-    return LeftOut([str(source) for source in lists], int(left_out.sum()), evaluation.without(left_out))
+    for source, photos in named.items():
+        if photos:
+            left_out |= match_names(photos, evaluation.photos.photo, source=source, wanted_by="the truth").found
+    return LeftOut(list(named), int(left_out.sum()), evaluation.without(left_out), evaluation.without(~left_out))

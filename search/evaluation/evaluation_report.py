@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from search.evaluation.bootstrap import Interval, Intervals
-from search.evaluation.evaluate import Comparison, Evaluation
+from search.evaluation.evaluate import Comparison, Evaluation, LeftOut
 from search.evaluation.metrics import AREAS_KM2, GEOSCORE_BEST, Figures
-from search.evaluation.options import LEVEL, BenchmarkName, EvaluateConfig
+from search.evaluation.options import LEVEL, STREETS_BELOW_KM, BenchmarkName
 from search.evaluation.published import PUBLISHED_KM, SOURCE, TABLES
 from search.evaluation.reliability import Coverage, Reliability
 from search.evaluation.report_table import Row, Table
@@ -15,8 +16,12 @@ from search.evaluation.report_table import Row, Table
 _INTERVAL = f"{100 * LEVEL:g} % interval"
 _COUNTRIES_SHOWN = 10
 _FEW = 100  # photos of a country below which the text says that its figures are rough
-# Figures but the shares within distances: what a table calls them, how they are written.
-_FIGURES = {"median_km": ("median, km", ".1f"), "mean_km": ("mean, km", ".1f"), "geoscore": ("GeoScore", ",.0f")}
+# Figures but the shares within distances, and what a table calls them.
+_FIGURES = {"median_km": "median, km", "mean_km": "mean, km", "geoscore": "GeoScore"}
+_HOW_TO_AUDIT = (
+    "Near-duplicates of gallery photos count. python -m search audit ... finds them: give its folder as `audit` to see "
+    "figures without."
+)
 
 
 def evaluation_data(evaluation: Evaluation) -> dict[str, Any]:
@@ -33,7 +38,7 @@ def evaluation_data(evaluation: Evaluation) -> dict[str, Any]:
         **asdict(evaluation.accuracy),
         "answered": _without_count(evaluation.answered),
         "compared_by": evaluation.compared_by,
-        "intervals": _intervals(evaluation.intervals, config),
+        "intervals": _intervals(evaluation),
         "recall_by_area": {"area_km2": list(AREAS_KM2), **{name: curve.tolist() for name, curve in curves.items()}},
         "continents": _groups(evaluation.by_continent),
         "countries": _groups(evaluation.by_country),
@@ -46,7 +51,7 @@ def evaluation_data(evaluation: Evaluation) -> dict[str, Any]:
         other = evaluation.against
         data["against"] = {
             "predictions": other.name,
-            **_drawn(config),
+            **_drawn(evaluation if evaluation.albums is not None else other.evaluation),
             "figures": asdict(other.evaluation.accuracy),
             "difference": _nested(_differences(evaluation, other)),
         }
@@ -56,8 +61,16 @@ def evaluation_data(evaluation: Evaluation) -> dict[str, Any]:
             "lists": list(evaluation.left_out.lists),
             "left_out": evaluation.left_out.n_left_out,
             "figures": None if rest is None else asdict(rest.accuracy),
-            "intervals": None if rest is None else _intervals(rest.intervals, config),
+            "intervals": None if rest is None else _intervals(rest),
         }
+    near = evaluation.near_duplicates
+    data["near_duplicates"] = near and {
+        "audit": near.lists[0],
+        "photos": near.n_left_out,
+        "without": None if near.evaluation is None else asdict(near.evaluation.accuracy),
+        "intervals": None if near.evaluation is None else _intervals(near.evaluation),
+        "alone": None if near.alone is None else asdict(near.alone.accuracy),
+    }
     return data
 
 
@@ -66,14 +79,16 @@ def _without_count(figures: Figures | None) -> dict[str, Any] | None:
     return None if figures is None else {k: value for k, value in asdict(figures).items() if k != "answered"}
 
 
-def _drawn(config: EvaluateConfig) -> dict[str, Any]:
-    return {"level": LEVEL, "draws": config.resampling.resamples, "seed": config.resampling.seed}
+def _drawn(evaluation: Evaluation) -> dict[str, Any]:
+    resampling, of = evaluation.config.resampling, "photos" if evaluation.albums is None else "albums"
+    return {"level": LEVEL, "draws": resampling.resamples, "seed": resampling.seed, "of": of}
 
 
-def _intervals(ends: Intervals | None, config: EvaluateConfig) -> dict[str, Any] | None:
+def _intervals(evaluation: Evaluation) -> dict[str, Any] | None:
+    ends = evaluation.intervals
     if ends is None:
         return None
-    return {**_drawn(config), **_nested({name: [each.low, each.high] for name, each in _flat(ends).items()})}
+    return {**_drawn(evaluation), **_nested({name: [each.low, each.high] for name, each in _flat(ends).items()})}
 
 
 def _groups(groups: Mapping[str, Figures]) -> list[dict[str, Any]]:
@@ -120,6 +135,8 @@ def evaluation_text(evaluation: Evaluation, *, what: str = "") -> str:
     headline, *others = summary(evaluation)
     parts = ["\n".join([f"{f'{what}: ' if what else ''}{headline}", *(f"  {line}" for line in others)])]
     parts.append(accuracy_table(evaluation).text())
+    if evaluation.near_duplicates is not None:
+        parts.append(near_duplicates_table(evaluation, evaluation.near_duplicates).text())
     if evaluation.reliability is not None:
         parts.append(_confidence(evaluation, evaluation.reliability))
     if evaluation.against is not None:
@@ -131,11 +148,13 @@ def evaluation_text(evaluation: Evaluation, *, what: str = "") -> str:
 def summary(evaluation: Evaluation) -> list[str]:
     """The figures over all photos in a line, and what else must be known of them in a line each."""
     n, answered, ends = evaluation.accuracy.n, evaluation.answered, evaluation.intervals
+    style = partial(_style, evaluation)
     lines = [f"{n:,} photos, {_in_words(evaluation.accuracy)} of {GEOSCORE_BEST:,.0f}"]
     if ends is not None:
+        over = "photos" if evaluation.n_albums is None else f"{evaluation.n_albums:,} albums"
         lines.append(
-            f"{_INTERVAL}s over photos: median {_span(ends.median_km)} km, mean "
-            f"{_span(ends.mean_km)} km, GeoScore {_span(ends.geoscore, ',.0f')}"
+            f"{_INTERVAL}s over {over}: median {_span(ends.median_km, style('median_km'))} km, mean "
+            f"{_span(ends.mean_km, style('mean_km'))} km, GeoScore {_span(ends.geoscore, style('geoscore'))}"
         )
     if answered is None:
         lines.append("no photo has an answer")
@@ -146,6 +165,11 @@ def summary(evaluation: Evaluation) -> list[str]:
         )
     if evaluation.compared_by != "whole name":
         lines.append(f"photos were matched by {evaluation.compared_by}")
+    if evaluation.unknown_album is not None:
+        lines.append(
+            f"photos were asked in albums by {evaluation.unknown_album}, a column that the truth does not have: "
+            "intervals count photos, and are too narrow; name its column with `album`"
+        )
     return lines
 
 
@@ -176,7 +200,44 @@ def accuracy_table(evaluation: Evaluation) -> Table:
                 rows.append(Row([method, *shares], indent=True))
     elif benchmark is not None:
         rows.append(Row([f"The paper has no table of {benchmark}."]))
-    return Table(["percent of photos within", *(f"{limit} km" for limit in limits)], rows)
+    notes = [] if evaluation.near_duplicates is not None else [_HOW_TO_AUDIT]
+    return Table(["percent of photos within", *(f"{limit} km" for limit in limits)], rows, notes=notes)
+
+
+def near_duplicates_table(evaluation: Evaluation, near: LeftOut) -> Table:
+    """The figures side by side: of all photos, of those without a near-duplicate, and of those with one."""
+    heads, columns = [""], []
+    for name, part, with_ends in (
+        ("all photos", evaluation, True),
+        ("without near-duplicates", near.evaluation, True),
+        ("near-duplicates alone", near.alone, False),
+    ):
+        heads.append(name)
+        columns.append(_figure_column(part))
+        if with_ends and evaluation.intervals is not None:
+            heads.append(_INTERVAL)
+            columns.append(_interval_column(part))
+    names = ["photos", *_FIGURES.values()]
+    names += [f"within {limit} km, %" for limit in evaluation.accuracy.within]
+    rows = [
+        Row(list(cells)) for cells in zip(names, *(column or ["-"] * len(names) for column in columns), strict=True)
+    ]
+    title = f"With and without {near.n_left_out:,} photos that have a near-duplicate, by {near.lists[0]}"
+    return Table(heads, rows, title)
+
+
+def _figure_column(part: Evaluation | None) -> list[str]:
+    """The figures below each other; empty where there is no photo."""
+    if part is None:
+        return []
+    values = _flat(part.accuracy)
+    return [f"{part.accuracy.n:,}", *(f"{value:{_style(part, name)}}" for name, value in values.items())]
+
+
+def _interval_column(part: Evaluation | None) -> list[str]:
+    if part is None or part.intervals is None:
+        return []
+    return ["", *(_span(ends, _style(part, name)) for name, ends in _flat(part.intervals).items())]
 
 
 def _interval_row(evaluation: Evaluation) -> list[Row]:
@@ -189,7 +250,7 @@ def difference_table(evaluation: Evaluation, against: Comparison) -> Table:
     """The figures minus those of another system, with intervals."""
     rows = []
     for name, entry in _differences(evaluation, against).items():
-        label, style = _FIGURES.get(name, (f"within {name} km, percent points", ".1f"))
+        label, style = _FIGURES.get(name, f"within {name} km, percent points"), _style(evaluation, name)
         difference, low, high = (f"{entry[key]:+{style}}" for key in ("difference", "low", "high"))
         rows.append(Row([label, difference, f"{low} to {high}", entry["verdict"]]))
     draws = evaluation.config.resampling.resamples
@@ -202,7 +263,8 @@ def radii_table(coverages: Sequence[Coverage]) -> Table:
     rows = []
     for each in coverages:
         ends = _span(each.interval, ".1%")
-        rows.append(Row([f"{each.promised:.0%} radius", f"{each.median_km:,.0f}", f"{each.found:.1%}", ends]))
+        median = f"{each.median_km:,.0f}" if each.median_km >= 10 else km_text(each.median_km)
+        rows.append(Row([f"{each.promised:.0%} radius", median, f"{each.found:.1%}", ends]))
     return Table(["", "median km", "holds the true place", "95 % interval"], rows)
 
 
@@ -223,7 +285,7 @@ def _confidence(evaluation: Evaluation, reliability: Reliability) -> str:
         lines.append(f"  {name}, median {median} km: holds {found} ({ends}) of the true places")
     if evaluation.n_abstained:
         others = evaluation.without_abstained
-        rest = "" if others is None else f"; median of the others {others.median_km:.1f} km"
+        rest = "" if others is None else f"; median of the others {km_text(others.median_km)} km"
         lines.append(f"  {evaluation.n_abstained:,} answers abstain{rest}")
     return "\n".join(lines)
 
@@ -234,7 +296,7 @@ def world_table(evaluation: Evaluation, *, brief: bool) -> Table:
     shown = dict(list(countries.items())[:_COUNTRIES_SHOWN]) if brief else countries
 
     def cells(name: str, group: Figures) -> list[str]:
-        photos, km = [f"{group.n:,}", f"{group.answered:,}"], [f"{group.median_km:.1f}", f"{group.mean_km:.1f}"]
+        photos, km = [f"{group.n:,}", f"{group.answered:,}"], [km_text(group.median_km), km_text(group.mean_km)]
         main = [photos[0], km[0]] if brief else [*photos, *km]
         return [name, *main, f"{group.geoscore:,.0f}", *_shares(group.within)]
 
@@ -249,7 +311,24 @@ def world_table(evaluation: Evaluation, *, brief: bool) -> Table:
 
 
 def _in_words(figures: Figures) -> str:
-    return f"median {figures.median_km:.1f} km, mean {figures.mean_km:.1f} km, GeoScore {figures.geoscore:,.0f}"
+    median, mean = km_text(figures.median_km), km_text(figures.mean_km)
+    return f"median {median} km, mean {mean} km, GeoScore {figures.geoscore:,.0f}"
+
+
+def km_text(km: float) -> str:
+    """An error as it is written: to the metre below a kilometre."""
+    return f"{km:{_km_style(km)}}"
+
+
+def _km_style(km: float) -> str:
+    return ",.1f" if km >= STREETS_BELOW_KM else ".3f"
+
+
+def _style(evaluation: Evaluation, name: str) -> str:
+    """How a figure of an evaluation is written, and its ends and differences with it; names as `_flat` has them."""
+    if name == "geoscore":
+        return ",.0f"
+    return _km_style(getattr(evaluation.accuracy, name)) if name in _FIGURES else ".1f"
 
 
 def _shares(within: Mapping[str, float | None]) -> Iterable[str]:

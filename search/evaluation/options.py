@@ -11,6 +11,13 @@ from indexer.paper import THRESHOLDS_KM
 
 BenchmarkName = Literal["im2gps", "im2gps3k", "yfcc4k", "yfcc26k", "gws15k", "osv5m"]
 LEVEL = 0.95  # of every interval
+STREETS_KM = (
+    0.05,
+    0.1,
+    0.2,
+    0.5,
+)  # beside the usual distances, where half of the photos are placed within STREETS_BELOW
+STREETS_BELOW_KM = 1.0
 
 
 def benchmark_named(name: str) -> BenchmarkName:
@@ -48,25 +55,38 @@ class EvaluateConfig:
 
     Args:
         against: predictions of another system, to compare on the same photos.
-        exclude: tables with a column photo, or folders of `audit`; figures are also given without these photos.
+        exclude: tables with a column photo; figures are also given without these photos.
+        audit: folder that `python -m search audit` wrote of these photos and those that answers come from, such as the
+            gallery's; figures are also given without photos that have a near-duplicate there, and of these alone.
+        album: column of the truth that says which photos belong together, such as those of one event: intervals then
+            count albums, as their photos share an answer. By default the one that the answers were asked by.
         benchmark: which set the truth is, of im2gps, im2gps3k, yfcc4k, yfcc26k, gws15k and osv5m: its files are
             understood, it is answered with ten crops, and the paper's figures stand beside.
         split: use only rows of the truth whose column `split` is this.
-        thresholds_km: distances at which to count answers as right.
+        thresholds_km: distances at which to count answers as right; by default 1, 25, 200, 750 and 2,500, and where
+            the median is below 1 also 0.05, 0.1, 0.2 and 0.5.
         resampling: how photos are drawn for intervals.
     """
 
     against: str | Path | None = None
     exclude: tuple[str, ...] = ()
+    audit: str | Path | None = None
+    album: str | None = None
     benchmark: str | None = None
     split: str | None = None
-    thresholds_km: tuple[float, ...] = THRESHOLDS_KM
+    thresholds_km: tuple[float, ...] = ()
     resampling: Resampling = Resampling()
 
     def __post_init__(self) -> None:
         _ = self.benchmark_name  # an error says which there are
         if self.against is not None and not self.resampling.resamples:
             raise InputError("`against` compares by drawing photos: leave `resamples` 0 out.")
+        if self.album is not None and self.benchmark is not None:
+            raise InputError("`album` names a column of a table with photo, lat, lng: leave `benchmark` out.")
+
+    def limits_km(self, median_km: float) -> tuple[float, ...]:
+        """The distances at which answers count as right where half of them are at most so far off."""
+        return self.thresholds_km or (*(STREETS_KM if median_km < STREETS_BELOW_KM else ()), *THRESHOLDS_KM)
 
     @property
     def benchmark_name(self) -> BenchmarkName | None:

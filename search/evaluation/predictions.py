@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.dataset
 
 from indexer.errors import InputError
+from indexer.jobs.job_folder import read_job
 from indexer.photos.sources import PhotoTable
 from indexer.photos.tables import coordinates_of, names_of, read_columns
 from search.evaluation.truth import layout_of
@@ -27,6 +28,7 @@ class Predictions(PhotoTable):
 
     cells: pa.ListArray | None = None  # (N,) lists of uint64 S2 ids, the likeliest first; None where nobody gave them
     confidence: pa.Table | None = None  # _CONFIDENCE; None where answers are only points, or cells are labels
+    album: str | None = None  # column by which photos were asked together, where `run` was told one
 
 
 def read_predictions(source: Path) -> Predictions:
@@ -51,7 +53,9 @@ def read_predictions(source: Path) -> Predictions:
         cells = table[_CELLS].combine_chunks()
         cells = None if cells.flatten().null_count else cells  # cells that are labels have no S2 id
     says = "s2_id" in table.column_names and table["s2_id"].null_count < table.num_rows
-    return Predictions(names_of(table, source), lat, lng, cells, table.select(_CONFIDENCE) if says else None)
+    job = read_job(source) if source.is_dir() else None
+    album = None if job is None else job.options.get("album")
+    return Predictions(names_of(table, source), lat, lng, cells, table.select(_CONFIDENCE) if says else None, album)
 
 
 def _read_folder(folder: Path) -> pa.Table:

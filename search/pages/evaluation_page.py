@@ -18,6 +18,8 @@ from search.evaluation.evaluation_report import (
     accuracy_table,
     difference_table,
     error_text,
+    km_text,
+    near_duplicates_table,
     radii_table,
     summary,
     world_table,
@@ -36,14 +38,16 @@ _WORST = 20  # photos listed on the page
 def write_evaluation(evaluation: Evaluation, out: Path, *, title: str) -> None:
     """Write the folder `out`, whole or not at all. Raises as `write_folder`."""
     check_target(out)
-    pictures, rows = _pictures(evaluation), _rows(evaluation)
+    pictures, rows, near = _pictures(evaluation), _rows(evaluation), evaluation.near_duplicates
     report = render(
         "evaluation.html",
         title=title,
         evaluation=evaluation,
+        km_text=km_text,
         summary=summary(evaluation)[1:],
         accuracy=accuracy_table(evaluation),
         difference=None if evaluation.against is None else difference_table(evaluation, evaluation.against),
+        near=None if near is None else near_duplicates_table(evaluation, near),
         radii=radii_table(evaluation.coverages),
         error=None if evaluation.reliability is None else error_text(evaluation.reliability),
         world=world_table(evaluation, brief=False),
@@ -69,7 +73,9 @@ def _pictures(evaluation: Evaluation) -> dict[str, bytes]:
     }
     true, answers = (np.stack([each.lat_deg, each.lng_deg], axis=1) for each in (evaluation.photos, evaluation))
     pictures = {
-        "errors.png": accuracy_curve({system: each.distance_km for system, each in systems.items()}),
+        "errors.png": accuracy_curve(
+            {system: each.distance_km for system, each in systems.items()}, from_km=min(1.0, *evaluation.limits_km)
+        ),
         "recall.png": recall_curve(curves, AREAS_KM2),
         "map.png": error_map(true, answers, evaluation.distance_km),
     }

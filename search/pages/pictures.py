@@ -32,7 +32,7 @@ ERROR_COLOURS: tuple[tuple[float, str, str], ...] = (
 
 _STYLES = (("#0072b2", "-"), ("#d55e00", "--"), ("#009e73", "-."), ("#595959", ":"), ("#cc79a7", (0, (6, 2))))
 _POINTS = 200  # finer than a line on paper, and an SVG stays small
-_MARKED_KM = (1.0, 25.0, 200.0, 750.0, 2500.0)
+_MARKED_KM = (0.05, 0.2, 1.0, 25.0, 200.0, 750.0, 2500.0)
 _FAINTEST = 1e-4  # share of the likeliest cell's that is drawn at all
 _MAPPED_SHARE = 0.9  # of a posterior that a map of the surroundings shows, where no radius is known
 _DEGREE_KM = np.pi * EARTH_RADIUS_KM / 180
@@ -56,7 +56,7 @@ def accuracy_curve(
         curves[label] = 100 * np.searchsorted(answered, limits, side="right") / len(errors)
     figure, axes = _curves(limits, curves)
     marked = [km for km in _MARKED_KM if km >= from_km]
-    axes.set_xticks(marked, [f"{km:,.0f}" for km in marked])
+    axes.set_xticks(marked, [f"{km:,g}" for km in marked])
     axes.set_xticks([], minor=True)
     axes.set(xlabel="distance from the true place, km", ylabel="photos within that distance, %")
     return _picture(figure, kind)

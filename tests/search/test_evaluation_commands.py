@@ -40,18 +40,29 @@ def test_evaluate_compares_leaves_out_and_reports(
     text = capsys.readouterr().out
     assert "1 are near-duplicates of one of 1 references, by hash" in text
     assert "not readable: 1 not_an_image" in text
-    options = ["--against", tmp_path / "q.csv", "--exclude", tmp_path / "A", "--report", tmp_path / "R"]
+    tables = f"{tmp_path / 'A' / 'leaks.parquet'},{tmp_path / 'A' / 'duplicates.parquet'}"
+    options = ["--against", tmp_path / "q.csv", "--exclude", tables, "--audit", tmp_path / "A"]
+    options += ["--report", tmp_path / "R"]
     assert search(*common, *options, "--json") == 0
     data = json.loads(capsys.readouterr().out)
     assert data["published"]["table"] == "I"
     assert data["compared_by"] == "file name without suffix"
     assert data["against"]["difference"]["geoscore"]["difference"] > 0
     assert (data["without"]["left_out"], data["without"]["figures"]["n"]) == (1, 4)
+    assert (data["near_duplicates"]["photos"], data["near_duplicates"]["without"]["n"]) == (1, 4)
+    assert data["near_duplicates"]["alone"]["n"] == 1
+    assert "near-duplicates alone" in (tmp_path / "R" / "report.html").read_text()
     assert (tmp_path / "R" / "report.html").read_text().startswith("<!DOCTYPE html>")
     assert search(*common, *options) == 2  # before any work: the report is there already
     assert "exists already" in capsys.readouterr().err
-    assert search(*common, "--exclude", tmp_path / "A") == 0
-    assert "without the 1 of" in capsys.readouterr().out
+    assert search(*common, "--exclude", tables) == 0
+    text = capsys.readouterr().out
+    assert "without the 1 of" in text
+    assert "give its folder as --audit to see figures without" in text
+    assert search(*common, "--audit", tmp_path / "A") == 0
+    assert "With and without 1 photos that have a near-duplicate" in capsys.readouterr().out
+    assert search(*common, "--exclude", tmp_path / "A") == 2
+    assert "Give an audit's folder as --audit" in capsys.readouterr().err
 
 
 def test_a_benchmark_is_answered_from_its_own_layout_with_ten_crops(

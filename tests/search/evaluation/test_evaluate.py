@@ -1,5 +1,6 @@
 """Evaluation: joins that cannot mix photos up, misses that count, tables from anyone."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,11 +8,15 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+from indexer.disk.manifest import file_digest
 from indexer.earth import s2
 from indexer.earth.geo import haversine_km
 from indexer.errors import InputError
-from search.evaluation.evaluate import compare, evaluate_predictions, leave_out
+from search.evaluation import evaluate
+from search.evaluation.evaluate import compare, evaluate_predictions, leave_out, leave_out_duplicates
+from search.evaluation.findings import NearDuplicates
 from search.evaluation.options import EvaluateConfig, Resampling
+from tests.search.evaluation.test_findings import written_audit
 
 
 def csv(path: Path, text: str) -> Path:
@@ -124,11 +129,126 @@ def test_lists_that_cannot_be_meant_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="None of the 1 photos"):
         leave_out(result, [csv(tmp_path / "l.csv", "photo\nelsewhere\n")])
     (tmp_path / "A").mkdir()
-    with pytest.raises(InputError, match=r"no leaks\.parquet or duplicates\.parquet in it"):
+    with pytest.raises(InputError, match="Give an audit's folder as `audit`"):
         leave_out(result, [tmp_path / "A"])
     # An audit that found nothing is a good one.
     pyarrow.parquet.write_table(pa.table({"photo": pa.array([], pa.string())}), tmp_path / "A" / "leaks.parquet")
-    assert leave_out(result, [tmp_path / "A"]).n_left_out == 0
+    assert leave_out(result, [tmp_path / "A" / "leaks.parquet"]).n_left_out == 0
+
+
+def test_figures_without_near_duplicates_are_those_of_the_other_photos(tmp_path: Path) -> None:
+    truth = csv(tmp_path / "t.csv", "photo,lat,lng\na,0,0\nb,10,10\nc,0,179.9\nd,20,0\n")
+    predictions = csv(tmp_path / "p.csv", "photo,lat,lng\na,0,0\nb,11,10\nc,0,179.9\nd,50,0\n")
+    audit = written_audit(tmp_path / "A", ["c", "a"], ["d"])
+    result = evaluate_predictions(predictions, truth, config=EvaluateConfig(audit=audit))
+    near = result.near_duplicates
+    assert near is not None
+    assert (near.n_left_out, near.lists) == (2, [str(audit)])
+    assert near.evaluation is not None
+    assert near.alone is not None
+    assert near.evaluation.photos.photo == ["b", "d"]
+    assert near.evaluation.distance_km.tolist() == result.distance_km[[1, 3]].tolist()
+    assert near.alone.accuracy.within["1"] == 100
+    assert near.alone.photos.photo == ["a", "c"]
+    clean = leave_out_duplicates(result, written_audit(tmp_path / "B", []), truth=truth)
+    assert clean.evaluation is not None
+    assert (clean.n_left_out, clean.evaluation.accuracy, clean.alone) == (0, result.accuracy, None)
+
+
+def test_an_audit_of_other_photos_is_refused_and_one_of_fewer_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    truth = csv(tmp_path / "t.csv", "photo,lat,lng,split\na,0,0,x\nb,10,10,y\nc,0,179.9,x\n")
+    predictions = csv(tmp_path / "p.csv", TRUTH)
+    config = EvaluateConfig(audit=written_audit(tmp_path / "A", ["elsewhere"]))
+    with pytest.raises(InputError, match="None of the 1 photos"):
+        evaluate_predictions(predictions, truth, config=config)
+    assert not caplog.records
+    config = EvaluateConfig(audit=written_audit(tmp_path / "B", ["a"], photos=2))
+    assert evaluate_predictions(predictions, truth, config=config).near_duplicates is not None
+    assert "2 photos were audited, and the truth has 3" in caplog.text
+    # All splits of a table may be audited at once, and no near-duplicate be of the one that is used.
+    audited = NearDuplicates(["b"], 3, file_digest(truth))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluate, "near_duplicates", lambda _: audited)
+        config = EvaluateConfig(audit=tmp_path, split="x")
+        near = evaluate_predictions(predictions, truth, config=config).near_duplicates
+    assert near is not None
+    assert near.n_left_out == 0
+
+
+def test_streets_are_told_where_half_of_the_photos_are_placed_within_a_kilometre(tmp_path: Path) -> None:
+    truth = csv(tmp_path / "t.csv", "photo,lat,lng\na,0,0\nb,10,10\nc,20,20\n")
+    near = csv(tmp_path / "p.csv", "photo,lat,lng\na,0,0\nb,10.003,10\nc,40,20\n")  # 0, 334 m, 2,224 km
+    far = csv(tmp_path / "q.csv", "photo,lat,lng\na,0,0\nb,10.3,10\nc,40,20\n")  # 0, 33 km, 2,224 km
+    lists = (str(csv(tmp_path / "l.csv", "photo\na\nb\n")),)
+    config = EvaluateConfig(resampling=Resampling(100), against=far, exclude=lists)
+    result = evaluate_predictions(near, truth, config=config)
+    streets = ["0.05", "0.1", "0.2", "0.5", "1", "25", "200", "750", "2500"]
+    assert list(result.accuracy.within) == streets
+    assert [round(share) for share in result.accuracy.within.values()] == [33, 33, 33, 67, 67, 67, 67, 67, 100]
+    assert result.against is not None
+    assert result.left_out is not None
+    assert result.left_out.evaluation is not None
+    assert result.intervals is not None
+    # What stands beside has the same distances, whatever its own median is.
+    for within in (
+        result.against.evaluation.accuracy.within,
+        result.against.difference.within,
+        result.left_out.evaluation.accuracy.within,
+        result.intervals.within,
+        *(group.within for group in result.by_country.values()),
+    ):
+        assert list(within) == streets
+    usual = evaluate_predictions(far, truth, config=EvaluateConfig(against=near))
+    assert list(usual.accuracy.within) == streets[4:]
+    assert usual.against is not None
+    assert list(usual.against.evaluation.accuracy.within) == streets[4:]
+    asked = evaluate_predictions(near, truth, config=EvaluateConfig(thresholds_km=(1.0, 25.0)))
+    assert list(asked.accuracy.within) == ["1", "25"]
+
+
+def test_photos_of_an_album_that_err_alike_count_once(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    albums, photos = 40, 10
+    lat = rng.uniform(-50, 50, albums).repeat(photos)
+    error_deg = rng.exponential(2.0, albums).repeat(photos)
+    names = [f"{row}" for row in range(albums * photos)]
+    columns = {"photo": names, "lat": lat, "lng": 0.0 * lat, "trip": np.repeat(np.arange(albums), photos)}
+    pyarrow.parquet.write_table(pa.table(columns), tmp_path / "t.parquet")
+    answers = {"photo": names, "lat": lat + error_deg, "lng": 0.0 * lat}
+    pyarrow.parquet.write_table(pa.table(answers), tmp_path / "p.parquet")
+    plain, together = (
+        evaluate_predictions(tmp_path / "p.parquet", tmp_path / "t.parquet", config=EvaluateConfig(album=column))
+        for column in (None, "trip")
+    )
+    assert plain.accuracy == together.accuracy
+    assert (plain.n_albums, together.n_albums) == (None, albums)
+    assert plain.intervals is not None
+    assert together.intervals is not None
+    for name in ("median_km", "mean_km", "geoscore"):
+        narrow, wide = (getattr(each, name) for each in (plain.intervals, together.intervals))
+        assert wide.high - wide.low > 2 * (narrow.high - narrow.low), name  # the root of 10 is 3.2
+    rest = together.without(np.arange(albums * photos) < 5 * photos)
+    assert rest is not None
+    assert rest.n_albums == albums - 5
+    with pytest.raises(InputError, match="no column 'day'"):
+        evaluate_predictions(tmp_path / "p.parquet", tmp_path / "t.parquet", config=EvaluateConfig(album="day"))
+
+
+def test_answers_to_albums_say_so_themselves(tmp_path: Path) -> None:
+    (tmp_path / "O").mkdir()
+    columns = {"row": [0, 1, 2], "photo": ["a", "b", "c"], "lat": [0.0, 10, 0], "lng": [0.0, 10, 179.9]}
+    pyarrow.parquet.write_table(pa.table(columns), tmp_path / "O" / "part-0.parquet")
+    job = {"kind": "predictions", "schema_version": 1, "options": {"album": "trip"}, "inputs": {}}
+    (tmp_path / "O" / "_job.json").write_text(json.dumps(job))
+    (tmp_path / "O" / "_manifest.json").write_text("{}")
+    known = csv(tmp_path / "t.csv", "photo,lat,lng,trip\na,0,0,x\nb,10,10,x\nc,0,179.9,\n")
+    result = evaluate_predictions(tmp_path / "O", known)
+    assert result.albums is not None
+    assert result.albums.tolist() == [0, 0, 1]
+    unknown = evaluate_predictions(tmp_path / "O", csv(tmp_path / "u.csv", TRUTH))
+    assert (unknown.albums, unknown.unknown_album) == (None, "trip")
 
 
 def test_recall_by_area_of_cells_and_discs(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from indexer.photos.sources import PhotoTable
 from search.evaluation.evaluate import Evaluation, LeftOut, compare
-from search.evaluation.evaluation_report import evaluation_data, evaluation_text
+from search.evaluation.evaluation_report import evaluation_data, evaluation_text, near_duplicates_table
 from search.evaluation.options import EvaluateConfig, Resampling
 from search.evaluation.published import TABLES
 
@@ -102,6 +102,53 @@ def test_with_and_without_left_out_photos() -> None:
     nobody = replace(result, left_out=LeftOut(["A"], 60, None))
     assert evaluation_data(nobody)["without"]["figures"] is None
     assert "no photo is left" in evaluation_text(nobody)
+
+
+def test_figures_with_and_without_near_duplicates_stand_side_by_side() -> None:
+    result = evaluation()
+    assert evaluation_data(result)["near_duplicates"] is None
+    assert "python -m search audit" in evaluation_text(result)
+    twins = np.arange(60) < 10
+    near = LeftOut(["A"], 10, result.without(twins), result.without(~twins))
+    found = replace(result, near_duplicates=near)
+    data = evaluation_data(found)["near_duplicates"]
+    assert (data["audit"], data["photos"], data["without"]["n"], data["alone"]["n"]) == ("A", 10, 50, 10)
+    assert data["intervals"]["median_km"][0] <= data["without"]["median_km"] <= data["intervals"]["median_km"][1]
+    table = near_duplicates_table(found, near)
+    assert list(table.heads) == [
+        *("", "all photos", "95 % interval", "without near-duplicates", "95 % interval", "near-duplicates alone"),
+    ]
+    cells = {row.cells[0]: row.cells[1:] for row in table.rows}
+    assert [cells["photos"][column] for column in (0, 2, 4)] == ["60", "50", "10"]
+    assert near.evaluation is not None
+    assert cells["median, km"][0] == f"{result.accuracy.median_km:,.1f}"
+    assert cells["median, km"][2] == f"{near.evaluation.accuracy.median_km:,.1f}"
+    assert cells["within 25 km, %"][2] == f"{near.evaluation.accuracy.within['25']:.1f}"
+    text = evaluation_text(found)
+    assert table.text() in text
+    assert "python -m search audit" not in text
+    for all_or_none in (LeftOut(["A"], 60, None, result), LeftOut(["A"], 0, result, None)):
+        assert len(near_duplicates_table(result, all_or_none).rows) == len(table.rows)
+        assert "-" in near_duplicates_table(result, all_or_none).text()
+
+
+def test_metres_are_told_of_errors_below_a_kilometre() -> None:
+    result = evaluation(shift_deg=0.002)
+    assert result.accuracy.median_km < 1
+    assert f"median {result.accuracy.median_km:.3f} km" in evaluation_text(result)
+    assert "0.05" in evaluation_data(result)["within"]
+
+
+def test_what_intervals_count_is_said() -> None:
+    result = evaluation()
+    assert "intervals over photos" in evaluation_text(result)
+    assert evaluation_data(result)["intervals"]["of"] == "photos"
+    together = replace(result, albums=np.arange(60) // 3)
+    assert "intervals over 20 albums" in evaluation_text(together)
+    assert evaluation_data(together)["intervals"]["of"] == "albums"
+    other = replace(result, against=compare(result, together, name="albums"))
+    assert evaluation_data(other)["against"]["of"] == "albums"
+    assert "a column that the truth does not have" in evaluation_text(replace(result, unknown_album="trip"))
 
 
 def test_no_answer_at_all_is_said() -> None:
