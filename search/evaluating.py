@@ -11,7 +11,7 @@ from indexer.vectors.calibration import PROTOCOL_TEXTS
 from search.evaluation.evaluate import DEFAULT_EVALUATION, Evaluation, evaluate_predictions
 from search.evaluation.evaluation_report import evaluation_data, evaluation_text
 from search.evaluation.options import EvaluateConfig
-from search.evaluation.truth import beside_truth, read_truth, write_photos
+from search.evaluation.truth import beside_truth, owners_in, read_truth, write_photos
 from search.runs.job import DEFAULT_RUN, run
 from search.runs.run_report import RunReport
 from search.runs.run_spec import RunConfig, RunSpec
@@ -75,7 +75,11 @@ def evaluate(
             name, predictions = answers.registry, Path(out or Path(scratch, "predictions"))
             if answers.photos is not None and config.benchmark_name is not None:  # a run knows nothing of their layouts
                 photos = beside_truth(photos, truth)
-                table = write_photos(photos, Path(scratch) / "photos.parquet")
+                column, owner = answers.owner_column, None
+                if column is not None and answers.owner_table is None:
+                    whose = owners_in(truth, column, benchmark=config.benchmark_name, split=config.split)
+                    owner = column, whose
+                table = write_photos(photos, Path(scratch) / "photos.parquet", owner=owner)
                 answers = replace(answers, photos=str(table), split=None)
             made = run(answers, predictions, config=run_config)
             crops = None if answers.photos is None else answers.crops

@@ -27,6 +27,7 @@ def evaluate(
     version: str | None = None,
     crops: CropName | None = None,
     check_recall: int | None = None,
+    owner_column: str | None = None,
     config: EvaluateConfig,
     search: SearchOptions,
     encoder: EncoderOptions,
@@ -45,6 +46,8 @@ def evaluate(
         version: a bundle's digest or its beginning; the current one by default.
         crops: of each photo, averaged: the middle; that and four corners; those and their mirror images.
         check_recall: number of photos whose answers are compared with those of exact search, with --registry.
+        owner_column: column of the truth that says whose each photo is: gallery photos of the same owner are not looked
+            at, with --registry.
         config: what is measured.
         search: how places are searched for, with --registry.
         encoder: which maps it sees, and where it runs.
@@ -57,6 +60,8 @@ def evaluate(
         raise InputError("Give either --predictions O, or --registry R together with --checkpoint C.")
     if predictions is not None and (out is not None or crops is not None or encoder.says_how_maps_come):
         raise InputError("--out, --crops, --segmentation-cache and --segmenter go with --registry: O has its answers.")
+    if predictions is not None and owner_column is not None:
+        raise InputError("--owner-column goes with --registry, or with the run that made O: it decides answers.")
     if predictions is not None and (search != SearchOptions() or check_recall is not None):
         raise InputError(
             "--mode, --region, --point and all else that says how to search go with --registry: O has its answers."
@@ -70,6 +75,7 @@ def evaluate(
             split=config.split,
             version=version,
             crops=crops or ("one" if config.benchmark is None else "ten"),
+            owner_column=owner_column,
             search=search,
             encoder=encoder,
             feed=feed,

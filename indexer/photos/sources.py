@@ -187,6 +187,11 @@ def _located(source: str | Path, schemes: Sequence[str]) -> str:
     return local_path(location) or location
 
 
+def is_table(source: str | Path) -> bool:
+    """Whether a source of photos is a table, with columns, as its name says; a path or a URI."""
+    return path_of(str(source)).lower().endswith(_TABLES) and not is_pattern(str(source))
+
+
 def _kind(location: str, schemes: Sequence[str]) -> tuple[_Kind, _Names]:
     """What a location is, and its shards if it has some; an InputError where nothing is there that is understood."""
     name, remote, pattern = path_of(location).lower(), is_uri(location), is_pattern(location)

@@ -19,14 +19,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet
 
-from indexer.disk.manifest import file_digest
 from indexer.errors import InputError
-from indexer.photos.tables import names_of, read_columns
-from indexer.photos.uris import masked
 from indexer.vectors.cell_sums import CellSums
 from indexer.vectors.features import FeatureBatch, FeatureSource
 from search.answers.engine import Engine
+from search.answers.owners import QueryOwners
 from search.answers.recall import RecallCheck
+from search.answers.row_texts import RowTexts, texts_of_features, texts_of_table
 from search.answers.rows import answer_columns, laid_out
 
 _ANSWERED = 1 << 13  # albums searched at once
@@ -49,25 +48,30 @@ class Albums:
 
 def albums_of_table(table: str | Path, column: str, *, split: str | None = None) -> Albums:
     """The albums of a photo table's rows, of one split where one is named. Raises as `read_columns`."""
-    rows = read_columns(table, ["photo", column], split=split)
-    # Of a table at a URI there is no digest; its names are compared with those of the vectors all the same.
-    digest = file_digest(Path(table)) if Path(table).is_file() else None
-    return Albums(_numbered(rows[column]), names_of(rows, table), masked(table), column, digest)
+    return _albums(texts_of_table(table, column, split=split))
 
 
 def albums_of_features(features: FeatureSource, column: str) -> Albums:
     """The albums of photo vectors, by a column of their files or of the CSV beside a .npy. Raises as `read_columns`."""
-    tables = [shard.with_suffix(".csv") if shard.suffix == ".npy" else shard for shard in features.shards]
-    parts = [read_columns(table, ["photo", column]) for table in tables]
-    names = [name for rows, table in zip(parts, tables, strict=True) for name in names_of(rows, table)]
-    albums = [chunk for rows in parts for chunk in rows[column].cast(pa.string()).chunks]
-    return Albums(_numbered(pa.chunked_array(albums, pa.string())), names, str(features.location), column, None)
+    return _albums(texts_of_features(features, column))
+
+
+def _albums(rows: RowTexts) -> Albums:
+    return Albums(_numbered(rows.text), rows.photo, rows.source, rows.column, rows.digest)
 
 
 def answer_albums(
-    engine: Engine, shards: Iterable[FeatureBatch], albums: Albums, *, k: int, recall: RecallCheck | None = None
+    engine: Engine,
+    shards: Iterable[FeatureBatch],
+    albums: Albums,
+    *,
+    k: int,
+    recall: RecallCheck | None = None,
+    owners: QueryOwners | None = None,
 ) -> Iterator[pa.Table]:
     """The rows of every shard, in order, once all of them were read.
+
+    owners: whose the photos are: an album does not look at gallery photos of any of its owners.
 
     Raises:
         InputError: vectors that do not fit the bundle, or other rows than the albums were read from.
@@ -80,13 +84,16 @@ def answer_albums(
         here = slice(row, row + len(batch))
         if list(batch.photo) != list(albums.photo[here]):
             raise InputError(f"{albums.source}: its photos are not those of the vectors, from row {row} on. {_ADVICE}")
+        if owners is not None:
+            owners.rows.check(batch.photo, row)
         sums.add(engine.prepared(batch.embedding[ok]), albums.of_row[here][ok])
         seen.append(batch.without_vectors())
         row += len(batch)
     if row != len(albums.of_row):
         rows = len(albums.of_row)
         raise InputError(f"{albums.source}: {rows} rows, where there are vectors of {row} photos. {_ADVICE}")
-    answers = _answers(engine, sums, k=k, recall=recall)
+    of_albums = None if owners is None else owners.of_albums(albums.of_row, len(albums))
+    answers = _answers(engine, sums, k=k, recall=recall, owners=of_albums)
     position = np.where(sums.counts > 0, np.cumsum(sums.counts > 0) - 1, -1)
     row = 0
     for batch in seen:
@@ -95,22 +102,24 @@ def answer_albums(
         row += len(batch)
 
 
-def _answers(engine: Engine, sums: CellSums, *, k: int, recall: RecallCheck | None) -> pa.Table:
-    """An answer for each album with a photo that could be read."""
+def _answers(
+    engine: Engine, sums: CellSums, *, k: int, recall: RecallCheck | None, owners: np.ndarray | None
+) -> pa.Table:
+    """An answer for each album with a photo that could be read. owners: (albums, K), of all."""
     there = np.flatnonzero(sums.counts)
     parts = []
     for start in range(0, max(1, len(there)), _ANSWERED):
         albums = there[start : start + _ANSWERED]
         queries = sums.sums[albums].astype(np.float32)
-        parts.append(answer_columns(engine, queries, k=k, n_photos=sums.counts[albums]))
+        own = None if owners is None else owners[albums]
+        parts.append(answer_columns(engine, queries, k=k, n_photos=sums.counts[albums], owners=own))
         if recall is not None:
             recall.add(albums, queries)
     return pa.concat_tables(parts)
 
 
-def _numbered(column: pa.ChunkedArray) -> np.ndarray:
+def _numbered(names: pa.Array) -> np.ndarray:
     """Albums by number (rows,) int64; a row whose album is null or empty is an album of its own."""
-    names = column.cast(pa.string()).combine_chunks()
     alone = pc.fill_null(pc.equal(names, ""), True)
     named = pc.binary_join_element_wise("album", names, " ")
     own = pc.binary_join_element_wise("row", pa.array(np.arange(len(names))).cast(pa.string()), " ")

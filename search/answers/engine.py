@@ -23,6 +23,7 @@ from search.answers.constraints import Region, region_digests
 from search.answers.gallery_photos import CELLS, GalleryPhotos, PhotoSearch
 from search.answers.leaf_search import LeafSearch
 from search.answers.options import DEFAULT_OPTIONS, SearchOptions
+from search.answers.owners import GalleryOwners
 from search.answers.photo_evidence import PhotoEvidence
 from search.answers.points import AnswerPoints, Places
 from search.answers.precision_cap import CoarseCells, NamedCells
@@ -260,11 +261,13 @@ class Engine:
         *,
         k: int = 1,
         n_photos: np.ndarray | None = None,
+        owners: np.ndarray | None = None,
         left_out: float = LEFT_OUT,
     ) -> Found:
         """The k best leaves of queries and the probabilities of all that count, by photos too where these count.
 
-        queries, n_photos, left_out: as for `search_prepared`.
+        queries, n_photos, left_out: as for `search_prepared`. owners: (Q, K) int64, numbers of `owners`: whose photos
+        of the gallery a query does not look at; None: it looks at everybody's.
         """
         photos = self._photos
         n_lists = 0 if photos is None else min(photos.n_lists, self.n_leaves)
@@ -274,32 +277,51 @@ class Engine:
         if photos is None:
             return Found(replace(hits, probability=self._inside * hits.probability), hits.posterior, None)
         made_of = np.ones(len(queries), np.int64) if n_photos is None else n_photos
-        evidence = photos(queries, hits, hits.posterior, n_photos=made_of)
+        evidence = photos(queries, hits, hits.posterior, n_photos=made_of, owners=owners)
         best = photos.best(queries, hits, evidence, k, inside=self._inside)
         return Found(best, evidence.posterior, evidence)
 
+    @property
+    def owners(self) -> GalleryOwners:
+        """Whose the gallery's photos are, for those who leave some out. Raises InputError where that is not known."""
+        gallery = self.bundle.gallery
+        if self._photos is None or gallery is None:
+            raise InputError(
+                "`owner_column` leaves out photos of the gallery, and here none count beside cells: the bundle "
+                f"{self.bundle.version[:8]} has no gallery, or the search is of cells alone. Leave it out."
+            )
+        if not gallery.facts.owners:
+            raise InputError(
+                f"`owner_column`: the gallery of the bundle {self.bundle.version[:8]} does not say whose its photos "
+                "are. Build it with `owner_column`, from the table that does: python -m indexer build ..."
+            )
+        return self._photos.owners
+
     def answers(
-        self, queries: np.ndarray, *, k: int, n_photos: np.ndarray | None = None
+        self, queries: np.ndarray, *, k: int, n_photos: np.ndarray | None = None, owners: np.ndarray | None = None
     ) -> Iterator[tuple[slice, Answers]]:
         """`answer`, so many queries at a time as are good to search for together; of no query, no answers once.
 
-        queries, n_photos: as for `search_prepared`.
+        queries, n_photos: as for `search_prepared`. owners: as for `find`.
         """
         step = queries_at_once(self.counts, self.n_leaves)
         for start in range(0, max(len(queries), 1), step):
             block = slice(start, start + step)
-            yield block, self.answer(queries[block], k=k, n_photos=None if n_photos is None else n_photos[block])
+            made_of, own = (None if each is None else each[block] for each in (n_photos, owners))
+            yield block, self.answer(queries[block], k=k, n_photos=made_of, owners=own)
 
-    def answer(self, queries: np.ndarray, *, k: int, n_photos: np.ndarray | None = None) -> Answers:
+    def answer(
+        self, queries: np.ndarray, *, k: int, n_photos: np.ndarray | None = None, owners: np.ndarray | None = None
+    ) -> Answers:
         """The k best finest cells of queries, where each answer points, and how near the place is where that is known.
 
-        queries, n_photos: as for `search_prepared`. Raises InputError as `check_k`.
+        queries, n_photos: as for `search_prepared`. owners: as for `find`. Raises InputError as `check_k`.
         """
         k = self.check_k(k)
         n_photos = np.ones(len(queries), np.int64) if n_photos is None else n_photos
         coarse = self.coarse
         if self._photos is not None or self.gives_areas or self._points.kind == "mass" or coarse is not None:
-            found = self.find(queries, k=k if coarse is None else 1, n_photos=n_photos)
+            found = self.find(queries, k=k if coarse is None else 1, n_photos=n_photos, owners=owners)
         else:
             found = Found(self.search_prepared(queries, k=k, n_photos=n_photos), None, None)
         if coarse is not None:

@@ -5,6 +5,7 @@ that are best by both.
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from indexer.earth.geo import lat_lng, point_tree, unit_vectors
 from indexer.vectors.calibration import PhotoFit
 from indexer.vectors.scoring import ScoringModel
 from search.answers.constraints import Region
+from search.answers.owners import GalleryOwners, OwnedLeaves
 from search.answers.photo_evidence import PhotoEvidence, photo_evidence
 from search.answers.radii import LeafDiscs
 from search.retrieval.found import Hits
@@ -67,7 +69,7 @@ class PhotoSearch:
         self._leaves, self._everywhere = bundle.hierarchy.leaves, everywhere
         self._discs = LeafDiscs.of(self._leaves)
         self._region, gallery = region, self.gallery
-        wanted = None if region is None else region.holds(gallery.lat_deg, gallery.lng_deg)
+        self._wanted = wanted = None if region is None else region.holds(gallery.lat_deg, gallery.lng_deg)
         self._lists = GalleryLists(gallery, photos=wanted)
         self._counts_for: np.ndarray | None = None  # (N,) int64, the leaf that each photo counts for; None: its own
         self._more_lists: np.ndarray | None = None  # (leaves, M) int64, whose photos count for a leaf too, -1 for none
@@ -79,24 +81,49 @@ class PhotoSearch:
             self._more_lists = _more_lists(gallery.leaf[wanted], counted, len(self._leaves))
         self._score = LeafScores(model, torch.device("cpu"))
 
-    def __call__(self, queries: np.ndarray, hits: Hits, cells: Posterior, *, n_photos: np.ndarray) -> PhotoEvidence:
+    @cached_property
+    def owners(self) -> GalleryOwners:
+        """Whose the photos are, of a gallery that has recorded it."""
+        return GalleryOwners.of(self.gallery)
+
+    @cached_property
+    def _owned(self) -> OwnedLeaves:
+        wanted = slice(None) if self._wanted is None else self._wanted
+        leaf = self.gallery.leaf if self._counts_for is None else self._counts_for
+        return OwnedLeaves(self.owners.of_photo[wanted], leaf[wanted].astype(np.int64), len(self._leaves))
+
+    def __call__(
+        self,
+        queries: np.ndarray,
+        hits: Hits,
+        cells: Posterior,
+        *,
+        n_photos: np.ndarray,
+        owners: np.ndarray | None = None,
+    ) -> PhotoEvidence:
         """What photos say of queries (Q, D) float32 beside cells.
 
         hits: their best leaves, with probabilities that add up to 1 over all leaves, and the `n_lists` to look at.
-        cells: the posterior over leaves. n_photos: (Q,) int64, how many photos each query is made of.
+        cells: the posterior over leaves. n_photos: (Q,) int64, how many photos each query is made of. owners: (Q, K)
+        int64, numbers of `owners`, whose photos a query does not look at; None: it looks at everybody's.
         """
         assert hits.lists is not None, "they are wanted"
         lists = None if self._everywhere else self._with_more(hits.lists.leaf)
-        near = self._lists.nearest(queries, lists, near=self.fit.near)
+        cells, emptied, own = with_leaves(cells, hits), None, None
+        if owners is not None:
+            own = self.owners.of_photo, owners
+            emptied = self._owned.emptied(cells.leaf, owners[cells.query])
+        near = self._lists.nearest(queries, lists, near=self.fit.near, owners=own)
         if self._counts_for is not None:
             near = replace(near, leaf=np.where(near.row < 0, -1, self._counts_for[near.row]))
         evidence = photo_evidence(
-            with_leaves(cells, hits),
+            cells,
             near,
             self._scores(queries, near.leaf, hits),
             gallery=self.gallery,
             discs=self._discs,
             with_photos=self._with_photos,
+            emptied=emptied,
             fit=self.fit,
             n_photos=n_photos,
         )

@@ -75,6 +75,7 @@ def photo_evidence(
     gallery: Gallery,
     discs: LeafDiscs,
     with_photos: np.ndarray,
+    emptied: np.ndarray | None = None,
     fit: PhotoFit,
     n_photos: np.ndarray,
 ) -> PhotoEvidence:
@@ -87,6 +88,8 @@ def photo_evidence(
         gallery: whose photos they are.
         discs: of all leaves of the bundle.
         with_photos: (leaves,) bool, whose lists hold photos that may be looked at.
+        emptied: of the leaves that `cells` lists, (M,) bool, whose lists hold none that its query may look at; None:
+            all queries may look at all of them.
         fit: the numbers above.
         n_photos: (Q,) int64, n, how many photos each query is made of.
     """
@@ -94,6 +97,8 @@ def photo_evidence(
     known, row = near.row >= 0, np.maximum(near.row, 0)
     weight = fit.weights(near.similarity, leaf_score, gallery.stands_for[row], n_photos)
     query, of_photos = cells.query, with_photos[cells.leaf]
+    if emptied is not None:
+        of_photos = of_photos & ~emptied
     outside = np.bincount(query, np.where(of_photos, 0.0, cells.probability), minlength=n_queries)
     share = np.where(known[:, 0], np.maximum(1 - outside, 0.0), 0.0)  # S
     own = np.where(of_photos & known[query, 0], fit.cells, 1.0) * cells.probability

@@ -12,6 +12,7 @@ import pyarrow as pa
 from indexer.earth import s2
 from indexer.vectors.features import FeatureBatch
 from search.answers.engine import Answers, Engine
+from search.answers.owners import QueryOwners
 from search.answers.recall import RecallCheck
 
 UNLIKE = "unlike the photos it was calibrated with: its best cell scores below that of 99 % of them"
@@ -104,21 +105,33 @@ def columns_of(answers: Answers) -> pa.Table:
     )
 
 
-def answer_columns(engine: Engine, queries: np.ndarray, *, k: int, n_photos: np.ndarray) -> pa.Table:
-    """Answer queries, a row each. queries, n_photos: as for `Engine.answers`."""
-    parts = [columns_of(answers) for _, answers in engine.answers(queries, k=k, n_photos=n_photos)]
+def answer_columns(
+    engine: Engine, queries: np.ndarray, *, k: int, n_photos: np.ndarray, owners: np.ndarray | None = None
+) -> pa.Table:
+    """Answer queries, a row each. queries, n_photos, owners: as for `Engine.answers`."""
+    parts = [columns_of(answers) for _, answers in engine.answers(queries, k=k, n_photos=n_photos, owners=owners)]
     return pa.concat_tables(parts).combine_chunks()
 
 
 def answer_table(
-    engine: Engine, batch: FeatureBatch, *, first_row: int, k: int, recall: RecallCheck | None = None
+    engine: Engine,
+    batch: FeatureBatch,
+    *,
+    first_row: int,
+    k: int,
+    recall: RecallCheck | None = None,
+    owners: QueryOwners | None = None,
 ) -> pa.Table:
-    """Search a batch of photo vectors and lay out one row per photo, in order; `recall` takes notice of the queries."""
+    """Search a batch of photo vectors and lay out one row per photo, in order; `recall` takes notice of the queries.
+
+    owners: whose the photos of the input are, whose own photos of the gallery are not looked at.
+    """
     ok = np.flatnonzero(batch.ok)
     queries = engine.prepared(batch.embedding[ok])
     if recall is not None:
         recall.add(first_row + ok, queries)
-    answers = answer_columns(engine, queries, k=k, n_photos=np.ones(len(ok), np.int64))
+    own = None if owners is None else owners.of_photos(batch.photo, first_row)[ok]
+    answers = answer_columns(engine, queries, k=k, n_photos=np.ones(len(ok), np.int64), owners=own)
     position = np.full(len(batch), -1)
     position[ok] = np.arange(len(ok))
     return laid_out(batch, answers, position, first_row=first_row)

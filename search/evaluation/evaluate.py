@@ -69,6 +69,7 @@ class Evaluation:
     near_duplicates: LeftOut | None = None  # by an audit; None: nobody looked
     albums: np.ndarray | None = None  # (N,) int64, which album each photo is of; None: each is one of its own
     unknown_album: str | None = None  # column that answers were asked by, where the truth does not have it
+    owner_column: str | None = None  # column by whose owners gallery photos were left out; None: none were
 
     @cached_property
     def distance_km(self) -> np.ndarray:
@@ -190,6 +191,7 @@ class Evaluation:
             None if self.cells is None else self.cells.take(pa.array(kept)),
             None if self.confidence is None else self.confidence.take(pa.array(kept)),
             albums=self._albums_of(kept),
+            owner_column=self.owner_column,
         )
 
 
@@ -235,7 +237,18 @@ def _evaluation(predictions: Path, photos: PhotoTable, truth: Path, config: Eval
             unknown = column
         else:
             albums = albums_of_table(truth, column, split=config.split).of_row
-    return Evaluation(photos, lat, lng, matches.rule, config, cells, confidence, albums=albums, unknown_album=unknown)
+    return Evaluation(
+        photos,
+        lat,
+        lng,
+        matches.rule,
+        config,
+        cells,
+        confidence,
+        albums=albums,
+        unknown_album=unknown,
+        owner_column=answers.owner_column,
+    )
 
 
 def compare(one: Evaluation, other: Evaluation, *, name: str) -> Comparison:

@@ -39,6 +39,7 @@ def evaluation_data(evaluation: Evaluation) -> dict[str, Any]:
         "answered": _without_count(evaluation.answered),
         "compared_by": evaluation.compared_by,
         "intervals": _intervals(evaluation),
+        "owner_column": evaluation.owner_column,
         "recall_by_area": {"area_km2": list(AREAS_KM2), **{name: curve.tolist() for name, curve in curves.items()}},
         "continents": _groups(evaluation.by_continent),
         "countries": _groups(evaluation.by_country),
@@ -165,6 +166,12 @@ def summary(evaluation: Evaluation) -> list[str]:
         )
     if evaluation.compared_by != "whole name":
         lines.append(f"photos were matched by {evaluation.compared_by}")
+    if evaluation.owner_column is not None:
+        lines.append(f"gallery photos of a photo's own owner were left out, by its column {evaluation.owner_column}")
+    if evaluation.against is not None and evaluation.against.evaluation.owner_column != evaluation.owner_column:
+        theirs = evaluation.against.evaluation.owner_column
+        by = "all gallery photos" if theirs is None else f"gallery photos but the owner's, by the column {theirs}"
+        lines.append(f"{evaluation.against.name} looked at {by}: the two are not the same test")
     if evaluation.unknown_album is not None:
         lines.append(
             f"photos were asked in albums by {evaluation.unknown_album}, a column that the truth does not have: "

@@ -29,6 +29,7 @@ class Predictions(PhotoTable):
     cells: pa.ListArray | None = None  # (N,) lists of uint64 S2 ids, the likeliest first; None where nobody gave them
     confidence: pa.Table | None = None  # _CONFIDENCE; None where answers are only points, or cells are labels
     album: str | None = None  # column by which photos were asked together, where `run` was told one
+    owner_column: str | None = None  # column by whose owners gallery photos were left out, where it was
 
 
 def read_predictions(source: Path) -> Predictions:
@@ -54,8 +55,9 @@ def read_predictions(source: Path) -> Predictions:
         cells = None if cells.flatten().null_count else cells  # cells that are labels have no S2 id
     says = "s2_id" in table.column_names and table["s2_id"].null_count < table.num_rows
     job = read_job(source) if source.is_dir() else None
-    album = None if job is None else job.options.get("album")
-    return Predictions(names_of(table, source), lat, lng, cells, table.select(_CONFIDENCE) if says else None, album)
+    album, owner = (None if job is None else job.options.get(name) for name in ("album", "owner_column"))
+    confidence = table.select(_CONFIDENCE) if says else None
+    return Predictions(names_of(table, source), lat, lng, cells, confidence, album, owner)
 
 
 def _read_folder(folder: Path) -> pa.Table:

@@ -107,11 +107,25 @@ def beside_truth(photos: PhotoTable, source: Path) -> PhotoTable:
     raise InputError(f"{source}: none of its {len(photos)} photos is in {places}. Unpack them into one of these.")
 
 
-def write_photos(photos: PhotoTable, out: Path) -> Path:
-    """Write photos as a table that every command reads."""
-    table = pa.table({"photo": pa.array(photos.photo, pa.string()), "lat": photos.lat_deg, "lng": photos.lng_deg})
-    pyarrow.parquet.write_table(table, out)
+def write_photos(photos: PhotoTable, out: Path, *, owner: tuple[str, pa.Array] | None = None) -> Path:
+    """Write photos as a table that every command reads. owner: a column's name, and whose each photo is."""
+    columns = {"photo": pa.array(photos.photo, pa.string()), "lat": photos.lat_deg, "lng": photos.lng_deg}
+    if owner is not None:
+        columns[owner[0]] = owner[1]
+    pyarrow.parquet.write_table(pa.table(columns), out)
     return out
+
+
+def owners_in(source: Path, column: str, *, benchmark: BenchmarkName, split: str | None = None) -> pa.Array:
+    """Whose the photos of a benchmark are, as texts in the order of `read_truth`, by a column of its table.
+
+    Raises:
+        InputError: the benchmark's file is no table, or has no such column.
+    """
+    file = _file_in(source, benchmark) if source.is_dir() else source
+    if file.suffix.lower() in _RECORDS:
+        raise InputError(f"{file}: has no columns. Give the truth as a table with photo, lat, lng and {column}.")
+    return read_columns(file, [column], split=split)[column].cast(pa.string()).combine_chunks()
 
 
 def _file_in(folder: Path, benchmark: BenchmarkName) -> Path:

@@ -55,7 +55,8 @@ class GalleryLists:
         """The `near` most similar photos of lists.
 
         queries: (Q, D) float32. lists: (Q, P) int64, the best first, -1 for none; None: all lists. owners: of photos
-        (N,) and of queries (Q,), int64 numbers, -1 for nobody's: a query does not look at photos of its own owner.
+        (N,) and of queries (Q,) or, of several each, (Q, K), int64 numbers, -1 for nobody's: a query does not look at
+        photos of its own owners.
         """
         found = _Found(len(queries), near)
         for rows, begin, vectors in self._looks(queries, lists):
@@ -64,8 +65,9 @@ class GalleryLists:
             if self.photos is not None:
                 similarity[:, ~self.photos[begin:end]] = -np.inf
             if owners is not None:
-                of_photo, of_query = owners[0][begin:end], owners[1][rows]
-                similarity[(of_photo == of_query[:, None]) & (of_photo >= 0)] = -np.inf
+                of_photo, of_query = owners[0][begin:end], owners[1][rows].reshape(len(rows), -1)
+                for own in of_query.T:
+                    similarity[(of_photo == own[:, None]) & (of_photo >= 0)] = -np.inf
             found.add(rows, begin, similarity)
         row, similarity = found.best()
         leaf = np.searchsorted(self.gallery.begins, row, side="right") - 1

@@ -38,4 +38,4 @@ def run(spec: RunSpec, out: str | Path, *, config: RunConfig = DEFAULT_RUN) -> R
         return run_on_ray(spec, out, config)
     engine, source = spec.open(out)
     engine.check_k(config.top_k, name="top_k")
-    return run_here(engine, source, out, config, albums=albums)
+    return run_here(engine, source, out, config, albums=albums, owners=spec.read_owners(engine))

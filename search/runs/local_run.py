@@ -25,6 +25,7 @@ from indexer.photos.shard_cut import WHOLE, JobPart
 from indexer.vectors.features import FeatureBatch, feature_table
 from search.answers.album import Albums, answer_albums
 from search.answers.engine import Engine
+from search.answers.owners import QueryOwners
 from search.answers.recall import RecallCheck
 from search.answers.rows import answer_table
 from search.runs.run_report import REPORT, REPORT_PAGE, RunReport, run_report, write_run_report
@@ -39,22 +40,29 @@ SCHEMA_VERSION = 1
 
 
 def run_here(
-    engine: Engine, source: "VectorSource", out: Path, config: RunConfig, *, albums: Albums | None = None
+    engine: Engine,
+    source: "VectorSource",
+    out: Path,
+    config: RunConfig,
+    *,
+    albums: Albums | None = None,
+    owners: QueryOwners | None = None,
 ) -> RunReport:
     """Answer every photo of a source in the folder `out`, or go on with what is missing there.
 
-    albums: which photos are answered together; None: each alone. Raises as `search.runs.job.run`.
+    albums: which photos are answered together; None: each alone. owners: whose they are, whose own photos of the
+    gallery are not looked at. Raises as `search.runs.job.run`.
     """
     line, part = Line(), JobPart.parse(config.part)
     recall = None if config.check_recall is None else RecallCheck(engine, config.check_recall)
-    with open_folders(engine, source, out, config, albums) as folders, stopping() as stop:
+    with open_folders(engine, source, out, config, albums=albums, owners=owners) as folders, stopping() as stop:
         known, rows = totals_of(folders.done.values()), rows_of_part(source, part)
         if albums is None:
             shards = source.shards(line, folders.done, part)
-            found = answered(engine, shards, line, k=config.top_k, recall=recall)
+            found = answered(engine, shards, line, k=config.top_k, recall=recall, owners=owners)
         else:
             done = folders.done
-            every = _answered_in_albums(engine, source, line, albums, k=config.top_k, recall=recall)
+            every = _answered_in_albums(engine, source, line, albums, k=config.top_k, recall=recall, owners=owners)
             found = (each for each in every if each.number not in done)
         status, written = StatusFile(out, line, rows=rows), line.meter("write")
         # For albums the rows of shards that are done are read again, and their failures found again.
@@ -95,7 +103,13 @@ class Folders:
 
 @contextmanager
 def open_folders(
-    engine: Engine, source: "VectorSource", out: Path, config: RunConfig, albums: Albums | None = None
+    engine: Engine,
+    source: "VectorSource",
+    out: Path,
+    config: RunConfig,
+    *,
+    albums: Albums | None = None,
+    owners: QueryOwners | None = None,
 ) -> Iterator[Folders]:
     """The folders of a run, held by this process. Raises as `open_job`."""
     options = {
@@ -107,6 +121,8 @@ def open_folders(
     inputs = {**source.inputs, **engine.inputs}
     if albums is not None:
         options["album"], inputs["albums"] = albums.column, albums.digest
+    if owners is not None:
+        options["owner_column"], inputs["owners"] = owners.rows.column, owners.rows.digest
     job = Job(KIND, SCHEMA_VERSION, options, inputs)
     keep_in = None if config.save_features is None else Path(config.save_features)
     _check_kept(source, out, keep_in)
@@ -133,16 +149,29 @@ def _check_kept(source: "VectorSource", out: Path, save_features: Path | None) -
 
 
 def answered(
-    engine: Engine, shards: Iterator[VectorShard], line: Line, *, k: int, recall: RecallCheck | None = None
+    engine: Engine,
+    shards: Iterator[VectorShard],
+    line: Line,
+    *,
+    k: int,
+    recall: RecallCheck | None = None,
+    owners: QueryOwners | None = None,
 ) -> Iterator[VectorShard]:
-    """The search as a stage of a line. recall: takes notice of the queries."""
-    table = partial(answer_table, engine, k=k, recall=recall)
+    """The search as a stage of a line. recall: takes notice of the queries. owners: as for `run_here`."""
+    table = partial(answer_table, engine, k=k, recall=recall, owners=owners)
     found = (replace(shard, answers=table(shard.batch, first_row=shard.first_row)) for shard in shards)
     return line.stage("search", found)
 
 
 def _answered_in_albums(
-    engine: Engine, source: "VectorSource", line: Line, albums: Albums, *, k: int, recall: RecallCheck | None = None
+    engine: Engine,
+    source: "VectorSource",
+    line: Line,
+    albums: Albums,
+    *,
+    k: int,
+    recall: RecallCheck | None = None,
+    owners: QueryOwners | None = None,
 ) -> Iterator[VectorShard]:
     """The same for albums: all vectors are read, whatever is done, before the first photo is answered."""
     held: list[VectorShard] = []
@@ -152,7 +181,7 @@ def _answered_in_albums(
             held.append(replace(shard, batch=shard.batch.without_vectors()))
             yield shard.batch
 
-    tables = answer_albums(engine, batches(), albums, k=k, recall=recall)
+    tables = answer_albums(engine, batches(), albums, k=k, recall=recall, owners=owners)
     return line.stage("search", (replace(held[number], answers=table) for number, table in enumerate(tables)))
 
 

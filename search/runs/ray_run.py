@@ -53,9 +53,10 @@ def run_on_ray(spec: RunSpec, out: Path, config: RunConfig) -> RunReport:
     """
     engine, source = spec.open(out)
     engine.check_k(config.top_k, name="top_k")
+    owners = spec.read_owners(engine)
     line, part = Line(), JobPart.parse(config.part)
     # `stopping` last: Ray sets a handler of its own for SIGTERM when it starts.
-    with open_folders(engine, source, out, config) as folders, _cluster(), stopping() as stop:
+    with open_folders(engine, source, out, config, owners=owners) as folders, _cluster(), stopping() as stop:
         known, rows = totals_of(folders.done.values()).rows, rows_of_part(source, part)
         crew = _Crew(spec, folders, line, k=config.top_k)
         status = StatusFile(out, line, rows=rows)
@@ -83,6 +84,7 @@ class _Worker:
         self._failed: GeoError | None = None  # told by `ready`: Ray would wrap what is raised here in its own words
         try:
             self._engine, self._source = spec.open(folders.answers.path)
+            self._owners = spec.read_owners(self._engine)
         except GeoError as error:
             self._failed = error
             return
@@ -101,7 +103,7 @@ class _Worker:
         line = Line()
         try:
             shards = self._source.vectors(task, line)
-            found = answered(self._engine, shards, line, k=self._k)
+            found = answered(self._engine, shards, line, k=self._k, owners=self._owners)
             written = line.meter("write")
             with line:
                 for each in found:

@@ -13,6 +13,7 @@ from search.answers.options import SearchOptions
 if TYPE_CHECKING:
     from search.answers.album import Albums
     from search.answers.engine import Engine
+    from search.answers.owners import QueryOwners
     from search.runs.photo_vectors import VectorSource
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,10 @@ class RunSpec:
             vectors are read before the first answer.
         album_table: table with photo and that column, of the photos of `features` in their order; by default the
             features have the column themselves.
+        owner_column: column that says whose each photo is, to evaluate: gallery photos of the same owner are not looked
+            at. A row without an owner is nobody's, and looks at all.
+        owner_table: table with photo and that column, of the same photos in their order; by default the table of
+            `photos`, or the features have the column themselves.
         shard_rows: rows in one Parquet file; what a kill can cost.
         search: how places are searched for.
         encoder: which maps it sees, and where it runs.
@@ -54,6 +59,8 @@ class RunSpec:
     crops: CropName = "one"
     album: str | None = None
     album_table: str | None = None
+    owner_column: str | None = None
+    owner_table: str | None = None
     shard_rows: int = SHARD_ROWS
     search: SearchOptions = field(default_factory=SearchOptions)
     encoder: EncoderOptions = field(default_factory=EncoderOptions)
@@ -72,6 +79,8 @@ class RunSpec:
             )
         if self.album is None and self.album_table is not None:
             raise InputError("`album_table` goes with `album`, which names its column.")
+        if self.owner_column is None and self.owner_table is not None:
+            raise InputError("`owner_table` goes with `owner_column`, which names its column.")
         if self.album is not None and self.features is None:
             raise InputError(
                 "`album` goes with `features`, since all vectors are read before the first answer. Make them first: "
@@ -124,6 +133,38 @@ class RunSpec:
         if self.album_table is not None:
             return albums_of_table(self.album_table, self.album)
         return albums_of_features(open_features(self.features), self.album)
+
+    def read_owners(self, engine: "Engine") -> "QueryOwners | None":
+        """Whose the photos are, where gallery photos of their owners are left out; None: nothing is left out.
+
+        Raises:
+            InputError: the column is not there, or the gallery does not say whose its photos are.
+        """
+        from indexer.photos.sources import is_table
+        from indexer.vectors.features import open_features
+        from search.answers.owners import QueryOwners
+        from search.answers.row_texts import texts_of_features, texts_of_table
+
+        column = self.owner_column
+        if column is None:
+            return None
+        known = engine.owners
+        if self.owner_table is not None:
+            return QueryOwners(texts_of_table(self.owner_table, column), known)
+        if self.features is None:
+            assert self.photos is not None
+            if not is_table(self.photos):
+                raise InputError(
+                    f"`owner_column` {column}: photos that are no table have no columns. Give `owner_table`, with "
+                    "photo and that column, of the same photos in their order."
+                )
+            return QueryOwners(texts_of_table(self.photos, column, split=self.split), known)
+        try:
+            return QueryOwners(texts_of_features(open_features(self.features), column), known)
+        except InputError as error:
+            raise InputError(
+                f"{error} Or give `owner_table`: the table that these vectors were made from, where it has the column."
+            ) from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,10 +1,11 @@
 """Photos beside cells by brute force in float64, straight from the formulas; and small worlds with a gallery."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from indexer.bundles.build_config import GalleryConfig
 from indexer.bundles.bundle import Bundle, build_bundle, open_bundle
@@ -47,9 +48,16 @@ def bundle_with_photos(
     versions: Path,
     *,
     config: GalleryConfig | None = None,
+    owners: Sequence[str | None] | None = None,
     precision_cap_km: float | None = None,
 ) -> Bundle:
-    """A bundle over a hierarchy (and its folder) with a gallery of these photos, near-duplicates too; None: none."""
+    """A bundle over a hierarchy (and its folder) with a gallery of these photos, near-duplicates too; None: none.
+
+    owners: whose the photos are.
+    """
+    whose = None if owners is None else pa.chunked_array([owners], pa.string())
+    if placed is not None and whose is not None:
+        placed = replace(placed, row=np.arange(len(whose)))
     how = config or GalleryConfig(keep_duplicates=True)
     made = build_bundle(
         folder,
@@ -59,7 +67,9 @@ def bundle_with_photos(
         inputs={},
         precision_cap_km=precision_cap_km,
         gallery=lambda draft: (
-            None if placed is None else write_gallery(draft.path, [placed], geocells, hierarchy, how).facts
+            None
+            if placed is None
+            else write_gallery(draft.path, [placed], geocells, hierarchy, how, owners=whose).facts
         ),
     )
     return open_bundle(made)

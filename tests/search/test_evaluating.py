@@ -1,13 +1,21 @@
 """Evaluation from Python: the figures that the command prints, for answers of a run and for answers made here."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.parquet
 import pytest
 
+from indexer.bundles.registry import Registry
+from indexer.cells.hierarchy import Hierarchy
 from indexer.errors import InputError
+from indexer.vectors.geocells import load_geocells
+from indexer.vectors.prototypes import Placed
 from search import EvaluateConfig, RunConfig, RunSpec, evaluate, run
 from search.answers.options import SearchOptions
+from tests.search.gallery_oracle import bundle_with_photos
 from tests.search.test_commands import search
 
 
@@ -49,3 +57,61 @@ def test_vectors_of_the_truth_will_do(world: Path, tmp_path: Path) -> None:
     made = evaluate(RunSpec(registry=world / "R", features=tmp_path / "F"), str(world / "photos.csv"))
     assert made.crops is None
     assert made.evaluation.accuracy == evaluate(tmp_path / "O", world / "photos.csv").evaluation.accuracy
+
+
+def test_gallery_photos_of_the_owner_are_left_out_of_a_benchmark(
+    world: Path,
+    hierarchy: Hierarchy,
+    hierarchy_folder: Path,
+    placed: Placed,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """By a column of the benchmark's own table, as GeoEstimation's tables have AUTHOR."""
+    home = shutil.copytree(world, tmp_path / "world", symlinks=True)
+    registry, whose = Registry(home / "R"), ["ann" if row % 2 else "ben" for row in range(len(placed.photo))]
+    bundle = bundle_with_photos(
+        hierarchy, hierarchy_folder, load_geocells(home / "C"), placed, registry.versions_folder, owners=whose
+    )
+    registry.publish(bundle.version)
+    lines = ["IMG_ID,AUTHOR,LON,LAT", "0.png,ann,20,10", "1.png,ben,30,20", "2.png,,40,30"]
+    (home / "im2gps3k_places365.csv").write_text("\n".join(lines) + "\n")
+    spec = RunSpec(
+        registry=home / "R",
+        photos=str(home),
+        checkpoint=str(home / "C"),
+        search=SearchOptions(gallery="all", gallery_photos=40),
+    )
+    config = EvaluateConfig(benchmark="im2gps3k")
+    made = evaluate(
+        replace(spec, owner_column="AUTHOR"), home, config=config, out=tmp_path / "O", report=tmp_path / "P"
+    )
+    of_photo = dict(zip(placed.photo.tolist(), whose, strict=True))
+    told = pyarrow.parquet.read_table(tmp_path / "O")["gallery_photo"].to_pylist()
+    assert [{of_photo[photo] for photo in photos} for photos in told] == [{"ben"}, {"ann"}, {"ann", "ben"}]
+    line = "gallery photos of a photo's own owner were left out, by its column AUTHOR"
+    assert made.to_dict()["owner_column"] == "AUTHOR"
+    assert line in made.text()
+    assert line in (tmp_path / "P" / "report.html").read_text().replace("&#39;", "'")
+    assert "ann" not in {word.strip(",;:") for word in made.text().split()}
+    # The figures of two runs that looked at different photos are not of one test, which is told.
+    evaluate(spec, home, config=config, out=tmp_path / "all")
+    both = evaluate(tmp_path / "O", home, config=replace(config, against=tmp_path / "all"))
+    assert "looked at all gallery photos: the two are not the same test" in both.text()
+    back = evaluate(tmp_path / "all", home, config=replace(config, against=tmp_path / "O"))
+    assert "gallery photos but the owner's, by the column AUTHOR: the two are not the same test" in back.text()
+    assert back.to_dict()["owner_column"] is None
+    command = ["evaluate", "--registry", home / "R", "--checkpoint", home / "C", "--truth", home]
+    command += ["--benchmark", "im2gps3k", "--owner-column", "AUTHOR", "--crops", "one", "--gallery", "all"]
+    assert search(*command, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["median_km"] == made.evaluation.accuracy.median_km
+    (home / "info.json").write_text(json.dumps({"0.png": ["latitude: 10", "longitude: 20"]}))
+    with pytest.raises(InputError, match="has no columns"):
+        evaluate(replace(spec, owner_column="AUTHOR"), home / "info.json", config=config)
+
+
+def test_owners_go_with_answers_that_are_made(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "p.csv").write_text("photo,lat,lng\n0,0,0\n")
+    judged = ["evaluate", "--predictions", tmp_path / "p.csv", "--truth", world / "photos.csv"]
+    assert search(*judged, "--owner-column", "who") == 2
+    assert "--owner-column goes with --registry" in capsys.readouterr().err

@@ -37,9 +37,7 @@ def shards(sizes: list[int], bad: set[int] = frozenset()) -> list[FeatureBatch]:
 
 
 def numbered(names: list[str | None]) -> Albums:
-    return Albums(
-        _numbered(pa.chunked_array([names], pa.string())), [f"{n}.jpg" for n in range(len(names))], "T", "trip", None
-    )
+    return Albums(_numbered(pa.array(names, pa.string())), [f"{n}.jpg" for n in range(len(names))], "T", "trip", None)
 
 
 def test_every_photo_gets_the_answer_to_the_sum(engine: Engine) -> None:

@@ -152,6 +152,23 @@ def local(spec: RunSpec, out: Path, *, top_k: int = 2) -> pa.Table:
     return pyarrow.parquet.read_table(out)
 
 
+def test_owners_are_left_out_on_a_cluster_as_here(cluster: None, owned: Path, tmp_path: Path) -> None:
+    from search.runs.ray_run import run_on_ray
+
+    spec = RunSpec(
+        registry=owned / "R",
+        features=owned / "F",
+        shard_rows=7,
+        owner_column="who",
+        search=SearchOptions(gallery_photos=40),
+    )
+    report = run_on_ray(spec, tmp_path / "ray", RunConfig())
+    engine, source = spec.open(tmp_path / "here")
+    run_here(engine, source, tmp_path / "here", RunConfig(), owners=spec.read_owners(engine))
+    assert report.options["owner_column"] == "who"
+    assert pyarrow.parquet.read_table(tmp_path / "ray").equals(pyarrow.parquet.read_table(tmp_path / "here"))
+
+
 def test_a_cluster_gives_the_same_rows_and_either_engine_goes_on_with_the_others_job(
     cluster: None, registry: Registry, source: Path, tmp_path: Path
 ) -> None:

@@ -28,6 +28,7 @@ FEATURES = {"features": Path("F")}
         (PHOTOS | {"shard_rows": -3}, "`shard_rows` must be at least 1, not -3"),
         (FEATURES | {"album_table": "T"}, "`album_table` goes with `album`"),
         (PHOTOS | {"album": "trip"}, "`album` goes with `features`"),
+        (PHOTOS | {"owner_table": "T"}, "`owner_table` goes with `owner_column`"),
     ],
 )
 def test_a_spec_whose_parts_do_not_go_together_cannot_be_made(parts: dict[str, Any], message: str) -> None:
