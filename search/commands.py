@@ -44,7 +44,8 @@ def query(
         crops: of each photo, averaged: the middle; that and four corners; those and their mirror images.
         class_maps: of the photos, one for each in their order, for an encoder with semantic fusion. An encoder that
             learned to do without answers photos without one too, and says so.
-        geojson: file to write: cells with their share of each photo's posterior, which add up to 1 (or .parquet).
+        geojson: file to write: cells with their share of each photo's posterior, which add up to 1, and the photos that
+            decided with their weights (or .parquet).
         html: page to write, with the photos, their answers and maps of the posterior.
         level: whose cells the maps have, 0 the coarsest; the finest by default.
         audit_log: file to add a line to that says who asked for which photos, and when.

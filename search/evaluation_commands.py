@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from encoder.config import CropName, EncoderOptions, FeedOptions
 from indexer.cli import Result
 from indexer.errors import InputError
-from search.answers.options import SearchOptions
+from search.answers.options import CAP, SearchOptions
 from search.evaluation.options import AuditConfig, CalibrateConfig, EvaluateConfig
 
 if TYPE_CHECKING:
@@ -162,7 +162,10 @@ def _fitted_lines(fitted: "Fitted", *, album: bool) -> list[str]:
         f"  the true place lies in the answered cell for {after.right:.1%}; calibration error {error_text(before)} "
         f"before, {error_text(after)} after",
         "  half and nine in ten of the true places lie in discs with so much of the probability, around",
-        *(f"    --point {point}: {half:.1%} and {most:.1%}" for point, (half, most) in numbers.masses.items()),
+        *(
+            f"    {'the precision cap' if point == CAP else f'--point {point}'}: {half:.1%} and {most:.1%}"
+            for point, (half, most) in numbers.masses.items()
+        ),
     ]
 
 

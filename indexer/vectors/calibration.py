@@ -91,13 +91,15 @@ class Calibration:
     growth: float
     inside: float  # share of photos that were taken in a leaf at all: what probabilities over leaves add up to
     # For each kind of point that answers may have (`search.answers.points`): a disc around it that holds the first
-    # share of the posterior holds the true place of half of the photos; the second, of nine in ten.
+    # share of the posterior holds the true place of half of the photos; the second, of nine in ten. `cap`: around the
+    # centre of the likeliest cell of the bundle's precision cap, of what its cells hold.
     masses: Mapping[str, tuple[float, float]]
     mass_km: float  # the distance that `mass` among these looks at
     least_score: float  # the best leaf of all but a hundredth of the photos scores this, for each photo of an album
     queries: int  # photos, or albums, that it was fitted to
     approximate: bool = False  # of few queries, whose fifths took turns in saying what the others promise
     fit: PhotoFit | None = None  # how photos count; None: these are the numbers of cells alone
+    cap_km: float | None = None  # the precision cap of `cap` among `masses`; None: there is none
     with_photos: "Calibration | None" = None  # the same of cells and photos together, where the bundle has a gallery
 
     def __post_init__(self) -> None:

@@ -25,7 +25,7 @@ from search.answers.leaf_search import LeafSearch
 from search.answers.options import DEFAULT_OPTIONS, SearchOptions
 from search.answers.owners import GalleryOwners
 from search.answers.photo_evidence import PhotoEvidence
-from search.answers.points import AnswerPoints, Places
+from search.answers.points import AnswerPoints, CapPoints, Places
 from search.answers.precision_cap import CoarseCells, NamedCells
 from search.retrieval.found import Hits, queries_at_once, with_prior
 from search.retrieval.posterior import LEFT_OUT, Posterior
@@ -181,7 +181,8 @@ class Engine:
     @property
     def gives_areas(self) -> bool:
         """Whether answers say how near the place is."""
-        return self.options.radii is not False and self.calibrated
+        calibrated = self.calibration is not None and self.options.tells_radii(self.bundle)
+        return self.options.radii is not False and calibrated
 
     def check_encoder(self, encoder: str | None, *, source: str) -> None:
         """Raises BundleMismatch where vectors are of another encoder than the bundle's, as far as both are known."""
@@ -325,7 +326,7 @@ class Engine:
         else:
             found = Found(self.search_prepared(queries, k=k, n_photos=n_photos), None, None)
         if coarse is not None:
-            return self._coarse_answers(found, coarse, k, n_photos)
+            return self._coarse_answers(found, CapPoints(coarse), k, n_photos)
         hits, evidence, leaves = found.hits, found.evidence, self.bundle.hierarchy.leaves
         at = self._in_region(self._points(hits.leaf[:, 0], found.posterior, evidence), leaves, hits.leaf[:, 0])
         answers = replace(self._bare_answers(found, leaves, hits, at, n_photos), point_leaf=self._leaf_of(at))
@@ -333,24 +334,30 @@ class Engine:
             lat, lng = self._photos.densest(evidence, hits.leaf)
             photos = self._photos.heaviest(queries, evidence, self.options.gallery_photos)
             answers = replace(answers, cell_lat_deg=lat, cell_lng_deg=lng, photos=photos)
-        if found.posterior is None or self.calibration is None or not self.gives_areas:
+        return answers if found.posterior is None else self._with_areas(answers, found, self._points, found.posterior)
+
+    def _with_areas(self, answers: Answers, found: Found, points: AnswerPoints | CapPoints, told: Posterior) -> Answers:
+        """The same that say how near the places are, where that is known. told: the posterior of what they name."""
+        if self.calibration is None or not self.gives_areas:
             return answers
+        assert found.posterior is not None, "areas need it"
         half = most = None
         masses = self.options.masses(self.bundle, self.protocol)
         if masses is not None:
-            half, most = self._points.radii_km(at, found.posterior, evidence, masses).T
-        abstain = hits.score[:, 0] / n_photos < self.calibration.least_score
-        entropy = found.posterior.entropy()
-        return replace(answers, radius_50_km=half, radius_90_km=most, entropy=entropy, abstain=abstain)
+            half, most = points.radii_km(answers.at, found.posterior, found.evidence, masses).T
+        abstain = found.hits.score[:, 0] / answers.n_photos < self.calibration.least_score
+        return replace(answers, radius_50_km=half, radius_90_km=most, entropy=told.entropy(), abstain=abstain)
 
-    def _coarse_answers(self, found: Found, coarse: CoarseCells, k: int, n_photos: np.ndarray) -> Answers:
+    def _coarse_answers(self, found: Found, cap: CapPoints, k: int, n_photos: np.ndarray) -> Answers:
         """Answers that name the cells of a precision cap, and nothing finer."""
         assert found.posterior is not None, "a cap needs it"
+        coarse = cap.cells
         best = self._points.leaves(found.hits.leaf[:, 0], found.posterior, found.evidence)
         hits = coarse.hits(found.posterior, k, mode=found.hits.mode, inside=self._inside)
         into = coarse.of_leaf[best] if self._points.kind == "mass" else hits.leaf[:, 0]
-        at = Places(coarse.lat_deg[into], coarse.lng_deg[into], coarse.city[into], coarse.country[into])
-        return self._bare_answers(found, coarse, hits, self._in_region(at, coarse, into), n_photos)
+        at = self._in_region(cap.at(into), coarse, into)
+        answers = self._bare_answers(found, coarse, hits, at, n_photos)
+        return self._with_areas(answers, found, cap, coarse.posterior(found.posterior))
 
     def _bare_answers(self, found: Found, cells: NamedCells, hits: Hits, at: Places, n_photos: np.ndarray) -> Answers:
         """Answers with nothing beside the cells, hits and places that are told."""

@@ -15,6 +15,7 @@ ModeName = Literal["auto", "exact", "beam", "adaptive"]
 ScoreName = Literal["softmax", "cosine-clamped", "cosine-affine"]
 PointName = Literal["density", "cell", "medoid", "mass"]
 GalleryName = Literal["lists", "all", "off"]
+CAP = "cap"  # among the kinds of points that are calibrated, those of a precision cap, which nobody asks for by name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,11 +133,17 @@ class SearchOptions:
                 f"`radii`: the bundle {bundle.version[:8]} was not calibrated for {PROTOCOL_TEXTS[protocol]}{photos}. "
                 "Calibrate it with vectors of such photos: python -m search calibrate ..."
             )
-        if not self.searches_as_calibrated(bundle):
+        if not self.tells_radii(bundle):
             raise InputError(
-                "`radii`: they were calibrated for no fewer `probes` than the bundle was built with, for no precision "
-                "cap, and for the gallery as it was. Leave them out, or what they do not hold for, or calibrate again: "
+                "`radii`: they were calibrated for no fewer `probes` than the bundle was built with, and for the "
+                "gallery as it was. Leave them out, or what they do not hold for, or calibrate again: "
                 "python -m search calibrate ..."
+            )
+        if cap_km is not None and self.masses(bundle, protocol) is None:
+            raise InputError(
+                f"`radii`: under a precision cap they are those that a bundle built with it was calibrated for, and "
+                f"{cap_km:g} km is not the cap of such a calibration. Leave `precision_cap` out, or calibrate a bundle "
+                "that was built with it: python -m search calibrate ..."
             )
         if self.masses(bundle, protocol) is None:
             raise InputError(
@@ -150,11 +157,18 @@ class SearchOptions:
 
     def searches_as_calibrated(self, bundle: "Bundle") -> bool:
         """Whether a bundle's calibrations hold for answers: places of leaves, searched as the bundle is."""
+        return self.tells_radii(bundle) and self.cap_km(bundle) is None
+
+    def tells_radii(self, bundle: "Bundle") -> bool:
+        """Whether it is searched as it was for calibrations. Under a cap radii may be true, and probabilities not.
+
+        A temperature is fitted to the event that the place lies in the answered leaf. What a disc around the answer
+        holds, of the posterior that is told, is fitted as it is.
+        """
         probes, gallery = bundle.beam.probes, bundle.gallery
         fewer = min(self.probes or probes, self.max_probes or probes) < probes
         changed = gallery is not None and self.uses_gallery(bundle) and not gallery.facts.keeps_calibrations
-        otherwise = self.constrained or fewer or changed or self.cap_km(bundle) is not None
-        return not (self.score != "softmax" or otherwise)
+        return not (self.score != "softmax" or self.constrained or fewer or changed)
 
     def calibration(self, bundle: "Bundle", protocol: "QueryProtocol") -> "Calibration | None":
         """What answers from a bundle are calibrated by, of cells alone or with photos; None where there is nothing."""
@@ -163,7 +177,9 @@ class SearchOptions:
 
     def masses(self, bundle: "Bundle", protocol: "QueryProtocol") -> tuple[float, float] | None:
         """What discs around the points of answers must hold to be true; None where that was not calibrated."""
-        calibration, point = self.calibration(bundle, protocol), self.point_of(bundle)
+        calibration, point, cap_km = self.calibration(bundle, protocol), self.point_of(bundle), self.cap_km(bundle)
+        if calibration is not None and cap_km is not None:
+            return calibration.masses.get(CAP) if point == "cell" and calibration.cap_km == cap_km else None
         if calibration is None or (point == "mass" and self.mass_km not in (None, calibration.mass_km)):
             return None
         return calibration.masses.get(point)

@@ -13,10 +13,12 @@ import numpy as np
 
 from indexer.bundles.bundle import Bundle
 from indexer.cells.hierarchy import Hierarchy
-from indexer.earth.geo import lat_lng, unit_vectors
+from indexer.earth import s2
+from indexer.earth.geo import chords_to_km, lat_lng, unit_vectors
 from indexer.earth.places import nearest_cities
-from search.answers.options import PointName
+from search.answers.options import CAP, PointName
 from search.answers.photo_evidence import PhotoEvidence
+from search.answers.precision_cap import CoarseCells
 from search.answers.radii import LeafDiscs, heaviest_leaves, radii_km, share_within
 from search.retrieval.posterior import Posterior
 
@@ -97,14 +99,62 @@ class AnswerPoints:
         return evidence.density.within(unit_vectors(at.lat_deg, at.lng_deg), km)
 
 
+class CapPoints:
+    """Where answers point under a precision cap: at the centre of the likeliest of its cells.
+
+    What lies around it is what these cells hold, each spread evenly over the distances from its centre to its farthest
+    corner: of how the leaves inside share it, radii tell nothing.
+    """
+
+    def __init__(self, cells: CoarseCells) -> None:
+        self.cells = cells
+
+    @cached_property
+    def discs(self) -> LeafDiscs:
+        """Where the places of each of the cells are."""
+        cells = self.cells
+        assert cells.s2_ids is not None, "a cap has S2 cells"
+        centres = unit_vectors(cells.lat_deg, cells.lng_deg)
+        apart = np.linalg.norm(s2.outlines(cells.s2_ids, 1) - centres[:, None], axis=2)
+        return LeafDiscs(centres, chords_to_km(apart.max(axis=1)))
+
+    def at(self, cell: np.ndarray) -> Places:
+        """The centres of cells (Q,) int64."""
+        cells = self.cells
+        return Places(cells.lat_deg[cell], cells.lng_deg[cell], cells.city[cell], cells.country[cell])
+
+    def __call__(self, leaf: np.ndarray, posterior: Posterior | None, evidence: PhotoEvidence | None = None) -> Places:
+        """Where answers point, by the posterior over leaves; the best leaf (Q,) need not lie in the likeliest cell."""
+        assert posterior is not None, "a cap needs it"
+        return self.at(self.cells.posterior(posterior).likeliest(1)[0][:, 0])
+
+    def radii_km(
+        self, at: Places, posterior: Posterior, evidence: PhotoEvidence | None, shares: tuple[float, ...]
+    ) -> np.ndarray:
+        """Radii of the discs around places that hold these shares: (Q, S) float64. posterior: over leaves."""
+        return radii_km(self.cells.posterior(posterior), self.discs, at.lat_deg, at.lng_deg, shares)
+
+    def share_within(
+        self, at: Places, posterior: Posterior, evidence: PhotoEvidence | None, km: np.ndarray
+    ) -> np.ndarray:
+        """What the discs around places hold that are so large, (Q,) float64: (Q,) float64."""
+        return share_within(self.cells.posterior(posterior), self.discs, at.lat_deg, at.lng_deg, km)
+
+
 def usual_mass_km(hierarchy: Hierarchy) -> float:
     """The distance that `mass` looks at where none is given: half the width of the median leaf."""
     return hierarchy.leaves.median_width_km / 2
 
 
-def points_of_bundle(bundle: Bundle, *, photos: bool) -> Mapping[PointName, AnswerPoints]:
-    """All kinds of points that answers from a bundle can have, where photos count beside cells or do not."""
+def points_of_bundle(bundle: Bundle, *, photos: bool) -> Mapping[str, AnswerPoints | CapPoints]:
+    """All kinds of points that answers from a bundle can have, where photos count beside cells or do not.
+
+    CAP are those of its own precision cap, if it has one.
+    """
     kinds: list[PointName] = ["cell", "mass", "medoid"]
     if photos:
         kinds.append("density")
-    return {kind: AnswerPoints(bundle, kind) for kind in kinds}
+    points: dict[str, AnswerPoints | CapPoints] = {kind: AnswerPoints(bundle, kind) for kind in kinds}
+    if bundle.precision_cap_km is not None:
+        points[CAP] = CapPoints(CoarseCells(bundle.hierarchy.leaves, bundle.precision_cap_km))
+    return points

@@ -2,9 +2,11 @@
 
 In: the leaves of a bundle and the cap. Out: the cells that answers name, S2 cells of the finest level whose cells are
 on average at least so wide, or leaves that are larger than these. Points are centres of such cells, places are the
-cities nearest to these centres, and a cell's probability is that of all leaves in it. Reference photos, which were
-taken at a point, do not come with answers.
+cities nearest to these centres, and a cell's probability is that of all leaves in it; radii and maps are made of these
+probabilities alone. Photos that decided, which were taken at a point, do not come with answers.
 """
+
+from dataclasses import replace
 
 import numpy as np
 
@@ -44,14 +46,19 @@ class CoarseCells:
         """Whether a cell of a level is finer than the cap allows."""
         return level.s2_ids is None or bool(s2.levels(level.s2_ids[cell : cell + 1])[0] > self.s2_level)
 
+    def posterior(self, posterior: Posterior) -> Posterior:
+        """One over leaves as one over these cells, by what all leaves in them hold."""
+        own = self.of_leaf[posterior.leaf]
+        summed = posterior_of_shares(posterior, posterior.query, own, posterior.probability)
+        return replace(summed, counted=np.minimum(summed.counted, len(self)))
+
     def hits(self, posterior: Posterior, k: int, *, mode: np.ndarray, inside: float) -> Hits:
         """The k likeliest cells of each query, by what all leaves in them hold; -1 where fewer hold anything.
 
         Probabilities add up to `inside`. A score is the logarithm of what the cell holds: that of a leaf would tell
         which leaf it is. mode: (Q,) str, how the leaves were found.
         """
-        own = self.of_leaf[posterior.leaf]
-        answer, share = posterior_of_shares(posterior, posterior.query, own, posterior.probability).likeliest(k)
+        answer, share = self.posterior(posterior).likeliest(k)
         return Hits(answer, np.log(share), inside * share, mode)
 
 

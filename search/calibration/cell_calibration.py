@@ -15,9 +15,9 @@ from indexer.earth.geo import haversine_km
 from indexer.errors import InputError
 from indexer.vectors.calibration import Calibration
 from indexer.vectors.scoring import ScoringModel, leaf_vectors
-from search.answers.options import PointName
+from search.answers.options import CAP
 from search.answers.photo_evidence import PhotoEvidence
-from search.answers.points import AnswerPoints
+from search.answers.points import AnswerPoints, CapPoints
 from search.calibration.held_out import HeldOutQueries
 from search.evaluation.options import Resampling
 from search.evaluation.reliability import Reliability, reliability
@@ -39,7 +39,7 @@ class Check:
 
     probability: np.ndarray  # (N,) float64, of the answered leaf, all leaves together 1
     right: np.ndarray  # (N,) bool, whether it is the true one
-    shares: Mapping[PointName, np.ndarray]  # (N,) float64, what lies as near to each kind of point as the true place
+    shares: Mapping[str, np.ndarray]  # (N,) float64, what lies as near to each kind of point as the true place
     score: np.ndarray  # (N,) float64, of the best leaf, for each photo of an album
 
     def masses(self) -> dict[str, tuple[float, float]]:
@@ -66,7 +66,7 @@ class Fitted:
 
 def fit_calibration(
     model: ScoringModel,
-    points: Mapping[PointName, AnswerPoints],
+    points: Mapping[str, AnswerPoints | CapPoints],
     sample: HeldOutQueries,
     *,
     device: torch.device,
@@ -90,12 +90,15 @@ def fit_calibration(
     if not before.right.any():
         log.warning("none of the held-out photos was taken in the cell that answers it: are these the right tables?")
     after = joined_checks([_check(search, points, each, *fit) for each, fit in zip(promised, fits, strict=True)])
+    mass, cap = points["mass"], points.get(CAP)
+    assert isinstance(mass, AnswerPoints), "`points_of_bundle` makes them"
     calibration = Calibration(
         temperature=temperature,
         growth=growth,
         inside=inside,
         masses=after.masses(),
-        mass_km=points["mass"].mass_km,
+        mass_km=mass.mass_km,
+        cap_km=cap.cells.km if isinstance(cap, CapPoints) else None,
         least_score=after.least_score(),
         queries=len(sample),
         approximate=division.approximate,
@@ -136,7 +139,7 @@ def _losses(
 
 def _check(
     search: ExactSearch,
-    points: Mapping[PointName, AnswerPoints],
+    points: Mapping[str, AnswerPoints | CapPoints],
     sample: HeldOutQueries,
     temperature: float,
     growth: float,
@@ -159,7 +162,7 @@ def _check(
 
 
 def share_up_to(
-    kind: AnswerPoints,
+    kind: AnswerPoints | CapPoints,
     leaf: np.ndarray,
     posterior: Posterior,
     evidence: PhotoEvidence | None,

@@ -127,6 +127,7 @@ def calibrate_photos(
         inside=sample.inside,
         masses=check.masses(),
         mass_km=usual_mass_km(bundle.hierarchy),
+        cap_km=bundle.precision_cap_km,
         least_score=check.least_score(),
         queries=len(sample),
         approximate=division.approximate,

@@ -81,8 +81,11 @@ class MapFiles:
             from indexer.cells.export import write_frame
             from search.answers.posterior_map import posterior_frame
 
-            names = [answer.photo for answer in answers if answer.ok]
-            frame = posterior_frame(self._hierarchy, names, posterior, level=self._level, coarse=coarse)
+            answered = [answer for answer in answers if answer.ok]
+            names, gallery = [answer.photo for answer in answered], [answer.gallery for answer in answered]
+            frame = posterior_frame(
+                self._hierarchy, names, posterior, level=self._level, coarse=coarse, gallery=gallery
+            )
             write_frame(frame, self._geojson)
         if self._html is not None:
             pictures = [_thumbnail(photo, read) for photo in photos]

@@ -3,13 +3,16 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
+import s2sphere
 
 from indexer.bundles.bundle import Bundle
 from indexer.earth.geo import haversine_km, lat_lng, unit_vectors
 from indexer.earth.places import nearest_cities
 from search.answers.engine import Engine
 from search.answers.options import SearchOptions
-from search.answers.points import AnswerPoints, points_of_bundle
+from search.answers.points import AnswerPoints, CapPoints, points_of_bundle
+from search.answers.precision_cap import CoarseCells
 from search.answers.radii import share_within
 from tests.conftest import unit_rows
 from tests.search.conftest import WIDTH
@@ -18,6 +21,51 @@ from tests.search.gallery_oracle import FIT, engine_with
 
 def test_a_bundle_has_the_kinds_that_it_has_the_means_for(engine: Engine) -> None:
     assert set(points_of_bundle(engine.bundle, photos=False)) == {"cell", "mass", "medoid"}
+
+
+def test_a_bundle_with_a_cap_has_its_cells_too(engine: Engine) -> None:
+    capped = replace(engine.bundle, precision_cap_km=600.0)
+    assert set(points_of_bundle(capped, photos=True)) == {"cell", "mass", "medoid", "density", "cap"}
+
+
+def test_discs_of_cap_cells_reach_their_farthest_corners(engine: Engine) -> None:
+    cells = CoarseCells(engine.bundle.hierarchy.leaves, 600.0)
+    assert cells.s2_ids is not None
+    discs = CapPoints(cells).discs
+    for number, cell in enumerate(cells.s2_ids.tolist()):
+        corners = s2sphere.Cell(s2sphere.CellId(cell))
+        places = [s2sphere.LatLng.from_point(corners.get_vertex(corner)) for corner in range(4)]
+        km = [
+            haversine_km(cells.lat_deg[number], cells.lng_deg[number], place.lat().degrees, place.lng().degrees)
+            for place in places
+        ]
+        assert discs.radius_km[number] == pytest.approx(max(km), rel=1e-9)
+
+
+def test_radii_of_a_cap_hold_what_is_wanted_of_whole_cells_and_know_nothing_finer(engine: Engine) -> None:
+    queries = unit_rows(20, WIDTH, seed=4)
+    posterior = engine.find(queries, left_out=0.0).posterior
+    assert posterior is not None
+    cells = CoarseCells(engine.bundle.hierarchy.leaves, 600.0)
+    points, best = CapPoints(cells), np.zeros(20, np.int64)
+    at = points(best, posterior)
+    dense = np.zeros((20, len(cells)))
+    np.add.at(dense, (posterior.query, cells.of_leaf[posterior.leaf]), posterior.probability)
+    np.testing.assert_array_equal(at.lat_deg, cells.lat_deg[dense.argmax(axis=1)])
+    shares = (0.3, 0.8)
+    radii = points.radii_km(at, posterior, None, shares)
+    for column, share in enumerate(shares):
+        for query in range(20):
+            apart = haversine_km(at.lat_deg[query], at.lng_deg[query], cells.lat_deg, cells.lng_deg)
+            near, far = np.maximum(apart - points.discs.radius_km, 0), apart + points.discs.radius_km
+            held = dense[query] @ np.clip((radii[query, column] - near) / (far - near), 0, 1)
+            assert held == pytest.approx(share, abs=1e-4)
+        np.testing.assert_allclose(points.share_within(at, posterior, None, radii[:, column]), share, atol=1e-4)
+    # Which leaf of a cell holds its share changes nothing.
+    moved = replace(posterior, leaf=cells.first_leaf[cells.of_leaf[posterior.leaf]])
+    assert not np.array_equal(moved.leaf, posterior.leaf)
+    np.testing.assert_array_equal(points(best, moved).lat_deg, at.lat_deg)
+    np.testing.assert_allclose(points.radii_km(at, moved, None, shares), radii, rtol=1e-9)
 
 
 def test_places_have_the_names_of_what_is_around_them(engine: Engine) -> None:

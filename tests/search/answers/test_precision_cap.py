@@ -10,23 +10,27 @@ import pyarrow.parquet
 import pytest
 import s2sphere
 
-from indexer.bundles.bundle import build_bundle, open_bundle
+from indexer.bundles.bundle import Bundle, build_bundle, open_bundle
 from indexer.bundles.registry import Registry
 from indexer.cells.hierarchy import Hierarchy
 from indexer.cli import main
 from indexer.earth import s2
+from indexer.earth.geo import haversine_km
 from indexer.errors import InputError
 from indexer.vectors.features import open_features
 from indexer.vectors.scoring import log_product, log_softmax
 from search.__main__ import COMMANDS
 from search.answers.engine import Engine
 from search.answers.options import SearchOptions
+from search.answers.points import CapPoints
 from search.answers.precision_cap import CoarseCells
 from search.runs.local_run import run_here
 from search.runs.run_spec import RunConfig
 from search.runs.vectors import StoredVectors
 from tests.conftest import unit_rows
+from tests.search.answers.test_photo_evidence import queries_of
 from tests.search.conftest import WIDTH, features
+from tests.search.gallery_oracle import FIT, brute_force, calibrated
 
 CAP_KM = 600.0
 
@@ -85,6 +89,59 @@ def test_rows_tell_nothing_finer_and_whole_cells_probabilities(engine: Engine, t
             told = len(row["top_probability"])  # those that hold next to nothing are not listed
             assert row["top_probability"] == pytest.approx((-np.sort(-whole)[:told]).tolist(), abs=2e-3)
             assert -np.sort(-whole)[told:5].sum() < 2e-3
+
+
+def capped_with_photos(photo_bundle: Bundle, *, cap_km: float | None = CAP_KM) -> Bundle:
+    """A calibrated bundle with a gallery and a cap; cap_km: that radii were calibrated for."""
+    bundle = calibrated(replace(photo_bundle, precision_cap_km=CAP_KM), FIT)
+    photos = bundle.calibrations["one"].with_photos
+    assert photos is not None
+    photos = replace(photos, cap_km=cap_km, masses={**photos.masses, "cap": (0.4, 0.8)})
+    return replace(bundle, calibrations={"one": replace(photos, fit=None, with_photos=photos)})
+
+
+def test_with_photos_radii_and_probabilities_are_of_p_summed_over_whole_cells(photo_bundle: Bundle) -> None:
+    bundle, queries = capped_with_photos(photo_bundle), queries_of(photo_bundle, 12)
+    engine = Engine(bundle, options=SearchOptions(mode="exact", gallery="all"))
+    assert engine.coarse is not None
+    answers = engine.answer(queries, k=2)
+    truth = brute_force(bundle, FIT, queries).posterior
+    whole = np.stack([np.bincount(engine.coarse.of_leaf, row) for row in truth])
+    np.testing.assert_array_equal(answers.best, whole.argmax(axis=1))
+    np.testing.assert_allclose(answers.hits.probability[:, 0], whole.max(axis=1), atol=2e-3)
+    assert answers.photos is None  # a photo's place is to the metre
+    assert answers.point_leaf is None
+    assert not answers.calibrated
+    cells, discs = engine.coarse, CapPoints(engine.coarse).discs
+    for radius, share in ((answers.radius_50_km, 0.4), (answers.radius_90_km, 0.8)):
+        assert radius is not None
+        for query in range(len(queries)):
+            apart = haversine_km(answers.at.lat_deg[query], answers.at.lng_deg[query], cells.lat_deg, cells.lng_deg)
+            near, far = np.maximum(apart - discs.radius_km, 0), apart + discs.radius_km
+            held = whole[query] @ np.clip((radius[query] - near) / (far - near), 0, 1)
+            assert held == pytest.approx(share, abs=2e-3)
+    assert answers.entropy is not None
+    entropy = -(whole * np.log(np.maximum(whole, 1e-300))).sum(axis=1)
+    np.testing.assert_allclose(answers.entropy, entropy, atol=0.03)
+    assert answers.abstain is not None
+
+
+def test_radii_are_told_for_the_very_cap_that_they_were_calibrated_for(photo_bundle: Bundle) -> None:
+    queries = queries_of(photo_bundle, 3)
+    for bundle, options in (
+        (capped_with_photos(photo_bundle), SearchOptions(precision_cap=3000.0)),  # coarser than the bundle's own
+        (capped_with_photos(photo_bundle, cap_km=300.0), SearchOptions()),  # made coarser since
+        (capped_with_photos(photo_bundle, cap_km=None), SearchOptions()),
+        (replace(capped_with_photos(photo_bundle), precision_cap_km=None), SearchOptions(precision_cap=300.0)),
+    ):
+        answers = Engine(bundle, options=options).answer(queries, k=1)
+        assert (answers.radius_50_km, answers.radius_90_km) == (None, None)
+        with pytest.raises(InputError, match=r"`radii`: under a precision cap .* is not the cap of such a calibration"):
+            Engine(bundle, options=replace(options, radii=True))
+    for options in (SearchOptions(radii=True), SearchOptions(precision_cap=CAP_KM / 2)):
+        assert Engine(capped_with_photos(photo_bundle), options=options).answer(queries, k=1).radius_90_km is not None
+    for options in (SearchOptions(point="mass"), SearchOptions(region="-90,-20,90,120"), SearchOptions(radii=False)):
+        assert Engine(capped_with_photos(photo_bundle), options=options).answer(queries, k=1).radius_90_km is None
 
 
 def test_a_region_parts_no_cell_of_the_cap(engine: Engine) -> None:

@@ -11,18 +11,19 @@ from indexer.earth.geo import haversine_km, unit_vectors
 from indexer.errors import InputError
 from indexer.vectors.calibration import Calibration, Protocol, usual_photo_fit
 from search.answers.engine import Engine
-from search.answers.options import PointName, SearchOptions
+from search.answers.options import GalleryName, PointName, SearchOptions
 from search.answers.points import points_of_bundle
+from search.calibration import photo_calibration, photo_fit
 from search.calibration.cell_calibration import fit_calibration
 from search.calibration.held_out import HeldOutQueries
 from search.calibration.photo_calibration import PhotoCalibration, calibrate_photos
-from search.evaluation import photo_calibration, photo_fit
 from search.evaluation.options import Resampling
 from tests.search.calibration.conftest import PhotoWorld
 from tests.search.gallery_oracle import brute_force
 
 RESAMPLING = Resampling(0)
 N = 800
+CAP_KM = 600.0
 
 
 def cells_of(world: PhotoWorld, sample: HeldOutQueries) -> Calibration:
@@ -38,13 +39,19 @@ def calibrate(
 
 
 @pytest.fixture(scope="module")
-def cells(photo_world: PhotoWorld) -> Calibration:
-    return cells_of(photo_world, photo_world.sample(N, seed=30))
+def capped(photo_world: PhotoWorld) -> PhotoWorld:
+    """The same whose answers are capped; all else that is fitted to it is that of the other."""
+    return replace(photo_world, bundle=replace(photo_world.bundle, precision_cap_km=CAP_KM))
 
 
 @pytest.fixture(scope="module")
-def made(photo_world: PhotoWorld, cells: Calibration) -> PhotoCalibration:
-    return calibrate(photo_world, photo_world.sample(N, seed=30), cells)
+def cells(capped: PhotoWorld) -> Calibration:
+    return cells_of(capped, capped.sample(N, seed=30))
+
+
+@pytest.fixture(scope="module")
+def made(capped: PhotoWorld, cells: Calibration) -> PhotoCalibration:
+    return calibrate(capped, capped.sample(N, seed=30), cells)
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +97,22 @@ def test_radii_hold_what_they_promise_of_fresh_photos(
     off, half, most = km_off(engine, fresh)
     for radius, promised in ((half, 0.5), (most, 0.9)):
         # Four standard deviations of what is promised by half of the held-out photos, and of what is counted here.
+        allowed = 4 * np.sqrt(promised * (1 - promised) * (2 / N + 1 / len(fresh)))
+        assert (off <= radius).mean() == pytest.approx(promised, abs=allowed)
+
+
+@pytest.mark.parametrize("gallery", ["lists", "off"])
+def test_under_the_bundles_own_cap_radii_hold_what_they_promise(
+    capped: PhotoWorld, cells: Calibration, made: PhotoCalibration, fresh: HeldOutQueries, gallery: GalleryName
+) -> None:
+    both = replace(cells, with_photos=made.fitted.calibration)
+    assert (cells.cap_km, made.fitted.calibration.cap_km) == (CAP_KM, CAP_KM)
+    bundle = replace(capped.bundle, calibrations={"one": both})
+    answers = Engine(bundle, options=SearchOptions(gallery=gallery, radii=True)).answer(fresh.queries, k=1)
+    assert not answers.calibrated  # the probability of a cap cell was fitted to nothing
+    off = haversine_km(answers.at.lat_deg, answers.at.lng_deg, fresh.lat_deg, fresh.lng_deg)
+    for radius, promised in ((answers.radius_50_km, 0.5), (answers.radius_90_km, 0.9)):
+        assert radius is not None
         allowed = 4 * np.sqrt(promised * (1 - promised) * (2 / N + 1 / len(fresh)))
         assert (off <= radius).mean() == pytest.approx(promised, abs=allowed)
 
