@@ -336,8 +336,10 @@ class Engine:
             answers = replace(answers, cell_lat_deg=lat, cell_lng_deg=lng, photos=photos)
         return answers if found.posterior is None else self._with_areas(answers, found, self._points, found.posterior)
 
-    def _with_areas(self, answers: Answers, found: Found, points: AnswerPoints | CapPoints, told: Posterior) -> Answers:
-        """The same that say how near the places are, where that is known. told: the posterior of what they name."""
+    def _with_areas(
+        self, answers: Answers, found: Found, points: AnswerPoints | CapPoints, named: Posterior
+    ) -> Answers:
+        """The same that say how near the places are, where that is known. named: the posterior of what they name."""
         if self.calibration is None or not self.gives_areas:
             return answers
         assert found.posterior is not None, "areas need it"
@@ -346,7 +348,7 @@ class Engine:
         if masses is not None:
             half, most = points.radii_km(answers.at, found.posterior, found.evidence, masses).T
         abstain = found.hits.score[:, 0] / answers.n_photos < self.calibration.least_score
-        return replace(answers, radius_50_km=half, radius_90_km=most, entropy=told.entropy(), abstain=abstain)
+        return replace(answers, radius_50_km=half, radius_90_km=most, entropy=named.entropy(), abstain=abstain)
 
     def _coarse_answers(self, found: Found, cap: CapPoints, k: int, n_photos: np.ndarray) -> Answers:
         """Answers that name the cells of a precision cap, and nothing finer."""

@@ -158,7 +158,7 @@ def test_the_fit_is_likelier_than_its_start_on_fresh_photos(
 def test_what_was_fitted_is_sound_and_says_so(made: PhotoCalibration, cells: Calibration) -> None:
     found = made.fitted.calibration
     assert (found.queries, found.approximate, made.left_out) == (N, False, 0)
-    assert set(found.masses) == {"cell", "medoid", "mass", "density"}
+    assert set(found.masses) == {"cell", "medoid", "mass", "density", "cap"}  # the last as its bundle has one
     assert found.growth == cells.growth
     assert found.with_photos is None
     assert found.fit is not None
