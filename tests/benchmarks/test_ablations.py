@@ -20,9 +20,10 @@ from benchmarks.world.ablation_table import (
     draw,
     verdict_text,
 )
-from benchmarks.world.ablations import ARMS, FULL, HEAD, NEAREST, PRESET, RATES, REFERENCE, Ablation, ablate, methods
+from benchmarks.world.ablations import ARMS, FULL, HEAD, PRESET, RATES, REFERENCE, Ablation, ablate, methods
 from benchmarks.world.arms import ComparisonPreset, Run, Stage
 from benchmarks.world.generator import WorldConfig
+from benchmarks.world.photo_answers import ALONE, NEAREST, TOGETHER
 from indexer.earth.geo import FARTHEST_KM
 from search.evaluation.options import Resampling
 
@@ -62,7 +63,9 @@ def test_all_of_it_on_a_tiny_world(
     assert line["rows"] == again["rows"]
     assert [row["what"] for row in line["rows"]] == [FULL.name, *(method.name for method in methods())]
     full = json.loads(next((tmp_path / "out" / "runs").glob("full-method-0-*.json")).read_text())
-    assert {way: len(errors) for way, errors in full["errors_km"].items()} == {HEAD: 25, NEAREST: 25}
+    assert {way: len(errors) for way, errors in full["errors_km"].items()} == dict.fromkeys(
+        (HEAD, NEAREST, ALONE, TOGETHER), 25
+    )
     with Image.open(results / "ablations.png") as picture:
         assert min(picture.size) > 500
     page = [line for line in (results / "ablations.md").read_text().splitlines() if line.startswith("|")]
@@ -74,7 +77,7 @@ def test_all_of_it_on_a_tiny_world(
 def test_arms_are_what_they_are_called() -> None:
     assert len({arm.name for arm in ARMS}) == len(ARMS)
     for arm in ARMS[1:]:
-        changed = {name for name, value in vars(arm).items() if value != getattr(FULL, name)} - {"name", "nearest"}
+        changed = {name for name, value in vars(arm).items() if value != getattr(FULL, name)} - {"name", "photos"}
         assert changed <= {"head", "head_lr", "scales"} or len(changed) == 1, arm.name
         if "level" in arm.name:
             assert len(arm.levels) == int(arm.name[0])
