@@ -39,6 +39,7 @@ from benchmarks.world.ablation_table import (
     LIMITS,
     Method,
     against_full,
+    better_ones,
     compare,
     draw,
     errors_of,
@@ -216,6 +217,8 @@ def ablate(preset: ComparisonPreset, out: Path, *, seeds: Sequence[int] = SEEDS)
 def report_rows(runs: Sequence[Run], preset: ComparisonPreset, resampling: Resampling) -> int:
     """Print the tables, draw the picture, and append everything to the results."""
     rows = compare(methods(), REFERENCE, runs, resampling)
+    others = [replace(method, paper=None, points=None) for method in (REFERENCE, *methods()) if method != BEST]
+    beside_best = compare(others, BEST, runs, resampling)
     report = Report("ablations")
     full = accuracy(errors_of(REFERENCE, runs).ravel(), PUBLISHED_KM)
     of_full = [run for run in runs if run.arm == FULL.name]
@@ -226,8 +229,17 @@ def report_rows(runs: Sequence[Run], preset: ComparisonPreset, resampling: Resam
         figures = {name: value for name, value in asdict(row).items() if name not in ("method", "accuracy")}
         text = f"{figures_text(row.accuracy, row.seconds)}. {verdict_text(row)}"
         report.row(row.method.name, text, **asdict(row.accuracy), **figures, paper=asdict(row.method))
+    best = accuracy(errors_of(BEST, runs).ravel(), PUBLISHED_KM)
+    against = [
+        {"method": row.method.name, "points": row.points, **asdict(row.intervals), "verdicts": row.verdicts}
+        for row in beside_best
+    ]
+    better = better_ones(beside_best)
+    text = f"better than {BEST.name}: {', '.join(better) or 'no method at any distance'}"
+    report.row(f"against {BEST.name}", text, holds=not better, against=against)
     console = Console(width=_WIDE, highlight=False)
-    console.print(table(full, rows))
+    console.print(table(REFERENCE.name, full, rows))
+    console.print(table(BEST.name, best, beside_best))
     console.print(*READING, sep="\n", markup=False)
     code = report.finish(
         seeds=sorted({run.seed for run in runs}),
@@ -236,7 +248,9 @@ def report_rows(runs: Sequence[Run], preset: ComparisonPreset, resampling: Resam
         resampling=asdict(resampling),
         arms=[asdict(arm) for arm in ARMS],
     )
-    (harness.RESULTS / "ablations.md").write_text(markdown(full, rows, READING))
+    parts = markdown(REFERENCE.name, full, rows), "".join(f"- {note}\n" for note in READING)
+    page = "\n".join([*parts, markdown(BEST.name, best, beside_best)])
+    (harness.RESULTS / "ablations.md").write_text(page)
     (harness.RESULTS / "ablations.png").write_bytes(draw(rows))
     return code
 
