@@ -36,7 +36,7 @@ from search.answers.engine import Engine
 from search.answers.options import SearchOptions
 from search.answers.points import points_of_bundle
 from search.calibration.cell_calibration import fit_calibration
-from search.calibration.held_out import HeldOutQueries
+from search.calibration.held_out import HeldOutQueries, named
 from search.calibration.photo_calibration import calibrate_photos
 from search.evaluation.options import Resampling
 from search.retrieval.gallery_lists import GalleryLists
@@ -204,7 +204,8 @@ def _placed(photos: PhotoSet, vectors: np.ndarray) -> Placed:
 def _queries(split: str, photos: PhotoSet, vectors: np.ndarray) -> HeldOutQueries:
     n = len(photos)
     leaf = photos.targets[:, -1].numpy()
-    return HeldOutQueries(_names(split, n), vectors, np.ones(n, np.int64), photos.lat_deg, photos.lng_deg, leaf)
+    names = named((name,) for name in _names(split, n).tolist())
+    return HeldOutQueries(names, vectors, np.ones(n, np.int64), photos.lat_deg, photos.lng_deg, leaf)
 
 
 def _names(split: str, n: int) -> np.ndarray:

@@ -137,13 +137,19 @@ def calibrate_photos(
 
 
 def _seen(gallery: Gallery, sample: HeldOutQueries, near: NearPhotos) -> np.ndarray:
-    """Which queries are in the gallery, by name, or by a photo of the same place that is nearly the same: (N,) bool."""
-    names = pc.is_in(pa.array(sample.name.tolist(), pa.string()), value_set=gallery.texts("photo").combine_chunks())
+    """Which queries are in the gallery, by name, or by a photo of the same place that is nearly the same: (N,) bool.
+
+    Of an album the name of one photo is enough.
+    """
+    names = pa.array([name for each in sample.names for name in each], pa.string())
+    found = pc.is_in(names, value_set=gallery.texts("photo").combine_chunks()).to_numpy(zero_copy_only=False)
+    query = np.repeat(np.arange(len(sample)), [len(each) for each in sample.names])
+    by_name = np.bincount(query, found, minlength=len(sample)) > 0
     row = np.maximum(near.row[:, 0], 0)
     cosine = near.similarity[:, 0] / np.linalg.norm(sample.queries, axis=1)
     km = haversine_km(sample.lat_deg, sample.lng_deg, gallery.lat_deg[row], gallery.lng_deg[row])
     alike = (near.row[:, 0] >= 0) & (cosine > _SEEN_COSINE) & (km < _SEEN_KM)
-    return np.asarray(names.to_numpy(zero_copy_only=False) | alike)
+    return np.asarray(by_name | alike)
 
 
 def _engine(
