@@ -28,8 +28,9 @@ from search.evaluation.published import PUBLISHED_KM, PublishedTable
 LIMITS = tuple(f"{km:g}" for km in PUBLISHED_KM)
 COMPARED = LIMITS[1:]  # a leaf of the embedded world is tens of km wide: who is within 1 km is so by luck
 
-_TITLE = "Points above the full method, with 95 % intervals"
+_TITLE = "Points above {}, with 95 % intervals"
 _PAPERS = "  the paper's Table"
+BETTER, WORSE = "better", "worse"
 AS, NOT_AS, OPEN = "as in the paper", "not as in the paper", "not distinguishable"
 
 
@@ -86,20 +87,22 @@ class Method:
 
 @dataclass(frozen=True, slots=True)
 class MethodResult:
-    """What one method came to, beside the full one."""
+    """What one method came to, beside the one that it is held against."""
 
     method: Method
     seconds: float  # of training, of processor time, mean over seeds
     accuracy: Accuracy  # over all seeds' answers
-    points: Mapping[str, float]  # within a distance, above the full method
+    points: Mapping[str, float]  # within a distance, above that one
     intervals: Intervals  # of these and other differences
     verdicts: Mapping[str, str]  # for each of COMPARED: better, worse or not distinguishable
     agreement: Mapping[str, str]  # likewise AS, NOT_AS or OPEN; empty where the paper has no such figure
 
 
-def compare(methods: Sequence[Method], full: Method, runs: Sequence[Run], resampling: Resampling) -> list[MethodResult]:
-    """Hold every method against the full one, photo by photo and seed by seed."""
-    theirs = errors_of(full, runs)
+def compare(
+    methods: Sequence[Method], against: Method, runs: Sequence[Run], resampling: Resampling
+) -> list[MethodResult]:
+    """Hold every method against one of them, photo by photo and seed by seed."""
+    theirs = errors_of(against, runs)
     reached = accuracy(theirs.ravel(), PUBLISHED_KM)
     rows = []
     for method in methods:
@@ -135,32 +138,42 @@ def figures_text(reached: Accuracy, seconds: float) -> str:
 
 def verdict_text(row: MethodResult) -> str:
     """What follows from the differences, by distance."""
-    text = _by_word(row.verdicts, ("better", "worse", OPEN))
+    text = _by_word(row.verdicts, (BETTER, WORSE, OPEN))
     return f"{text}. Table {row.method.paper}: {_by_word(row.agreement, (AS, NOT_AS, OPEN))}" if row.agreement else text
 
 
-def table(full: Accuracy, rows: Sequence[MethodResult]) -> Table:
-    """All differences with their intervals, and below each what the paper has, for a terminal."""
-    head, *lines = _lines(full, rows)
-    result = Table(*head, title=_TITLE)
+def better_ones(rows: Sequence[MethodResult]) -> list[str]:
+    """The methods, and their distances, that are better by more than chance than the one they were held against."""
+    found = [(row.method.name, limit) for row in rows for limit in COMPARED if row.verdicts[limit] == BETTER]
+    return [f"{name} within {int(limit):,} km" for name, limit in found]
+
+
+def table(name: str, reached: Accuracy, rows: Sequence[MethodResult]) -> Table:
+    """All differences from a method with their intervals, and below each what the paper has, for a terminal."""
+    head, *lines = _lines(name, reached, rows)
+    result = Table(*head, title=_TITLE.format(_article(name)))
     for line in lines:
         result.add_row(*line, style="dim" if line[0].startswith(_PAPERS) else None)
     return result
 
 
-def markdown(full: Accuracy, rows: Sequence[MethodResult], reading: Sequence[str]) -> str:
-    """The same as a page, and below it what a reader must know."""
-    head, *lines = _lines(full, rows)
+def markdown(name: str, reached: Accuracy, rows: Sequence[MethodResult]) -> str:
+    """The same as a part of a page."""
+    head, *lines = _lines(name, reached, rows)
     written = [" | ".join(line) for line in (head, ["---"] * len(head), *lines)]
-    cells, notes = "".join(f"| {line} |\n" for line in written), "".join(f"- {note}\n" for note in reading)
-    return f"# {_TITLE}\n\n{cells}\n{notes}"
+    cells = "".join(f"| {line} |\n" for line in written)
+    return f"# {_TITLE.format(_article(name))}\n\n{cells}"
 
 
-def _lines(full: Accuracy, rows: Sequence[MethodResult]) -> list[list[str]]:
-    """The table's cells, the heading first."""
+def _article(name: str) -> str:
+    return f"the {name}" if name.endswith("method") else name
+
+
+def _lines(name: str, reached: Accuracy, rows: Sequence[MethodResult]) -> list[list[str]]:
+    """The table's cells, the heading first, then the method that the others are held against."""
     lines = [
         ["", "median", *(f"within {int(limit):,} km" for limit in COMPARED)],
-        ["full method", f"{full.median_km:.0f} km", *(f"{full.within[limit]:.1f} %" for limit in COMPARED)],
+        [name, f"{reached.median_km:.0f} km", *(f"{reached.within[limit]:.1f} %" for limit in COMPARED)],
     ]
     for row in rows:
         cells = [f"{row.points[limit]:+.1f} {_interval(row, limit)} {row.verdicts[limit]}" for limit in COMPARED]
@@ -182,7 +195,7 @@ def draw(rows: Sequence[MethodResult]) -> bytes:
         panels[0].set_yticks(range(len(rows)), [row.method.name for row in rows])
         panels[0].invert_yaxis()
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
-        figure.suptitle(_TITLE)
+        figure.suptitle(_TITLE.format("the full method"))
         FigureCanvasAgg(figure)
         stream = io.BytesIO()
         figure.savefig(stream, format="png", dpi=130, metadata={"Software": None})
@@ -226,11 +239,11 @@ def _by_word(by_distance: Mapping[str, str], words: Sequence[str]) -> str:
 
 
 def _verdict(ends: Interval) -> str:
-    return "better" if ends.low > 0 else "worse" if ends.high < 0 else OPEN
+    return BETTER if ends.low > 0 else WORSE if ends.high < 0 else OPEN
 
 
 def _agreement(verdict: str, points: float) -> str:
     """Whether a difference has the sign of the paper's; where that is none, any difference is not as in the paper."""
     if verdict == OPEN:
         return OPEN
-    return AS if (points > 0) == (verdict == "better") and points else NOT_AS
+    return AS if (points > 0) == (verdict == BETTER) and points else NOT_AS

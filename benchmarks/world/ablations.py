@@ -4,7 +4,8 @@ Every arm learns the same photos of the embedded world with the demo's settings,
 of head, from three seeds, and answers the same test photos. The arms follow the paper's Tables VI (a classifier in
 place of geocells), VII (fewer levels) and VIII (fewer fusion blocks); VII leaves open which levels stay: here once the
 finest does, once the coarsest do. Beside them stand methods that the paper compares itself with, on this encoder and
-these photos: the nearest training photos ([L]kNN's idea, Table I) and image-to-GPS retrieval (GeoCLIP's, Table II).
+these photos: the nearest training photos ([L]kNN's idea, Table I) and image-to-GPS retrieval (GeoCLIP's, Table II); and
+what this project answers with: the training photos as a gallery, alone, and together with the cells of the full method.
 `--rates` tries learning rates on validation photos, from another seed; what came out stands beside `RATES`.
 
 Differences from the full method have paired bootstrap intervals, pooled over seeds: a draw takes three of the three
@@ -12,7 +13,8 @@ seeds and as many test photos as there are, both with replacement, the same ones
 (`search.evaluation.bootstrap`). So a difference counts that holds over photos and over seeds. By distance it is
 "better", "worse" or "not distinguishable", and "as in the paper" where it has the sign of the paper's difference. No
 more than signs can be compared, because a tile of this world is no photo of a street. What else limits the comparison
-stands below the table (`READING`).
+stands below the table (`READING`). All methods are held against cells and gallery together as well: where one of them
+is better at a distance by more than chance, the benchmark is missed.
 
 In: nothing but this checkout. Out: a folder with a file for each arm and seed, which a second run does not make again;
 a line of `benchmarks/results/ablations.jsonl`, and beside it the table as a page (`.md`) and a picture (`.png`).
@@ -36,8 +38,8 @@ from benchmarks.world.ablation_table import (
     ABLATIONS,
     LIMITS,
     Method,
-    MethodResult,
     against_full,
+    better_ones,
     compare,
     draw,
     errors_of,
@@ -49,9 +51,8 @@ from benchmarks.world.ablation_table import (
 from benchmarks.world.arms import SEEDS, Arm, ComparisonPreset, Run, Stage, errors_km, learnt, make_runs, vectors_of
 from benchmarks.world.generator import WorldConfig
 from benchmarks.world.location_encoder import SCALES, LocationEncoder, LocationHead
-from benchmarks.world.nearest import Known, choose_vote, elect, nearest_photos
-from encoder.model import GeoEncoder
-from indexer.earth.geo import accuracy, haversine_km
+from benchmarks.world.photo_answers import ALONE, NEAREST, TOGETHER, photo_errors_km
+from indexer.earth.geo import accuracy
 from search.evaluation.options import Resampling
 from search.evaluation.published import PUBLISHED_KM, TABLES
 from training.config import ModelConfig, Negatives
@@ -67,7 +68,7 @@ _RATES_SEED = 100  # of the runs that learning rates of heads are chosen by
 _QUEUE, _HIDDEN = 1024, 256
 WORLD_SCALES = (1.0, 4.0, 16.0)  # of a location encoder: its shortest waves are as long as a tile is wide, some 400 km
 _WIDE = 220  # columns of the terminal, or of a log
-HEAD, NEAREST = "head", "nearest photos"  # ways to answer
+HEAD = "head"  # one way to answer; the others are of `benchmarks.world.photo_answers`
 
 
 @dataclass(frozen=True)
@@ -80,11 +81,11 @@ class Ablation(Arm):
     negatives: Negatives = "all"
     head_lr: float = 3e-2  # chosen for the full method; see RATES
     scales: tuple[float, ...] = SCALES  # of a location encoder
-    nearest: bool = False  # whether its vectors answer by the nearest training photos, too
+    photos: tuple[str, ...] = ()  # ways in which the training photos answer with its vectors, too
 
 
-FULL = Ablation("full method", nearest=True)
-CLASSES = Ablation("classifier", head="classes", head_lr=1e-1, nearest=True)
+FULL = Ablation("full method", photos=(NEAREST, ALONE, TOGETHER))
+CLASSES = Ablation("classifier", head="classes", head_lr=1e-1, photos=(NEAREST,))
 PLACES = Ablation("image-to-GPS retrieval", head="places", head_lr=1e-3, scales=WORLD_SCALES)
 ARMS = (
     FULL,
@@ -122,6 +123,7 @@ READING = (
 )
 
 REFERENCE = Method(FULL.name, FULL.name, HEAD)
+BEST = Method(TOGETHER, FULL.name, TOGETHER)
 
 
 def methods() -> list[Method]:
@@ -141,6 +143,8 @@ def methods() -> list[Method]:
         Method(f"nearest photos by the {FULL.name}", FULL.name, NEAREST),
         Method(f"nearest photos by the {CLASSES.name}", CLASSES.name, NEAREST, "I", _rival("im2gps", "[L]kNN")),
         Method(PLACES.name, PLACES.name, HEAD, "II", _rival("im2gps3k", "GeoCLIP")),
+        Method(ALONE, FULL.name, ALONE),
+        BEST,
     ]
 
 
@@ -164,8 +168,15 @@ def train_arm(arm: Ablation, seed: int, stage: Stage) -> Run:
     """Train one arm, and let it answer the test photos in every way it is to."""
     module, sets, seconds = _trained(arm, seed, stage)
     errors = {HEAD: errors_km(module, sets["test"])}
-    if arm.nearest:
-        errors[NEAREST] = nearest_errors_km(module.encoder, sets)
+    if arm.photos:
+        head = module.head
+        errors |= photo_errors_km(
+            arm.photos,
+            sets,
+            {split: normalize(vectors_of(module.encoder, photos), dim=-1).numpy() for split, photos in sets.items()},
+            hierarchy=stage.hierarchy(arm.levels),
+            geocells=head.geocells() if isinstance(head, GeocellHead) else None,
+        )
     return Run(arm.name, seed, seconds, errors)
 
 
@@ -196,27 +207,18 @@ def _model(arm: Ablation, model: ModelConfig) -> ModelConfig:
     return replace(model, fusion=replace(model.fusion, blocks=arm.blocks) if arm.blocks else None)
 
 
-def nearest_errors_km(encoder: GeoEncoder, sets: Mapping[str, PhotoSet]) -> np.ndarray:
-    """Errors of the nearest training photos' answers to the test photos; the vote is chosen on validation photos."""
-    vectors = {split: normalize(vectors_of(encoder, photos), dim=-1).numpy() for split, photos in sets.items()}
-    train, validation, test = (sets[split] for split in ("train", "validation", "test"))
-    known = Known(vectors["train"], train.lat_deg, train.lng_deg)
-    vote = choose_vote(known, vectors["validation"], validation.lat_deg, validation.lng_deg)
-    best = elect(known, nearest_photos(known, vectors["test"], k=vote.k), vote)
-    return haversine_km(test.lat_deg, test.lng_deg, known.lat_deg[best], known.lng_deg[best])
-
-
 def ablate(preset: ComparisonPreset, out: Path, *, seeds: Sequence[int] = SEEDS) -> int:
     """Train what has not been trained, compare, and report; returns the exit code."""
     stage, resampling = Stage(preset, out / "world"), Resampling()
     runs = make_runs(ARMS, seeds, stage, out / "runs", train_arm)
-    return report_rows(compare(methods(), REFERENCE, runs, resampling), runs, preset, resampling)
+    return report_rows(runs, preset, resampling)
 
 
-def report_rows(
-    rows: Sequence[MethodResult], runs: Sequence[Run], preset: ComparisonPreset, resampling: Resampling
-) -> int:
-    """Print the table, draw the picture, and append everything to the results."""
+def report_rows(runs: Sequence[Run], preset: ComparisonPreset, resampling: Resampling) -> int:
+    """Print the tables, draw the picture, and append everything to the results."""
+    rows = compare(methods(), REFERENCE, runs, resampling)
+    others = [replace(method, paper=None, points=None) for method in (REFERENCE, *methods()) if method != BEST]
+    beside_best = compare(others, BEST, runs, resampling)
     report = Report("ablations")
     full = accuracy(errors_of(REFERENCE, runs).ravel(), PUBLISHED_KM)
     of_full = [run for run in runs if run.arm == FULL.name]
@@ -227,8 +229,17 @@ def report_rows(
         figures = {name: value for name, value in asdict(row).items() if name not in ("method", "accuracy")}
         text = f"{figures_text(row.accuracy, row.seconds)}. {verdict_text(row)}"
         report.row(row.method.name, text, **asdict(row.accuracy), **figures, paper=asdict(row.method))
+    best = accuracy(errors_of(BEST, runs).ravel(), PUBLISHED_KM)
+    against = [
+        {"method": row.method.name, "points": row.points, **asdict(row.intervals), "verdicts": row.verdicts}
+        for row in beside_best
+    ]
+    better = better_ones(beside_best)
+    text = f"better than {BEST.name}: {', '.join(better) or 'no method at any distance'}"
+    report.row(f"against {BEST.name}", text, holds=not better, against=against)
     console = Console(width=_WIDE, highlight=False)
-    console.print(table(full, rows))
+    console.print(table(REFERENCE.name, full, rows))
+    console.print(table(BEST.name, best, beside_best))
     console.print(*READING, sep="\n", markup=False)
     code = report.finish(
         seeds=sorted({run.seed for run in runs}),
@@ -237,14 +248,16 @@ def report_rows(
         resampling=asdict(resampling),
         arms=[asdict(arm) for arm in ARMS],
     )
-    (harness.RESULTS / "ablations.md").write_text(markdown(full, rows, READING))
+    parts = markdown(REFERENCE.name, full, rows), "".join(f"- {note}\n" for note in READING)
+    page = "\n".join([*parts, markdown(BEST.name, best, beside_best)])
+    (harness.RESULTS / "ablations.md").write_text(page)
     (harness.RESULTS / "ablations.png").write_bytes(draw(rows))
     return code
 
 
 def try_rates(preset: ComparisonPreset, out: Path) -> int:
     """Train each kind of head with some rates, and say how far its answers to the validation photos are off."""
-    tried = [replace(arm, head_lr=rate, nearest=False) for arm, rates in RATES for rate in rates]
+    tried = [replace(arm, head_lr=rate, photos=()) for arm, rates in RATES for rate in rates]
     tried = [replace(arm, name=f"{arm.name}, rate {arm.head_lr:g}, scales {arm.scales}") for arm in tried]
     runs = make_runs(tried, (_RATES_SEED,), Stage(preset, out / "world"), out / "rates", _on_validation)
     report = Report("ablation-rates")

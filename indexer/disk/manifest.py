@@ -58,7 +58,9 @@ def code_version() -> Mapping[str, str]:
     made_by = {"geosurge": "unknown", **package_versions(["geosurge"])}  # unknown in one that was never installed
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         _git("ls-files", "--error-unmatch", Path(__file__).name)  # an installed copy may lie in another project's tree
-        made_by["commit"] = _git("describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")
+        # Not `describe --dirty`, which locks the index: that would be in the way of whoever commits meanwhile.
+        changed = _git("status", "--porcelain", "--untracked-files=no")
+        made_by["commit"] = _git("rev-parse", "--short=12", "HEAD") + ("-dirty" if changed else "")
     return made_by
 
 
@@ -72,7 +74,7 @@ def package_versions(packages: Sequence[str]) -> Mapping[str, str]:
 
 
 def _git(*arguments: str) -> str:
-    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    command = ["git", "--no-optional-locks", "-C", str(Path(__file__).parent), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
 
 

@@ -14,7 +14,8 @@ and s(r) is half the radius of leaf r. Photos are one more level of the paper's 
 
 An answer points at the photo of the highest density, moved once to the mean of the photos around it. For that bells
 around photos are as wide as makes errors least, which is wider than h, which makes the true place likeliest: what lies
-between several photos that look alike is a better guess than any of them.
+between several photos that look alike is a better guess than any of them. Nor is a bell around a leaf's point then
+narrower than that: what weighs nothing decides nothing, however narrow it is.
 """
 
 from dataclasses import dataclass, replace
@@ -49,11 +50,14 @@ class PhotoEvidence:
         return self.near.row[:, 0] >= 0
 
     def pointing(self, width_km: float) -> "PhotoEvidence":
-        """The same with bells around photos that are so wide for pointing."""
+        """The same with bells that are so wide for pointing: around photos, and around leaves with narrower ones."""
         known, density = self.near.row >= 0, self.density
         position = np.arange(density.begins[-1]) - np.repeat(density.begins[:-1], np.diff(density.begins))
         is_photo = position < np.repeat(known.sum(axis=1), np.diff(density.begins))
-        wider = replace(density, width_km=np.where(is_photo, width_km, density.width_km))
+        # All photos of a leaf may have been taken at one spot. Its bell of some metres is a fair share of places there,
+        # but for pointing it would outdo bells that are kilometres wide with next to no weight.
+        of_leaves = np.maximum(density.width_km, width_km)
+        wider = replace(density, width_km=np.where(is_photo, width_km, of_leaves))
         at_photos = np.full(known.shape, -np.inf)
         at_photos[known] = wider.at(self.places[known], np.nonzero(known)[0])
         chosen = self.places[np.arange(len(known)), at_photos.argmax(axis=1)]

@@ -127,11 +127,11 @@ def answer_table(
     owners: whose the photos of the input are, whose own photos of the gallery are not looked at.
     """
     ok = np.flatnonzero(batch.ok)
-    queries = engine.prepared(batch.embedding[ok])
+    queries, n_photos = engine.prepared(batch.embedding[ok]), np.ones(len(ok), np.int64)
     if recall is not None:
-        recall.add(first_row + ok, queries)
+        recall.add(first_row + ok, queries, n_photos)
     own = None if owners is None else owners.of_photos(batch.photo, first_row)[ok]
-    answers = answer_columns(engine, queries, k=k, n_photos=np.ones(len(ok), np.int64), owners=own)
+    answers = answer_columns(engine, queries, k=k, n_photos=n_photos, owners=own)
     position = np.full(len(batch), -1)
     position[ok] = np.arange(len(ok))
     return laid_out(batch, answers, position, first_row=first_row)

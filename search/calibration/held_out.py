@@ -1,6 +1,7 @@
 """Held-out queries: photos, or albums, whose true places are known and that nothing else was fitted to."""
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -27,7 +28,7 @@ _ENOUGH_FOR_HALVES, _FOLDS = 400, 5
 class HeldOutQueries:
     """Queries whose true places are known: photos, or albums."""
 
-    name: np.ndarray  # (N,) str, of the photo, or of an album's first
+    names: np.ndarray  # (N,) objects, the names of the photos that each is made of: tuples of one or more
     queries: np.ndarray  # (N, D) float32, as `Engine.search_prepared` takes them
     n_photos: np.ndarray  # (N,) int64, that each is made of
     lat_deg: np.ndarray  # (N,) float64
@@ -40,6 +41,11 @@ class HeldOutQueries:
     def take(self, rows: np.ndarray) -> "HeldOutQueries":
         """Some of them, by their number."""
         return HeldOutQueries(*(getattr(self, column.name)[rows] for column in fields(self)))
+
+    @property
+    def name(self) -> np.ndarray:
+        """What each is told apart by, (N,) str: the name of the photo, or of an album's first."""
+        return np.array([names[0] for names in self.names], object)
 
     @property
     def inside(self) -> float:
@@ -116,7 +122,17 @@ def held_out(
     lat, lng = lat_lng(places[there])
     if album is not None and hierarchy.is_s2:
         leaf[there] = hierarchy.locate(lat, lng)[:, -1]
-    first = np.full(len(sums.counts), -1)
-    first[group[::-1]] = np.arange(len(photos))[::-1]
-    name = np.array(photos.photo, object)[first[there]]
-    return HeldOutQueries(name, sums.sums[there].astype(np.float32), sums.counts[there], lat, lng, leaf[there])
+    used = np.flatnonzero(times)
+    used = used[np.argsort(group[used], kind="stable")]  # albums in order, and the photos of each as in the table
+    ends = np.cumsum(sums.counts[there])
+    name = np.array(photos.photo, object)[used].tolist()
+    names = named([tuple(name[begin:end]) for begin, end in zip([0, *ends[:-1]], ends, strict=True)])
+    return HeldOutQueries(names, sums.sums[there].astype(np.float32), sums.counts[there], lat, lng, leaf[there])
+
+
+def named(names: Iterable[tuple[str, ...]]) -> np.ndarray:
+    """The column `names` of queries: (N,) objects."""
+    each = list(names)
+    column = np.empty(len(each), object)
+    column[:] = each
+    return column

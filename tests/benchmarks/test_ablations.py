@@ -16,13 +16,15 @@ from benchmarks.world.ablation_table import (
     NOT_AS,
     OPEN,
     Method,
+    better_ones,
     compare,
     draw,
     verdict_text,
 )
-from benchmarks.world.ablations import ARMS, FULL, HEAD, NEAREST, PRESET, RATES, REFERENCE, Ablation, ablate, methods
+from benchmarks.world.ablations import ARMS, FULL, HEAD, PRESET, RATES, REFERENCE, Ablation, ablate, methods
 from benchmarks.world.arms import ComparisonPreset, Run, Stage
 from benchmarks.world.generator import WorldConfig
+from benchmarks.world.photo_answers import ALONE, NEAREST, TOGETHER
 from indexer.earth.geo import FARTHEST_KM
 from search.evaluation.options import Resampling
 
@@ -51,30 +53,45 @@ def test_all_of_it_on_a_tiny_world(
 
     monkeypatch.setattr(ablations, "train_arm", train)
     monkeypatch.setattr(ablations, "Resampling", lambda: Resampling(200))
-    assert ablate(TINY, tmp_path / "out", seeds=(0,)) == 0
+    code = ablate(TINY, tmp_path / "out", seeds=(0,))
     first = capsys.readouterr().out
     for method in methods():
         assert f"{method.name}: median" in first
     monkeypatch.setattr(ablations, "train_arm", lambda *arguments: pytest.fail("made again"))
-    assert ablate(TINY, tmp_path / "out", seeds=(0,)) == 0
+    assert ablate(TINY, tmp_path / "out", seeds=(0,)) == code
     assert capsys.readouterr().out == first
     line, again = (json.loads(line) for line in (results / "ablations.jsonl").read_text().splitlines())
     assert line["rows"] == again["rows"]
-    assert [row["what"] for row in line["rows"]] == [FULL.name, *(method.name for method in methods())]
+    *listed, last = line["rows"]
+    assert [row["what"] for row in listed] == [FULL.name, *(method.name for method in methods())]
+    of_both = {row["what"]: row["within"] for row in listed}
+    for row in last["against"]:  # the same differences, from the other side
+        assert row["points"]["200"] == pytest.approx(of_both[row["method"]]["200"] - of_both[TOGETHER]["200"])
+    assert [row["method"] for row in last["against"]] == [name for name in of_both if name != TOGETHER]
+    overtaken = any("better" in row["verdicts"].values() for row in last["against"])
+    assert (last["holds"], code) == (not overtaken, int(overtaken))
     full = json.loads(next((tmp_path / "out" / "runs").glob("full-method-0-*.json")).read_text())
-    assert {way: len(errors) for way, errors in full["errors_km"].items()} == {HEAD: 25, NEAREST: 25}
+    assert {way: len(errors) for way, errors in full["errors_km"].items()} == dict.fromkeys(
+        (HEAD, NEAREST, ALONE, TOGETHER), 25
+    )
     with Image.open(results / "ablations.png") as picture:
         assert min(picture.size) > 500
-    page = [line for line in (results / "ablations.md").read_text().splitlines() if line.startswith("|")]
+    text = (results / "ablations.md").read_text()
+    assert [line for line in text.splitlines() if line.startswith("#")] == [
+        "# Points above the full method, with 95 % intervals",
+        "# Points above cells and gallery, with 95 % intervals",
+    ]
+    page = [line for line in text.splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in page}) == 1
     assert page[2].startswith("| full method | ")
+    assert sum(line.startswith(f"| {TOGETHER} | ") for line in page) == 2
     assert sum(" the paper's Table " in line for line in page) == sum(m.points is not None for m in methods())
 
 
 def test_arms_are_what_they_are_called() -> None:
     assert len({arm.name for arm in ARMS}) == len(ARMS)
     for arm in ARMS[1:]:
-        changed = {name for name, value in vars(arm).items() if value != getattr(FULL, name)} - {"name", "nearest"}
+        changed = {name for name, value in vars(arm).items() if value != getattr(FULL, name)} - {"name", "photos"}
         assert changed <= {"head", "head_lr", "scales"} or len(changed) == 1, arm.name
         if "level" in arm.name:
             assert len(arm.levels) == int(arm.name[0])
@@ -134,6 +151,16 @@ def test_differences_are_said_as_they_are() -> None:
     )
     assert verdict_text(replace(other, agreement={})) == f"{OPEN} at 25, 200, 750, 2500 km"
     assert all(ends.low <= worse.points[limit] <= ends.high for limit, ends in worse.intervals.within.items())
+
+
+def test_who_is_better_than_the_best_is_named() -> None:
+    full, other = (Method(name, name, HEAD) for name in ("full", "other"))
+    worse = Method("worse", "worse", HEAD)
+    assert better_ones(compare([worse, other], full, runs(), Resampling(500))) == []
+    named = better_ones(compare([full, other], worse, runs(), Resampling(500)))
+    assert named == [
+        f"{name} within {limit} km" for name in ("full", "other") for limit in ("25", "200", "750", "2,500")
+    ]
 
 
 def test_one_seed_among_three_that_differs_is_no_difference() -> None:

@@ -114,11 +114,12 @@ class Truth:
     _fit: PhotoFit
 
     def density(self, query: int, places: np.ndarray, *, pointing: bool = False) -> np.ndarray:
-        """Per km2 at places (M, 3)."""
+        """Per km2 at places (M, 3); for pointing no bell is narrower than those of photos then are."""
         width = self._fit.point_width_km if pointing else self._fit.width_km
+        leaf_widths = np.maximum(self._leaf_widths, width) if pointing else self._leaf_widths
         by_photo = (1 - self._fit.cells) * self.share[query] * self.weight[query]
         photos = _bells(places, self._places, np.full(len(self._places), width)) @ by_photo
-        return photos + _bells(places, self._middles, self._leaf_widths) @ self._of_cells[query]
+        return photos + _bells(places, self._middles, leaf_widths) @ self._of_cells[query]
 
 
 def _bells(places: np.ndarray, middles: np.ndarray, width_km: np.ndarray) -> np.ndarray:

@@ -1,23 +1,59 @@
 """What a manifest says is checked: kinds, versions, sizes, digests, and damage of every sort."""
 
 import json
+import os
+import subprocess
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 import pytest
 
-from indexer.disk.manifest import MANIFEST, read_manifest, typed_facts, verify_folder
+from indexer.disk import manifest
+from indexer.disk.manifest import MANIFEST, code_version, read_manifest, typed_facts, verify_folder
 from indexer.errors import ArtifactError
 from tests.indexer.conftest import write
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
-    manifest = read_manifest(write(tmp_path / "T"), kind="thing", schema_version=3)
-    assert (manifest.facts, manifest.config, manifest.inputs) == ({"n": 5}, {"k": 1}, {"i": None})
-    assert manifest.files["sub/a.bin"].size_bytes == 5
-    assert verify_folder(tmp_path / "T", manifest) == []
-    assert "geosurge" in manifest.made_by
+    written = read_manifest(write(tmp_path / "T"), kind="thing", schema_version=3)
+    assert (written.facts, written.config, written.inputs) == ({"n": 5}, {"k": 1}, {"i": None})
+    assert written.files["sub/a.bin"].size_bytes == 5
+    assert verify_folder(tmp_path / "T", written) == []
+    assert "geosurge" in written.made_by
+
+
+def test_the_commit_is_told_and_the_checkout_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several processes ask at once, while somebody commits: nobody may lock the index, or need the lock."""
+    module, index = tmp_path / "module.py", tmp_path / ".git" / "index"
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(tmp_path), "-c", "user.name=n", "-c", "user.email=n@localhost", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    def commit_told() -> str | None:
+        before = index.read_bytes()
+        (index.parent / "index.lock").touch()  # another git is at work
+        told = code_version.__wrapped__().get("commit")
+        assert index.read_bytes() == before
+        (index.parent / "index.lock").unlink()
+        assert code_version.__wrapped__().get("commit") == told
+        assert index.read_bytes() == before
+        return told
+
+    monkeypatch.setattr(manifest, "__file__", str(module))
+    assert "commit" not in code_version.__wrapped__()
+    git("init", "--quiet")
+    module.write_text("one")
+    git("add", "module.py")
+    git("commit", "--quiet", "--message", "one")
+    commit = git("rev-parse", "HEAD")[:12]
+    os.utime(module, (0, 0))  # so git would like to write down that it has looked
+    assert commit_told() == commit
+    (tmp_path / "untracked.txt").write_text("")
+    assert commit_told() == commit
+    module.write_text("two")
+    assert commit_told() == f"{commit}-dirty"
 
 
 @pytest.mark.parametrize("damage", ["flip", "shorten", "remove"])
@@ -25,8 +61,8 @@ def test_damage_to_a_file_is_found(tmp_path: Path, damage: str) -> None:
     file = write(tmp_path / "T") / "sub" / "a.bin"
     if damage == "flip":
         file.write_bytes(b"hellO")
-        manifest = read_manifest(tmp_path / "T", kind="thing", schema_version=3)
-        assert len(verify_folder(tmp_path / "T", manifest)) == 1
+        written = read_manifest(tmp_path / "T", kind="thing", schema_version=3)
+        assert len(verify_folder(tmp_path / "T", written)) == 1
         return
     file.unlink() if damage == "remove" else file.write_bytes(b"hell")
     with pytest.raises(ArtifactError, match=r"a\.bin"):

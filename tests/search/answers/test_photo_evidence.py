@@ -220,6 +220,24 @@ def test_a_place_that_is_dense_by_cells_alone_stays_where_it_is(photo_bundle: Bu
     assert haversine_km(lat[0], lng[0], *there) < 1e-6
 
 
+def test_a_leaf_that_weighs_nothing_decides_nothing_however_narrow_it_is(photo_bundle: Bundle) -> None:
+    """All photos of leaf 1 were taken at one spot: its bell of 25 m is the densest place there is, but for pointing."""
+    leaves = photo_bundle.hierarchy.leaves
+    tiny = replace(leaves, radius_km=np.where(np.arange(len(leaves)) == 1, 0.0, leaves.radius_km))
+    cells = Posterior(np.array([0, 2]), np.array([0, 1]), np.array([0.999, 0.001]), np.zeros(1), np.array([2]))
+    there = float(leaves.lat_deg[1]), float(leaves.lng_deg[1])
+    heavy = (-there[0], there[1] - np.sign(there[1]) * 90)
+    fit = replace(FIT, similarity=1e-3, width_km=20, point_width_km=20)
+    found = evidence_of(tiny, fake([heavy, there]), [0, 1], [0.5, 0.4], fit, cells)
+    places = unit_vectors(*np.array([heavy, there]).T)
+    dense = found.density.at(places, np.zeros(2, np.int64))
+    assert dense[1] > dense[0]  # of the density that radii are taken from, that is so
+    np.testing.assert_array_equal(found.density.width_km[-1], 0.025)
+    assert found.photo_density[0, 0] > 500 * found.photo_density[0, 1]
+    lat, lng = lat_lng(found.points)
+    assert haversine_km(lat[0], lng[0], *heavy) < 1e-6
+
+
 def test_a_photo_counts_as_often_as_it_stands_for(photo_bundle: Bundle, cells: Posterior) -> None:
     places = [(0.0, 0.0), (5.0, 5.0)]
     many = evidence_of(photo_bundle.hierarchy.leaves, fake(places, [3, 1]), [0, 1], [0.4, 0.4], FIT, cells)

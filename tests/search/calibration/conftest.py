@@ -21,7 +21,7 @@ from indexer.vectors.features import FeatureBatch
 from indexer.vectors.scoring import log_product, log_softmax
 from search.answers.engine import Engine
 from search.answers.radii import LeafDiscs
-from search.calibration.held_out import HeldOutQueries
+from search.calibration.held_out import HeldOutQueries, named
 from tests.conftest import random_geocells, write_features
 from tests.search.conftest import WIDTH
 
@@ -39,9 +39,9 @@ def drawn(engine: Engine, temperature: float, *, n: int, seed: int) -> HeldOutQu
     aside -= (aside * point).sum(axis=1, keepdims=True) * point
     aside /= np.linalg.norm(aside, axis=1, keepdims=True)
     angle = (rng.uniform(0, 1, n) * around.radius_km[leaf] / 6371.0)[:, None]
-    name = np.array([f"{row}.jpg" for row in range(n)], object)
+    names = named((f"{row}.jpg",) for row in range(n))
     lat, lng = lat_lng(np.cos(angle) * point + np.sin(angle) * aside)
-    return HeldOutQueries(name, queries, np.ones(n, np.int64), lat, lng, leaf)
+    return HeldOutQueries(names, queries, np.ones(n, np.int64), lat, lng, leaf)
 
 
 @pytest.fixture
@@ -82,9 +82,9 @@ class PhotoWorld:
         """Photos that are not in the gallery."""
         lat, lng = places_near_leaves(self.bundle.hierarchy, n, seed)
         queries = self.bundle.model.geocells.compared(self.vectors_of(unit_vectors(lat, lng), seed))
-        name = np.array([f"q{seed}-{row:05d}.jpg" for row in range(n)], object)
+        names = named((f"q{seed}-{row:05d}.jpg",) for row in range(n))
         leaf = self.bundle.hierarchy.locate(lat, lng)[:, -1]
-        return HeldOutQueries(name, queries, np.ones(n, np.int64), lat, lng, leaf)
+        return HeldOutQueries(names, queries, np.ones(n, np.int64), lat, lng, leaf)
 
 
 def places_near_leaves(hierarchy: Hierarchy, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

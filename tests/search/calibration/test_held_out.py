@@ -13,7 +13,7 @@ from indexer.earth.geo import lat_lng, unit_vectors
 from indexer.errors import InputError
 from indexer.vectors.features import open_features
 from search.answers.engine import Engine
-from search.calibration.held_out import HeldOutQueries, held_out
+from search.calibration.held_out import HeldOutQueries, held_out, named
 
 
 def test_photos_and_truth_that_do_not_belong_together_are_refused(home: Path) -> None:
@@ -43,9 +43,8 @@ def test_an_album_lies_in_the_middle_of_its_photos(home: Path) -> None:
 
 def some(n: int, *, prefix: str = "") -> HeldOutQueries:
     rng = np.random.default_rng(n)
-    name = np.array([f"{prefix}{row}.jpg" for row in range(n)], object)
     return HeldOutQueries(
-        name,
+        named((f"{prefix}{row}.jpg",) for row in range(n)),
         rng.normal(size=(n, 3)).astype(np.float32),
         np.ones(n, np.int64),
         *rng.uniform(-9, 9, (2, n)),
@@ -95,7 +94,7 @@ def test_some_can_be_taken_and_the_share_inside_is_counted() -> None:
     np.testing.assert_array_equal(taken.queries, sample.queries[[5, 1]])
 
 
-def test_queries_have_the_names_of_their_photos_and_albums_of_their_first(home: Path) -> None:
+def test_queries_have_the_names_of_their_photos(home: Path) -> None:
     bundle, features = Engine.open(home / "R").bundle, open_features(home / "F")
     singles = held_out(bundle, features, home / "truth.parquet")
     assert singles.name.tolist() == [f"{row}.jpg" for row in range(400)]
@@ -103,4 +102,13 @@ def test_queries_have_the_names_of_their_photos_and_albums_of_their_first(home: 
     pairs = rows.append_column("pair", pa.array([row % 200 for row in range(400)]))
     pa.parquet.write_table(pairs, home / "pairs.parquet")
     album = held_out(bundle, features, home / "pairs.parquet", album="pair")
-    assert sorted(album.name.tolist()) == sorted(f"{row}.jpg" for row in range(200))
+    assert album.name.tolist() == [f"{row}.jpg" for row in range(200)]
+    assert album.names.tolist() == [(f"{row}.jpg", f"{row + 200}.jpg") for row in range(200)]
+    fewer = rows.take([row for row in range(400) if row != 7]).append_column(
+        "pair", pa.array([row % 200 for row in range(400) if row != 7])
+    )
+    pa.parquet.write_table(fewer, home / "fewer.parquet")  # album 7 comes last, and of one photo
+    album = held_out(bundle, features, home / "fewer.parquet", album="pair")
+    one = album.names.tolist().index(("207.jpg",))
+    assert album.n_photos.tolist() == [len(names) for names in album.names]
+    assert album.lat_deg[one] == pytest.approx(singles.lat_deg[207])

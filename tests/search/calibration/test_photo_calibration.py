@@ -15,7 +15,7 @@ from search.answers.options import GalleryName, PointName, SearchOptions
 from search.answers.points import points_of_bundle
 from search.calibration import photo_calibration, photo_fit
 from search.calibration.cell_calibration import fit_calibration
-from search.calibration.held_out import HeldOutQueries
+from search.calibration.held_out import HeldOutQueries, named
 from search.calibration.photo_calibration import PhotoCalibration, calibrate_photos
 from search.evaluation.options import Resampling
 from tests.search.calibration.conftest import PhotoWorld
@@ -186,13 +186,13 @@ def with_copies(world: PhotoWorld, sample: HeldOutQueries, n: int, *, by_name: b
     gallery = world.bundle.gallery
     assert gallery is not None
     rows = np.arange(n)
-    queries, name, lat, lng = sample.queries.copy(), sample.name.copy(), sample.lat_deg.copy(), sample.lng_deg.copy()
+    queries, names, lat, lng = sample.queries.copy(), sample.names.copy(), sample.lat_deg.copy(), sample.lng_deg.copy()
     if by_name:
-        name[rows] = gallery.names(rows)
+        names[rows] = named((name,) for name in gallery.names(rows))
     else:
         queries[rows], lat[rows], lng[rows] = gallery.vectors(0, n), gallery.lat_deg[rows], gallery.lng_deg[rows]
         lat[rows] -= np.sign(lat[rows]) * 0.004
-    return replace(sample, queries=queries, name=name, lat_deg=lat, lng_deg=lng)
+    return replace(sample, queries=queries, names=names, lat_deg=lat, lng_deg=lng)
 
 
 @pytest.mark.parametrize("by_name", [True, False])
@@ -209,6 +209,21 @@ def test_photos_of_the_gallery_are_left_out_and_counted(
     assert (found.fitted.calibration.queries, found.fitted.calibration.approximate) == (400, False)
     with pytest.raises(InputError, match="22 of 420 held-out photos are in the gallery, by name or by vector"):
         calibrate(photo_world, with_copies(photo_world, sample, 22, by_name=by_name), cells)
+
+
+@pytest.mark.usefixtures("quick")
+def test_albums_with_a_photo_of_the_gallery_are_left_out_whichever_it_is(
+    photo_world: PhotoWorld, cells: Calibration
+) -> None:
+    sample, gallery = photo_world.sample(150, seed=36), photo_world.bundle.gallery
+    assert gallery is not None
+    names = sample.names.copy()
+    names[:6] = named(
+        ("new.jpg",) * place + (name,) + ("newer.jpg",) * (2 - place)
+        for place, name in zip([0, 1, 2, 0, 1, 2], gallery.names(np.arange(6)), strict=True)
+    )
+    albums = replace(sample, names=names)
+    assert calibrate(photo_world, albums, cells, protocol="album").left_out == 6
 
 
 @pytest.mark.usefixtures("quick")
