@@ -180,10 +180,10 @@ class ListFile:
             return self.rows(int(rows[0]), int(rows[-1]) + 1) if len(rows) else self.rows(0, 0)
         size, numbers = self.codec.code_size, np.searchsorted(self.begins, rows, side="right") - 1
         starts = self.begins[numbers] * _ID.itemsize + rows * size
-        codes = np.empty((len(rows), size), np.uint8)
-        for code, start in zip(codes, starts.tolist(), strict=True):
-            code[:] = self._bytes[start : start + size]
-        return codes
+        windows = np.lib.stride_tricks.as_strided(  # at every byte the code that could begin there
+            self._bytes, (len(self._bytes) - size + 1, size), (1, 1), writeable=False
+        )
+        return np.asarray(windows[starts])
 
     def _part(self, number: int, begin: int, end: int) -> np.ndarray:
         """Rows begin to end, which are of this list."""
