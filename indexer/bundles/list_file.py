@@ -174,6 +174,17 @@ class ListFile:
         ]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
+    def pieces(self, begins: np.ndarray, ends: np.ndarray) -> list[np.ndarray]:
+        """The codes of ranges of rows, each within one list: (n, code_size) uint8 each, views into the mapped file.
+
+        begins, ends: (p,) int64.
+        """
+        size, numbers = self.codec.code_size, np.searchsorted(self.begins, begins, side="right") - 1
+        starts = self.begins[numbers] * _ID.itemsize + begins * size  # after the ids of all lists before
+        stops = starts + (ends - begins) * size
+        parts = zip(starts.tolist(), stops.tolist(), strict=True)
+        return [self._bytes[start:stop].reshape(-1, size) for start, stop in parts]
+
     def take(self, rows: np.ndarray) -> np.ndarray:
         """The codes of any rows, (n,) int64, in this order: (n, code_size) uint8."""
         if not len(rows) or (np.diff(rows) == 1).all():

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
@@ -22,6 +23,7 @@ import torch
 from indexer.bundles.gallery import Gallery
 from search.retrieval.photo_products import products_of
 
+_FIRST = 4  # photos, for each that is wanted, that are looked at before the others: what others must reach
 _WAITING = 4  # photos that may be among the best, for each that is wanted, before those that cannot are dropped
 _DECODED = 1 << 11  # photos that are compared again at once
 _Part = TypeVar("_Part")
@@ -67,7 +69,9 @@ class GalleryLists:
         found = _Candidates(products.error, near)
 
         def look(block: _Block) -> None:
-            photo, query, similarity = products.above(block.queries, block.ranges, found.least[block.queries])
+            photo, query, similarity = products.above(
+                block.queries, block.begins, block.ends, found.least[block.queries]
+            )
             row, may = block.rows[photo], block.looks(photo, query)
             query = block.queries[query]
             if self.photos is not None:
@@ -77,9 +81,20 @@ class GalleryLists:
                 may &= (of_photo != owners[1][query]) | (of_photo < 0)
             found.add(query[may], row[may], similarity[may])
 
-        _in_threads(look, self._blocks(len(queries), lists, rows_at_once=products.rows_at_once))
-        query, row = found.best()
-        return self._in_order(queries, query, row, self._similarities(queries, query, row), near=near)
+        for part in self._parts(lists, n_first=_FIRST * near):
+            _in_threads(look, self._blocks(len(queries), part, rows_at_once=products.rows_at_once))
+            found.drop()
+        return self._compared_again(queries, found, near=near)
+
+    def _parts(self, lists: np.ndarray | None, *, n_first: int) -> Iterator[np.ndarray | None]:
+        """The lists in two parts: the best of each query that hold about so many photos, and the others."""
+        if lists is None:
+            yield None
+            return
+        sizes = np.where(lists < 0, 0, self.sizes[lists])
+        first = np.cumsum(sizes, axis=1) - sizes < n_first
+        yield np.where(first, lists, -1)
+        yield np.where(first, -1, lists)
 
     def _blocks(self, n_queries: int, lists: np.ndarray | None, *, rows_at_once: int) -> Iterator["_Block"]:
         """Lists that are looked at, or pieces of long ones, in the order of the file, a few at a time."""
@@ -89,10 +104,10 @@ class GalleryLists:
         else:
             query, place = np.nonzero(lists >= 0)
             pairs = lists[query, place] * n_queries + query
-            pairs = np.unique(pairs[self.sizes[lists[query, place]] > 0])
-            of, query = np.divmod(pairs, n_queries)
-            leaf, first = np.unique(of, return_index=True)
-            asked = np.append(first, len(of))  # the queries of leaf i are query[asked[i] : asked[i + 1]]
+            of, query = np.divmod(np.sort(pairs[self.sizes[lists[query, place]] > 0]), n_queries)
+            # The queries of the i-th of these leaves are query[asked[i] : asked[i + 1]].
+            asked = np.flatnonzero(np.diff(of, prepend=-1, append=-1))
+            leaf = of[asked[:-1]]
         begins, ends = self.gallery.begins[leaf], self.gallery.begins[leaf + 1]
         n_pieces = -(-(ends - begins) // rows_at_once)
         of_piece = np.repeat(np.arange(len(leaf)), n_pieces)  # which of the leaves
@@ -101,44 +116,58 @@ class GalleryLists:
         sizes = ends - begins
         number = (np.cumsum(sizes) - sizes) // rows_at_once
         bounds = np.flatnonzero(np.diff(number, prepend=-1, append=-1)).tolist()
-        everybody = np.arange(n_queries)
-        for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
+        everybody, number_of, is_own = np.arange(n_queries), np.zeros(n_queries, np.int64), np.zeros(n_queries, bool)
+        for start, stop in pairwise(bounds):
             some = slice(start, stop)
             if lists is None:
                 yield _Block.of(everybody, begins[some], ends[some], None)
                 continue
             first, last = of_piece[start], of_piece[stop - 1] + 1
-            who, column = np.unique(query[asked[first] : asked[last]], return_inverse=True)
+            own = query[asked[first] : asked[last]]
+            is_own[own] = True
+            who = np.flatnonzero(is_own)
+            is_own[who], number_of[who] = False, np.arange(len(who))
             looked = np.zeros((last - first, len(who)), bool)
-            looked[np.repeat(np.arange(last - first), np.diff(asked[first : last + 1])), column] = True
+            looked[np.repeat(np.arange(last - first), np.diff(asked[first : last + 1])), number_of[own]] = True
             yield _Block.of(who, begins[some], ends[some], looked[of_piece[some] - first])
 
-    def _similarities(self, queries: np.ndarray, query: np.ndarray, row: np.ndarray) -> np.ndarray:
-        """q . x of pairs of a query and a photo, (P,) int64 each, in the order of the rows: (P,) float32."""
-        result = np.empty(len(row), np.float32)
-        lists = self.gallery.lists
-
-        def compare(part: slice) -> None:
-            photos, which = np.unique(row[part], return_inverse=True)
-            vectors = lists.codec.decode(lists.take(photos))
-            np.einsum("pd,pd->p", vectors[which], queries[query[part]], out=result[part])
-
-        _in_threads(compare, (slice(start, start + _DECODED) for start in range(0, len(row), _DECODED)))
-        return result
-
-    def _in_order(
-        self, queries: np.ndarray, query: np.ndarray, row: np.ndarray, similarity: np.ndarray, *, near: int
-    ) -> NearPhotos:
-        """The best of pairs of a query and a photo; of equals the first row."""
+    def _compared_again(self, queries: np.ndarray, found: "_Candidates", *, near: int) -> NearPhotos:
+        """The best of the candidates by similarities in float32; of equals the first row."""
+        query, row, place = found.best()
+        first = place < near
+        similarity = np.full(len(row), -np.inf, np.float32)
+        similarity[first] = self._similarities(queries, query[first], row[first])
+        # What they are now known to reach leaves fewer of the others possible.
+        least = np.full(len(queries), np.inf, np.float32)
+        np.minimum.at(least, query[first], similarity[first])
+        others = np.flatnonzero(~first)
+        others = others[found.possible(others, least)]
+        similarity[others] = self._similarities(queries, query[others], row[others])
         order = np.lexsort((row, -similarity, query))
         query, row, similarity = query[order], row[order], similarity[order]
         place = np.arange(len(query)) - np.searchsorted(query, query)
-        kept = place < near
+        kept = (place < near) & (similarity > -np.inf)
         at = query[kept], place[kept]
         rows, best = np.full((len(queries), near), -1, np.int64), np.full((len(queries), near), -np.inf)
         rows[at], best[at] = row[kept], similarity[kept]
         leaf = np.searchsorted(self.gallery.begins, rows, side="right") - 1
         return NearPhotos(rows, np.where(rows < 0, -1, leaf), best)
+
+    def _similarities(self, queries: np.ndarray, query: np.ndarray, row: np.ndarray) -> np.ndarray:
+        """q . x of pairs of a query and a photo, (P,) int64 each, in the order of queries: (P,) float32."""
+        result = np.empty(len(row), np.float32)
+        lists = self.gallery.lists
+
+        def compare(begin: int) -> None:
+            part = slice(begin, begin + _DECODED)
+            vectors, own = lists.codec.decode(lists.take(row[part])), query[part]
+            bounds = np.flatnonzero(np.diff(own, prepend=-1, append=-1)).tolist()
+            for start, stop in pairwise(bounds):  # not by a library of matrices: they add up in the order of a shape
+                pairs = vectors[start:stop], queries[own[start]]
+                np.einsum("pd,d->p", *pairs, out=result[begin + start : begin + stop])
+
+        _in_threads(compare, range(0, len(row), _DECODED))
+        return result
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -146,7 +175,8 @@ class _Block:
     """Some ranges of a gallery, and the queries that look at any of them."""
 
     queries: np.ndarray  # (m,) int64
-    ranges: list[tuple[int, int]]  # p of them, of rows
+    begins: np.ndarray  # (p,) int64, of ranges of rows
+    ends: np.ndarray
     rows: np.ndarray  # (n,) int64, all of them
     _piece: np.ndarray  # (n,) int64, which range each is of
     _looked: np.ndarray | None  # (p, m) bool, which queries look at which; None: all at all
@@ -157,7 +187,7 @@ class _Block:
         sizes = ends - begins
         piece = np.repeat(np.arange(len(sizes)), sizes)
         rows = np.arange(len(piece)) + np.repeat(begins - (np.cumsum(sizes) - sizes), sizes)
-        return cls(queries, list(zip(begins.tolist(), ends.tolist(), strict=True)), rows, piece, looked)
+        return cls(queries, begins, ends, rows, piece, looked)
 
     def looks(self, photo: np.ndarray, query: np.ndarray) -> np.ndarray:
         """Which pairs of a photo, by its number here, and a query, by its number here, are looked at: (k,) bool."""
@@ -183,16 +213,23 @@ class _Candidates:
             self._waiting.append((query, row, similarity))
             self._n_waiting += len(query)
             if self._n_waiting > _WAITING * self._near * len(self._error):
-                self._drop()
+                self.drop()
 
-    def best(self) -> tuple[np.ndarray, np.ndarray]:
-        """Of each query at least the best, with those that may be: query and row (P,) int64, in the order of rows."""
-        self._drop()
+    def best(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What the last `drop` has left: query, row, and its place among the query's, (P,) int64; of queries in order."""
         query, row, _ = self._waiting[0]
-        order = np.argsort(row, kind="stable")
-        return query[order], row[order]
+        return query, row, np.arange(len(query)) - np.searchsorted(query, query)
 
-    def _drop(self) -> None:
+    def possible(self, some: np.ndarray, least: np.ndarray) -> np.ndarray:
+        """Which of some of these, by their number, can be as similar as the least of their query: (k,) bool.
+
+        least: (Q,) float32, of true similarities.
+        """
+        query, _, similarity = self._waiting[0]
+        query, similarity = query[some], similarity[some]
+        return np.asarray(similarity >= least[query] - self._error[query])
+
+    def drop(self) -> None:
         """Leave out those that cannot be among the best."""
         nothing = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32)
         query, row, similarity = (np.concatenate(each) for each in zip(nothing, *self._waiting, strict=True))

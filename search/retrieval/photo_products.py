@@ -30,12 +30,13 @@ class PhotoProducts(Protocol):
     error: np.ndarray  # (Q,) float64, how far a product can be from that of the decoded vector
 
     def above(
-        self, queries: np.ndarray, ranges: list[tuple[int, int]], least: np.ndarray
+        self, queries: np.ndarray, begins: np.ndarray, ends: np.ndarray, least: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Photos whose products reach a least one.
 
-        queries: (m,) int64, which ones. ranges: of the gallery's rows. least: (m,) float64, for each query.
-        Returns which photo of the ranges, (k,) int64, which of the m queries, (k,) int64, and products (k,) float32.
+        queries: (m,) int64, which ones. begins, ends: (p,) int64, of ranges of the gallery's rows, each within one
+        list. least: (m,) float64, for each query. Returns which photo of all ranges, (k,) int64, which of the m
+        queries, (k,) int64, and products (k,) float32.
         """
         ...
 
@@ -54,15 +55,16 @@ class FloatProducts:
     rows_at_once = 1 << 8
 
     def __init__(self, gallery: Gallery, queries: np.ndarray) -> None:
-        self._gallery, self._queries = gallery, queries
+        self._lists, self._queries = gallery.lists, queries
         length = np.linalg.norm(queries.astype(np.float64), axis=1)
         self.error = length * float32_error(queries.shape[1]) * _longest(gallery) * _FLAT
 
     def above(
-        self, queries: np.ndarray, ranges: list[tuple[int, int]], least: np.ndarray
+        self, queries: np.ndarray, begins: np.ndarray, ends: np.ndarray, least: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """As `PhotoProducts`."""
-        vectors = np.concatenate([self._gallery.vectors(*each) for each in ranges])
+        codes = self._lists.pieces(begins, ends)
+        vectors = self._lists.codec.decode(codes[0] if len(codes) == 1 else np.concatenate(codes))
         product = vectors @ self._queries[queries].T
         photo, query = np.divmod(np.flatnonzero(product >= least), len(queries))
         return photo, query, product[photo, query]
@@ -92,16 +94,15 @@ class ByteProducts:
         self._bytes = torch.from_numpy(rounded.astype(np.int8))
 
     def above(
-        self, queries: np.ndarray, ranges: list[tuple[int, int]], least: np.ndarray
+        self, queries: np.ndarray, begins: np.ndarray, ends: np.ndarray, least: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """As `PhotoProducts`."""
-        n, m = sum(end - begin for begin, end in ranges), len(queries)
+        n, m = int((ends - begins).sum()), len(queries)
         codes = np.empty((-(-n // _SHAPES) * _SHAPES, self._bytes.shape[1]), np.uint8)
         at = 0
-        for begin, end in ranges:
-            # Less 128, as a byte with a sign.
-            np.bitwise_xor(self._lists.rows(begin, end), np.uint8(_ZERO), out=codes[at : at + end - begin])
-            at += end - begin
+        for piece in self._lists.pieces(begins, ends):
+            np.bitwise_xor(piece, np.uint8(_ZERO), out=codes[at : at + len(piece)])  # less 128, as a byte with a sign
+            at += len(piece)
         wanted = np.zeros(-(-m // _SHAPES) * _SHAPES, np.int64)
         wanted[:m] = queries
         rows = self._bytes.index_select(0, torch.from_numpy(wanted))
