@@ -142,9 +142,7 @@ def build(folder: Path, world: PhotoWorld) -> dict[str, float]:
         took["build_s"] = time.perf_counter() - started - took["made_s"]
         return written.facts
 
-    made = build_bundle(
-        folder / "H", world.geocells, registry.versions_folder, config={}, inputs={}, gallery=gallery
-    )
+    made = build_bundle(folder / "H", world.geocells, registry.versions_folder, config={}, inputs={}, gallery=gallery)
     registry.publish(made.name)
     return took
 
@@ -159,9 +157,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    world = world_of(
-        options.out, photos=options.photos, width=options.width, places=options.places, seed=options.seed
-    )
+    world = world_of(options.out, photos=options.photos, width=options.width, places=options.places, seed=options.seed)
     with AnonPeak() as peak:
         took = build(options.out, world)
     sys.stdout.write(json.dumps({**took, "peak_anon_bytes": peak.bytes}) + "\n")

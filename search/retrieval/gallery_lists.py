@@ -154,7 +154,7 @@ class GalleryLists:
         return NearPhotos(rows, np.where(rows < 0, -1, leaf), best)
 
     def _similarities(self, queries: np.ndarray, query: np.ndarray, row: np.ndarray) -> np.ndarray:
-        """q . x of pairs of a query and a photo, (P,) int64 each, in the order of queries: (P,) float32."""
+        """Similarities q . x of pairs of a query and a photo, (P,) int64 each, in the order of queries: (P,) float32."""
         result = np.empty(len(row), np.float32)
         lists = self.gallery.lists
 
@@ -216,7 +216,7 @@ class _Candidates:
                 self.drop()
 
     def best(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What the last `drop` has left: query, row, and its place among the query's, (P,) int64; of queries in order."""
+        """What the last `drop` left: query, row, and its place among the query's, (P,) int64; the queries in order."""
         query, row, _ = self._waiting[0]
         return query, row, np.arange(len(query)) - np.searchsorted(query, query)
 
