@@ -246,8 +246,8 @@ def speed(report: Report, engine: Engine, queries: np.ndarray, scan: Scan, *, ru
     report.row(
         f"{NEAR} photos of {len(gallery):,} x {gallery.width} in 8 bits, {len(queries):,} queries at once",
         f"ours {each['ours']:,.0f} us a query, {each['ours, leaves alone']:,.0f} of them for the leaves, hold "
-        f"{weight:.2%} of the weight; {index.nlist:,} lists of FAISS IVF, {probes} visited, hold {ivf_weight:.2%} (median "
-        f"of {runs} turns)",
+        f"{weight:.2%} of the weight; {index.nlist:,} lists of FAISS IVF, {probes} visited, hold {ivf_weight:.2%} "
+        f"(median of {runs} turns)",
         us=each,
         weight=weight,
         probes=probes,
@@ -321,7 +321,7 @@ def runs_beside(report: Report, folder: Path, engine: Engine, queries: np.ndarra
 
     alone()
     shares, peaks, rates = [], [], []
-    for turn in range(turns):
+    for _ in range(turns):
         rate = rows / seconds_of(alone)
         with tempfile.TemporaryDirectory(prefix="bench-gallery-") as out:
             done, peak = sampled(
@@ -343,8 +343,8 @@ def runs_beside(report: Report, folder: Path, engine: Engine, queries: np.ndarra
     share = statistics.median(shares)
     report.row(
         f"`search run` of {rows:,} vectors with the gallery",
-        f"{share:.2f} of the engine's own rate, {statistics.median(rates):,.0f} rows/s (median of {turns} turns), floor "
-        f"{LEAST_SHARE_OF_SEARCH:g}; {max(peaks) / 1e6:.0f} MB of its own memory at most, bound "
+        f"{share:.2f} of the engine's own rate, {statistics.median(rates):,.0f} rows/s (median of {turns} turns), "
+        f"floor {LEAST_SHARE_OF_SEARCH:g}; {max(peaks) / 1e6:.0f} MB of its own memory at most, bound "
         f"{MOST_ANON_BYTES / 1e6:.0f}",
         holds=share >= LEAST_SHARE_OF_SEARCH and max(peaks) <= MOST_ANON_BYTES,
         share=share,
@@ -374,8 +374,8 @@ def build(report: Report, folder: Path, *, photos: int, width: int, places: int,
     took = json.loads(run_command("benchmarks.gallery_world", "--out", folder, *options).output)
     report.row(
         f"a gallery of {photos:,} photos x {width} in 8 bits",
-        f"built in {took['build_s']:.0f} s, {took['build_s'] / photos * 1e6:.0f} s a million, without making the photos "
-        f"({took['made_s']:.0f} s); {took['peak_anon_bytes'] / 1e6:.0f} MB of memory of its own",
+        f"built in {took['build_s']:.0f} s, {took['build_s'] / photos * 1e6:.0f} s a million, without making the "
+        f"photos ({took['made_s']:.0f} s); {took['peak_anon_bytes'] / 1e6:.0f} MB of memory of its own",
         **took,
     )
 

@@ -154,7 +154,7 @@ class GalleryLists:
         return NearPhotos(rows, np.where(rows < 0, -1, leaf), best)
 
     def _similarities(self, queries: np.ndarray, query: np.ndarray, row: np.ndarray) -> np.ndarray:
-        """Similarities q . x of pairs of a query and a photo, (P,) int64 each, in the order of queries: (P,) float32."""
+        """Similarities of pairs of a query and a photo, (P,) int64 each, in the order of queries: (P,) float32."""
         result = np.empty(len(row), np.float32)
         lists = self.gallery.lists
 
