@@ -29,7 +29,8 @@ class Elsewhere(torch.Tensor):
         made.held = held
         return made  # type: ignore[no-any-return]
 
-    def numpy(self, *, force: bool = False) -> np.ndarray:  # noqa: ARG002
+    def numpy(self, *, force: bool = False) -> np.ndarray:
+        """As on a GPU, refused."""
         raise TypeError("a tensor of the second device is no array of numpy's; use .cpu() first")
 
     @classmethod
