@@ -221,7 +221,7 @@ def probes_for(index: Index, scan: Scan, weight: float) -> tuple[int, float]:
     held = 0.0
     for probes in _PROBES:
         held = scan.held(search_index(index, scan.queries, NEAR, probes=probes)[1])
-        if held >= weight:
+        if held >= weight - 1e-4:
             return probes, held
     return _PROBES[-1], held
 

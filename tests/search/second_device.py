@@ -22,7 +22,7 @@ class Elsewhere(torch.Tensor):
     held: torch.Tensor
 
     @staticmethod
-    def __new__(cls, held: torch.Tensor) -> "Elsewhere":
+    def __new__(cls: type["Elsewhere"], held: torch.Tensor) -> "Elsewhere":
         made = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
             cls, held.shape, strides=held.stride(), dtype=held.dtype, device=THERE
         )
