@@ -180,8 +180,8 @@ def ivf_index(engine: Engine, *, centroids: int, seed: int) -> Index:
     """All photos behind trained centroids, in the gallery's own 8 bits."""
     gallery = engine.bundle.gallery
     assert gallery is not None
-    some = np.sort(np.random.default_rng(seed).permutation(len(gallery))[:_TRAINED_WITH])
-    training = gallery.lists.codec.decode(gallery.lists.take(some))
+    sample = np.sort(np.random.default_rng(seed).permutation(len(gallery))[:_TRAINED_WITH])
+    training = gallery.lists.codec.decode(gallery.lists.take(sample))
     heads = k_means(torch.from_numpy(training), centroids, seed=seed)
     quantiser = faiss.IndexFlatIP(gallery.width)
     quantiser.add(heads.numpy())
@@ -404,12 +404,12 @@ def measure(
 ) -> tuple[Engine, np.ndarray, dict[str, float]]:
     """Shape and speed of one world; returns its engine, the queries, and microseconds a query."""
     engine = Engine.open(Registry(folder / "R").path)
-    asked = engine.prepared(world.queries(queries))
-    scan = scan_of(engine, asked[: min(_SCANNED, queries)])
+    vectors = engine.prepared(world.queries(queries))
+    scan = scan_of(engine, vectors[: min(_SCANNED, queries)])
     shape(report, engine, scan)
-    each = speed(report, engine, asked, scan, runs=runs, seed=seed)
+    each = speed(report, engine, vectors, scan, runs=runs, seed=seed)
     judge(report, each, photos=world.n_photos, leaves=engine.n_leaves, judged=world.n_photos >= MP16_PHOTOS)
-    return engine, asked, each
+    return engine, vectors, each
 
 
 def main() -> int:
@@ -434,14 +434,14 @@ def main() -> int:
             if not (folder / "R").exists():
                 build(report, folder, photos=photos, **common)
             world = world_of(folder, photos=photos, **common)
-            engine, asked, each = measure(
+            engine, vectors, each = measure(
                 report, folder, world, queries=options.queries, runs=options.runs, seed=options.seed
             )
             found.append(each)
         if len(sizes) == 2 and sizes[1] < MP16_PHOTOS:
             far = by_slope(found[0], found[1], (sizes[0], sizes[1]), MP16_PHOTOS)
             judge(report, far, photos=MP16_PHOTOS, leaves=engine.n_leaves, judged=True)
-        runs_beside(report, folder, engine, asked, rows=options.rows, turns=max(3, options.runs // 2))
+        runs_beside(report, folder, engine, vectors, rows=options.rows, turns=max(3, options.runs // 2))
     settings = {**common, "photos": sizes, "queries": options.queries, "rows": options.rows, "runs": options.runs}
     return report.finish(**settings)
 

@@ -100,8 +100,10 @@ class PhotoWorld:
         leaf = rng.choice(len(self._counts), n, p=self._counts / self._counts.sum())
         vectors = self._vectors(rng, leaf)
         photos = next(self.batches()).vectors
-        some = np.arange(0, n, LOOK_ALIKE)
-        vectors[some] = unit_rows(vectors[some] + np.float32(AS_MUCH) * photos[rng.integers(0, len(photos), len(some))])
+        alike = np.arange(0, n, LOOK_ALIKE)
+        vectors[alike] = unit_rows(
+            vectors[alike] + np.float32(AS_MUCH) * photos[rng.integers(0, len(photos), len(alike))]
+        )
         return vectors
 
     def _vectors(self, rng: np.random.Generator, leaf: np.ndarray) -> np.ndarray:

@@ -315,8 +315,8 @@ class Engine:
         begin = 0
         for start in range(0, max(len(queries), 1), step):
             end = min(start + step, len(queries))
-            some = queries[start:end], n_photos[start:end]
-            parts.append(self._leaves(some[0], k=k, n_photos=some[1], left_out=LEFT_OUT, n_lists=self._n_lists))
+            own, made_of = queries[start:end], n_photos[start:end]
+            parts.append(self._leaves(own, k=k, n_photos=made_of, left_out=LEFT_OUT, n_lists=self._n_lists))
             listed = sum(len(part.posterior.leaf) for part in parts if part.posterior is not None)
             if end == len(queries) or end - begin >= WITH_PHOTOS or listed > LISTED // 2:
                 yield slice(begin, end), joined_hits(parts, k)

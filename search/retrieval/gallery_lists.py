@@ -100,14 +100,14 @@ class GalleryLists:
         """Lists that are looked at, or pieces of long ones, in the order of the file, a few at a time."""
         if lists is None:
             leaf, query = np.flatnonzero(self.sizes), np.empty(0, np.int64)
-            asked = np.zeros(len(leaf) + 1, np.int64)
+            starts = np.zeros(len(leaf) + 1, np.int64)
         else:
             query, place = np.nonzero(lists >= 0)
             pairs = lists[query, place] * n_queries + query
             of, query = np.divmod(np.sort(pairs[self.sizes[lists[query, place]] > 0]), n_queries)
-            # The queries of the i-th of these leaves are query[asked[i] : asked[i + 1]].
-            asked = np.flatnonzero(np.diff(of, prepend=-1, append=-1))
-            leaf = of[asked[:-1]]
+            # The queries of the i-th of these leaves are query[starts[i] : starts[i + 1]].
+            starts = np.flatnonzero(np.diff(of, prepend=-1, append=-1))
+            leaf = of[starts[:-1]]
         begins, ends = self.gallery.begins[leaf], self.gallery.begins[leaf + 1]
         n_pieces = -(-(ends - begins) // rows_at_once)
         of_piece = np.repeat(np.arange(len(leaf)), n_pieces)  # which of the leaves
@@ -118,18 +118,18 @@ class GalleryLists:
         bounds = np.flatnonzero(np.diff(number, prepend=-1, append=-1)).tolist()
         everybody, number_of, is_own = np.arange(n_queries), np.zeros(n_queries, np.int64), np.zeros(n_queries, bool)
         for start, stop in pairwise(bounds):
-            some = slice(start, stop)
+            own_pieces = slice(start, stop)
             if lists is None:
-                yield _Block.of(everybody, begins[some], ends[some], None)
+                yield _Block.of(everybody, begins[own_pieces], ends[own_pieces], None)
                 continue
             first, last = of_piece[start], of_piece[stop - 1] + 1
-            own = query[asked[first] : asked[last]]
+            own = query[starts[first] : starts[last]]
             is_own[own] = True
             who = np.flatnonzero(is_own)
             is_own[who], number_of[who] = False, np.arange(len(who))
             looked = np.zeros((last - first, len(who)), bool)
-            looked[np.repeat(np.arange(last - first), np.diff(asked[first : last + 1])), number_of[own]] = True
-            yield _Block.of(who, begins[some], ends[some], looked[of_piece[some] - first])
+            looked[np.repeat(np.arange(last - first), np.diff(starts[first : last + 1])), number_of[own]] = True
+            yield _Block.of(who, begins[own_pieces], ends[own_pieces], looked[of_piece[own_pieces] - first])
 
     def _compared_again(self, queries: np.ndarray, found: "_Candidates", *, near: int) -> NearPhotos:
         """The best of the candidates by similarities in float32; of equals the first row."""
@@ -220,13 +220,13 @@ class _Candidates:
         query, row, _ = self._waiting[0]
         return query, row, np.arange(len(query)) - np.searchsorted(query, query)
 
-    def possible(self, some: np.ndarray, least: np.ndarray) -> np.ndarray:
+    def possible(self, numbers: np.ndarray, least: np.ndarray) -> np.ndarray:
         """Which of some of these, by their number, can be as similar as the least of their query: (k,) bool.
 
         least: (Q,) float32, of true similarities.
         """
         query, _, similarity = self._waiting[0]
-        query, similarity = query[some], similarity[some]
+        query, similarity = query[numbers], similarity[numbers]
         return np.asarray(similarity >= least[query] - self._error[query])
 
     def drop(self) -> None:
@@ -264,7 +264,7 @@ def _in_threads(work: Callable[[_Part], None], parts: Iterable[_Part]) -> None:
     """
     left, lock = iter(parts), threading.Lock()
 
-    def some() -> None:
+    def work_off() -> None:
         torch.set_num_threads(1)  # of this thread
         while True:
             with lock:
@@ -279,5 +279,5 @@ def _in_threads(work: Callable[[_Part], None], parts: Iterable[_Part]) -> None:
             work(part)
         return
     with ThreadPoolExecutor(n_threads) as pool:
-        for ended in [pool.submit(some) for _ in range(n_threads)]:
+        for ended in [pool.submit(work_off) for _ in range(n_threads)]:
             ended.result()

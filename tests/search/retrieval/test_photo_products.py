@@ -79,16 +79,16 @@ def test_bytes_are_near_enough_to_leave_few_photos_in_doubt(gallery: Gallery) ->
 def test_what_reaches_the_least_is_told_and_nothing_that_surely_does_not(gallery: Gallery, seed: int) -> None:
     rng = np.random.default_rng(seed)
     queries, begins, ends = many_kinds(seed), *all_ranges(gallery)
-    some = np.sort(rng.permutation(len(queries))[:17])
+    own = np.sort(rng.permutation(len(queries))[:17])
     ranges = np.sort(rng.permutation(len(begins))[:5])
     rows = np.concatenate([np.arange(begins[each], ends[each]) for each in ranges])
-    true = (queries[some].astype(np.float64) @ gallery.vectors(0, len(gallery)).astype(np.float64).T)[:, rows]
+    true = (queries[own].astype(np.float64) @ gallery.vectors(0, len(gallery)).astype(np.float64).T)[:, rows]
     least = np.quantile(true, rng.random(), axis=1)
     for way in ways(gallery, queries):
-        photo, query, _ = way.above(some, begins[ranges], ends[ranges], least)
+        photo, query, _ = way.above(own, begins[ranges], ends[ranges], least)
         told = np.zeros(true.shape, bool)
         told[query, photo] = True
-        error = way.error[some][:, None]
+        error = way.error[own][:, None]
         assert told[true >= least[:, None] + error].all()
         # A unit of a product of bytes more: the least is rounded down to one.
         assert not told[true < least[:, None] - 2 * error - 1e-6].any()
