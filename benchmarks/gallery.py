@@ -419,7 +419,7 @@ def main() -> int:
     parser.add_argument("--width", type=int, default=768)
     parser.add_argument("--places", type=int, default=PLACES, help="Places that the leaves are made from.")
     parser.add_argument("--queries", type=int, default=2048)
-    parser.add_argument("--rows", type=int, default=16_384, help="Vectors that `search run` answers.")
+    parser.add_argument("--rows", type=int, default=16_384, help="Vectors that `search run` answers; 0: it is not run.")
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=None, help="Keep the world there, and take one that is there.")
@@ -441,7 +441,8 @@ def main() -> int:
         if len(sizes) == 2 and sizes[1] < MP16_PHOTOS:
             far = by_slope(found[0], found[1], (sizes[0], sizes[1]), MP16_PHOTOS)
             judge(report, far, photos=MP16_PHOTOS, leaves=engine.n_leaves, judged=True)
-        runs_beside(report, folder, engine, vectors, rows=options.rows, turns=max(3, options.runs // 2))
+        if options.rows:
+            runs_beside(report, folder, engine, vectors, rows=options.rows, turns=max(3, options.runs // 2))
     settings = {**common, "photos": sizes, "queries": options.queries, "rows": options.rows, "runs": options.runs}
     return report.finish(**settings)
 
