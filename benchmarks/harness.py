@@ -1,5 +1,6 @@
 """What every benchmark does: measure, compare with a peer and a floor, print a line, and append a row of JSON."""
 
+import contextlib
 import json
 import os
 import platform
@@ -7,16 +8,19 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from indexer.disk.manifest import code_version, package_versions
 
 RESULTS = Path(__file__).parent / "results"
+_WATCHED_S = 0.02  # between looks at the memory of a process
 _PACKAGES = ("numpy", "duckdb", "pyarrow", "faiss-cpu", "faiss-gpu", "torch", "transformers", "s2sphere")
 
 
@@ -79,6 +83,35 @@ def run_command(*arguments: str | Path) -> Child:
             raise SystemExit(f"{' '.join(map(str, arguments))} ended with {ended.returncode}")
         kib = json.load(peak)
     return Child(seconds, kib * (1 if sys.platform == "darwin" else 1024), ended.stdout)  # Linux counts in KiB
+
+
+class AnonPeak:
+    """The most memory of its own, without mapped files, that a process has while this is open: as Linux tells it.
+
+    A context manager. `bytes` is 0 where no /proc is.
+    """
+
+    def __init__(self, pid: int | None = None) -> None:
+        """pid: of the process; None: this one."""
+        self.bytes = 0
+        self._status = Path("/proc") / ("self" if pid is None else str(pid)) / "status"
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._ended.is_set():
+            with contextlib.suppress(OSError, StopIteration):
+                line = next(line for line in self._status.read_text().splitlines() if line.startswith("RssAnon"))
+                self.bytes = max(self.bytes, 1024 * int(line.split()[1]))
+            self._ended.wait(_WATCHED_S)
 
 
 class Report:

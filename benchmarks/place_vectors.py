@@ -45,7 +45,7 @@ class PlaceVectors:
 
     def photos(self, lat_deg: np.ndarray, lng_deg: np.ndarray) -> np.ndarray:
         """Vectors of photos taken there, with new noise at every call: (N, D) float32, unit rows."""
-        middle = self._places(lat_deg, lng_deg, np.zeros(len(lat_deg)))
+        middle = self.places(lat_deg, lng_deg, np.zeros(len(lat_deg)))
         return unit_rows(middle + NOISE * self._noise(len(lat_deg)))
 
     def geocells(self, hierarchy: Hierarchy, *, stands_for: int = STANDS_FOR) -> Geocells:
@@ -58,7 +58,7 @@ class PlaceVectors:
         parts: Sequence[np.ndarray] = [
             unit_rows(
                 # The farthest photo is about twice as far out as they are on average.
-                self._places(level.lat_deg[part], level.lng_deg[part], level.radius_km[part] / 2)
+                self.places(level.lat_deg[part], level.lng_deg[part], level.radius_km[part] / 2)
                 + self._noise(len(level.lat_deg[part]))
                 * (NOISE / np.sqrt(stands_for * level.n_photos[part, None])).astype(np.float32)
             )
@@ -66,7 +66,7 @@ class PlaceVectors:
         ]
         return np.concatenate(parts)
 
-    def _places(self, lat_deg: np.ndarray, lng_deg: np.ndarray, spread_km: np.ndarray) -> np.ndarray:
+    def places(self, lat_deg: np.ndarray, lng_deg: np.ndarray, spread_km: np.ndarray) -> np.ndarray:
         """What is seen on average around places, of unit length where photos are not spread: (N, D) float32."""
         points = unit_vectors(lat_deg, lng_deg)
         # In float64 until the angle is known: the shortest waves go round the Earth over a thousand times.

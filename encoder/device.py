@@ -58,6 +58,12 @@ def multiplies_bfloat16(device: torch.device) -> bool:
     return any(features.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))  # the last one: ARM
 
 
+def multiplies_bytes() -> bool:
+    """Whether this processor multiplies matrices of bytes several times faster than those of float32."""
+    features = torch.cpu.get_capabilities()
+    return any(features.get(name, False) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
+
+
 @contextlib.contextmanager
 def memory_explained(work: str, advice: str) -> Iterator[None]:
     """Raise WorkError where a device has too little memory for work, as in "for ten crops"; advice says what to do."""

@@ -174,16 +174,27 @@ class ListFile:
         ]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
+    def pieces(self, begins: np.ndarray, ends: np.ndarray) -> list[np.ndarray]:
+        """The codes of ranges of rows, each within one list: (n, code_size) uint8 each, views into the mapped file.
+
+        begins, ends: (p,) int64.
+        """
+        size, numbers = self.codec.code_size, np.searchsorted(self.begins, begins, side="right") - 1
+        starts = self.begins[numbers] * _ID.itemsize + begins * size  # after the ids of all lists before
+        stops = starts + (ends - begins) * size
+        parts = zip(starts.tolist(), stops.tolist(), strict=True)
+        return [self._bytes[start:stop].reshape(-1, size) for start, stop in parts]
+
     def take(self, rows: np.ndarray) -> np.ndarray:
         """The codes of any rows, (n,) int64, in this order: (n, code_size) uint8."""
         if not len(rows) or (np.diff(rows) == 1).all():
             return self.rows(int(rows[0]), int(rows[-1]) + 1) if len(rows) else self.rows(0, 0)
         size, numbers = self.codec.code_size, np.searchsorted(self.begins, rows, side="right") - 1
         starts = self.begins[numbers] * _ID.itemsize + rows * size
-        codes = np.empty((len(rows), size), np.uint8)
-        for code, start in zip(codes, starts.tolist(), strict=True):
-            code[:] = self._bytes[start : start + size]
-        return codes
+        windows = np.lib.stride_tricks.as_strided(  # at every byte the code that could begin there
+            self._bytes, (len(self._bytes) - size + 1, size), (1, 1), writeable=False
+        )
+        return np.asarray(windows[starts])
 
     def _part(self, number: int, begin: int, end: int) -> np.ndarray:
         """Rows begin to end, which are of this list."""

@@ -27,7 +27,7 @@ from search.answers.owners import GalleryOwners
 from search.answers.photo_evidence import PhotoEvidence
 from search.answers.points import AnswerPoints, CapPoints, Places
 from search.answers.precision_cap import CoarseCells, NamedCells
-from search.retrieval.found import Hits, queries_at_once, with_prior
+from search.retrieval.found import LISTED, WITH_PHOTOS, Hits, joined_hits, queries_at_once, with_prior
 from search.retrieval.posterior import LEFT_OUT, Posterior
 
 
@@ -270,11 +270,27 @@ class Engine:
         queries, n_photos, left_out: as for `search_prepared`. owners: (Q, K) int64, numbers of `owners`: whose photos
         of the gallery a query does not look at; None: it looks at everybody's.
         """
-        photos = self._photos
-        n_lists = 0 if photos is None else min(photos.n_lists, self.n_leaves)
         k = self._check_k(k, self.n_leaves, "finest cells")
-        hits = self._leaves(queries, k=k, n_photos=n_photos, left_out=left_out, n_lists=n_lists)
+        hits = self._leaves(queries, k=k, n_photos=n_photos, left_out=left_out, n_lists=self._n_lists)
+        return self._with_photos(queries, hits, k=k, n_photos=n_photos, owners=owners)
+
+    @property
+    def _n_lists(self) -> int:
+        """Of how many leaves photos are looked at."""
+        return 0 if self._photos is None else min(self._photos.n_lists, self.n_leaves)
+
+    def _with_photos(
+        self,
+        queries: np.ndarray,
+        hits: Hits,
+        *,
+        k: int,
+        n_photos: np.ndarray | None,
+        owners: np.ndarray | None,
+    ) -> Found:
+        """What was found of queries, with what photos say where these count."""
         assert hits.posterior is not None, "it was wanted"
+        photos = self._photos
         if photos is None:
             return Found(replace(hits, probability=self._inside * hits.probability), hits.posterior, None)
         made_of = np.ones(len(queries), np.int64) if n_photos is None else n_photos
@@ -306,10 +322,34 @@ class Engine:
         queries, n_photos: as for `search_prepared`. owners: as for `find`.
         """
         step = queries_at_once(self.counts, self.n_leaves)
+        if self._photos is None:
+            for start in range(0, max(len(queries), 1), step):
+                block = slice(start, start + step)
+                yield block, self.answer(queries[block], k=k, n_photos=None if n_photos is None else n_photos[block])
+            return
+        k = self.check_k(k)
+        n_photos = np.ones(len(queries), np.int64) if n_photos is None else n_photos
+        n_best = k if self.coarse is None else 1
+        for block, hits in self._hits_together(queries, n_best, n_photos, step=step):
+            own = None if owners is None else owners[block]
+            found = self._with_photos(queries[block], hits, k=n_best, n_photos=n_photos[block], owners=own)
+            yield block, self._answer(queries[block], found, k, n_photos[block])
+
+    def _hits_together(
+        self, queries: np.ndarray, k: int, n_photos: np.ndarray, *, step: int
+    ) -> Iterator[tuple[slice, Hits]]:
+        """Leaves of `step` queries at a time, put together for so many queries as are good to look at photos for."""
+        step = -(-WITH_PHOTOS // -(-WITH_PHOTOS // step))  # in equal parts
+        parts: list[Hits] = []
+        begin = 0
         for start in range(0, max(len(queries), 1), step):
-            block = slice(start, start + step)
-            made_of, own = (None if each is None else each[block] for each in (n_photos, owners))
-            yield block, self.answer(queries[block], k=k, n_photos=made_of, owners=own)
+            end = min(start + step, len(queries))
+            own, made_of = queries[start:end], n_photos[start:end]
+            parts.append(self._leaves(own, k=k, n_photos=made_of, left_out=LEFT_OUT, n_lists=self._n_lists))
+            listed = sum(len(part.posterior.leaf) for part in parts if part.posterior is not None)
+            if end == len(queries) or end - begin >= WITH_PHOTOS or listed > LISTED // 2:
+                yield slice(begin, end), joined_hits(parts, k)
+                parts, begin = [], end
 
     def answer(
         self, queries: np.ndarray, *, k: int, n_photos: np.ndarray | None = None, owners: np.ndarray | None = None
@@ -320,11 +360,15 @@ class Engine:
         """
         k = self.check_k(k)
         n_photos = np.ones(len(queries), np.int64) if n_photos is None else n_photos
-        coarse = self.coarse
-        if self._photos is not None or self.gives_areas or self._points.kind == "mass" or coarse is not None:
-            found = self.find(queries, k=k if coarse is None else 1, n_photos=n_photos, owners=owners)
+        if self._photos is not None or self.gives_areas or self._points.kind == "mass" or self.coarse is not None:
+            found = self.find(queries, k=k if self.coarse is None else 1, n_photos=n_photos, owners=owners)
         else:
             found = Found(self.search_prepared(queries, k=k, n_photos=n_photos), None, None)
+        return self._answer(queries, found, k, n_photos)
+
+    def _answer(self, queries: np.ndarray, found: Found, k: int, n_photos: np.ndarray) -> Answers:
+        """What is said of queries of which this was found."""
+        coarse = self.coarse
         if coarse is not None:
             return self._coarse_answers(found, CapPoints(coarse), k, n_photos)
         hits, evidence, leaves = found.hits, found.evidence, self.bundle.hierarchy.leaves

@@ -139,7 +139,8 @@ class PhotoSearch:
         """Lists (Q, P) int64, and those whose photos count for the same leaves."""
         if self._more_lists is None:
             return lists
-        more = np.where(lists[:, :, None] < 0, -1, self._more_lists[lists]).reshape(len(lists), -1)
+        more = np.where(lists[:, :, None] < 0, -1, self._more_lists[lists])
+        more = more.reshape(len(lists), more.shape[1] * more.shape[2])  # also of no query
         more = np.sort(more, axis=1)
         more[:, 1:][more[:, 1:] == more[:, :-1]] = -1  # each once
         return np.concatenate([lists, more], axis=1)

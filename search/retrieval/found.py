@@ -14,7 +14,8 @@ from indexer.vectors.scoring import ScoringModel, leaf_vectors
 from search.retrieval.posterior import Posterior, joined_posteriors
 
 ALL_LEAVES, VISITED_LEAVES = "all leaves", "visited leaves"
-_LISTED = 1 << 23  # leaves in the posteriors of one call: 130 MB
+LISTED = 1 << 23  # leaves in the posteriors of one call: 130 MB
+WITH_PHOTOS = 2048  # queries whose photos are looked at together: they look at the same lists
 _VISITING = 1024  # queries of one call where a posterior has no more leaves than were visited
 
 
@@ -165,4 +166,4 @@ class Search(Protocol):
 
 def queries_at_once(counts: str, n_leaves: int) -> int:
     """How many queries of a search, by what it counts, are good to ask for together with their posteriors."""
-    return _VISITING if counts.startswith("visited") else max(1, _LISTED // n_leaves)
+    return _VISITING if counts.startswith("visited") else max(1, LISTED // n_leaves)

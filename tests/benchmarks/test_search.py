@@ -58,7 +58,7 @@ def test_worlds_are_the_same_every_time_and_photos_look_like_where_they_were_tak
     np.testing.assert_array_equal(one.queries, two.queries)
     vectors = PlaceVectors(600, seed=0)
     lat, lng = np.array([48.0, 48.01, -30.0]), np.array([2.0, 2.01, 140.0])
-    near, nearby, far = vectors._places(lat, lng, np.zeros(3))
+    near, nearby, far = vectors.places(lat, lng, np.zeros(3))
     assert near @ nearby > 0.8 > 0.4 > abs(near @ far)
     np.testing.assert_allclose(np.linalg.norm(vectors.photos(lat, lng), axis=1), 1, atol=1e-5)
 

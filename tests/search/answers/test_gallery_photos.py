@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,14 +19,17 @@ from indexer.earth.geo import haversine_km, lat_lng
 from indexer.errors import InputError
 from indexer.vectors.prototypes import Placed
 from indexer.vectors.scoring import log_product
+from search.answers import engine as engine_module
 from search.answers.constraints import Region
 from search.answers.engine import Engine
 from search.answers.options import ModeName, PointName, SearchOptions
 from search.answers.rows import columns_of
+from search.retrieval import exact, proof
 from tests.conftest import random_geocells
 from tests.search.answers.test_photo_evidence import check, queries_of
 from tests.search.conftest import MODES, WIDTH
-from tests.search.gallery_oracle import FIT, brute_force, bundle_with_photos, engine_with
+from tests.search.gallery_oracle import FIT, brute_force, bundle_with_photos, calibrated, engine_with
+from tests.search.second_device import THERE, SecondDevice
 
 
 @pytest.fixture(scope="module")
@@ -344,9 +348,13 @@ def test_raw_cosines_are_of_cells_alone(photo_bundle: Bundle, engine: Engine, qu
     same_answers(Engine(photo_bundle, options=options), Engine(engine.bundle, options=options), queries)
 
 
-def test_no_query_has_no_answer(photo_bundle: Bundle) -> None:
+@pytest.mark.parametrize("region", [None, "FR,JP,US,BR"])
+def test_no_query_has_no_answer(photo_bundle: Bundle, region: str | None) -> None:
     for how in ("lists", "all"):
-        answers = engine_with(photo_bundle, FIT, gallery=how).answer(np.empty((0, WIDTH), np.float32), k=2)
+        engine = engine_with(photo_bundle, FIT, gallery=how, region=region)
+        answers = engine.answer(np.empty((0, WIDTH), np.float32), k=2)
+        assert len(answers) == 0
+        ((_, answers),) = engine.answers(np.empty((0, WIDTH), np.float32), k=2)
         assert len(answers) == 0
         assert columns_of(answers).num_rows == 0
 
@@ -372,3 +380,67 @@ def test_paths_hold_what_leaves_below_them_hold(photo_bundle: Bundle, queries: n
         for level in range(cell.shape[1]):
             below = photo_bundle.hierarchy.ancestors[:, level] == cell[number, level]
             assert probability[number, level] == pytest.approx(truth.posterior[number, below].sum(), abs=3e-5)
+
+
+@pytest.mark.parametrize(("together", "listed"), [(2048, 1 << 23), (7, 1 << 23), (2048, 2)])
+@pytest.mark.parametrize("cap", [None, 2000.0])
+def test_photos_are_looked_at_for_many_queries_at_once(
+    photo_bundle: Bundle,
+    queries: np.ndarray,
+    together: int,
+    listed: int,
+    cap: float | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """For fewer where that is enough, or where their posteriors are long; the answers are the same."""
+    engine = engine_with(photo_bundle, replace(FIT, lists=4), mode="exact", precision_cap=cap)
+    whole = columns_of(engine.answer(queries, k=3))
+    monkeypatch.setattr(engine_module, "queries_at_once", lambda counts, n_leaves: 3)
+    monkeypatch.setattr(engine_module, "WITH_PHOTOS", together)
+    monkeypatch.setattr(engine_module, "LISTED", listed)
+    blocks, parts = zip(*engine.answers(queries, k=3), strict=True)
+    assert [row for block in blocks for row in range(block.start, block.stop)] == list(range(len(queries)))
+    longest = max(block.stop - block.start for block in blocks)
+    assert longest == {2048: len(queries), 7: 9}[together] if listed > 2 else longest == 3
+    assert pa.concat_tables([pa.table(columns_of(part)) for part in parts]).equals(pa.table(whole))
+
+
+@pytest.mark.parametrize("low_precision", [False, True])
+@pytest.mark.parametrize("region", [None, "FR,JP,US,BR"])
+def test_leaves_may_be_searched_on_another_device(
+    photo_bundle: Bundle,
+    queries: np.ndarray,
+    low_precision: bool,
+    region: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Leaves there, photos on the CPU: the answers are the CPU's."""
+    fit = replace(FIT, lists=6)
+    plain = engine_with(photo_bundle, fit, mode="exact", region=region)
+    expected = columns_of(plain.answer(queries, k=3))
+    monkeypatch.setattr(engine_module, "choose_device", lambda name: THERE)
+    monkeypatch.setattr(exact, "multiplies_bfloat16", lambda device: low_precision)
+    monkeypatch.setitem(proof._NUMBERS, THERE.type, 1 << 10)
+    with SecondDevice():
+        other = engine_with(photo_bundle, fit, mode="exact", region=region)
+        ((_, answers),) = other.answers(queries, k=3)
+        columns = columns_of(answers)
+        fewest = other.find(queries[:0])
+    assert other._leaves._search._scan._rows.device == THERE
+    assert len(fewest.hits.leaf) == 0
+    assert columns.schema == expected.schema
+    for name in columns.column_names:
+        one, two = columns[name].to_pylist(), expected[name].to_pylist()
+        assert one == pytest.approx(two, nan_ok=True) if isinstance(one[0], float) else one == two, name
+
+
+@pytest.mark.gpu
+def test_leaves_may_be_searched_on_a_gpu(photo_bundle: Bundle, queries: np.ndarray) -> None:
+    bundle = calibrated(photo_bundle, replace(FIT, lists=6))
+    cpu, gpu = (Engine(bundle, options=SearchOptions(mode="exact"), device=device) for device in ("cpu", "cuda"))
+    one, two = (engine.find(queries, k=3) for engine in (cpu, gpu))
+    assert one.evidence is not None
+    assert two.evidence is not None
+    np.testing.assert_array_equal(one.evidence.near.row, two.evidence.near.row)
+    np.testing.assert_array_equal(one.hits.leaf, two.hits.leaf)
+    np.testing.assert_allclose(one.evidence.weight, two.evidence.weight, rtol=1e-4)

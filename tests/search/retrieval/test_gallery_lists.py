@@ -2,15 +2,24 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+import torch
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from encoder import device as devices
 from indexer.bundles.bundle import Bundle
 from indexer.bundles.gallery import Gallery
 from search.retrieval import gallery_lists
 from search.retrieval.gallery_lists import GalleryLists, NearPhotos
+from search.retrieval.photo_products import ByteProducts, FloatProducts
 from tests.conftest import unit_rows
 from tests.search.conftest import WIDTH
+
+
+@pytest.fixture(autouse=True, params=["avx512_vnni", "avx2"])
+def processor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that multiplies bytes, and one that does not."""
+    monkeypatch.setattr(devices.torch.cpu, "get_capabilities", lambda: {request.param: True})
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +69,7 @@ def test_of_all_photos_the_most_similar_are_found(gallery: Gallery, near: int) -
     )
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 10_000), st.integers(1, 30), st.sampled_from([1, 5, 60]))
 def test_of_some_lists_the_most_similar_are_found(gallery: Gallery, seed: int, n_lists: int, near: int) -> None:
     """Lists in any order, some of them empty, some queries with fewer than others."""
@@ -129,9 +138,10 @@ def test_how_much_is_looked_at_together_changes_nothing(gallery: Gallery, monkey
     queries = unit_rows(15, WIDTH, seed=6)
     lists = np.stack([np.random.default_rng(row).permutation(gallery.n_leaves)[:40] for row in range(15)])
     whole = [GalleryLists(gallery).nearest(queries, each, near=20).row for each in (lists, None)]
-    for name, value in (("_WAITING", 0), ("_FIRST", 1), ("_TOGETHER", 17)):
-        if hasattr(gallery_lists, name):
-            monkeypatch.setattr(gallery_lists, name, value)
+    for name, value in (("_WAITING", 0), ("_FIRST", 1), ("_DECODED", 3)):
+        monkeypatch.setattr(gallery_lists, name, value)
+    for way in (FloatProducts, ByteProducts):
+        monkeypatch.setattr(way, "rows_at_once", 3)  # fewer than some lists have
     for each, rows in zip((lists, None), whole, strict=True):
         np.testing.assert_array_equal(GalleryLists(gallery).nearest(queries, each, near=20).row, rows)
         alone = [
@@ -149,3 +159,31 @@ def test_some_queries_can_be_taken(gallery: Gallery) -> None:
     np.testing.assert_array_equal(taken.row, found.row[[4, 0]])
     np.testing.assert_array_equal(taken.leaf, found.leaf[[4, 0]])
     np.testing.assert_array_equal(taken.similarity, found.similarity[[4, 0]])
+
+
+@pytest.mark.parametrize("n_threads", [1, 3])
+def test_photos_are_the_same_to_the_last_bit_whatever_is_asked_with_them(gallery: Gallery, n_threads: int) -> None:
+    queries, before = unit_rows(200, WIDTH, seed=8), torch.get_num_threads()
+    lists = np.stack([np.random.default_rng(row).permutation(gallery.n_leaves)[:30] for row in range(200)])
+    torch.set_num_threads(n_threads)
+    try:
+        whole = GalleryLists(gallery).nearest(queries, lists, near=20)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.get_num_threads() == before
+    for row in range(0, 200, 7):
+        alone = GalleryLists(gallery).nearest(queries[row : row + 1], lists[row : row + 1], near=20)
+        np.testing.assert_array_equal(alone.row[0], whole.row[row])
+        np.testing.assert_array_equal(alone.similarity[0], whole.similarity[row])
+    check(gallery, whole, queries, in_lists(gallery, lists), 20)
+
+
+def test_an_error_in_a_thread_is_not_lost(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(FloatProducts, "above", fails)
+    monkeypatch.setattr(ByteProducts, "above", fails)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    with pytest.raises(OSError, match="the disk is gone"):
+        GalleryLists(gallery).nearest(unit_rows(4, WIDTH, seed=0), None, near=3)
