@@ -175,8 +175,8 @@ class PhotoFitting:
     ) -> PhotoNumbers:
         """The numbers with a reranker, or without it where answers are farther off, unless it is wanted anyway.
 
-        without: the numbers without it, and whether it is wanted anyway. numbers: what fits best beside it. errors: (N,)
-        log(1 + km) without it, of the sample.
+        without: the numbers without it, and whether it is wanted anyway. numbers: what fits best beside it. errors:
+        (N,) log(1 + km) without it, of the sample.
         """
         fold = reranking.fold[: len(sample)]
         order = np.argsort(fold, kind="stable")  # each fold is answered by what did not see it
