@@ -110,7 +110,7 @@ def _fitted(properties: np.ndarray, evidence: np.ndarray, terms: LossTerms) -> R
         right = ((weight * own).sum(dim=1) + own_by_cells).log()
         density = ((weight * bells).sum(dim=1) + density_by_cells).log()
         loss = -(leaf_weight * right + density).mean()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch's own
+        loss.backward()
         optimiser.step()
         schedule.step()
     arrays = (first.weight.T, first.bias, second.weight.T, second.bias, last.weight[0])
