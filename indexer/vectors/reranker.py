@@ -14,6 +14,8 @@ from safetensors.numpy import load_file, save_file
 
 from indexer.errors import ArtifactError
 
+N_PROPERTIES = 9  # that `search.answers.photo_properties` knows of a photo
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reranker:
@@ -82,7 +84,13 @@ class Reranker:
     def load(cls, path: Path) -> "Reranker":
         """Read a file that `save` wrote; an ArtifactError where there is none, or it is damaged or no reranker."""
         try:
-            return cls(**load_file(path))
+            reranker = cls(**load_file(path))
+            if reranker.n_properties != N_PROPERTIES:
+                raise ArtifactError(
+                    f"A reranker that sees {reranker.n_properties} properties of a photo, where this release knows "
+                    f"{N_PROPERTIES}. Fit it again: python -m search calibrate"
+                )
+            return reranker
         except ArtifactError as error:
             raise ArtifactError(f"{path}: {error}") from None
         except (SafetensorError, OSError, TypeError, ValueError) as error:

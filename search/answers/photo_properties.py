@@ -19,10 +19,10 @@ from indexer.bundles.gallery import Gallery
 from indexer.cells.hierarchy import Level
 from indexer.earth.geo import EARTH_RADIUS_KM, unit_vectors
 from indexer.vectors.calibration import PhotoFit
+from indexer.vectors.reranker import N_PROPERTIES
 from search.retrieval.gallery_lists import NearPhotos
 from search.retrieval.list_similarity import ListSimilarity
 
-N_PROPERTIES = 9
 _LEAST_WIDTH_KM = 0.05  # of the median leaf
 _LEAST_HELD = 1e-6  # of all weight, before its logarithm
 _TOGETHER = 1 << 20  # pairs of near photos of a query that are looked at together

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from indexer.errors import ArtifactError
-from indexer.vectors.reranker import Reranker
+from indexer.vectors.reranker import N_PROPERTIES, Reranker
 from tests.search.gallery_oracle import random_reranker, reranked_by_hand
 
 
@@ -32,16 +32,13 @@ def test_what_is_not_known_counts_as_the_mean() -> None:
     assert np.isfinite(reranker(unknown)).all()
 
 
-@given(st.integers(1, 12), st.integers(1, 16), st.integers(0, 100))
-def test_saved_and_read_again_it_is_the_same(
-    tmp_path_factory: pytest.TempPathFactory, n_properties: int, hidden: int, seed: int
-) -> None:
-    reranker = random_reranker(n_properties, hidden, seed=seed)
+@given(st.integers(1, 16), st.integers(0, 100))
+def test_saved_and_read_again_it_is_the_same(tmp_path_factory: pytest.TempPathFactory, hidden: int, seed: int) -> None:
+    reranker = random_reranker(N_PROPERTIES, hidden, seed=seed)
     path = tmp_path_factory.mktemp("reranker") / "reranker_one.safetensors"
     reranker.save(path)
     assert Reranker.load(path) == reranker
-    assert Reranker.load(path).n_properties == n_properties
-    assert random_reranker(n_properties, hidden, seed=seed + 1) != reranker
+    assert random_reranker(N_PROPERTIES, hidden, seed=seed + 1) != reranker
     assert reranker != "a reranker"
 
 
@@ -71,6 +68,12 @@ def test_what_is_no_reranker_is_refused(tmp_path: Path, name: str, value: np.nda
     save_file(arrays, path)
     with pytest.raises(ArtifactError, match=r"reranker_one.safetensors.*(Restore it|Fit it again)"):
         Reranker.load(path)
+
+
+def test_one_that_sees_other_properties_is_refused(tmp_path: Path) -> None:
+    random_reranker(N_PROPERTIES - 1, 3, seed=0).save(tmp_path / "reranker_one.safetensors")
+    with pytest.raises(ArtifactError, match=r"reranker_one.safetensors: .* sees 8 properties .* knows 9"):
+        Reranker.load(tmp_path / "reranker_one.safetensors")
 
 
 @pytest.mark.parametrize("damage", ["cut", "other", "gone"])

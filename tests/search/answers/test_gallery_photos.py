@@ -17,11 +17,11 @@ from indexer.cells.hierarchy import Hierarchy
 from indexer.earth.geo import haversine_km, lat_lng
 from indexer.errors import InputError
 from indexer.vectors.prototypes import Placed
+from indexer.vectors.reranker import N_PROPERTIES
 from indexer.vectors.scoring import log_product
 from search.answers.constraints import Region
 from search.answers.engine import Engine
 from search.answers.options import ModeName, PointName, SearchOptions
-from search.answers.photo_properties import N_PROPERTIES
 from search.answers.rows import columns_of
 from tests.conftest import random_geocells
 from tests.search.answers.test_photo_evidence import check, queries_of

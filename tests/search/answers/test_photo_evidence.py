@@ -13,10 +13,10 @@ from indexer.bundles.gallery import Gallery
 from indexer.cells.hierarchy import Level
 from indexer.earth.geo import haversine_km, lat_lng, unit_vectors
 from indexer.vectors.calibration import PhotoFit, Protocol
+from indexer.vectors.reranker import N_PROPERTIES
 from search.answers.engine import Engine
 from search.answers.options import SearchOptions
 from search.answers.photo_evidence import PhotoEvidence, photo_evidence
-from search.answers.photo_properties import N_PROPERTIES
 from search.answers.radii import LeafDiscs
 from search.retrieval.gallery_lists import NearPhotos
 from search.retrieval.posterior import Posterior, posterior_of

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from indexer.bundles.bundle import Bundle
+from indexer.vectors.reranker import N_PROPERTIES
 from indexer.vectors.scoring import scores_of
-from search.answers.photo_properties import N_PROPERTIES, PhotoProperties
+from search.answers.photo_properties import PhotoProperties
 from search.retrieval.gallery_lists import GalleryLists, NearPhotos
 from tests.search.answers.test_photo_evidence import queries_of
 from tests.search.gallery_oracle import FIT, properties_by_hand
