@@ -1,7 +1,8 @@
 # Two commands: `make demo` runs the main job, `make test` passes the tests. Both set up .venv first.
 .DEFAULT_GOAL := help
 .PHONY: help venv demo ablations docs test test-slow test-wheel check format clean bench-bundle bench-embed bench-fusion
-.PHONY: bench-gallery bench-gpu bench-partition bench-refit bench-refit-scale bench-run bench-search bench-small-refit bench-trust
+.PHONY: bench-gallery bench-gpu bench-partition bench-refit bench-refit-scale bench-reranker bench-run bench-search
+.PHONY: bench-small-refit bench-trust
 
 PYTHON ?= python3
 FAISS ?= cpu# cpu or gpu: which of the two FAISS packages to install
@@ -76,6 +77,9 @@ bench-run: venv  ## Offline jobs beside the search and the encoder alone, a plai
 
 bench-search: venv  ## Searching exactly, by a beam and adaptively, beside the plain ways: a quarter of an hour, 5 GB
 	$(BIN)/python -m benchmarks.search
+
+bench-reranker: venv  ## Answers with a reranker beside those without: a few minutes, after `make demo`
+	$(BIN)/python -m benchmarks.reranker
 
 bench-small-refit: venv  ## Refits of few photos beside the means that they begin with: a few minutes
 	$(BIN)/python -m benchmarks.small_refit

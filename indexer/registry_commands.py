@@ -193,6 +193,8 @@ def _gallery_text(bundle: "Bundle") -> str:
     text = f"{data['photos']:,} photos in {bits}, {data['size_bytes'] / 1e6:.1f} MB"
     text += "" if data["per_leaf"] is None else f"; the {data['per_leaf']} most typical of each leaf"
     text += f"; {data['leaves_without_photos']:,} leaves have none"
+    reranked = [name for name, each in bundle.calibrations.items() if each.with_photos and each.with_photos.reranker]
+    text += f"; reranked for {', '.join(reranked)}" if reranked else ""
     if data["changed"]:
         lost = "" if data["keeps_calibrations"] else ", too much: calibrate again (python -m search calibrate)"
         text += f"; {data['changed']:.2%} changed since the calibration{lost}"

@@ -1,8 +1,8 @@
 """The commands of `python -m search` that measure answers, and what answers are measured with."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from encoder.config import CropName, EncoderOptions, FeedOptions
 from indexer.cli import Result
@@ -13,6 +13,8 @@ from search.evaluation.options import AuditConfig, CalibrateConfig, EvaluateConf
 if TYPE_CHECKING:
     from search.calibration.calibrate import CalibratedVersion
     from search.calibration.cell_calibration import Fitted
+    from search.calibration.photo_calibration import PhotoCalibration
+    from search.calibration.photo_numbers import RerankerGain
     from search.evaluation.audit import AuditSummary
 
 
@@ -124,9 +126,23 @@ def calibrate(
     if not no_publish:
         Registry(registry).publish(made.version)
     where = f"{'not published' if no_publish else 'published'} in {registry}"
-    data = {"version": made.version, "published": not no_publish, "protocol": made.protocol, **asdict(made.fitted)}
-    data["photos"] = None if made.photos is None else asdict(made.photos)
+    data = {"version": made.version, "published": not no_publish, "protocol": made.protocol}
+    data |= _fitted_data(made.fitted)
+    data["photos"] = None if made.photos is None else _photos_data(made.photos)
     return Result(data, _calibration_text(made, where))
+
+
+def _photos_data(photos: "PhotoCalibration") -> dict[str, Any]:
+    """What programs are told of the calibration of photos."""
+    data = {"left_out": photos.left_out, "reranker": None if photos.gain is None else asdict(photos.gain)}
+    return {"fitted": _fitted_data(photos.fitted), **data}
+
+
+def _fitted_data(fitted: "Fitted") -> dict[str, Any]:
+    """What programs are told of what was fitted: all but a reranker itself."""
+    data = asdict(replace(fitted, calibration=replace(fitted.calibration, reranker=None)))
+    del data["calibration"]["reranker"]
+    return data
 
 
 def _calibration_text(made: "CalibratedVersion", where: str) -> str:
@@ -143,6 +159,7 @@ def _calibration_text(made: "CalibratedVersion", where: str) -> str:
             "by cells and photos of the gallery:",
             f"  photos of the best {fit.lists:,} cells, {fit.near} of them, count {1 - fit.cells:.0%}; bells of "
             f"{fit.width_km:,.3g} km, of {fit.point_width_km:,.3g} km for pointing",
+            *_reranker_lines(made.photos.gain),
             *_fitted_lines(made.photos.fitted, album=album),
         ]
         if made.photos.left_out:
@@ -150,6 +167,16 @@ def _calibration_text(made: "CalibratedVersion", where: str) -> str:
     if made.fitted.calibration.approximate:
         lines.append("few photos: radii are approximate, as each fifth took turns in checking what the others promise")
     return "\n".join(lines)
+
+
+def _reranker_lines(gain: "RerankerGain | None") -> list[str]:
+    if gain is None:
+        return []
+    found = f"gains {gain.loss:+.3f} (95 %: {gain.of_loss.low:+.3f} to {gain.of_loss.high:+.3f}) of log loss"
+    if gain.of_error is not None:
+        found += f" and {gain.error:+.3f} ({gain.of_error.low:+.3f} to {gain.of_error.high:+.3f}) of log(1 + km)"
+    kept = "a reranker changes their weights: it" if gain.kept else "no reranker: one that was tried"
+    return [f"  {kept} {found}, of photos that it was not fitted to"]
 
 
 def _fitted_lines(fitted: "Fitted", *, album: bool) -> list[str]:

@@ -7,6 +7,7 @@
     transform.safetensors   what photo vectors pass first, where geocells were made of whitened vectors
     gallery.faiss, gallery.parquet   photos of known places, in lists that are the leaves, where there are any
                       (`indexer.bundles.gallery`)
+    reranker_<protocol>.safetensors   what changes the weights of these photos, where a calibration has it
     manifest.json     temperatures, level weights, prior exponent, calibration, digests of the encoder, the hierarchy
                       and every file
 
@@ -38,7 +39,15 @@ from indexer.disk.manifest import (
     verify_folder,
 )
 from indexer.errors import ArtifactError, BundleMismatch
-from indexer.vectors.calibration import Calibration, Protocol, calibration_facts, calibrations_of, usual_photo_fit
+from indexer.vectors.calibration import (
+    RERANKER_FILES,
+    Calibration,
+    Protocol,
+    calibration_facts,
+    calibrations_of,
+    save_rerankers,
+    usual_photo_fit,
+)
 from indexer.vectors.geocells import Geocells
 from indexer.vectors.scoring import ScoringModel
 from indexer.vectors.whitening import Transform
@@ -153,12 +162,13 @@ def calibrated_bundle(
         name_by_digest=True,
     ) as draft:
         draft.facts |= old.facts
-        made_again = set() if geocells is None else _vector_files(bundle.model)
+        made_again = RERANKER_FILES | (set() if geocells is None else _vector_files(bundle.model))
         draft.share(bundle.path, {name: entry for name, entry in old.files.items() if name not in made_again})
         if geocells is not None:
             index = IndexChoice(bundle.index_facts.kind, bundle.index_facts.precision)
             _write_vectors(draft, replace(bundle.model, geocells=geocells), index=index, photos=photos)
         draft.facts["calibration"] = calibration_facts(calibrations)
+        save_rerankers(calibrations, draft.path)
         if bundle.gallery is not None and not any(
             bundle.calibrations.get(name) == c for name, c in calibrations.items()
         ):
@@ -256,7 +266,7 @@ def open_bundle(folder: str | Path) -> Bundle:
     facts = manifest.facts
     try:
         geocells = Geocells.of_facts([rows_of(index) for index in indices], facts, transform=transform)
-        calibrations, cap = calibrations_of(facts["calibration"]), facts["precision_cap_km"]
+        calibrations, cap = calibrations_of(facts["calibration"], folder), facts["precision_cap_km"]
         precision_cap_km = None if cap is None else float(cap)
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"{folder}: its manifest says nothing usable of {error}. Build it again.") from None

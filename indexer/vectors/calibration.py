@@ -5,13 +5,15 @@ over an album is as sure of itself in another way than one crop is. `search.cali
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 
 from indexer.errors import ArtifactError
 from indexer.vectors.features import FeatureSource
+from indexer.vectors.reranker import Reranker
 
 Protocol = Literal["one", "five", "ten", "album"]  # one crop of a photo, means of five or ten, the sum over an album
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
@@ -47,21 +49,37 @@ class PhotoFit:
             )
 
     def weights(
-        self, similarity: np.ndarray, leaf_score: np.ndarray, stands_for: np.ndarray, n_photos: np.ndarray
+        self,
+        similarity: np.ndarray,
+        leaf_score: np.ndarray,
+        stands_for: np.ndarray,
+        n_photos: np.ndarray,
+        *,
+        reranked: np.ndarray | None = None,
     ) -> np.ndarray:
         """Weights w of photos: (Q, near) float64, which add up to 1, or are all 0 where there is no photo.
 
         similarity: (Q, near) float64, q . x, minus infinity where there is no photo. leaf_score: (Q, near) float64,
         q . G_r + b_r of their leaves. stands_for: (Q, near), m. n_photos: (Q,) int64, n, that a query is made of.
+        reranked: (Q, near) float64, what a reranker adds; None: nothing.
         """
+        known = np.isfinite(similarity)
+        evidence = self.evidence(similarity, leaf_score, stands_for, n_photos)
+        if reranked is not None:
+            evidence += np.where(known, reranked, 0.0)
+        best = evidence.max(axis=1, keepdims=True)
+        share = np.exp(evidence - np.where(np.isfinite(best), best, 0.0))
+        return np.asarray(share / np.maximum(share.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny))
+
+    def evidence(
+        self, similarity: np.ndarray, leaf_score: np.ndarray, stands_for: np.ndarray, n_photos: np.ndarray
+    ) -> np.ndarray:
+        """What weights are the softmax of, before reranking: (Q, near) float64, minus infinity for no photo."""
         known = np.isfinite(similarity)
         near, score = (np.where(known, each, 0.0) for each in (similarity, leaf_score))
         sureness = n_photos.astype(np.float64)[:, None] ** self.growth
         evidence = (self.gamma * score + near / self.similarity) / sureness + np.log(stands_for)
-        evidence = np.where(known, evidence, -np.inf)
-        best = evidence.max(axis=1, keepdims=True)
-        share = np.exp(evidence - np.where(np.isfinite(best), best, 0.0))
-        return np.asarray(share / np.maximum(share.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny))
+        return np.where(known, evidence, -np.inf)
 
 
 def usual_photo_fit(leaf_width_km: float, *, lists: int = 32) -> PhotoFit:
@@ -101,6 +119,7 @@ class Calibration:
     fit: PhotoFit | None = None  # how photos count; None: these are the numbers of cells alone
     cap_km: float | None = None  # the precision cap of `cap` among `masses`; None: there is none
     with_photos: "Calibration | None" = None  # the same of cells and photos together, where the bundle has a gallery
+    reranker: Reranker | None = None  # what changes the weights of photos, where that made answers better
 
     def __post_init__(self) -> None:
         numbers = (
@@ -122,30 +141,61 @@ class Calibration:
 
 
 def calibration_facts(calibrations: Mapping[Protocol, Calibration]) -> dict[str, Any] | None:
-    """What a manifest says; None where nothing was calibrated."""
-    return {name: asdict(each) for name, each in sorted(calibrations.items())} or None
+    """What a manifest says; None where nothing was calibrated. Rerankers are files of their own: `save_rerankers`."""
+    return {name: _facts(each, name) for name, each in sorted(calibrations.items())} or None
 
 
-def calibrations_of(facts: Mapping[str, Any] | None) -> dict[Protocol, Calibration]:
-    """The calibrations that a manifest holds; an ArtifactError where it holds something else."""
+def _facts(calibration: Calibration, protocol: str) -> dict[str, Any]:
+    """The numbers, and the name of the reranker's file where there is one."""
+    with_photos = calibration.with_photos
+    facts = asdict(replace(calibration, with_photos=None, reranker=None))
+    del facts["reranker"]  # as before there were any
+    if with_photos is not None:
+        facts["with_photos"] = _facts(with_photos, protocol)
+    return facts if calibration.reranker is None else {**facts, "reranker": reranker_file(protocol)}
+
+
+def reranker_file(protocol: str) -> str:
+    """Name of the file of the reranker of a protocol, in a bundle."""
+    return f"reranker_{protocol}.safetensors"
+
+
+RERANKER_FILES = frozenset(map(reranker_file, PROTOCOLS))
+
+
+def save_rerankers(calibrations: Mapping[Protocol, Calibration], folder: Path) -> None:
+    """Write the rerankers of calibrations into a folder that is being written."""
+    for name, each in calibrations.items():
+        if each.with_photos is not None and each.with_photos.reranker is not None:
+            each.with_photos.reranker.save(folder / reranker_file(name))
+
+
+def calibrations_of(facts: Mapping[str, Any] | None, folder: Path) -> dict[Protocol, Calibration]:
+    """The calibrations that a manifest holds; an ArtifactError where it holds something else.
+
+    folder: that of the manifest, where rerankers are.
+    """
     result = dict[Protocol, Calibration]()
     for name, numbers in (facts or {}).items():
         if name not in PROTOCOLS:
             raise ArtifactError(f"A calibration for {name!r}; this release knows {', '.join(PROTOCOLS)}.")
         try:
-            result[name] = _calibration(numbers)
+            result[name] = _calibration(numbers, folder)
         except (TypeError, AttributeError, KeyError) as error:
             raise ArtifactError(f"The calibration for {name!r} is damaged ({error}). Fit it again.") from None
     return result
 
 
-def _calibration(numbers: Mapping[str, Any]) -> Calibration:
+def _calibration(numbers: Mapping[str, Any], folder: Path) -> Calibration:
     masses = {point: tuple(pair) for point, pair in numbers["masses"].items()}
-    fit, with_photos = numbers["fit"], numbers["with_photos"]
+    fit, with_photos, reranker = numbers["fit"], numbers["with_photos"], numbers.get("reranker")
+    if reranker is not None and reranker not in RERANKER_FILES:
+        raise ArtifactError(f"A reranker in {reranker!r}, which is none of its names. Fit it again.")
     known = {
         "masses": masses,
         "fit": None if fit is None else PhotoFit(**fit),
-        "with_photos": None if with_photos is None else _calibration(with_photos),
+        "with_photos": None if with_photos is None else _calibration(with_photos, folder),
+        "reranker": None if reranker is None else Reranker.load(folder / reranker),
     }
     return Calibration(**{**numbers, **known})
 

@@ -126,7 +126,9 @@ class Engine:
 
     def _photo_search(self) -> PhotoSearch:
         """The photos that count beside cells."""
-        fit = None if self.calibration is None else self.calibration.fit
+        fit, reranker = None, None
+        if self.calibration is not None:
+            fit, reranker = self.calibration.fit, self.calibration.reranker
         if fit is None:
             assert self.bundle.gallery is not None, "its photos count"
             width_km = self.bundle.hierarchy.leaves.median_width_km
@@ -134,7 +136,13 @@ class Engine:
         model = with_prior(self.bundle.model, self.options.prior_exponent)
         everywhere = self.options.gallery == "all"
         return PhotoSearch(
-            self.bundle, model, fit=fit, everywhere=everywhere, region=self._region, allowed=self._allowed
+            self.bundle,
+            model,
+            fit=fit,
+            reranker=reranker,
+            everywhere=everywhere,
+            region=self._region,
+            allowed=self._allowed,
         )
 
     @property

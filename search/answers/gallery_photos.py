@@ -15,10 +15,12 @@ from indexer.bundles.gallery import Gallery
 from indexer.cells.hierarchy import Level
 from indexer.earth.geo import lat_lng, point_tree, unit_vectors
 from indexer.vectors.calibration import PhotoFit
+from indexer.vectors.reranker import Reranker
 from indexer.vectors.scoring import ScoringModel
 from search.answers.constraints import Region
 from search.answers.owners import GalleryOwners, OwnedLeaves
 from search.answers.photo_evidence import PhotoEvidence, photo_evidence
+from search.answers.photo_properties import PhotoProperties
 from search.answers.radii import LeafDiscs
 from search.retrieval.found import Hits
 from search.retrieval.gallery_lists import GalleryLists
@@ -46,6 +48,7 @@ class PhotoSearch:
         bundle: one with a gallery.
         model: how its leaves are scored.
         fit: how photos count.
+        reranker: what changes their weights; None: nothing.
         everywhere: look at all photos, not at those of the best leaves' lists.
         region: where answers may lie, if that is said: only photos in it are looked at.
         allowed: (R,) int64, the leaves of that region. A photo of another leaf counts for the one whose point is
@@ -58,6 +61,7 @@ class PhotoSearch:
         model: ScoringModel,
         *,
         fit: PhotoFit,
+        reranker: Reranker | None = None,
         everywhere: bool,
         region: Region | None = None,
         allowed: np.ndarray | None = None,
@@ -80,6 +84,8 @@ class PhotoSearch:
             self._with_photos = np.bincount(counted, minlength=len(self._leaves)) > 0
             self._more_lists = _more_lists(gallery.leaf[wanted], counted, len(self._leaves))
         self._score = LeafScores(model, torch.device("cpu"))
+        self._reranker = reranker
+        self._properties = None if reranker is None else PhotoProperties(gallery, self._leaves, fit=fit)
 
     @cached_property
     def owners(self) -> GalleryOwners:
@@ -116,16 +122,21 @@ class PhotoSearch:
         near = self._lists.nearest(queries, lists, near=self.fit.near, owners=own)
         if self._counts_for is not None:
             near = replace(near, leaf=np.where(near.row < 0, -1, self._counts_for[near.row]))
+        leaf_score = self._scores(queries, near.leaf, hits)
+        reranked = None
+        if self._reranker is not None and self._properties is not None:
+            reranked = self._reranker(self._properties(near, leaf_score, n_photos))
         evidence = photo_evidence(
             cells,
             near,
-            self._scores(queries, near.leaf, hits),
+            leaf_score,
             gallery=self.gallery,
             discs=self._discs,
             with_photos=self._with_photos,
             emptied=emptied,
             fit=self.fit,
             n_photos=n_photos,
+            reranked=reranked,
         )
         if self._region is None:
             return evidence

@@ -4,7 +4,7 @@ In: of each query the posterior over leaves, and the photos most like it. Out: t
 leaves that takes the place of the cells' own, a density over places, and the place where it is highest. With q the
 query as it is compared, photo j in leaf r(j), and the numbers of `indexer.vectors.calibration.PhotoFit`:
 
-    evidence_j = (gamma (q . G_r(j) + b_r(j)) + q . x_j / tau_x) / n^growth + log m_j
+    evidence_j = (gamma (q . G_r(j) + b_r(j)) + q . x_j / tau_x) / n^growth + log m_j + what a reranker adds
     w          = softmax of evidence over the photos;   W(r) = sum of w_j over the photos of list r
     S          = sum of c, the cells' posterior, over leaves whose lists hold photos
     P(r)       = (1 - a) S W(r) + a c(r) where list r holds photos, else c(r)
@@ -82,6 +82,7 @@ def photo_evidence(
     emptied: np.ndarray | None = None,
     fit: PhotoFit,
     n_photos: np.ndarray,
+    reranked: np.ndarray | None = None,
 ) -> PhotoEvidence:
     """Put photos and cells together.
 
@@ -96,10 +97,11 @@ def photo_evidence(
             all queries may look at all of them.
         fit: the numbers above.
         n_photos: (Q,) int64, n, how many photos each query is made of.
+        reranked: (Q, near) float64, what a reranker adds to the evidence of the photos; None: nothing.
     """
     n_queries = near.row.shape[0]
     known, row = near.row >= 0, np.maximum(near.row, 0)
-    weight = fit.weights(near.similarity, leaf_score, gallery.stands_for[row], n_photos)
+    weight = fit.weights(near.similarity, leaf_score, gallery.stands_for[row], n_photos, reranked=reranked)
     query, of_photos = cells.query, with_photos[cells.leaf]
     if emptied is not None:
         of_photos = of_photos & ~emptied

@@ -1,48 +1,31 @@
 """The calibration of photos and cells together: how photos count, radii and the limit of abstaining.
 
 In: a bundle with a gallery, held-out queries, what was fitted of cells alone. Out: a `Calibration` that has a `fit`.
-
-What makes the true place likeliest is fitted first (`search.calibration.photo_fit`). Then, by the answers themselves,
-how wide bells are for pointing, where errors are least; and how many lists are looked at, so that they hold 99 % of the
-weight that a look at all photos finds, and that 99 % of answers stay where they are.
+How photos count is fitted by `search.calibration.photo_numbers`; what its answers promise is counted here, on queries
+that it was not fitted to.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from encoder.config import DeviceName
-from encoder.device import choose_device
 from indexer.bundles.bundle import Bundle
 from indexer.bundles.gallery import Gallery
-from indexer.bundles.list_choice import LISTS, WEIGHT
-from indexer.earth.geo import haversine_km, lat_lng
+from indexer.earth.geo import haversine_km
 from indexer.errors import InputError
-from indexer.vectors.calibration import Calibration, PhotoFit, Protocol, usual_photo_fit
-from indexer.vectors.scoring import leaf_vectors, scores_of
-from search.answers.engine import Engine, Found
-from search.answers.options import GalleryName, SearchOptions
-from search.answers.photo_evidence import PhotoEvidence
+from indexer.vectors.calibration import Calibration, Protocol
+from search.answers.engine import Engine
 from search.answers.points import points_of_bundle, usual_mass_km
-from search.answers.recall import STAYED, held_and_moved
 from search.calibration.cell_calibration import Check, Fitted, joined_checks, share_up_to
 from search.calibration.held_out import HeldOutQueries
-from search.calibration.photo_fit import MOST_NEAR, PhotoSample, fit_photos
+from search.calibration.photo_numbers import PhotoFitting, RerankerGain, found_of
 from search.evaluation.options import Resampling
-from search.retrieval.exact import ExactSearch
-from search.retrieval.gallery_lists import GalleryLists, NearPhotos
-from search.retrieval.proof import tensor_of
+from search.retrieval.gallery_lists import NearPhotos
 
-_ALL_LOOKED_AT = 1 << 18  # photos of a gallery that is looked at whole for a fit; of larger ones the best lists
-_MOST_LISTS = 512
-_SAME = 0.99  # of answers that must stay where they are with fewer lists
-_POINT_WIDTHS = np.geomspace(0.25, 4, 9)  # of bells for pointing, in those of the median leaf
 _SEEN_COSINE, _SEEN_KM, _SEEN_MOST = 0.98, 1.0, 0.05
-_TOGETHER = 1024  # queries that are answered together
-_ENOUGH = 2000  # queries to choose how wide and how many by
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +34,7 @@ class PhotoCalibration:
 
     fitted: Fitted  # before: with the numbers of `usual_photo_fit`
     left_out: int  # held-out queries that are in the gallery themselves
+    gain: RerankerGain | None  # of the reranker that was tried
 
 
 def calibrate_photos(
@@ -69,15 +53,9 @@ def calibrate_photos(
     Raises:
         InputError: more than 5 % of the held-out queries are in the gallery themselves.
     """
-    gallery, model, leaves = bundle.gallery, bundle.model, bundle.hierarchy.leaves
-    assert gallery is not None, "without one there are cells alone"
-    lists, width_km = GalleryLists(gallery), leaves.median_width_km
-    search = ExactSearch(model, tensor_of(leaf_vectors(model)).to(choose_device(device)), low_precision=False)
-    everywhere = len(gallery) <= _ALL_LOOKED_AT
-    most_lists = min(_MOST_LISTS, model.n_leaves)
-    looked_at = None if everywhere else search(sample.queries, most_lists).leaf
-    near = lists.nearest(sample.queries, looked_at, near=MOST_NEAR)
-    seen = _seen(gallery, sample, near)
+    fitting = PhotoFitting(bundle, cells, protocol=protocol, device=device, resampling=resampling)
+    near = fitting.near(sample)
+    seen = _seen(fitting.gallery, sample, near)
     if seen.mean() > _SEEN_MOST:
         raise InputError(
             f"{int(seen.sum())} of {len(seen)} held-out photos are in the gallery, by name or by vector and place: "
@@ -85,44 +63,19 @@ def calibrate_photos(
         )
     unseen = np.flatnonzero(~seen)
     sample, near = sample.take(unseen), near.take(unseen)
-    division, start = sample.divided(), usual_photo_fit(width_km)
-
-    def engine(fit: PhotoFit, temperature: float, how: GalleryName = "lists") -> Engine:
-        return _engine(bundle, fit, temperature, cells.growth, protocol=protocol, device=device, gallery=how)
-
-    def fitted_to(rows: np.ndarray) -> tuple[PhotoFit, float]:
-        part, of_part = sample.take(rows), near.take(rows)
-        known = PhotoSample(
-            part,
-            near=of_part,
-            leaf_score=scores_of(model, part.queries, np.maximum(of_part.leaf, 0)),
-            gallery=gallery,
-            leaves=leaves,
-            with_photos=lists.sizes > 0,
-            search=search,
-        )
-        fit, temperature = fit_photos(
-            known, start, temperature=cells.temperature, growth=cells.growth, leaf_width_km=width_km
-        )
-        few = part.take(np.arange(min(len(part), _ENOUGH)))
-        fit = replace(fit, lists=most_lists)
-        whole = _evidence(engine(fit, temperature, "all" if everywhere else "lists"), few)
-        widths = np.maximum(width_km * _POINT_WIDTHS, 0.02).tolist()
-        fit = replace(fit, point_width_km=min(widths, key=lambda width: _error(whole, few, width)))
-        whole = [evidence.pointing(fit.point_width_km) for evidence in whole]
-        for number in LISTS:
-            fewer = replace(fit, lists=number)
-            if number < most_lists and _holds_enough(whole, _evidence(engine(fewer, temperature), few), fit):
-                return fewer, temperature
-        return fit, temperature
-
-    fits = [fitted_to(rows) for rows, _ in division.parts]
-    fit, temperature = fitted_to(np.arange(len(sample))) if division.approximate else fits[0]
+    division = sample.divided()
+    if division.approximate:  # each fifth says what the fit to the others promises, with a reranker where all have one
+        numbers = fitting(sample, near)
+        reranked = numbers.reranker is not None
+        fits = [fitting(sample.take(rows), near.take(rows), reranked=reranked) for rows, _ in division.parts]
+    else:
+        fits = [fitting(sample.take(rows), near.take(rows)) for rows, _ in division.parts]
+        numbers = fits[0]
     promised = [sample.take(rows) for _, rows in division.parts]
-    before = joined_checks([_check(engine(start, cells.temperature), part) for part in promised])
-    check = joined_checks([_check(engine(*each), part) for part, each in zip(promised, fits, strict=True)])
+    before = joined_checks([_check(fitting.engine(fitting.start), part) for part in promised])
+    check = joined_checks([_check(fitting.engine(each), part) for part, each in zip(promised, fits, strict=True)])
     calibration = Calibration(
-        temperature=temperature,
+        temperature=numbers.temperature,
         growth=cells.growth,
         inside=sample.inside,
         masses=check.masses(),
@@ -131,10 +84,11 @@ def calibrate_photos(
         least_score=check.least_score(),
         queries=len(sample),
         approximate=division.approximate,
-        fit=fit,
+        fit=numbers.fit,
+        reranker=numbers.reranker,
     )
     reliabilities = (each.reliability(sample.inside, resampling) for each in (before, check))
-    return PhotoCalibration(Fitted(calibration, *reliabilities), int(seen.sum()))
+    return PhotoCalibration(Fitted(calibration, *reliabilities), int(seen.sum()), numbers.gain)
 
 
 def _seen(gallery: Gallery, sample: HeldOutQueries, near: NearPhotos) -> np.ndarray:
@@ -153,64 +107,12 @@ def _seen(gallery: Gallery, sample: HeldOutQueries, near: NearPhotos) -> np.ndar
     return np.asarray(by_name | alike)
 
 
-def _engine(
-    bundle: Bundle,
-    fit: PhotoFit,
-    temperature: float,
-    growth: float,
-    *,
-    protocol: Protocol,
-    device: DeviceName,
-    gallery: GalleryName,
-) -> Engine:
-    """Answers by these numbers, by exact search, whatever way the bundle is searched."""
-    # What discs hold, and when answers abstain, is what they are asked for.
-    of_photos = Calibration(
-        temperature=temperature,
-        growth=growth,
-        inside=1.0,
-        masses={"cell": (0.0, 1.0)},
-        mass_km=usual_mass_km(bundle.hierarchy),
-        least_score=0.0,
-        queries=0,
-        fit=fit,
-    )
-    calibrations = {protocol: replace(of_photos, fit=None, with_photos=of_photos)}
-    options = SearchOptions(mode="exact", gallery=gallery, radii=False)
-    return Engine(replace(bundle, calibrations=calibrations), device=device, options=options, protocol=protocol)
-
-
-def _found(engine: Engine, sample: HeldOutQueries) -> Sequence[tuple[slice, Found]]:
-    blocks = [slice(start, start + _TOGETHER) for start in range(0, len(sample), _TOGETHER)]
-    return [(block, engine.find(sample.queries[block], n_photos=sample.n_photos[block])) for block in blocks]
-
-
-def _evidence(engine: Engine, sample: HeldOutQueries) -> list[PhotoEvidence]:
-    return [found.evidence for _, found in _found(engine, sample) if found.evidence is not None]
-
-
-def _error(whole: Sequence[PhotoEvidence], sample: HeldOutQueries, width_km: float) -> float:
-    """The mean of log(1 + km) between true places and where bells of this width let answers point."""
-    points = np.concatenate([evidence.pointing(width_km).points for evidence in whole])
-    there = np.concatenate([evidence.there for evidence in whole])
-    lat, lng = lat_lng(points[there])
-    return float(np.log1p(haversine_km(lat, lng, sample.lat_deg[there], sample.lng_deg[there])).mean())
-
-
-def _holds_enough(whole: Sequence[PhotoEvidence], few: Sequence[PhotoEvidence], fit: PhotoFit) -> bool:
-    """Whether fewer lists hold the weight of all photos, and let answers stay where these have them."""
-    parts = [held_and_moved(of_all, of_few) for of_all, of_few in zip(whole, few, strict=True)]
-    held, moved_km = (np.concatenate(each) for each in zip(*parts, strict=True))
-    stay = moved_km <= STAYED * fit.point_width_km
-    return bool(held.mean() >= WEIGHT and stay.mean() >= _SAME)
-
-
 def _check(engine: Engine, sample: HeldOutQueries) -> Check:
     """How answers compare with the truth."""
     kinds = points_of_bundle(engine.bundle, photos=True)
     shares = {name: np.empty(len(sample)) for name in kinds}
     probability, right, score = np.empty(len(sample)), np.empty(len(sample), bool), np.empty(len(sample))
-    for block, found in _found(engine, sample):
+    for block, found in found_of(engine, sample):
         answer = found.hits.leaf[:, 0]
         assert found.posterior is not None, "photos need it"
         for name, kind in kinds.items():

@@ -15,6 +15,7 @@ from indexer.earth.geo import EARTH_RADIUS_KM, haversine_km, unit_vectors
 from indexer.vectors.calibration import Calibration, PhotoFit, Protocol
 from indexer.vectors.geocells import Geocells
 from indexer.vectors.prototypes import Placed
+from indexer.vectors.reranker import Reranker
 from indexer.vectors.scoring import log_product
 from search.answers.engine import Engine
 from search.answers.options import SearchOptions
@@ -76,7 +77,13 @@ def bundle_with_photos(
 
 
 def calibrated(
-    bundle: Bundle, fit: PhotoFit, *, temperature: float = 1.0, growth: float = 0.0, protocol: Protocol = "one"
+    bundle: Bundle,
+    fit: PhotoFit,
+    *,
+    temperature: float = 1.0,
+    growth: float = 0.0,
+    protocol: Protocol = "one",
+    reranker: Reranker | None = None,
 ) -> Bundle:
     """The same whose photos count by these numbers."""
     photos = Calibration(
@@ -88,13 +95,19 @@ def calibrated(
         least_score=0.0,
         queries=100,
         fit=fit,
+        reranker=reranker,
     )
-    calibrations: Mapping[Protocol, Calibration] = {protocol: replace(photos, fit=None, with_photos=photos)}
+    calibrations: Mapping[Protocol, Calibration] = {
+        protocol: replace(photos, fit=None, reranker=None, with_photos=photos)
+    }
     return replace(bundle, calibrations=calibrations)
 
 
-def engine_with(bundle: Bundle, fit: PhotoFit, *, temperature: float = 1.0, **options: object) -> Engine:
-    return Engine(calibrated(bundle, fit, temperature=temperature), options=SearchOptions(**options))  # type: ignore[arg-type]
+def engine_with(
+    bundle: Bundle, fit: PhotoFit, *, temperature: float = 1.0, reranker: Reranker | None = None, **options: object
+) -> Engine:
+    made = calibrated(bundle, fit, temperature=temperature, reranker=reranker)
+    return Engine(made, options=SearchOptions(**options))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,6 +152,7 @@ def brute_force(
     n_photos: np.ndarray | None = None,
     may: np.ndarray | None = None,
     only: np.ndarray | None = None,
+    reranker: Reranker | None = None,
 ) -> Truth:
     """By all photos of a bundle's gallery.
 
@@ -170,6 +184,10 @@ def brute_force(
             continue
         evidence = fit.gamma * score[query, leaf[rows]] + similarity[query, rows] / fit.similarity
         evidence = evidence / n[query] ** fit.growth + np.log(gallery.stands_for[rows].astype(np.float64))
+        if reranker is not None:
+            near_score = score[query, leaf[rows]]
+            seen = properties_by_hand(bundle, fit, rows, similarity[query, rows], near_score, float(n[query]))
+            evidence = evidence + reranked_by_hand(reranker, seen)
         held = np.exp(evidence - evidence.max())
         weight[query, rows] = held / held.sum()
     there = np.array([rows.size > 0 for rows in near])
@@ -198,3 +216,55 @@ def brute_force(
             mean = pull @ places[rows]
             truth.points[query] = mean / np.linalg.norm(mean)
     return truth
+
+
+def random_reranker(n_properties: int, hidden: int, *, seed: int) -> Reranker:
+    """One that changes much."""
+    rng = np.random.default_rng(seed)
+    shapes = [(n_properties, hidden), (hidden,), (hidden, hidden), (hidden,), (hidden,)]
+    parts = [rng.normal(0, 0.7, shape).astype(np.float32) for shape in shapes]
+    mean, spread = rng.normal(0, 2, n_properties), rng.uniform(0.5, 4, n_properties)
+    return Reranker(mean.astype(np.float32), spread.astype(np.float32), *parts)
+
+
+def reranked_by_hand(reranker: Reranker, properties: np.ndarray) -> np.ndarray:
+    """What it adds to photos of (..., P) properties, in float64."""
+    parts = {name: array.astype(np.float64) for name, array in reranker.arrays.items()}
+    standard = (properties.astype(np.float64) - parts["mean"]) / parts["spread"]
+    standard[np.isnan(standard)] = 0
+    hidden = np.tanh(np.einsum("...p,ph->...h", standard, parts["first"]) + parts["first_bias"])
+    hidden = np.tanh(np.einsum("...p,ph->...h", hidden, parts["second"]) + parts["second_bias"])
+    return np.asarray(np.einsum("...h,h->...", hidden, parts["last"]))
+
+
+def properties_by_hand(
+    bundle: Bundle, fit: PhotoFit, rows: np.ndarray, similarity: np.ndarray, score: np.ndarray, n: float
+) -> np.ndarray:
+    """What a reranker sees of the photos of these rows of a query of n photos, (near,) each: (near, 9) float64."""
+    gallery, width_km = bundle.gallery, max(bundle.hierarchy.leaves.median_width_km, 0.05)
+    assert gallery is not None
+    vectors = gallery.vectors(0, len(gallery)).astype(np.float64)
+    like_list = []
+    for row in rows:
+        others = np.flatnonzero(gallery.leaf == gallery.leaf[row])
+        others = others[others != row]
+        like_list.append((vectors[others] @ vectors[row]).mean() if others.size else np.nan)
+    unit_of = fit.similarity * n**fit.growth
+    evidence = (fit.gamma * score + similarity / fit.similarity) / n**fit.growth
+    held = np.exp(evidence - evidence.max()) * gallery.stands_for[rows]
+    held /= held.sum()
+    places = unit_vectors(gallery.lat_deg[rows], gallery.lng_deg[rows])
+    apart = np.square(places[:, None] - places[None]).sum(axis=2)
+
+    def around(times: float, weight: np.ndarray, least: float) -> np.ndarray:
+        return np.log(np.exp(-((EARTH_RADIUS_KM / (times * width_km)) ** 2) * apart / 2) @ weight + least)
+
+    columns = [
+        similarity / unit_of,
+        (similarity - similarity.max()) / unit_of,
+        (score - score.max()) / n**fit.growth,
+        (similarity - n * np.array(like_list)) / unit_of,
+        *(around(times, np.ones(len(rows)), 0.0) for times in (0.5, 1.0)),
+        *(around(times, held, 1e-6) for times in (0.25, 1.0, 4.0)),
+    ]
+    return np.stack(columns, axis=1)

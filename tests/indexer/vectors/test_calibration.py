@@ -7,14 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from indexer.bundles.bundle import build_bundle, calibrated_bundle, open_bundle, verify_bundle
+from indexer.bundles.bundle import build_bundle, bundle_with_gallery, calibrated_bundle, open_bundle, verify_bundle
 from indexer.bundles.faiss_index import rows_of
 from indexer.cells.hierarchy import Hierarchy
 from indexer.errors import ArtifactError
 from indexer.vectors.calibration import Calibration, PhotoFit, calibration_facts, calibrations_of, usual_photo_fit
 from indexer.vectors.scoring import leaf_vectors
 from tests.conftest import random_geocells
+from tests.search.gallery_oracle import random_reranker
 
+NOWHERE = Path("nowhere")  # no reranker is read
 MASSES = {"cell": (0.45, 0.93), "medoid": (0.4, 0.9)}
 ONE = Calibration(temperature=2.5, growth=0.0, inside=0.9, masses=MASSES, mass_km=9.0, least_score=1.5, queries=400)
 ALBUM = replace(ONE, temperature=2.0, growth=0.5, inside=1.0, masses={"cell": (0.5, 0.9)}, queries=100)
@@ -23,9 +25,9 @@ ALBUM = replace(ONE, temperature=2.0, growth=0.5, inside=1.0, masses={"cell": (0
 def test_calibrations_survive_the_way_through_a_manifest() -> None:
     both = {"one": ONE, "album": ALBUM}
     facts = json.loads(json.dumps(calibration_facts(both)))  # type: ignore[arg-type]
-    assert calibrations_of(facts) == both
+    assert calibrations_of(facts, NOWHERE) == both
     assert calibration_facts({}) is None
-    assert calibrations_of(None) == {}
+    assert calibrations_of(None, NOWHERE) == {}
 
 
 FIT = PhotoFit(cells=0.2, gamma=0.05, similarity=0.02, near=50, width_km=3.0, point_width_km=9.0, growth=0.5, lists=16)
@@ -35,7 +37,7 @@ PHOTOS = replace(ONE, temperature=2.2, masses={"cell": (0.4, 0.8), "density": (0
 def test_those_with_photos_survive_it_too_and_how_approximate_they_are() -> None:
     both = {"one": replace(ONE, with_photos=PHOTOS), "album": replace(ALBUM, approximate=True)}
     facts = json.loads(json.dumps(calibration_facts(both)))  # type: ignore[arg-type]
-    found = calibrations_of(facts)
+    found = calibrations_of(facts, NOWHERE)
     assert found == both
     assert found["one"].with_photos is not None
     assert found["one"].with_photos.fit == FIT
@@ -61,14 +63,14 @@ def test_numbers_that_photos_cannot_count_by_are_refused(changed: dict[str, obje
     facts = json.loads(json.dumps(calibration_facts({"one": replace(ONE, with_photos=PHOTOS)})))
     facts["one"]["with_photos"]["fit"] |= changed
     with pytest.raises(ArtifactError, match="Fit them again: python -m search calibrate"):
-        calibrations_of(facts)
+        calibrations_of(facts, NOWHERE)
 
 
 def test_a_damaged_calibration_of_photos_is_refused() -> None:
     facts = json.loads(json.dumps(calibration_facts({"one": replace(ONE, with_photos=PHOTOS)})))
     facts["one"]["with_photos"]["fit"]["width"] = 3
     with pytest.raises(ArtifactError, match="The calibration for 'one' is damaged"):
-        calibrations_of(facts)
+        calibrations_of(facts, NOWHERE)
 
 
 @pytest.mark.parametrize("width_km", [0.0, 0.01, 300.0])
@@ -102,18 +104,18 @@ def test_what_is_no_calibration_is_refused(changed: dict[str, object]) -> None:
     facts = calibration_facts({"one": ONE})
     assert facts is not None
     with pytest.raises(ArtifactError, match="Fit it again"):
-        calibrations_of({"one": facts["one"] | changed})
+        calibrations_of({"one": facts["one"] | changed}, NOWHERE)
 
 
 def test_unknown_protocols_and_fields_are_refused() -> None:
     facts = calibration_facts({"one": ONE})
     assert facts is not None
     with pytest.raises(ArtifactError, match="this release knows one, five, ten, album"):
-        calibrations_of({"video": facts["one"]})
+        calibrations_of({"video": facts["one"]}, NOWHERE)
     with pytest.raises(ArtifactError, match="damaged"):
-        calibrations_of({"one": {"temperature": 1.0}})
+        calibrations_of({"one": {"temperature": 1.0}}, NOWHERE)
     with pytest.raises(ArtifactError, match="damaged"):
-        calibrations_of({"one": facts["one"] | {"masses": [0.5, 0.9]}})
+        calibrations_of({"one": facts["one"] | {"masses": [0.5, 0.9]}}, NOWHERE)
 
 
 def test_a_calibrated_bundle_is_the_same_but_for_that(
@@ -132,6 +134,69 @@ def test_a_calibrated_bundle_is_the_same_but_for_that(
     assert (
         calibrated_bundle(old, tmp_path, {"one": ONE}, config={"split": "val"}, inputs={"calibration": "d"}) == folder
     )
+
+
+RERANKED = replace(ONE, with_photos=replace(PHOTOS, reranker=random_reranker(9, 8, seed=0)))
+
+
+def test_rerankers_are_files_beside_their_calibration(
+    hierarchy: Hierarchy, hierarchy_folder: Path, tmp_path: Path
+) -> None:
+    geocells = random_geocells(hierarchy, 12, seed=0)
+    old = open_bundle(build_bundle(hierarchy_folder, geocells, tmp_path, config={}, inputs={}))
+    both = {"one": RERANKED, "ten": replace(ONE, with_photos=PHOTOS)}
+    new = open_bundle(calibrated_bundle(old, tmp_path, both, config={}, inputs={}))  # type: ignore[arg-type]
+    assert verify_bundle(new.path) == []
+    assert new.calibrations == both
+    assert set(new.manifest.files) - set(old.manifest.files) == {"reranker_one.safetensors"}
+    facts = new.manifest.facts["calibration"]
+    assert facts["one"]["with_photos"]["reranker"] == "reranker_one.safetensors"
+    assert "reranker" not in facts["one"]  # what a release before rerankers wrote is still what it reads
+    assert "reranker" not in facts["ten"]["with_photos"]
+    # Another calibration of the same protocol takes the reranker's place, one of another leaves it there.
+    without = open_bundle(
+        calibrated_bundle(new, tmp_path, {"one": ONE, "ten": both["ten"]}, config={}, inputs={})  # type: ignore[dict-item]
+    )
+    assert without.calibrations["one"] == ONE
+    assert set(without.manifest.files) == set(old.manifest.files)
+    album = {**both, "album": replace(RERANKED, queries=7)}
+    more = open_bundle(calibrated_bundle(new, tmp_path, album, config={}, inputs={}))  # type: ignore[arg-type]
+    assert more.calibrations == album
+    assert verify_bundle(more.path) == []
+    # Another gallery keeps it.
+    emptied = open_bundle(bundle_with_gallery(new, tmp_path, lambda draft: None, config={}, inputs={}))
+    assert emptied.calibrations == both
+    assert verify_bundle(emptied.path) == []
+
+
+@pytest.mark.parametrize("damage", ["byte", "cut", "gone", "other"])
+def test_a_damaged_reranker_is_found(hierarchy: Hierarchy, hierarchy_folder: Path, tmp_path: Path, damage: str) -> None:
+    geocells = random_geocells(hierarchy, 12, seed=0)
+    old = open_bundle(build_bundle(hierarchy_folder, geocells, tmp_path, config={}, inputs={}))
+    folder = calibrated_bundle(old, tmp_path, {"one": RERANKED}, config={}, inputs={})
+    path = folder / "reranker_one.safetensors"
+    content = bytearray(path.read_bytes())
+    if damage == "gone":
+        path.unlink()
+    elif damage == "cut":
+        path.write_bytes(content[:-8])
+    elif damage == "byte":
+        content[-2] ^= 0x10
+        path.write_bytes(content)
+    else:  # of another shape, and as long
+        random_reranker(8, 9, seed=0).save(path)
+    assert any("reranker_one.safetensors" in fault for fault in verify_bundle(folder))
+    if damage != "byte":
+        with pytest.raises(ArtifactError, match=r"reranker_one.safetensors"):
+            open_bundle(folder)
+
+
+@pytest.mark.parametrize("name", ["../one.safetensors", "leaves.faiss", 7])
+def test_rerankers_of_other_names_are_refused(name: object) -> None:
+    facts = json.loads(json.dumps(calibration_facts({"one": RERANKED})))
+    facts["one"]["with_photos"]["reranker"] = name
+    with pytest.raises(ArtifactError, match="none of its names"):
+        calibrations_of(facts, NOWHERE)
 
 
 def test_other_level_weights_make_another_leaf_index(

@@ -18,6 +18,7 @@ from indexer.cells.hierarchy import Hierarchy
 from indexer.earth.geo import haversine_km, lat_lng
 from indexer.errors import InputError
 from indexer.vectors.prototypes import Placed
+from indexer.vectors.reranker import N_PROPERTIES
 from indexer.vectors.scoring import log_product
 from search.answers import engine as engine_module
 from search.answers.constraints import Region
@@ -28,7 +29,7 @@ from search.retrieval import exact, proof
 from tests.conftest import random_geocells
 from tests.search.answers.test_photo_evidence import check, queries_of
 from tests.search.conftest import MODES, WIDTH
-from tests.search.gallery_oracle import FIT, brute_force, bundle_with_photos, calibrated, engine_with
+from tests.search.gallery_oracle import FIT, brute_force, bundle_with_photos, calibrated, engine_with, random_reranker
 from tests.search.second_device import THERE, SecondDevice
 
 
@@ -291,6 +292,30 @@ def test_in_a_region_photos_and_cells_are_those_of_brute_force(
             for number, near in enumerate(truth.near)
         ]
         np.testing.assert_allclose(evidence.points[~kept], truth._places[rows][~kept], atol=1e-9)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("region", [None, "FR,JP,US,BR"])
+def test_a_reranker_counts_in_every_mode_and_region(
+    photo_bundle: Bundle, queries: np.ndarray, mode: ModeName, region: str | None
+) -> None:
+    reranker, own, within = random_reranker(N_PROPERTIES, 8, seed=5), photo_bundle.gallery, Region(region, None)
+    assert own is not None
+    may = only = None
+    if region is not None:
+        may, only = within.holds(own.lat_deg, own.lng_deg), within.cells(photo_bundle.hierarchy.leaves)
+    truth = brute_force(photo_bundle, FIT, queries, may=may, only=only, reranker=reranker)
+    probes = {} if mode == "exact" else {"probes": 10**6}
+    engine = engine_with(photo_bundle, FIT, mode=mode, region=region, reranker=reranker, **probes)
+    evidence = engine.find(queries, left_out=0.0).evidence
+    assert evidence is not None
+    weight = np.zeros_like(truth.weight)
+    known = evidence.near.row >= 0
+    weight[np.nonzero(known)[0], evidence.near.row[known]] = evidence.weight[known]
+    np.testing.assert_allclose(weight, truth.weight, atol=2e-4)
+    plain = engine_with(photo_bundle, FIT, mode=mode, region=region, **probes).find(queries, left_out=0.0).evidence
+    assert plain is not None
+    assert np.abs(plain.weight - evidence.weight).max() > 0.05  # a hundred times what brute force may differ by
 
 
 @settings(max_examples=12)

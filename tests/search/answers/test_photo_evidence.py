@@ -12,7 +12,8 @@ from indexer.bundles.bundle import Bundle
 from indexer.bundles.gallery import Gallery
 from indexer.cells.hierarchy import Level
 from indexer.earth.geo import haversine_km, lat_lng, unit_vectors
-from indexer.vectors.calibration import PhotoFit
+from indexer.vectors.calibration import PhotoFit, Protocol
+from indexer.vectors.reranker import N_PROPERTIES
 from search.answers.engine import Engine
 from search.answers.options import SearchOptions
 from search.answers.photo_evidence import PhotoEvidence, photo_evidence
@@ -21,7 +22,7 @@ from search.retrieval.gallery_lists import NearPhotos
 from search.retrieval.posterior import Posterior, posterior_of
 from tests.conftest import unit_rows
 from tests.search.conftest import WIDTH
-from tests.search.gallery_oracle import FIT, Truth, brute_force, calibrated, engine_with, unit
+from tests.search.gallery_oracle import FIT, Truth, brute_force, calibrated, engine_with, random_reranker, unit
 
 FITS = {
     "usual": FIT,
@@ -112,6 +113,37 @@ def test_albums_have_evidence_that_grows_with_their_photos(photo_bundle: Bundle,
     if growth == 1:  # n equal photos say what one says
         one = brute_force(photo_bundle, fit, queries_of(photo_bundle))
         np.testing.assert_allclose(truth.weight, one.weight, atol=1e-6)
+
+
+@pytest.mark.parametrize("n_photos", [None, np.arange(35) % 4 + 1])
+def test_reranked_photos_are_those_of_brute_force(photo_bundle: Bundle, n_photos: np.ndarray | None) -> None:
+    reranker, queries = random_reranker(N_PROPERTIES, 8, seed=3), queries_of(photo_bundle)
+    protocol: Protocol = "one"
+    if n_photos is not None:
+        protocol, queries = "album", (queries * n_photos[:, None]).astype(np.float32)
+    bundle = calibrated(photo_bundle, FIT, temperature=1.3, growth=0.5, protocol=protocol, reranker=reranker)
+    for how in ("all", "lists"):
+        options = SearchOptions(mode="exact", gallery=how)  # type: ignore[arg-type]
+        found = Engine(bundle, options=options, protocol=protocol).find(queries, n_photos=n_photos, left_out=0.0)
+        assert found.evidence is not None
+        numbers = {"temperature": 1.3, "growth": 0.5, "n_photos": n_photos}
+        truth = brute_force(photo_bundle, FIT, queries, reranker=reranker, **numbers)  # type: ignore[arg-type]
+        check(found.evidence, truth, FIT)
+        plain = brute_force(photo_bundle, FIT, queries, **numbers)  # type: ignore[arg-type]
+        assert np.abs(truth.weight - plain.weight).max() > 0.2
+
+
+def test_a_reranker_that_adds_the_same_to_all_photos_changes_nothing(photo_bundle: Bundle) -> None:
+    queries, reranker = queries_of(photo_bundle), random_reranker(N_PROPERTIES, 8, seed=4)
+    same = replace(reranker, first=0 * reranker.first)
+    one, other = (
+        engine_with(photo_bundle, FIT, mode="exact", reranker=each).find(queries, left_out=0.0).evidence
+        for each in (same, None)
+    )
+    assert one is not None
+    assert other is not None
+    np.testing.assert_allclose(one.weight, other.weight, atol=1e-9)
+    np.testing.assert_allclose(one.points, other.points, atol=1e-9)
 
 
 def fake(places: list[tuple[float, float]], stands_for: list[float] | None = None) -> Gallery:
