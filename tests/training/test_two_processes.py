@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import traceback
-from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +29,7 @@ from indexer.cells.hierarchy import Hierarchy
 from indexer.cells.table import load_hierarchy
 from indexer.cli import main
 from indexer.earth.geo import accuracy
-from tests.kills import ONE_THREAD, ROOT, Forks, forks
+from tests.kills import ONE_THREAD, ROOT, Forks
 from tests.training.conftest import EVERY_STEP, SIZE, changed, check_alike, head_of, train, written
 from training.__main__ import COMMANDS
 from training.batches import Share
@@ -142,12 +141,6 @@ def command(rank: int, port: int, folder: str, *arguments: str) -> None:
         os.dup2(os.open(f"{folder}/{name}", os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
     assert main("training", "", COMMANDS, argv=arguments) == 0
     sys.stdout.flush()
-
-
-@pytest.fixture(scope="module")
-def started() -> Iterator[Forks]:
-    with forks(__name__) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,10 @@ from indexer.vectors.calibration import Calibration, Protocol, usual_photo_fit
 from search.answers.engine import Engine
 from search.answers.options import PointName, SearchOptions
 from search.answers.points import points_of_bundle
+from search.calibration import photo_calibration, photo_fit
 from search.calibration.cell_calibration import fit_calibration
 from search.calibration.held_out import HeldOutQueries
 from search.calibration.photo_calibration import PhotoCalibration, calibrate_photos
-from search.evaluation import photo_calibration, photo_fit
 from search.evaluation.options import Resampling
 from tests.search.calibration.conftest import PhotoWorld
 from tests.search.gallery_oracle import brute_force
