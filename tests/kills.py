@@ -8,6 +8,7 @@ What runs in a fork is a function of the test's module. Arguments travel as JSON
 
 import importlib
 import json
+import logging
 import multiprocessing
 import os
 import signal
@@ -150,8 +151,10 @@ def kill_when(process: subprocess.Popen[Any], ready: Callable[[], bool], *, dela
 
 def _serve(orders: IO[str], answers: IO[str]) -> NoReturn:
     """Fork at each order, until there are no more. Only children use libraries that start threads."""
-    warnings.resetwarnings()  # pytest makes errors of them
+    # As in a process that pytest knows nothing of: a warning is no error, and a command chooses where its log goes.
+    warnings.resetwarnings()
     warnings.simplefilter("ignore")
+    logging.getLogger().handlers.clear()
     # The death of a process, unlike that of a machine, loses nothing that was written: it need not reach the disk.
     os.fsync = lambda _: None  # type: ignore[assignment]
     os.chdir(ROOT)
