@@ -1,6 +1,7 @@
 """Small worlds that several packages' tests share; everything is seeded."""
 
-from collections.abc import Iterator
+import gc
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from indexer.cells.partition import PartitionRule
 from indexer.jobs.job_folder import Job, open_job
 from indexer.vectors.features import KIND, SCHEMA_VERSION, FeatureBatch, feature_table
 from indexer.vectors.geocells import Geocells
+from tests.kills import Forks, fork_server
 
 # Slow machines are no fault of the code; and a run that passed must pass again.
 settings.register_profile("geosurge", deadline=None, derandomize=True)
@@ -113,6 +115,15 @@ def _place_in_line(item: pytest.Item) -> int:
     return _LONGEST.index(file) if file in _LONGEST else len(_LONGEST)
 
 
+def pytest_collection_finish() -> None:
+    gc.freeze()  # what is imported is no garbage, in forks neither
+    gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # DuckDB counts what is left when a process ends
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=_place_in_line)
     if any(item.get_closest_marker("gpu") for item in items):
@@ -130,6 +141,19 @@ def no_wait_for_disks() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("os.fsync", lambda _: None)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def forks_of() -> Iterator[Callable[[str], Forks]]:
+    """For all tests of this process, and before the first of them starts a thread."""
+    with fork_server() as of_module:
+        yield of_module
+
+
+@pytest.fixture(scope="module")
+def started(forks_of: Callable[[str], Forks], request: pytest.FixtureRequest) -> Forks:
+    """Forks that call functions of the test's module."""
+    return forks_of(request.module.__name__)
 
 
 @pytest.fixture(scope="session")

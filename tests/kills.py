@@ -1,13 +1,14 @@
 """Processes that are killed: at a change of the file system that is counted, or at a moment nobody chose.
 
-    with forks(__name__) as started:                  # a process that has imported this module
+    def test_it(started: Forks) -> None:              # a fixture of tests/conftest.py
         started.run("publish", folder, changes=7)     # calls publish(folder) in a fork, dead before the eighth change
 
-What runs in a fork is a function of the module. Arguments travel as JSON; paths become text.
+What runs in a fork is a function of the test's module. Arguments travel as JSON; paths become text.
 """
 
 import importlib
 import json
+import logging
 import multiprocessing
 import os
 import signal
@@ -20,7 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NoReturn
 
 import pytest
 
@@ -65,20 +66,17 @@ def die_after(changes: int) -> None:
 class Forks:
     """Processes that start at once, because what they import is imported already."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        self._orders, self._answers = process.stdin, process.stdout
+    def __init__(self, orders: IO[str], answers: IO[str], module: str) -> None:
+        self._orders, self._answers, self._module, self._last = orders, answers, module, 0
 
     def start(self, work: str, *arguments: object, changes: int | None = None) -> int:
         """Call a function in a process of its own, which dies after so many changes; returns its number."""
-        self._orders.write(json.dumps([work, arguments, changes], default=str) + "\n")
-        self._orders.flush()
-        return int(self._answers.readline())
+        self._last = self._ask("start", self._module, work, arguments, changes)
+        return self._last
 
     def end(self) -> int:
-        """Wait for it: 0, 1 where it raised, or less than 0 where a signal ended it."""
-        return int(self._answers.readline())
+        """Wait for the last one: 0, 1 where it raised, or less than 0 where a signal ended it."""
+        return self._ask("end", self._last)
 
     def run(self, work: str, *arguments: object, changes: int | None = None) -> int:
         """Both."""
@@ -92,14 +90,37 @@ class Forks:
         os.kill(process, signal.SIGKILL)
         assert self.end() == KILLED
 
+    def _ask(self, *order: object) -> int:
+        self._orders.write(json.dumps(order, default=str) + "\n")
+        self._orders.flush()
+        return int(self._answers.readline())
+
 
 @contextmanager
-def forks(module: str) -> Iterator[Forks]:
-    """A process that forks itself to call functions of a module, which it has imported."""
-    command = [sys.executable, "-m", __name__, module]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, **pipes, text=True, cwd=ROOT, env=ONE_THREAD) as process:
-        yield Forks(process)
+def fork_server() -> Iterator[Callable[[str], Forks]]:
+    """Forks that call functions of a module, by its name: of a process like this one, before it starts any thread.
+
+    All that tests import has been imported when they are collected, and is imported for no fork again.
+    """
+    their_orders, our_orders = os.pipe()
+    our_answers, their_answers = os.pipe()
+    server = _fork()
+    if server == 0:
+        os.close(our_orders)
+        os.close(our_answers)
+        _serve(os.fdopen(their_orders), os.fdopen(their_answers, "w", buffering=1))
+    os.close(their_orders)
+    os.close(their_answers)
+    with os.fdopen(our_answers) as answers:
+        with os.fdopen(our_orders, "w") as orders:
+            yield lambda module: Forks(orders, answers, module)
+        os.waitpid(server, 0)
+
+
+def _fork() -> int:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # from Python 3.12 on, where there are other threads
+        return os.fork()
 
 
 def fork(work: Callable[..., object], *arguments: object) -> BaseProcess:
@@ -128,30 +149,36 @@ def kill_when(process: subprocess.Popen[Any], ready: Callable[[], bool], *, dela
     return process.wait() == KILLED
 
 
-def _serve(module: str) -> None:
-    works = importlib.import_module(module)
-    # pyarrow would import it in every child. Only children use libraries that start threads: none survives a fork.
-    importlib.import_module("pandas")
+def _serve(orders: IO[str], answers: IO[str]) -> NoReturn:
+    """Fork at each order, until there are no more. Only children use libraries that start threads."""
+    # As in a process that pytest knows nothing of: a warning is no error, and a command chooses where its log goes.
+    warnings.resetwarnings()
+    warnings.simplefilter("ignore")
+    logging.getLogger().handlers.clear()
     # The death of a process, unlike that of a machine, loses nothing that was written: it need not reach the disk.
     os.fsync = lambda _: None  # type: ignore[assignment]
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.chdir(ROOT)
     os.dup2(2, 1)  # what a function prints is no answer
-    for line in sys.stdin:
-        work, arguments, changes = json.loads(line)
-        child = os.fork()
-        if child == 0:
-            status = 1
-            try:
-                if changes is not None:
-                    die_after(changes)
-                getattr(works, work)(*arguments)
-                status = 0
-            except BaseException:  # noqa: BLE001 (whatever it is, it must not go on as the server)
-                traceback.print_exc()
-            os._exit(status)
-        print(child, file=answers)
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), file=answers)
+    for line in orders:
+        order, *details = json.loads(line)
+        if order == "start":
+            importlib.import_module("pandas")  # pyarrow would import it in every child
+            print(_child(*details), file=answers)
+        else:
+            print(os.waitstatus_to_exitcode(os.waitpid(details[0], 0)[1]), file=answers)
+    os._exit(0)
 
 
-if __name__ == "__main__":
-    _serve(sys.argv[1])
+def _child(module: str, work: str, arguments: list[Any], changes: int | None) -> int:
+    child = os.fork()
+    if child:
+        return child
+    status = 1
+    try:
+        if changes is not None:
+            die_after(changes)
+        getattr(sys.modules[module], work)(*arguments)
+        status = 0
+    except BaseException:  # noqa: BLE001 (whatever it is, it must not go on as the server)
+        traceback.print_exc()
+    os._exit(status)

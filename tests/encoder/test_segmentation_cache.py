@@ -8,7 +8,6 @@ import shutil
 import signal
 import tarfile
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +26,7 @@ from encoder.images import BadImage
 from encoder.segmentation_cache import MapOrigin, check_cache, content_digest, open_cache, write_cache
 from indexer.disk.artifact import write_folder
 from indexer.errors import ArtifactError, BundleMismatch, InputError
-from tests.kills import KILLED, Forks, die_after, forks
+from tests.kills import KILLED, Forks, die_after
 
 ORIGIN = MapOrigin("a" * 64, "some/model", ("wall", "sky", "tree"), 384)
 MAPS = arrays.arrays(np.uint8, arrays.array_shapes(min_dims=2, max_dims=2, max_side=20))
@@ -243,12 +242,6 @@ def test_a_byte_changed_anywhere_never_gives_another_map(folder: Path, caplog: p
         (folder / "lookup.arrow").write_bytes(lookup)
     assert damage > 100
     assert any("lookup.arrow: damaged" in message for message in caplog.messages)
-
-
-@pytest.fixture(scope="module")
-def started() -> Iterator[Forks]:
-    with forks(__name__) as server:
-        yield server
 
 
 def hold(folder: str, ready: str) -> None:

@@ -6,12 +6,12 @@ By torch's own DistributedDataParallel, which is what Lightning's strategy wraps
 import csv
 import json
 import os
+import runpy
 import signal
 import socket
-import subprocess
 import sys
+import time
 import traceback
-from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -28,11 +28,9 @@ from encoder.config import FusionConfig
 from encoder.model import GeoEncoder
 from indexer.cells.hierarchy import Hierarchy
 from indexer.cells.table import load_hierarchy
-from indexer.cli import main
 from indexer.earth.geo import accuracy
-from tests.kills import ONE_THREAD, ROOT, Forks, forks
+from tests.kills import Forks
 from tests.training.conftest import EVERY_STEP, SIZE, changed, check_alike, head_of, train, written
-from training.__main__ import COMMANDS
 from training.batches import Share
 from training.config import Augmentation, DataConfig, FitConfig, ModelConfig, Negatives
 from training.fitting import build_encoder
@@ -134,20 +132,24 @@ def work(rank: int, hierarchy: str, folder: str) -> None:
     torch.distributed.destroy_process_group()
 
 
-def command(rank: int, port: int, folder: str, *arguments: str) -> None:
-    """The command in one of two processes, as Lightning and clusters start it; what both print goes to two files."""
-    os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": str(port)}
-    rank_zero_only.rank = rank  # which is looked up while it is imported
+def command(folder: str, *arguments: str) -> None:
+    """`python -m training`, but for the seconds that imports take; what it prints goes to two files."""
     for stream, name in ((1, "printed"), (2, "errors")):
         os.dup2(os.open(f"{folder}/{name}", os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
-    assert main("training", "", COMMANDS, argv=arguments) == 0
-    sys.stdout.flush()
+    sys.stdout, sys.stderr = (os.fdopen(stream, "w", buffering=1, closefd=False) for stream in (1, 2))
+    sys.argv = ["training", *arguments]
+    try:
+        runpy.run_module("training", run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        if end.code:
+            os._exit(int(end.code))
 
 
-@pytest.fixture(scope="module")
-def started() -> Iterator[Forks]:
-    with forks(__name__) as server:
-        yield server
+def half_of_a_command(rank: int, port: int, folder: str, *arguments: str) -> None:
+    """The command in one of two processes, as clusters start it."""
+    os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": str(port)}
+    rank_zero_only.rank = rank  # which is looked up while it is imported
+    command(folder, *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -192,25 +194,20 @@ def test_a_run_of_two_processes_is_stopped_and_goes_on_to_what_one_process_comes
     config = changed(config, loss={"negatives": "batch"}, trainer={"max_epochs": 8, "checkpoint_every_n_steps": 10_000})
     shared = changed(config, trainer={"devices": 2, "accumulate_grad_batches": 2})
     options = ("fit", "--config", written(toy, shared, tmp_path / "config.yaml"), "--out", tmp_path / "two", "--json")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "training", *map(str, options)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        env=ONE_THREAD,
-    )
-    assert process.stderr is not None
-    first = next(line for line in process.stderr if "epoch 2 of" in line)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=240)
-    assert process.returncode == 143, first + errors
-    assert "stopped as asked" in errors
+    process = started.start("command", tmp_path, *options)
+    errors, deadline = tmp_path / "errors", time.monotonic() + 240
+    while not (errors.exists() and "epoch 2 of" in errors.read_text()):
+        assert time.monotonic() < deadline, errors.read_text()
+        time.sleep(0.01)
+    os.kill(process, signal.SIGTERM)
+    assert started.end() == 143, errors.read_text()
+    assert "stopped as asked" in errors.read_text()
     assert (tmp_path / "two" / "resume.ckpt").is_file()
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    assert started.run("on_both", "command", port, tmp_path, *options) == 0
-    assert "going on with the run" in (tmp_path / "errors").read_text()
+    errors.unlink()
+    assert started.run("on_both", "half_of_a_command", port, tmp_path, *options) == 0
+    assert "going on with the run" in errors.read_text()
     assert json.loads((tmp_path / "printed").read_text())["epochs"] == 8  # one result, however many processes
     train(toy, tmp_path / "one", config)
     check_alike(tmp_path / "two", tmp_path / "one")

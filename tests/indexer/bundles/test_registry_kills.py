@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Set
+from collections.abc import Set
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +19,7 @@ from indexer.disk.artifact import write_folder
 from indexer.vectors.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION, save_geocells
 from tests.conftest import random_geocells
 from tests.indexer.conftest import add_version
-from tests.kills import KILLED, Forks, forks
-
-
-@pytest.fixture(scope="module")
-def started() -> Iterator[Forks]:
-    with forks(__name__) as server:
-        yield server
+from tests.kills import KILLED, Forks
 
 
 def publish(registry: str, *versions: str) -> None:

@@ -17,7 +17,7 @@ from indexer.errors import ArtifactError, InputError
 from tests.indexer.bundles.gallery_worlds import Photos, all_names, photos
 from tests.indexer.bundles.test_gallery_maker import checkpoint_of, content, features_of, table_of, with_gallery
 from tests.indexer.conftest import indexer
-from tests.kills import KILLED, forks
+from tests.kills import KILLED, Forks
 
 CONFIG = BuildConfig(shrinkage=0.1)
 
@@ -176,24 +176,23 @@ def take_down(registry: str, version: str, names: str) -> None:
 
 
 def test_a_kill_before_any_system_call_leaves_the_old_or_the_new(
-    bundle: Bundle, gone: list[str], tmp_path: Path
+    bundle: Bundle, gone: list[str], started: Forks, tmp_path: Path
 ) -> None:
     names, steps, status = listed(gone, tmp_path), 0, KILLED
-    with forks(__name__) as started:
-        while status == KILLED:
-            home = Registry(tmp_path / f"R{steps}")
-            shutil.copytree(tmp_path / "R", home.path, symlinks=True)
-            status = started.run("take_down", home.path, bundle.version, names, changes=steps)
-            assert home.faults() == []
-            assert all(verify_bundle(home.versions_folder / version) == [] for version in home.versions)
-            current = with_gallery(open_bundle(home.resolve()))
-            if home.current == bundle.version:
-                assert len(current) == len(with_gallery(bundle))
-            else:
-                assert len(current) == len(with_gallery(bundle)) - len(gone)
-                assert len(home.removed) == len(gone)
-            shutil.rmtree(home.path)
-            steps += 7
+    while status == KILLED:
+        home = Registry(tmp_path / f"R{steps}")
+        shutil.copytree(tmp_path / "R", home.path, symlinks=True)
+        status = started.run("take_down", home.path, bundle.version, names, changes=steps)
+        assert home.faults() == []
+        assert all(verify_bundle(home.versions_folder / version) == [] for version in home.versions)
+        current = with_gallery(open_bundle(home.resolve()))
+        if home.current == bundle.version:
+            assert len(current) == len(with_gallery(bundle))
+        else:
+            assert len(current) == len(with_gallery(bundle)) - len(gone)
+            assert len(home.removed) == len(gone)
+        shutil.rmtree(home.path)
+        steps += 7
     assert status == 0
     assert steps > 40, "the calls that change the disk were not counted"
 

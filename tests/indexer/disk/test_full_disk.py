@@ -4,7 +4,6 @@ import contextlib
 import io
 import json
 import resource
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,7 +18,7 @@ from indexer.disk.artifact import write_folder
 from indexer.vectors.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION, save_geocells
 from tests.conftest import clustered_points, random_geocells
 from tests.indexer.conftest import indexer
-from tests.kills import Forks, forks
+from tests.kills import Forks
 
 
 def run_limited(result: str, limit_bytes: int, *arguments: str) -> None:
@@ -33,12 +32,6 @@ def run_limited(result: str, limit_bytes: int, *arguments: str) -> None:
         code = indexer(*arguments)
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     Path(result).write_text(json.dumps([code, errors.getvalue()]))
-
-
-@pytest.fixture(scope="module")
-def started() -> Iterator[Forks]:
-    with forks(__name__) as process:
-        yield process
 
 
 def limited(started: Forks, folder: Path, limit_bytes: int, *arguments: object) -> tuple[int, str]:

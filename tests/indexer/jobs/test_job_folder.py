@@ -5,7 +5,7 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from indexer.jobs.job_folder import (
     read_marks,
     totals_of,
 )
-from tests.kills import KILLED, Forks, forks
+from tests.kills import KILLED, Forks
 
 JOB = Job("rows", 1, {"size": 3, "limits": {"schemes": ("file", "s3")}}, {"photos": "a" * 64, "maps": None})
 N = 3  # shards
@@ -196,12 +196,6 @@ def test_a_job_says_what_it_began_as(tmp_path: Path) -> None:
     assert read_job(tmp_path / "O") is None
     do(tmp_path / "O", at_most=0)
     assert read_job(tmp_path / "O") == Job(**json.loads(json.dumps(asdict(JOB))))
-
-
-@pytest.fixture(scope="module")
-def started() -> Iterator[Forks]:
-    with forks(__name__) as process:
-        yield process
 
 
 def hold(path: str) -> None:

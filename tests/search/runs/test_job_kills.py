@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from indexer.cli import main
 from indexer.jobs.job_folder import JobFolder, Mark, part_name, read_job, read_marks
 from search.__main__ import COMMANDS
 from tests.conftest import random_geocells
-from tests.kills import KILLED, ONE_THREAD, ROOT, Forks, die_after, forks, kill_when
+from tests.kills import KILLED, ONE_THREAD, ROOT, Forks, die_after, kill_when
 from tests.search.conftest import WIDTH
 from tests.search.photo_files import jpeg, picture
 
@@ -174,12 +174,6 @@ class Runs:
         report = json.loads((out / "_report.json").read_text())
         assert report["rows"] == report["ok"] + sum(report["failed"].values()) == self.n
         assert {path.name for path in out.iterdir()} == {path.name for path in self.whole.iterdir()}
-
-
-@pytest.fixture(scope="module")
-def started() -> Iterator[Forks]:
-    with forks(__name__) as server:
-        yield server
 
 
 def runs_over(n: int, *, shard_rows: int, world: Path, home: Path, started: Forks) -> Runs:
