@@ -30,7 +30,7 @@ ablations: venv  ## The method without its parts, and other methods, beside the 
 	$(BIN)/python -m benchmarks.world.ablations
 
 test: venv  ## Fast tests, a few minutes on two cores
-	# A process for each core, and in each one thread. Files go to processes in the order of tests/conftest.py, the longest first.
+	# A process for each core, with one thread. Files go to processes in the order of tests/conftest.py, the longest first.
 	$(BIN)/python -m pytest -m "not slow and not gpu" --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 test-slow: venv  ## Kill counts, soak, several processes
