@@ -31,12 +31,12 @@ ablations: venv  ## The method without its parts, and other methods, beside the 
 	$(BIN)/python -m benchmarks.world.ablations
 
 test: venv  ## Fast tests, a few minutes on two cores
-	# A process for each core, and in each one thread: models of tests are too small to be worth more.
-	# Files go to processes in the order of tests/conftest.py, the longest first.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+	# A process for each core, with one thread. Files go to processes in the order of tests/conftest.py, the longest first.
+	$(BIN)/python -m pytest -m "not slow and not gpu" --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 test-slow: venv  ## Kill counts, soak, several processes
-	$(BIN)/python -m pytest -m slow
+	# Two processes: those who wait for a cluster, or for something to be killed, leave a core to others.
+	$(BIN)/python -m pytest -m slow --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-wheel: venv  ## The built wheel in an environment of its own: each module and command, one query from Python
 	rm -rf build

@@ -87,16 +87,21 @@ def unit_rows(n: int, width: int, seed: int) -> np.ndarray:
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
-# Files that take ten seconds and more. They begin first, so that no core waits for one of them at the end.
+# Files that take longest. They begin first, so that no core waits for one of them at the end.
 _LONGEST = [
     f"tests/{name}.py"
     for name in (
-        "training/test_two_processes",
+        "search/runs/test_ray_run",
         "search/runs/test_job_kills",
+        "benchmarks/test_refit",
+        "training/test_refitting",
+        "training/test_two_processes",
         "docs/test_examples",
         "benchmarks/test_demo",
         "docs/test_commands",
-        "benchmarks/test_ablations",
+        "search/calibration/test_photo_calibration",
+        "indexer/bundles/test_bundle",
+        "indexer/bundles/test_gallery_maker",
         "training/test_fitting",
         "encoder/test_decoding",
         "encoder/test_segmentation_cache",

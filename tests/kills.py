@@ -74,9 +74,9 @@ class Forks:
         self._last = self._ask("start", self._module, work, arguments, changes)
         return self._last
 
-    def end(self) -> int:
-        """Wait for the last one: 0, 1 where it raised, or less than 0 where a signal ended it."""
-        return self._ask("end", self._last)
+    def end(self, process: int | None = None) -> int:
+        """Wait for one, the last by itself: 0, 1 where it raised, or less than 0 where a signal ended it."""
+        return self._ask("end", process or self._last)
 
     def run(self, work: str, *arguments: object, changes: int | None = None) -> int:
         """Both."""

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image, ImageFilter
+from PIL import Image
 
 from indexer.earth.geo import lat_lng, unit_vectors
 from indexer.errors import InputError
@@ -354,7 +354,28 @@ def classify_relief(relief: np.ndarray) -> np.ndarray:
     table = legend_class[(difference**2).sum(axis=-1).argmin(axis=1)].reshape(32, 32, 32)
     red, green, blue = np.moveaxis(relief >> 3, -1, 0)
     # The most frequent of 3 x 3: single stray pixels come from the shading and from JPEG, not from the relief.
-    return np.asarray(Image.fromarray(table[red, green, blue]).filter(ImageFilter.ModeFilter(3)))
+    return most_frequent(table[red, green, blue])
+
+
+def most_frequent(classes: np.ndarray, *, block_rows: int = 64) -> np.ndarray:
+    """The most frequent of 3 x 3 pixels (H, W) uint8, the lowest of several; where none is there thrice, the pixel.
+
+    What Pillow's ModeFilter(3) gives, in a fraction of its time, as there are few values.
+    """
+    found, height = classes.copy(), len(classes)
+    present = np.flatnonzero(np.bincount(classes.ravel()))
+    for top in range(0, height, block_rows):  # few enough to stay in a CPU's own cache through all values
+        end = min(height, top + block_rows)
+        block = classes[max(0, top - 1) : end + 1]
+        edges = ((int(top == 0), int(end == height)), (1, 1))
+        most = np.full((end - top, classes.shape[1]), 2, np.uint8)
+        for value in present:
+            same = np.pad((block == value).view(np.uint8), edges)
+            across = same[:, :-2] + same[:, 1:-1] + same[:, 2:]
+            count = across[:-2] + across[1:-1] + across[2:]
+            np.copyto(found[top:end], np.uint8(value), where=count > most)
+            np.maximum(most, count, out=most)
+    return found
 
 
 def _shades(class_name: str) -> tuple[float, ...]:

@@ -13,6 +13,16 @@ from benchmarks.world import arms, generator
 # Models this small lose more to handing work between threads than they gain, above all beside other processes.
 torch.set_num_threads(1)
 
+# Options of `training fit`. What makes a command small.
+SMALL_ENCODER = tuple(
+    word
+    for name, value in {
+        **{"patch_size": 24, "hidden_size": 32, "layers": 3, "heads": 2, "mlp_size": 32, "width": 16},
+        **{"fusion.width": 8, "fusion.latent": 4, "fusion.heads": 2, "fusion.mlp_size": 8},
+    }.items()
+    for word in (f"--model.{name}", str(value))
+)
+
 
 @pytest.fixture(scope="session", autouse=True)
 def pictures_read_once() -> Iterator[None]:

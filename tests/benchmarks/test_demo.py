@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from subprocess import CompletedProcess
 from types import SimpleNamespace
@@ -20,6 +21,7 @@ from benchmarks.world.demo import main as main_of_demo
 from benchmarks.world.results import METHODS
 from indexer.cli import main
 from indexer.errors import InputError
+from tests.benchmarks.conftest import SMALL_ENCODER
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,6 +43,7 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as printed:
         patch.chdir(ROOT)
         patch.setattr("benchmarks.world.demo.subprocess", SimpleNamespace(run=in_process, PIPE=subprocess.PIPE))
+        patch.setattr("benchmarks.world.demo.QUICK", replace(QUICK, training=(*QUICK.training, *SMALL_ENCODER)))
         assert main_of_demo(["--quick", "--out", str(out)]) == 0
     return out, printed.getvalue()
 
@@ -137,7 +140,7 @@ def test_a_failing_step_names_the_command_to_repeat(
     monkeypatch.chdir(ROOT)
     with Path(os.devnull).open("w") as quiet:
         run = Demo(QUICK, tmp_path, Console(file=quiet))
-        with pytest.raises(StepFailed, match="python -m search evaluate --predictions nowhere") as failure:
-            run.command("search", "evaluate", "--predictions", "nowhere", "--truth", "nothing.parquet")
+        with pytest.raises(StepFailed, match=r"python -m indexer partition --photos nothing\.parquet") as failure:
+            run.command("indexer", "partition", "--photos", "nothing.parquet", "--out", "nowhere")
     assert failure.value.exit_code == 1
     assert "nothing.parquet" in capfd.readouterr().err

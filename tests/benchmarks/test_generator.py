@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from benchmarks.world import generator
 from benchmarks.world.generator import (
@@ -16,6 +16,7 @@ from benchmarks.world.generator import (
     WorldConfig,
     classify_relief,
     generate,
+    most_frequent,
     sample_bilinear,
     sample_nearest,
     tile_coordinates,
@@ -187,6 +188,14 @@ def test_known_places_have_their_relief() -> None:
     }
     lat, lng = np.array(list(known.values())).T
     assert [CLASSES[i] for i in sample_nearest(classes, lat, lng)] == list(known)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 40), (50, 2), (64, 30), (65, 30), (200, 70)])
+def test_the_most_frequent_of_nine_is_that_of_pillow(shape: tuple[int, int]) -> None:
+    for values in (2, 4, 11):
+        classes = np.random.default_rng(values).integers(0, values, shape, np.uint8)
+        expected = np.asarray(Image.fromarray(classes).filter(ImageFilter.ModeFilter(3)))
+        np.testing.assert_array_equal(most_frequent(classes), expected)
 
 
 def test_legend_colours_keep_their_class_in_the_shade() -> None:

@@ -20,6 +20,7 @@ from encoder.checkpoint import save_checkpoint
 from encoder.model import GeoEncoder, GeoEncoderConfig
 from indexer.bundles.registry import Registry
 from indexer.cli import main
+from tests.benchmarks.conftest import SMALL_ENCODER
 from tests.docs.markdown import ROOT
 
 torch.set_num_threads(1)  # models this small lose more to handing work between threads than they gain
@@ -37,7 +38,10 @@ VISION = {
 # What makes a command small: no other processes, few steps. Nothing else is added to what a page says.
 SMALL = {
     ("encoder", "embed"): ("--workers", "0"),
-    ("training", "fit"): ("--trainer.max_epochs", "1", "--data.batch_size", "32", "--data.workers", "1"),
+    ("training", "fit"): (
+        *("--trainer.max_epochs", "1", "--data.batch_size", "32", "--data.workers", "1"),
+        *SMALL_ENCODER,
+    ),
     ("training", "refit"): ("--epochs", "1"),
 }
 

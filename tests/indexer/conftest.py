@@ -1,5 +1,6 @@
 """The command line, a registry with one published version and how to add more, and folders of simple kinds."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -19,11 +20,17 @@ def add_version(registry: Registry, hierarchy: Hierarchy, hierarchy_folder: Path
     return build_bundle(hierarchy_folder, geocells, registry.versions_folder, config={}, inputs={}).name
 
 
-@pytest.fixture
-def registry(hierarchy: Hierarchy, hierarchy_folder: Path, tmp_path: Path) -> Registry:
-    home = Registry(tmp_path / "R")
+@pytest.fixture(scope="session")
+def published(hierarchy: Hierarchy, hierarchy_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A registry to copy."""
+    home = Registry(tmp_path_factory.mktemp("published") / "R")
     home.publish(add_version(home, hierarchy, hierarchy_folder, seed=0))
-    return home
+    return home.path
+
+
+@pytest.fixture
+def registry(published: Path, tmp_path: Path) -> Registry:
+    return Registry(Path(shutil.copytree(published, tmp_path / "R", symlinks=True)))
 
 
 def write(target: Path, content: bytes = b"hello") -> Path:

@@ -39,6 +39,7 @@ from training.holding_out import by_name
 from training.refitting import refit
 
 CONFIG = RefitConfig(device="cpu", epochs=4, patience=1, batch_size=256)
+ONCE = replace(CONFIG, epochs=1)  # where it does not matter how well cells point
 WIDTH = 48
 
 
@@ -310,7 +311,7 @@ def checkpoint(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_encoder_comes_along_untouched(folder: Path, checkpoint: Path, tmp_path: Path) -> None:
     text = {"from_": str(checkpoint), "photos": str(folder / "photos.parquet")}  # paths may be text
-    refit(RefitSources(str(folder / "F"), str(folder / "H"), **text), str(tmp_path / "C"), config=CONFIG)
+    refit(RefitSources(str(folder / "F"), str(folder / "H"), **text), str(tmp_path / "C"), config=ONCE)
     old, new = load_encoder(str(checkpoint)), load_encoder(str(tmp_path / "C"))
     assert new.digest == old.digest == load_geocells(tmp_path / "C").encoder
     for name, weight in old.model.state_dict().items():
@@ -318,7 +319,7 @@ def test_the_encoder_comes_along_untouched(folder: Path, checkpoint: Path, tmp_p
 
 
 def test_without_an_encoder_geocells_stand_alone(folder: Path, tmp_path: Path) -> None:
-    refit(RefitSources(folder / "F", folder / "H"), tmp_path / "C", config=CONFIG)
+    refit(RefitSources(folder / "F", folder / "H"), tmp_path / "C", config=ONCE)
     with pytest.raises(ArtifactError, match="holds geocells alone"):
         load_encoder(str(tmp_path / "C"))
 
@@ -457,7 +458,7 @@ def test_what_does_not_go_together_is_said(
 
 
 def test_the_gallery_is_that_of_all_photos_held_out_or_not(folder: Path, world: World, tmp_path: Path) -> None:
-    summary = refit(RefitSources(folder / "F", folder / "H"), tmp_path / "C", config=CONFIG)
+    summary = refit(RefitSources(folder / "F", folder / "H"), tmp_path / "C", config=ONCE)
     tree, features = load_hierarchy(folder / "H"), open_features(folder / "F")
     (tmp_path / "G").mkdir()
     placed = [Placement(tree).place(batch, everywhere=True) for batch in features]
@@ -476,7 +477,7 @@ def test_a_split_that_is_held_out_is_in_no_gallery(folder: Path, tmp_path: Path)
     sources = RefitSources(
         folder / "F", folder / "H", photos=folder / "photos.parquet", split="train", validation_split="validation"
     )
-    refit(sources, tmp_path / "C", config=CONFIG)
+    refit(sources, tmp_path / "C", config=ONCE)
     table = pyarrow.parquet.read_table(folder / "photos.parquet")
     held_out = set(table.filter(pa.compute.equal(table["split"], "validation"))["photo"].to_pylist())
     names = pyarrow.parquet.read_table(tmp_path / "C" / FILES[1])["photo"].to_pylist()
@@ -485,8 +486,6 @@ def test_a_split_that_is_held_out_is_in_no_gallery(folder: Path, tmp_path: Path)
 
 
 def test_without_a_gallery_there_are_no_files(folder: Path, tmp_path: Path) -> None:
-    summary = refit(
-        RefitSources(folder / "F", folder / "H"), tmp_path / "C", config=replace(CONFIG, gallery_per_leaf=0)
-    )
+    summary = refit(RefitSources(folder / "F", folder / "H"), tmp_path / "C", config=replace(ONCE, gallery_per_leaf=0))
     assert summary.gallery == 0
     assert not any((tmp_path / "C" / name).exists() for name in FILES)

@@ -1,6 +1,7 @@
 """Galleries of bundles: made by a build, carried over, added to; shared files; what is refused leaves nothing."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -56,10 +57,18 @@ def world(hierarchy: Hierarchy) -> Photos:
     return photos(hierarchy, n=400)
 
 
+@pytest.fixture(scope="module")
+def built(hierarchy: Hierarchy, hierarchy_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Features F and a registry R made of them, to copy."""
+    world, home = photos(hierarchy, n=400), tmp_path_factory.mktemp("built")
+    build(home / "R", hierarchy=hierarchy_folder, features=features_of(world, home / "F"), config=CONFIG)
+    return home
+
+
 @pytest.fixture
-def bundle(world: Photos, hierarchy_folder: Path, tmp_path: Path) -> Bundle:
-    features = features_of(world, tmp_path / "F")
-    return open_bundle(build(tmp_path / "R", hierarchy=hierarchy_folder, features=features, config=CONFIG).folder)
+def bundle(built: Path, tmp_path: Path) -> Bundle:
+    shutil.copytree(built, tmp_path, symlinks=True, dirs_exist_ok=True)
+    return open_bundle(Registry(tmp_path / "R").resolve())
 
 
 def content(folder: Path) -> dict[str, bytes]:

@@ -1,7 +1,5 @@
 """Publishing and going back, pins and retiring; damage is refused, and two at once get along."""
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from indexer.bundles.registry import Registry
 from indexer.cells.hierarchy import Hierarchy
 from indexer.errors import ArtifactError, InputError
 from tests.indexer.conftest import add_version
+from tests.kills import Forks
 
 
 @pytest.fixture
@@ -79,23 +78,17 @@ def test_what_is_not_there_is_named(registry: Registry, tmp_path: Path) -> None:
         registry.resolve()
 
 
-PUBLISH = """
-import sys
-from pathlib import Path
-from indexer.bundles.registry import Registry
-for _ in range(20):
-    for version in sys.argv[2:]:
-        Registry(Path(sys.argv[1])).publish(version)
-"""
+def publish(registry: str, version: str) -> None:
+    for _ in range(20):
+        Registry(Path(registry)).publish(version)
 
 
-def test_two_publishers_at_once_both_succeed(registry: Registry, hierarchy: Hierarchy, hierarchy_folder: Path) -> None:
+def test_two_publishers_at_once_both_succeed(
+    registry: Registry, hierarchy: Hierarchy, hierarchy_folder: Path, started: Forks
+) -> None:
     versions = [str(registry.current), add_version(registry, hierarchy, hierarchy_folder, seed=1)]
-    running = [
-        subprocess.Popen([sys.executable, "-c", PUBLISH, str(registry.path), version], stderr=subprocess.PIPE)
-        for version in versions
-    ]
-    assert [(process.wait(60), process.communicate()[1]) for process in running] == [(0, b""), (0, b"")]
+    running = [started.start("publish", registry.path, version) for version in versions]
+    assert [started.end(process) for process in running] == [0, 0]
     assert registry.current in versions
     assert len(registry.history()) == 41
 

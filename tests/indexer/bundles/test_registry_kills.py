@@ -1,6 +1,7 @@
 """The registry against SIGKILL: whatever dies, and wherever, what is current is whole and the next change succeeds."""
 
 import itertools
+import os
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from indexer.cells.table import load_hierarchy
 from indexer.disk.artifact import write_folder
 from indexer.vectors.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION, save_geocells
 from tests.conftest import random_geocells
-from tests.indexer.conftest import add_version
+from tests.indexer.conftest import add_version, indexer
 from tests.kills import KILLED, Forks
 
 
@@ -59,21 +60,38 @@ def check_clean(registry: Registry, versions: Set[str]) -> None:
     assert {path.name for path in registry.versions_folder.iterdir()} == versions
 
 
-def kill_builds(registry: Registry, hierarchy: Hierarchy, hierarchy_folder: Path, kills: int) -> None:
-    """Kill `indexer build` at a different moment each time; after each, the registry serves a whole version."""
+def build(*arguments: str) -> None:
+    os._exit(indexer("build", *arguments))
+
+
+def kill_builds(
+    registry: Registry, hierarchy: Hierarchy, hierarchy_folder: Path, kills: int, started: Forks | None = None
+) -> None:
+    """Kill `indexer build` at a different moment each time; after each, the registry serves a whole version.
+
+    As a person starts it, or forked, when nothing needs to be imported.
+    """
     known = set(registry.versions)
     rng = np.random.default_rng(0)
     for seed in range(kills):
         checkpoint = registry.path.parent / f"C{seed}"
         with write_folder(checkpoint, kind=CHECKPOINT_KIND, schema_version=CHECKPOINT_SCHEMA_VERSION) as draft:
             save_geocells(draft, random_geocells(hierarchy, 256, seed + 100))
-        command = ["build", "--hierarchy", hierarchy_folder, "--checkpoint", checkpoint, "--registry", registry.path]
-        process = subprocess.Popen(
-            [sys.executable, "-m", "indexer", *map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        time.sleep(rng.uniform(0.4, 1.3))  # from importing to done
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        command = ["--hierarchy", hierarchy_folder, "--checkpoint", checkpoint, "--registry", registry.path]
+        if started is None:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "indexer", "build", *map(str, command)],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            time.sleep(rng.uniform(0.4, 1.3))  # from importing to done
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        else:
+            fork = started.start("build", *command)
+            time.sleep(rng.uniform(0, 0.4))
+            os.kill(fork, signal.SIGKILL)
+            assert started.end() in (0, KILLED)
         current = registry.resolve()
         assert verify_bundle(current) == []
         assert open_bundle(current).leaf_index.ntotal == len(hierarchy.leaves)
@@ -92,9 +110,9 @@ def test_killed_builds_leave_the_published_bundle_whole(
 
 @pytest.mark.slow
 def test_killed_builds_leave_the_published_bundle_whole_many_times(
-    registry: Registry, hierarchy: Hierarchy, hierarchy_folder: Path
+    registry: Registry, hierarchy: Hierarchy, hierarchy_folder: Path, started: Forks
 ) -> None:
-    kill_builds(registry, hierarchy, hierarchy_folder, kills=50)
+    kill_builds(registry, hierarchy, hierarchy_folder, 50, started)
 
 
 def kill_publications(

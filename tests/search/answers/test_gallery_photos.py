@@ -315,7 +315,7 @@ def test_a_reranker_counts_in_every_mode_and_region(
     np.testing.assert_allclose(weight, truth.weight, atol=2e-4)
     plain = engine_with(photo_bundle, FIT, mode=mode, region=region, **probes).find(queries, left_out=0.0).evidence
     assert plain is not None
-    assert np.abs(plain.weight - evidence.weight).max() > 0.05  # a hundred times what brute force may differ by
+    assert np.abs(plain.weight - evidence.weight).max() > 0.02  # a hundred times what brute force may differ by
 
 
 @settings(max_examples=12)

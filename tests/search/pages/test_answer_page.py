@@ -161,10 +161,10 @@ def test_a_picture_is_drawn_at_the_antimeridian_and_the_poles(hierarchy: Hierarc
     for lat, lng in ((10.0, 179.9), (-89.0, 0.0), (0.0, -180.0)):
         ring = np.array([[lat, lng - 1], [lat, lng + 1], [max(lat - 1, -90), lng + 1], [max(lat - 1, -90), lng - 1]])
         ring[:, 1] = (ring[:, 1] + 180) % 360 - 180
-        for radii in ([], [50.0, 400.0]):
-            assert posterior_map(ring[None], np.ones(1), (lat, lng), radii).startswith(b"\x89PNG")
-        bare, ringed = (
-            posterior_map(ring[None], np.ones(1), (lat, lng), [50.0, 400.0], photos=photos)
-            for photos in ([], [(max(lat - 0.5, -90.0), lng, 0.4)])
+        photo = (max(lat - 0.5, -90.0), lng, 0.4)
+        plain, circled, ringed = (
+            posterior_map(ring[None], np.ones(1), (lat, lng), radii, photos=photos)
+            for radii, photos in (([], []), ([50.0, 400.0], []), ([50.0, 400.0], [photo]))
         )
-        assert bare != ringed
+        assert plain.startswith(b"\x89PNG")
+        assert len({plain, circled, ringed}) == 3

@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-import math
 import multiprocessing
 import os
 import resource
@@ -424,17 +423,25 @@ def sooner(moment: float, ready: Callable[[], bool]) -> Callable[[], bool]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)  # machines are busy
-def test_thirty_kills_over_five_thousand_photos(many_runs: Runs, tmp_path: Path) -> None:
-    """SIGKILL at moments nobody chose, of commands as a person gives them."""
+def test_thirty_kills_over_five_thousand_photos(many_runs: Runs, started: Forks, tmp_path: Path) -> None:
+    """SIGKILL at moments nobody chose: of commands as a person gives them while they start, of forks later."""
     runs, out, done, rng = many_runs, tmp_path / "O", set[int](), np.random.default_rng(0)
     for kill in range(32):
-        # Every fifth dies while it starts, or soon after. Moments are counted in shards as well, so that 32 kills end
-        # before the work does, however fast a machine is.
-        early = time.monotonic() + rng.uniform(0, 4.0) if kill % 5 == 4 else math.inf
-        with command(runs.arguments(out, workers=2)) as process:
-            ready = sooner(early, marked(out, len(done) + int(rng.integers(1, 6))))
-            ended = not kill_when(process, ready, delay_s=rng.uniform(0, 0.05))
-            assert not ended, f"kill {kill}: it had ended"
+        # Moments are counted in shards, so that 32 kills end before the work does, however fast a machine is.
+        enough, delay_s = marked(out, len(done) + int(rng.integers(1, 6))), rng.uniform(0, 0.05)
+        if kill % 5 == 4:  # while it starts, or soon after
+            with command(runs.arguments(out, workers=2)) as process:
+                ready = sooner(time.monotonic() + rng.uniform(0, 4.0), enough)
+                ended = not kill_when(process, ready, delay_s=delay_s)
+        else:
+            fork, deadline = started.start("search_", *runs.arguments(out, workers=2)), time.monotonic() + 120
+            while not enough():
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            time.sleep(delay_s)
+            os.kill(fork, signal.SIGKILL)
+            ended = started.end() != KILLED
+        assert not ended, f"kill {kill}: it had ended"
         now = runs.check_whole_shards(out)
         assert done <= now  # progress is kept
         done = now
