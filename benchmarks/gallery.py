@@ -40,7 +40,7 @@ from benchmarks.gallery_world import PLACES, PhotoWorld, world_of
 from benchmarks.harness import AnonPeak, Report, run_command, seconds_of
 from benchmarks.partition import MP16_PHOTOS
 from encoder.device import multiplies_bfloat16, multiplies_bytes
-from indexer.bundles.faiss_index import Index, flat_index, search_index
+from indexer.bundles.faiss_index import Index, flat_index, list_count, search_index
 from indexer.bundles.registry import Registry
 from search.answers.engine import Engine
 from search.answers.leaf_search import LeafSearch
@@ -265,7 +265,7 @@ def speed(report: Report, engine: Engine, queries: np.ndarray, scan: Scan, *, ru
     report.row(
         f"{NEAR} photos of {len(gallery):,} x {gallery.width} in 8 bits, {len(queries):,} queries at once",
         f"ours {each['ours']:,.0f} us a query, {each['ours, leaves alone']:,.0f} of them for the leaves, hold "
-        f"{weight:.2%} of the weight; {index.nlist:,} lists of FAISS IVF, {probes} visited, hold {ivf_weight:.2%} "
+        f"{weight:.2%} of the weight; {list_count(index):,} lists of FAISS IVF, {probes} visited, hold {ivf_weight:.2%} "
         f"(median of {runs} turns)",
         us=each,
         weight=weight,
