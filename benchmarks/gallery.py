@@ -265,8 +265,8 @@ def speed(report: Report, engine: Engine, queries: np.ndarray, scan: Scan, *, ru
     report.row(
         f"{NEAR} photos of {len(gallery):,} x {gallery.width} in 8 bits, {len(queries):,} queries at once",
         f"ours {each['ours']:,.0f} us a query, {each['ours, leaves alone']:,.0f} of them for the leaves, hold "
-        f"{weight:.2%} of the weight; {list_count(index):,} lists of FAISS IVF, {probes} visited, hold {ivf_weight:.2%} "
-        f"(median of {runs} turns)",
+        f"{weight:.2%} of the weight; {list_count(index):,} lists of FAISS IVF, {probes} visited, hold "
+        f"{ivf_weight:.2%} (median of {runs} turns)",
         us=each,
         weight=weight,
         probes=probes,
