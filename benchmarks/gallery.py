@@ -17,10 +17,10 @@ Beside them: whole answers, with their points; `search run` against the engine a
 What was expected, and what profiling showed (one core with AMX, 400,000 photos, 2,048 queries, seconds of the core):
 decoding 8 bits anew for every block of queries and a small product of matrices for each list would be most of it, and
 bytes multiplied as they are stored take a tenth of both. So it was: 1.2 to 2.0 for decoding and products in float32,
-0.6 to 0.8 in bytes, of which the products themselves take 0.1; but then comparing again took 0.8, until that went query by
-query, and only to photos that could still be among the best once the first hundred were known (0.4). In the order of
-the file alone nearly every photo passed, as a query's lists are neighbours: its best lists go first now, and a sixth
-passes. The leaves take 1.9: the product 0.6, posteriors 0.7, the best 256 of all 0.4.
+0.6 to 0.8 in bytes, of which the products themselves take 0.1; but then comparing again took 0.8, until that went
+query by query, and only to photos that could still be among the best once the first hundred were known (0.4). In the
+order of the file alone nearly every photo passed, as a query's lists are neighbours: its best lists go first now, and a
+sixth passes. The leaves take 1.9: the product 0.6, posteriors 0.7, the best 256 of all 0.4.
 
 `--folder` keeps worlds, and takes those that are there. Where memory or time forbid 4.7 million, `--photos` of two
 sizes, with as many leaves, give all figures for 4.7 million by the slope from one to the other.
@@ -122,8 +122,8 @@ def shape(report: Report, engine: Engine, scan: Scan) -> None:
     chosen = scan.held_by(fit.lists)
     report.row(
         f"shape of {len(engine.bundle.gallery or ()):,} photos behind {n_leaves:,} leaves",
-        f"the best photo's leaf is first for {first:.1%} of queries (the demo: 40 to 50 %) and among the best 1 % of leaves "
-        f"for {hundredth:.1%} (97 to 99 %); 1.3 % of the lists hold {held:.1%} of the weight (99.7 %), the {fit.lists} "
+        f"the best photo's leaf is first for {first:.1%} of queries (the demo: 40 to 50 %) and among the best 1 % of "
+        f"leaves for {hundredth:.1%} (97 to 99 %); 1.3 % of the lists hold {held:.1%} of the weight (99.7 %), the {fit.lists} "
         f"that are looked at {chosen:.2%}, at least {LEAST_WEIGHT:.0%}",
         holds=chosen >= LEAST_WEIGHT,
         first=float(first),
