@@ -123,8 +123,8 @@ def shape(report: Report, engine: Engine, scan: Scan) -> None:
     report.row(
         f"shape of {len(engine.bundle.gallery or ()):,} photos behind {n_leaves:,} leaves",
         f"the best photo's leaf is first for {first:.1%} of queries (the demo: 40 to 50 %) and among the best 1 % of "
-        f"leaves for {hundredth:.1%} (97 to 99 %); 1.3 % of the lists hold {held:.1%} of the weight (99.7 %), the {fit.lists} "
-        f"that are looked at {chosen:.2%}, at least {LEAST_WEIGHT:.0%}",
+        f"leaves for {hundredth:.1%} (97 to 99 %); 1.3 % of the lists hold {held:.1%} of the weight (99.7 %), the "
+        f"{fit.lists} that are looked at {chosen:.2%}, at least {LEAST_WEIGHT:.0%}",
         holds=chosen >= LEAST_WEIGHT,
         first=float(first),
         hundredth=float(hundredth),
