@@ -42,9 +42,9 @@ from indexer.vectors.geocells import Geocells
 from indexer.vectors.prototypes import Placed
 
 PLACES = 102_000  # that give about 24,200 leaves
-NOISE = 1.35  # as long as what is seen of a place is 1
+NOISE = 1.42  # as long as what is seen of a place is 1
 LONG_WAVES = 0.2  # strength of waves: wavelength to this power
-LOOK_ALIKE, AS_MUCH = 25, 0.55  # one query in so many has so much of a photo elsewhere
+LOOK_ALIKE, AS_MUCH = 60, 0.45  # one query in so many has so much of a photo elsewhere
 _BATCH = 1 << 14
 
 

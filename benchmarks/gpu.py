@@ -5,6 +5,7 @@
     OneFormer Swin-L         photos a second at 640 and at 384 pixels
     the same photos          embedded on the CPU and on the GPU: how far their vectors are apart
     a million queries        exact search on the GPU, the CPU's answers first
+    photos of known places   whole answers with leaves on the GPU and photos on the CPU, the CPU's answers first
 
 Weights are random: they take as long as learned ones. The peak is the card's own, measured here with a product of large
 matrices.
@@ -30,6 +31,7 @@ from transformers import OneFormerConfig, OneFormerForUniversalSegmentation, Swi
 from transformers.models.oneformer.image_processing_pil_oneformer import OneFormerImageProcessorPil
 
 from benchmarks.embed import decoded_in_memory, make_photos, smallest_cosine
+from benchmarks.gallery_world import build, world_of
 from benchmarks.harness import Report
 from benchmarks.search import many_queries
 from benchmarks.search_ways import MP16_PLACES, mp16_world
@@ -42,10 +44,12 @@ from encoder.reading import read_bytes
 from encoder.segmentation import Segmenter, load_segmenter
 from indexer.photos.photo import Photo
 from indexer.photos.sources import open_photos
+from search.answers.engine import Engine
 
 MIN_SHARE_OF_PEAK = 0.60  # of CLIP with fusion
 MIN_TEN_CROPS = 115  # photos a second with fusion, on an H200
 MIN_COSINE = {"float32": 0.9999, "bfloat16": 0.999}  # of a photo's vectors on the CPU (float32) and on the GPU
+MIN_SAME_PHOTOS = 0.99  # of queries: of two leaves that float32 cannot tell apart the last list may be either's
 _RUNS = 10
 _CPU = torch.device("cpu")
 
@@ -62,6 +66,7 @@ class Sizes:
     places: int  # that the hierarchy to search in is made of
     width: int  # of its vectors
     queries: int
+    photos: int  # of the gallery
     matrix: int  # edge of the matrices of the measured peak
 
 
@@ -75,6 +80,7 @@ PAPER = Sizes(
     places=MP16_PLACES,
     width=768,
     queries=1_000_000,
+    photos=400_000,
     matrix=8192,
 )
 
@@ -96,6 +102,40 @@ def measure(report: Report, folder: Path, sizes: Sizes, *, device: torch.device)
         segmenter_rate(report, segmenter, photos, edge=edge, n=max(1, sizes.batch // 64))
     world = mp16_world(queries=min(4096, sizes.queries), seed=0, width=sizes.width, places=sizes.places)
     many_queries(report, world, queries=sizes.queries, device=device, runs=_RUNS)
+    gallery_answers(report, folder / "gallery", sizes, device=device)
+
+
+def gallery_answers(report: Report, folder: Path, sizes: Sizes, *, device: torch.device) -> None:
+    """Whole answers a second by photos of known places, leaves searched on the device and photos on the CPU.
+
+    Raises:
+        SystemExit: photos that count are not those that count where leaves are searched on the CPU.
+    """
+    world = world_of(folder, photos=sizes.photos, width=sizes.width, places=sizes.places, seed=0)
+    build(folder, world)
+    cpu, there = (
+        Engine.open(folder / "R", device=name) for name in ("cpu", "cuda" if device.type == "cuda" else "cpu")
+    )
+    queries = cpu.prepared(world.queries(min(sizes.queries, 2048)))
+    one, two = (engine.find(queries).evidence for engine in (cpu, there))
+    assert one is not None
+    assert two is not None
+    same = (one.near.row == two.near.row).all(axis=1).mean()
+    if same < MIN_SAME_PHOTOS:
+        raise SystemExit(f"Only {same:.1%} of queries have the same photos on {device}; nothing was timed.")
+    rates = [len(queries) / median_seconds(partial(_answered, engine, queries)) for engine in (cpu, there)]
+    report.row(
+        f"whole answers by {sizes.photos:,} photos, leaves on {device.type}",
+        f"{rates[1]:,.0f} queries/s, on the CPU alone {rates[0]:,.0f}",
+        queries_per_second=rates[1],
+        on_cpu=rates[0],
+        same_photos=float(same),
+    )
+
+
+def _answered(engine: Engine, queries: np.ndarray) -> None:
+    for _ in engine.answers(queries, k=1):
+        pass
 
 
 def save_encoder(folder: Path, vision: Mapping[str, int], *, fused: bool) -> Path:

@@ -61,7 +61,7 @@ def test_everything_is_compared_timed_and_judged(
     assert shape["held_by_chosen"] >= benchmark.LEAST_WEIGHT
     assert speed["weight"] == pytest.approx(shape["held_by_chosen"], abs=0.02)
     assert speed["ivf_weight"] >= speed["weight"] - 1e-4
-    assert [row["holds"] is None for row in judged] == [False, False, False, True]
+    assert [row["holds"] is None for row in judged] == [False, False, False, True, True]
     monkeypatch.setattr(benchmark, "sampled", lambda *_: (json.dumps({"rows_per_second": 1e9}), 10**6))
     runs_beside(report, folder, engine, queries, rows=90, turns=1)
     assert report.rows[-1]["holds"]
@@ -124,7 +124,11 @@ def test_lists_of_the_peer_are_those_that_vectors_are_nearest_to() -> None:
 
 
 def test_costs_of_more_photos_follow_a_line_and_are_judged() -> None:
-    few, many = ({"ours": 10.0, "leaves": 4.0, "photos": 100.0, "IVF": 11.0, "answers": 12.0} for _ in range(2))
+    few, many = (
+        {"ours": 10.0, "leaves": 4.0, "photos": 100.0, "IVF": 11.0, "answers": 12.0, "same lists": 9.0}
+        | {"ours, leaves alone": 3.0}
+        for _ in range(2)
+    )
     many |= {"ours": 20.0, "photos": 300.0, "leaves": 6.0}
     far = by_slope(few, many, (100, 200), 400)
     assert far["ours"] == 40
@@ -132,9 +136,9 @@ def test_costs_of_more_photos_follow_a_line_and_are_judged() -> None:
     assert far["leaves"] == 5
     report = Report("gallery")
     judge(report, far, photos=400, leaves=9, judged=True)
-    assert [row["holds"] for row in report.rows] == [False, False, False, None]
+    assert [row["holds"] for row in report.rows] == [False, False, False, None, None]
     judge(report, far | {"leaves": 40.0, "photos": 4000.0, "IVF": 50.0}, photos=400, leaves=9, judged=True)
-    assert [row["holds"] for row in report.rows[4:]] == [True, True, True, None]
+    assert [row["holds"] for row in report.rows[5:]] == [True, True, True, None, None]
 
 
 def test_memory_of_its_own_is_watched_while_a_process_works() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks import gpu
-from benchmarks.gpu import Sizes, measure
+from benchmarks.gpu import Sizes, gallery_answers, measure
 from benchmarks.harness import Report
 
 TINY = Sizes(
@@ -36,6 +36,7 @@ TINY = Sizes(
     places=1000,
     width=16,
     queries=10,
+    photos=3000,
     matrix=64,
 )
 
@@ -54,4 +55,13 @@ def test_every_row_has_its_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert rows[f"the CPU's vectors and the GPU's in float32, {fused} fusion"]["cosine"] > 0.9999
         assert rows[f"the CPU's vectors and the GPU's in bfloat16, {fused} fusion"]["holds"]
     assert rows["OneFormer at 64 pixels"]["maps_per_second"] > 0
+    answered = rows["whole answers by 3,000 photos, leaves on cpu"]
+    assert answered["queries_per_second"] > 0
+    assert answered["same_photos"] == 1
     assert sum(name.startswith("exact search, 10 queries in") for name in rows) == 2  # leaves, and whole rows
+
+
+def test_other_photos_are_never_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "MIN_SAME_PHOTOS", 1.1)
+    with pytest.raises(SystemExit, match=r"Only 100\.0% of queries have the same photos on cpu; nothing was timed"):
+        gallery_answers(Report("gpu"), tmp_path, TINY, device=torch.device("cpu"))

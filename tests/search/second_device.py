@@ -23,11 +23,11 @@ class Elsewhere(torch.Tensor):
 
     @staticmethod
     def __new__(cls: type["Elsewhere"], held: torch.Tensor) -> "Elsewhere":
-        made = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        made = torch.Tensor._make_wrapper_subclass(
             cls, held.shape, strides=held.stride(), dtype=held.dtype, device=THERE
         )
         made.held = held
-        return made  # type: ignore[no-any-return]
+        return made
 
     def numpy(self, *, force: bool = False) -> np.ndarray:
         """As on a GPU, refused."""
