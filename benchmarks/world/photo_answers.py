@@ -12,7 +12,7 @@ way in which the gallery answers. What can be chosen is chosen on the validation
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -122,7 +122,11 @@ def choose_alone(bundle: Bundle, sample: HeldOutQueries) -> PhotoFit:
     bundle: a calibrated one. Each number is tried in turn, from the ones on that a bundle has before its calibration.
     """
     median_km = bundle.hierarchy.leaves.median_width_km
-    grids = {"similarity": SIMILARITY, "point_width_km": [width * median_km for width in POINT_WIDTHS], "near": NEAR}
+    others: Sequence[Callable[[PhotoFit], list[PhotoFit]]] = (
+        lambda fit: [replace(fit, similarity=value) for value in SIMILARITY],
+        lambda fit: [replace(fit, point_width_km=width * median_km) for width in POINT_WIDTHS],
+        lambda fit: [replace(fit, near=number) for number in NEAR],
+    )
     losses: dict[PhotoFit, float] = {}
 
     def loss(fit: PhotoFit) -> float:
@@ -133,8 +137,8 @@ def choose_alone(bundle: Bundle, sample: HeldOutQueries) -> PhotoFit:
         return losses[fit]
 
     best = replace(usual_photo_fit(median_km), cells=0.0, gamma=0.0)
-    for name, values in [*grids.items()] * _ROUNDS:
-        best = min([best, *(replace(best, **{name: value}) for value in values)], key=loss)
+    for of_number in [*others] * _ROUNDS:
+        best = min([best, *of_number(best)], key=loss)
     return best
 
 
