@@ -104,7 +104,7 @@ def _answers(engine: Engine, sums: CellSums, *, k: int, recall: RecallCheck | No
         queries = sums.sums[albums].astype(np.float32)
         parts.append(answer_columns(engine, queries, k=k, n_photos=sums.counts[albums]))
         if recall is not None:
-            recall.add(albums, queries)
+            recall.add(albums, queries, sums.counts[albums])
     return pa.concat_tables(parts)
 
 

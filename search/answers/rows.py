@@ -115,10 +115,10 @@ def answer_table(
 ) -> pa.Table:
     """Search a batch of photo vectors and lay out one row per photo, in order; `recall` takes notice of the queries."""
     ok = np.flatnonzero(batch.ok)
-    queries = engine.prepared(batch.embedding[ok])
+    queries, n_photos = engine.prepared(batch.embedding[ok]), np.ones(len(ok), np.int64)
     if recall is not None:
-        recall.add(first_row + ok, queries)
-    answers = answer_columns(engine, queries, k=k, n_photos=np.ones(len(ok), np.int64))
+        recall.add(first_row + ok, queries, n_photos)
+    answers = answer_columns(engine, queries, k=k, n_photos=n_photos)
     position = np.full(len(batch), -1)
     position[ok] = np.arange(len(ok))
     return laid_out(batch, answers, position, first_row=first_row)

@@ -19,7 +19,7 @@ from encoder.device import choose_device
 from indexer.bundles.bundle import Bundle
 from indexer.bundles.gallery import Gallery
 from indexer.bundles.list_choice import LISTS, WEIGHT
-from indexer.earth.geo import chords_to_km, haversine_km, lat_lng
+from indexer.earth.geo import haversine_km, lat_lng
 from indexer.errors import InputError
 from indexer.vectors.calibration import Calibration, PhotoFit, Protocol, usual_photo_fit
 from indexer.vectors.scoring import leaf_vectors, scores_of
@@ -27,6 +27,7 @@ from search.answers.engine import Engine, Found
 from search.answers.options import GalleryName, SearchOptions
 from search.answers.photo_evidence import PhotoEvidence
 from search.answers.points import points_of_bundle, usual_mass_km
+from search.answers.recall import STAYED, held_and_moved
 from search.calibration.cell_calibration import Check, Fitted, joined_checks, share_up_to
 from search.calibration.held_out import HeldOutQueries
 from search.calibration.photo_fit import MOST_NEAR, PhotoSample, fit_photos
@@ -38,7 +39,6 @@ from search.retrieval.proof import tensor_of
 _ALL_LOOKED_AT = 1 << 18  # photos of a gallery that is looked at whole for a fit; of larger ones the best lists
 _MOST_LISTS = 512
 _SAME = 0.99  # of answers that must stay where they are with fewer lists
-_MOVED = 0.1  # widths of a bell that an answer may move by and still stay
 _POINT_WIDTHS = np.geomspace(0.25, 4, 9)  # of bells for pointing, in those of the median leaf
 _SEEN_COSINE, _SEEN_KM, _SEEN_MOST = 0.98, 1.0, 0.05
 _TOGETHER = 1024  # queries that are answered together
@@ -198,14 +198,10 @@ def _error(whole: Sequence[PhotoEvidence], sample: HeldOutQueries, width_km: flo
 
 def _holds_enough(whole: Sequence[PhotoEvidence], few: Sequence[PhotoEvidence], fit: PhotoFit) -> bool:
     """Whether fewer lists hold the weight of all photos, and let answers stay where these have them."""
-    held, moved = [], []
-    for of_all, of_few in zip(whole, few, strict=True):
-        shared = (of_all.near.row[:, :, None] == of_few.near.row[:, None, :]).any(axis=2) & (of_all.near.row >= 0)
-        held.append(np.where(shared, of_all.weight, 0.0).sum(axis=1)[of_all.there])
-        apart = np.linalg.norm(of_all.points - of_few.points, axis=1)
-        moved.append(chords_to_km(np.where(of_few.there, apart, 2.0))[of_all.there])
-    stay = np.concatenate(moved) <= _MOVED * fit.point_width_km
-    return bool(np.concatenate(held).mean() >= WEIGHT and stay.mean() >= _SAME)
+    parts = [held_and_moved(of_all, of_few) for of_all, of_few in zip(whole, few, strict=True)]
+    held, moved_km = (np.concatenate(each) for each in zip(*parts, strict=True))
+    stay = moved_km <= STAYED * fit.point_width_km
+    return bool(held.mean() >= WEIGHT and stay.mean() >= _SAME)
 
 
 def _check(engine: Engine, sample: HeldOutQueries) -> Check:

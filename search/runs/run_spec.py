@@ -135,7 +135,8 @@ class RunConfig:
         save_features: features folder to keep the vectors of `photos` in.
         part: 2/8 does the second of eight parts of the job, each into an `out` of its own: for several machines.
         engine: local works on this machine; ray on the cluster that RAY_ADDRESS names, which must see the same paths.
-        check_recall: number of photos whose answers are compared with those of exact search.
+        check_recall: number of photos whose answers are compared with those of exact search, and of all photos of the
+            gallery where some of its lists are looked at.
         audit_log: file to add a line to that says who asked for which photos, and when.
 
     Raises:

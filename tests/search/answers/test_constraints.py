@@ -132,7 +132,7 @@ def test_another_prior_is_that_of_a_bundle_built_with_it(bundle: Bundle, mode: M
 
 def test_recall_is_against_exact_search_of_the_same_region(bundle: Bundle) -> None:
     recall = RecallCheck(Engine(bundle, options=SearchOptions(mode="beam", probes=10**9, region=BOX)), 30)
-    recall.add(np.arange(30), unit_rows(30, WIDTH, seed=3))
+    recall.add(np.arange(30), unit_rows(30, WIDTH, seed=3), np.ones(30, np.int64))
     measured = recall.measure()
     assert measured is not None
     assert (measured.at_1, measured.at_10) == (1, 1)

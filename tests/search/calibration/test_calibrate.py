@@ -18,8 +18,8 @@ from indexer.vectors.features import FeatureBatch
 from search.__main__ import COMMANDS, DESCRIPTION
 from search.answers.engine import Engine
 from search.answers.options import PointName, SearchOptions
+from search.calibration import photo_fit
 from search.calibration.calibrate import calibrate
-from search.evaluation import photo_fit
 from search.evaluation.options import CalibrateConfig, Resampling
 from tests.conftest import unit_rows, write_features
 from tests.search.calibration.conftest import PhotoWorld

@@ -8,9 +8,9 @@ import pytest
 from indexer.earth.geo import EARTH_RADIUS_KM, unit_vectors
 from indexer.vectors.calibration import PhotoFit, usual_photo_fit
 from indexer.vectors.scoring import leaf_vectors, scores_of
+from search.calibration import photo_fit
 from search.calibration.held_out import HeldOutQueries
 from search.calibration.photo_fit import MOST_NEAR, PhotoSample, fit_photos
-from search.evaluation import photo_fit
 from search.retrieval.exact import ExactSearch
 from search.retrieval.gallery_lists import GalleryLists
 from search.retrieval.proof import tensor_of

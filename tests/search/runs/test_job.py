@@ -10,10 +10,14 @@ import pytest
 
 from encoder.config import EncoderOptions, FeedOptions
 from indexer.bundles.registry import Registry
+from indexer.cells.hierarchy import Hierarchy
 from indexer.vectors.features import read_features
+from indexer.vectors.prototypes import Placed
 from search.runs.job import run
 from search.runs.run_spec import RunConfig, RunSpec
-from tests.search.conftest import features
+from tests.conftest import random_geocells
+from tests.search.conftest import WIDTH, features
+from tests.search.gallery_oracle import bundle_with_photos
 
 
 def test_a_spec_is_answered_and_reported(registry: Registry, tmp_path: Path) -> None:
@@ -31,6 +35,27 @@ def test_a_spec_is_answered_and_reported(registry: Registry, tmp_path: Path) -> 
     assert (again.rows, again.rows_known, again.recall) == (18, 18, None)
     first, second = (json.loads(line) for line in (tmp_path / "log").read_text().splitlines())
     assert second == first | {"at": second["at"]}
+
+
+def test_what_lists_miss_of_the_gallery_is_reported(
+    hierarchy: Hierarchy, hierarchy_folder: Path, placed: Placed, tmp_path: Path
+) -> None:
+    home, geocells = Registry(tmp_path / "R"), random_geocells(hierarchy, WIDTH, seed=0)
+    home.publish(bundle_with_photos(hierarchy, hierarchy_folder, geocells, placed, home.versions_folder).version)
+    spec = RunSpec(registry=home.path, features=features(tmp_path / "F", [30]))
+    report = run(spec, tmp_path / "O", config=RunConfig(check_recall=20))
+    assert report.recall is not None
+    found = report.recall.photos
+    assert found is not None
+    assert found.queries == 20
+    assert 0 < found.weight <= 1
+    kept = json.loads((tmp_path / "O" / "_report.json").read_text())["recall"]
+    assert kept["photos"] == {
+        "queries": 20,
+        "weight": found.weight,
+        "stayed": found.stayed,
+        "within_km": found.within_km,
+    }
 
 
 @pytest.mark.parametrize("kind", [str, Path])
