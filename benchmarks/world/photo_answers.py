@@ -12,7 +12,7 @@ way in which the gallery answers. What can be chosen is chosen on the validation
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,7 +28,7 @@ from indexer.bundles.gallery_builds import write_gallery
 from indexer.cells.hierarchy import Hierarchy, sorted_ids
 from indexer.cells.table import save_hierarchy
 from indexer.earth.geo import haversine_km, lat_lng
-from indexer.vectors.calibration import PhotoFit
+from indexer.vectors.calibration import PhotoFit, usual_photo_fit
 from indexer.vectors.geocells import Geocells
 from indexer.vectors.means import CellMeans
 from indexer.vectors.prototypes import Placed
@@ -47,6 +47,7 @@ K = (1, 5, 10, 25, 50, 100)  # of nearest photos
 BELL_KM = (50.0, 200.0, 800.0)
 NEAR, SIMILARITY = (10, 25, 50, 100, 200), (0.01, 0.02, 0.04, 0.08, 0.16)  # of a gallery alone
 POINT_WIDTHS = (0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 4.0)  # of its bells, in those of the median leaf
+_ROUNDS = 2
 _ALL = SearchOptions(gallery="all")
 
 
@@ -118,22 +119,27 @@ def choose_vote(gallery: Gallery, sample: HeldOutQueries) -> Vote:
 def choose_alone(bundle: Bundle, sample: HeldOutQueries) -> PhotoFit:
     """The numbers with which photos alone have the smallest errors on photos that were not learned from.
 
-    bundle: a calibrated one, whose other numbers stay.
+    bundle: a calibrated one. Each number is tried in turn, from the ones on that a bundle has before its calibration.
     """
-    calibrated = bundle.calibrations["one"].with_photos
-    assert calibrated is not None, "it has a gallery"
-    assert calibrated.fit is not None, "so photos count by some numbers"
-    width_km = bundle.hierarchy.leaves.median_width_km
-    alone = replace(calibrated.fit, cells=0.0, gamma=0.0)
+    median_km = bundle.hierarchy.leaves.median_width_km
+    others: Sequence[Callable[[PhotoFit], list[PhotoFit]]] = (
+        lambda fit: [replace(fit, similarity=value) for value in SIMILARITY],
+        lambda fit: [replace(fit, point_width_km=width * median_km) for width in POINT_WIDTHS],
+        lambda fit: [replace(fit, near=number) for number in NEAR],
+    )
     losses: dict[PhotoFit, float] = {}
-    for near, similarity in itertools.product(NEAR, SIMILARITY):
-        fit = replace(alone, near=near, similarity=similarity)
-        evidence = Engine(_counting_by(bundle, fit), options=_ALL).find(sample.queries).evidence
-        assert evidence is not None, "photos count"
-        for width in POINT_WIDTHS:
-            points = evidence.pointing(width * width_km).points
-            losses[replace(fit, point_width_km=width * width_km)] = _loss(sample, *lat_lng(points))
-    return min(losses, key=lambda fit: losses[fit])
+
+    def loss(fit: PhotoFit) -> float:
+        if fit not in losses:
+            evidence = Engine(_counting_by(bundle, fit), options=_ALL).find(sample.queries).evidence
+            assert evidence is not None, "photos count"
+            losses[fit] = _loss(sample, *lat_lng(evidence.points))
+        return losses[fit]
+
+    best = replace(usual_photo_fit(median_km), cells=0.0, gamma=0.0)
+    for of_number in [*others] * _ROUNDS:
+        best = min([best, *of_number(best)], key=loss)
+    return best
 
 
 def _loss(sample: HeldOutQueries, lat_deg: np.ndarray, lng_deg: np.ndarray) -> float:
