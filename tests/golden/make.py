@@ -1,7 +1,8 @@
 """Writes one golden folder: every format on disk, small, as the release of today writes it.
 
-`python -m tests.golden.make tests/golden/v2` for a new schema version. From the first release on, folders that exist
-are never made again, because what they hold is what users hold.
+`python -m tests.golden.make ../v2` for a new schema version, from a checkout without changes, then moved to
+`tests/golden/v2`: manifests name the commit, and `-dirty` where tracked files are changed or gone. From the first
+release on, folders that exist are never made again, because what they hold is what users hold.
 """
 
 import json
