@@ -122,6 +122,7 @@ def _place_in_line(item: pytest.Item) -> int:
 
 def pytest_collection_finish() -> None:
     gc.freeze()  # what is imported is no garbage, in forks neither
+    gc.set_threshold(10_000)  # tests leave little
     gc.enable()
 
 

@@ -58,9 +58,9 @@ def served(**options: object) -> Iterator[Web]:
             if web.ranges:
                 self.send_header("Accept-Ranges", "bytes")
             self.end_headers()
+            web.asked.append((self.command, path, len(content) if body else 0))  # before whoever asked can go on
             if body:
                 self.wfile.write(content)
-            web.asked.append((self.command, path, len(content) if body else 0))
 
         def log_message(self, *arguments: object) -> None:
             pass

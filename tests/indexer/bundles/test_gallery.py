@@ -4,6 +4,7 @@ import re
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from itertools import islice
 from pathlib import Path
 
 import faiss
@@ -111,6 +112,8 @@ def test_memory_is_bounded_while_it_is_written_and_read(hierarchy: Hierarchy, tm
             yield Placed(unit_rows(n, width, number), hierarchy.locate(lat, lng), lat, lng, names, np.full(n, -1))
 
     list(stream())  # what the batches themselves take, once
+    (tmp_path / "first").mkdir()  # and imports
+    write_gallery(tmp_path / "first", islice(stream(), 1), geocells, hierarchy, GalleryConfig())
     tracemalloc.start()
     written = write_gallery(tmp_path, stream(), geocells, hierarchy, GalleryConfig())
     made = tracemalloc.get_traced_memory()[1]
