@@ -137,8 +137,11 @@ def letters_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [(f"p/{name}", lat, lng) for name, lat, lng in write_photos(home / "p", 260)]
     split = ["train", "validation"]
     lines = [
-        "photo,lat,lng,split",
-        *(f"{name},{lat},{lng},{split[row // len(PLACES) % 2]}" for row, (name, lat, lng) in enumerate(rows)),
+        "photo,lat,lng,split,user",
+        *(
+            f"{name},{lat},{lng},{split[row // len(PLACES) % 2]},u{row % 9}"
+            for row, (name, lat, lng) in enumerate(rows)
+        ),
     ]
     (home / "photos.csv").write_text("\n".join(lines) + "\n")
     (home / "train.csv").write_text("\n".join([lines[0], *lines[1::2]]) + "\n")
@@ -153,7 +156,7 @@ def letters_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         duckdb.sql("COPY (FROM 'photos.csv') TO 'photos.parquet'")
         run("encoder embed --photos photos.csv --checkpoint C --out F".split())
         run("encoder embed --photos photos.csv --split validation --checkpoint C --out V".split())
-        learnt = "--features F --photos photos.csv --split train --tau-max 100,30 --tau-min 5"
+        learnt = "--features F --photos photos.csv --split train --tau-max 100,30 --tau-min 5 --owner-column user"
         run(f"indexer build {learnt} --registry R".split())
         run("search run --registry R --features F --out O".split())
     return home

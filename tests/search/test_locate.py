@@ -240,7 +240,7 @@ def test_k_may_be_a_number_of_numpy(world: Path, locator: Locator) -> None:
 def test_many_vectors_are_answered_some_at_a_time(locator: Locator, monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = unit_rows(50, WIDTH, seed=5)
     known = locator.locate_vectors(vectors, k=2)
-    monkeypatch.setattr("search.retrieval.found._LISTED", 7 * locator.engine.n_leaves)
+    monkeypatch.setattr("search.retrieval.found.LISTED", 7 * locator.engine.n_leaves)
     again = locator.locate_vectors(vectors, k=2)
     assert [answer.key for answer in again] == [answer.key for answer in known]
     assert [answer.row for answer in again] == list(range(50))
