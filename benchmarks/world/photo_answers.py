@@ -7,12 +7,12 @@ way in which the gallery answers. What can be chosen is chosen on the validation
                         that one of them where the sum of the bells is highest: the retrieval half of [L]kNN (Vo, Jacobs
                         and Hays, "Revisiting IM2GPS in the Deep Learning Era", ICCV 2017)
     gallery alone       the product's answers where neither cells nor the scores of photos' leaves count: a = 0, gamma =
-                        0, and all photos are looked at; the other numbers are those of the smallest errors
+                        0, no reranker, and all photos are looked at; the other numbers are fitted as for both
     cells and gallery   the product's answers, as `search calibrate` makes them
 """
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,8 +27,8 @@ from indexer.bundles.gallery import Gallery
 from indexer.bundles.gallery_builds import write_gallery
 from indexer.cells.hierarchy import Hierarchy, sorted_ids
 from indexer.cells.table import save_hierarchy
-from indexer.earth.geo import haversine_km, lat_lng
-from indexer.vectors.calibration import PhotoFit, usual_photo_fit
+from indexer.earth.geo import haversine_km
+from indexer.vectors.calibration import PhotoFit
 from indexer.vectors.geocells import Geocells
 from indexer.vectors.means import CellMeans
 from indexer.vectors.prototypes import Placed
@@ -38,6 +38,7 @@ from search.answers.points import points_of_bundle
 from search.calibration.cell_calibration import fit_calibration
 from search.calibration.held_out import HeldOutQueries, named
 from search.calibration.photo_calibration import calibrate_photos
+from search.calibration.photo_numbers import PhotoFitting
 from search.evaluation.options import Resampling
 from search.retrieval.gallery_lists import GalleryLists
 from training.photos import PhotoSet
@@ -45,9 +46,6 @@ from training.photos import PhotoSet
 NEAREST, ALONE, TOGETHER = "nearest photos", "gallery alone", "cells and gallery"  # ways to answer
 K = (1, 5, 10, 25, 50, 100)  # of nearest photos
 BELL_KM = (50.0, 200.0, 800.0)
-NEAR, SIMILARITY = (10, 25, 50, 100, 200), (0.01, 0.02, 0.04, 0.08, 0.16)  # of a gallery alone
-POINT_WIDTHS = (0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 4.0)  # of its bells, in those of the median leaf
-_ROUNDS = 2
 _ALL = SearchOptions(gallery="all")
 
 
@@ -117,29 +115,12 @@ def choose_vote(gallery: Gallery, sample: HeldOutQueries) -> Vote:
 
 
 def choose_alone(bundle: Bundle, sample: HeldOutQueries) -> PhotoFit:
-    """The numbers with which photos alone have the smallest errors on photos that were not learned from.
-
-    bundle: a calibrated one. Each number is tried in turn, from the ones on that a bundle has before its calibration.
-    """
-    median_km = bundle.hierarchy.leaves.median_width_km
-    others: Sequence[Callable[[PhotoFit], list[PhotoFit]]] = (
-        lambda fit: [replace(fit, similarity=value) for value in SIMILARITY],
-        lambda fit: [replace(fit, point_width_km=width * median_km) for width in POINT_WIDTHS],
-        lambda fit: [replace(fit, near=number) for number in NEAR],
-    )
-    losses: dict[PhotoFit, float] = {}
-
-    def loss(fit: PhotoFit) -> float:
-        if fit not in losses:
-            evidence = Engine(_counting_by(bundle, fit), options=_ALL).find(sample.queries).evidence
-            assert evidence is not None, "photos count"
-            losses[fit] = _loss(sample, *lat_lng(evidence.points))
-        return losses[fit]
-
-    best = replace(usual_photo_fit(median_km), cells=0.0, gamma=0.0)
-    for of_number in [*others] * _ROUNDS:
-        best = min([best, *of_number(best)], key=loss)
-    return best
+    """The numbers by which photos count alone, fitted as those of both are, to the same photos."""
+    alone = {"cells": 0.0, "gamma": 0.0}
+    cells, resampling = bundle.calibrations["one"], Resampling(0)
+    fitting = PhotoFitting(bundle, cells, protocol="one", device="cpu", resampling=resampling, fixed=alone)
+    part = sample.take(sample.divided().parts[0][0])
+    return fitting(part, fitting.near(part), reranked=False).fit
 
 
 def _loss(sample: HeldOutQueries, lat_deg: np.ndarray, lng_deg: np.ndarray) -> float:
@@ -182,7 +163,8 @@ def _counting_by(bundle: Bundle, fit: PhotoFit) -> Bundle:
     """The same calibrated bundle, whose photos count by other numbers."""
     cells = bundle.calibrations["one"]
     assert cells.with_photos is not None, "it has a gallery"
-    return replace(bundle, calibrations={"one": replace(cells, with_photos=replace(cells.with_photos, fit=fit))})
+    of_photos = replace(cells.with_photos, fit=fit, reranker=None)
+    return replace(bundle, calibrations={"one": replace(cells, with_photos=of_photos)})
 
 
 def _bundle(folder: Path, hierarchy: Hierarchy, geocells: Geocells, placed: Placed) -> Bundle:

@@ -55,18 +55,18 @@ class HeldOutQueries:
     def folds(self, n: int) -> np.ndarray:
         """Which of n folds each is of, by name alone: (N,) int64."""
         fold = np.empty(len(self), np.int64)
-        fold[self._order] = np.arange(len(self)) % n
+        fold[self.order] = np.arange(len(self)) % n
         return fold
 
     @property
-    def _order(self) -> np.ndarray:
+    def order(self) -> np.ndarray:
         """An order that depends on names alone and is none of theirs: (N,) int64."""
         digests = [hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest() for name in self.name]
         return np.argsort(np.frombuffer(b"".join(digests), "<u8"), kind="stable")
 
     def divided(self) -> "Division":
         """Which of them numbers are fitted to, and which ones say what these promise: by name alone."""
-        order = self._order
+        order = self.order
         if len(self) >= _ENOUGH_FOR_HALVES:
             return Division(((np.sort(order[::2]), np.sort(order[1::2])),), approximate=False)
         folds = [np.sort(order[number::_FOLDS]) for number in range(_FOLDS)]

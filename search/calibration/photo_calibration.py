@@ -54,6 +54,7 @@ def calibrate_photos(
         InputError: more than 5 % of the held-out queries are in the gallery themselves.
     """
     fitting = PhotoFitting(bundle, cells, protocol=protocol, device=device, resampling=resampling)
+    sample = sample.take(sample.order)  # a reranker depends on the order of what it learns from, but for rounding
     near = fitting.near(sample)
     seen = _seen(fitting.gallery, sample, near)
     if seen.mean() > _SEEN_MOST:

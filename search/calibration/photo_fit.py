@@ -8,7 +8,7 @@ All numbers are tried in turn, each on a grid, until none gets better. What does
 near, how far their places and the cells' points are from the true place) is looked up once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -193,18 +193,20 @@ def fit_photos(
     growth: float,
     leaf_width_km: float,
     reranked: np.ndarray | None = None,
+    fixed: Collection[str] = (),
 ) -> tuple[PhotoFit, float]:
     """The numbers under which the loss is least, and the temperature of the cells' part.
 
     start: where it begins. temperature, growth: of cells alone. leaf_width_km: the median over leaves. reranked: what a
     reranker adds to the evidence by the numbers of `start`; then only those numbers are fitted that evidence is not
-    made of.
+    made of. fixed: names of numbers that stay as they are in `start`.
     """
     grids = {**_GRIDS, "width_km": np.maximum(leaf_width_km * _WIDTHS, 0.02).tolist()}
     if not sample.albums:
         del grids["growth"]
     if reranked is not None:
         grids = {name: values for name, values in grids.items() if name in _AFTER_WEIGHTS}
+    grids = {name: values for name, values in grids.items() if name not in fixed}
     parts = {value: sample.cells_part(value, growth) for value in (temperature * _TEMPERATURES).tolist()}
     best_temperature = min(parts, key=lambda value: abs(value - temperature))
     fit, least = start, sample.loss(start, parts[best_temperature], reranked)

@@ -10,8 +10,9 @@ A reranker stays where queries that it was not fitted to say so: the mean loss i
 answers are not farther off by more than chance.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from types import MappingProxyType
 
 import numpy as np
 
@@ -75,15 +76,23 @@ class PhotoFitting:
         protocol: how queries are made of photos.
         device: where the search of cells runs.
         resampling: for the interval of what a reranker gains.
+        fixed: numbers of `PhotoFit` that are given, not fitted.
     """
 
     def __init__(
-        self, bundle: Bundle, cells: Calibration, *, protocol: Protocol, device: DeviceName, resampling: Resampling
+        self,
+        bundle: Bundle,
+        cells: Calibration,
+        *,
+        protocol: Protocol,
+        device: DeviceName,
+        resampling: Resampling,
+        fixed: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         gallery, model = bundle.gallery, bundle.model
         assert gallery is not None, "without one there are cells alone"
         self.gallery, self.bundle, self.cells = gallery, bundle, cells
-        self._protocol, self._device = protocol, device
+        self._protocol, self._device, self._fixed = protocol, device, fixed
         self._resampling = resampling if resampling.resamples else Resampling()  # a choice needs an interval
         self._lists, self._width_km = GalleryLists(gallery), bundle.hierarchy.leaves.median_width_km
         leaf_rows = tensor_of(leaf_vectors(model)).to(choose_device(device))
@@ -94,7 +103,8 @@ class PhotoFitting:
     @property
     def start(self) -> PhotoNumbers:
         """The numbers where nothing was fitted."""
-        return PhotoNumbers(usual_photo_fit(self._width_km), self.cells.temperature)
+        usual = PhotoFit(**asdict(usual_photo_fit(self._width_km)) | self._fixed)
+        return PhotoNumbers(usual, self.cells.temperature)
 
     def near(self, sample: HeldOutQueries) -> NearPhotos:
         """The photos that a fit looks at."""
@@ -159,6 +169,7 @@ class PhotoFitting:
             growth=self.cells.growth,
             leaf_width_km=self._width_km,
             reranked=reranked,
+            fixed=self._fixed,
         )
 
     def _all(self, numbers: PhotoNumbers, sample: HeldOutQueries) -> list[PhotoEvidence]:

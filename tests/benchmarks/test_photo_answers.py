@@ -25,6 +25,7 @@ from indexer.cells.partition import PartitionRule
 from indexer.earth.geo import haversine_km, unit_vectors
 from indexer.vectors.geocells import Geocells
 from indexer.vectors.means import CellMeans
+from search.calibration import photo_fit, reranker_fit
 from tests.conftest import clustered_points, random_geocells
 from training.photos import PhotoSet
 
@@ -49,9 +50,9 @@ class SmallWorld:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallWorld]:
     with pytest.MonkeyPatch.context() as patch:
-        few = {"K": (1, 5, 20), "NEAR": (20, 50), "SIMILARITY": (0.02, 0.1), "POINT_WIDTHS": (0.5, 1.0)}
-        for name, values in few.items():
-            patch.setattr(photo_answers, name, values)
+        patch.setattr(photo_answers, "K", (1, 5, 20))
+        patch.setattr(photo_fit, "_ROUNDS", 1)
+        patch.setattr(reranker_fit, "_STEPS", 10)
         yield small_world(tmp_path_factory.mktemp("small"))
 
 

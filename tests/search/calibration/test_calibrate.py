@@ -18,7 +18,7 @@ from indexer.vectors.features import FeatureBatch
 from search.__main__ import COMMANDS, DESCRIPTION
 from search.answers.engine import Engine
 from search.answers.options import PointName, SearchOptions
-from search.calibration import photo_fit
+from search.calibration import photo_fit, reranker_fit
 from search.calibration.calibrate import calibrate
 from search.evaluation.options import CalibrateConfig, Resampling
 from tests.conftest import unit_rows, write_features
@@ -157,6 +157,7 @@ def test_a_bundle_with_a_gallery_is_calibrated_with_it_and_without(
     monkeypatch.setattr(photo_fit, "_GRIDS", {"similarity": (0.02, 0.08), "growth": (0.5,)})
     monkeypatch.setattr(photo_fit, "_TEMPERATURES", np.ones(1))
     monkeypatch.setattr(photo_fit, "_ROUNDS", 1)
+    monkeypatch.setattr(reranker_fit, "_STEPS", 10)
     home, before = Registry(tmp_path / "R"), photo_world.bundle
     shutil.copytree(before.path, home.versions_folder / before.version)
     home.publish(before.version)

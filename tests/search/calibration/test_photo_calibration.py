@@ -13,7 +13,7 @@ from indexer.vectors.calibration import Calibration, Protocol, usual_photo_fit
 from search.answers.engine import Engine
 from search.answers.options import GalleryName, PointName, SearchOptions
 from search.answers.points import points_of_bundle
-from search.calibration import photo_fit, photo_numbers
+from search.calibration import photo_fit, photo_numbers, reranker_fit
 from search.calibration.cell_calibration import fit_calibration
 from search.calibration.held_out import HeldOutQueries, named
 from search.calibration.photo_calibration import PhotoCalibration, calibrate_photos
@@ -68,6 +68,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(photo_fit, "_ROUNDS", 1)
     monkeypatch.setattr(photo_numbers, "_POINT_WIDTHS", np.array([0.5, 1.0]))
     monkeypatch.setattr(photo_numbers, "LISTS", (16,))
+    monkeypatch.setattr(reranker_fit, "_STEPS", 10)
 
 
 @pytest.fixture(scope="module")

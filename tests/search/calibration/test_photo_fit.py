@@ -115,6 +115,11 @@ def test_a_fit_beats_its_start_on_what_it_saw_and_on_what_it_did_not(
                 sample.loss(each, sample.cells_part(at, 0.0)) for each, at in ((start, 1.0), (fit, temperature))
             )
             assert after < before
+        kept, _ = fit_photos(
+            seen, start, temperature=1.0, growth=0.0, leaf_width_km=leaf_width, fixed=("gamma", "near")
+        )
+        assert (kept.gamma, kept.near) == (start.gamma, start.near)
+        assert kept.width_km != start.width_km
         # What is not looked at here stays as it was.
         assert (fit.growth, fit.point_width_km, fit.lists) == (start.growth, start.point_width_km, start.lists)
         assert 0.5 <= temperature <= 2
