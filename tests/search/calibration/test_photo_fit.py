@@ -115,15 +115,24 @@ def test_a_fit_beats_its_start_on_what_it_saw_and_on_what_it_did_not(
                 sample.loss(each, sample.cells_part(at, 0.0)) for each, at in ((start, 1.0), (fit, temperature))
             )
             assert after < before
-        kept, _ = fit_photos(
-            seen, start, temperature=1.0, growth=0.0, leaf_width_km=leaf_width, fixed=("gamma", "near")
-        )
-        assert (kept.gamma, kept.near) == (start.gamma, start.near)
-        assert kept.width_km != start.width_km
         # What is not looked at here stays as it was.
         assert (fit.growth, fit.point_width_km, fit.lists) == (start.growth, start.point_width_km, start.lists)
         assert 0.5 <= temperature <= 2
         assert isinstance(fit.near, int)
+
+
+def test_numbers_that_are_fixed_stay_and_others_are_fitted(
+    photo_world: PhotoWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(photo_fit, "_ROUNDS", 1)
+    leaf_width = float(np.median(photo_world.bundle.hierarchy.leaves.width_km))
+    seen, start = sample_of(photo_world, photo_world.sample(200, seed=23)), usual_photo_fit(leaf_width)
+    free, kept = (
+        fit_photos(seen, start, temperature=1.0, growth=0.0, leaf_width_km=leaf_width, fixed=fixed)[0]
+        for fixed in ((), ("gamma", "cells"))
+    )
+    assert (kept.gamma, kept.cells) == (start.gamma, start.cells) != (free.gamma, free.cells)
+    assert (kept.similarity, kept.width_km) != (start.similarity, start.width_km)
 
 
 def test_growth_is_fitted_to_albums(photo_world: PhotoWorld, monkeypatch: pytest.MonkeyPatch) -> None:
