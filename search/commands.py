@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from encoder.config import CropName, EncoderOptions, ReadOptions
 from indexer.cli import Result
+from indexer.earth.geo import distance_text
 from indexer.errors import InputError
 from search.answers.options import SearchOptions
 from search.runs.run_spec import RunConfig, RunSpec
@@ -182,8 +183,8 @@ def _answer_text(row: Mapping[str, Any]) -> str:
         lines.append(f"  the place lies in cell {row['point_key']}, where photos that look alike are dense")
     if row["radius_90_km"] is not None:
         lines.append(
-            f"  half of such photos were taken within {row['radius_50_km']:,.0f} km, nine in ten within "
-            f"{row['radius_90_km']:,.0f} km; entropy {row['entropy']:.2f} nats"
+            f"  half of such photos were taken within {distance_text(row['radius_50_km'])} km, nine in ten within "
+            f"{distance_text(row['radius_90_km'])} km; entropy {row['entropy']:.2f} nats"
         )
     if row["class_map"] is False:
         lines.append("  no class map: answered from the photo alone")
@@ -191,7 +192,7 @@ def _answer_text(row: Mapping[str, Any]) -> str:
         lines.append(f"  abstain: {row['abstain']}")
     lines += [
         f"    level {step['level']}: {step['probability']:.3f}  cell {step['key']:<10} "
-        f"within {step['radius_km']:,.0f} km of a point near {step['city']}, {step['country']}"
+        f"within {distance_text(step['radius_km'])} km of a point near {step['city']}, {step['country']}"
         for step in row["path"]
     ]
     lines += [

@@ -69,6 +69,11 @@ def chords_to_km(chords: np.ndarray) -> np.ndarray:
     return chords
 
 
+def distance_text(km: float) -> str:
+    """A distance in km as people read it: whole from 10 on, to the metre below 1."""
+    return f"{km:,.0f}" if km >= 10 else f"{km:.1f}" if km >= 1 else f"{km:.3f}"
+
+
 @dataclass(frozen=True, slots=True)
 class Accuracy:
     """How far answers are from the truth. `within` maps a threshold in km, written `25`, to percent of all photos."""

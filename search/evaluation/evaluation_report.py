@@ -5,6 +5,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
+from indexer.earth.geo import distance_text
 from search.evaluation.bootstrap import Interval, Intervals
 from search.evaluation.evaluate import Comparison, Evaluation, LeftOut
 from search.evaluation.metrics import AREAS_KM2, GEOSCORE_BEST, Figures
@@ -270,8 +271,7 @@ def radii_table(coverages: Sequence[Coverage]) -> Table:
     rows = []
     for each in coverages:
         ends = _span(each.interval, ".1%")
-        median = f"{each.median_km:,.0f}" if each.median_km >= 10 else km_text(each.median_km)
-        rows.append(Row([f"{each.promised:.0%} radius", median, f"{each.found:.1%}", ends]))
+        rows.append(Row([f"{each.promised:.0%} radius", distance_text(each.median_km), f"{each.found:.1%}", ends]))
     return Table(["", "median km", "holds the true place", "95 % interval"], rows)
 
 

@@ -18,7 +18,7 @@ from encoder.reading import read_bytes
 from indexer.cells.hierarchy import Hierarchy
 from indexer.disk.artifact import check_file, write_file
 from indexer.earth import s2
-from indexer.earth.geo import lat_lng
+from indexer.earth.geo import distance_text, lat_lng
 from indexer.errors import InputError
 from indexer.photos.photo import Photo
 from search.answers.answer import Answer
@@ -113,14 +113,15 @@ def answers_page(
             drawn = _map(answer, *held)
         sections.append((answer, picture, drawn, _tables(answer)))
     title = f"Where {len(answers):,} photos were taken" if len(answers) != 1 else "Where a photo was taken"
-    return render("answers.html", title=title, sections=sections, cells=f"level {level} ({cells.name}{cap})")
+    named = f"level {level} ({cells.name}{cap})"
+    return render("answers.html", title=title, sections=sections, cells=named, distance_text=distance_text)
 
 
 def _tables(answer: Answer) -> list[Table]:
     path, places, alike = [], [], []
     for step in answer.path:
         near = f"{step.city}, {step.country}"
-        path.append(Row([f"{step.level}", f"{step.probability:.3f}", step.key, near, f"{step.radius_km:,.0f}"]))
+        path.append(Row([f"{step.level}", f"{step.probability:.3f}", step.key, near, distance_text(step.radius_km)]))
     for rank, place in enumerate(answer.top, 1):
         at = f"{place.lat_deg:.4f}, {place.lng_deg:.4f}"
         places.append(Row([f"{rank}", f"{place.probability:.3f}", place.key, at]))

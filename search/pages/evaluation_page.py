@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from indexer.disk.artifact import check_target, write_folder
+from indexer.earth.geo import distance_text
 from indexer.earth.places import countries_of, nearest_cities
 from search.evaluation.evaluate import Evaluation
 from search.evaluation.evaluation_report import (
@@ -110,5 +111,5 @@ def _worst(rows: pa.Table) -> Table:
     for row in worst.to_pylist():
         photo, near = Cell(row["photo"], "words"), Cell(f"{row['city']}, {row['country']}", "words")
         taken, answer = f"{row['true_lat']:.4f}, {row['true_lng']:.4f}", f"{row['lat']:.4f}, {row['lng']:.4f}"
-        lines.append(Row([photo, f"{row['error_km']:,.0f}", near, taken, answer]))
+        lines.append(Row([photo, distance_text(row["error_km"]), near, taken, answer]))
     return Table(["photo", "error, km", "taken near", "taken at", "answer"], lines)

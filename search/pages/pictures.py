@@ -17,7 +17,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from indexer.earth.geo import EARTH_RADIUS_KM, FARTHEST_KM, lat_lng
+from indexer.earth.geo import EARTH_RADIUS_KM, FARTHEST_KM, distance_text, lat_lng
 from indexer.earth.places import gazetteer
 from search.evaluation.reliability import Bin
 
@@ -178,7 +178,7 @@ def posterior_map(
         near.plot(place, photo_lat, "o", markersize=size, markerfacecolor="none", markeredgecolor="#cc79a7")
     for km, dash in zip(radii_km, ("-", "--"), strict=False):
         ring_lat, ring_lng = _circle(lat, lng, km)
-        near.plot(ring_lng, ring_lat, dash, color="#d55e00", linewidth=1.2, label=f"{km:,.0f} km")
+        near.plot(ring_lng, ring_lat, dash, color="#d55e00", linewidth=1.2, label=f"{distance_text(km)} km")
     if radii_km:
         near.legend(loc="upper right", fontsize=8, frameon=True)
     figure.colorbar(drawn, ax=near, label="share of the probability", shrink=0.8).ax.tick_params(labelsize=8)

@@ -50,6 +50,11 @@ def test_edge_points_are_on_the_earth() -> None:
     geo.check_coordinates(EDGE_POINTS[:, 0], EDGE_POINTS[:, 1], rows=np.arange(len(EDGE_POINTS)), source="edges")
 
 
+def test_a_distance_in_a_city_is_told_in_metres_and_on_earth_in_kilometres() -> None:
+    distances = (20015.1, 54.4, 9.96, 1.04, 0.1884, 0.0)
+    assert [geo.distance_text(km) for km in distances] == ["20,015", "54", "10.0", "1.0", "0.188", "0.000"]
+
+
 def test_accuracy_counts_silence_as_a_miss() -> None:
     figures = geo.accuracy(np.array([0.5, 30.0, 100.0, np.nan]))
     assert figures.n == 4
