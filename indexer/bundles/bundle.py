@@ -24,8 +24,8 @@ import numpy as np
 
 from indexer.bundles.faiss_index import Index, flat_index, is_exact, read_index, rows_of, write_index
 from indexer.bundles.gallery import FILES, Gallery, GalleryFacts, gallery_facts, open_gallery
+from indexer.bundles.gallery_choice import choose
 from indexer.bundles.leaf_index import Beam, IndexChoice, IndexFacts, build_leaf_index
-from indexer.bundles.list_choice import enough_lists
 from indexer.cells import table
 from indexer.cells.hierarchy import Hierarchy
 from indexer.disk.artifact import Draft, write_folder
@@ -46,7 +46,6 @@ from indexer.vectors.calibration import (
     calibration_facts,
     calibrations_of,
     save_rerankers,
-    usual_photo_fit,
 )
 from indexer.vectors.geocells import Geocells
 from indexer.vectors.scoring import ScoringModel
@@ -123,7 +122,7 @@ def build_bundle(
         shutil.copyfile(hierarchy_folder / table.CELLS_FILE, draft.path / table.CELLS_FILE)
         _write_vectors(draft, model, index=index, photos=photos)
         draft.facts |= {"calibration": None, "precision_cap_km": precision_cap_km}
-        draft.facts["gallery"] = gallery_facts(_with_lists(gallery(draft), draft, hierarchy, model))
+        draft.facts["gallery"] = gallery_facts(_with_choice(gallery(draft), draft, hierarchy, model))
     assert draft.final is not None
     return draft.final
 
@@ -210,20 +209,20 @@ def bundle_with_gallery(
     ) as draft:
         draft.facts |= {**old.facts, "precision_cap_km": precision_cap_km}
         draft.share(bundle.path, {name: entry for name, entry in old.files.items() if name not in FILES})
-        draft.facts["gallery"] = gallery_facts(_with_lists(gallery(draft), draft, bundle.hierarchy, bundle.model))
+        draft.facts["gallery"] = gallery_facts(_with_choice(gallery(draft), draft, bundle.hierarchy, bundle.model))
     assert draft.final is not None
     return draft.final
 
 
-def _with_lists(
+def _with_choice(
     facts: GalleryFacts | None, draft: Draft, hierarchy: Hierarchy, model: ScoringModel
 ) -> GalleryFacts | None:
-    """The facts of a gallery that is written already, with the number of lists to look at."""
+    """The facts of a gallery that is written already, with how its photos count where nothing was fitted."""
     gallery = open_gallery(draft.path, gallery_facts(facts), n_leaves=model.n_leaves, width=model.geocells.width)
     if facts is None or gallery is None or not len(gallery):
         return facts
-    usual = usual_photo_fit(hierarchy.leaves.median_width_km)
-    return replace(facts, lists=enough_lists(gallery, model, usual))
+    choice = choose(gallery, model, leaf_width_km=hierarchy.leaves.median_width_km)
+    return replace(facts, similarity=choice.similarity, lists=choice.lists)
 
 
 def _vector_files(model: ScoringModel) -> set[str]:

@@ -56,6 +56,7 @@ class GalleryFacts:
     keep_duplicates: bool  # whether a leaf may have near-duplicates
     owners: bool  # whether it is known whose photos they are
     encoder: str | None  # digest of the encoder that made the vectors, None where unknown
+    similarity: float = 0.02  # tau_x where nothing was fitted
     lists: int = 32  # of how many leaves, the best ones, to look at photos where nothing was fitted
     changed: float = 0.0  # photos added and removed since the calibrations were made, as a share of the photos then
 

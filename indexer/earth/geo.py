@@ -69,6 +69,16 @@ def chords_to_km(chords: np.ndarray) -> np.ndarray:
     return chords
 
 
+def bell_density(apart: np.ndarray, width_km: np.ndarray | float) -> np.ndarray:
+    """Density per km2 of bells at places whose squared chords of the unit sphere from the bells' middles are `apart`.
+
+    A bell is the von Mises-Fisher density of concentration (6371 km / width)^2.
+    """
+    concentration = (EARTH_RADIUS_KM / np.asarray(width_km, np.float64)) ** 2
+    highest = concentration / (2 * np.pi * EARTH_RADIUS_KM**2 * -np.expm1(-2 * concentration))
+    return np.asarray(highest * np.exp(-concentration * apart / 2))
+
+
 def distance_text(km: float) -> str:
     """A distance in km as people read it: whole from 10 on, to the metre below 1."""
     return f"{km:,.0f}" if km >= 10 else f"{km:.1f}" if km >= 1 else f"{km:.3f}"

@@ -82,16 +82,16 @@ class PhotoFit:
         return np.where(known, evidence, -np.inf)
 
 
-def usual_photo_fit(leaf_width_km: float, *, lists: int = 32) -> PhotoFit:
+def usual_photo_fit(leaf_width_km: float, *, similarity: float = 0.02, lists: int = 32) -> PhotoFit:
     """The numbers where nothing was fitted: those of a prototype on the embedded world, bells as wide as a leaf.
 
-    leaf_width_km: the median over leaves. lists: what was chosen for the gallery.
+    leaf_width_km: the median over leaves. similarity, lists: what was chosen for the gallery.
     """
     width_km = max(leaf_width_km, 0.05)
     return PhotoFit(
         cells=0.2,
         gamma=0.05,
-        similarity=0.02,
+        similarity=similarity,
         near=100,
         width_km=width_km,
         point_width_km=width_km,

@@ -132,7 +132,8 @@ class Engine:
         if fit is None:
             assert self.bundle.gallery is not None, "its photos count"
             width_km = self.bundle.hierarchy.leaves.median_width_km
-            fit = usual_photo_fit(width_km, lists=self.bundle.gallery.facts.lists)
+            facts = self.bundle.gallery.facts
+            fit = usual_photo_fit(width_km, similarity=facts.similarity, lists=facts.lists)
         model = with_prior(self.bundle.model, self.options.prior_exponent)
         everywhere = self.options.gallery == "all"
         return PhotoSearch(

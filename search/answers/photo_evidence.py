@@ -23,9 +23,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from indexer.bundles.gallery import Gallery
-from indexer.earth.geo import unit_vectors
+from indexer.earth.geo import bell_density, unit_vectors
 from indexer.vectors.calibration import PhotoFit
-from search.answers.place_density import PlaceDensity, bell_density
+from search.answers.place_density import PlaceDensity
 from search.answers.radii import LeafDiscs
 from search.retrieval.gallery_lists import NearPhotos
 from search.retrieval.posterior import Posterior, posterior_of_shares

@@ -15,7 +15,7 @@ from functools import cache
 import numpy as np
 from scipy.special import chndtr, ndtr
 
-from indexer.earth.geo import EARTH_RADIUS_KM, FARTHEST_KM, chords_to_km
+from indexer.earth.geo import EARTH_RADIUS_KM, FARTHEST_KM, bell_density, chords_to_km
 
 _PAIRS = 1 << 20  # pairs of a place and a bell that are looked at together
 _FARTHEST, _STEP = 12.0, 1 / 32  # of the table of Rice's distribution, in widths of a bell
@@ -86,13 +86,6 @@ class PlaceDensity:
             first = np.repeat(self.begins[query[start:stop]] - (ends[start:stop] - ends[start]), own)
             yield slice(start, stop), pair, first + np.arange(len(pair))
             start = stop
-
-
-def bell_density(apart: np.ndarray, width_km: np.ndarray | float) -> np.ndarray:
-    """Density per km2 of bells at places whose squared chords of the sphere from the bells' middles are `apart`."""
-    concentration = (EARTH_RADIUS_KM / np.asarray(width_km, np.float64)) ** 2
-    highest = concentration / (2 * np.pi * EARTH_RADIUS_KM**2 * -np.expm1(-2 * concentration))
-    return np.asarray(highest * np.exp(-concentration * apart / 2))
 
 
 def share_of_bell(apart_km: np.ndarray, km: np.ndarray, width_km: np.ndarray) -> np.ndarray:

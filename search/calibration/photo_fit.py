@@ -16,10 +16,9 @@ import torch
 
 from indexer.bundles.gallery import Gallery
 from indexer.cells.hierarchy import Level
-from indexer.earth.geo import EARTH_RADIUS_KM, unit_vectors
+from indexer.earth.geo import EARTH_RADIUS_KM, bell_density, unit_vectors
 from indexer.vectors.calibration import PhotoFit
 from search.answers.photo_properties import PhotoProperties
-from search.answers.place_density import bell_density
 from search.answers.radii import LeafDiscs
 from search.calibration.held_out import HeldOutQueries
 from search.retrieval.exact import ExactSearch

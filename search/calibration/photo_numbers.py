@@ -19,7 +19,7 @@ import numpy as np
 from encoder.config import DeviceName
 from encoder.device import choose_device
 from indexer.bundles.bundle import Bundle
-from indexer.bundles.list_choice import LISTS, WEIGHT
+from indexer.bundles.gallery_choice import LISTS, WEIGHT
 from indexer.earth.geo import haversine_km, lat_lng
 from indexer.vectors.calibration import Calibration, PhotoFit, Protocol, usual_photo_fit
 from indexer.vectors.reranker import Reranker
@@ -103,7 +103,8 @@ class PhotoFitting:
     @property
     def start(self) -> PhotoNumbers:
         """The numbers where nothing was fitted."""
-        usual = PhotoFit(**asdict(usual_photo_fit(self._width_km)) | self._fixed)
+        usual = usual_photo_fit(self._width_km, similarity=self.gallery.facts.similarity)
+        usual = PhotoFit(**asdict(usual) | self._fixed)
         return PhotoNumbers(usual, self.cells.temperature)
 
     def near(self, sample: HeldOutQueries) -> NearPhotos:

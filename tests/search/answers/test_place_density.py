@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import rice
 
-from indexer.earth.geo import EARTH_RADIUS_KM, FARTHEST_KM, haversine_km, unit_vectors
+from indexer.earth.geo import EARTH_RADIUS_KM, FARTHEST_KM, bell_density, haversine_km, unit_vectors
 from search.answers import place_density
-from search.answers.place_density import PlaceDensity, bell_density, share_of_bell
+from search.answers.place_density import PlaceDensity, share_of_bell
 
 CLOSE = 1e-4  # of itself, that a radius may be too large
 RICE = 6e-4  # what shares may be off from Rice's distribution: a table up to 12 widths, then a normal distribution

@@ -1,0 +1,129 @@
+"""How photos count where nothing was fitted, against what all photos say by brute force."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from indexer.bundles import gallery_choice
+from indexer.bundles.build_config import GalleryConfig
+from indexer.bundles.gallery import Gallery
+from indexer.bundles.gallery_choice import LISTS, WEIGHT, choose, enough_lists, likeliest_similarity
+from indexer.cells.hierarchy import Hierarchy
+from indexer.earth.geo import haversine_km, unit_vectors
+from indexer.vectors.calibration import PhotoFit, usual_photo_fit
+from indexer.vectors.scoring import ScoringModel, log_product
+from tests.conftest import random_geocells
+from tests.indexer.bundles.gallery_worlds import WIDTH, photos, write
+
+FIT = replace(usual_photo_fit(200.0), similarity=0.05)
+
+
+@pytest.fixture(scope="module")
+def gallery(hierarchy: Hierarchy, tmp_path_factory: pytest.TempPathFactory) -> Gallery:
+    folder = tmp_path_factory.mktemp("list-choice")
+    config = GalleryConfig(gallery_precision="fp32", keep_duplicates=True)
+    return write(folder / "G", photos(hierarchy, n=200, alike=40), hierarchy, config)[1]
+
+
+@pytest.fixture(scope="module")
+def model(hierarchy: Hierarchy) -> ScoringModel:
+    return ScoringModel(random_geocells(hierarchy, WIDTH, seed=0), hierarchy.ancestors, hierarchy.leaves.n_photos)
+
+
+def near_all(gallery: Gallery, *, near: int = FIT.near) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """All photos as queries to the others: rows, vectors, and the rows and similarities of those near to each."""
+    vectors, everybody = gallery.vectors(0, len(gallery)), np.arange(len(gallery))
+    found = gallery_choice._most_similar(gallery, everybody, vectors, near=near, same_km=1.0)
+    return everybody, vectors, *found
+
+
+def lists_of(gallery: Gallery, model: ScoringModel, fit: PhotoFit) -> int:
+    _, vectors, rows, similarity = near_all(gallery, near=fit.near)
+    return enough_lists(gallery, model, vectors, rows, similarity, fit)
+
+
+def held(gallery: Gallery, model: ScoringModel, fit: PhotoFit) -> np.ndarray:
+    """The weight that the lists of the first 1, 2, ... leaves hold, on average over all photos: (leaves,)."""
+    vectors = gallery.vectors(0, len(gallery))
+    score, leaf, total, n = log_product(model, vectors), gallery.leaf, np.zeros(model.n_leaves), 0
+    for row in range(len(gallery)):
+        apart = haversine_km(gallery.lat_deg[row], gallery.lng_deg[row], gallery.lat_deg, gallery.lng_deg)
+        similarity = np.where(apart < 1, -np.inf, vectors.astype(float) @ vectors[row].astype(float))
+        near = np.argsort(-similarity, kind="stable")[: fit.near]
+        evidence = fit.gamma * score[row, leaf[near]] + similarity[near] / fit.similarity
+        weight = np.exp(evidence - evidence.max()) * gallery.stands_for[near]
+        rank = np.argsort(np.argsort(-score[row], kind="stable"))
+        total += np.cumsum(np.bincount(rank[leaf[near]], weight / weight.sum(), minlength=model.n_leaves))
+        n += 1
+    return total / n
+
+
+def test_the_fewest_lists_that_hold_enough_are_chosen(gallery: Gallery, model: ScoringModel) -> None:
+    chosen = set()
+    for gamma in (0.0, 0.3, 3.0):
+        fit = replace(FIT, gamma=gamma)
+        share, n = held(gallery, model, fit), lists_of(gallery, model, fit)
+        chosen.add(n)
+        assert share[n - 1] >= WEIGHT - 1e-4
+        fewer = [each for each in LISTS if each < n]
+        assert not fewer or share[fewer[-1] - 1] < WEIGHT + 1e-4
+        assert n in LISTS or n == model.n_leaves
+    assert len(chosen) > 1  # the more leaves' scores count, the fewer lists
+
+
+def test_a_choice_depends_on_nothing_but_its_seed(
+    gallery: Gallery, model: ScoringModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = choose(gallery, model, leaf_width_km=200.0)
+    monkeypatch.setattr(gallery_choice, "_TOGETHER", 7)
+    assert choose(gallery, model, leaf_width_km=200.0) == whole
+    monkeypatch.setattr(gallery_choice, "_SAMPLE", 20)
+    assert choose(gallery, model, leaf_width_km=200.0, seed=3) == choose(gallery, model, leaf_width_km=200.0, seed=3)
+
+
+@pytest.mark.parametrize("noise", [0.05, 0.3, 1.0])
+def test_the_likeliest_similarity_is_that_of_a_loop(hierarchy: Hierarchy, tmp_path: Path, noise: float) -> None:
+    """Photos whose vectors are their places, under noise: the noisier, the less the most similar one says."""
+    rng, n, width_km = np.random.default_rng(5), 160, 400.0
+    world = photos(hierarchy, n=n, alike=0)
+    places = unit_vectors(world.placed.lat_deg, world.placed.lng_deg)
+    vectors = np.pad(places, ((0, 0), (0, WIDTH - 3))) + noise * rng.normal(size=(n, WIDTH)) / np.sqrt(WIDTH)
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    placed = replace(world.placed, vectors=vectors)
+    config = GalleryConfig(gallery_precision="fp32", keep_duplicates=True)
+    _, gallery = write(tmp_path / "G", replace(world, placed=placed), hierarchy, config)
+    sample, vectors, rows, similarity = near_all(gallery, near=100)
+    usual = usual_photo_fit(width_km)
+    chosen = likeliest_similarity(gallery, sample, rows, similarity, usual)
+    floor = 0.01 / (np.pi * (width_km / 2) ** 2 * len(hierarchy.leaves))
+
+    def loss(tau: float) -> float:
+        by_width = np.zeros(len(gallery_choice._WIDTHS))
+        for row in range(len(gallery)):
+            km = haversine_km(
+                gallery.lat_deg[row], gallery.lng_deg[row], gallery.lat_deg[rows[row]], gallery.lng_deg[rows[row]]
+            )
+            there = km >= 1.0
+            weight = np.where(there, np.exp((similarity[row] - similarity[row].max()) / tau), 0.0)
+            for number, factor in enumerate(gallery_choice._WIDTHS):
+                concentration = (6371.0 / (factor * width_km)) ** 2
+                bell = np.exp(concentration * (np.cos(km / 6371.0) - 1)) * concentration / (2 * np.pi * 6371.0**2)
+                by_width[number] -= np.log(0.99 * (weight / weight.sum()) @ bell + floor)
+        return float(by_width.min())
+
+    losses = [loss(tau) for tau in gallery_choice._SIMILARITIES.tolist()]
+    assert chosen == gallery_choice._SIMILARITIES[int(np.argmin(losses))]
+
+
+def test_photos_of_one_place_say_nothing_of_each_other(
+    hierarchy: Hierarchy, model: ScoringModel, tmp_path: Path
+) -> None:
+    """Then no photo has any other to ask, and all lists are looked at."""
+    world = photos(hierarchy, n=30, alike=0)
+    lat, lng = np.full(30, 10.0), np.full(30, 20.0)
+    placed = replace(world.placed, lat_deg=lat, lng_deg=lng, cells=hierarchy.locate(lat, lng))
+    _, gallery = write(tmp_path / "G", replace(world, placed=placed), hierarchy, GalleryConfig(keep_duplicates=True))
+    choice = choose(gallery, model, leaf_width_km=200.0)
+    assert (choice.similarity, choice.lists) == (usual_photo_fit(200.0).similarity, model.n_leaves)
