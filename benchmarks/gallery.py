@@ -191,22 +191,22 @@ def flat_cost(engine: Engine, queries: np.ndarray, sizes: tuple[int, ...]) -> Ma
     return {size: partial(search_index, flat_index(vectors[:size]), queries, NEAR) for size in sizes}
 
 
-def ivf_index(engine: Engine, *, centroids: int, seed: int) -> Index:
+def ivf_index(engine: Engine, *, n_centroids: int, seed: int) -> Index:
     """All photos behind trained centroids, in the gallery's own 8 bits."""
     gallery = engine.bundle.gallery
     assert gallery is not None
     sample = np.sort(np.random.default_rng(seed).permutation(len(gallery))[:_TRAINED_WITH])
     training = gallery.lists.codec.decode(gallery.lists.take(sample))
-    heads = k_means(torch.from_numpy(training), centroids, seed=seed)
+    centroids = k_means(torch.from_numpy(training), n_centroids, seed=seed)
     quantiser = faiss.IndexFlatIP(gallery.width)
-    quantiser.add(heads.numpy())
+    quantiser.add(centroids.numpy())
     index = faiss.IndexIVFScalarQuantizer(
-        quantiser, gallery.width, centroids, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT, False
+        quantiser, gallery.width, n_centroids, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT, False
     )
     index.train(training)  # the range of its bytes: a quantiser that is filled is not trained again
     for begin in range(0, len(gallery), _DECODED):
         rows = gallery.vectors(begin, min(begin + _DECODED, len(gallery)))
-        add_preassigned(index, rows, nearest_heads(torch.from_numpy(rows), heads).numpy())
+        add_preassigned(index, rows, nearest_centroid(torch.from_numpy(rows), centroids).numpy())
     return index
 
 
@@ -215,19 +215,19 @@ def k_means(vectors: torch.Tensor, k: int, *, seed: int) -> torch.Tensor:
 
     Not through FAISS, whose products of matrices take many times longer on processors that multiply bfloat16.
     """
-    heads = vectors[torch.randperm(len(vectors), generator=torch.Generator().manual_seed(seed))[:k]].clone()
+    centroids = vectors[torch.randperm(len(vectors), generator=torch.Generator().manual_seed(seed))[:k]].clone()
     for _ in range(_ROUNDS):
-        nearest = nearest_heads(vectors, heads)
-        total = torch.zeros_like(heads).index_add_(0, nearest, vectors)
+        nearest = nearest_centroid(vectors, centroids)
+        total = torch.zeros_like(centroids).index_add_(0, nearest, vectors)
         filled = torch.bincount(nearest, minlength=k) > 0
-        heads[filled] = torch.nn.functional.normalize(total[filled], dim=1)
-    return heads
+        centroids[filled] = torch.nn.functional.normalize(total[filled], dim=1)
+    return centroids
 
 
-def nearest_heads(vectors: torch.Tensor, heads: torch.Tensor) -> torch.Tensor:
+def nearest_centroid(vectors: torch.Tensor, centroids: torch.Tensor) -> torch.Tensor:
     """The list that each vector (N, D) belongs to: (N,) int64."""
     kind = torch.bfloat16 if multiplies_bfloat16(_CPU) else torch.float32
-    few = heads.to(kind).T.contiguous()
+    few = centroids.to(kind).T.contiguous()
     return torch.cat([(block.to(kind) @ few).argmax(dim=1) for block in torch.split(vectors, _DECODED // 8)])
 
 
@@ -263,7 +263,7 @@ def speed(report: Report, engine: Engine, queries: np.ndarray, scan: Scan, *, ru
         len(gallery),
     )
     flats = flat_cost(engine, queries[:few], sizes)
-    index = ivf_index(engine, centroids=min(_CENTROIDS, len(gallery) // 40), seed=seed)
+    index = ivf_index(engine, n_centroids=min(_CENTROIDS, len(gallery) // 40), seed=seed)
     probes, ivf_weight = probes_for(index, scan, weight)
     works: dict[str, Callable[[], object]] = {
         "leaves": partial(search_index, leaves, extended, 1),

@@ -31,6 +31,7 @@ from transformers import OneFormerConfig, OneFormerForUniversalSegmentation, Swi
 from transformers.models.oneformer.image_processing_pil_oneformer import OneFormerImageProcessorPil
 
 from benchmarks.embed import decoded_in_memory, make_photos, smallest_cosine
+from benchmarks.gallery import whole_answers
 from benchmarks.gallery_world import build, world_of
 from benchmarks.harness import Report
 from benchmarks.search import many_queries
@@ -123,7 +124,7 @@ def gallery_answers(report: Report, folder: Path, sizes: Sizes, *, device: torch
     same = (one.near.row == two.near.row).all(axis=1).mean()
     if same < MIN_SAME_PHOTOS:
         raise SystemExit(f"Only {same:.1%} of queries have the same photos on {device}; nothing was timed.")
-    rates = [len(queries) / median_seconds(partial(_answered, engine, queries)) for engine in (cpu, there)]
+    rates = [len(queries) / median_seconds(partial(whole_answers, engine, queries)) for engine in (cpu, there)]
     report.row(
         f"whole answers by {sizes.photos:,} photos, leaves on {device.type}",
         f"{rates[1]:,.0f} queries/s, on the CPU alone {rates[0]:,.0f}",
@@ -131,11 +132,6 @@ def gallery_answers(report: Report, folder: Path, sizes: Sizes, *, device: torch
         on_cpu=rates[0],
         same_photos=float(same),
     )
-
-
-def _answered(engine: Engine, queries: np.ndarray) -> None:
-    for _ in engine.answers(queries, k=1):
-        pass
 
 
 def save_encoder(folder: Path, vision: Mapping[str, int], *, fused: bool) -> Path:

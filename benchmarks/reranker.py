@@ -33,7 +33,7 @@ from indexer.vectors.features import open_features
 from search.answers.engine import Engine
 from search.answers.points import points_of_bundle
 from search.calibration.cell_calibration import fit_calibration
-from search.calibration.held_out import HeldOutQueries, held_out
+from search.calibration.held_out import HeldOutQueries, held_out, named
 from search.calibration.photo_numbers import PhotoFitting, PhotoNumbers
 from search.evaluation.bootstrap import Interval, mean_interval
 from search.evaluation.options import Resampling
@@ -115,8 +115,8 @@ def _queries(bundle: Bundle, photos: Photos) -> HeldOutQueries:
     n = len(photos.vectors)
     queries = bundle.model.geocells.compared(photos.vectors)
     leaf = bundle.hierarchy.locate(photos.lat_deg, photos.lng_deg)[:, -1]
-    name = np.array([f"{row:05d}.png" for row in range(n)], object)
-    return HeldOutQueries(name, queries, np.ones(n, np.int64), photos.lat_deg, photos.lng_deg, leaf)
+    names = named((f"{row:05d}.png",) for row in range(n))
+    return HeldOutQueries(names, queries, np.ones(n, np.int64), photos.lat_deg, photos.lng_deg, leaf)
 
 
 def demo_world(demo: Path) -> tuple[Bundle, HeldOutQueries, HeldOutQueries]:

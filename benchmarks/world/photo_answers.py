@@ -119,7 +119,8 @@ def choose_alone(bundle: Bundle, sample: HeldOutQueries) -> PhotoFit:
     alone = {"cells": 0.0, "gamma": 0.0}
     cells, resampling = bundle.calibrations["one"], Resampling(0)
     fitting = PhotoFitting(bundle, cells, protocol="one", device="cpu", resampling=resampling, fixed=alone)
-    part = sample.take(sample.divided().parts[0][0])
+    division = sample.divided()
+    part = sample if division.approximate else sample.take(division.parts[0][0])
     return fitting(part, fitting.near(part), reranked=False).fit
 
 

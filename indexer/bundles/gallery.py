@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet
 
 from indexer.bundles.faiss_index import Precision
@@ -28,6 +29,7 @@ from indexer.errors import ArtifactError
 
 VECTORS_FILE = "gallery.faiss"
 PHOTOS_FILE = "gallery.parquet"
+NOBODY = -1  # in place of the number of an owner
 FILES = (VECTORS_FILE, PHOTOS_FILE)
 MOST_CHANGED = 0.01  # share of photos that may be added or removed before calibrations are lost
 _COLUMNS = ("leaf", "lat", "lng", "stands_for")
@@ -119,6 +121,12 @@ class Gallery:
     def scale(self) -> tuple[np.ndarray, np.ndarray] | None:
         """Of 8 bits an offset and a step, (D,) float32 each: a vector is offset + step * code, but for rounding."""
         return self.lists.codec.scale()
+
+    def owner_numbers(self) -> tuple[np.ndarray, pa.Array]:
+        """Whose the photos are, where that is recorded: numbers (N,) int64, NOBODY for no name, and names by number."""
+        names = self.texts("owner").combine_chunks().dictionary_encode()
+        number = names.indices.fill_null(NOBODY).to_numpy(zero_copy_only=False).astype(np.int64)
+        return np.where(number == pc.index(names.dictionary, "").as_py(), NOBODY, number), names.dictionary
 
     def vectors(self, begin: int, end: int) -> np.ndarray:
         """The vectors of rows begin to end, decoded as FAISS decodes them: (n, D) float32."""

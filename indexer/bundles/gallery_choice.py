@@ -3,8 +3,8 @@
 In: a gallery and how its leaves are scored. Out: tau_x, by which similarities become weights, under which the places of
 the gallery's own photos are likeliest by what the others say; and the number of lists of the best leaves that hold 99 %
 of the weight of all photos, on average. Both by a sample, each of which is a query to the others: itself, and what was
-taken at the same place, is not looked at. `search calibrate` fits these numbers and all others to photos that nothing
-was made of.
+taken at the same place or by the same owner, is not looked at. `search calibrate` fits these numbers and all others to
+photos that nothing was made of.
 
 One tau_x does not serve all encoders: where vectors are alike everywhere, or noisy, the most similar photo says little,
 and with a small tau_x answers are farther off than by cells alone.
@@ -99,7 +99,8 @@ def enough_lists(
 def _most_similar(
     gallery: Gallery, sample: np.ndarray, queries: np.ndarray, *, near: int, same_km: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The photos most similar to those of the sample, of other places: rows (S, near) and similarities, float64."""
+    """The photos most similar to those of the sample, of other places and owners: rows and similarities (S, near)."""
+    owner = gallery.owner_numbers()[0] if gallery.facts.owners else None
     best_row = np.zeros((len(sample), near), np.int64)
     best = np.full((len(sample), near), -np.inf)
     places = unit_vectors(gallery.lat_deg[sample], gallery.lng_deg[sample])
@@ -108,7 +109,10 @@ def _most_similar(
         similarity = (queries @ gallery.vectors(begin, end).T).astype(np.float64)
         others = unit_vectors(gallery.lat_deg[begin:end], gallery.lng_deg[begin:end])
         apart = 2 - 2 * (places @ others.T)
-        similarity[apart < (same_km / EARTH_RADIUS_KM) ** 2] = -np.inf
+        same = apart < (same_km / EARTH_RADIUS_KM) ** 2
+        if owner is not None:
+            same |= (owner[sample, None] == owner[begin:end]) & (owner[begin:end] >= 0)
+        similarity[same | (sample[:, None] == np.arange(begin, end))] = -np.inf
         both = np.concatenate([best, similarity], axis=1)
         rows = np.concatenate([best_row, np.broadcast_to(np.arange(begin, end), similarity.shape)], axis=1)
         order = np.argpartition(-both, near - 1, axis=1)[:, :near]

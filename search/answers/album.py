@@ -23,7 +23,7 @@ from indexer.errors import InputError
 from indexer.vectors.cell_sums import CellSums
 from indexer.vectors.features import FeatureBatch, FeatureSource
 from search.answers.engine import Engine
-from search.answers.owners import QueryOwners
+from search.answers.owners import QueryOwners, owners_of_albums
 from search.answers.recall import RecallCheck
 from search.answers.row_texts import RowTexts, texts_of_features, texts_of_table
 from search.answers.rows import answer_columns, laid_out
@@ -78,6 +78,7 @@ def answer_albums(
     """
     sums = CellSums.zeros(len(albums), engine.bundle.model.geocells.width)
     seen: list[FeatureBatch] = []
+    of_photo = [np.empty(0, np.int64)]
     row = 0
     for batch in shards:
         ok = np.flatnonzero(batch.ok)
@@ -85,14 +86,14 @@ def answer_albums(
         if list(batch.photo) != list(albums.photo[here]):
             raise InputError(f"{albums.source}: its photos are not those of the vectors, from row {row} on. {_ADVICE}")
         if owners is not None:
-            owners.rows.check(batch.photo, row)
+            of_photo.append(owners.of_photos(batch.photo, row)[:, 0])
         sums.add(engine.prepared(batch.embedding[ok]), albums.of_row[here][ok])
         seen.append(batch.without_vectors())
         row += len(batch)
     if row != len(albums.of_row):
         rows = len(albums.of_row)
         raise InputError(f"{albums.source}: {rows} rows, where there are vectors of {row} photos. {_ADVICE}")
-    of_albums = None if owners is None else owners.of_albums(albums.of_row, len(albums))
+    of_albums = None if owners is None else owners_of_albums(np.concatenate(of_photo), albums.of_row, len(albums))
     answers = _answers(engine, sums, k=k, recall=recall, owners=of_albums)
     position = np.where(sums.counts > 0, np.cumsum(sums.counts > 0) - 1, -1)
     row = 0

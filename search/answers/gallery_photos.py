@@ -118,7 +118,7 @@ class PhotoSearch:
         cells, emptied, own = with_leaves(cells, hits), None, None
         if owners is not None:
             own = self.owners.of_photo, owners
-            emptied = self._owned.emptied(cells.leaf, owners[cells.query])
+            emptied = self._owned.emptied(cells.leaf, owners, cells.query)
         near = self._lists.nearest(queries, lists, near=self.fit.near, owners=own)
         if self._counts_for is not None:
             near = replace(near, leaf=np.where(near.row < 0, -1, self._counts_for[near.row]))

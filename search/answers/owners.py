@@ -17,12 +17,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from indexer.bundles.gallery import Gallery
+from indexer.bundles.gallery import NOBODY, Gallery
 from search.answers.row_texts import RowTexts
 
 log = logging.getLogger(__name__)
-
-NOBODY = -1
 
 
 @dataclass(frozen=True, eq=False)  # no slots: cached_property needs a __dict__
@@ -35,10 +33,7 @@ class GalleryOwners:
     @classmethod
     def of(cls, gallery: Gallery) -> "GalleryOwners":
         """Those of a gallery that has recorded them."""
-        names = gallery.texts("owner").combine_chunks().dictionary_encode()
-        of_photo = names.indices.fill_null(NOBODY).to_numpy(zero_copy_only=False).astype(np.int64)
-        empty = pc.index(names.dictionary, "").as_py()
-        return cls(np.where(of_photo == empty, NOBODY, of_photo), names.dictionary)
+        return cls(*gallery.owner_numbers())
 
     def numbers(self, owners: pa.Array) -> np.ndarray:
         """The number of each text (Q,); NOBODY for one that is null or empty, or has no photo here: (Q,) int64."""
@@ -58,11 +53,15 @@ class OwnedLeaves:
         keys = owner[owned] * n_leaves + leaf[owned]
         self._keys, self._counts = np.unique(keys, return_counts=True)
 
-    def emptied(self, leaf: np.ndarray, owners: np.ndarray) -> np.ndarray:
-        """Whether leaves (M,) hold photos, but only of these owners (M, K), each once, NOBODY for none: (M,) bool."""
+    def emptied(self, leaf: np.ndarray, owners: np.ndarray, query: np.ndarray) -> np.ndarray:
+        """Whether leaves (M,) hold photos, but only of the owners of their query: (M,) bool.
+
+        owners: (Q, K) int64, of queries, each once, NOBODY for none. query: (M,) int64, which one each leaf is of.
+        """
         held = np.zeros(len(leaf), np.int64)
         if len(self._keys):
-            for owner in owners.T:
+            for column in owners.T:
+                owner = column[query]
                 keys = owner * self._n_leaves + leaf
                 place = np.searchsorted(self._keys, keys).clip(max=len(self._keys) - 1)
                 held += np.where((self._keys[place] == keys) & (owner != NOBODY), self._counts[place], 0)
@@ -94,19 +93,19 @@ class QueryOwners:
         """Those of photos that stand together in the input from one row on: (N, 1) int64.
 
         Raises:
-            InputError: the names are not those of the rows.
+            InputError: a photo is not among the rows; or names repeat there, and the photos are not the rows in order.
         """
-        self.rows.check(photos, first_row)
-        return self.of_row[first_row : first_row + len(photos), None]
+        return self.of_row[self.rows.places(photos, first_row), None]
 
-    def of_albums(self, album: np.ndarray, n_albums: int) -> np.ndarray:
-        """All owners of the photos of each album, (n_albums, K) int64, each once and NOBODY for fewer.
 
-        album: (rows,) int64, which one each row is of.
-        """
-        known = self.of_row != NOBODY
-        pairs = np.unique(np.stack([album[known], self.of_row[known]], axis=1), axis=0).reshape(-1, 2)
-        place = np.arange(len(pairs)) - np.searchsorted(pairs[:, 0], pairs[:, 0])
-        owners = np.full((n_albums, int(place.max(initial=0)) + 1), NOBODY)
-        owners[pairs[:, 0], place] = pairs[:, 1]
-        return owners
+def owners_of_albums(of_photo: np.ndarray, album: np.ndarray, n_albums: int) -> np.ndarray:
+    """All owners of the photos of each album, (n_albums, K) int64, each once and NOBODY for fewer.
+
+    of_photo: (rows,) int64, by number. album: (rows,) int64, which one each is of.
+    """
+    known = of_photo != NOBODY
+    pairs = np.unique(np.stack([album[known], of_photo[known]], axis=1), axis=0).reshape(-1, 2)
+    place = np.arange(len(pairs)) - np.searchsorted(pairs[:, 0], pairs[:, 0])
+    owners = np.full((n_albums, int(place.max(initial=0)) + 1), NOBODY)
+    owners[pairs[:, 0], place] = pairs[:, 1]
+    return owners

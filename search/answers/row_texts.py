@@ -1,14 +1,17 @@
 """A column of texts beside the photos of an input: which album each is of, or whose it is.
 
-In: a photo table, or the files of photo vectors. Out: the texts row by row, with the photos' names, by which it is
-noticed when they are not those of the photos that are answered.
+In: a photo table, or the files of photo vectors. Out: the texts row by row, with the photos' names, by which those of
+the photos that are answered are found.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from indexer.disk.manifest import file_digest
 from indexer.errors import InputError
@@ -17,9 +20,9 @@ from indexer.photos.uris import masked
 from indexer.vectors.features import FeatureSource
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)  # no slots: cached_property needs a __dict__
 class RowTexts:
-    """The texts of a column, a row for each photo of an input."""
+    """The texts of a column, a row for each photo of a table."""
 
     text: pa.StringArray  # (rows,); null or empty where a row has none
     photo: Sequence[str]  # (rows,), the photos' names
@@ -30,14 +33,36 @@ class RowTexts:
     def __len__(self) -> int:
         return len(self.text)
 
-    def check(self, photos: Sequence[str], first_row: int) -> None:
-        """Raise InputError where the photos of an input from one row on are not those of the column."""
-        here = self.photo[first_row : first_row + len(photos)]
-        if list(photos) != list(here):
+    @cached_property
+    def _names(self) -> pa.StringArray | None:
+        """The names of the rows, where each is told apart by it."""
+        names = pa.array(self.photo, pa.string())
+        return names if pc.count_distinct(names).as_py() == len(names) else None
+
+    def places(self, photos: Sequence[str], first_row: int) -> np.ndarray:
+        """The rows of photos, (N,) int64: by their names, or where names repeat by their order.
+
+        photos: that stand in the input from `first_row` on.
+
+        Raises:
+            InputError: a photo that is not there, or photos in another order.
+        """
+        if self._names is not None:
+            place = pc.index_in(pa.array(photos, pa.string()), value_set=self._names)
+            if place.null_count:
+                missing = photos[int(np.flatnonzero(place.is_null().to_numpy(zero_copy_only=False))[0])]
+                raise InputError(
+                    f"{self.source}: has no row for {missing}, which is answered. Take the column {self.column} from "
+                    "the table that these vectors were made from."
+                )
+            return np.asarray(place.to_numpy(zero_copy_only=False)).astype(np.int64)
+        here = np.arange(first_row, first_row + len(photos))
+        if list(photos) != list(self.photo[first_row : first_row + len(photos)]):
             raise InputError(
-                f"{self.source}: its photos are not those that are answered, from row {first_row} on. Take the column "
-                f"{self.column} from the table that their vectors were made from."
+                f"{self.source}: names repeat, and its photos are not those that are answered, from row {first_row} "
+                f"on. Take the column {self.column} from the table that these vectors were made from."
             )
+        return here
 
 
 def texts_of_table(table: str | Path, column: str, *, split: str | None = None) -> RowTexts:

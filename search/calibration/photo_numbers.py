@@ -104,8 +104,7 @@ class PhotoFitting:
     def start(self) -> PhotoNumbers:
         """The numbers where nothing was fitted."""
         usual = usual_photo_fit(self._width_km, similarity=self.gallery.facts.similarity)
-        usual = PhotoFit(**asdict(usual) | self._fixed)
-        return PhotoNumbers(usual, self.cells.temperature)
+        return PhotoNumbers(PhotoFit(**asdict(usual) | dict(self._fixed)), self.cells.temperature)
 
     def near(self, sample: HeldOutQueries) -> NearPhotos:
         """The photos that a fit looks at."""

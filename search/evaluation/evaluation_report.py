@@ -20,7 +20,7 @@ _FEW = 100  # photos of a country below which the text says that its figures are
 # Figures but the shares within distances, and what a table calls them.
 _FIGURES = {"median_km": "median, km", "mean_km": "mean, km", "geoscore": "GeoScore"}
 _HOW_TO_AUDIT = (
-    "Near-duplicates of gallery photos count. python -m search audit ... finds them: give its folder as `audit` to see "
+    "Near-duplicates of known photos count. python -m search audit ... finds them: give its folder as `audit` to see "
     "figures without."
 )
 

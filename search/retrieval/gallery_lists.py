@@ -266,7 +266,7 @@ def _in_threads(work: Callable[[_Part], None], parts: Iterable[_Part]) -> None:
     left, lock = iter(parts), threading.Lock()
 
     def work_off() -> None:
-        torch.set_num_threads(1)  # of this thread
+        torch.set_num_threads(1)  # of this thread, but threads that begin later take it over
         while True:
             with lock:
                 part = next(left, None)
@@ -279,6 +279,9 @@ def _in_threads(work: Callable[[_Part], None], parts: Iterable[_Part]) -> None:
         for part in left:
             work(part)
         return
-    with ThreadPoolExecutor(n_threads) as pool:
-        for ended in [pool.submit(work_off) for _ in range(n_threads)]:
-            ended.result()
+    try:
+        with ThreadPoolExecutor(n_threads) as pool:
+            for ended in [pool.submit(work_off) for _ in range(n_threads)]:
+                ended.result()
+    finally:
+        torch.set_num_threads(n_threads)

@@ -57,7 +57,8 @@ class FloatProducts:
     def __init__(self, gallery: Gallery, queries: np.ndarray) -> None:
         self._lists, self._queries = gallery.lists, queries
         length = np.linalg.norm(queries.astype(np.float64), axis=1)
-        self.error = length * float32_error(queries.shape[1]) * _longest(gallery) * _FLAT
+        # Twice: this product and the similarity that it stands for are both summed in float32.
+        self.error = 2 * length * float32_error(queries.shape[1]) * _longest(gallery) * _FLAT
 
     def above(
         self, queries: np.ndarray, begins: np.ndarray, ends: np.ndarray, least: np.ndarray
@@ -65,7 +66,8 @@ class FloatProducts:
         """As `PhotoProducts`."""
         codes = self._lists.pieces(begins, ends)
         vectors = self._lists.codec.decode(codes[0] if len(codes) == 1 else np.concatenate(codes))
-        product = vectors @ self._queries[queries].T
+        # Not by numpy: its library of matrices begins threads of its own, in each of those that this is called from.
+        product = (torch.from_numpy(vectors) @ torch.from_numpy(self._queries[queries]).T).numpy()
         photo, query = np.divmod(np.flatnonzero(product >= least), len(queries))
         return photo, query, product[photo, query]
 

@@ -39,7 +39,7 @@ class RunSpec:
             features have the column themselves.
         owner_column: column that says whose each photo is, to evaluate: gallery photos of the same owner are not looked
             at. A row without an owner is nobody's, and looks at all.
-        owner_table: table with photo and that column, of the same photos in their order; by default the table of
+        owner_table: table with photo and that column, where photos are found by name; by default the table of
             `photos`, or the features have the column themselves.
         shard_rows: rows in one Parquet file; what a kill can cost.
         search: how places are searched for.
@@ -156,7 +156,7 @@ class RunSpec:
             if not is_table(self.photos):
                 raise InputError(
                     f"`owner_column` {column}: photos that are no table have no columns. Give `owner_table`, with "
-                    "photo and that column, of the same photos in their order."
+                    "photo and that column."
                 )
             return QueryOwners(texts_of_table(self.photos, column, split=self.split), known)
         try:

@@ -16,7 +16,7 @@ from benchmarks.gallery import (
     judge,
     k_means,
     measure,
-    nearest_heads,
+    nearest_centroid,
     runs_beside,
     sampled,
     scan_of,
@@ -118,9 +118,9 @@ def test_lists_of_the_peer_are_those_that_vectors_are_nearest_to() -> None:
     rng = np.random.default_rng(0)
     middles = torch.nn.functional.normalize(torch.from_numpy(rng.standard_normal((8, 16), np.float32)), dim=1)
     vectors = torch.nn.functional.normalize(middles[rng.integers(0, 8, 800)] + 0.1 * torch.randn(800, 16), dim=1)
-    heads = k_means(vectors, 8, seed=0)
-    assert (nearest_heads(heads, heads) == torch.arange(8)).all()
-    assert float((vectors @ heads.T).amax(dim=1).mean()) > 0.85
+    centroids = k_means(vectors, 8, seed=0)
+    assert (nearest_centroid(centroids, centroids) == torch.arange(8)).all()
+    assert float((vectors @ centroids.T).amax(dim=1).mean()) > 0.85
 
 
 def test_costs_of_more_photos_follow_a_line_and_are_judged() -> None:

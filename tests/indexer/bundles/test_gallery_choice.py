@@ -127,3 +127,22 @@ def test_photos_of_one_place_say_nothing_of_each_other(
     _, gallery = write(tmp_path / "G", replace(world, placed=placed), hierarchy, GalleryConfig(keep_duplicates=True))
     choice = choose(gallery, model, leaf_width_km=200.0)
     assert (choice.similarity, choice.lists) == (usual_photo_fit(200.0).similarity, model.n_leaves)
+
+
+def test_neither_itself_nor_its_owner_says_where_a_photo_was_taken(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vectors, everybody = gallery.vectors(0, len(gallery)), np.arange(len(gallery))
+    rows, similarity = gallery_choice._most_similar(gallery, everybody, vectors, near=len(gallery), same_km=0.0)
+    assert (similarity[rows == everybody[:, None]] == -np.inf).all()
+    owner = everybody % 3 - 1  # a third is nobody's
+    monkeypatch.setattr(Gallery, "owner_numbers", lambda self: (owner, None))
+    owned = replace(gallery, facts=replace(gallery.facts, owners=True))
+    rows, similarity = gallery_choice._most_similar(owned, everybody, vectors, near=len(gallery), same_km=0.0)
+    looked_at = np.zeros((len(gallery), len(gallery)), bool)
+    query, place = np.nonzero(similarity > -np.inf)
+    looked_at[query, rows[query, place]] = True
+    may = (owner != owner[:, None]) | (owner < 0)
+    apart = (gallery.lat_deg != gallery.lat_deg[:, None]) | (gallery.lng_deg != gallery.lng_deg[:, None])
+    np.testing.assert_array_equal(looked_at[apart], may[apart])
+    assert not looked_at[~may].any()

@@ -87,7 +87,8 @@ def test_a_build_from_features_makes_a_gallery_of_all_photos(
     (tmp_path / "G").mkdir()
     written = write_gallery(tmp_path / "G", [world.placed], bundle.model.geocells, hierarchy, GalleryConfig())
     assert content(bundle.path) == content(tmp_path / "G")
-    facts = replace(written.facts, lists=gallery.facts.lists)  # which a bundle chooses
+    chosen = gallery.facts
+    facts = replace(written.facts, similarity=chosen.similarity, lists=chosen.lists)  # which a bundle chooses
     assert gallery.facts == facts
     assert bundle.manifest.facts["gallery"] == gallery_facts(facts)
     assert (gallery.facts.encoder, gallery.facts.per_leaf, gallery.facts.precision) == (ENCODER, None, "int8")
@@ -486,7 +487,8 @@ def test_a_maker_says_what_it_made(bundle: Bundle, hierarchy: Hierarchy, tmp_pat
     (tmp_path / "G").mkdir()
     facts = maker.write(Draft(tmp_path / "G"))
     assert facts is not None
-    assert replace(facts, lists=with_gallery(bundle).facts.lists) == with_gallery(bundle).facts
+    chosen = with_gallery(bundle).facts
+    assert replace(facts, similarity=chosen.similarity, lists=chosen.lists) == chosen
     assert "of 400 new ones, the others are like one that is there" in maker.text
     assert GalleryMaker(lambda draft: None).facts == {"gallery": None}
     nothing = change_of(bundle, add=None, remove=None, photos=None, config=BuildConfig(), removed=frozenset())

@@ -18,7 +18,7 @@ from indexer.vectors.prototypes import Placed
 from search.answers.constraints import Region
 from search.answers.engine import Engine
 from search.answers.options import ModeName, SearchOptions
-from search.answers.owners import NOBODY, GalleryOwners, OwnedLeaves, QueryOwners
+from search.answers.owners import NOBODY, GalleryOwners, OwnedLeaves, QueryOwners, owners_of_albums
 from search.answers.row_texts import RowTexts
 from search.answers.rows import columns_of
 from tests.conftest import random_geocells
@@ -159,7 +159,8 @@ def test_an_album_leaves_out_all_of_its_owners(owned: Bundle) -> None:
         protocol="album",
     )
     asked = QueryOwners(rows, engine.owners)
-    owners = asked.of_albums(np.array([0, 0, 0, 1, 1, 2, 2, 2, 2]), 3)
+    of_photo = asked.of_photos([f"{row}" for row in range(9)], 0)[:, 0]
+    owners = owners_of_albums(of_photo, np.array([0, 0, 0, 1, 1, 2, 2, 2, 2]), 3)
     assert owners.shape == (3, 2)
     found = engine.find(queries.astype(np.float32), n_photos=n_photos, owners=owners, left_out=0.0)
     assert found.evidence is not None
@@ -205,7 +206,7 @@ def test_emptied_leaves_are_those_without_anybody_elses_photo(seed: int, n_owner
     owner, leaf = rng.integers(-1, 4, 30), rng.integers(0, 12, 30)
     leaves = rng.integers(0, 12, 40)
     owners = np.stack([rng.permutation(np.array([*range(5), NOBODY]))[:n_owners] for _ in range(40)])
-    found = OwnedLeaves(owner, leaf, 12).emptied(leaves, owners)
+    found = OwnedLeaves(owner, leaf, 12).emptied(leaves, owners, np.arange(40))
     for number in range(40):
         own = owner[leaf == leaves[number]]
         left = [each for each in own if each == NOBODY or each not in owners[number]]
@@ -237,8 +238,21 @@ def test_columns_that_leave_nothing_out_are_told(owned: Bundle, caplog: pytest.L
         assert (asked("Ann@flickr", None).of_row == NOBODY).all()
         assert "none of the owners in who has a photo in the gallery" in caplog.text
     assert "Ann" not in caplog.text  # whose photos they are is told to nobody
-    with pytest.raises(InputError, match="not those that are answered, from row 0 on"):
-        asked("ann", "ben").of_photos(["1"], 0)
+
+
+def test_photos_are_found_by_name_or_where_names_repeat_by_order(owned: Bundle) -> None:
+    assert owned.gallery is not None
+    known, whose = GalleryOwners.of(owned.gallery), pa.array(["ann", "ben", "cleo"], pa.string())
+    by_name, by_order = (
+        QueryOwners(RowTexts(whose, photos, "T", "who", None), known) for photos in (["a", "b", "c"], ["a", "a", "c"])
+    )
+    ann, ben, cleo = (known.numbers(whose[row : row + 1])[0] for row in range(3))
+    assert by_name.of_photos(["c", "a", "c"], 0)[:, 0].tolist() == [cleo, ann, cleo]
+    with pytest.raises(InputError, match="T: has no row for d, which is answered"):
+        by_name.of_photos(["a", "d"], 0)
+    assert by_order.of_photos(["a", "c"], 1)[:, 0].tolist() == [ben, cleo]
+    with pytest.raises(InputError, match="names repeat, and its photos are not those that are answered, from row 0 on"):
+        by_order.of_photos(["a", "c"], 0)
 
 
 def test_bundles_that_know_no_owners_are_refused(photo_bundle: Bundle, engine: Engine, owned: Bundle) -> None:

@@ -1,5 +1,7 @@
 """The photos most like queries, of some lists or all, against brute force; few, equal and forbidden ones."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -187,3 +189,15 @@ def test_an_error_in_a_thread_is_not_lost(gallery: Gallery, monkeypatch: pytest.
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     with pytest.raises(OSError, match="the disk is gone"):
         GalleryLists(gallery).nearest(unit_rows(4, WIDTH, seed=0), None, near=3)
+
+
+def test_threads_that_begin_later_still_work_on_all_cores(photo_bundle: Bundle) -> None:
+    assert photo_bundle.gallery is not None
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        GalleryLists(photo_bundle.gallery).nearest(unit_rows(9, WIDTH, seed=1), None, near=3)
+        with ThreadPoolExecutor(1) as later:
+            assert later.submit(torch.get_num_threads).result() == 3
+    finally:
+        torch.set_num_threads(before)
