@@ -15,7 +15,7 @@ from indexer.errors import InputError
 from search.answers.engine import Engine
 from search.answers.photo_evidence import PhotoEvidence
 
-STAYED = 0.1  # widths of a bell that a point may move by and still count as the same
+STAYED = 0.1  # widths of a bell around a photo, h, that a point may move by and still count as the same
 _TEN = 10
 _TOGETHER = 1024  # queries whose photos are looked at together
 
@@ -115,7 +115,7 @@ class RecallCheck:
         held, moved_km = (np.concatenate(each) for each in zip(*parts, strict=True))
         if not len(held):
             return None
-        within_km = STAYED * fit.point_width_km
+        within_km = STAYED * fit.width_km
         return PhotoRecall(len(held), float(held.mean()), float((moved_km <= within_km).mean()), within_km)
 
 

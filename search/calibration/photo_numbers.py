@@ -214,7 +214,7 @@ class PhotoFitting:
         for number in LISTS:
             fewer = replace(numbers, fit=replace(numbers.fit, lists=number))
             if number < self._most_lists and _holds_enough(
-                whole, _evidence(self.engine(fewer), sample), numbers.fit.point_width_km
+                whole, _evidence(self.engine(fewer), sample), numbers.fit.width_km
             ):
                 return fewer
         return numbers
@@ -251,7 +251,7 @@ def _errors(whole: Sequence[PhotoEvidence], sample: HeldOutQueries, width_km: fl
 def _holds_enough(whole: Sequence[PhotoEvidence], few: Sequence[PhotoEvidence], width_km: float) -> bool:
     """Whether fewer lists hold the weight of all photos, and let answers stay where these have them.
 
-    width_km: of bells for pointing.
+    width_km: of bells around photos, which is finer than what answers point by.
     """
     parts = [held_and_moved(of_all, of_few) for of_all, of_few in zip(whole, few, strict=True)]
     held, moved_km = (np.concatenate(each) for each in zip(*parts, strict=True))

@@ -98,7 +98,7 @@ def test_of_photos_it_is_what_brute_force_over_all_of_them_gives(
     truth = brute_force(photo_bundle, fit, queries, n_photos=n_photos)
     best = np.argsort(-log_product(photo_bundle.model, queries), axis=1, kind="stable")[:, :n_lists]
     looked_at = (gallery.leaf[None, :, None] == best[:, None, :]).any(axis=2)
-    assert (found.queries, found.within_km) == (len(queries), pytest.approx(fit.point_width_km / 10))
+    assert (found.queries, found.within_km) == (len(queries), pytest.approx(fit.width_km / 10))
     assert found.weight == pytest.approx(np.where(looked_at, truth.weight, 0).sum(axis=1).mean(), abs=1e-5)
     few = engine.find(queries, n_photos=n_photos).evidence
     assert few is not None
@@ -112,7 +112,7 @@ def test_of_photos_it_is_what_brute_force_over_all_of_them_gives(
     if n_lists == 10**6:
         assert (found.weight, found.stayed) == (pytest.approx(1), 1)
     assert f"{found.weight:.2%} of the weight" in str(recall)
-    assert f"{found.stayed:.2%} of the points are within 9 km" in str(recall)
+    assert f"{found.stayed:.2%} of the points are within 6 km" in str(recall)
 
 
 def test_of_all_photos_nothing_is_missed_and_of_none_nothing_said(photo_bundle: Bundle) -> None:

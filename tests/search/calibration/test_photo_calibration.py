@@ -179,7 +179,7 @@ def test_the_lists_that_were_chosen_hold_what_all_photos_do(
     shared = (everything.near.row[:, :, None] == lists.near.row[:, None, :]).any(axis=2)
     assert np.where(shared, everything.weight, 0).sum(axis=1).mean() > 0.985
     moved = np.linalg.norm(lists.points - everything.points, axis=1) * 6371
-    assert (moved <= fit.point_width_km / 10).mean() > 0.975
+    assert (moved <= fit.width_km / 10).mean() > 0.975
 
 
 def with_copies(world: PhotoWorld, sample: HeldOutQueries, n: int, *, by_name: bool) -> HeldOutQueries:
