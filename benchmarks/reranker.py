@@ -12,9 +12,10 @@ seconds of the processor, beside a search without.
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from indexer.bundles.bundle import Bundle, open_bundle
 from indexer.bundles.registry import Registry
 from indexer.cells.division import S2Scheme, partition
 from indexer.cells.partition import PartitionRule
-from indexer.earth.geo import haversine_km
+from indexer.earth.geo import accuracy, haversine_km
 from indexer.vectors.calibration import Calibration
 from indexer.vectors.features import open_features
 from search.answers.engine import Engine
@@ -54,6 +55,8 @@ class Comparison:
     low: float  # of the middle 95 % of that mean, by bootstrap over photos
     high: float
     cost: float | None  # seconds of a search with it over those without; None where there is none
+    # Percent within distances in km, without it and with it: of a world as large as the Earth.
+    within: tuple[Mapping[str, float], Mapping[str, float]] = (MappingProxyType({}), MappingProxyType({}))
 
 
 def compare(bundle: Bundle, held: HeldOutQueries, unseen: HeldOutQueries) -> Comparison:
@@ -74,8 +77,13 @@ def compare(bundle: Bundle, held: HeldOutQueries, unseen: HeldOutQueries) -> Com
     if decided.reranker is not None:
         plain = replace(decided, reranker=None)
         cost = _seconds(fitting, decided, unseen) / _seconds(fitting, plain, unseen)
-    medians = float(np.median(before)), float(np.median(after))
-    return Comparison(decided.gain.kept, decided.gain.loss, *medians, float(gain.mean()), ends.low, ends.high, cost)
+    medians, within = (
+        (float(np.median(before)), float(np.median(after))),
+        (accuracy(before).within, accuracy(after).within),
+    )
+    return Comparison(
+        decided.gain.kept, decided.gain.loss, *medians, float(gain.mean()), ends.low, ends.high, cost, within
+    )
 
 
 def _errors_km(bundle: Bundle, cells: Calibration, numbers: PhotoNumbers, sample: HeldOutQueries) -> np.ndarray:
@@ -133,10 +141,14 @@ def report_comparisons(report: Report, name: str, found: Sequence[Comparison]) -
     before, after = (np.median([getattr(each, field) for each in found]) for field in ("without_km", "with_km"))
     costs = [each.cost for each in found if each.cost is not None]
     cost = f"; a search takes {statistics.median(costs):.2f} times as long with it" if costs else ""
+    shares = ""
+    if len(found) == 1 and before >= 1:
+        each = (f"{km} km {share:.1f} to {found[0].within[1][km]:.1f} %" for km, share in found[0].within[0].items())
+        shares = f"; within {', '.join(each)}"
     report.row(
         name,
         f"kept in {sum(each.kept for each in found)} of {len(found)}; without {before:.3g} km, with {after:.3g} km "
-        f"(medians); gain in log(1 + km) {gain.mean():+.4f} (95 %: {ends.low:+.4f} to {ends.high:+.4f}){cost}",
+        f"(medians); gain in log(1 + km) {gain.mean():+.4f} (95 %: {ends.low:+.4f} to {ends.high:+.4f}){cost}{shares}",
         holds=ends.high >= 0,
         comparisons=[asdict(each) for each in found],
     )

@@ -55,6 +55,7 @@ def test_a_small_world_is_measured_and_nobody_is_in_it_twice(tmp_path: Path, mon
     assert bundle.gallery is not None
     assert (len(bundle.gallery), len(held), len(unseen)) == (200, 110, 100)
     queries = np.concatenate([bundle.gallery.vectors(0, 200), held.queries, unseen.queries])
+    assert len(set(held.name)) == len(held)
     similarity = queries @ queries.T - 2 * np.eye(len(queries))
     assert similarity.max() < 0.99999
     (tmp_path / "benchmarks").mkdir()
