@@ -15,7 +15,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -56,7 +55,7 @@ class Comparison:
     high: float
     cost: float | None  # seconds of a search with it over those without; None where there is none
     # Percent within distances in km, without it and with it: of a world as large as the Earth.
-    within: tuple[Mapping[str, float], Mapping[str, float]] = (MappingProxyType({}), MappingProxyType({}))
+    within: tuple[Mapping[str, float], Mapping[str, float]] | None = None
 
 
 def compare(bundle: Bundle, held: HeldOutQueries, unseen: HeldOutQueries) -> Comparison:
@@ -77,10 +76,8 @@ def compare(bundle: Bundle, held: HeldOutQueries, unseen: HeldOutQueries) -> Com
     if decided.reranker is not None:
         plain = replace(decided, reranker=None)
         cost = _seconds(fitting, decided, unseen) / _seconds(fitting, plain, unseen)
-    medians, within = (
-        (float(np.median(before)), float(np.median(after))),
-        (accuracy(before).within, accuracy(after).within),
-    )
+    medians = float(np.median(before)), float(np.median(after))
+    within = accuracy(before).within, accuracy(after).within
     return Comparison(
         decided.gain.kept, decided.gain.loss, *medians, float(gain.mean()), ends.low, ends.high, cost, within
     )
@@ -142,9 +139,9 @@ def report_comparisons(report: Report, name: str, found: Sequence[Comparison]) -
     costs = [each.cost for each in found if each.cost is not None]
     cost = f"; a search takes {statistics.median(costs):.2f} times as long with it" if costs else ""
     shares = ""
-    if len(found) == 1 and before >= 1:
-        each = (f"{km} km {share:.1f} to {found[0].within[1][km]:.1f} %" for km, share in found[0].within[0].items())
-        shares = f"; within {', '.join(each)}"
+    if len(found) == 1 and found[0].within is not None:
+        few, more = found[0].within
+        shares = "; within " + ", ".join(f"{km} km {few[km]:.1f} to {more[km]:.1f} %" for km in few)
     report.row(
         name,
         f"kept in {sum(each.kept for each in found)} of {len(found)}; without {before:.3g} km, with {after:.3g} km "
