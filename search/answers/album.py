@@ -115,7 +115,7 @@ def _answers(
         own = None if owners is None else owners[albums]
         parts.append(answer_columns(engine, queries, k=k, n_photos=sums.counts[albums], owners=own))
         if recall is not None:
-            recall.add(albums, queries, sums.counts[albums])
+            recall.add(albums, queries, sums.counts[albums], owners=own)
     return pa.concat_tables(parts)
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from indexer.bundles.gallery import NOBODY
 from indexer.earth.geo import chords_to_km
 from indexer.errors import InputError
 from search.answers.engine import Engine
@@ -69,19 +70,28 @@ class RecallCheck:
         self._keys = np.empty(0, np.uint64)
         self._queries = np.empty((0, engine.bundle.model.geocells.width), np.float32)
         self._n_photos = np.empty(0, np.int64)
+        self._owners = np.empty((0, 0), np.int64)  # NOBODY in places that a query does not need
 
-    def add(self, rows: np.ndarray, queries: np.ndarray, n_photos: np.ndarray) -> None:
+    def add(
+        self, rows: np.ndarray, queries: np.ndarray, n_photos: np.ndarray, *, owners: np.ndarray | None = None
+    ) -> None:
         """Take notice of queries.
 
         rows: (Q,) int64, their numbers. queries: (Q, D) float32 as they are compared. n_photos: (Q,) int64, how many
-        photos each is made of.
+        photos each is made of. owners: (Q, K) int64, as for `Engine.find`.
         """
+        owners = np.empty((len(rows), 0), np.int64) if owners is None else owners
         keys = np.concatenate([self._keys, _scattered(rows)])
         held = np.sort(np.argsort(keys, kind="stable")[: self._n])
         old = len(self._keys)
         # One copy of those that stay; the batch itself is not kept alive.
         self._queries = np.concatenate([self._queries[held[held < old]], queries[held[held >= old] - old]])
         self._n_photos = np.concatenate([self._n_photos, n_photos])[held]
+        most = max(self._owners.shape[1], owners.shape[1])
+        wide = [
+            np.pad(each, ((0, 0), (0, most - each.shape[1])), constant_values=NOBODY) for each in (self._owners, owners)
+        ]
+        self._owners = np.concatenate(wide)[held]
         self._keys = keys[held]
 
     def measure(self) -> Recall | None:
@@ -107,8 +117,10 @@ class RecallCheck:
         whole = Engine(engine.bundle, device=engine.device, options=options, protocol=engine.protocol)
         parts = []
         for start in range(0, len(self._queries), _TOGETHER):
-            queries, n_photos = (each[start : start + _TOGETHER] for each in (self._queries, self._n_photos))
-            by_all, by_few = (each.find(queries, n_photos=n_photos).evidence for each in (whole, engine))
+            block = slice(start, start + _TOGETHER)
+            queries, n_photos, own = self._queries[block], self._n_photos[block], self._owners[block]
+            owners = own if own.shape[1] else None
+            by_all, by_few = (each.find(queries, n_photos=n_photos, owners=owners).evidence for each in (whole, engine))
             assert by_all is not None, "photos count"
             assert by_few is not None, "for both"
             parts.append(held_and_moved(by_all, by_few))

@@ -128,9 +128,9 @@ def answer_table(
     """
     ok = np.flatnonzero(batch.ok)
     queries, n_photos = engine.prepared(batch.embedding[ok]), np.ones(len(ok), np.int64)
-    if recall is not None:
-        recall.add(first_row + ok, queries, n_photos)
     own = None if owners is None else owners.of_photos(batch.photo, first_row)[ok]
+    if recall is not None:
+        recall.add(first_row + ok, queries, n_photos, owners=own)
     answers = answer_columns(engine, queries, k=k, n_photos=n_photos, owners=own)
     position = np.full(len(batch), -1)
     position[ok] = np.arange(len(ok))

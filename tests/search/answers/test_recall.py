@@ -1,6 +1,7 @@
 """Recall on a sample of a job's queries: the same sample whatever the shards, and the share that brute force gives."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -75,6 +76,27 @@ def test_no_query_has_no_recall(engine: Engine) -> None:
 def test_what_cannot_be_checked_is_refused(engine: Engine) -> None:
     with pytest.raises(InputError, match="`score` cosine-affine has only one"):
         RecallCheck(Engine(engine.bundle, options=SearchOptions(score="cosine-affine")), 5)
+
+
+def test_photos_of_the_querys_owner_are_left_out_of_it(photo_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both searches leave them out, so lists are judged by the answers that are given."""
+    given: list[np.ndarray] = []
+    queries, engine = queries_of(photo_bundle), engine_with(photo_bundle, FIT, mode="exact", gallery="lists")
+    find = Engine.find
+
+    def without_owners(self: Engine, *arguments: np.ndarray, owners: np.ndarray | None = None, **rest: Any) -> Any:
+        assert owners is not None
+        given.append(owners)
+        return find(self, *arguments, **rest)
+
+    monkeypatch.setattr(Engine, "find", without_owners)
+    check = RecallCheck(engine, 1000)
+    check.add(np.arange(5), queries[:5], ones(5), owners=np.arange(5)[:, None])
+    check.add(np.arange(5, 9), queries[5:9], ones(4), owners=np.arange(8).reshape(4, 2))
+    assert check.measure() is not None
+    assert len(given) == 2
+    for owners in given:
+        assert sorted(owners.tolist()) == [[0, -1], [0, 1], [1, -1], [2, -1], [2, 3], [3, -1], [4, -1], [4, 5], [6, 7]]
 
 
 @pytest.mark.parametrize("n_lists", [1, 6, 10**6])
