@@ -47,11 +47,21 @@ def test_numbers_are_texts_and_large_files_of_photos_have_no_digest(tmp_path: Pa
     assert (texts.text.to_pylist(), list(texts.photo), texts.digest) == (["7", None], ["a", "b"], None)
 
 
-def test_other_photos_are_noticed(tmp_path: Path) -> None:
+def test_photos_are_found_by_name(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("photo,who\na,x\nb,y\nc,z\n")
     texts = texts_of_table(tmp_path / "t.csv", "who")
-    texts.check(["a", "b"], 0)
-    texts.check(["c"], 2)
-    for photos, row in ((["b"], 0), (["c", "d"], 2), (["d"], 3)):
+    assert texts.places(["c", "a"], 0).tolist() == [2, 0]
+    assert texts.places(["b"], 7).tolist() == [1]
+    assert texts.places([], 0).tolist() == []
+    with pytest.raises(InputError, match=r"t\.csv: has no row for d, which is answered"):
+        texts.places(["c", "d"], 2)
+
+
+def test_where_names_repeat_other_photos_are_noticed(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("photo,who\na,x\na,y\nc,z\n")
+    texts = texts_of_table(tmp_path / "t.csv", "who")
+    assert texts.places(["a", "a"], 0).tolist() == [0, 1]
+    assert texts.places(["c"], 2).tolist() == [2]
+    for photos, row in ((["c"], 0), (["c", "d"], 2), (["d"], 3)):
         with pytest.raises(InputError, match=f"not those that are answered, from row {row} on"):
-            texts.check(photos, row)
+            texts.places(photos, row)
