@@ -102,6 +102,7 @@ class Engine:
         self.calibrated = self.calibration is not None and options.searches_as_calibrated(bundle)
         cap_km = options.cap_km(bundle)
         self.coarse = None if cap_km is None else CoarseCells(bundle.hierarchy.leaves, cap_km)
+        self._cap = None if self.coarse is None else CapPoints(self.coarse)
         self._region = Region(options.region, options.not_region) if options.within_region else None
         self._allowed = self._allowed_leaves()
         self._leaves = LeafSearch(
@@ -246,23 +247,14 @@ class Engine:
         k: int,
         probability: bool = True,
         n_photos: np.ndarray | None = None,
-        left_out: float | None = None,
-        n_lists: int = 0,
     ) -> Hits:
         """The same for vectors as they are compared: what `prepared` gives, or sums of it.
 
-        n_photos: (Q,) int64, how many photos each is a sum of; None: 1. left_out: what leaves that a posterior does not
-        list may hold together; None: no posteriors are wanted. n_lists: with these, of how many leaves to look at
-        photos.
-
-        Raises:
-            InputError: k is not between 1 and the number of leaves, or posteriors are wanted where cosines are
-                multiplied, which gives no probabilities.
+        n_photos: (Q,) int64, how many photos each is a sum of; None: 1. Raises InputError where k is not between 1 and
+        the number of leaves.
         """
         k = self._check_k(k, self.n_leaves, "finest cells")
-        hits = self._leaves(
-            queries, k=k, probability=probability, n_photos=n_photos, left_out=left_out, n_lists=n_lists
-        )
+        hits = self._leaves(queries, k=k, probability=probability, n_photos=n_photos)
         return replace(hits, probability=self._inside * hits.probability)
 
     def find(
@@ -276,8 +268,9 @@ class Engine:
     ) -> Found:
         """The k best leaves of queries and the probabilities of all that count, by photos too where these count.
 
-        queries, n_photos, left_out: as for `search_prepared`. owners: (Q, K) int64, numbers of `owners`: whose photos
-        of the gallery a query does not look at; None: it looks at everybody's.
+        queries, n_photos: as for `search_prepared`. left_out: what leaves that a posterior does not list may hold
+        together. owners: (Q, K) int64, numbers of `owners`: whose photos of the gallery a query does not look at; None:
+        it looks at everybody's.
         """
         k = self._check_k(k, self.n_leaves, "finest cells")
         hits = self._leaves(queries, k=k, n_photos=n_photos, left_out=left_out, n_lists=self._n_lists)
@@ -377,9 +370,8 @@ class Engine:
 
     def _answer(self, queries: np.ndarray, found: Found, k: int, n_photos: np.ndarray) -> Answers:
         """What is said of queries of which this was found."""
-        coarse = self.coarse
-        if coarse is not None:
-            return self._coarse_answers(found, CapPoints(coarse), k, n_photos)
+        if self._cap is not None:
+            return self._coarse_answers(found, self._cap, k, n_photos)
         hits, evidence, leaves = found.hits, found.evidence, self.bundle.hierarchy.leaves
         at = self._in_region(self._points(hits.leaf[:, 0], found.posterior, evidence), leaves, hits.leaf[:, 0])
         answers = replace(self._bare_answers(found, leaves, hits, at, n_photos), point_leaf=self._leaf_of(at))

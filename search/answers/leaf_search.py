@@ -76,7 +76,11 @@ class LeafSearch:
         left_out: float | None = None,
         n_lists: int = 0,
     ) -> Hits:
-        """The k best leaves of queries (Q, D) float32; the arguments are those of `Engine.search_prepared`.
+        """The k best leaves of queries (Q, D) float32 as they meet geocells.
+
+        n_photos: (Q,) int64, how many photos each is a sum of; None: 1. left_out: what leaves that a posterior does not
+        list may hold together; None: no posteriors are wanted. n_lists: with these, of how many leaves to look at
+        photos.
 
         Raises:
             InputError: posteriors are wanted where cosines are multiplied.
