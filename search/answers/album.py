@@ -10,7 +10,7 @@ row with its reason, and its album is answered from the others. Beside the shard
 album, 6 kB at 768 dims, and the names of all photos: answers come when all photos have been seen.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,10 +37,7 @@ class Albums:
     """Which album each row of an input belongs to."""
 
     of_row: np.ndarray  # (rows,) int64, from 0 in the order in which albums first appear
-    photo: Sequence[str]  # the names of the rows, by which it is noticed when they are not those of the vectors
-    source: str
-    column: str
-    digest: str | None  # of the table; None where the column is one of the vectors' own
+    rows: RowTexts  # whose names show when they are not those of the vectors
 
     def __len__(self) -> int:
         return int(self.of_row.max(initial=-1)) + 1
@@ -57,7 +54,7 @@ def albums_of_features(features: FeatureSource, column: str) -> Albums:
 
 
 def _albums(rows: RowTexts) -> Albums:
-    return Albums(_numbered(rows.text), rows.photo, rows.source, rows.column, rows.digest)
+    return Albums(_numbered(rows.text), rows)
 
 
 def answer_albums(
@@ -83,16 +80,18 @@ def answer_albums(
     for batch in shards:
         ok = np.flatnonzero(batch.ok)
         here = slice(row, row + len(batch))
-        if list(batch.photo) != list(albums.photo[here]):
-            raise InputError(f"{albums.source}: its photos are not those of the vectors, from row {row} on. {_ADVICE}")
+        if list(batch.photo) != list(albums.rows.photo[here]):
+            raise InputError(
+                f"{albums.rows.source}: its photos are not those of the vectors, from row {row} on. {_ADVICE}"
+            )
         if owners is not None:
             of_photo.append(owners.of_photos(batch.photo, row)[:, 0])
         sums.add(engine.prepared(batch.embedding[ok]), albums.of_row[here][ok])
         seen.append(batch.without_vectors())
         row += len(batch)
     if row != len(albums.of_row):
-        rows = len(albums.of_row)
-        raise InputError(f"{albums.source}: {rows} rows, where there are vectors of {row} photos. {_ADVICE}")
+        source, rows = albums.rows.source, len(albums.of_row)
+        raise InputError(f"{source}: {rows} rows, where there are vectors of {row} photos. {_ADVICE}")
     of_albums = None if owners is None else owners_of_albums(np.concatenate(of_photo), albums.of_row, len(albums))
     answers = _answers(engine, sums, k=k, recall=recall, owners=of_albums)
     position = np.where(sums.counts > 0, np.cumsum(sums.counts > 0) - 1, -1)

@@ -120,7 +120,7 @@ def open_folders(
     }
     inputs = {**source.inputs, **engine.inputs}
     if albums is not None:
-        options["album"], inputs["albums"] = albums.column, albums.digest
+        options["album"], inputs["albums"] = albums.rows.column, albums.rows.digest
     if owners is not None:
         options["owner_column"], inputs["owners"] = owners.rows.column, owners.rows.digest
     job = Job(KIND, SCHEMA_VERSION, options, inputs)

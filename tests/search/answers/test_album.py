@@ -15,6 +15,7 @@ from indexer.vectors.scoring import log_product
 from search.answers.album import Albums, _numbered, albums_of_features, albums_of_table, answer_albums
 from search.answers.engine import Engine
 from search.answers.recall import RecallCheck
+from search.answers.row_texts import RowTexts
 from tests.conftest import unit_rows
 from tests.search.conftest import WIDTH
 
@@ -37,7 +38,8 @@ def shards(sizes: list[int], bad: set[int] = frozenset()) -> list[FeatureBatch]:
 
 
 def numbered(names: list[str | None]) -> Albums:
-    return Albums(_numbered(pa.array(names, pa.string())), [f"{n}.jpg" for n in range(len(names))], "T", "trip", None)
+    rows = RowTexts(pa.array(names, pa.string()), [f"{n}.jpg" for n in range(len(names))], "T", "trip", None)
+    return Albums(_numbered(rows.text), rows)
 
 
 def test_every_photo_gets_the_answer_to_the_sum(engine: Engine) -> None:
@@ -106,7 +108,7 @@ def test_columns_come_from_tables_and_from_features(tmp_path: Path) -> None:
     assert whole.of_row.tolist() == numbered(ALBUM).of_row.tolist()
     half = albums_of_table(tmp_path / "photos.parquet", "trip", split="x")
     assert half.of_row.tolist() == numbered(ALBUM[1::2]).of_row.tolist()
-    assert list(half.photo) == names[1::2]
+    assert list(half.rows.photo) == names[1::2]
     vectors = unit_rows(N, WIDTH, seed=0)
     folder = tmp_path / "F"
     folder.mkdir()
