@@ -8,16 +8,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from indexer.disk.manifest import file_digest
 from indexer.errors import InputError
 from indexer.photos.tables import IMAGES, names_of, open_table, read_columns
 from indexer.photos.uris import masked
 from indexer.vectors.features import FeatureSource
+
+if TYPE_CHECKING:
+    import pandas
 
 
 @dataclass(frozen=True, eq=False)  # no slots: cached_property needs a __dict__
@@ -34,10 +37,11 @@ class RowTexts:
         return len(self.text)
 
     @cached_property
-    def _names(self) -> pa.StringArray | None:
-        """The names of the rows, where each is told apart by it."""
-        names = pa.array(self.photo, pa.string())
-        return names if pc.count_distinct(names).as_py() == len(names) else None
+    def _names(self) -> "pandas.Index":
+        """The names of the rows, to look many of them up again and again: its table of hashes is made once."""
+        import pandas  # which few runs need
+
+        return pandas.Index(self.photo, dtype=object)
 
     def places(self, photos: Sequence[str], first_row: int) -> np.ndarray:
         """The rows of photos, (N,) int64: by their names, or where names repeat by their order.
@@ -47,15 +51,15 @@ class RowTexts:
         Raises:
             InputError: a photo that is not there, or photos in another order.
         """
-        if self._names is not None:
-            place = pc.index_in(pa.array(photos, pa.string()), value_set=self._names)
-            if place.null_count:
-                missing = photos[int(np.flatnonzero(place.is_null().to_numpy(zero_copy_only=False))[0])]
+        if self._names.is_unique:
+            place = self._names.get_indexer(np.array(photos, object)).astype(np.int64)
+            missing = np.flatnonzero(place < 0)
+            if missing.size:
                 raise InputError(
-                    f"{self.source}: has no row for {missing}, which is answered. Take the column {self.column} from "
-                    "the table that these vectors were made from."
+                    f"{self.source}: has no row for {photos[missing[0]]}, which is answered. Take the column "
+                    f"{self.column} from the table that these vectors were made from."
                 )
-            return np.asarray(place.to_numpy(zero_copy_only=False)).astype(np.int64)
+            return np.asarray(place)
         here = np.arange(first_row, first_row + len(photos))
         if list(photos) != list(self.photo[first_row : first_row + len(photos)]):
             raise InputError(
