@@ -69,6 +69,7 @@ def compare(
     evaluation, bare = (
         evaluate_predictions(each, photos, config=EvaluateConfig(split="test")) for each in (predictions, without_maps)
     )
+    true_leaf = hierarchy.locate(test.lat_deg, test.lng_deg)[:, -1]
     cities, countries = answered["city"].to_pylist(), answered["country"].to_pylist()
     return WorldAnswers(
         lat_deg=test.lat_deg,
@@ -94,6 +95,10 @@ def compare(
         coverage=[level.coverage for level in hierarchy.levels],
         n_train=len(train),
         order=methods.check_order(engine, batch.embedding),
+        leaf_loss={
+            method: methods.leaf_losses(each, batch.embedding, true_leaf)
+            for method, each in ((OURS, Engine.open(registry)), (CELLS, engine))
+        },
     )
 
 

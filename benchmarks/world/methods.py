@@ -1,4 +1,4 @@
-"""What answers are compared with: other answers from the same model, a bound, and the order of leaves."""
+"""What answers are compared with: others from the same model, a bound, the order of leaves; and what they lose by."""
 
 from dataclasses import dataclass, replace
 
@@ -13,6 +13,7 @@ from search.retrieval.proof import float32_error
 
 _BLOCK = 512  # queries ordered at once: bounds memory at _BLOCK x leaves scores
 _FEW = 10  # answers a user might ask for
+_SPREAD = 1e-3  # of a posterior, evenly over all leaves: where the true one has nothing, the loss would have no end
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,3 +83,21 @@ def oracle_leaves(hierarchy: Hierarchy, lat_deg: np.ndarray, lng_deg: np.ndarray
     points = unit_vectors(hierarchy.leaves.lat_deg, hierarchy.leaves.lng_deg)
     leaves[outside] = (unit_vectors(lat_deg[outside], lng_deg[outside]) @ points.T).argmax(axis=1)
     return leaves
+
+
+def leaf_losses(engine: Engine, vectors: np.ndarray, leaf: np.ndarray) -> np.ndarray:
+    """Log loss of the true leaf in nats, -log of what the posterior gives to it: (Q,) float64, NaN where there is none.
+
+    vectors: (Q, D) float32, from the encoder. leaf: (Q,) int64, that the photo was taken in, -1 for none.
+    """
+    queries, losses = engine.prepared(vectors), np.full(len(vectors), np.nan)
+    for begin in range(0, len(queries), _BLOCK):
+        own = leaf[begin : begin + _BLOCK]
+        posterior = engine.find(queries[begin : begin + _BLOCK], left_out=0.0).posterior
+        assert posterior is not None, "`find` gives it"
+        there = posterior.leaf == own[posterior.query]
+        given = np.zeros(len(own))
+        given[posterior.query[there]] = posterior.probability[there]
+        loss = -np.log((1 - _SPREAD) * given + _SPREAD / engine.n_leaves)
+        losses[begin : begin + _BLOCK] = np.where(own < 0, np.nan, loss)
+    return losses

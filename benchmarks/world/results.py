@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.world.methods import OrderCheck
 from indexer.earth.geo import Accuracy, accuracy, haversine_km
-from search.evaluation.bootstrap import paired_intervals
+from search.evaluation.bootstrap import mean_interval, paired_intervals
 from search.evaluation.options import Resampling
 from search.evaluation.reliability import Coverage, Reliability
 
@@ -60,6 +60,7 @@ class WorldAnswers:
     coverage: Sequence[float]  # per level: share of training photos that fall in one of its cells
     n_train: int  # photos
     order: OrderCheck
+    leaf_loss: Mapping[str, np.ndarray]  # of OURS and CELLS: (N,) float64 in nats, NaN where no leaf is the true one
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,7 +112,8 @@ def goals(results: WorldResults) -> list[Goal]:
     )
     if not results.judged:
         return [agreement]
-    return [*_accuracy_goals(accuracies(results)), *_paired_goals(results), agreement, *_cost_goals(results)]
+    paired = [*_paired_goals(results), _loss_goal(results.answers.leaf_loss)]
+    return [*_accuracy_goals(accuracies(results)), *paired, agreement, *_cost_goals(results)]
 
 
 def _accuracy_goals(table: Mapping[str, Accuracy]) -> list[Goal]:
@@ -142,6 +144,15 @@ def _paired_goals(results: WorldResults) -> list[Goal]:
             what = f"within {int(limit):,} km, less {METHODS[rival]}"
             goals.append(Goal(what, "not below 0", f"{share.low:+.2f} to {share.high:+.2f} %", share.high >= 0))
     return goals
+
+
+def _loss_goal(losses: Mapping[str, np.ndarray]) -> Goal:
+    """That what photos add to the posterior is true: paired, over photos that were taken in a leaf."""
+    change = losses[OURS] - losses[CELLS]
+    ends = mean_interval(change[~np.isnan(change)], Resampling())
+    value = f"{np.nanmean(losses[OURS]):.2f}; {ends.low:+.2f} to {ends.high:+.2f}"
+    what = f"log loss of the true leaf; less that of {METHODS[CELLS]}"
+    return Goal(what, "below 0", value, ends.high < 0)
 
 
 def _cost_goals(results: WorldResults) -> list[Goal]:
@@ -181,6 +192,7 @@ def as_json(results: WorldResults) -> dict[str, Any]:
         "reliability": None if results.answers.reliability is None else asdict(results.answers.reliability),
         "radii": [asdict(each) for each in results.answers.radii],
         "radii_without_maps": [asdict(each) for each in results.answers.radii_without_maps],
+        "leaf_log_loss": {method: float(np.nanmean(losses)) for method, losses in results.answers.leaf_loss.items()},
         "order_check": asdict(results.answers.order),
         "peak_memory_bytes": results.peak_memory_bytes,
         "seed": results.seed,

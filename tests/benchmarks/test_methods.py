@@ -11,6 +11,7 @@ from benchmarks.world.methods import (
     check_order,
     finest_level_leaves,
     index_follows_product,
+    leaf_losses,
     oracle_leaves,
 )
 from indexer.bundles.bundle import build_bundle, open_bundle
@@ -19,7 +20,7 @@ from indexer.cells.hierarchy import Hierarchy, build_hierarchy, sorted_ids
 from indexer.cells.partition import PartitionRule
 from indexer.earth.geo import haversine_km
 from indexer.vectors.geocells import Geocells
-from indexer.vectors.scoring import ScoringModel, leaf_vectors
+from indexer.vectors.scoring import ScoringModel, leaf_vectors, log_product
 from search.answers.engine import Engine
 from tests.conftest import random_geocells, unit_rows
 
@@ -93,3 +94,15 @@ def test_one_wrong_leaf_vector_is_noticed(engine: Engine) -> None:
         return rows
 
     assert not index_follows_product(with_leaf_vectors(engine, with_one_wrong), unit_rows(200, WIDTH, seed=3)).all()
+
+
+def test_losses_are_of_the_true_leaf_and_of_none_where_there_is_none(engine: Engine) -> None:
+    queries = unit_rows(700, WIDTH, seed=4)
+    n_leaves = engine.n_leaves
+    true = np.random.default_rng(5).integers(-1, n_leaves, len(queries))
+    scores = log_product(engine.bundle.model, queries)
+    posterior = np.exp(scores - scores.max(axis=1, keepdims=True))
+    posterior /= posterior.sum(axis=1, keepdims=True)
+    given = np.where(true < 0, np.nan, posterior[np.arange(len(true)), true])
+    expected = -np.log(0.999 * given + 0.001 / n_leaves)
+    np.testing.assert_allclose(leaf_losses(engine, queries, true), expected, rtol=1e-4)

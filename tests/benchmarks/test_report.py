@@ -57,6 +57,7 @@ def results(tmp_path: Path) -> WorldResults:
         coverage=[1.0, 0.9],
         n_train=50,
         order=OrderCheck(n, 7, 0),
+        leaf_loss={"ours": np.append(np.full(n - 1, 1.5), np.nan), "cells_only": np.append(np.full(n - 1, 1.75), 9.0)},
     )
     return WorldResults(
         answers,
@@ -118,6 +119,15 @@ def test_a_goal_that_is_just_missed_does_not_look_met(results: WorldResults) -> 
     assert (missed.goal, missed.value, missed.met) == ("at most 54 km", "54.2 km", False)
     page = render(with_ours(results, just_over))
     assert '<td>54.2\u00a0km</td><td class="missed">' in page
+
+
+def test_the_posterior_is_held_to_that_of_cells_by_its_loss(results: WorldResults) -> None:
+    what = "log loss of the true leaf; less that of cells alone, the product of all levels"
+    goal = next(goal for goal in goals(results) if goal.what == what)
+    assert (goal.value, goal.met) == ("1.50; -0.25 to -0.25", True)
+    swapped = {"ours": results.answers.leaf_loss["cells_only"], "cells_only": results.answers.leaf_loss["ours"]}
+    worse = replace(results, answers=replace(results.answers, leaf_loss=swapped))
+    assert not next(goal for goal in goals(worse) if goal.what == what).met
 
 
 @pytest.mark.usefixtures("no_drawing")
