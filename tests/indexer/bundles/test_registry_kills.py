@@ -19,6 +19,7 @@ from indexer.cells.table import load_hierarchy
 from indexer.disk.artifact import write_folder
 from indexer.vectors.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION, save_geocells
 from tests.conftest import random_geocells
+from tests.indexer.anisotropic import anisotropic_world, write_world
 from tests.indexer.conftest import add_version, indexer
 from tests.kills import KILLED, Forks
 
@@ -113,6 +114,35 @@ def test_killed_builds_leave_the_published_bundle_whole_many_times(
     registry: Registry, hierarchy: Hierarchy, hierarchy_folder: Path, started: Forks
 ) -> None:
     kill_builds(registry, hierarchy, hierarchy_folder, 50, started)
+
+
+def kill_gallery_builds(registry: Registry, folder: Path, started: Forks, *, stride: int) -> None:
+    """Kill `indexer build` from photos before every so-manieth change: the old version or the new one, each whole."""
+    world = write_world(anisotropic_world(n_known=2000, n_unseen=0, width=40, seed=0), folder)
+    command = ["--features", world / "F.parquet", "--photos", world / "photos.parquet", "--registry", registry.path]
+    old, status, changes, kills = registry.current, KILLED, 0, 0
+    while status == KILLED:
+        status = started.run("build", *command, "--tau-max", "100,30", "--tau-min", "3", changes=changes)
+        assert all(verify_bundle(registry.versions_folder / version) == [] for version in registry.versions)
+        gallery = open_bundle(registry.resolve()).gallery
+        assert registry.current == old or len(gallery or ()) > 1000
+        changes, kills = changes + stride, kills + 1
+    assert (status, registry.current == old) == (0, False)
+    assert kills > 4, "the calls that change the disk were not counted"
+    assert {path.name for path in registry.versions_folder.iterdir()} == set(registry.versions)
+
+
+def test_killed_builds_of_a_gallery_leave_the_old_or_the_new(
+    registry: Registry, tmp_path: Path, started: Forks
+) -> None:
+    kill_gallery_builds(registry, tmp_path, started, stride=24)
+
+
+@pytest.mark.slow
+def test_killed_builds_of_a_gallery_leave_the_old_or_the_new_at_many_changes(
+    registry: Registry, tmp_path: Path, started: Forks
+) -> None:
+    kill_gallery_builds(registry, tmp_path, started, stride=3)
 
 
 def kill_publications(
