@@ -70,7 +70,7 @@ _CENTROIDS, _TRAINED_WITH = 4096, 200_000
 _ROUNDS = 10  # of k-means
 _SCANNED = 256  # queries that are compared with all photos
 _SHARE_OF_LISTS = 0.013
-_PROBES = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+_PROBES = (4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 128, 192, 256, 384, 512, 1024)
 _DECODED = 1 << 14  # photos at once
 
 
@@ -233,12 +233,12 @@ def nearest_centroid(vectors: torch.Tensor, centroids: torch.Tensor) -> torch.Te
 
 def probes_for(index: Index, scan: Scan, weight: float) -> tuple[int, float]:
     """How many lists it takes to hold that much of the weight, and how much they hold."""
-    held = 0.0
-    for probes in _PROBES:
+    held, probes = 0.0, 0
+    for probes in (*(each for each in _PROBES if each < list_count(index)), list_count(index)):
         held = scan.held(search_index(index, scan.queries, NEAR, probes=probes)[1])
         if held >= weight - 1e-4:
-            return probes, held
-    return _PROBES[-1], held
+            break
+    return probes, held
 
 
 def in_turn(works: Mapping[str, Callable[[], object]], *, runs: int) -> dict[str, float]:

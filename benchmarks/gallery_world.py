@@ -3,9 +3,9 @@
 A photo is the sum of two vectors, scaled to length 1: what is seen at the point of its leaf, plane waves over the globe
 (`benchmarks.place_vectors`) of which long ones are stronger, so that neighbouring leaves are easily confused and far
 ones are not; and noise of its own. A leaf's vector is the mean of its photos', those above it are means of theirs.
-Queries are new photos; one in LOOK_ALIKE has something of a photo elsewhere. So it is with the demo's satellite tiles,
-whose figures the numbers below were chosen by: of 24,000 leaves the best photo's is the first for two in five queries,
-and a hundredth of the lists holds nearly all of the weight.
+One photo in LOOK_ALIKE has something of a photo elsewhere; queries are new photos. So it is with the demo's satellite
+tiles, whose figures the numbers below were chosen by: of 24,000 leaves the best photo's is the first for two in five
+queries, and a hundredth of the lists holds nearly all of the weight.
 
 Photos are made 16,384 at a time, in no order of place, and pass `indexer.bundles.gallery_builds` as those of a build
 from features do: what is held are some bytes for each. The same photos come for the same seed.
@@ -42,9 +42,9 @@ from indexer.vectors.geocells import Geocells
 from indexer.vectors.prototypes import Placed
 
 PLACES = 102_000  # that give about 24,200 leaves
-NOISE = 1.42  # as long as what is seen of a place is 1
+NOISE = 1.7  # as long as what is seen of a place is 1
 LONG_WAVES = 0.2  # strength of waves: wavelength to this power
-LOOK_ALIKE, AS_MUCH = 60, 0.45  # one query in so many has so much of a photo elsewhere
+LOOK_ALIKE, AS_MUCH = 120, 0.36  # one photo in so many has so much of a photo elsewhere
 _BATCH = 1 << 14
 
 
@@ -88,6 +88,7 @@ class PhotoWorld:
             own = leaf[begin : begin + _BATCH]
             rng = np.random.default_rng([self._seed, 3, begin])
             vectors = self._vectors(rng, own)
+            vectors = _with_look_alikes(rng, vectors, vectors)
             aside = rng.normal(0, 1e-3, (2, len(own)))  # a hundred metres or so
             lat = np.clip(leaves.lat_deg[own] + aside[0], -90, 90)
             lng = (leaves.lng_deg[own] + aside[1] + 180) % 360 - 180
@@ -98,16 +99,18 @@ class PhotoWorld:
         """New photos: (n, D) float32 unit rows."""
         rng = np.random.default_rng([self._seed, 4])
         leaf = rng.choice(len(self._counts), n, p=self._counts / self._counts.sum())
-        vectors = self._vectors(rng, leaf)
-        photos = next(self.batches()).vectors
-        alike = np.arange(0, n, LOOK_ALIKE)
-        vectors[alike] = unit_rows(
-            vectors[alike] + np.float32(AS_MUCH) * photos[rng.integers(0, len(photos), len(alike))]
-        )
-        return vectors
+        return _with_look_alikes(rng, self._vectors(rng, leaf), next(self.batches()).vectors)
 
     def _vectors(self, rng: np.random.Generator, leaf: np.ndarray) -> np.ndarray:
         return unit_rows(self._seen[leaf] + np.float32(NOISE) * _noise(rng, len(leaf), self._seen.shape[1]))
+
+
+def _with_look_alikes(rng: np.random.Generator, vectors: np.ndarray, photos: np.ndarray) -> np.ndarray:
+    """The same vectors, of which some have something of a photo."""
+    alike = np.flatnonzero(rng.random(len(vectors)) < 1 / LOOK_ALIKE)
+    vectors = vectors.copy()
+    vectors[alike] = unit_rows(vectors[alike] + np.float32(AS_MUCH) * photos[rng.integers(0, len(photos), len(alike))])
+    return vectors
 
 
 def _noise(rng: np.random.Generator, n: int, width: int) -> np.ndarray:
