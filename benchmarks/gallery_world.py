@@ -44,7 +44,7 @@ from indexer.vectors.prototypes import Placed
 PLACES = 102_000  # that give about 24,200 leaves
 NOISE = 1.7  # as long as what is seen of a place is 1
 LONG_WAVES = 0.2  # strength of waves: wavelength to this power
-LOOK_ALIKE, AS_MUCH = 120, 0.36  # one photo in so many has so much of a photo elsewhere
+LOOK_ALIKE, AS_MUCH = 10, 0.29  # one photo in so many has so much of a photo elsewhere
 _BATCH = 1 << 14
 
 
