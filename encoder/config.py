@@ -35,6 +35,7 @@ MAX_CLASSES = 255  # of class maps, numbered from 0: encoder.class_maps says wha
 
 CropName = Literal["one", "five", "ten"]
 DeviceName = Literal["auto", "cpu", "cuda"]
+MapFolders = str | Path | tuple[str | Path, ...]  # folders of class maps, or folders that hold these
 PrecisionName = Literal["auto", "float32", "bfloat16"]
 
 
@@ -139,14 +140,15 @@ class EncoderOptions:
     """Which maps an encoder sees, and where it runs.
 
     Args:
-        segmentation_cache: class maps made by `python -m encoder segment`, for an encoder with semantic fusion. Maps
-            that come with the photos go before them, and are taken as made by the same model.
+        segmentation_cache: class maps made by `python -m encoder segment`, for an encoder with semantic fusion: their
+            folder, several of one segmenter, or a folder in which these lie. Maps that come with the photos go before
+            them, and are taken as made by the same model.
         segmenter: folder or hub id of the model that makes the maps the cache lacks.
         device: where models run, and a search; cuda where there is none is an error.
         precision: of the encoder; bfloat16 where the processor has it, by default.
     """
 
-    segmentation_cache: str | Path | None = None
+    segmentation_cache: MapFolders | None = None
     segmenter: str | None = None
     device: DeviceName = "auto"
     precision: PrecisionName = "auto"
@@ -229,6 +231,7 @@ class SegmentConfig(ReadOptions):
         workers: decoding threads.
         map_edge: shorter edge of a map in pixels; less where the photo is smaller.
         shard_maps: maps in one tar.
+        part: 2/8 segments every eighth photo, from the second on, into an `out` of its own: for several GPUs.
     """
 
     split: str | None = None
@@ -237,7 +240,11 @@ class SegmentConfig(ReadOptions):
     workers: int = DECODERS
     map_edge: int = MAP_EDGE
     shard_maps: int = SHARD_MAPS
+    part: str = "1/1"
 
     def __post_init__(self) -> None:
+        from indexer.photos.shard_cut import JobPart
+
         super().__post_init__()
         check_bounds(self, "batch_size", "workers", "map_edge", "shard_maps", low=1)
+        JobPart.parse(self.part)

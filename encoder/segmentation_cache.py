@@ -2,6 +2,7 @@
 
     manifest.json                           the segmenter's digest, its classes, the size of maps
     maps/<n>.tar, index/<n>.parquet         shards, never changed (`encoder.map_shards`)
+    part.json                               of which part, where several processes share photos (`encoder.map_parts`)
     lookup.arrow                            where all maps lie (`encoder.map_lookup`); made from the indices, and again
                                             where it is missing or damaged
     .lock                                   held by the one process that writes
@@ -14,16 +15,17 @@ import hashlib
 import logging
 import re
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from encoder.config import MAX_CLASSES, SHARD_MAPS
+from encoder.config import MAX_CLASSES, SHARD_MAPS, MapFolders
 from encoder.images import BadImage
 from encoder.map_lookup import Lookup
+from encoder.map_parts import PART_FILE, MapPart, check_parts, check_same_part, read_part, write_part
 from encoder.map_shards import ShardDraft, index_path, mend, read_map, read_shard_index, tar_path
 from indexer.disk.artifact import check_target, explain_unwritable, is_temporary, place_file, remove_leftovers
 from indexer.disk.lock import alone
@@ -52,18 +54,17 @@ class MapOrigin:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SegmentationCache:
-    """Class maps as they were when the folder was opened. May be shared by threads, and pickled (which reopens it)."""
+    """Class maps as they were when their folders were opened. May be shared by threads, and pickled (reopens them)."""
 
-    folder: Path
     origin: MapOrigin
-    lookup: Lookup
+    lookups: Mapping[Path, Lookup]  # of each folder
 
     def __len__(self) -> int:
-        """Photos, those that could not be segmented included."""
-        return len(self.lookup)
+        """Photos, those that could not be segmented included; one that is in several folders counts for each."""
+        return sum(map(len, self.lookups.values()))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return open_cache, (self.folder,)
+        return open_cache, (tuple(self.lookups),)
 
     def get(self, photo: bytes | str) -> np.ndarray | None:
         """The class map (h, w) uint8 of a photo, None where it was never segmented.
@@ -74,9 +75,12 @@ class SegmentationCache:
             BadImage: it could not be segmented, for the reason recorded.
             ArtifactError: the shard that holds it is damaged.
         """
-        digest = photo if isinstance(photo, str) else content_digest(photo)
-        address = self.lookup.find(bytes.fromhex(digest))
-        return None if address is None else read_map(self.folder, address)
+        key = bytes.fromhex(photo if isinstance(photo, str) else content_digest(photo))
+        for folder, lookup in self.lookups.items():
+            address = lookup.find(key)
+            if address is not None:
+                return read_map(folder, address)
+        return None
 
 
 def content_digest(content: bytes) -> str:
@@ -84,15 +88,40 @@ def content_digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def open_cache(folder: str | Path) -> SegmentationCache:
-    """Open a cache for reading, also while another process adds to it; what comes later is not seen.
+def open_cache(folders: MapFolders) -> SegmentationCache:
+    """Open class maps for reading, also while another process adds to them; what comes later is not seen.
 
-    Raises:
+    folders: of class maps, all of one origin, or folders that hold such folders. Raises:
         ArtifactError: no such cache, damaged, incomplete, or written by a newer version.
+        BundleMismatch: two folders have another segmenter, or another size of maps.
+        InputError: a folder is named twice, or those of parts overlap or leave a gap (`encoder.map_parts`).
     """
-    folder = Path(folder)
-    origin = _read_origin(folder)
-    return SegmentationCache(folder, origin, _read_lookup(folder)[0])
+    opened = [each for folder in _listed(folders) for each in _caches_in(folder)]
+    twice = [str(folder) for row, folder in enumerate(opened) if folder in opened[:row]]
+    if twice:
+        raise InputError(f"{twice[0]}: these class maps are named twice. Name each folder once.")
+    origins = {folder: _read_origin(folder) for folder in opened}
+    first = origins[opened[0]]
+    for folder, origin in origins.items():
+        if (origin.segmenter, origin.map_edge) != (first.segmenter, first.map_edge):
+            raise BundleMismatch(
+                f"{opened[0]} and {folder} are class maps of two origins: segmenter {first.segmenter[:12]} "
+                f"({first.model}) and {origin.segmenter[:12]} ({origin.model}), shorter edges of {first.map_edge} and "
+                f"{origin.map_edge} pixels. Give those of one."
+            )
+    check_parts({folder: read_part(folder) for folder in opened})
+    return SegmentationCache(first, {folder: _read_lookup(folder)[0] for folder in opened})
+
+
+def _listed(folders: MapFolders) -> Sequence[Path]:
+    return [Path(each) for each in (folders if isinstance(folders, tuple) else (folders,))]
+
+
+def _caches_in(folder: Path) -> list[Path]:
+    """The folder itself if it has class maps, or else all folders of class maps in it; itself again if there is none."""
+    if (folder / MANIFEST).exists() or not folder.is_dir():
+        return [folder]
+    return sorted(path.parent for path in folder.glob(f"*/{MANIFEST}")) or [folder]
 
 
 def check_cache(folder: Path) -> None:
@@ -105,7 +134,8 @@ def check_cache(folder: Path) -> None:
     if (folder / MANIFEST).exists():
         _read_origin(folder)
     elif folder.is_dir() and not folder.is_symlink():
-        others = sorted(path.name for path in folder.iterdir() if path.name != _LOCK and not is_temporary(path))
+        begun = (_LOCK, PART_FILE)  # before the manifest
+        others = sorted(path.name for path in folder.iterdir() if path.name not in begun and not is_temporary(path))
         if others:
             raise InputError(f"{folder}: holds other things ({others[0]}). Choose another `out` for the class maps.")
     else:
@@ -122,6 +152,7 @@ class CacheWriter:
     _saved: Mapping[int, int]  # the shards that the lookup on disk knows
     _draft: ShardDraft = field(default_factory=ShardDraft)
     _started: float = 0.0
+    part_rows: int | None = None  # set when all photos of a part were seen: how many there are of all parts
 
     def has(self, digest: str) -> bool:
         """Whether a photo with this SHA-256 was segmented; raises as `SegmentationCache.get`."""
@@ -163,14 +194,17 @@ class CacheWriter:
 
 
 @contextlib.contextmanager
-def write_cache(folder: Path, origin: MapOrigin, *, shard_maps: int = SHARD_MAPS) -> Iterator[CacheWriter]:
+def write_cache(
+    folder: Path, origin: MapOrigin, *, shard_maps: int = SHARD_MAPS, part: MapPart | None = None
+) -> Iterator[CacheWriter]:
     """Add to a cache, or begin one. What was added is kept however the block ends, unless the process is killed.
 
-    A kill costs the maps of the last shard, which was not yet full. What else it leaves is cleared away here.
+    A kill costs the maps of the last shard, which was not yet full. What else it leaves is cleared away here. part:
+    that the folder is to be; None: of no part.
 
     Raises:
-        InputError: the folder cannot be written, holds something else or maps of another size, or another process is
-            writing to it.
+        InputError: the folder cannot be written, holds something else, maps of another size or another part, or another
+            process is writing to it.
         BundleMismatch: its maps were made by another segmenter.
         ArtifactError: the cache is damaged, or was written by a newer version.
         WorkError: the disk is full.
@@ -181,7 +215,7 @@ def write_cache(folder: Path, origin: MapOrigin, *, shard_maps: int = SHARD_MAPS
         with explain_unwritable(folder):
             folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(alone(folder / _LOCK, busy=busy))
-        _begin(folder, origin)
+        _begin(folder, origin, part)
         lookup, saved = _read_lookup(folder)
         if not saved:  # it is of no use; and should a number of a removed shard be given again, it would mislead
             (folder / _LOOKUP).unlink(missing_ok=True)
@@ -191,11 +225,18 @@ def write_cache(folder: Path, origin: MapOrigin, *, shard_maps: int = SHARD_MAPS
             yield writer
         finally:
             writer._finish()
+        if part is not None and writer.part_rows is not None:  # last: now its maps are all on disk
+            write_part(folder, replace(part, rows=writer.part_rows))
 
 
-def _begin(folder: Path, origin: MapOrigin) -> None:
-    """Write what a new cache begins with; of an old one, make sure that the same segmenter made its maps."""
-    if not (folder / MANIFEST).exists():
+def _begin(folder: Path, origin: MapOrigin, part: MapPart | None) -> None:
+    """Write what a new cache begins with; of an old one, make sure that it is the same part, by the same segmenter."""
+    is_new = not (folder / MANIFEST).exists()
+    check_same_part(folder, part, is_new=is_new)
+    if is_new:
+        (folder / PART_FILE).unlink(missing_ok=True)  # of a start that ended before the manifest was there
+        if part is not None:
+            write_part(folder, part)
         facts = {"segmenter": origin.segmenter, "model": origin.model, "classes": list(origin.class_names)}
         config, inputs = {"map_edge": origin.map_edge}, {"segmenter": origin.segmenter}
         with explain_unwritable(folder), place_file(folder / MANIFEST) as path:

@@ -3,7 +3,7 @@
 import itertools
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -13,6 +13,7 @@ from typing import NamedTuple
 from encoder.config import SegmentConfig
 from encoder.device import choose_device, memory_explained
 from encoder.images import BadImage, Failures
+from encoder.map_parts import MapPart
 from encoder.photo_reader import PreparedPhoto
 from encoder.reading import read_bytes
 from encoder.segmentation import Segmenter, load_segmenter
@@ -20,6 +21,7 @@ from encoder.segmentation_cache import CacheWriter, MapOrigin, check_cache, cont
 from indexer.jobs.progress import track
 from indexer.jobs.stopping import stopping
 from indexer.photos.photo import Photo
+from indexer.photos.shard_cut import WHOLE, JobPart
 from indexer.photos.sources import open_photos
 
 _BATCHES_AHEAD = 3  # prepared batches that may wait for the model; bounds the memory
@@ -67,9 +69,11 @@ def segment(
     config, out = config or SegmentConfig(), Path(out)
     check_cache(out)
     source = open_photos(photos, split=config.split, schemes=config.schemes)
+    job_part = JobPart.parse(config.part)
+    part = None if job_part == WHOLE else MapPart.of(source, job_part)
     segmenter = load_segmenter(str(model), device=choose_device(config.device))
-    with track("segmenting", source.n_photos) as advance:
-        return segment_photos(segmenter, source, out, config=config, advance=advance)
+    with track("segmenting", job_part.share_of(source.n_photos)) as advance:
+        return segment_photos(segmenter, source, out, config=config, part=part, advance=advance)
 
 
 def segment_photos(
@@ -78,11 +82,13 @@ def segment_photos(
     out: Path,
     *,
     config: SegmentConfig,
+    part: MapPart | None = None,
     advance: Callable[[int], None] = lambda photos: None,
 ) -> SegmentSummary:
     """The same for what is open already; `config` says neither which photos nor where.
 
-    advance: called with the number of photos done since the last call.
+    part: of the photos, that is segmented; None: all. advance: called with the number of photos done since the last
+    call.
 
     Raises:
         InputError, BundleMismatch, ArtifactError, WorkError: as `write_cache`; the last also of the device's memory.
@@ -91,9 +97,9 @@ def segment_photos(
     started = time.perf_counter()
     origin = MapOrigin(segmenter.digest, segmenter.name, segmenter.class_names, config.map_edge)
     # Around the cache: it writes its last shard while SIGTERM is still heard, which would cost that shard.
-    with stopping() as stop, write_cache(out, origin, shard_maps=config.shard_maps) as cache:
-        work, rows = _Work(segmenter, cache, config.batch_size, advance), 0
-        with closing(_read(photos, segmenter, cache, config)) as read:
+    with stopping() as stop, write_cache(out, origin, shard_maps=config.shard_maps, part=part) as cache:
+        work, rows, mine = _Work(segmenter, cache, config.batch_size, advance), 0, _Share(photos, part)
+        with closing(_read(mine, segmenter, cache, config)) as read:
             for rows, photo in enumerate(read, start=1):
                 work.take(photo, name=photo.name or f"row {rows - 1}")
                 # Photos that wait for their batch are left to the next start.
@@ -101,9 +107,25 @@ def segment_photos(
         while work.waiting:
             work.segment(next(iter(work.waiting.values())).pixels.shape)
             stop.check(out, kept="the maps that are done are kept")
+        cache.part_rows = mine.rows
     assert work.new + work.known + work.failed.total() == rows, "rows in are not rows out"
     seconds = time.perf_counter() - started
     return SegmentSummary(segmenter.digest, rows, work.new, work.known, dict(work.failed), seconds)
+
+
+@dataclass(slots=True, eq=False)
+class _Share:
+    """The photos of a part, or all of them, in their order. Iterate once."""
+
+    photos: Iterable[Photo]
+    part: MapPart | None
+    rows: int = 0  # photos that were passed over or given so far
+
+    def __iter__(self) -> Iterator[Photo]:
+        for photo in self.photos:
+            self.rows += 1
+            if self.part is None or self.part.job_part.has(self.rows - 1):
+                yield photo
 
 
 @dataclass(slots=True, eq=False)

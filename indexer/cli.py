@@ -83,13 +83,20 @@ _LISTS: Mapping[Any, type] = {
     tuple[str, ...]: Strings,
 }
 
+_Paths = _list_type("paths", Path)
+
 # A command line has no text that is no path, where the library takes both.
-_OFFERED: Mapping[Any, Any] = {**_LISTS, str | Path: Path, str | Path | None: Path | None}
+_OFFERED: Mapping[Any, Any] = {
+    **_LISTS,
+    str | Path: Path,
+    str | Path | None: Path | None,
+    str | Path | tuple[str | Path, ...] | None: _Paths | None,
+}
 
 # What help and errors call the values of a type.
 _KINDS: Mapping[Any, str] = {
     **{int: "whole number", float: "number", str: "text", bool: "true or false", Path: "path", type(None): "null"},
-    **{kind: f"{kind.__name__} joined by commas" for kind in _LISTS.values()},
+    **{kind: f"{kind.__name__} joined by commas" for kind in (*_LISTS.values(), _Paths)},
     tuple[float, float, float]: "list of three numbers",
 }
 
@@ -234,7 +241,7 @@ def _arguments(kind: Callable[..., Any], sections: Sequence[str], given: Mapping
     shared = _shared_options(kind, sections)
 
     def value(name: str) -> Any:  # lists as the library has them
-        return tuple(given[name]) if type(given[name]) in _LISTS.values() else given[name]
+        return tuple(given[name]) if isinstance(given[name], (*_LISTS.values(), _Paths)) else given[name]
 
     return {
         name: shared[name](**_arguments(shared[name], sections, given)) if name in shared else value(name)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from encoder.config import CropName, DeviceName, EncoderOptions, FeedOptions, PrecisionName, ReadOptions
+from encoder.config import CropName, DeviceName, EncoderOptions, FeedOptions, MapFolders, PrecisionName, ReadOptions
 from encoder.embedding import embed_photos
 from encoder.encode import PhotoEncoder, open_encoder
 from indexer.choices import check_choice
@@ -55,7 +55,7 @@ class Locator:
         options: SearchOptions = DEFAULT_OPTIONS,
         read: ReadOptions = _DEFAULT_READ,
         precision: PrecisionName = "auto",
-        segmentation_cache: str | Path | None = None,
+        segmentation_cache: MapFolders | None = None,
         segmenter: str | None = None,
     ) -> "Locator":
         """Open the bundle of a registry, and the encoder whose vectors it understands.
@@ -70,7 +70,8 @@ class Locator:
             options: how places are searched for.
             read: which photos are read.
             precision: of the encoder; bfloat16 where the processor has it, by default.
-            segmentation_cache: class maps for an encoder with semantic fusion. Maps given with photos go before them.
+            segmentation_cache: class maps for an encoder with semantic fusion: their folder, or several of one
+                segmenter. Maps given with photos go before them.
             segmenter: folder or hub id of the model that makes the maps that are neither given nor in the cache.
 
         Raises:

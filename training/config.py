@@ -58,8 +58,8 @@ class DataConfig:
         workers: processes that decode, beside each that trains; 0: none but that one.
         memory_limit_gb: decoded photos are kept in memory, in each process; more than this of a split is refused.
         augmentation: how photos are changed while they are learned from.
-        segmentation_cache: class maps of the photos, for a model with fusion; those in the table's own column `map`
-            are used before these.
+        segmentation_cache: class maps of the photos, for a model with fusion: their folder, several of one segmenter,
+            or a folder in which these lie. Those in the table's own column `map` are used before these.
         validation_share: share of the photos to measure with, chosen by their names, where there is no column `split`.
         stream: read and decode photos anew in every epoch, in place of keeping them in memory.
         shuffle_photos: of a stream, photos among which the next one is drawn at random; shards come in random order.
@@ -73,7 +73,7 @@ class DataConfig:
     workers: int = 2
     memory_limit_gb: float = 8.0
     augmentation: Augmentation = Augmentation()
-    segmentation_cache: Path | None = None
+    segmentation_cache: Path | tuple[Path, ...] | None = None
     validation_share: float | None = None
     stream: bool = False
     shuffle_photos: int = 100_000

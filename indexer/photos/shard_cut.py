@@ -13,7 +13,7 @@ from indexer.photos.sources import PhotoSource
 
 @dataclass(frozen=True, slots=True)
 class JobPart:
-    """The shards of one process, where several share one input: every n-th, each process with its own folder."""
+    """What one process does, where several share one input: every n-th shard or photo, each into its own folder."""
 
     number: int = 1  # from 1 to `parts`
     parts: int = 1
@@ -35,9 +35,13 @@ class JobPart:
             raise InputError(f"`part` {text}: write it as 2/8, the second of eight parts.")
         return cls(int(number), int(parts))
 
-    def has(self, shard: int) -> bool:
-        """Whether a shard is of this part."""
-        return shard % self.parts == self.number - 1
+    def has(self, number: int) -> bool:
+        """Whether the shard, or the photo, of a number is of this part."""
+        return number % self.parts == self.number - 1
+
+    def share_of(self, n: int | None) -> int | None:
+        """How many of n shards or photos are of this part; None where n is."""
+        return None if n is None else len(range(self.number - 1, n, self.parts))
 
 
 WHOLE = JobPart()

@@ -346,3 +346,26 @@ def test_a_manifest_of_another_kind_is_a_clean_error(folder: Path, change: dict[
 def test_a_moved_cache_is_the_same(folder: Path, tmp_path: Path) -> None:
     shutil.move(folder, tmp_path / "elsewhere")
     check(tmp_path / "elsewhere", PHOTOS)
+
+
+def test_folders_of_one_origin_are_one_cache(folder: Path, tmp_path: Path) -> None:
+    fill(tmp_path / "T", [b"20", b"bad 3"])
+    for cache in (open_cache((folder, tmp_path / "T")), open_cache(tmp_path)):
+        again = pickle.loads(pickle.dumps(cache))
+        for each in (cache, again):
+            assert len(each) == len(PHOTOS) + 2
+            for photo in (b"1", b"20"):
+                np.testing.assert_array_equal(each.get(photo), classes_of(photo))
+            with pytest.raises(BadImage, match="bad 3"):
+                each.get(b"bad 3")
+            assert each.get(b"21") is None
+    with pytest.raises(InputError, match="named twice"):
+        open_cache((folder, folder))
+
+
+@pytest.mark.parametrize("other", [replace(ORIGIN, segmenter="b" * 64), replace(ORIGIN, map_edge=99)])
+def test_folders_of_two_origins_are_refused(folder: Path, tmp_path: Path, other: MapOrigin) -> None:
+    with write_cache(tmp_path / "T", other) as cache:
+        cache.add(content_digest(b"20"), classes_of(b"20"))
+    with pytest.raises(BundleMismatch, match=r"S and .*T are class maps of two origins"):
+        open_cache((folder, tmp_path / "T"))

@@ -306,3 +306,39 @@ def test_the_segmenter_sees_jpegs_in_enough_detail(segmenter: Segmenter, folder:
     assert classes.shape == (96, 128)
     whole = segmenter.input.prepare(decode((folder / "large.jpg").read_bytes()), map_edge=96)
     assert (classes == segmenter.segment([whole])[0]).mean() > 0.9
+
+
+def segment_part(folder: Path, model: Path, out: Path, part: str) -> SegmentSummary:
+    return segmenting.segment(folder / "photos.csv", model, out, config=SegmentConfig(part=part))
+
+
+def test_parts_together_are_what_one_process_makes(
+    segmenter: Segmenter, oneformer_folder: Path, folder: Path, tmp_path: Path
+) -> None:
+    parts = [segment_part(folder, oneformer_folder, tmp_path / "M" / str(n), f"{n}/3") for n in (1, 2, 3)]
+    assert [each.rows for each in parts] == [6, 6, 5]
+    check(segmenter, folder, tmp_path / "M")  # the folder that holds them
+    cache = open_cache(tuple(tmp_path / "M" / str(n) for n in (3, 1, 2)))
+    assert cache.get((folder / "05.jpg").read_bytes()) is not None
+    assert len(cache) == sum(each.new for each in parts) + 2  # two photos that are none
+    again = segment_part(folder, oneformer_folder, tmp_path / "M" / "2", "2/3")
+    assert (again.new, again.already_there) == (0, parts[1].new)
+    with pytest.raises(InputError, match=r"part 2/3 is missing"):
+        open_cache((tmp_path / "M" / "1", tmp_path / "M" / "3"))
+    for other in ("1/3", "1/1", "2/2"):
+        with pytest.raises(InputError, match="Give the same `part`"):
+            segment_part(folder, oneformer_folder, tmp_path / "M" / "2", other)
+
+
+def test_a_part_that_was_cut_short_is_a_gap_until_it_is_done(
+    oneformer_folder: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segment_part(folder, oneformer_folder, tmp_path / "M" / "1", "1/2")
+    with monkeypatch.context() as patch:
+        patch.setattr(Segmenter, "maps", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            segment_part(folder, oneformer_folder, tmp_path / "M" / "2", "2/2")
+    with pytest.raises(InputError, match=r"M/2: part 2/2 of .* was not ended"):
+        open_cache(tmp_path / "M")
+    segment_part(folder, oneformer_folder, tmp_path / "M" / "2", "2/2")
+    assert len(open_cache(tmp_path / "M")) == 16  # of two copies each part has one
