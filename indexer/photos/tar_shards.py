@@ -36,6 +36,7 @@ _MAPS = ("map.png", "seg.png")
 _REMOTE_BLOCK = 8 << 20  # bytes of one request
 _MAX_JSON = 1 << 20  # bytes
 _MAX_GROUP = 100  # members of one key; they are held together
+_MOST_TOLD = 20  # shards that are missing
 _WATCHED = 1 << 20  # keys of a shard that are remembered, to say which come again
 
 _Read = Callable[[int, int], bytes]
@@ -50,8 +51,24 @@ def is_pattern(location: str) -> bool:
 def shards_of(pattern: str, schemes: Sequence[str]) -> Iterator[str]:
     """The shards a pattern stands for: braces in the order they say, globs sorted.
 
-    InputError where a shard that is named is not there, is no .tar, or a glob matches nothing.
+    InputError where shards that are named are not there, all of them told; one is no .tar; or a glob matches nothing.
     """
+    named = _named_shards(pattern, schemes)
+    for shard in named:
+        if _is_absent(shard):
+            absent = [shard, *filter(_is_absent, named)]
+            more = ", ".join(path_of(each).rpartition("/")[2] for each in absent[1:_MOST_TOLD])
+            others = f" and {len(absent) - _MOST_TOLD:,} more" if len(absent) > _MOST_TOLD else ""
+            also = f" {len(absent):,} shards are missing; the others: {more}{others}." if more else ""
+            raise InputError(f"{shard}: no such file.{also}")
+        yield shard
+
+
+def _is_absent(shard: str) -> bool:
+    return not is_uri(shard) and not Path(shard).is_file()
+
+
+def _named_shards(pattern: str, schemes: Sequence[str]) -> Iterator[str]:
     for location in expand_braces(pattern):
         check_location(location, schemes)
         found = [location]
@@ -62,8 +79,6 @@ def shards_of(pattern: str, schemes: Sequence[str]) -> Iterator[str]:
         for shard in found:
             if not path_of(shard).lower().endswith(SUFFIX):
                 raise InputError(f"{masked(shard)}: a pattern must match {SUFFIX} files only, such as 'shards/*.tar'.")
-            if not is_uri(shard) and not Path(shard).is_file():
-                raise InputError(f"{shard}: no such file.")
             yield shard
 
 

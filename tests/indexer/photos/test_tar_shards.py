@@ -120,7 +120,9 @@ def test_folders_braces_and_globs_of_shards_are_alike(shards: Path) -> None:
 def test_a_pattern_must_lead_to_shards(shards: Path) -> None:
     (shards / "a.csv").write_text("photo\n")
     for pattern, message in {
-        "{0000..0003}.tar": "0003.tar: no such file",
+        "{0000..0003}.tar": "0003.tar: no such file\\.$",
+        "{0000..0005}.tar": r"0003.tar: no such file. 3 shards are missing; the others: 0004\.tar, 0005\.tar\.$",
+        "{0000..0099}.tar": r"97 shards are missing; the others: 0004\.tar, .*, 0022\.tar and 77 more\.$",
         "x*.tar": "nothing matches",
         "*": "must match .tar files only",
         "{a..c}.tar": "a range is of two numbers",
