@@ -8,7 +8,6 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import lightning
@@ -17,32 +16,29 @@ import torch
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from encoder.checkpoint import LoadedEncoder, load_encoder, save_checkpoint
-from encoder.config import FeedOptions, Preprocessing
-from encoder.device import choose_device
+from encoder.checkpoint import LoadedEncoder, save_checkpoint
+from encoder.config import FeedOptions
 from encoder.embedding import embed_photos
-from encoder.encode import MapSource, PhotoEncoder, check_maps
-from encoder.model import GeoEncoder, GeoEncoderConfig
-from encoder.segmentation_cache import SegmentationCache, open_cache
+from encoder.encode import MapSource, PhotoEncoder
+from encoder.model import GeoEncoder
+from encoder.segmentation_cache import SegmentationCache
 from indexer.bundles.gallery import gallery_facts
 from indexer.bundles.gallery_builds import write_gallery
-from indexer.cells.hierarchy import Hierarchy
-from indexer.cells.table import load_hierarchy
 from indexer.disk.artifact import Draft
-from indexer.disk.manifest import manifest_digest
 from indexer.errors import InputError
 from indexer.jobs.progress import track, track_line
 from indexer.jobs.stages import Line
-from indexer.photos.sources import PhotoSource, open_photos
 from indexer.vectors.geocells import Geocells
 from indexer.vectors.prototypes import Placed, Placement
 from training.batches import Photos, Share, n_batches
 from training.callbacks import BestEpoch, CheckpointFiles, Reporter, Resumable, best_epoch
-from training.config import FitConfig, ModelConfig
-from training.heads import GeocellHead, Head
+from training.config import FitConfig
+from training.heads import Head
+from training.held_out import write_held_out
 from training.module import Epoch, GeoModule, TrainingLoader, ValidationLoader
-from training.photos import open_half, source_of
+from training.photos import source_of
 from training.run_folder import RunFolder
+from training.run_inputs import RunInputs
 
 log = logging.getLogger(__name__)
 
@@ -97,42 +93,25 @@ def fit(hierarchy: str | Path, out: str | Path, *, config: FitConfig) -> FitSumm
         Stopped: SIGTERM ended the run; it can be gone on with.
     """
     started = time.perf_counter()
-    hierarchy, out = Path(hierarchy), Path(out)
-    run, options = RunFolder(out), config.trainer
-    if options.accelerator == "gpu" and not torch.cuda.is_available():
-        raise InputError("trainer.accelerator is gpu, and torch finds none. Use auto or cpu, or mend the driver.")
-    device = choose_device({"auto": "auto", "cpu": "cpu", "gpu": "cuda"}[options.accelerator])  # type: ignore[arg-type]
+    out = Path(out)
+    run, inputs = RunFolder(out), RunInputs(Path(hierarchy), config)
+    device = inputs.device
     first = rank_zero_only.rank == 0
     if first:
         run.check()
-    opened = load_hierarchy(hierarchy)
-    _check_levels(opened)
-    torch.manual_seed(config.seed_everything)
-    data = config.data
-    cache = None if data.segmentation_cache is None else open_cache(data.segmentation_cache)
-    start = None if config.model.start_from is None else load_encoder(config.model.start_from)
-    encoder = _encoder_with_maps(config.model, start, cache)
-    source = open_photos(data.photos)
-    if encoder.fusion is not None and cache is None:
-        _check_maps_come(source)
+    _, encoder, head = inputs.hierarchy, inputs.encoder, inputs.head  # the cells first: they are soon read
+    inputs.check_maps_come(encoder)
     # Before training: what the files say hours later is not what was learned from.
-    inputs = {
-        "photos": source.identity,
-        "hierarchy": manifest_digest(hierarchy),
-        "maps": None if cache is None else cache.origin.segmenter,
-        "start_from": None if start is None else start.digest,
-    }
-    facts = run.facts(hierarchy, config, inputs)
+    digests = inputs.digests()
+    facts = run.facts(inputs.folder, config, digests)
     if first:
         run.check_same(facts)  # before photos are read, which may take long
-    open_ = partial(open_half, data, hierarchy=opened, encoder=encoder, cache=cache, device=device)
-    validation, learnt = open_("validation"), open_("train")  # what is wrong with the table shows at the small one
-    gallery_photos = _gallery_placement(config, opened) if config.wants_gallery else None
+    validation, learnt = inputs.validation, inputs.learnt  # what is wrong with the table shows at the small one
+    gallery_photos = inputs.gallery
     with run.begun(facts) if first else contextlib.nullcontext():
+        if first and not run.held_out.exists():
+            write_held_out(run.held_out, *source_of(config.data, "validation"))
         began = time.perf_counter()
-        head = GeocellHead(
-            opened, encoder.config.projection_dim, negatives=config.loss.negatives, seed=config.seed_everything
-        )
         module = train(encoder, head, learnt, validation, config=config, device=device.type, run=run)
         train_seconds = time.perf_counter() - began
         if not first:
@@ -145,14 +124,14 @@ def fit(hierarchy: str | Path, out: str | Path, *, config: FitConfig) -> FitSumm
             _write_log(draft.path / "training_log.csv", module.epochs, kept)
             if gallery_photos is not None:
                 loaded = LoadedEncoder(str(out), encoder.eval().to(device), digest=draft.facts["encoder"])
-                n_gallery = _add_gallery(draft, loaded, geocells, gallery_photos, config, cache)
+                n_gallery = _add_gallery(draft, loaded, geocells, gallery_photos, config, inputs.cache)
 
         save_checkpoint(
             run.checkpoint,
             encoder=encoder,
             geocells=geocells,
             config=facts["options"],
-            inputs=inputs,
+            inputs=digests,
             finish=finish,
         )
         run.end()
@@ -186,10 +165,7 @@ def train(
     """
     options, data = config.trainer, config.data
     processes = options.devices * options.num_nodes
-    if processes * options.accumulate_grad_batches > 1 and len(photos) < data.batch_size:
-        raise InputError(
-            f"{len(photos)} training photos; data.batch_size {data.batch_size} cannot be shared. Lower it."
-        )
+    check_shares(len(photos), config)
     reporter = Reporter()
     callbacks: list[lightning.Callback] = [reporter]
     if options.patience is not None:
@@ -221,44 +197,11 @@ def train(
     return module
 
 
-def build_encoder(config: ModelConfig, start: LoadedEncoder | None = None) -> GeoEncoder:
-    """The encoder training begins with; random weights come from torch's global generator.
-
-    start: what `config.start_from` names, which is changed; None where it names nothing.
-    """
-    if start is None:
-        encoder, trainable = _new_encoder(config), config.trainable_blocks
-    else:
-        encoder = start.model.requires_grad_(True).train()
-        trainable = 1 if config.trainable_blocks is None else config.trainable_blocks
-    known = encoder.fusion_config
-    if config.fusion is not None:
-        if known is None:
-            encoder.add_fusion(config.fusion)
-        elif config.fusion != known == replace(config.fusion, leave_out=known.leave_out, segmenter=known.segmenter):
-            encoder.config.fusion["leave_out"] = config.fusion.leave_out
-        else:
-            raise InputError(
-                f"{config.start_from} has a fusion already. Leave out model.fusion; or give the sizes it has, and "
-                "another leave_out."
-            )
-    if isinstance(trainable, int):
-        encoder.freeze(trainable_blocks=trainable)
-    return encoder
-
-
-def _new_encoder(config: ModelConfig) -> GeoEncoder:
-    vision = {
-        "image_size": config.image_size,
-        "patch_size": config.patch_size,
-        "hidden_size": config.hidden_size,
-        "num_hidden_layers": config.layers,
-        "num_attention_heads": config.heads,
-        "intermediate_size": config.mlp_size,
-        "hidden_act": config.activation,
-    }
-    preprocessing = Preprocessing(config.image_size, config.image_size, config.mean, config.std).to_dict()
-    return GeoEncoder(GeoEncoderConfig(vision_config=vision, projection_dim=config.width, preprocessing=preprocessing))
+def check_shares(n_photos: int, config: FitConfig) -> None:
+    """Raise InputError where so many photos to learn from are too few for a batch that is shared."""
+    options, size = config.trainer, config.data.batch_size
+    if options.devices * options.num_nodes * options.accumulate_grad_batches > 1 and n_photos < size:
+        raise InputError(f"{n_photos} training photos; data.batch_size {size} cannot be shared. Lower it.")
 
 
 def _trainer(
@@ -304,31 +247,6 @@ def _interruptible() -> Iterator[None]:
         raise KeyboardInterrupt from None
 
 
-def _encoder_with_maps(model: ModelConfig, start: LoadedEncoder | None, cache: SegmentationCache | None) -> GeoEncoder:
-    """The encoder to train, whose fusion, if it has one, understands the maps of the cache, if there is one."""
-    if model.unused:
-        log.warning("%s has its own model.%s: what is given has no effect", model.start_from, ", ".join(model.unused))
-    if cache is not None and model.fusion is not None and model.fusion.segmenter is None:
-        # On record: no maps of another segmenter may be taken for those that the fusion learned from.
-        model = replace(model, fusion=replace(model.fusion, segmenter=cache.origin.segmenter))
-    encoder = build_encoder(model, start)
-    check_maps(encoder, MapSource(cache))
-    return encoder
-
-
-def _gallery_placement(config: FitConfig, hierarchy: Hierarchy) -> Placement:
-    """Where the photos to learn from were taken; with a column of owners, as the table of photos says it.
-
-    Raises:
-        InputError: the photos come in no table, or in one without that column.
-    """
-    _, chosen = source_of(config.data, "train")
-    if config.owner_column is None:
-        return Placement(hierarchy, chosen=chosen)
-    split = None if config.data.validation_share is not None else config.data.train_split
-    return Placement(hierarchy, config.data.photos, split=split, chosen=chosen, owner_column=config.owner_column)
-
-
 def _add_gallery(
     draft: Draft,
     encoder: LoadedEncoder,
@@ -368,23 +286,6 @@ def _of_new_names(batches: Iterable[Placed]) -> Iterator[Placed]:
         yield placed.take(np.array(fresh, np.int64))
     if n_left_out:
         log.warning("%d photos are not in the gallery: others have their names", n_left_out)
-
-
-def _check_levels(hierarchy: Hierarchy) -> None:
-    for number, level in enumerate(hierarchy.levels):
-        if len(level) == 1:
-            raise InputError(
-                f"Level {number} (tau_max {level.tau_max}) has a single cell, which teaches nothing. "
-                "Leave that one out of `tau_max` of the partition."
-            )
-
-
-def _check_maps_come(source: PhotoSource) -> None:
-    if not source.may_have_maps:
-        raise InputError(
-            f"{source.location}: model.fusion sees each photo with its class map, and none come with these. Give "
-            "data.segmentation_cache (python -m encoder segment makes one), or leave out model.fusion."
-        )
 
 
 def _write_log(file: Path, epochs: Sequence[Epoch], kept: Epoch) -> None:

@@ -6,6 +6,7 @@
     resume.ckpt     where a killed run goes on; gone when it has ended
     best.ckpt       weights of the best epoch so far, with `trainer.patience`; gone likewise
     checkpoint/     the result, whole or not there
+    held_out.parquet   the photos that nothing is fitted to (`training.held_out`), written when the run begins
     .lock           held by the one process that trains
 
 A second start with the same options and inputs goes on where the first one ended, another is refused by name.
@@ -45,6 +46,7 @@ class RunFolder:
         # Lightning's own file of an unfinished run: a pickle that this machine wrote and nobody else reads.
         self.resume = path / "resume.ckpt"
         self.best = path / "best.ckpt"  # weights of the best epoch so far
+        self.held_out = path / "held_out.parquet"
         self._run, self._config, self._lock = path / "run.json", path / "config.yaml", path / ".lock"
         self._busy = f"{path}: another process is training in this folder. Wait for it."
 

@@ -29,12 +29,13 @@ from indexer.disk.manifest import code_version
 from indexer.earth.geo import haversine_km
 from indexer.photos.sources import open_photos, read_coordinates
 from training.config import FitConfig
-from training.fitting import build_encoder, train
+from training.fitting import train
 from training.heads import Head, best_rows
 from training.module import GeoModule
 from training.photo_stream import PhotoStream
 from training.photos import PhotoSet, load_photos
 from training.run_folder import plain
+from training.run_inputs import build_encoder
 
 log = logging.getLogger(__name__)
 

@@ -31,9 +31,9 @@ from encoder.fusion import SegmentationTokens
 from encoder.model import GeoEncoder, GeoEncoderConfig
 from indexer.earth.geo import Accuracy, accuracy
 from training.config import ModelConfig
-from training.fitting import build_encoder
 from training.heads import GeocellHead
 from training.photos import PhotoSet
+from training.run_inputs import build_encoder
 
 SMALL = ComparisonPreset(WorldConfig(n_train=10_000), (500, 200, 75, 30, 12), 3, epochs=6)
 FULL = ComparisonPreset(WorldConfig(), (1000, 400, 150, 60, 25, 12), 3, epochs=8)  # the demo's

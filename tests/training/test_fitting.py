@@ -57,9 +57,10 @@ from tests.training.conftest import (
 from training.config import (
     ModelConfig,
 )
-from training.fitting import FitSummary, build_encoder
+from training.fitting import FitSummary
 from training.holding_out import by_name
 from training.module import one_cycle
+from training.run_inputs import build_encoder
 
 
 @pytest.fixture(scope="module")

@@ -33,9 +33,9 @@ from tests.kills import Forks
 from tests.training.conftest import EVERY_STEP, SIZE, changed, check_alike, head_of, train, written
 from training.batches import Share
 from training.config import Augmentation, DataConfig, FitConfig, ModelConfig, Negatives
-from training.fitting import build_encoder
 from training.module import Epoch, GeoModule
 from training.photos import PhotoSet
+from training.run_inputs import build_encoder
 
 WIDTH, BATCH, N = 16, 16, 40
 KINDS = (*get_args(Negatives), "classes", "places")
