@@ -87,15 +87,16 @@ def job_remarks(line: Line, known: int) -> list[str]:
 
 def fitting_batch_size(model: "GeoEncoder") -> int:
     """The largest power of two that helps and fits, of crops in one forward pass without gradients."""
-    need = _bytes_per_crop(model)
+    need = bytes_per_crop(model)
     size = _ENOUGH["cuda" if model.device.type == "cuda" else "cpu"]
-    free = _SHARE * _free_bytes(model.device)
+    free = _SHARE * free_bytes(model.device)
     while size > 1 and size * need > free:
         size //= 2
     return size
 
 
-def _bytes_per_crop(model: "GeoEncoder") -> int:
+def bytes_per_crop(model: "GeoEncoder") -> int:
+    """What a forward pass without gradients takes for each crop, at its widest place; by arithmetic."""
     vision, fusion = model.config.vision_config, model.fusion_config
     tokens = 1 + (vision.image_size // vision.patch_size) ** 2
     widest = _HIDDEN_COPIES * vision.hidden_size + 2 * vision.intermediate_size
@@ -105,7 +106,8 @@ def _bytes_per_crop(model: "GeoEncoder") -> int:
     return int(tokens * widest * model.dtype.itemsize + pixels + photo + gathered)
 
 
-def _free_bytes(device: torch.device) -> int:
+def free_bytes(device: torch.device) -> int:
+    """What a device, or this machine for the CPU, can still give."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return min(_available(_MEMINFO), _left_to_container(_CGROUP))

@@ -118,7 +118,7 @@ def _listed(folders: MapFolders) -> Sequence[Path]:
 
 
 def _caches_in(folder: Path) -> list[Path]:
-    """The folder itself if it has class maps, or else all folders of class maps in it; itself again if there is none."""
+    """The folder itself if it has class maps, or else all such folders in it; itself again if there is none."""
     if (folder / MANIFEST).exists() or not folder.is_dir():
         return [folder]
     return sorted(path.parent for path in folder.glob(f"*/{MANIFEST}")) or [folder]

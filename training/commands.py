@@ -4,19 +4,30 @@ from dataclasses import asdict
 from pathlib import Path
 
 from indexer.cli import Result
+from indexer.errors import InputError
 from training.config import FitConfig, RefitConfig, RefitSources
 
 
-def fit(*, hierarchy: Path, out: Path, config: FitConfig) -> Result | None:
+def fit(*, hierarchy: Path, out: Path, check: bool = False, config: FitConfig) -> Result | None:
     """Train an encoder and the geocells of a hierarchy together. A run that was cut short goes on where it ended.
 
     Args:
         hierarchy: hierarchy folder, made from the training photos.
         out: folder of the run: its options, its logs, and at the end its `checkpoint`.
+        check: look at all files, photos, maps, models and devices, let one batch go forward and backward, and say what
+            is missing and what the run will take; nothing is trained, and nothing written.
         config: the rest.
     """
     from training.fitting import fit as fit_run
 
+    if check:
+        from training.check import check as check_run
+
+        report = check_run(hierarchy, out, config=config)
+        text = f"{out}: {report.text()}"
+        if report.problems:
+            raise InputError(text)
+        return Result(asdict(report), text)
     summary = fit_run(hierarchy, out, config=config)
     if summary is None:  # another process of the run reports
         return None

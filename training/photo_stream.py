@@ -8,11 +8,13 @@ Photos are shuffled as webdataset's users know it: shards in a random order, and
 those that follow. A table whose neighbours are alike, sorted by place or by owner, should be shuffled once beforehand.
 """
 
+import copy
 import itertools
 import logging
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -22,8 +24,9 @@ from encoder.crops import crop_maps, crop_photos
 from encoder.decoded_batch import DecodedBatch
 from encoder.decoding import decoded_batches
 from encoder.encode import MapSource, reader_of
+from encoder.images import BadImage
 from encoder.model import GeoEncoder
-from encoder.photo_reader import UNKNOWN_CLASS
+from encoder.photo_reader import UNKNOWN_CLASS, DecodedPhoto
 from encoder.segmentation_cache import SegmentationCache
 from indexer.cells.hierarchy import Hierarchy
 from indexer.errors import InputError
@@ -41,7 +44,7 @@ CPU = torch.device("cpu")
 _GIVEN_UP_AFTER = 1024  # photos of which none can be read, since a pass over them began
 _LOOKED_AT = 4096  # photos whose cells are found in one go
 
-_Placed = tuple[Photo, np.ndarray]  # a photo and its cells (L,) int64
+Placed = tuple[Photo, np.ndarray]  # a photo and its cells (L,) int64
 
 
 class PhotoStream:
@@ -87,6 +90,19 @@ class PhotoStream:
     def has_any(self) -> bool:
         """Whether there is one at all; unlike the number, that is soon known."""
         return any(self._wanted(iter(self._source)))
+
+    def only(self, photos: Sequence[Photo]) -> "PhotoStream":
+        """The same of these photos alone."""
+        other = copy.copy(self)
+        other._source = replace(
+            self._source, n_photos=len(photos), photos=lambda: iter(photos), containers=lambda: iter(()), photos_of=None
+        )
+        other._n_photos = None
+        return other
+
+    def read(self, photo: Photo) -> DecodedPhoto | BadImage:
+        """One photo as it is decoded before it is cut, or what is wrong with it."""
+        return self._read(photo)
 
     def parts(self, batch_size: int, share: Share, *, epoch: int, seed: int, skip: int) -> Iterator[BatchPart]:
         """As `training.batches.Photos` says. A photo that cannot be decoded has no cell, and counts all the same."""
@@ -149,16 +165,11 @@ class PhotoStream:
 
     def _wanted(
         self, photos: Iterator[Photo], advance: Callable[[int], None] = lambda photos: None
-    ) -> Iterator[list[_Placed]]:
+    ) -> Iterator[list[Placed]]:
         """Those that are wanted, with their cells, a few thousand at a time."""
-        while block := list(itertools.islice(photos, _LOOKED_AT)):
-            lat, lng = (np.array([getattr(photo, name) for photo in block]) for name in ("lat_deg", "lng_deg"))
-            cells = self._hierarchy.locate(lat, lng)
-            wanted = (cells >= 0).any(axis=1) if self._needs_cell else np.ones(len(block), bool)
-            if self._chosen is not None:
-                wanted &= self._chosen([photo.name for photo in block])
-            yield [(block[row], cells[row]) for row in np.flatnonzero(wanted)]
-            advance(len(block))
+        for n_seen, block in wanted_photos(photos, self._hierarchy, self._chosen, needs_cell=self._needs_cell):
+            yield block
+            advance(n_seen)
 
     def _decoded(self, photos: Iterable[list[Photo]]) -> Iterator[DecodedBatch]:
         """Raises InputError where of the first photos, or of all if they are fewer, none can be read.
@@ -230,12 +241,29 @@ class PhotoStream:
             self._shown.add(status)
 
 
-def shuffle(placed: Iterator[_Placed], rng: np.random.Generator, *, photos: int, n_bytes: int) -> Iterator[_Placed]:
+def wanted_photos(
+    photos: Iterable[Photo], hierarchy: Hierarchy, chosen: NameFilter | None, *, needs_cell: bool
+) -> Iterator[tuple[int, list[Placed]]]:
+    """Those that are wanted, with their cells, a few thousand at a time; and of how many they are.
+
+    chosen, needs_cell: as PhotoStream has them.
+    """
+    left = iter(photos)
+    while block := list(itertools.islice(left, _LOOKED_AT)):
+        lat, lng = (np.array([getattr(photo, name) for photo in block]) for name in ("lat_deg", "lng_deg"))
+        cells = hierarchy.locate(lat, lng)
+        wanted = (cells >= 0).any(axis=1) if needs_cell else np.ones(len(block), bool)
+        if chosen is not None:
+            wanted &= chosen([photo.name for photo in block])
+        yield len(block), [(block[row], cells[row]) for row in np.flatnonzero(wanted)]
+
+
+def shuffle(placed: Iterator[Placed], rng: np.random.Generator, *, photos: int, n_bytes: int) -> Iterator[Placed]:
     """Each photo once, the next one drawn from a buffer of those that follow.
 
     photos: in the buffer, at most. n_bytes: of photos that came as bytes, in the buffer, at most (but for one).
     """
-    buffer, held = list[_Placed](), 0
+    buffer, held = list[Placed](), 0
     for each in placed:
         buffer.append(each)
         held += _size(each)
@@ -247,13 +275,13 @@ def shuffle(placed: Iterator[_Placed], rng: np.random.Generator, *, photos: int,
         yield _drawn(buffer, rng)
 
 
-def _drawn(buffer: list[_Placed], rng: np.random.Generator) -> _Placed:
+def _drawn(buffer: list[Placed], rng: np.random.Generator) -> Placed:
     """One of them at random, which is taken out."""
     row = int(rng.integers(len(buffer)))
     buffer[row], buffer[-1] = buffer[-1], buffer[row]
     return buffer.pop()
 
 
-def _size(placed: _Placed) -> int:
+def _size(placed: Placed) -> int:
     photo = placed[0]
     return sum(len(data) for data in (photo.data, photo.class_map) if isinstance(data, bytes))

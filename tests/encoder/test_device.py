@@ -78,7 +78,7 @@ def paper_encoder() -> GeoEncoder:
 
 
 def with_memory(monkeypatch: pytest.MonkeyPatch, free: float) -> None:
-    monkeypatch.setattr(devices, "_free_bytes", lambda device: int(free))
+    monkeypatch.setattr(devices, "free_bytes", lambda device: int(free))
 
 
 def test_a_small_model_gets_all_that_helps(monkeypatch: pytest.MonkeyPatch) -> None:

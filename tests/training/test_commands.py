@@ -1,6 +1,9 @@
 """`python -m training fit` as a person uses it: one YAML file, flags that win, errors that name the key."""
 
+import importlib
 import json
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from indexer.cells.partition import PartitionRule
-from indexer.cli import main
+from indexer.cli import _parser, main
 from tests.training.conftest import SIZE
 from training.__main__ import COMMANDS
 from training.config import FitConfig, ModelConfig
@@ -43,6 +46,26 @@ def test_a_file_and_a_flag_make_a_checkpoint(config: Path, tmp_path: Path, capsy
     manifest = json.loads((tmp_path / "C" / "checkpoint" / "manifest.json").read_text())
     assert manifest["config"]["trainer"]["max_epochs"] == 2
     assert manifest["config"]["data"]["augmentation"]["brightness"] == 0.1
+
+
+def test_a_run_can_be_looked_at_before_it_begins(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fit("--config", config, "--check") == 0
+    said = capsys.readouterr()
+    assert "no problem" in said.out
+    assert "90 photos to learn from, 30 to measure with" in said.out
+    assert fit("--config", config, "--check", "--json") == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["problems"] == []
+    assert data["estimate"]["photos_at_once"] == 30
+    assert not (tmp_path / "C").exists()
+    options = ("--check", "--hierarchy", tmp_path / "none", "--model.start_from", f"hf:{tmp_path / 'clip'}")
+    assert fit("--config", config, *options) == 2
+    error = capsys.readouterr().err
+    assert "2 problems\n" in error
+    assert str(tmp_path / "none") in error
+    assert str(tmp_path / "clip") in error
 
 
 @pytest.mark.parametrize(
@@ -92,7 +115,7 @@ def test_the_papers_configuration_is_the_papers(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("training.fitting.fit", take)
     assert fit("--config", PAPER) == 0
     model, trainer, optimizer = given["model"], given["trainer"], given["optimizer"]
-    assert model.start_from == "hf:openai/clip-vit-large-patch14-336"
+    assert model.start_from == "hf:mp16/clip"
     assert model.trainable_blocks == 1
     fusion = model.fusion
     assert (fusion.blocks, fusion.classes, fusion.width, fusion.latent, fusion.heads) == (3, 150, 128, 64, 16)
@@ -103,6 +126,46 @@ def test_the_papers_configuration_is_the_papers(monkeypatch: pytest.MonkeyPatch)
     assert (trainer.devices, trainer.precision) == (8, "bf16-mixed")
     assert (INITIAL_TEMPERATURE, PartitionRule().tau_min) == (0.07, 50)
     assert PartitionRule().tau_max == (25000, 10000, 5000, 2000, 1000, 750, 500)
+
+
+def header_commands(file: Path) -> list[list[str]]:
+    """The commands in the comment at the head of a configuration, with any one value of each variable of the shell."""
+    comment = "\n".join(line[2:] for line in file.read_text().splitlines() if line.startswith("#     "))
+    joined = re.sub(r" *\\\n\s*", " ", comment).replace("$((g + 1))", "1").replace("$crops", "ten").replace("$g", "0")
+    return [shlex.split(line.partition("python -m ")[2].rstrip("& ")) for line in joined.splitlines() if "-m" in line]
+
+
+def test_the_papers_commands_parse_and_hand_on_what_they_make(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(PAPER.parents[1])
+    steps = header_commands(PAPER)
+    assert [" ".join(words[:2]) for words in steps] == [
+        "encoder convert",
+        "indexer partition",
+        "encoder segment",
+        "training fit",
+        "training fit",
+        "indexer build",
+        "encoder embed",
+        "search calibrate",
+        "search evaluate",
+    ]
+    made = {"mp16/photos.csv"}
+    for package, *arguments in steps:
+        commands = importlib.import_module(f"{package}.__main__").COMMANDS
+        given = _parser(package, "", commands).parse_args(arguments)
+        assert given is not None
+        paths = {word for word in arguments if word.startswith("mp16/") and "benchmark" not in word}
+        written = {
+            arguments[row + 1] for row, word in enumerate(arguments) if word in ("--out", "--report", "--registry")
+        }
+        for path in paths - written:
+            assert any(path == each or path.startswith(f"{each}/") or each.startswith(f"{path}/") for each in made), (
+                path
+            )
+        made |= written | ({"mp16/run"} if package == "training" else set())
+    config = FitConfig.from_yaml(PAPER)
+    assert config.model.start_from == "hf:mp16/clip"
+    assert str(config.data.segmentation_cache) == "mp16/maps"
 
 
 def test_the_papers_configuration_reads_a_hierarchy_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
