@@ -50,10 +50,13 @@ def read_part(folder: Path) -> MapPart | None:
     file = folder / PART_FILE
     try:
         found = json.loads(file.read_bytes())
-        rows, split, photos = found["rows"], found["split"], found["photos"]
-        known = (None if value is None else str(value) for value in (photos, split))
+        photos, split, rows = found["photos"], found["split"], found["rows"]
         return MapPart(
-            JobPart.parse(found["part"]), str(found["location"]), *known, rows=None if rows is None else int(rows)
+            JobPart.parse(found["part"]),
+            str(found["location"]),
+            None if photos is None else str(photos),
+            None if split is None else str(split),
+            None if rows is None else int(rows),
         )
     except FileNotFoundError:
         return None

@@ -53,7 +53,7 @@ def _check(hierarchy: Path, out: Path, config: FitConfig) -> CheckReport:
     with report.of("out"):
         run.check()
     device = _device(report, inputs)
-    have_bytes = None if device is None else free_bytes(device)  # before anything of ours is on it
+    have_bytes = None if device is None else _least_free(device, config)  # before anything of ours is on it
     cells = encoder = head = cache = None
     with report.of("hierarchy"):
         cells = inputs.hierarchy
@@ -92,6 +92,13 @@ def _device(report: CheckReport, inputs: RunInputs) -> torch.device | None:
     return None
 
 
+def _least_free(device: torch.device, config: FitConfig) -> int:
+    """What the fullest of the devices can still give to a process."""
+    if device.type == "cpu":
+        return free_bytes(device) // config.trainer.devices
+    return min(free_bytes(torch.device(device.type, number)) for number in range(config.trainer.devices))
+
+
 def _halves(report: CheckReport, inputs: RunInputs, cells: Hierarchy | None) -> dict[str, PhotoSurvey]:
     """What the names of the photos say, for each half that can be opened."""
     found = dict[str, PhotoSurvey]()
@@ -100,8 +107,8 @@ def _halves(report: CheckReport, inputs: RunInputs, cells: Hierarchy | None) -> 
             source, chosen = source_of(inputs.config.data, name)
             if cells is not None:
                 found[name] = survey(report, source, cells, chosen, needs_cell=name == "train")
-    for name, half in found.items():
-        subject = f"data.photos ({name})"
+    for named, half in found.items():
+        subject = f"data.photos ({named})"
         if not half.photos:
             report.add(subject, "none of them can be used: there are none, or none lies in a cell")
         elif half.absent:
@@ -203,8 +210,7 @@ def _try(
 ) -> None:
     """Let a batch go forward and backward, and say of the run what that says of it."""
     trial: Trial | None = None
-    on_one = device is not None and device.type == "cpu"
-    most = None if have is None else int(_SPARE * have / (config.trainer.devices if on_one else 1))
+    most = None if have is None else int(_SPARE * have)
     with report.of("trainer"):
         trial = try_part(encoder, head, part, config=config, device=device or CPU, most_bytes=most or 0)
     if trial is None:
@@ -213,7 +219,8 @@ def _try(
     options, data = config.trainer, config.data
     processes, photos = options.devices * options.num_nodes, len(part.pixels)
     need = trial.bytes_for(photos)
-    step_s, hours = (None, None) if device is None else (trial.photo_seconds, None)
+    step_s = None if device is None else trial.photo_seconds
+    hours: float | None = None
     if step_s is not None and n_train:
         reading = 0.0 if read_s is None else read_s
         epoch_s = (n_train + n_validation) * (max(step_s, reading) if data.stream else step_s) / processes

@@ -25,7 +25,7 @@ from indexer.photos.sources import PhotoSource, open_photos
 from indexer.vectors.prototypes import Placement
 from training.batches import Photos
 from training.config import FitConfig, ModelConfig
-from training.heads import GeocellHead, Head
+from training.heads import GeocellHead
 from training.photos import open_half, source_of
 
 log = logging.getLogger(__name__)
@@ -96,11 +96,11 @@ class RunInputs:
         return build_encoder(model, start)
 
     @cached_property
-    def head(self) -> Head:
+    def head(self) -> GeocellHead:
         """What is learned beside the encoder."""
         return self.head_beside(self.encoder)
 
-    def head_beside(self, encoder: GeoEncoder) -> Head:
+    def head_beside(self, encoder: GeoEncoder) -> GeocellHead:
         """The same for any encoder."""
         config = self.config
         return GeocellHead(

@@ -125,7 +125,7 @@ def _pass(module: GeoModule, part: BatchPart, photos: int) -> _Pass:
         warnings.filterwarnings("ignore", "You are trying to `self.log\\(\\)`")  # there is no log
         with torch.autocast(device.type, torch.bfloat16, enabled=low):
             loss = module.training_step(moved, 0)
-    loss.backward()
+    torch.autograd.backward(loss)
     _wait(device)
     seconds = time.perf_counter() - started
     module.zero_grad(set_to_none=True)

@@ -83,7 +83,7 @@ def test_another_run_is_refused_before_photos_are_read(
 ) -> None:
     config = changed(trainer={"max_epochs": 1})
     folder = interrupted(toy, tmp_path / "C", config)
-    monkeypatch.setattr("training.fitting.open_half", lambda *_, **__: pytest.fail("it read"))
+    monkeypatch.setattr("training.run_inputs.open_half", lambda *_, **__: pytest.fail("it read"))
     with pytest.raises(InputError, match="began with seed_everything 0, this one has 1"):
         train(toy, folder, replace(config, seed_everything=1))
     facts = json.loads((folder / "run.json").read_text())
