@@ -1,8 +1,8 @@
 # Two commands: `make demo` runs the main job, `make test` passes the tests. Both set up .venv first.
 .DEFAULT_GOAL := help
-.PHONY: help venv demo ablations docs test test-slow test-wheel check format clean bench-bundle bench-embed bench-fusion
-.PHONY: bench-gallery bench-gpu bench-partition bench-refit bench-refit-scale bench-reranker bench-run bench-search
-.PHONY: bench-small-refit bench-trust
+.PHONY: help venv demo ablations docs test test-slow test-wheel check format clean bench-bundle bench-costs bench-embed
+.PHONY: bench-fusion bench-gallery bench-gpu bench-partition bench-refit bench-refit-scale bench-reranker bench-run
+.PHONY: bench-search bench-small-refit bench-trust
 
 PYTHON ?= python3
 FAISS ?= cpu# cpu or gpu: which of the two FAISS packages to install
@@ -50,6 +50,9 @@ check: venv  ## Format, lint, types
 
 bench-bundle: venv  ## Building and opening a bundle with each kind of leaf index
 	$(BIN)/python -m benchmarks.bundle
+
+bench-costs: venv  ## What MP-16 and 100 million photos cost at each step, as arithmetic on what was measured
+	$(BIN)/python -m benchmarks.costs
 
 bench-embed: venv  ## From JPEG files to vectors, beside the model alone and a plain loop
 	$(BIN)/python -m benchmarks.embed
