@@ -1,3 +1,7 @@
+from .check_report import CheckReport as CheckReport
+from .check_report import Estimate as Estimate
+from .check_report import Finding as Finding
+from .checking import check as check
 from .config import Augmentation as Augmentation
 from .config import DataConfig as DataConfig
 from .config import FitConfig as FitConfig

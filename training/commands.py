@@ -21,7 +21,7 @@ def fit(*, hierarchy: Path, out: Path, check: bool = False, config: FitConfig) -
     from training.fitting import fit as fit_run
 
     if check:
-        from training.check import check as check_run
+        from training.checking import check as check_run
 
         report = check_run(hierarchy, out, config=config)
         text = f"{out}: {report.text()}"

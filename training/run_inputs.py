@@ -1,6 +1,6 @@
 """What a run is made from, each thing opened when it is first asked for.
 
-`fit` asks for all of them and ends at the first that cannot be had; `training.check` asks for all and names every one.
+`fit` asks for all and ends at the first that cannot be had; `training.checking` asks for all and names every one.
 """
 
 import logging

@@ -15,10 +15,9 @@ from encoder.segmentation_cache import MapOrigin, content_digest, write_cache
 from indexer.cells.partition import PartitionRule
 from tests.conftest import save_s2_hierarchy
 from tests.training.conftest import LEARN, changed, train
-from training import check as checking
-from training import photo_survey
-from training.check import check
+from training import checking, photo_survey
 from training.check_report import CheckReport
+from training.checking import check
 from training.config import FitConfig
 
 STREAM = changed(LEARN, data={"stream": True})
