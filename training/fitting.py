@@ -39,7 +39,7 @@ from indexer.vectors.prototypes import Placed, Placement
 from training.batches import Photos, Share, n_batches
 from training.callbacks import BestEpoch, CheckpointFiles, Reporter, Resumable, best_epoch
 from training.config import FitConfig, ModelConfig
-from training.heads import GeocellHead, Head
+from training.heads import Head, head_for
 from training.module import Epoch, GeoModule, TrainingLoader, ValidationLoader
 from training.photos import open_half, source_of
 from training.run_folder import RunFolder
@@ -130,9 +130,7 @@ def fit(hierarchy: str | Path, out: str | Path, *, config: FitConfig) -> FitSumm
     gallery_photos = _gallery_placement(config, opened) if config.wants_gallery else None
     with run.begun(facts) if first else contextlib.nullcontext():
         began = time.perf_counter()
-        head = GeocellHead(
-            opened, encoder.config.projection_dim, negatives=config.loss.negatives, seed=config.seed_everything
-        )
+        head = head_for(config, opened, width=encoder.config.projection_dim)
         module = train(encoder, head, learnt, validation, config=config, device=device.type, run=run)
         train_seconds = time.perf_counter() - began
         if not first:

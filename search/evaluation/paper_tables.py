@@ -60,7 +60,7 @@ class PaperTables:
             shares = [f"{within[limit]:.2f}" for limit in _LIMITS]
             write([table.number, name, _THIS, "", evaluation.accuracy.n, *shares, *(found or [""] * len(ends))])
             for method, row in table.rows.items():
-                published = ["" if share is None else f"{share:g}" for share in row.within]
+                published = ["" if share is None else f"{share:.1f}" for share in row.within]
                 write([table.number, name, method, row.source, "", *published, *[""] * len(ends)])
         return stream.getvalue()
 
@@ -112,5 +112,5 @@ def _table(name: BenchmarkName, evaluation: Evaluation) -> Table:
     rows = [*accuracy_rows(evaluation, f"{_THIS}, {evaluation.accuracy.n:,} photos")]
     rows += published_rows(published, PUBLISHED_KM)
     heads = ["percent of photos within", *(f"{limit} km" for limit in _LIMITS)]
-    title = f"Table {published.number}: {published.title}"
+    title = f"Table {published.number}, {published.title}"
     return Table(heads, rows, title, notes=[f"The paper: {SOURCE}.", *published_notes(published)])

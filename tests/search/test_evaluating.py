@@ -134,7 +134,7 @@ def test_tables_of_the_benchmarks_that_are_there(
     assert text.count("this run, 2 photos") == 2
     assert "Table II, IM2GPS3k, is missing" in text
     assert "for figures to publish it is float32" in text
-    assert text.index("Table I: IM2GPS") < text.index("Table V: GWS15k")
+    assert text.index("Table I, IM2GPS") < text.index("Table V, GWS15k")
     assert sorted(path.name for path in (tmp_path / "P").iterdir()) == [
         "manifest.json",
         "report.html",

@@ -33,7 +33,7 @@ def test_all_forms_say_the_same_of_these_answers_and_of_others() -> None:
     for form in (page, text):
         assert form.count("this run, 8 photos") == 2
         assert all(
-            line in form for line in ("Table II: IM2GPS3k", "Table V: GWS15k", "Table I is missing.", "Ten crops.")
+            line in form for line in ("Table II, IM2GPS3k", "Table V, GWS15k", "Table I is missing.", "Ten crops.")
         )
     lines = [line.split("|") for line in page.splitlines() if line.startswith("|")]
     assert [[cell.strip() for cell in line[2:-1]] for line in lines if "this run" in line[1]] == [ours, ours]
