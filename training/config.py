@@ -140,8 +140,8 @@ class ModelConfig:
         """Options that were given and say nothing: what `start_from` names has sizes and colours of its own."""
         if self.start_from is None:
             return []
-        said = ("start_from", "fusion", "trainable_blocks", "head")
-        own = [each for each in fields(self) if each.name not in said]
+        of_any = ("start_from", "fusion", "trainable_blocks", "head")
+        own = [each for each in fields(self) if each.name not in of_any]
         return [each.name for each in own if getattr(self, each.name) != each.default]
 
 

@@ -3,7 +3,8 @@
     p_l(c | v) = softmax over all cells c of level l of (v . E_l[c] / tau_l)
     score(r | v) = product over l of p_l(anc_l(r) | v) ** lambda_l  *  (n_r / n) ** beta
 
-(paper section III-D; softmax probabilities, not raw cosines: two negative cosines multiply to a large score). n_r of
+(paper section III-D. Its first version says cosine similarity and multiplies; notes of others on the second say softmax
+probabilities. These are taken: two negative cosines would multiply to a large score.) n_r of
 all n photos lie in leaf r; the prior exponent beta is 0 unless it was fitted. A level's normaliser does not depend on
 r, so ranking by the product is ranking by v . G_r + b_r, where the leaf vector G_r is the sum over l of
 lambda_l * E_l[anc_l(r)] / tau_l, and the bias b_r is beta * log(n_r / n). A bias is one more dimension of G_r, where

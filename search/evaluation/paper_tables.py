@@ -41,11 +41,13 @@ class PaperTables:
 
     def text(self) -> str:
         """All of it to read, in lines."""
-        return "\n\n".join([*(table.text() for table in self.tables()), *self._said()])
+        return "\n\n".join([*(table.text() for table in self.tables()), *self._sentences()])
 
     def markdown(self) -> str:
         """All of it as a Markdown page."""
-        return "\n\n".join(["# Tables I to V", *(table.markdown() for table in self.tables()), *self._said()]) + "\n"
+        return (
+            "\n\n".join(["# Tables I to V", *(table.markdown() for table in self.tables()), *self._sentences()]) + "\n"
+        )
 
     def csv(self) -> str:
         """A row for each method of each table: shares in percent, and the 95 % intervals of these answers' own."""
@@ -64,7 +66,7 @@ class PaperTables:
                 write([table.number, name, method, row.source, "", *published, *[""] * len(ends)])
         return stream.getvalue()
 
-    def _said(self) -> list[str]:
+    def _sentences(self) -> list[str]:
         return ["\n".join(part) for part in (self.remarks, self.missing) if part]
 
 
