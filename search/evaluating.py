@@ -132,6 +132,9 @@ def evaluate_tables(
     # Before hours of work: what is wrong with any of them, and who has answers to it.
     photos = {name: read_truth(folder, benchmark=name) for name, folder in there.items()}
     given = {name: answers if isinstance(answers, RunSpec) else _answers_to(name, Path(answers)) for name in there}
+    if isinstance(answers, RunSpec) and answers.photos is not None:
+        for name, folder in there.items():
+            beside_truth(photos[name], folder)
     reports = {
         name: _judged(
             given[name],

@@ -153,6 +153,10 @@ def test_tables_of_the_benchmarks_that_are_there(
     assert "precision of the encoder: float32." in capsys.readouterr().out
     assert search(*made_here, "--benchmark", "im2gps") == 2
     assert "--tables says what is measured" in capsys.readouterr().err
+    (tmp_path / "B" / "gws15k" / "images").rename(tmp_path / "elsewhere")
+    assert search(*made_here, "--out", tmp_path / "O2") == 2
+    assert "none of its 2 photos is in" in capsys.readouterr().err
+    assert not (tmp_path / "O2").exists()  # before any photo of another set was answered
     shutil.rmtree(tmp_path / "O" / "gws15k")
     assert search(*evaluate_all, "--predictions", tmp_path / "O") == 2
     assert "no answers to gws15k" in capsys.readouterr().err
