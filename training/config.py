@@ -108,7 +108,7 @@ class ModelConfig:
         trainable_blocks: of the vision transformer, counted from its end; the others stay as they are, with the
             embeddings. all: nothing stays. By default 1 of what start_from names, and all of a new one.
         head: geocells are vectors of cells that photos are matched with, as in the paper; classes are those of a linear
-            classifier for each level, to compare with.
+            classifier for each level, to compare with. They learn at geocell_lr, and decay as the encoder does.
     """
 
     start_from: str | None = None
