@@ -1,7 +1,7 @@
 """`python -m benchmarks.gpu`: what only a machine with a GPU can show, all of it in one call.
 
-    CLIP ViT-L/14-336        photos a second and the share of the card's bfloat16 peak, with and without the paper's
-                             fusion, one crop and ten, from decoded photos in memory
+    CLIP ViT-L/14-336        photos a second and the share of the card's bfloat16 peak, with and without a
+                             fusion of the paper's sizes, one crop and ten, from decoded photos in memory
     OneFormer Swin-L         photos a second at 640 and at 384 pixels
     the same photos          embedded on the CPU and on the GPU: how far their vectors are apart
     a million queries        exact search on the GPU, the CPU's answers first
@@ -135,7 +135,7 @@ def gallery_answers(report: Report, folder: Path, sizes: Sizes, *, device: torch
 
 
 def save_encoder(folder: Path, vision: Mapping[str, int], *, fused: bool) -> Path:
-    """A checkpoint of these sizes with random weights, with the paper's fusion or without."""
+    """A checkpoint of these sizes with random weights, with a fusion of the paper's sizes or without."""
     torch.manual_seed(0)
     model = GeoEncoder(GeoEncoderConfig(vision_config=dict(vision)))
     if fused:

@@ -2,7 +2,7 @@
 
     (a) plain     the usual way from coarse to fine: for each query the best cells of one level, their descendants
                   gathered and scored, in numpy
-    (b) levels    brute force over all cells of all levels in torch, as the paper writes the score
+    (b) levels    brute force over all cells of all levels in torch, as the paper's inference goes (section III-D)
     (c) FAISS     a flat index of each level, searched for its best cell; these are not answers yet
     (d) exact     ours over all leaves
     (e) beam      ours over the leaves of some lists; and adaptive

@@ -93,7 +93,10 @@ class Preprocessing:
 
 @dataclass(frozen=True)  # no slots: jsonargparse reads defaults through `vars`
 class FusionConfig:
-    """Sizes of the semantic fusion (paper section III-B); the defaults are the paper's.
+    """Sizes of the semantic fusion (paper sections III-B and IV), by default of the paper where it says them.
+
+    It says width, latent and number of blocks. The number of heads is ours, that of CLIP's own attention, and an inner
+    layer of 1024 is how we read that "remaining dimensionalities" match the backbone's.
 
     Args:
         classes: of the class maps; 150 for ADE20K.

@@ -4,5 +4,6 @@
 TAU_MAX = (25000, 10000, 5000, 2000, 1000, 750, 500)
 TAU_MIN = 50
 
-# What the published evaluations report: street, city, region, country, continent, in km.
+# What the published evaluations report: street, city, region, country, continent, in km. The paper's tables have them,
+# too; its prose says 1, 5, 25, 750 and 2500, which is a slip.
 THRESHOLDS_KM = (1.0, 25.0, 200.0, 750.0, 2500.0)

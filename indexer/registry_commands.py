@@ -31,6 +31,7 @@ def info(*, registry: Path, version: str | None = None) -> Result:
     states = home.states()
     size = sum(entry.size_bytes for entry in bundle.manifest.files.values())
     levels = bundle.hierarchy.describe()
+    head = "geocells" if bundle.model.geocells.biases is None else "classes"
     data = {
         "registry": str(registry),
         "current": home.current,
@@ -43,6 +44,7 @@ def info(*, registry: Path, version: str | None = None) -> Result:
         "encoder": bundle.encoder,
         "hierarchy": bundle.hierarchy.digest,
         "width": bundle.model.geocells.width,
+        "head": head,
         "temperatures": bundle.model.geocells.temperatures.tolist(),
         "level_weights": bundle.model.geocells.level_weights.tolist(),
         "calibration": calibration_facts(bundle.calibrations),
@@ -57,7 +59,7 @@ def info(*, registry: Path, version: str | None = None) -> Result:
         _version_table(states),
         f"version   {bundle.version}",
         f"encoder   {bundle.encoder or 'not recorded'}",
-        f"size      {size / 1e6:.1f} MB; vectors of {bundle.model.geocells.width}",
+        f"size      {size / 1e6:.1f} MB; {head} of {bundle.model.geocells.width} dimensions",
         *([f"answers name no place finer than {bundle.precision_cap_km:g} km"] if bundle.precision_cap_km else []),
         f"calibrated for  {', '.join(bundle.calibrations) or 'nothing: python -m search calibrate'}",
         f"gallery   {_gallery_text(bundle)}",

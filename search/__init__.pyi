@@ -4,7 +4,9 @@ from .answers.answer import RankedCell as RankedCell
 from .answers.options import SearchOptions as SearchOptions
 from .calibration.calibrate import calibrate as calibrate
 from .evaluating import EvaluationReport as EvaluationReport
+from .evaluating import TablesReport as TablesReport
 from .evaluating import evaluate as evaluate
+from .evaluating import evaluate_tables as evaluate_tables
 from .evaluation.audit import audit as audit
 from .evaluation.options import AuditConfig as AuditConfig
 from .evaluation.options import CalibrateConfig as CalibrateConfig

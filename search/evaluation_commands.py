@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from search.calibration.photo_calibration import PhotoCalibration
     from search.calibration.photo_numbers import RerankerGain
     from search.evaluation.audit import AuditSummary
+    from search.runs.run_report import RunReport
 
 
 def evaluate(
@@ -30,6 +31,7 @@ def evaluate(
     crops: CropName | None = None,
     check_recall: int | None = None,
     owner_column: str | None = None,
+    tables: bool = False,
     config: EvaluateConfig,
     search: SearchOptions,
     encoder: EncoderOptions,
@@ -39,9 +41,11 @@ def evaluate(
 
     Args:
         truth: table of photos with lat and lng; every row counts, and no answer is a miss. With --benchmark also the
-            set's own files, or the folder they are in.
-        predictions: predictions folder, or anybody's .parquet or .csv with photo, lat, lng.
-        report: folder to write: a page with pictures, and the error of every photo.
+            set's own files, or the folder they are in. With --tables a folder with such a folder for each set.
+        predictions: predictions folder, or anybody's .parquet or .csv with photo, lat, lng. With --tables a folder with
+            such answers to each set, called after it.
+        report: folder to write: a page with pictures, and the error of every photo; with --tables a page, tables.md and
+            tables.csv.
         registry: registry folder with a published bundle, to answer the photos of the truth.
         checkpoint: the checkpoint the bundle was built from, or hf:<hub id or folder>.
         out: predictions folder to write; by default answers made here are not kept.
@@ -50,12 +54,14 @@ def evaluate(
         check_recall: number of photos whose answers are compared with those of exact search, with --registry.
         owner_column: column of the truth that says whose each photo is: gallery photos of the same owner are not looked
             at, with --registry.
+        tables: Tables I to V of the paper, of its five benchmarks as far as they are there, answered with ten crops.
         config: what is measured.
         search: how places are searched for, with --registry.
         encoder: which maps it sees, and where it runs.
         feed: how photos reach it.
     """
     from search.evaluating import evaluate as evaluate_answers
+    from search.evaluating import evaluate_tables
     from search.runs.run_spec import RunConfig, RunSpec
 
     if (predictions is None) == (registry is None) or (registry is None) != (checkpoint is None):
@@ -76,7 +82,7 @@ def evaluate(
             checkpoint=checkpoint,
             split=config.split,
             version=version,
-            crops=crops or ("one" if config.benchmark is None else "ten"),
+            crops=crops or ("ten" if tables or config.benchmark is not None else "one"),
             owner_column=owner_column,
             search=search,
             encoder=encoder,
@@ -84,9 +90,27 @@ def evaluate(
         )
     assert answers is not None
     run_config = RunConfig(check_recall=check_recall)
+    if tables:
+        if config != EvaluateConfig(resampling=config.resampling):
+            raise InputError(
+                "--tables says what is measured, and on which photos. Leave out all but --resamples and --seed, or "
+                "give one --benchmark."
+            )
+        of_all = evaluate_tables(
+            answers, truth, resampling=config.resampling, report=report, out=out, run_config=run_config
+        )
+        runs = [each.run for each in of_all.reports.values()]
+        return Result(of_all.to_dict(), _reported(of_all.text(), report), failed=any(map(_nothing_answered, runs)))
     made = evaluate_answers(answers, truth, config=config, report=report, out=out, run_config=run_config)
-    text = made.text() if report is None else f"{made.text()}\n\nReport: {report / 'report.html'}"
-    return Result(made.to_dict(), text, failed=made.run is not None and made.run.rows > 0 and not made.run.ok)
+    return Result(made.to_dict(), _reported(made.text(), report), failed=_nothing_answered(made.run))
+
+
+def _reported(text: str, report: Path | None) -> str:
+    return text if report is None else f"{text}\n\nReport: {report / 'report.html'}"
+
+
+def _nothing_answered(run: "RunReport | None") -> bool:
+    return run is not None and run.rows > 0 and not run.ok
 
 
 def audit(*, photos: str, out: Path, config: AuditConfig) -> Result:

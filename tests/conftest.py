@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,15 @@ def random_geocells(hierarchy: Hierarchy, width: int, seed: int, encoder: str | 
         hierarchy.digest,
         encoder,
     )
+
+
+def random_classes(hierarchy: Hierarchy, width: int, seed: int) -> Geocells:
+    """The classes of a classifier: vectors of lengths from 0.2 to 3 in random directions, and biases."""
+    rng = np.random.default_rng(seed)
+    geocells = random_geocells(hierarchy, width, seed)
+    vectors = [(level * rng.uniform(0.2, 3.0, (len(level), 1))).astype(np.float32) for level in geocells.vectors]
+    biases = [rng.normal(0, 3, len(level)).astype(np.float32) for level in vectors]
+    return replace(geocells, vectors=vectors, biases=biases)
 
 
 def unit_rows(n: int, width: int, seed: int) -> np.ndarray:

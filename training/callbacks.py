@@ -51,7 +51,7 @@ class Reporter(lightning.Callback):
         within = epoch.validation.within
         log.info(
             "epoch %d of %d: loss %.3f, validation loss %.3f, median %.0f km, within 200 km %.1f %%, 750 km %.1f %%, "
-            "temperatures %s, %.0f s, %.0f s left",
+            "%s%.0f s, %.0f s left",
             epoch.epoch + 1,
             n_epochs,
             epoch.loss,
@@ -59,7 +59,7 @@ class Reporter(lightning.Callback):
             epoch.validation.median_km,
             within["200"],
             within["750"],
-            " ".join(f"{tau:.3f}" for tau in epoch.temperatures),
+            f"temperatures {' '.join(f'{tau:.3f}' for tau in epoch.temperatures)}, " if epoch.temperatures else "",
             epoch.seconds,
             epoch.seconds / (epoch.epoch + 1) * (n_epochs - epoch.epoch - 1),
         )

@@ -15,6 +15,7 @@ from indexer.choices import check_choices
 from indexer.errors import InputError
 
 Negatives = Literal["batch", "batch_distinct", "all"]  # training.losses says what each one means
+HeadName = Literal["geocells", "classes"]  # training.heads says what each one is
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The encoder to begin with: an existing one, or a new one of these sizes with random weights.
+    """The encoder to begin with, an existing one or a new one of these sizes with random weights, and what it learns.
 
     Args:
         start_from: checkpoint folder or hf:<id or folder>; None: random weights of the sizes below.
@@ -106,6 +107,8 @@ class ModelConfig:
             leave_out, given with the sizes that it has.
         trainable_blocks: of the vision transformer, counted from its end; the others stay as they are, with the
             embeddings. all: nothing stays. By default 1 of what start_from names, and all of a new one.
+        head: geocells are vectors of cells that photos are matched with, as in the paper; classes are those of a linear
+            classifier for each level, to compare with. They learn at geocell_lr, and decay as the encoder does.
     """
 
     start_from: str | None = None
@@ -121,6 +124,7 @@ class ModelConfig:
     std: tuple[float, float, float] = CLIP_STD
     fusion: FusionConfig | None = None
     trainable_blocks: int | Literal["all"] | None = None
+    head: HeadName = "geocells"
 
     def __post_init__(self) -> None:
         check_choices(self, section="model")
@@ -136,7 +140,8 @@ class ModelConfig:
         """Options that were given and say nothing: what `start_from` names has sizes and colours of its own."""
         if self.start_from is None:
             return []
-        own = [each for each in fields(self) if each.name not in ("start_from", "fusion", "trainable_blocks")]
+        of_any = ("start_from", "fusion", "trainable_blocks", "head")
+        own = [each for each in fields(self) if each.name not in of_any]
         return [each.name for each in own if getattr(self, each.name) != each.default]
 
 
@@ -256,6 +261,11 @@ class FitConfig(GalleryConfig):
     def __post_init__(self) -> None:
         self.check_gallery()
         check_bounds(self, "seed_everything", low=0, high=2**63 - 1)
+        if self.model.head == "classes" and self.loss.negatives != "all":
+            raise InputError(
+                f"model.head classes tells a photo from all classes of a level: loss.negatives must be all, not "
+                f"{self.loss.negatives}."
+            )
         parts = self.trainer.devices * self.trainer.num_nodes * self.trainer.accumulate_grad_batches
         if self.data.batch_size % parts or self.data.batch_size < 2 * parts:
             raise InputError(

@@ -8,7 +8,7 @@ validation are the same for all of them.
     GeocellHead      learned unit vectors of all cells of a hierarchy, contrasted with photos (paper section III-C)
     ClassifierHead   a linear classifier for each level, as before there were geocell vectors (the paper's Table VI)
 
-`fit` learns geocells.
+`fit` learns one of these two (`model.head`), and both are stored as `Geocells`.
 """
 
 import math
@@ -24,8 +24,8 @@ from torch.nn.functional import normalize
 from indexer.cells.hierarchy import Hierarchy
 from indexer.vectors.geocells import Geocells
 from training.batches import Truth
-from training.config import Negatives, OptimizerConfig
-from training.losses import classification_loss, hierarchy_loss, level_loss, stored_geocells
+from training.config import FitConfig, Negatives, OptimizerConfig
+from training.losses import classification_losses, hierarchy_loss, level_loss, stored_geocells
 
 # CLIP's own limits (Radford et al. 2021, section 2.5): 0.07 to begin with, and never a scale above 100.
 INITIAL_TEMPERATURE = 0.07
@@ -172,8 +172,10 @@ class GeocellHead(ContrastiveHead):
 class ClassifierHead(Head):
     """A linear classifier for each level; its product over the levels above a leaf is searched as that of geocells is.
 
-    What it has not: a length of 1, for vectors or weights; temperatures; negatives of a batch. It has a bias, which can
-    learn how many photos a cell holds.
+    The logits of a photo are W v / 0.07 + b, where v is its vector at length 1, as it is in features, galleries and
+    bundles. The 0.07 stays as it is: a step then changes logits as much as geocells' at their start. What it has not: a
+    length of 1 for the rows of W, temperatures that are learned, negatives of a batch. It has a bias, which can learn
+    how many photos a cell holds.
 
     Args:
         hierarchy: whose cells are the classes.
@@ -186,6 +188,7 @@ class ClassifierHead(Head):
     def __init__(self, hierarchy: Hierarchy, width: int, *, seed: int) -> None:
         leaves, levels = hierarchy.leaves, hierarchy.levels
         super().__init__(leaves.lat_deg, leaves.lng_deg)
+        self._hierarchy = hierarchy.digest
         generator = torch.Generator().manual_seed(seed)
 
         def uniform(*shape: int) -> nn.Parameter:  # as torch begins a linear map
@@ -197,7 +200,13 @@ class ClassifierHead(Head):
 
     def loss(self, vectors: torch.Tensor, truth: Truth) -> torch.Tensor:
         """The sum of the levels' cross-entropies."""
-        return classification_loss(vectors, self.weights, self.biases, truth)
+        return classification_losses(_at_length_one(vectors), self.weights, self.biases, truth).sum()
+
+    def validation_sums(self, vectors: torch.Tensor, truth: Truth) -> torch.Tensor:
+        """One term for each level: its cross-entropies."""
+        n = (truth.targets >= 0).sum(dim=0)
+        losses = classification_losses(_at_length_one(vectors), self.weights, self.biases, truth)
+        return torch.stack([losses * n, n.to(losses.dtype)], dim=1)
 
     def rows(self) -> torch.Tensor:
         """For each leaf the sum of the classes above it, the bias as the last column: (leaves, D + 1).
@@ -206,12 +215,38 @@ class ClassifierHead(Head):
         probabilities, as with geocells (`indexer.vectors.scoring`).
         """
         levels = zip(self.weights, self.biases, self.ancestors.T, strict=True)
-        parts = [torch.cat([weight, bias[:, None]], dim=1)[cells] for weight, bias, cells in levels]
+        tau = INITIAL_TEMPERATURE
+        parts = [torch.cat([weight / tau, bias[:, None]], dim=1)[cells] for weight, bias, cells in levels]
         return torch.stack(parts).sum(dim=0)
 
     def queries(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Vectors as they are, with a 1 for the bias."""
-        return torch.cat([vectors, vectors.new_ones((len(vectors), 1))], dim=1)
+        """Scaled to length 1, with a 1 for the bias."""
+        return torch.cat([normalize(vectors, dim=-1), vectors.new_ones((len(vectors), 1))], dim=1)
+
+    def geocells(self) -> Geocells:
+        """The classes as they are stored: class vectors of any length, and their biases."""
+        levels = len(self.weights)
+        return Geocells(
+            [weight.detach().float().cpu().numpy() for weight in self.weights],
+            np.full(levels, INITIAL_TEMPERATURE),
+            np.ones(levels),
+            self._hierarchy,
+            None,
+            biases=[bias.detach().float().cpu().numpy() for bias in self.biases],
+        )
+
+
+def head_for(config: FitConfig, hierarchy: Hierarchy, *, width: int) -> GeocellHead | ClassifierHead:
+    """The head that a run learns. width: D."""
+    seed = config.seed_everything
+    if config.model.head == "classes":
+        return ClassifierHead(hierarchy, width, seed=seed)
+    return GeocellHead(hierarchy, width, negatives=config.loss.negatives, seed=seed)
+
+
+def _at_length_one(vectors: torch.Tensor) -> torch.Tensor:
+    """As classifiers meet them: of length 1, over the temperature that stays."""
+    return normalize(vectors, dim=-1) / INITIAL_TEMPERATURE
 
 
 def best_rows(queries: torch.Tensor, rows: torch.Tensor, *, block: int = 1024) -> torch.Tensor:

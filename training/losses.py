@@ -14,7 +14,7 @@ The named option `negatives` says which cells C_i holds:
 A level's loss is the mean over its photos; the objective is the sum over levels. A photo without a cell at a level
 (target -1) has no part in that level's loss and trains the others.
 
-Beside it stands the loss of the method that came before: a linear classifier for each level (`classification_loss`).
+Beside it stands the loss of the method that came before: a linear classifier for each level (`classification_losses`).
 
 A batch may be worked in parts, by several processes or one after another: a part has some of the batch's photos, and
 `everyone` holds the cells of all of them. A part's loss is its share of the batch's: the losses of the parts add up to
@@ -93,10 +93,10 @@ def hierarchy_loss(
     return torch.stack(losses).sum()
 
 
-def classification_loss(
+def classification_losses(
     vectors: torch.Tensor, weights: Iterable[torch.Tensor], biases: Iterable[torch.Tensor], truth: Truth
 ) -> torch.Tensor:
-    """The sum over levels of the mean of - log softmax(W_l v_i + b_l)[y_i]: cross-entropy, with nothing of length 1.
+    """For each level the mean of - log softmax(W_l v_i + b_l)[y_i], which is its cross-entropy: (L,).
 
     vectors: (b, D). weights: per level (N_l, D). biases: per level (N_l,).
     """
@@ -106,4 +106,4 @@ def classification_loss(
         / (everyone >= 0).sum().clamp(min=1)
         for weight, bias, targets, everyone in levels
     ]
-    return torch.stack(losses).sum()
+    return torch.stack(losses)

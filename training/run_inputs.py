@@ -25,7 +25,7 @@ from indexer.photos.sources import PhotoSource, open_photos
 from indexer.vectors.prototypes import Placement
 from training.batches import Photos
 from training.config import FitConfig, ModelConfig
-from training.heads import GeocellHead
+from training.heads import ClassifierHead, GeocellHead, head_for
 from training.photos import open_half, source_of
 
 log = logging.getLogger(__name__)
@@ -96,19 +96,13 @@ class RunInputs:
         return build_encoder(model, start)
 
     @cached_property
-    def head(self) -> GeocellHead:
+    def head(self) -> GeocellHead | ClassifierHead:
         """What is learned beside the encoder."""
         return self.head_beside(self.encoder)
 
-    def head_beside(self, encoder: GeoEncoder) -> GeocellHead:
+    def head_beside(self, encoder: GeoEncoder) -> GeocellHead | ClassifierHead:
         """The same for any encoder."""
-        config = self.config
-        return GeocellHead(
-            self.hierarchy,
-            encoder.config.projection_dim,
-            negatives=config.loss.negatives,
-            seed=config.seed_everything,
-        )
+        return head_for(self.config, self.hierarchy, width=encoder.config.projection_dim)
 
     @cached_property
     def source(self) -> PhotoSource:

@@ -3,7 +3,7 @@
 Four encoders learn the same photos of the embedded world with the same settings, each from three seeds:
 
     photos alone    no class maps
-    fused           class maps of the relief, fused as the paper has it
+    fused           class maps of the relief, fused as we read the paper
     shuffled maps   fused, but every photo has another photo's map: what a larger model alone would gain
     concatenated    the maps' own small network, its vector added to the photo's before the projection's result is
                     normalised, which is what projecting both, one behind the other, comes to

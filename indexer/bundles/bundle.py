@@ -5,6 +5,7 @@
     leaves.faiss      the leaf vectors (row i = leaf i): one inner-product search over them is the whole hierarchical
                       inference (`indexer.vectors.scoring` says why)
     transform.safetensors   what photo vectors pass first, where geocells were made of whitened vectors
+    biases.safetensors      of the classes of a classifier, whose vectors the level files then hold
     gallery.faiss, gallery.parquet   photos of known places, in lists that are the leaves, where there are any
                       (`indexer.bundles.gallery`)
     reranker_<protocol>.safetensors   what changes the weights of these photos, where a calibration has it
@@ -21,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 
 from indexer.bundles.faiss_index import Index, flat_index, is_exact, read_index, rows_of, write_index
 from indexer.bundles.gallery import FILES, Gallery, GalleryFacts, gallery_facts, open_gallery
@@ -55,6 +58,7 @@ KIND = "bundle"
 SCHEMA_VERSION = 1
 LEAVES_FILE = "leaves.faiss"
 TRANSFORM_FILE = "transform.safetensors"
+BIASES_FILE = "biases.safetensors"
 DEFAULT_INDEX = IndexChoice()
 
 WriteGallery = Callable[[Draft], GalleryFacts | None]  # puts a gallery's files into a draft, where there is one
@@ -227,7 +231,7 @@ def _with_choice(
 
 def _vector_files(model: ScoringModel) -> set[str]:
     """Names of the files that `_write_vectors` writes."""
-    return {LEAVES_FILE, TRANSFORM_FILE, *map(level_file, range(len(model.geocells.vectors)))}
+    return {LEAVES_FILE, TRANSFORM_FILE, BIASES_FILE, *map(level_file, range(len(model.geocells.vectors)))}
 
 
 def _write_vectors(draft: Draft, model: ScoringModel, *, index: IndexChoice, photos: np.ndarray | None) -> None:
@@ -239,6 +243,9 @@ def _write_vectors(draft: Draft, model: ScoringModel, *, index: IndexChoice, pho
     write_index(leaf_index, draft.path / LEAVES_FILE)
     if geocells.transform is not None:
         geocells.transform.save(draft.path / TRANSFORM_FILE)
+    if geocells.biases is not None:
+        biases = {f"level_{number}": np.asarray(level, np.float32) for number, level in enumerate(geocells.biases)}
+        save_file(biases, draft.path / BIASES_FILE)
     draft.facts |= {
         "leaf_index": asdict(facts),
         "beam": asdict(beam),
@@ -262,9 +269,11 @@ def open_bundle(folder: str | Path) -> Bundle:
     hierarchy = table.read_cells(folder / table.CELLS_FILE)
     indices = [_read_level(folder / level_file(number)) for number in range(len(hierarchy.levels))]
     transform = Transform.load(folder / TRANSFORM_FILE) if TRANSFORM_FILE in manifest.files else None
+    biases = _read_biases(folder, len(indices)) if BIASES_FILE in manifest.files else None
     facts = manifest.facts
     try:
-        geocells = Geocells.of_facts([rows_of(index) for index in indices], facts, transform=transform)
+        vectors = [rows_of(index) for index in indices]
+        geocells = Geocells.of_facts(vectors, facts, transform=transform, biases=biases)
         calibrations, cap = calibrations_of(facts["calibration"], folder), facts["precision_cap_km"]
         precision_cap_km = None if cap is None else float(cap)
     except (KeyError, TypeError, ValueError) as error:
@@ -298,6 +307,14 @@ def open_bundle(folder: str | Path) -> Bundle:
         gallery=gallery,
         calibrations=calibrations,
     )
+
+
+def _read_biases(folder: Path, n_levels: int) -> list[np.ndarray]:
+    try:
+        levels = load_file(folder / BIASES_FILE)
+        return [levels[f"level_{number}"] for number in range(n_levels)]
+    except (SafetensorError, KeyError, OSError) as error:
+        raise ArtifactError(f"{folder / BIASES_FILE}: cannot be read ({error}). Rebuild the bundle.") from None
 
 
 def _read_level(path: Path) -> Index:

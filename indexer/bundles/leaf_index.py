@@ -173,9 +173,9 @@ def hierarchy_lists(model: ScoringModel, level: int) -> tuple[np.ndarray, np.nda
     for above in range(level + 1):
         rows = model.geocells.vectors[above][model.ancestors[leaf, above]]
         list_vectors += model.scales[above] * rows.astype(np.float64)
-    if model.bias is not None:
+    if (bias := model.bias) is not None:
         largest = np.full(len(leaf), -np.inf)
-        np.maximum.at(largest, lists, model.bias)
+        np.maximum.at(largest, lists, bias)
         list_vectors = np.concatenate([list_vectors, largest[:, None]], axis=1)
     return lists.astype(np.int64), list_vectors.astype(np.float32)
 
@@ -188,7 +188,8 @@ def stand_ins(model: ScoringModel, *, n: int = _QUERIES, seed: int = 0) -> np.nd
     rng = np.random.default_rng(seed)
     cells = model.geocells.vectors[-1]
     noise = unit_rows(rng.normal(size=(n, model.geocells.width)))
-    return unit_rows(cells[rng.integers(0, len(cells), n)] + noise)
+    drawn = cells[rng.integers(0, len(cells), n)]
+    return unit_rows((drawn if model.geocells.biases is None else unit_rows(drawn)) + noise)
 
 
 def rescored(model: ScoringModel, queries: np.ndarray, leaves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -3,6 +3,9 @@
 In: `geocells/level_<l>.safetensors` of a checkpoint, the transform beside them where there is one, and the facts its
 manifest gives about them (temperatures, level weights, prior exponent, the hierarchy's digest). No torch is needed to
 read them.
+
+A classifier in their place (the paper's Table VI) is stored likewise: its class vectors, of any length, and a bias for
+each class.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,15 +29,18 @@ _TRANSFORM_FILE = "geocells/transform.safetensors"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Geocells:
-    """The geographic representation of a checkpoint (paper section III-A)."""
+    """The geographic representation of a checkpoint (paper section III-A), or a classifier's class vectors."""
 
-    vectors: Sequence[np.ndarray]  # per level (N_l, D) float32, unit rows, in the hierarchy's cell order
+    vectors: Sequence[
+        np.ndarray
+    ]  # per level (N_l, D) float32, unit rows but for classes; in the hierarchy's cell order
     temperatures: np.ndarray  # (L,) float64, positive
     level_weights: np.ndarray  # (L,) float64, the exponents lambda_l of the product of similarities
     hierarchy: str  # digest of the hierarchy whose cells these are
     encoder: str | None  # digest of the encoder whose space they live in; None where unknown
     transform: Transform | None = None  # what photo vectors pass before they meet these; None: nothing
     prior_exponent: float = 0.0  # of the share of photos that a finest cell holds, as a factor of its product
+    biases: Sequence[np.ndarray] | None = None  # per level (N_l,) float32, of classes; None: these are geocells
 
     def __post_init__(self) -> None:
         widths = {level.shape[1] for level in self.vectors}
@@ -43,7 +49,8 @@ class Geocells:
                 f"Geocells of {len(self.vectors)} levels and widths {sorted(widths)}, with {len(self.temperatures)} "
                 f"temperatures and {len(self.level_weights)} level weights: one of each per level, one width for all."
             )
-        for number, level in enumerate(self.vectors):
+        self._check_biases()
+        for number, level in enumerate(self.vectors if self.biases is None else ()):
             norms = np.linalg.norm(level.astype(np.float64), axis=1)
             wrong = np.flatnonzero(~(np.abs(norms - 1) < 1e-3))
             if wrong.size:
@@ -60,9 +67,23 @@ class Geocells:
                 f"Geocells of {self.width} dimensions with a transform of {self.transform.width}. Refit them."
             )
 
+    def _check_biases(self) -> None:
+        if self.biases is None:
+            return
+        lengths = [(len(level), len(bias)) for level, bias in zip(self.vectors, self.biases, strict=False)]
+        if len(self.biases) != len(self.vectors) or any(classes != biases for classes, biases in lengths):
+            raise ArtifactError(f"Class vectors with biases of other numbers: {lengths}. Restore them from a copy.")
+        if not all(np.isfinite(part).all() for part in (*self.vectors, *self.biases)):
+            raise ArtifactError("Class vectors and biases must be finite numbers. Train them again.")
+
     @classmethod
     def of_facts(
-        cls, vectors: Sequence[np.ndarray], facts: Mapping[str, Any], *, transform: Transform | None
+        cls,
+        vectors: Sequence[np.ndarray],
+        facts: Mapping[str, Any],
+        *,
+        transform: Transform | None,
+        biases: Sequence[np.ndarray] | None = None,
     ) -> "Geocells":
         """Vectors with what a manifest says of them; KeyError, TypeError or ValueError where it does not say it."""
         return cls(
@@ -73,6 +94,7 @@ class Geocells:
             facts["encoder"],
             transform,
             float(facts["prior_exponent"]),
+            biases,
         )
 
     @property
@@ -101,7 +123,10 @@ def save_geocells(draft: Draft, geocells: Geocells) -> None:
     folder = draft.path / "geocells"
     folder.mkdir()
     for number, vectors in enumerate(geocells.vectors):
-        save_file({"vectors": np.ascontiguousarray(vectors, np.float32)}, folder / f"level_{number}.safetensors")
+        level = {"vectors": np.ascontiguousarray(vectors, np.float32)}
+        if geocells.biases is not None:
+            level["biases"] = np.ascontiguousarray(geocells.biases[number], np.float32)
+        save_file(level, folder / f"level_{number}.safetensors")
     if geocells.transform is not None:
         geocells.transform.save(draft.path / _TRANSFORM_FILE)
     draft.facts |= geocells.facts
@@ -125,10 +150,12 @@ def load_geocells(checkpoint: Path, *, hierarchy: str | None = None) -> Geocells
         )
     try:
         names = [f"geocells/level_{number}.safetensors" for number in range(len(facts["temperatures"]))]
-        vectors = [load_file(checked_file(checkpoint, name, manifest))["vectors"] for name in names]
+        levels = [load_file(checked_file(checkpoint, name, manifest)) for name in names]
+        vectors, classes = [level["vectors"] for level in levels], any("biases" in level for level in levels)
+        biases = [level["biases"] for level in levels] if classes else None
         transform = None
         if _TRANSFORM_FILE in manifest.files:
             transform = Transform.load(checked_file(checkpoint, _TRANSFORM_FILE, manifest))
-        return Geocells.of_facts(vectors, facts, transform=transform)
+        return Geocells.of_facts(vectors, facts, transform=transform, biases=biases)
     except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
         raise ArtifactError(f"{checkpoint}: its geocells cannot be read ({error}). Restore it from a copy.") from None

@@ -62,8 +62,7 @@ def common_weights(parts: Sequence[Unseen]) -> tuple[np.ndarray, float]:
     def loss_and_slope(weights: np.ndarray) -> tuple[float, np.ndarray]:
         loss, slope = 0.0, np.zeros(len(weights))
         for of, vectors, truth in blocks:
-            levels = zip(of.geocells.vectors, of.geocells.temperatures, of.ancestors.T, strict=True)
-            logits = [(vectors @ cells.T / np.float32(tau))[:, ancestors] for cells, tau, ancestors in levels]
+            logits = [_logits(of, vectors, level)[:, ancestors] for level, ancestors in enumerate(of.ancestors.T)]
             part, part_slope = _conditional_logit([*logits, log_share[None]], truth, weights)
             loss += part
             slope += part_slope
@@ -73,6 +72,13 @@ def common_weights(parts: Sequence[Unseen]) -> tuple[np.ndarray, float]:
     bounds = [(0, None)] * (len(begin) - 1) + [(None, None)]
     found = minimize(loss_and_slope, begin, jac=True, method="L-BFGS-B", bounds=bounds).x
     return found[:-1], float(found[-1])
+
+
+def _logits(model: ScoringModel, vectors: np.ndarray, level: int) -> np.ndarray:
+    """Of photos (H, D) and the cells of a level: (H, N_l) float32."""
+    geocells = model.geocells
+    logits = vectors @ geocells.vectors[level].T / np.float32(geocells.temperatures[level])
+    return np.asarray(logits if geocells.biases is None else logits + geocells.biases[level])
 
 
 def check_enough(leaf: np.ndarray, *, levels: int) -> None:

@@ -150,8 +150,13 @@ def carry_over(geocells: Geocells, old: Hierarchy, new: Hierarchy) -> Geocells:
 
     A cell that is the same, or lies inside an old one, takes its vector; one that old cells were merged into takes the
     direction of their mean, weighted by photos; a new one inherits its parent, at the coarsest level the old cell
-    whose point is nearest. Raises what `lineage` does.
+    whose point is nearest. Raises what `lineage` does, and InputError for the classes of a classifier.
     """
+    if geocells.biases is not None:
+        raise InputError(
+            "The classes of a classifier belong to its own cells and are not carried over to others. Train with the "
+            "new hierarchy, or refit without `old_hierarchy`."
+        )
     table = lineage(old, new)
     vectors: list[np.ndarray] = []
     for number, level in enumerate(new.levels):

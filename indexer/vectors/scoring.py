@@ -3,12 +3,14 @@
     p_l(c | v) = softmax over all cells c of level l of (v . E_l[c] / tau_l)
     score(r | v) = product over l of p_l(anc_l(r) | v) ** lambda_l  *  (n_r / n) ** beta
 
-(paper section III-D; softmax probabilities, not raw cosines: two negative cosines multiply to a large score). n_r of
+(paper section III-D. Its first version says cosine similarity and multiplies; notes of others on the second say softmax
+probabilities. These are taken: two negative cosines would multiply to a large score.) n_r of
 all n photos lie in leaf r; the prior exponent beta is 0 unless it was fitted. A level's normaliser does not depend on
 r, so ranking by the product is ranking by v . G_r + b_r, where the leaf vector G_r is the sum over l of
 lambda_l * E_l[anc_l(r)] / tau_l, and the bias b_r is beta * log(n_r / n). A bias is one more dimension of G_r, where
-queries hold a 1. Everything here is worked in logs and float64: it is the reference that every faster way of searching
-is tested against.
+queries hold a 1. The classes of a classifier have logits v . E_l[c] / tau_l + bias_l[c], with E_l[c] of any length;
+their biases are added up to b_r as their vectors are to G_r. Everything here is worked in logs and float64: it is the
+reference that every faster way of searching is tested against.
 """
 
 from dataclasses import dataclass, replace
@@ -16,6 +18,7 @@ from typing import Literal
 
 import numpy as np
 
+from indexer.errors import InputError
 from indexer.vectors.geocells import Geocells
 
 CosineKind = Literal["clamped", "affine"]
@@ -42,11 +45,25 @@ class ScoringModel:
         return np.asarray(self.geocells.level_weights / self.geocells.temperatures)
 
     @property
-    def bias(self) -> np.ndarray | None:
-        """b_r of each leaf: (leaves,) float64; None where there is no prior."""
+    def prior(self) -> np.ndarray | None:
+        """What the number of photos adds to the score of each leaf: (leaves,) float64; None where it does not count."""
         if not self.geocells.prior_exponent:
             return None
         return np.asarray(self.geocells.prior_exponent * np.log(self.n_photos / self._total))
+
+    @property
+    def bias(self) -> np.ndarray | None:
+        """b_r of each leaf: (leaves,) float64, the prior and the biases of classes; None where there are neither."""
+        if self.geocells.biases is None:
+            return self.prior
+        levels = zip(self.geocells.level_weights, self.geocells.biases, self.ancestors.T, strict=True)
+        of_classes = np.sum([weight * biases[cells].astype(np.float64) for weight, biases, cells in levels], axis=0)
+        return np.asarray(of_classes if self.prior is None else of_classes + self.prior)
+
+    @property
+    def has_bias(self) -> bool:
+        """Whether leaf vectors have a bias."""
+        return bool(self.geocells.prior_exponent) or self.geocells.biases is not None
 
     @property
     def _total(self) -> int:
@@ -59,17 +76,20 @@ class ScoringModel:
     @property
     def leaf_width(self) -> int:
         """Dimensions of a leaf vector, the bias included."""
-        return self.geocells.width + bool(self.geocells.prior_exponent)
+        return self.geocells.width + self.has_bias
 
     @property
     def longest(self) -> float:
         """What no leaf vector is longer than, the bias included."""
-        within = 1.001 * np.abs(self.scales).sum()  # geocell vectors are of norm 1 to within a thousandth
-        return float(within if self.bias is None else np.hypot(within, np.abs(self.bias).max()))
+        lengths = np.full(len(self.scales), 1.001)  # geocell vectors are of norm 1 to within a thousandth
+        if self.geocells.biases is not None:
+            lengths *= [np.linalg.norm(level.astype(np.float64), axis=1).max() for level in self.geocells.vectors]
+        within, bias = lengths @ np.abs(self.scales), self.bias
+        return float(within if bias is None else np.hypot(within, np.abs(bias).max()))
 
     def extended(self, queries: np.ndarray) -> np.ndarray:
         """Queries (Q, D) as they meet leaf vectors: with a 1 where there is a bias, (Q, leaf_width) float32."""
-        if not self.geocells.prior_exponent:
+        if not self.has_bias:
             return queries
         return np.concatenate([queries, np.ones((len(queries), 1), np.float32)], axis=1)
 
@@ -86,8 +106,8 @@ def leaf_vectors(model: ScoringModel) -> np.ndarray:
         for level, vectors in enumerate(model.geocells.vectors):
             rows += model.scales[level] * vectors[ancestors[:, level]].astype(np.float64)
         result[start : start + _ROWS, : model.geocells.width] = rows
-    if model.bias is not None:
-        result[:, -1] = model.bias
+    if (bias := model.bias) is not None:
+        result[:, -1] = bias
     return result
 
 
@@ -96,8 +116,9 @@ def level_log_probabilities(model: ScoringModel, queries: np.ndarray, *, level: 
 
     queries: (Q, D), norm at most 1. Returns (Q, N_l) float64.
     """
-    vectors = model.geocells.vectors[level].astype(np.float64)
-    return log_softmax(queries.astype(np.float64) @ vectors.T / model.geocells.temperatures[level])
+    vectors, biases = model.geocells.vectors[level].astype(np.float64), model.geocells.biases
+    logits = queries.astype(np.float64) @ vectors.T / model.geocells.temperatures[level]
+    return log_softmax(logits if biases is None else logits + biases[level])
 
 
 def log_product(model: ScoringModel, queries: np.ndarray) -> np.ndarray:
@@ -106,7 +127,13 @@ def log_product(model: ScoringModel, queries: np.ndarray) -> np.ndarray:
     for level, weight in enumerate(model.geocells.level_weights):
         probabilities = level_log_probabilities(model, queries, level=level)
         result += weight * probabilities[:, model.ancestors[:, level]]
-    return result if model.bias is None else result + model.bias
+    return result if model.prior is None else result + model.prior
+
+
+def check_cosines(model: ScoringModel) -> None:
+    """Raise InputError where cells are the classes of a classifier."""
+    if model.geocells.biases is not None:
+        raise InputError("`score` multiplies cosines, which the classes of a classifier do not have. Use product.")
 
 
 def cosine_product(model: ScoringModel, queries: np.ndarray, *, kind: CosineKind) -> np.ndarray:
@@ -114,8 +141,9 @@ def cosine_product(model: ScoringModel, queries: np.ndarray, *, kind: CosineKind
 
     A cosine c counts as max(c, 0) where `clamped`, as (1 + c) / 2 where `affine`: as they are, two negative ones would
     multiply to a large score. Weights and prior act as in the product of softmaxes; temperatures have no part in it.
-    This does not collapse into one inner product: all cells of all levels are compared.
+    This does not collapse into one inner product: all cells of all levels are compared. InputError for classes.
     """
+    check_cosines(model)
     logs = np.zeros((len(queries), model.n_leaves))
     for level, (vectors, weight) in enumerate(zip(model.geocells.vectors, model.geocells.level_weights, strict=True)):
         if not weight:
@@ -124,7 +152,7 @@ def cosine_product(model: ScoringModel, queries: np.ndarray, *, kind: CosineKind
         factor = np.maximum(cosine, 0) if kind == "clamped" else np.maximum((1 + cosine) / 2, 0)
         with np.errstate(divide="ignore"):
             logs += weight * np.log(factor)[:, model.ancestors[:, level]]
-    return np.exp(logs if model.bias is None else logs + model.bias)
+    return np.exp(logs if model.prior is None else logs + model.prior)
 
 
 def scores_of(model: ScoringModel, queries: np.ndarray, leaves: np.ndarray) -> np.ndarray:
@@ -138,7 +166,7 @@ def scores_of(model: ScoringModel, queries: np.ndarray, leaves: np.ndarray) -> n
         # In float64 before it is summed up: einsum converts in blocks that end anywhere in a row, and rounds there.
         chosen = vectors[model.ancestors[leaves, level]].astype(np.float64)
         result += model.scales[level] * np.einsum("qd,qkd->qk", wide, chosen)
-    return result if model.bias is None else result + model.bias[leaves]
+    return result if (bias := model.bias) is None else result + bias[leaves]
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:

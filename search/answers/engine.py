@@ -452,7 +452,7 @@ class Engine:
 
         queries: as for `search_prepared`. leaves: (Q,) int64. posterior: of photos and cells together, where photos
         count. Returns the cells of each level (Q, L) int64, and (Q, L) float64: what the posterior's leaves below them
-        hold, or without one their softmax probabilities within the level, p_l of the paper.
+        hold, or without one their softmax probabilities within the level, p_l of a score.
         """
         model = self.bundle.model
         cell = model.ancestors[leaves]

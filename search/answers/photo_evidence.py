@@ -10,7 +10,8 @@ query as it is compared, photo j in leaf r(j), and the numbers of `indexer.vecto
     P(r)       = (1 - a) S W(r) + a c(r) where list r holds photos, else c(r)
     density(y) = (1 - a) S sum_j w_j bell_h(y, y_j) + sum_r a_r c(r) bell_s(r)(y, point of r);   a_r = a or 1 as in P
 
-and s(r) is half the radius of leaf r. Photos are one more level of the paper's hierarchy: the finest.
+and s(r) is half the radius of leaf r. Photos are one more level below those of the paper, which has
+none: the finest.
 
 An answer points at the photo of the highest density, moved once to the mean of the photos around it. For that bells
 around photos are as wide as makes errors least, which is wider than h, which makes the true place likeliest: what lies

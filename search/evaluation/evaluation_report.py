@@ -10,7 +10,7 @@ from search.evaluation.bootstrap import Interval, Intervals
 from search.evaluation.evaluate import Comparison, Evaluation, LeftOut
 from search.evaluation.metrics import AREAS_KM2, GEOSCORE_BEST, Figures
 from search.evaluation.options import LEVEL, STREETS_BELOW_KM, BenchmarkName
-from search.evaluation.published import PUBLISHED_KM, SOURCE, TABLES
+from search.evaluation.published import PUBLISHED_KM, SOURCE, SOURCES, TABLES, PublishedTable
 from search.evaluation.reliability import Coverage, Reliability
 from search.evaluation.report_table import Row, Table
 
@@ -102,7 +102,10 @@ def _published(benchmark: BenchmarkName) -> dict[str, Any] | None:
     if table is None:
         return None
     limits = [f"{limit:g}" for limit in PUBLISHED_KM]
-    rows = [{"method": name, "within": dict(zip(limits, shares, strict=True))} for name, shares in table.rows.items()]
+    rows = [
+        {"method": name, "source": row.source, "within": dict(zip(limits, row.within, strict=True))}
+        for name, row in table.rows.items()
+    ]
     return {"source": SOURCE, "table": table.number, "title": table.title, "rows": rows}
 
 
@@ -184,7 +187,7 @@ def summary(evaluation: Evaluation) -> list[str]:
 def accuracy_table(evaluation: Evaluation) -> Table:
     """Percent of photos within each distance: of all, of parts of them, of another system, of published methods."""
     limits, answered = list(evaluation.accuracy.within), evaluation.answered
-    rows = [Row(["all photos", *_shares(evaluation.accuracy.within)], kind="ours"), *_interval_row(evaluation)]
+    rows = accuracy_rows(evaluation, "all photos")
     if answered is not None and answered.n < evaluation.accuracy.n:
         rows.append(Row([f"answered photos ({answered.n:,})", *_shares(answered.within)]))
     left_out = evaluation.left_out
@@ -201,15 +204,35 @@ def accuracy_table(evaluation: Evaluation) -> Table:
     published = None if benchmark is None else TABLES.get(benchmark)
     if published is not None:
         rows.append(Row([f"Table {published.number} of the paper, {published.title}:"]))
-        for method, percent in published.rows.items():
-            within = dict(zip(PUBLISHED_KM, percent, strict=True))
-            if any(percent):
-                shares = _shares({limit: within.get(float(limit)) for limit in limits})
-                rows.append(Row([method, *shares], indent=True))
+        rows += published_rows(published, [float(limit) for limit in limits])
     elif benchmark is not None:
         rows.append(Row([f"The paper has no table of {benchmark}."]))
     notes = [] if evaluation.near_duplicates is not None else [_HOW_TO_AUDIT]
+    notes += [] if published is None else published_notes(published)
     return Table(["percent of photos within", *(f"{limit} km" for limit in limits)], rows, notes=notes)
+
+
+def accuracy_rows(evaluation: Evaluation, name: str) -> list[Row]:
+    """The shares within the distances as a main row of a name, and below it their intervals, where there are any."""
+    return [Row([name, *_shares(evaluation.accuracy.within)], kind="ours"), *_interval_row(evaluation)]
+
+
+def published_rows(table: PublishedTable, limits_km: Sequence[float]) -> list[Row]:
+    """What others reached within these distances, with the source of figures that are not the paper's own."""
+    rows = []
+    for method, row in table.rows.items():
+        within = dict(zip(PUBLISHED_KM, row.within, strict=True))
+        name = f"{method} ({row.source})" if row.others else method
+        rows.append(Row([name, *_shares({f"{limit:g}": within.get(limit) for limit in limits_km})], indent=True))
+    return rows
+
+
+def published_notes(table: PublishedTable) -> list[str]:
+    """Where the figures of others are from, and where the paper has other ones."""
+    used = dict.fromkeys(row.source for row in table.rows.values() if row.others)
+    notes = [f"Sources: {'; '.join(f'{source}: {SOURCES[source]}' for source in used)}."] if used else []
+    differ = [f"{method} {row.in_the_paper}" for method, row in table.rows.items() if row.in_the_paper]
+    return [*notes, *([f"The paper ({SOURCE}) has other figures: {'; '.join(differ)}."] if differ else [])]
 
 
 def near_duplicates_table(evaluation: Evaluation, near: LeftOut) -> Table:

@@ -1,8 +1,11 @@
 """A table of a report: made once, shown as text on a terminal, and on a page by the template `table.html`."""
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+_WIDE = 130  # columns of a terminal that notes are broken for
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,21 @@ class Table:
         """How many there are."""
         return max([len(self.heads), *(len(row.cells) for row in self.rows)])
 
+    def markdown(self) -> str:
+        """The table as part of a Markdown page: the title as a heading, heads and rows, notes as a paragraph each."""
+        lines = [
+            list(self.heads),
+            ["---", *["---:"] * (self.columns - 1)],
+            *([*map(str, row.cells)] for row in self.rows),
+        ]
+        shown = [
+            f"| {' | '.join(cell.replace('|', '&#124;') for cell in [*line, *[''] * (self.columns - len(line))])} |"
+            for line in lines
+        ]
+        return "\n".join(
+            [*([f"## {self.title}\n"] if self.title else []), *shown, *(f"\n{note}" for note in self.notes)]
+        )
+
     def text(self) -> str:
         """The table as lines: title, heads and rows, notes. The first column is flush left, the others flush right."""
         lines = [list(self.heads)]
@@ -53,4 +71,5 @@ class Table:
             for line in lines
             if line
         ]
-        return "\n".join([*([f"{self.title}:"] if self.title else []), *shown, *filter(None, [" ".join(self.notes)])])
+        notes = textwrap.wrap(" ".join(self.notes), _WIDE, break_long_words=False, break_on_hyphens=False)
+        return "\n".join([*([f"{self.title}:"] if self.title else []), *shown, *notes])

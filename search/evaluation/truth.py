@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 
 # What the truth is called, in the folder it was unpacked into.
-_FILES: dict[BenchmarkName, Sequence[str]] = {
+TRUTH_FILES: dict[BenchmarkName, Sequence[str]] = {
     "im2gps": ("im2gps_places365.csv", "im2gps_aug.csv", "info.json"),
     "im2gps3k": ("im2gps3k_places365.csv", "im2gps3k_aug.csv", "info.json"),
     "yfcc4k": ("yfcc4k_places365.csv", "yfcc4k_aug.csv", "info.txt"),
@@ -129,12 +129,12 @@ def owners_in(source: Path, column: str, *, benchmark: BenchmarkName, split: str
 
 
 def _file_in(folder: Path, benchmark: BenchmarkName) -> Path:
-    for name in _FILES[benchmark]:
+    for name in TRUTH_FILES[benchmark]:
         if (folder / name).is_file():
             return folder / name
     raise InputError(
-        f"{folder}: no truth of {benchmark} in it; looked for {', '.join(_FILES[benchmark])}. Give the file itself, or "
-        "a table with photo, lat, lng."
+        f"{folder}: no truth of {benchmark} in it; looked for {', '.join(TRUTH_FILES[benchmark])}. Give the file "
+        "itself, or a table with photo, lat, lng."
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from indexer.errors import InputError
-from indexer.vectors.scoring import CosineKind, ScoringModel, cosine_product
+from indexer.vectors.scoring import CosineKind, ScoringModel, check_cosines, cosine_product
 from search.retrieval.found import ALL_LEAVES, NOTHING_ELSE, Hits, Wanted, joined_hits
 
 _SCORES = 1 << 22  # held at once: 32 MB of float64
@@ -21,6 +21,7 @@ class CosineSearch:
     counts = ALL_LEAVES
 
     def __init__(self, model: ScoringModel, kind: CosineKind) -> None:
+        check_cosines(model)
         self.facts: Mapping[str, int] = {}
         self._model = model
         self._kind = kind

@@ -1,8 +1,9 @@
 """Exact search: all leaves are compared, and the best are proven to be the best (the default).
 
-Why this is the default although the paper's retrieval goes from coarse to fine: for as many cells as its partitions
-have, one product of matrices over all leaves is so fast that what a search saves by leaving most of them out is small
-beside encoding a photo, and on a GPU is lost to reading lists here and there.
+The paper's inference is exact, too: it compares a photo with all cells of all levels and multiplies for each finest one
+(section III-D). Why a search from coarse to fine is no default here: for as many cells as the paper's partitions have,
+one product of matrices over all leaves is so fast that what is saved by leaving most of them out is small beside
+encoding a photo, and on a GPU is lost to reading lists here and there.
 """
 
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""From coarse to fine: lists of leaves that follow the hierarchy, and the search of some (the paper, section III-D).
+"""From coarse to fine: lists of leaves that follow the hierarchy, and the search of some. The paper has no such search.
 
 In: the inverted lists of a level (`indexer.bundles.leaf_index`), a list for each of its cells. Out: the lists whose
 vectors are nearest to a query, and the leaves of lists that are visited as candidates for `search.retrieval.proof`.

@@ -14,7 +14,9 @@ COMMANDS = {package: importlib.import_module(f"{package}.__main__").COMMANDS for
 PARSERS = {package: _parser(package, "", commands) for package, commands in COMMANDS.items()}
 LINES = [line for page in PAGES for line in command_lines(page)]
 # What a command line needs that is not here; it is parsed all the same.
-ELSEWHERE = re.compile(r"s3://|shi-labs/|--engine ray|mp16\.yaml|--part |--segmentation-cache|--benchmark |names\.txt")
+ELSEWHERE = re.compile(
+    r"s3://|shi-labs/|--engine ray|mp16\.yaml|--part |--segmentation-cache|--benchmark |--tables|names\.txt"
+)
 # Options of other programs, of Slurm, and of a section that is there only when one of its options is given.
 OTHERS = {
     "--model.fusion.classes",

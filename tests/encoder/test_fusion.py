@@ -184,7 +184,7 @@ def test_more_trainable_blocks_than_there_are_is_refused() -> None:
         fused_encoder().freeze(trainable_blocks=3)
 
 
-def test_the_papers_sizes_are_the_defaults() -> None:
+def test_the_papers_sizes_and_the_heads_of_clip_are_the_defaults() -> None:
     config = GeoEncoderConfig(fusion=vars(FusionConfig()))
     with torch.device("meta"):
         fusion = GeoEncoder(config).fusion

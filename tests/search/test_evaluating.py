@@ -115,3 +115,48 @@ def test_owners_go_with_answers_that_are_made(world: Path, tmp_path: Path, capsy
     judged = ["evaluate", "--predictions", tmp_path / "p.csv", "--truth", world / "photos.csv"]
     assert search(*judged, "--owner-column", "who") == 2
     assert "--owner-column goes with --registry" in capsys.readouterr().err
+
+
+def test_tables_of_the_benchmarks_that_are_there(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, rows in (("IM2GPS", (0, 1)), ("gws15k", (2, 4))):
+        (tmp_path / "B" / name / "images").mkdir(parents=True)
+        for row in rows:
+            shutil.copy(world / f"{row}.png", tmp_path / "B" / name / "images")
+        lines = ["photo,lat,lng", *(f"{row}.png,{10 * row},{20 * row}" for row in rows)]
+        file = "im2gps_places365.csv" if name == "IM2GPS" else "gws15k.csv"
+        (tmp_path / "B" / name / file).write_text("\n".join(lines) + "\n")
+    evaluate_all = ["evaluate", "--tables", "--truth", tmp_path / "B", "--resamples", 0]
+    made_here = [*evaluate_all, "--registry", world / "R", "--checkpoint", world / "C"]
+    assert search(*made_here, "--out", tmp_path / "O", "--report", tmp_path / "P") == 0
+    text = capsys.readouterr().out
+    assert text.count("this run, 2 photos") == 2
+    assert "Table II, IM2GPS3k, is missing" in text
+    assert "for figures to publish it is float32" in text
+    assert text.index("Table I, IM2GPS") < text.index("Table V, GWS15k")
+    assert sorted(path.name for path in (tmp_path / "P").iterdir()) == [
+        "manifest.json",
+        "report.html",
+        "tables.csv",
+        "tables.md",
+    ]
+    assert search(*evaluate_all, "--predictions", tmp_path / "O", "--json") == 0
+    data = json.loads(capsys.readouterr().out)
+    one = evaluate(tmp_path / "O" / "im2gps", tmp_path / "B" / "IM2GPS", config=EvaluateConfig(benchmark="im2gps"))
+    assert list(data["benchmarks"]) == ["im2gps", "gws15k"]
+    assert data["benchmarks"]["im2gps"]["within"] == one.to_dict()["within"]
+    assert len(data["missing"]) == 3
+    assert search(*made_here, "--out", tmp_path / "O", "--json") == 0  # the job goes on, and has nothing left to do
+    assert json.loads(capsys.readouterr().out)["benchmarks"]["im2gps"]["crops"] == "ten"
+    assert search(*made_here, "--precision", "float32") == 0
+    assert "precision of the encoder: float32." in capsys.readouterr().out
+    assert search(*made_here, "--benchmark", "im2gps") == 2
+    assert "--tables says what is measured" in capsys.readouterr().err
+    (tmp_path / "B" / "gws15k" / "images").rename(tmp_path / "elsewhere")
+    assert search(*made_here, "--out", tmp_path / "O2") == 2
+    assert "none of its 2 photos is in" in capsys.readouterr().err
+    assert not (tmp_path / "O2").exists()  # before any photo of another set was answered
+    shutil.rmtree(tmp_path / "O" / "gws15k")
+    assert search(*evaluate_all, "--predictions", tmp_path / "O") == 2
+    assert "no answers to gws15k" in capsys.readouterr().err

@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import is_dataclass
 from pathlib import Path
 
 import pytest
@@ -166,6 +167,44 @@ def test_the_papers_commands_parse_and_hand_on_what_they_make(monkeypatch: pytes
     config = FitConfig.from_yaml(PAPER)
     assert config.model.start_from == "hf:mp16/clip"
     assert str(config.data.segmentation_cache) == "mp16/maps"
+@pytest.mark.parametrize(
+    ("name", "more", "changed"),
+    [
+        ("classes", (), {"model.head": "classes", "loss.negatives": "all"}),
+        ("levels", (), {"hierarchy": Path("mp16/hierarchy-5")}),
+        ("blocks", (), {"model.fusion.blocks": 2}),
+        ("blocks", ("--model.fusion.blocks", 1), {"model.fusion.blocks": 1}),
+        (
+            "blocks",
+            ("--model.fusion", "null", "--data.segmentation-cache", "null"),
+            {"model.fusion": None, "data.segmentation_cache": None},
+        ),
+    ],
+)
+def test_ablations_change_one_thing_of_the_papers_configuration(
+    monkeypatch: pytest.MonkeyPatch, name: str, more: tuple[object, ...], changed: dict[str, object]
+) -> None:
+    """Tables VI to VIII: a second file on top of the first, and what its header says of its own flags."""
+    given: list[dict[str, object]] = []
+
+    def flat(values: object, prefix: str = "") -> dict[str, object]:
+        if not is_dataclass(values):
+            return {prefix: values}
+        parts = (flat(value, f"{prefix}.{key}".lstrip(".")) for key, value in vars(values).items())
+        return {key: value for part in parts for key, value in part.items()}
+
+    def take(hierarchy: Path, out: Path, *, config: FitConfig) -> None:
+        given.append({"hierarchy": hierarchy, "out": out, **flat(config)})
+
+    monkeypatch.setattr("training.fitting.fit", take)
+    assert fit("--config", PAPER) == 0
+    assert fit("--config", PAPER, "--config", PAPER.with_name(f"mp16-{name}.yaml"), *more) == 0
+    plain, ablated = given
+    assert {key: ablated[key] for key in changed} == changed
+    assert ablated["out"] != plain["out"]
+    same = [key for key in plain if key in ablated and plain[key] == ablated[key]]
+    rest = {key for key in plain if not any(key == one or key.startswith(f"{one}.") for one in (*changed, "out"))}
+    assert rest <= set(same)
 
 
 def test_the_papers_configuration_reads_a_hierarchy_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

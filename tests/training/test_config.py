@@ -11,6 +11,7 @@ from training.config import (
     Augmentation,
     DataConfig,
     FitConfig,
+    LossConfig,
     ModelConfig,
     OptimizerConfig,
     RefitConfig,
@@ -38,6 +39,13 @@ from training.config import (
 def test_wrong_values_of_a_section(section: type, name: str, value: float) -> None:
     with pytest.raises(InputError, match=rf"[.`]{name}`? must be"):
         section(**{name: value})
+
+
+def test_a_classifier_tells_a_photo_from_all_classes() -> None:
+    data, classes = DataConfig("photos.parquet"), ModelConfig(head="classes")
+    assert FitConfig(data=data, model=classes).model.unused == []
+    with pytest.raises(InputError, match=r"loss\.negatives must be all, not batch"):
+        FitConfig(data=data, model=classes, loss=LossConfig("batch"))
 
 
 @pytest.mark.parametrize(("batch_size", "parts"), [(10, 3), (6, 6), (16, 32)])

@@ -79,10 +79,20 @@ def test_in_batch_negatives_learn_it_too(toy: Path, tmp_path: Path, negatives: s
     assert summary.epochs[-1].validation.within["25"] > 90
 
 
-def test_the_checkpoint_answers_as_training_said(trained: FitSummary, toy: Path) -> None:
+@pytest.fixture(scope="module")
+def classified(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> FitSummary:
+    """A classifier in place of geocells."""
+    return train(toy, tmp_path_factory.mktemp("fit") / "C", changed(model={"head": "classes"}))
+
+
+@pytest.mark.parametrize("head", ["geocells", "classes"])
+def test_the_checkpoint_answers_as_training_said(head: str, toy: Path, request: pytest.FixtureRequest) -> None:
     """Saved, loaded, embedded and multiplied out in float64: the same errors as the last validation."""
+    trained: FitSummary = request.getfixturevalue("trained" if head == "geocells" else "classified")
     encoder, geocells = load_encoder(str(trained.checkpoint)), load_geocells(trained.checkpoint)
     assert geocells.encoder == encoder.digest
+    assert (geocells.biases is None) == (head == "geocells")
+    assert trained.epochs[-1].validation.within["25"] > 90
     hierarchy = load_hierarchy(toy / "H")
     photos = open_photos(toy / "photos.parquet", split="validation")
     (batch,) = embed_photos(PhotoEncoder(encoder), photos)

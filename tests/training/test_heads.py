@@ -108,17 +108,21 @@ def test_the_length_of_a_vector_means_nothing_to_geocells(geocells: GeocellHead,
 
 
 def test_the_classifier_searches_the_product_of_its_levels(classes: ClassifierHead, hierarchy: Hierarchy) -> None:
-    """Against multiplying out the probabilities of the cells above each leaf."""
+    """Against multiplying out the probabilities of the cells above each leaf, and as a bundle searches them."""
     vectors, *_ = toy(hierarchy)
+    unit = normalize(vectors.double(), dim=-1)
     with torch.no_grad():
         logs = [
-            log_softmax(vectors.double() @ weight.double().T + bias.double(), dim=1)[:, hierarchy.ancestors[:, level]]
+            log_softmax(unit @ weight.double().T / 0.07 + bias.double(), dim=1)[:, hierarchy.ancestors[:, level]]
             for level, (weight, bias) in enumerate(zip(classes.weights, classes.biases, strict=True))
         ]
         best = best_rows(classes.queries(vectors), classes.rows())
     product = torch.stack(logs).sum(dim=0)
     chosen = product.gather(1, best[:, None])[:, 0]
     torch.testing.assert_close(chosen, product.max(dim=1).values, atol=1e-4, rtol=0)
+    stored = ScoringModel(classes.geocells(), hierarchy.ancestors, hierarchy.leaves.n_photos)
+    np.testing.assert_allclose(log_product(stored, unit.float().numpy()), product.detach().numpy(), atol=1e-3)
+    np.testing.assert_allclose(leaf_vectors(stored), classes.rows().detach().numpy(), rtol=1e-4, atol=1e-5)
 
 
 def test_the_classifiers_loss_is_the_cross_entropy_of_each_level(classes: ClassifierHead, hierarchy: Hierarchy) -> None:
@@ -127,7 +131,10 @@ def test_the_classifiers_loss_is_the_cross_entropy_of_each_level(classes: Classi
     for level, (weight, bias) in enumerate(zip(classes.weights, classes.biases, strict=True)):
         there = truth.targets[:, level] >= 0
         assert not there.all()
-        expected.append(cross_entropy(vectors[there] @ weight.T + bias, truth.targets[there, level]))
+        unit = normalize(vectors[there], dim=-1)
+        expected.append(cross_entropy(unit @ weight.T / 0.07 + bias, truth.targets[there, level]))
+    sums = classes.validation_sums(vectors, truth)
+    torch.testing.assert_close(sums[:, 0] / sums[:, 1], torch.stack(expected))
     torch.testing.assert_close(classes.loss(vectors, truth), torch.stack(expected).sum())
 
 

@@ -8,7 +8,7 @@ from torch.nn.functional import normalize
 
 from training.batches import Truth
 from training.config import Negatives
-from training.losses import classification_loss, hierarchy_loss, level_loss
+from training.losses import classification_losses, hierarchy_loss, level_loss
 
 NEGATIVES: tuple[Negatives, ...] = ("batch", "batch_distinct", "all")
 
@@ -150,7 +150,7 @@ def test_the_loss_of_classes_is_the_cross_entropy_of_each_level_and_its_gradient
     inputs = [tensor.requires_grad_() for tensor in (vectors, coarse, fine, *biases)]
 
     def loss(*given: torch.Tensor) -> torch.Tensor:
-        return classification_loss(given[0], given[1:3], given[3:], alone(both))
+        return classification_losses(given[0], given[1:3], given[3:], alone(both)).sum()
 
     assert torch.autograd.gradcheck(loss, inputs)
     expected = 0.0

@@ -9,7 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from indexer.bundles.bundle import LEAVES_FILE, Bundle, build_bundle, level_file, open_bundle, verify_bundle
+from indexer.bundles.bundle import (
+    BIASES_FILE,
+    LEAVES_FILE,
+    Bundle,
+    build_bundle,
+    calibrated_bundle,
+    level_file,
+    open_bundle,
+    verify_bundle,
+)
 from indexer.bundles.faiss_index import read_index, rows_of
 from indexer.cells import table
 from indexer.cells.hierarchy import Hierarchy
@@ -17,7 +26,7 @@ from indexer.cells.table import CELLS_FILE
 from indexer.disk.manifest import MANIFEST, manifest_digest, verify_folder
 from indexer.errors import ArtifactError, BundleMismatch
 from indexer.vectors.scoring import log_product
-from tests.conftest import random_geocells, unit_rows
+from tests.conftest import random_classes, random_geocells, unit_rows
 
 WIDTH = 12
 
@@ -58,6 +67,26 @@ def test_the_leaves_index_ranks_by_the_product_of_all_levels(bundle: Bundle) -> 
     product = log_product(bundle.model, queries)
     np.testing.assert_array_equal(found, np.argsort(-product, axis=1)[:, :5])
     np.testing.assert_allclose(np.diff(scores), np.diff(np.take_along_axis(product, found, axis=1)), atol=1e-4)
+
+
+def test_classes_of_a_classifier_come_back_with_their_biases(
+    hierarchy: Hierarchy, hierarchy_folder: Path, tmp_path: Path
+) -> None:
+    classes = random_classes(hierarchy, WIDTH, seed=1)
+    bundle = open_bundle(build_bundle(hierarchy_folder, classes, tmp_path / "v", config={}, inputs={}))
+    assert classes.biases is not None
+    again = replace(bundle.model.geocells, level_weights=np.array([1.0, 0.5, 2.0]))
+    weighted = open_bundle(calibrated_bundle(bundle, tmp_path / "v", {}, config={}, inputs={}, geocells=again))
+    for each in (bundle, weighted):
+        assert each.model.geocells.biases is not None
+        for a, b in zip(each.model.geocells.biases, classes.biases, strict=True):
+            np.testing.assert_array_equal(a, b)
+        queries = unit_rows(30, WIDTH, seed=1)
+        _, found = each.leaf_index.search(each.model.extended(queries), 5)
+        np.testing.assert_array_equal(found, np.argsort(-log_product(each.model, queries), axis=1)[:, :5])
+    (bundle.path / BIASES_FILE).write_bytes(bytes((bundle.path / BIASES_FILE).stat().st_size))
+    with pytest.raises(ArtifactError, match=BIASES_FILE):
+        open_bundle(bundle.path)
 
 
 def test_geocells_of_another_hierarchy_are_refused(

@@ -10,7 +10,7 @@ from indexer.cells.hierarchy import Hierarchy
 from indexer.disk.artifact import write_folder
 from indexer.errors import ArtifactError, BundleMismatch
 from indexer.vectors.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION, Geocells, load_geocells, save_geocells
-from tests.conftest import random_geocells
+from tests.conftest import random_classes, random_geocells
 
 
 def checkpoint(out: Path, geocells: Geocells | None) -> Path:
@@ -27,6 +27,29 @@ def test_save_and_load_are_inverse(tmp_path: Path, hierarchy: Hierarchy) -> None
         np.testing.assert_array_equal(a, b)
     np.testing.assert_array_equal(read.temperatures, written.temperatures)
     assert (read.hierarchy, read.encoder, read.width) == (written.hierarchy, written.encoder, 8)
+
+
+def test_classes_keep_their_lengths_and_biases(tmp_path: Path, hierarchy: Hierarchy) -> None:
+    written = random_classes(hierarchy, 8, seed=0)
+    read = load_geocells(checkpoint(tmp_path / "C", written), hierarchy=hierarchy.digest)
+    assert written.biases is not None
+    assert read.biases is not None
+    for a, b in zip((*read.vectors, *read.biases), (*written.vectors, *written.biases), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_classes_that_cannot_be_right_are_refused(hierarchy: Hierarchy) -> None:
+    good = random_classes(hierarchy, 8, seed=0)
+    assert good.biases is not None
+    first = good.biases[0].copy()
+    first[1] = np.nan
+    for biases, message in (
+        (good.biases[:-1], "of other numbers"),
+        ([good.biases[0][:-1], *good.biases[1:]], "of other numbers"),
+        ([first, *good.biases[1:]], "finite"),
+    ):
+        with pytest.raises(ArtifactError, match=message):
+            replace(good, biases=biases)
 
 
 def test_another_hierarchys_geocells_are_refused(tmp_path: Path, hierarchy: Hierarchy) -> None:

@@ -11,7 +11,7 @@ from indexer.errors import InputError
 from indexer.vectors.geocells import Geocells
 from indexer.vectors.level_weights import _conditional_logit, fit_level_weights
 from indexer.vectors.scoring import ScoringModel, log_product, log_softmax
-from tests.conftest import random_geocells, unit_rows
+from tests.conftest import random_classes, random_geocells, unit_rows
 
 WIDTH = 12
 
@@ -50,6 +50,14 @@ def test_the_weights_that_made_the_photos_are_found(hierarchy: Hierarchy) -> Non
     np.testing.assert_allclose(fitted.level_weights, made.level_weights, atol=0.12)
     assert fitted.prior_exponent == pytest.approx(0.6, abs=0.12)
     assert (plain.level_weights == 1).all()  # the geocells that were given stay as they are
+
+
+def test_biases_of_classes_are_weighed_with_their_level(hierarchy: Hierarchy) -> None:
+    classes = random_classes(hierarchy, WIDTH, seed=0)
+    plain = replace(classes, vectors=[level / 8 for level in classes.vectors])  # nothing is certain
+    made = replace(plain, level_weights=np.array([0.9, 0.3, 0.6]))
+    fitted = fit_level_weights(model_of(hierarchy, plain), *drawn(model_of(hierarchy, made), 3000))
+    np.testing.assert_allclose(fitted.level_weights, made.level_weights, atol=0.12)
 
 
 def test_no_level_counts_against_itself(hierarchy: Hierarchy) -> None:

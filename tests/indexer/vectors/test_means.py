@@ -15,7 +15,7 @@ from indexer.vectors.geocells import Geocells
 from indexer.vectors.means import TEMPERATURE, CellMeans, carry_over, inherit
 from indexer.vectors.scoring import ScoringModel, leaf_vectors
 from indexer.vectors.whitening import Moments, Transform, whiten
-from tests.conftest import random_geocells, unit_rows
+from tests.conftest import random_classes, random_geocells, unit_rows
 from tests.indexer.anisotropic import World, anisotropic_world
 from tests.indexer.cells.test_lineage import PAIRS, hierarchy_of, labelled
 
@@ -245,6 +245,12 @@ def test_to_itself_nothing_changes() -> None:
     carried: Geocells = carry_over(geocells, same, hierarchy_of(1500))
     for a, b in zip(carried.vectors, geocells.vectors, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_classes_of_a_classifier_are_not_carried_over() -> None:
+    same = hierarchy_of(1500)
+    with pytest.raises(InputError, match="refit without `old_hierarchy`"):
+        carry_over(random_classes(same, 6, seed=2), same, same)
 
 
 def test_a_new_label_inherits_its_parent() -> None:

@@ -8,16 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from indexer.cells.hierarchy import Hierarchy
+from indexer.errors import InputError
 from indexer.vectors.geocells import Geocells
 from indexer.vectors.scoring import (
     ScoringModel,
+    cosine_product,
     leaf_vectors,
     level_log_probabilities,
     log_product,
     log_softmax,
     scores_of,
 )
-from tests.conftest import random_geocells, unit_rows
+from tests.conftest import random_classes, random_geocells, unit_rows
 
 WIDTH = 16
 
@@ -142,3 +144,31 @@ def test_log_softmax_survives_large_logits() -> None:
     logs = log_softmax(np.array([[1e6, 1e6 - 1, -1e6]]))
     np.testing.assert_allclose(np.exp(logs).sum(), 1)
     assert logs[0, 0] == pytest.approx(-np.log1p(np.exp(-1)))
+
+
+@pytest.mark.parametrize("exponent", [0.0, 0.7])
+def test_classes_multiply_with_their_biases(hierarchy: Hierarchy, exponent: float) -> None:
+    """A classifier's logits, one number at a time, against all ways in which they are searched."""
+    classes = replace(
+        random_classes(hierarchy, WIDTH, seed=3), level_weights=np.array([0.5, 1.0, 2.0]), prior_exponent=exponent
+    )
+    model = ScoringModel(classes, hierarchy.ancestors, hierarchy.leaves.n_photos)
+    queries = unit_rows(6, WIDTH, seed=9)
+    expected = np.zeros((6, model.n_leaves)) + exponent * np.log(model.n_photos / model.n_photos.sum())
+    assert classes.biases is not None
+    for level, (vectors, biases) in enumerate(zip(classes.vectors, classes.biases, strict=True)):
+        logits = queries.astype(float) @ vectors.T.astype(float) / classes.temperatures[level] + biases
+        shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        expected += classes.level_weights[level] * np.log(shares)[:, model.ancestors[:, level]]
+    np.testing.assert_allclose(log_product(model, queries), expected, atol=1e-8)
+    by_vectors = model.extended(queries).astype(np.float64) @ leaf_vectors(model).astype(np.float64).T
+    np.testing.assert_allclose(np.ptp(by_vectors - expected, axis=1), 0, atol=1e-3)
+    every = np.tile(np.arange(model.n_leaves), (6, 1))
+    np.testing.assert_allclose(scores_of(model, queries, every), by_vectors, atol=1e-3)
+    assert np.linalg.norm(leaf_vectors(model), axis=1).max() <= model.longest
+    some = np.array([4, 2])
+    np.testing.assert_allclose(
+        scores_of(model.only(some), queries, every[:, :2]), scores_of(model, queries, every)[:, some]
+    )
+    with pytest.raises(InputError, match="classes of a classifier"):
+        cosine_product(model, queries, kind="affine")

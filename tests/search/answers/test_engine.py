@@ -6,14 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from indexer.bundles.bundle import build_bundle
+from indexer.bundles.bundle import build_bundle, open_bundle
 from indexer.bundles.registry import Registry
 from indexer.cells.hierarchy import Hierarchy
 from indexer.errors import BundleMismatch, InputError
 from indexer.vectors.scoring import leaf_vectors, level_log_probabilities, log_product, log_softmax
 from search.answers.engine import Engine
-from tests.conftest import random_geocells, unit_rows
-from tests.search.conftest import WIDTH
+from search.answers.options import SearchOptions
+from tests.conftest import random_classes, random_geocells, unit_rows
+from tests.search.conftest import MODES, WIDTH, opened
 
 
 def test_probability_is_the_softmax_over_all_leaves(engine: Engine) -> None:
@@ -44,6 +45,24 @@ def test_no_probability_exceeds_one_and_a_sure_answer_says_how_sure(
     sure = log_softmax(logs)
     missing = 1 - np.exp(sure.max(axis=1))
     np.testing.assert_allclose(1 - probability[:, 0], missing, rtol=1e-3, atol=1e-13)
+
+
+def test_classes_of_a_classifier_are_found_in_every_mode_but_have_no_cosines(
+    hierarchy: Hierarchy, hierarchy_folder: Path, tmp_path: Path
+) -> None:
+    classes = random_classes(hierarchy, WIDTH, seed=2)
+    bundle = open_bundle(build_bundle(hierarchy_folder, classes, tmp_path, config={}, inputs={}))
+    queries = unit_rows(60, WIDTH, seed=4)
+    logs = log_product(bundle.model, queries)
+    for mode in MODES:
+        every = {} if mode == "exact" else {"probes": len(hierarchy.levels[bundle.beam.level])}
+        hits = opened(bundle, mode, **every).search(queries, k=3)
+        np.testing.assert_array_equal(hits.leaf, np.argsort(-logs, axis=1, kind="stable")[:, :3])
+    exact = Engine(bundle).search(queries, k=3)
+    expected = np.take_along_axis(np.exp(log_softmax(logs)), exact.leaf, axis=1)
+    np.testing.assert_allclose(exact.probability, expected, atol=1e-5)
+    with pytest.raises(InputError, match="classes of a classifier"):
+        Engine(bundle, options=SearchOptions(score="cosine-affine")).search(queries, k=1)
 
 
 def test_a_prefix_of_the_answers_is_the_answer_to_a_smaller_k(engine: Engine) -> None:

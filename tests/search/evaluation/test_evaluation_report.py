@@ -10,7 +10,7 @@ from indexer.photos.sources import PhotoTable
 from search.evaluation.evaluate import Evaluation, LeftOut, compare
 from search.evaluation.evaluation_report import evaluation_data, evaluation_text, near_duplicates_table
 from search.evaluation.options import EvaluateConfig, Resampling
-from search.evaluation.published import TABLES
+from search.evaluation.published import SOURCES, TABLES
 
 CONFIG = EvaluateConfig(resampling=Resampling(200, 1))
 PLAIN = EvaluateConfig(resampling=Resampling(0))
@@ -62,8 +62,11 @@ def test_the_papers_rows_stand_beside(benchmark: str) -> None:
     text = evaluation_text(result)
     rows = TABLES[benchmark].rows  # type: ignore[index]
     (line,) = (line for line in text.splitlines() if "GeoSURGE (Ours)" in line)
-    assert [float(cell) for cell in line.split()[2:]] == list(rows["GeoSURGE (Ours)"])
-    assert "GeoCLIP" not in text or rows["GeoCLIP"][1]
+    assert [float(cell) for cell in line.split()[2:]] == list(rows["GeoSURGE (Ours)"].within)
+    for method, row in rows.items():  # of others with the source beside, which is described below
+        assert (f"{method} ({row.source})" in text) == row.others
+        assert not row.others or f"{row.source}: {SOURCES[row.source]}" in " ".join(text.split("\n"))
+        assert row.in_the_paper in " ".join(text.split("\n"))
 
 
 def test_other_thresholds_have_no_published_figure() -> None:

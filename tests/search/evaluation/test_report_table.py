@@ -22,5 +22,22 @@ def test_the_first_column_is_flush_left_and_the_others_flush_right() -> None:
     ]
 
 
+def test_markdown_has_as_many_cells_in_every_row() -> None:
+    rows = [Row(["a|b", "1.0", "20.0"]), Row(["Table II:"]), Row(["c", "2.0", Cell("3.0", "best")], indent=True)]
+    assert Table(["percent", "1 km", "25 km"], rows, "Against it", ["One.", "Two."]).markdown().splitlines() == [
+        "## Against it",
+        "",
+        "| percent | 1 km | 25 km |",
+        "| --- | ---: | ---: |",
+        "| a&#124;b | 1.0 | 20.0 |",
+        "| Table II: |  |  |",
+        "| c | 2.0 | 3.0 |",
+        "",
+        "One.",
+        "",
+        "Two.",
+    ]
+
+
 def test_a_table_needs_no_headings() -> None:
     assert Table((), [Row(["a", "10"]), Row(["bc", "2"])]).text() == "a   10\nbc   2"
