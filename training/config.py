@@ -19,9 +19,12 @@ Negatives = Literal["batch", "batch_distinct", "all"]  # training.losses says wh
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How far photos are changed. Each value is the largest change; 0 switches it off.
+    """How photos are changed. Each number is the largest change; 0 switches it off.
 
     Args:
+        random_crop: in each epoch see another square of a photo whose shorter edge is 8/7 of the square's, wherever it
+            lies, as the ten crops of an evaluation do; else always the middle of a smaller one.
+        mirror: turn half of the photos around, left for right, as half of the ten crops are, with their class maps.
         shift: of the image's edge, either way, both directions: 0.1 moves up to a tenth.
         zoom: of the scale, in or out: 0.1 shows from 90 % to 110 %.
         rotation_deg: either way.
@@ -29,6 +32,8 @@ class Augmentation:
         colour: added to each channel by itself, in levels of 255: 16 adds -16 to 16.
     """
 
+    random_crop: bool = False
+    mirror: bool = False
     shift: float = 0.0
     zoom: float = 0.0
     rotation_deg: float = 0.0
@@ -41,8 +46,13 @@ class Augmentation:
         check_bounds(self, "colour", section="data.augmentation", low=0, high=255)
 
     @property
+    def draws_windows(self) -> bool:
+        """Whether a photo is not always cut in the same way (`training.windows`)."""
+        return self.random_crop or self.mirror
+
+    @property
     def moves_pixels(self) -> bool:
-        """Whether the image has to be sampled again."""
+        """Whether what was cut has to be sampled again."""
         return bool(self.shift or self.zoom or self.rotation_deg)
 
 

@@ -8,7 +8,6 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import lightning
@@ -36,7 +35,7 @@ from indexer.jobs.stages import Line
 from indexer.photos.sources import PhotoSource, open_photos
 from indexer.vectors.geocells import Geocells
 from indexer.vectors.prototypes import Placed, Placement
-from training.batches import Photos, Share, n_batches
+from training.batches import Photos, Share, ValidationPhotos, n_batches
 from training.callbacks import BestEpoch, CheckpointFiles, Reporter, Resumable, best_epoch
 from training.config import FitConfig, ModelConfig
 from training.heads import GeocellHead, Head
@@ -125,8 +124,9 @@ def fit(hierarchy: str | Path, out: str | Path, *, config: FitConfig) -> FitSumm
     facts = run.facts(hierarchy, config, inputs)
     if first:
         run.check_same(facts)  # before photos are read, which may take long
-    open_ = partial(open_half, data, hierarchy=opened, encoder=encoder, cache=cache, device=device)
-    validation, learnt = open_("validation"), open_("train")  # what is wrong with the table shows at the small one
+    # What is wrong with the table shows at the small one.
+    validation = open_half(data, "validation", hierarchy=opened, encoder=encoder, cache=cache, device=device)
+    learnt = open_half(data, "train", hierarchy=opened, encoder=encoder, cache=cache, device=device)
     gallery_photos = _gallery_placement(config, opened) if config.wants_gallery else None
     with run.begun(facts) if first else contextlib.nullcontext():
         began = time.perf_counter()
@@ -174,7 +174,7 @@ def train(
     encoder: GeoEncoder,
     head: Head,
     photos: Photos,
-    validation: Photos,
+    validation: ValidationPhotos,
     *,
     config: FitConfig,
     device: str,
