@@ -171,12 +171,15 @@ class OptimizerConfig:
 
     Args:
         lr: learning rate of the encoder.
-        geocell_lr: of geocells and temperatures, which start from nothing.
+        geocell_lr: of geocells, which start from nothing.
+        temperature_lr: of the logarithms of temperatures; null: as geocell_lr. A step of Adam changes them by about
+            this much at most, so the sum of all steps' rates bounds how far temperatures come from 0.07.
         weight_decay: of the encoder's matrices; directions and temperatures have none.
     """
 
     lr: float = 1e-4
     geocell_lr: float = 1e-3
+    temperature_lr: float | None = None
     weight_decay: float = 1e-4
 
     def __post_init__(self) -> None:
@@ -206,8 +209,10 @@ class TrainerConfig:
 
     Args:
         max_epochs: passes over the training photos.
-        patience: epochs without a smaller validation loss after which the run ends, with the weights of the best epoch;
+        patience: epochs that are no better than the best one after which the run ends, with the weights of that one;
             null: all epochs are made, and the last one's weights are kept.
+        monitor: which epoch is better: that of the smaller validation loss, or with more of the validation photos
+            answered within 25 km.
         accelerator: where to train; gpu where there is none is an error.
         devices: of one machine, one process each.
         num_nodes: machines.
@@ -221,6 +226,7 @@ class TrainerConfig:
 
     max_epochs: int = 8
     patience: int | None = None
+    monitor: Literal["loss", "within_25"] = "loss"
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: int = 1
     num_nodes: int = 1
