@@ -31,7 +31,7 @@ MP16_STEPS = 4567  # of an epoch: 99 % of 4,723,695 photos, 1,024 at once
 
 
 @dataclass(frozen=True, slots=True)
-class Toy:
+class Lesson:
     """What is learned."""
 
     cells: int = 1000
@@ -69,27 +69,27 @@ def starts(width: int) -> Sequence[Start]:
     )
 
 
-def learn(start: Start, toy: Toy, *, seed: int) -> Outcome:
+def learn(start: Start, lesson: Lesson, *, seed: int) -> Outcome:
     """Learn geocells from photos that are drawn anew in each step, and judge them by some that are drawn then."""
     generator = torch.Generator().manual_seed(seed)
 
     def randn(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=generator)
 
-    directions = normalize(randn(toy.cells, toy.width), dim=-1)
+    directions = normalize(randn(lesson.cells, lesson.width), dim=-1)
 
     def photos(n: int) -> tuple[torch.Tensor, torch.Tensor]:
-        cells = torch.randint(toy.cells, (n,), generator=generator)
-        noise = randn(n, toy.width) * (toy.noise / math.sqrt(toy.width))
+        cells = torch.randint(lesson.cells, (n,), generator=generator)
+        noise = randn(n, lesson.width) * (lesson.noise / math.sqrt(lesson.width))
         return normalize(directions[cells] + noise, dim=-1), cells
 
-    begin = start.length * normalize(randn(toy.cells, toy.width), dim=-1)
+    begin = start.length * normalize(randn(lesson.cells, lesson.width), dim=-1)
     geocells = torch.nn.Parameter(begin.clone())
     log_temperature = torch.nn.Parameter(torch.tensor(math.log(INITIAL_TEMPERATURE)))
     groups = [{"params": [geocells], "lr": start.rate}, {"params": [log_temperature], "lr": RATE}]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
-    for _ in range(toy.steps):
-        vectors, cells = photos(toy.batch)
+    for _ in range(lesson.steps):
+        vectors, cells = photos(lesson.batch)
         optimizer.zero_grad()
         level_loss(vectors, geocells, log_temperature.exp(), cells, negatives="batch").backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -98,17 +98,17 @@ def learn(start: Start, toy: Toy, *, seed: int) -> Outcome:
     with torch.no_grad():
         ended = normalize(geocells, dim=-1)
         cosine = (ended * normalize(begin, dim=-1)).sum(dim=1).clamp(-1, 1)
-        vectors, cells = photos(toy.cells)
+        vectors, cells = photos(lesson.cells)
         right = ((vectors @ ended.T).argmax(dim=1) == cells).float().mean()
     return Outcome(
         float(torch.rad2deg(cosine.arccos()).median()), 100 * float(right), float(log_temperature.detach().exp())
     )
 
 
-def compare(toy: Toy, *, seed: int = 0) -> int:
+def compare(lesson: Lesson, *, seed: int = 0) -> int:
     """Learn with each start, print what became of it, and return the exit code: 1 where length 1 is not the better."""
     report = Report("geocell-start")
-    outcomes = [(start, learn(start, toy, seed=seed)) for start in starts(toy.width)]
+    outcomes = [(start, learn(start, lesson, seed=seed)) for start in starts(lesson.width)]
     best, worse = outcomes[0][1], outcomes[1][1]
     for start, outcome in outcomes:
         report.row(
@@ -118,13 +118,13 @@ def compare(toy: Toy, *, seed: int = 0) -> int:
             holds=best.right > worse.right if outcome is best else None,
             **asdict(outcome),
         )
-    return report.finish(toy=asdict(toy), starts=[asdict(start) for start in starts(toy.width)], seed=seed)
+    return report.finish(lesson=asdict(lesson), starts=[asdict(start) for start in starts(lesson.width)], seed=seed)
 
 
 def main() -> int:
     """Run the command line and return its exit code."""
     ArgumentParser(prog="python -m benchmarks.geocell_start", description=__doc__).parse_args()
-    return compare(Toy())
+    return compare(Lesson())
 
 
 if __name__ == "__main__":

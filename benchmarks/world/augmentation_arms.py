@@ -1,10 +1,10 @@
 """`python -m benchmarks.world.augmentation_arms`: is it worth while to learn from random crops, and from mirror images?
 
 Encoders learn the same photos of the embedded world with the demo's settings, but for how each photo is cut: always
-its middle, a random crop, the middle or its mirror image, or a mirrored random crop. Once with the demo's other changes
-(small shifts, turns, colours) and once with no others, as `configs/mp16.yaml` has it. Each answers the same test photos
-by one crop and by ten, as the paper's tables do. Differences from an encoder that always sees the middle have paired
-intervals, pooled over seeds, as those of `benchmarks.world.ablations`.
+its middle, a random crop, the middle or its mirror image, or a random crop or its mirror image; with the demo's other
+changes (small shifts, turns, colours), or with `--alone` without them, as `configs/mp16.yaml` has it. Each answers the
+same test photos by one crop and by ten, as the paper's tables do. Differences from an encoder that always sees the
+middle have paired intervals, pooled over seeds, as those of `benchmarks.world.ablations`.
 
 In: nothing but this checkout. Out: a folder with a file for each encoder and seed, which a second run does not make
 again, and a line of `benchmarks/results/world-augmentation.jsonl`.
@@ -49,18 +49,18 @@ class CutArm(Arm):
 
 
 CUTS = {"the middle": (False, False), "random crop": (True, False), "mirror": (False, True), "both": (True, True)}
-WITH_OTHERS, ALONE = "with the demo's other changes", "no other changes"
-ARMS = [
-    CutArm(f"{name}, {changes}", *cut, others)
-    for changes, others in ((WITH_OTHERS, True), (ALONE, False))
-    for name, cut in CUTS.items()
-]
 
 
-def compare_cuts(preset: ComparisonPreset, out: Path, *, seeds: Sequence[int] = SEEDS) -> int:
+def arms_of(*, others: bool) -> list[CutArm]:
+    """What is compared, the encoder that always sees the middle first."""
+    changes = "with the demo's other changes" if others else "no other changes"
+    return [CutArm(f"{name}, {changes}", *cut, others) for name, cut in CUTS.items()]
+
+
+def compare_cuts(preset: ComparisonPreset, out: Path, *, others: bool = True, seeds: Sequence[int] = SEEDS) -> int:
     """Train what has not been trained, print the table, and return the exit code."""
-    stage = Stage(preset, out / "world")
-    return report_runs(make_runs(ARMS, seeds, stage, out / "runs", train_arm), preset, Resampling())
+    stage, arms = Stage(preset, out / "world"), arms_of(others=others)
+    return report_runs(make_runs(arms, seeds, stage, out / "runs", train_arm), arms, preset)
 
 
 def train_arm(arm: CutArm, seed: int, stage: Stage) -> Run:
@@ -101,28 +101,25 @@ def ten_crop_errors_km(module: GeoModule, photos: PhotoSet) -> np.ndarray:
     return haversine_km(photos.lat_deg, photos.lng_deg, head.lat_deg[row], head.lng_deg[row])
 
 
-def report_runs(runs: Sequence[Run], preset: ComparisonPreset, resampling: Resampling) -> int:
+def report_runs(runs: Sequence[Run], arms: Sequence[CutArm], preset: ComparisonPreset) -> int:
     """Print what each arm came to beside the one that always sees the middle, and append it to the results."""
-    report = Report("world-augmentation")
-    for changes in (WITH_OTHERS, ALONE):
-        for way in (ONE, TEN):
-            middle, *others = (Method(f"{name}, {changes}", f"{name}, {changes}", way) for name in CUTS)
-            reached = accuracy(errors_of(middle, runs).ravel(), PUBLISHED_KM)
-            seconds = float(np.mean([run.seconds for run in runs if run.arm == middle.arm]))
-            report.row(f"{middle.name}, {way}", figures_text(reached, seconds), **asdict(reached), seconds=seconds)
-            for row in compare(others, middle, runs, resampling):
-                figures = {name: value for name, value in asdict(row).items() if name not in ("method", "accuracy")}
-                ends = row.intervals.median_km
-                text = f"{figures_text(row.accuracy, row.seconds)}. Median {ends.low:+.1f} to {ends.high:+.1f} km"
-                report.row(
-                    f"{row.method.name}, {way}", f"{text}; {verdict_text(row)}", **asdict(row.accuracy), **figures
-                )
+    report, resampling = Report("world-augmentation"), Resampling()
+    for way in (ONE, TEN):
+        middle, *methods = (Method(f"{arm.name}, {way}", arm.name, way) for arm in arms)
+        reached = accuracy(errors_of(middle, runs).ravel(), PUBLISHED_KM)
+        seconds = float(np.mean([run.seconds for run in runs if run.arm == middle.arm]))
+        report.row(middle.name, figures_text(reached, seconds), **asdict(reached), seconds=seconds)
+        for row in compare(methods, middle, runs, resampling):
+            figures = {name: value for name, value in asdict(row).items() if name not in ("method", "accuracy")}
+            ends = row.intervals.median_km
+            text = f"{figures_text(row.accuracy, row.seconds)}. Median {ends.low:+.1f} to {ends.high:+.1f} km"
+            report.row(row.method.name, f"{text}; {verdict_text(row)}", **asdict(row.accuracy), **figures)
     return report.finish(
         seeds=sorted({run.seed for run in runs}),
         made_with=sorted({run.commit for run in runs}),
         preset=asdict(preset),
         resampling=asdict(resampling),
-        arms=[asdict(arm) for arm in ARMS],
+        arms=[asdict(arm) for arm in arms],
     )
 
 
@@ -130,9 +127,10 @@ def main() -> int:
     """Run the command line and return its exit code."""
     parser = ArgumentParser(prog="python -m benchmarks.world.augmentation_arms", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("out/augmentation"), help="Folder to write; runs are kept.")
+    parser.add_argument("--alone", action="store_true", help="Without the demo's other changes.")
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="How many of the three seeds.")
     options = parser.parse_args()
-    return compare_cuts(PRESET, options.out, seeds=SEEDS[: options.seeds])
+    return compare_cuts(PRESET, options.out, others=not options.alone, seeds=SEEDS[: options.seeds])
 
 
 if __name__ == "__main__":

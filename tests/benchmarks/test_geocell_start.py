@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import geocell_start, harness
-from benchmarks.geocell_start import MP16_STEPS, RATE, Outcome, Toy, compare, learn, starts
+from benchmarks.geocell_start import MP16_STEPS, RATE, Outcome, Lesson, compare, learn, starts
 
-FEW = Toy(cells=30, batch=15, width=256, noise=1.0, steps=400)
+FEW = Lesson(cells=30, batch=15, width=256, noise=1.0, steps=400)
 
 
 def test_a_vector_turns_by_its_length_and_the_rate() -> None:
@@ -24,8 +24,8 @@ def test_a_vector_turns_by_its_length_and_the_rate() -> None:
 def test_steps_add_up_to_those_of_the_recipe() -> None:
     """Halved after each epoch, the rates of all epochs add up to those of two."""
     halving = sum(MP16_STEPS * RATE / 2**epoch for epoch in range(40))
-    assert Toy().steps * RATE == pytest.approx(halving)
-    assert Toy().batch / Toy().cells == pytest.approx(1024 / 21_673, rel=0.01)
+    assert Lesson().steps * RATE == pytest.approx(halving)
+    assert Lesson().batch / Lesson().cells == pytest.approx(1024 / 21_673, rel=0.01)
 
 
 def test_a_start_that_learns_no_more_is_missed(
@@ -38,7 +38,7 @@ def test_a_start_that_learns_no_more_is_missed(
         monkeypatch.setattr(
             geocell_start,
             "learn",
-            lambda start, toy, *, seed, right=right, outcome=outcome: (
+            lambda start, lesson, *, seed, right=right, outcome=outcome: (
                 replace(outcome, right=right) if start.length == 1 else outcome
             ),
         )

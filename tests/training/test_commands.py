@@ -11,7 +11,7 @@ from indexer.cells.partition import PartitionRule
 from indexer.cli import main
 from tests.training.conftest import SIZE
 from training.__main__ import COMMANDS
-from training.config import FitConfig, ModelConfig
+from training.config import Augmentation, FitConfig, ModelConfig
 from training.heads import INITIAL_TEMPERATURE
 
 
@@ -101,6 +101,10 @@ def test_the_papers_configuration_is_the_papers(monkeypatch: pytest.MonkeyPatch)
     assert (given["data"].batch_size, given["data"].validation_share) == (1024, 0.01)
     assert (given["lr_scheduler"].name, trainer.patience, given["loss"].negatives) == ("halving", 4, "batch")
     assert (trainer.devices, trainer.precision) == (8, "bf16-mixed")
+    # What "Choices" of docs/how-it-works.md says of what the paper leaves open.
+    assert given["data"].augmentation == Augmentation(random_crop=True, mirror=True)
+    assert (trainer.max_epochs, trainer.monitor, trainer.gradient_clip_val) == (40, "loss", 0)
+    assert optimizer.temperature_lr is None
     assert (INITIAL_TEMPERATURE, PartitionRule().tau_min) == (0.07, 50)
     assert PartitionRule().tau_max == (25000, 10000, 5000, 2000, 1000, 750, 500)
 
