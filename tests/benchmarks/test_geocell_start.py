@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import geocell_start, harness
-from benchmarks.geocell_start import MP16_STEPS, RATE, Outcome, Lesson, compare, learn, starts
+from benchmarks.geocell_start import MP16_STEPS, RATE, Lesson, Outcome, compare, learn, starts
 
 FEW = Lesson(cells=30, batch=15, width=256, noise=1.0, steps=400)
 
