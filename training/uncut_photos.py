@@ -1,4 +1,7 @@
-"""Training photos in memory of which every epoch sees another crop: kept resized, but not cut."""
+"""Training photos in memory of which every epoch sees another crop: kept as what crops are drawn from.
+
+For random crops that is the whole photo, resized; for mirror images alone the middle of it.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

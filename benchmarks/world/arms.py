@@ -80,6 +80,10 @@ class Stage:
         self._table = generate(preset.world, folder) / "photos.parquet"
         settings = demo_settings(self._table)
         self.settings = replace(settings, trainer=replace(settings.trainer, max_epochs=preset.epochs))
+        # `sets` are cut in one way for all epochs; with windows they would not be what the demo learns from.
+        assert not settings.data.augmentation.draws_windows, (
+            "comparisons need `load_uncut` where the demo draws windows"
+        )
 
     def hierarchy(self, levels: Sequence[int] | None = None) -> Hierarchy:
         """Of the training photos; with all levels of the preset, or with those of these numbers, 0 the coarsest."""
