@@ -87,7 +87,7 @@ bench-reranker: venv  ## Answers with a reranker beside those without: a few min
 bench-small-refit: venv  ## Refits of few photos beside the means that they begin with: a few minutes
 	$(BIN)/python -m benchmarks.small_refit
 
-bench-start: venv  ## Geocell vectors that begin with length 1, and with 28: some minutes
+bench-start: venv  ## Geocell vectors that begin with length 1, and with 28: a minute
 	$(BIN)/python -m benchmarks.geocell_start
 
 bench-trust: venv  ## Whether probabilities and radii are true, and where answers should point, after `make demo`

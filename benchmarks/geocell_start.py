@@ -34,8 +34,8 @@ MP16_STEPS = 4567  # of an epoch: 99 % of 4,723,695 photos, 1,024 at once
 class Lesson:
     """What is learned."""
 
-    cells: int = 1000
-    batch: int = 47
+    cells: int = 212
+    batch: int = 10
     width: int = 768
     noise: float = 4.0  # length of what of a photo's vector says nothing of its cell; what does say it has length 1
     steps: int = 2 * MP16_STEPS  # halving after each epoch adds up to twice the first
