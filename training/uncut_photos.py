@@ -69,7 +69,8 @@ def load_uncut(stream: PhotoStream, *, memory_limit_gb: float) -> UncutPhotos:
         [image for batch in batches for image in batch.images],
         [each for batch in batches for each in batch.class_maps or []] if stream.has_maps else None,
         torch.cat([batch.targets for batch in batches]),
-        *(np.concatenate([getattr(batch, name) for batch in batches]) for name in ("lat_deg", "lng_deg")),
+        np.concatenate([batch.lat_deg for batch in batches]),
+        np.concatenate([batch.lng_deg for batch in batches]),
         windows,
         preprocessing.crop,
     )
