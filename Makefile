@@ -1,8 +1,8 @@
 # Two commands: `make demo` runs the main job, `make test` passes the tests. Both set up .venv first.
 .DEFAULT_GOAL := help
-.PHONY: help venv demo ablations docs test test-slow test-wheel check format clean bench-bundle bench-costs bench-embed
-.PHONY: bench-fusion bench-gallery bench-gpu bench-partition bench-refit bench-refit-scale bench-reranker bench-run
-.PHONY: bench-search bench-small-refit bench-trust
+.PHONY: help venv demo ablations docs test test-slow test-wheel check format clean rehearse bench-augmentation bench-bundle
+.PHONY: bench-costs bench-embed bench-fusion bench-gallery bench-gpu bench-partition bench-refit bench-refit-scale
+.PHONY: bench-reranker bench-run bench-search bench-small-refit bench-start bench-trust
 
 PYTHON ?= python3
 FAISS ?= cpu# cpu or gpu: which of the two FAISS packages to install
@@ -48,6 +48,9 @@ check: venv  ## Format, lint, types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+bench-augmentation: venv  ## Random crops and mirror images in training, by one crop and by ten: half an hour
+	$(BIN)/python -m benchmarks.world.augmentation_arms
+
 bench-bundle: venv  ## Building and opening a bundle with each kind of leaf index
 	$(BIN)/python -m benchmarks.bundle
 
@@ -86,6 +89,9 @@ bench-reranker: venv  ## Answers with a reranker beside those without: a few min
 
 bench-small-refit: venv  ## Refits of few photos beside the means that they begin with: a few minutes
 	$(BIN)/python -m benchmarks.small_refit
+
+bench-start: venv  ## Geocell vectors that begin with length 1, and with 28: a minute
+	$(BIN)/python -m benchmarks.geocell_start
 
 bench-trust: venv  ## Whether probabilities and radii are true, and where answers should point, after `make demo`
 	$(BIN)/python -m benchmarks.world.trust

@@ -8,7 +8,7 @@ Photos are cut as CLIP's own image processor does, class maps like their photos.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch.nn.functional import interpolate
@@ -36,11 +36,8 @@ def crop_photos(photos: Sequence[torch.Tensor], preprocessing: Preprocessing, *,
     """
     edge, square = preprocessing.shorter_edge(crops), preprocessing.crop
     out = photos[0].new_empty((len(photos), N_CROPS[crops], 3, square, square))
-    for (height, width, _), same in groups([tuple(photo.shape) for photo in photos]).items():
-        step = max(1, _RESIZED // (height * width))
-        for rows in (same[start : start + step] for start in range(0, len(same), step)):
-            batch = torch.stack([photos[row] for row in rows]).permute(0, 3, 1, 2)
-            out[rows] = _cut(_bicubic(batch, resized_shape(height, width, edge)), square, crops)
+    for rows, resized in resized_photos(photos, edge):
+        out[rows] = _cut(resized, square, crops)
     return out
 
 
@@ -57,14 +54,32 @@ def crop_maps(
     """
     edge, square = preprocessing.shorter_edge(crops), preprocessing.crop
     out = class_maps[0].new_empty((len(class_maps), N_CROPS[crops], square, square))
-    targets = [resized_shape(*shape, edge) for shape in photo_shapes]
+    for rows, resized in resized_maps(class_maps, photo_shapes, edge):
+        out[rows] = _cut(resized, square, crops)[:, :, 0]
+    return out
+
+
+def resized_photos(photos: Sequence[torch.Tensor], shorter_edge: int) -> Iterator[tuple[list[int], torch.Tensor]]:
+    """Photos (H, W, 3) uint8 whole, resized: which ones, and these, (n, 3, h, w) uint8; all that come have one shape.
+
+    A photo that has the right size already keeps its exact pixels.
+    """
+    for (height, width, _), same in groups([tuple(photo.shape) for photo in photos]).items():
+        step = max(1, _RESIZED // (height * width))
+        for rows in (same[start : start + step] for start in range(0, len(same), step)):
+            batch = torch.stack([photos[row] for row in rows]).permute(0, 3, 1, 2)
+            yield rows, _bicubic(batch, resized_shape(height, width, shorter_edge))
+
+
+def resized_maps(
+    class_maps: Sequence[torch.Tensor], photo_shapes: Sequence[tuple[int, int]], shorter_edge: int
+) -> Iterator[tuple[list[int], torch.Tensor]]:
+    """The same of class maps (h, w) uint8, each resized to what its photo, of one of these shapes, is: (n, 1, h, w)."""
+    targets = [resized_shape(*shape, shorter_edge) for shape in photo_shapes]
     keys = [(*target, *class_map.shape) for target, class_map in zip(targets, class_maps, strict=True)]
     for key, rows in groups(keys).items():
         batch = torch.stack([class_maps[row] for row in rows])[:, None]
-        if key[:2] != key[2:]:
-            batch = resize_maps(batch, key[:2])
-        out[rows] = _cut(batch, square, crops)[:, :, 0]
-    return out
+        yield rows, batch if key[:2] == key[2:] else resize_maps(batch, key[:2])
 
 
 def resize_maps(batch: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:

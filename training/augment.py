@@ -1,4 +1,7 @@
-"""Random changes to training photos, drawn anew each time. Never mirrored: writing and driving sides are geography."""
+"""Random changes to crops of training photos, drawn anew each time: of their colours, and small moves of their content.
+
+Which crop an epoch sees of a photo, and whether mirrored, was drawn before (`training.windows`).
+"""
 
 import torch
 from torch.nn.functional import affine_grid, grid_sample

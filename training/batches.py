@@ -79,8 +79,31 @@ class Photos(Protocol):
         Without the first `skip` batches, and without an incomplete last one unless it is the only one.
         """
 
+
+class ValidationPhotos(Protocol):
+    """Photos to measure with, likewise."""
+
+    def __len__(self) -> int: ...
+
     def validation_parts(self, batch_size: int, share: Share) -> Iterator[ValidationPart]:
         """Every photo once over all processes, in order."""
+
+
+def shuffled_parts(
+    targets: torch.Tensor, places: torch.Tensor, batch_size: int, share: Share, *, epoch: int, seed: int, skip: int
+) -> Iterator[tuple[np.ndarray, Truth, bool]]:
+    """What `Photos.parts` yields of photos in memory: the rows of each part, their truth, and whether it ends a batch.
+
+    targets: (N, L) int64, of all photos. places: (N, 3) float32, of all photos.
+    """
+    order = np.random.default_rng([seed, 0, epoch]).permutation(len(targets))
+    batch_size = min(batch_size, len(targets))
+    slices = share.slices(batch_size)
+    for number in range(skip, n_batches(len(targets), batch_size)):
+        batch = order[number * batch_size : (number + 1) * batch_size]
+        for part in slices:
+            rows = batch[part]
+            yield rows, Truth(targets[rows], targets[batch], places[batch], part.start), part is slices[-1]
 
 
 def places_of(lat_deg: np.ndarray, lng_deg: np.ndarray) -> torch.Tensor:

@@ -66,7 +66,7 @@ class Reporter(lightning.Callback):
 
 
 class BestEpoch(lightning.Callback):
-    """Keeps the weights of the epoch with the smallest validation loss, and ends a run that finds no smaller one.
+    """Keeps the weights of the best epoch, and ends a run that finds no better one.
 
     Lightning's ModelCheckpoint and EarlyStopping keep what they know to themselves, and learn of an epoch only after
     the run was written where it goes on: a run that is killed right then has forgotten how good that epoch was.
@@ -171,5 +171,11 @@ class CheckpointFiles(TorchCheckpointIO):
 
 
 def best_epoch(module: GeoModule) -> int:
-    """Number of the epoch with the smallest validation loss, the earliest of equals; -1 before there is any."""
-    return min(range(len(module.epochs)), key=lambda number: module.epochs[number].validation_loss, default=-1)
+    """Number of the best epoch by `trainer.monitor`, the earliest of equals; -1 before there is any."""
+    by_loss = module.config.trainer.monitor == "loss"
+
+    def cost(number: int) -> float:
+        epoch = module.epochs[number]
+        return epoch.validation_loss if by_loss else -epoch.validation.within["25"]
+
+    return min(range(len(module.epochs)), key=cost, default=-1)

@@ -20,9 +20,12 @@ HeadName = Literal["geocells", "classes"]  # training.heads says what each one i
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How far photos are changed. Each value is the largest change; 0 switches it off.
+    """How photos are changed. Each number is the largest change; 0 switches it off.
 
     Args:
+        random_crop: in each epoch see another square of a photo whose shorter edge is 8/7 of the square's, wherever it
+            lies, as the ten crops of an evaluation do; else always the middle of a smaller one.
+        mirror: turn half of the photos around, left for right, as half of the ten crops are, with their class maps.
         shift: of the image's edge, either way, both directions: 0.1 moves up to a tenth.
         zoom: of the scale, in or out: 0.1 shows from 90 % to 110 %.
         rotation_deg: either way.
@@ -30,6 +33,8 @@ class Augmentation:
         colour: added to each channel by itself, in levels of 255: 16 adds -16 to 16.
     """
 
+    random_crop: bool = False
+    mirror: bool = False
     shift: float = 0.0
     zoom: float = 0.0
     rotation_deg: float = 0.0
@@ -42,8 +47,13 @@ class Augmentation:
         check_bounds(self, "colour", section="data.augmentation", low=0, high=255)
 
     @property
+    def draws_windows(self) -> bool:
+        """Whether a photo is not always cut in the same way (`training.windows`)."""
+        return self.random_crop or self.mirror
+
+    @property
     def moves_pixels(self) -> bool:
-        """Whether the image has to be sampled again."""
+        """Whether what was cut has to be sampled again."""
         return bool(self.shift or self.zoom or self.rotation_deg)
 
 
@@ -166,12 +176,15 @@ class OptimizerConfig:
 
     Args:
         lr: learning rate of the encoder.
-        geocell_lr: of geocells and temperatures, which start from nothing.
+        geocell_lr: of geocells, which start from nothing.
+        temperature_lr: of the logarithms of temperatures; null: as geocell_lr. A step of Adam changes them by about
+            this much at most, so the sum of all steps' rates bounds how far temperatures come from 0.07.
         weight_decay: of the encoder's matrices; directions and temperatures have none.
     """
 
     lr: float = 1e-4
     geocell_lr: float = 1e-3
+    temperature_lr: float | None = None
     weight_decay: float = 1e-4
 
     def __post_init__(self) -> None:
@@ -201,8 +214,10 @@ class TrainerConfig:
 
     Args:
         max_epochs: passes over the training photos.
-        patience: epochs without a smaller validation loss after which the run ends, with the weights of the best epoch;
+        patience: epochs that are no better than the best one after which the run ends, with the weights of that one;
             null: all epochs are made, and the last one's weights are kept.
+        monitor: which epoch is better: that of the smaller validation loss, or with more of the validation photos
+            answered within 25 km.
         accelerator: where to train; gpu where there is none is an error.
         devices: of one machine, one process each.
         num_nodes: machines.
@@ -216,6 +231,7 @@ class TrainerConfig:
 
     max_epochs: int = 8
     patience: int | None = None
+    monitor: Literal["loss", "within_25"] = "loss"
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: int = 1
     num_nodes: int = 1

@@ -30,7 +30,7 @@ from indexer.jobs.progress import track, track_line
 from indexer.jobs.stages import Line
 from indexer.vectors.geocells import Geocells
 from indexer.vectors.prototypes import Placed, Placement
-from training.batches import Photos, Share, n_batches
+from training.batches import Photos, Share, ValidationPhotos, n_batches
 from training.callbacks import BestEpoch, CheckpointFiles, Reporter, Resumable, best_epoch
 from training.config import FitConfig
 from training.heads import Head
@@ -153,7 +153,7 @@ def train(
     encoder: GeoEncoder,
     head: Head,
     photos: Photos,
-    validation: Photos,
+    validation: ValidationPhotos,
     *,
     config: FitConfig,
     device: str,

@@ -97,6 +97,15 @@ class ContrastiveHead(Head):
         """(T,) no smaller than 0.01 after any training step."""
         return self.log_temperatures.exp()
 
+    def groups(self, options: OptimizerConfig) -> Sequence[dict[str, Any]]:
+        """Temperatures have a learning rate of their own, and do not decay."""
+        rate = options.geocell_lr if options.temperature_lr is None else options.temperature_lr
+        return [*self.other_groups(options), {"params": [self.log_temperatures], "lr": rate, "weight_decay": 0.0}]
+
+    @abstractmethod
+    def other_groups(self, options: OptimizerConfig) -> Sequence[dict[str, Any]]:
+        """As `groups`, of all weights but the temperatures."""
+
     def queries(self, vectors: torch.Tensor) -> torch.Tensor:
         """Scaled to length 1."""
         return normalize(vectors, dim=-1)
@@ -154,9 +163,9 @@ class GeocellHead(ContrastiveHead):
             total += normalize(cells.float(), dim=-1)[self.ancestors[:, level]] / self.temperatures[level]
         return total
 
-    def groups(self, options: OptimizerConfig) -> Sequence[dict[str, Any]]:
+    def other_groups(self, options: OptimizerConfig) -> Sequence[dict[str, Any]]:
         """Nothing decays: of a cell's vector only the direction counts."""
-        return [{"params": list(self.parameters()), "lr": options.geocell_lr, "weight_decay": 0.0}]
+        return [{"params": list(self.cells), "lr": options.geocell_lr, "weight_decay": 0.0}]
 
     def geocells(self) -> Geocells:
         """The geographic representation as it is stored: unit rows."""

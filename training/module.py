@@ -15,7 +15,7 @@ from encoder.model import GeoEncoder
 from indexer.earth.geo import Accuracy, accuracy, haversine_km
 from indexer.errors import WorkError
 from training.augment import augment, draw_changes
-from training.batches import BatchPart, Photos, Share, ValidationPart, n_batches
+from training.batches import BatchPart, Photos, Share, ValidationPart, ValidationPhotos, n_batches
 from training.config import FitConfig
 from training.heads import Head, best_rows, weight_groups
 
@@ -218,7 +218,7 @@ class TrainingLoader:
 class ValidationLoader:
     """A share of the validation photos, anew for each validation."""
 
-    photos: Photos
+    photos: ValidationPhotos
     module: GeoModule
 
     def __iter__(self) -> Iterator[ValidationPart]:

@@ -14,13 +14,13 @@ import logging
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from encoder.config import ReadOptions
-from encoder.crops import crop_maps, crop_photos
+from encoder.config import CropName, ReadOptions
+from encoder.crops import crop_maps, crop_photos, resized_maps, resized_photos
 from encoder.decoded_batch import DecodedBatch
 from encoder.decoding import decoded_batches
 from encoder.encode import MapSource, reader_of
@@ -35,20 +35,34 @@ from indexer.jobs.progress import track
 from indexer.photos.photo import Photo
 from indexer.photos.sources import PhotoSource
 from training.batches import BatchPart, Share, Truth, ValidationPart, n_batches, places_of
-from training.config import DataConfig
+from training.config import Augmentation, DataConfig
 from training.holding_out import NameFilter
+from training.windows import cut_windows, draw_windows
 
 log = logging.getLogger(__name__)
 
 CPU = torch.device("cpu")
+DECODED_AT_ONCE = 64  # photos, where there is no batch that says how many
 _GIVEN_UP_AFTER = 1024  # photos of which none can be read, since a pass over them began
 _LOOKED_AT = 4096  # photos whose cells are found in one go
 
 Placed = tuple[Photo, np.ndarray]  # a photo and its cells (L,) int64
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class UncutBatch:
+    """Decoded photos before windows are drawn from them."""
+
+    names: Sequence[str]  # N
+    images: Sequence[torch.Tensor]  # N, each (3, h, w) uint8
+    class_maps: Sequence[torch.Tensor] | None  # N, each (h, w) uint8; None for an encoder without fusion
+    targets: torch.Tensor  # (N, L) int64
+    lat_deg: np.ndarray  # (N,) float64
+    lng_deg: np.ndarray  # (N,) float64
+
+
 class PhotoStream:
-    """Photos of a source; `training.batches.Photos`.
+    """Photos of a source; `training.batches.Photos`, and `ValidationPhotos`.
 
     Args:
         source: with coordinates.
@@ -58,6 +72,7 @@ class PhotoStream:
         cache: class maps of the photos that bring none of their own.
         chosen: says of names which photos are wanted; None wants all.
         needs_cell: photos without a cell are left out; to count the others, all names are gone through once.
+        windows: how photos to learn from are cut; None: always in their middle, as those to measure with.
         device: where photos are cut.
     """
 
@@ -71,10 +86,14 @@ class PhotoStream:
         cache: SegmentationCache | None = None,
         chosen: NameFilter | None = None,
         needs_cell: bool = False,
+        windows: Augmentation | None = None,
         device: torch.device = CPU,
     ) -> None:
         self._source, self._hierarchy, self._config, self._device = source, hierarchy, config, device
-        self._read = reader_of(encoder, MapSource(cache), crops="one", options=ReadOptions())
+        self.windows = windows or Augmentation()
+        # Windows are cut from an image as large as the ten crops of an evaluation are.
+        crops: CropName = "ten" if self.windows.random_crop else "one"
+        self._read = reader_of(encoder, MapSource(cache), crops=crops, options=ReadOptions())
         self._chosen, self._needs_cell = chosen, needs_cell
         self.location, self.preprocessing = source.location, encoder.preprocessing
         self.n_levels, self.has_maps = len(hierarchy.levels), self._read.classes is not None
@@ -128,7 +147,7 @@ class PhotoStream:
 
         for decoded in self._decoded(photos()):
             everyone, places, part = coming.popleft()
-            pixels, maps = self._cut(decoded)
+            pixels, maps = self._cut(decoded, seed=seed, epoch=epoch)
             targets = torch.full_like(everyone[part], -1)
             targets[decoded.rows] = everyone[part][decoded.rows]
             truth = Truth(targets, everyone, places, part.start)
@@ -137,10 +156,32 @@ class PhotoStream:
     def validation_parts(
         self, batch_size: int, share: Share, *, advance: Callable[[int], None] = lambda photos: None
     ) -> Iterator[ValidationPart]:
-        """As `training.batches.Photos` says, without photos that cannot be decoded.
+        """As `training.batches.ValidationPhotos` says, without photos that cannot be decoded.
 
         advance: called with the number of photos, decoded or not, that have been looked at since the last call.
         """
+        for decoded, cells in self._in_order(batch_size, share, advance):
+            rows = decoded.rows
+            pixels, maps = self._middles(decoded)
+            places = decoded.lat_deg[rows], decoded.lng_deg[rows]
+            truth = Truth.alone(torch.from_numpy(cells[rows]), *places)
+            yield ValidationPart(pixels, maps, truth, *map(torch.from_numpy, places))
+
+    def uncut(self, *, advance: Callable[[int], None] = lambda photos: None) -> Iterator[UncutBatch]:
+        """Every photo once, in order, as windows are drawn from it; those that cannot be decoded are left out.
+
+        advance: as of `validation_parts`.
+        """
+        for decoded, cells in self._in_order(DECODED_AT_ONCE, Share(), advance):
+            rows = decoded.rows
+            images, maps = self._images(decoded)
+            names, targets = [decoded.name[row] for row in rows], torch.from_numpy(cells[rows])
+            yield UncutBatch(names, images, maps, targets, decoded.lat_deg[rows], decoded.lng_deg[rows])
+
+    def _in_order(
+        self, batch_size: int, share: Share, advance: Callable[[int], None]
+    ) -> Iterator[tuple[DecodedBatch, np.ndarray]]:
+        """A share of the photos with the cells of each, (b, L) int64; batches of which none can be decoded are not."""
         placed = itertools.chain.from_iterable(self._wanted(iter(self._source)))
         mine = itertools.islice(placed, share.rank, None, share.processes)
         coming: deque[np.ndarray] = deque()
@@ -151,16 +192,9 @@ class PhotoStream:
                 yield [photo for photo, _ in batch]
 
         for decoded in self._decoded(photos()):
-            rows, cells = decoded.rows, coming.popleft()
-            if rows:
-                pixels, maps = self._cut(decoded)
-                places = decoded.lat_deg[rows], decoded.lng_deg[rows]
-                yield ValidationPart(
-                    pixels[rows],
-                    None if maps is None else maps[rows],
-                    Truth.alone(torch.from_numpy(cells[rows]), *places),
-                    *map(torch.from_numpy, places),
-                )
+            cells = coming.popleft()
+            if decoded.rows:
+                yield decoded, cells
             advance(len(decoded))
 
     def _wanted(
@@ -218,16 +252,40 @@ class PhotoStream:
                 f"{self.location}: of the first {n_seen:,} photos none can be read. The first: {first_failure}."
             )
 
-    def _cut(self, batch: DecodedBatch) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Centre crops (b, 3, S, S) and maps (b, S, S) of all photos of a batch; zeros where there is no photo."""
+    def _cut(self, batch: DecodedBatch, *, seed: int, epoch: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Crops (b, 3, S, S) and maps (b, S, S) of all photos of a batch; zeros where there is no photo."""
         edge, rows = self.preprocessing.crop, batch.rows
         pixels = batch.buffer.new_zeros((len(batch), 3, edge, edge))
         maps = batch.buffer.new_zeros((len(batch), edge, edge)) if self.has_maps else None
-        if rows:
-            pixels[rows] = crop_photos(batch.pixels(), self.preprocessing, crops="one")[:, 0]
-            if maps is not None:
-                maps[rows] = crop_maps(batch.maps_to_cut(), batch.shapes, self.preprocessing, crops="one")[:, 0]
+        if rows and not self.windows.draws_windows:
+            pixels[rows], cut = self._middles(batch)
+            if maps is not None and cut is not None:
+                maps[rows] = cut
+        elif rows:
+            windows = draw_windows([batch.name[row] for row in rows], self.windows, seed=seed, epoch=epoch)
+            images, whole = self._images(batch)
+            pixels[rows] = cut_windows(images, windows, edge)
+            if maps is not None and whole is not None:
+                maps[rows] = cut_windows(whole, windows, edge)
         return pixels, maps
+
+    def _middles(self, batch: DecodedBatch) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The middle crops (n, 3, S, S) of the photos of a batch that have pixels, and of their maps (n, S, S)."""
+        pixels = crop_photos(batch.pixels(), self.preprocessing, crops="one")[:, 0]
+        if not self.has_maps:
+            return pixels, None
+        return pixels, crop_maps(batch.maps_to_cut(), batch.shapes, self.preprocessing, crops="one")[:, 0]
+
+    def _images(self, batch: DecodedBatch) -> tuple[list[torch.Tensor], list[torch.Tensor] | None]:
+        """What windows are cut from: (3, h, w) of each photo that has pixels, and (h, w) of its map."""
+        if not self.windows.random_crop:  # the middle, mirrored or not
+            pixels, maps = self._middles(batch)
+            return list(pixels), None if maps is None else list(maps)
+        edge = self.preprocessing.shorter_edge("ten")
+        images = _by_row(resized_photos(batch.pixels(), edge))
+        if not self.has_maps:
+            return images, None
+        return images, [each[0] for each in _by_row(resized_maps(batch.maps_to_cut(), batch.shapes, edge))]
 
     def _tell(self, name: str, status: str, reason: str) -> None:
         """Tell of a photo that cannot be used, if it is the first of its kind."""
@@ -239,6 +297,12 @@ class PhotoStream:
         if status not in self._shown:
             log.warning("%s: %s, %s (left out; more of this kind are not shown)", name, status, reason)
             self._shown.add(status)
+
+
+def _by_row(groups: Iterable[tuple[list[int], torch.Tensor]]) -> list[torch.Tensor]:
+    """The images (C, h, w) of all groups, in the order of their rows."""
+    found = {row: image for rows, images in groups for row, image in zip(rows, images, strict=True)}
+    return [found[row] for row in range(len(found))]
 
 
 def wanted_photos(

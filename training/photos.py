@@ -1,11 +1,12 @@
 """The photos of a run, as its configuration wants them: in memory, or as a stream; divided by a split or by name.
 
-Those in memory are read once as a stream, kept as one uint8 array, and taken from it by row.
+Those in memory are read once as a stream. Of photos that are always cut in the same way the crops are kept, as one
+uint8 array; of the others what crops are drawn from (`training.uncut_photos`).
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, overload
 
 import numpy as np
 import torch
@@ -16,17 +17,25 @@ from indexer.cells.hierarchy import Hierarchy
 from indexer.errors import InputError
 from indexer.jobs.progress import track
 from indexer.photos.sources import PhotoSource, open_photos
-from training.batches import BatchPart, Photos, Share, Truth, ValidationPart, n_batches, places_of
+from training.batches import (
+    BatchPart,
+    Photos,
+    Share,
+    Truth,
+    ValidationPart,
+    ValidationPhotos,
+    places_of,
+    shuffled_parts,
+)
 from training.config import DataConfig
 from training.holding_out import NameFilter, by_name
-from training.photo_stream import CPU, PhotoStream
-
-_DECODED_AT_ONCE = 64  # photos
+from training.photo_stream import CPU, DECODED_AT_ONCE, PhotoStream
+from training.uncut_photos import check_memory, load_uncut
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PhotoSet:
-    """Decoded photos with the cells they were taken in; `training.batches.Photos`."""
+    """Crops of photos with the cells they were taken in; `training.batches.Photos`, and `ValidationPhotos`."""
 
     pixels: torch.Tensor  # (N, 3, H, W) uint8
     class_maps: torch.Tensor | None  # (N, H, W) uint8; None for an encoder without fusion
@@ -39,20 +48,14 @@ class PhotoSet:
 
     def parts(self, batch_size: int, share: Share, *, epoch: int, seed: int, skip: int) -> Iterator[BatchPart]:
         """As `training.batches.Photos` says."""
-        order = np.random.default_rng([seed, 0, epoch]).permutation(len(self))
-        batch_size = min(batch_size, len(self))
-        slices = share.slices(batch_size)
-        for number in range(skip, n_batches(len(self), batch_size)):
-            batch = order[number * batch_size : (number + 1) * batch_size]
-            everyone, places = self.targets[batch], places_of(self.lat_deg[batch], self.lng_deg[batch])
-            for part in slices:
-                rows = batch[part]
-                maps = None if self.class_maps is None else self.class_maps[rows]
-                truth = Truth(self.targets[rows], everyone, places, part.start)
-                yield BatchPart(self.pixels[rows], maps, truth, ends_batch=part is slices[-1])
+        places = places_of(self.lat_deg, self.lng_deg)
+        parts = shuffled_parts(self.targets, places, batch_size, share, epoch=epoch, seed=seed, skip=skip)
+        for rows, truth, ends_batch in parts:
+            maps = None if self.class_maps is None else self.class_maps[rows]
+            yield BatchPart(self.pixels[rows], maps, truth, ends_batch)
 
     def validation_parts(self, batch_size: int, share: Share) -> Iterator[ValidationPart]:
-        """As `training.batches.Photos` says."""
+        """As `training.batches.ValidationPhotos` says."""
         mine = np.arange(share.rank, len(self), share.processes)
         for rows in (mine[first : first + batch_size] for first in range(0, len(mine), batch_size)):
             maps = None if self.class_maps is None else self.class_maps[rows]
@@ -62,24 +65,20 @@ class PhotoSet:
 
 
 def load_photos(stream: PhotoStream, *, memory_limit_gb: float) -> PhotoSet:
-    """Decode all photos of a stream, in its order, on the CPU. Those that cannot be decoded are left out and counted.
+    """The middle crops of a stream, in its order, on the CPU. Photos that cannot be decoded are left out and counted.
 
     Raises InputError where the photos are too many for memory, or none of them can be read.
     """
     edge, n_photos = stream.preprocessing.crop, len(stream)
     size_gb = n_photos * (4 if stream.has_maps else 3) * edge**2 / 1e9
-    if size_gb > memory_limit_gb:
-        raise InputError(
-            f"{stream.location}: {size_gb:.1f} GB decoded, more than data.memory_limit_gb = {memory_limit_gb:g}. Raise "
-            "that limit, or set data.stream to read them anew in every epoch."
-        )
+    check_memory(stream.location, f"{size_gb:.1f} GB", size_gb=size_gb, memory_limit_gb=memory_limit_gb)
     pixels = torch.zeros((n_photos, 3, edge, edge), dtype=torch.uint8)
     class_maps = torch.zeros((n_photos, edge, edge), dtype=torch.uint8) if stream.has_maps else None
     targets = torch.zeros((n_photos, stream.n_levels), dtype=torch.int64)
     lat_deg, lng_deg = torch.zeros((2, n_photos), dtype=torch.float64)
     n_kept = 0
     with track("decoding photos", n_photos) as advance:
-        for part in stream.validation_parts(_DECODED_AT_ONCE, Share(), advance=advance):
+        for part in stream.validation_parts(DECODED_AT_ONCE, Share(), advance=advance):
             kept = slice(n_kept, n_kept := n_kept + len(part.pixels))
             pixels[kept], targets[kept] = part.pixels, part.truth.targets
             lat_deg[kept], lng_deg[kept] = part.lat_deg, part.lng_deg
@@ -99,6 +98,30 @@ def source_of(config: DataConfig, half: Literal["train", "validation"]) -> tuple
     return open_photos(config.photos, split=split, coordinates=True), None
 
 
+@overload
+def open_half(
+    config: DataConfig,
+    half: Literal["train"],
+    *,
+    hierarchy: Hierarchy,
+    encoder: GeoEncoder,
+    cache: SegmentationCache | None = None,
+    device: torch.device = CPU,
+) -> Photos: ...
+
+
+@overload
+def open_half(
+    config: DataConfig,
+    half: Literal["validation"],
+    *,
+    hierarchy: Hierarchy,
+    encoder: GeoEncoder,
+    cache: SegmentationCache | None = None,
+    device: torch.device = CPU,
+) -> ValidationPhotos: ...
+
+
 def open_half(
     config: DataConfig,
     half: Literal["train", "validation"],
@@ -107,7 +130,7 @@ def open_half(
     encoder: GeoEncoder,
     cache: SegmentationCache | None = None,
     device: torch.device = CPU,
-) -> Photos:
+) -> Photos | ValidationPhotos:
     """Photos to learn from, all of which lie in a cell; or those to measure with, wherever they lie.
 
     cache: class maps of the photos that bring none of their own. device: where photos of a stream are cut. Raises
@@ -122,6 +145,7 @@ def open_half(
         cache=cache,
         chosen=chosen,
         needs_cell=half == "train",
+        windows=config.augmentation if half == "train" else None,
         device=device if config.stream else CPU,
     )
     if not stream.has_any():
@@ -131,4 +155,6 @@ def open_half(
             )
         advice = "" if config.validation_share is None else " Raise data.validation_share."
         raise InputError(f"{source.location}: there is no photo to validate with.{advice}")
-    return stream if config.stream else load_photos(stream, memory_limit_gb=config.memory_limit_gb)
+    if config.stream:
+        return stream
+    return (load_uncut if stream.windows.draws_windows else load_photos)(stream, memory_limit_gb=config.memory_limit_gb)

@@ -23,7 +23,7 @@ from indexer.disk.manifest import manifest_digest
 from indexer.errors import InputError
 from indexer.photos.sources import PhotoSource, open_photos
 from indexer.vectors.prototypes import Placement
-from training.batches import Photos
+from training.batches import Photos, ValidationPhotos
 from training.config import FitConfig, ModelConfig
 from training.heads import ClassifierHead, GeocellHead, head_for
 from training.photos import open_half, source_of
@@ -132,7 +132,7 @@ class RunInputs:
         return open_half(self.config.data, "train", **self._how_photos_are_read)
 
     @cached_property
-    def validation(self) -> Photos:
+    def validation(self) -> ValidationPhotos:
         """The photos to measure with."""
         return open_half(self.config.data, "validation", **self._how_photos_are_read)
 

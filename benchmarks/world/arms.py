@@ -28,7 +28,8 @@ from indexer.disk.artifact import write_file
 from indexer.disk.manifest import code_version
 from indexer.earth.geo import haversine_km
 from indexer.photos.sources import open_photos, read_coordinates
-from training.config import FitConfig
+from training.batches import Photos
+from training.config import Augmentation, FitConfig
 from training.fitting import train
 from training.heads import Head, best_rows
 from training.module import GeoModule
@@ -80,6 +81,10 @@ class Stage:
         self._table = generate(preset.world, folder) / "photos.parquet"
         settings = demo_settings(self._table)
         self.settings = replace(settings, trainer=replace(settings.trainer, max_epochs=preset.epochs))
+        # `sets` are cut in one way for all epochs; with windows they would not be what the demo learns from.
+        assert not settings.data.augmentation.draws_windows, (
+            "comparisons need `load_uncut` where the demo draws windows"
+        )
 
     def hierarchy(self, levels: Sequence[int] | None = None) -> Hierarchy:
         """Of the training photos; with all levels of the preset, or with those of these numbers, 0 the coarsest."""
@@ -89,14 +94,13 @@ class Stage:
     @cached_property
     def sets(self) -> dict[str, PhotoSet]:
         """Photos of each split with their maps, and their cells of all levels."""
-        encoder, hierarchy, data = build_encoder(self.settings.model), self.hierarchy(), self.settings.data
+        limit = self.settings.data.memory_limit_gb
+        return {split: load_photos(self.stream(split), memory_limit_gb=limit) for split in SPLITS}
 
-        def load(split: str) -> PhotoSet:
-            source = open_photos(self._table, split=split, coordinates=True)
-            stream = PhotoStream(source, hierarchy, encoder=encoder, config=data)
-            return load_photos(stream, memory_limit_gb=data.memory_limit_gb)
-
-        return {split: load(split) for split in SPLITS}
+    def stream(self, split: str, windows: Augmentation | None = None) -> PhotoStream:
+        """Photos of a split as they are read; `windows` as of PhotoStream."""
+        source, encoder = open_photos(self._table, split=split, coordinates=True), build_encoder(self.settings.model)
+        return PhotoStream(source, self.hierarchy(), encoder=encoder, config=self.settings.data, windows=windows)
 
     @cached_property
     def _ids(self) -> np.ndarray:
@@ -144,10 +148,15 @@ def make_runs(
     return runs
 
 
-def learnt(encoder: GeoEncoder, head: Head, sets: Mapping[str, PhotoSet], config: FitConfig) -> tuple[GeoModule, float]:
-    """Train an encoder and a head on the CPU; returns them, and the seconds of processor time it took."""
+def learnt(
+    encoder: GeoEncoder, head: Head, sets: Mapping[str, PhotoSet], config: FitConfig, *, photos: Photos | None = None
+) -> tuple[GeoModule, float]:
+    """Train an encoder and a head on the CPU; returns them, and the seconds of processor time it took.
+
+    photos: to learn from, in place of those of `sets`.
+    """
     started = time.process_time()
-    module = train(encoder, head, sets["train"], sets["validation"], config=config, device="cpu")
+    module = train(encoder, head, photos or sets["train"], sets["validation"], config=config, device="cpu")
     module.eval()
     return module, time.process_time() - started
 

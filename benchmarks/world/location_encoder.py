@@ -11,6 +11,8 @@ it has no seam at the 180th meridian and none at the poles. A scale of s means w
 """
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +20,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy, normalize
 
 from training.batches import Truth, places_of
-from training.heads import ContrastiveHead
+from training.config import OptimizerConfig
+from training.heads import ContrastiveHead, weight_groups
 
 SCALES = (1.0, 16.0, 256.0)  # GeoCLIP's 2^0, 2^4 and 2^8
 _GALLERY_BLOCK = 8192  # places encoded at once
@@ -106,6 +109,10 @@ class LocationHead(ContrastiveHead):
     def rows(self) -> torch.Tensor:
         """The gallery, encoded: (G, D)."""
         return torch.cat([self.encoder(places) for places in torch.split(self.gallery, _GALLERY_BLOCK)])
+
+    def other_groups(self, options: OptimizerConfig) -> Sequence[dict[str, Any]]:
+        """The location encoder's weights decay as the photo encoder's do."""
+        return weight_groups(self.encoder, lr=options.geocell_lr, weight_decay=options.weight_decay)
 
     def end_batch(self, truth: Truth) -> None:
         """The batch's places go into the queue, and the oldest leave it."""

@@ -1,4 +1,4 @@
-"""Random changes stay what they are called, follow their generator, and never mirror."""
+"""Random changes stay what they are called, follow their generator, and turn nothing around."""
 
 import pytest
 import torch

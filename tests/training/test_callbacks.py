@@ -6,15 +6,17 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning
 import pytest
 
+from indexer.earth.geo import Accuracy
 from indexer.jobs.stopping import Stopped
 from tests.training.conftest import EVERY_STEP, changed, check_alike, losses, train
-from training.callbacks import Resumable
+from training.callbacks import Resumable, best_epoch
 from training.fitting import FitSummary
-from training.module import GeoModule
+from training.module import Epoch, GeoModule
 
 # A rate that rises until it ruins the weights: the best epoch is not the last one.
 RUINOUS = changed(
@@ -42,6 +44,27 @@ def test_patience_ends_a_run_and_keeps_the_best_epoch(ruined: FitSummary) -> Non
     assert ruined.kept == best
     lines = (ruined.checkpoint / "training_log.csv").read_text().splitlines()[1:]
     assert [line.rsplit(",", 1)[1] for line in lines] == [str(int(epoch is best)) for epoch in ruined.epochs]
+
+
+def test_an_epoch_is_better_by_what_is_monitored() -> None:
+    figures = [(3.0, 10.0), (2.0, 40.0), (1.0, 30.0), (1.0, 40.0), (4.0, 20.0)]  # validation loss, percent within 25 km
+    epochs = [
+        Epoch(number, 0.0, 0.0, [], loss, Accuracy(9, 0.0, 0.0, {"25": share, "200": 100.0 - share}))
+        for number, (loss, share) in enumerate(figures)
+    ]
+    for monitor, best in (("loss", [-1, 0, 1, 2, 2, 2]), ("within_25", [-1, 0, 1, 1, 1, 1])):
+        config = changed(trainer={"monitor": monitor})
+        modules = [SimpleNamespace(config=config, epochs=epochs[:n]) for n in range(6)]
+        assert [best_epoch(module) for module in modules] == best  # type: ignore[arg-type]
+
+
+def test_a_run_can_be_ended_by_answers_in_place_of_the_loss(toy: Path, ruined: FitSummary, tmp_path: Path) -> None:
+    summary = train(toy, tmp_path / "C", changed(RUINOUS, trainer={"monitor": "within_25"}))
+    shares = [epoch.validation.within["25"] for epoch in summary.epochs]
+    assert summary.kept.epoch == shares.index(max(shares)) == len(shares) - 3
+    assert summary.kept.epoch != ruined.kept.epoch
+    common = min(len(shares), len(ruined.epochs))
+    assert [epoch.loss for epoch in summary.epochs[:common]] == [epoch.loss for epoch in ruined.epochs[:common]]
 
 
 @pytest.mark.parametrize("kept", [True, False])

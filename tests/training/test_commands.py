@@ -15,7 +15,7 @@ from indexer.cells.partition import PartitionRule
 from indexer.cli import _parser, main
 from tests.training.conftest import SIZE
 from training.__main__ import COMMANDS
-from training.config import FitConfig, ModelConfig
+from training.config import Augmentation, FitConfig, ModelConfig
 from training.heads import INITIAL_TEMPERATURE
 
 
@@ -125,6 +125,10 @@ def test_the_papers_configuration_is_the_papers(monkeypatch: pytest.MonkeyPatch)
     assert (given["data"].batch_size, given["data"].validation_share) == (1024, 0.01)
     assert (given["lr_scheduler"].name, trainer.patience, given["loss"].negatives) == ("halving", 4, "batch")
     assert (trainer.devices, trainer.precision) == (8, "bf16-mixed")
+    # What "Choices" of docs/how-it-works.md says of what the paper leaves open.
+    assert given["data"].augmentation == Augmentation(random_crop=True, mirror=True)
+    assert (trainer.max_epochs, trainer.monitor, trainer.gradient_clip_val) == (40, "loss", 0)
+    assert optimizer.temperature_lr is None
     assert (INITIAL_TEMPERATURE, PartitionRule().tau_min) == (0.07, 50)
     assert PartitionRule().tau_max == (25000, 10000, 5000, 2000, 1000, 750, 500)
 
@@ -167,6 +171,8 @@ def test_the_papers_commands_parse_and_hand_on_what_they_make(monkeypatch: pytes
     config = FitConfig.from_yaml(PAPER)
     assert config.model.start_from == "hf:mp16/clip"
     assert str(config.data.segmentation_cache) == "mp16/maps"
+
+
 @pytest.mark.parametrize(
     ("name", "more", "changed"),
     [

@@ -29,6 +29,7 @@ from training.config import (
         (TrainerConfig, "devices", 0),
         (OptimizerConfig, "lr", -1e-3),
         (OptimizerConfig, "geocell_lr", math.nan),
+        (OptimizerConfig, "temperature_lr", -1e-4),
         (OptimizerConfig, "weight_decay", -0.1),
         (SchedulerConfig, "warm_up", 1.01),
         (RefitConfig, "patience", 0),

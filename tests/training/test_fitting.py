@@ -156,8 +156,10 @@ def test_the_rates_of_every_step_are_those_of_the_schedule(
         rates.append([group["lr"] for group in trainer.optimizers[0].param_groups])
 
     monkeypatch.setattr("training.fitting.Reporter.on_train_batch_start", record, raising=False)
-    train(toy, tmp_path / "C", changed(trainer={"max_epochs": 3}, lr_scheduler={"name": schedule, "warm_up": 0.25}))
-    steps, full = 18, [3e-3, 3e-3, 3e-2]  # six batches an epoch; encoder (decaying or not), geocells
+    scheduled = changed(trainer={"max_epochs": 3}, lr_scheduler={"name": schedule, "warm_up": 0.25})
+    train(toy, tmp_path / "C", changed(scheduled, optimizer={"temperature_lr": 1e-3}))
+    # Six batches an epoch; encoder (decaying or not), geocells, temperatures.
+    steps, full = 18, [3e-3, 3e-3, 3e-2, 1e-3]
     shares = [0.5 ** (step // 6) if schedule == "halving" else one_cycle(step, steps, 0.25) for step in range(steps)]
     np.testing.assert_allclose(rates, np.outer(shares, full), rtol=1e-9)
 

@@ -102,6 +102,25 @@ def test_a_temperature_that_fell_too_far_is_stopped_and_can_rise_again(geocells:
     assert (geocells.log_temperatures.grad < 0).all()
 
 
+def test_temperatures_have_a_rate_of_their_own_that_bounds_them(hierarchy: Hierarchy) -> None:
+    """By AdamW's first steps, each of which changes a weight by its rate."""
+    vectors, truth, *_ = toy(hierarchy)
+    moved = {}
+    for rate in (None, 0.0, 1e-3):
+        options = OptimizerConfig(geocell_lr=1e-4, temperature_lr=rate)
+        head = GeocellHead(hierarchy, WIDTH, negatives="all", seed=0)
+        before = [cells.detach().clone() for cells in head.cells]
+        optimizer = torch.optim.AdamW(list(head.groups(options)))
+        head.loss(vectors, truth).backward()
+        optimizer.step()
+        moved[rate] = (head.log_temperatures.detach() - math.log(0.07)).abs().tolist()
+        assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(head.parameters()))
+        for old, new in zip(before, head.cells, strict=True):
+            assert float((new.detach() - old).abs().max()) == pytest.approx(1e-4, rel=0.01)
+    for rate, expected in ((None, 1e-4), (0.0, 0.0), (1e-3, 1e-3)):
+        assert moved[rate] == pytest.approx([expected] * len(hierarchy.levels), rel=0.01)
+
+
 def test_the_length_of_a_vector_means_nothing_to_geocells(geocells: GeocellHead, hierarchy: Hierarchy) -> None:
     vectors, truth, *_ = toy(hierarchy)
     torch.testing.assert_close(geocells.loss(vectors, truth), geocells.loss(normalize(vectors, dim=-1), truth))
