@@ -17,7 +17,6 @@ TESTED_IN = {
     "indexer/errors.py": "tests/indexer/test_cli.py",
     "indexer/paper.py": "tests/indexer/cells/test_partition.py",
     "training/check_report.py": "tests/training/test_checking.py",
-    "training/photo_survey.py": "tests/training/test_checking.py",
 }
 TESTS_OF_MORE = {
     "tests/indexer/bundles/test_registry_kills.py",
