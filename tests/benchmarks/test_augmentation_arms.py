@@ -15,9 +15,9 @@ from benchmarks.world.generator import WorldConfig
 from encoder.crops import crop_photos
 from indexer.earth.geo import haversine_km
 from training.config import Augmentation
-from training.run_inputs import build_encoder
 from training.heads import GeocellHead
 from training.module import GeoModule
+from training.run_inputs import build_encoder
 from training.uncut_photos import UncutPhotos
 
 TINY = ComparisonPreset(WorldConfig(n_train=60, n_validation=20, n_test=15), (30, 10), 1, epochs=1)
