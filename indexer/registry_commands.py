@@ -24,8 +24,6 @@ def info(*, registry: Path, version: str | None = None) -> Result:
         registry: registry folder.
         version: a version's digest or its beginning; the current one by default.
     """
-    from indexer.vectors.calibration import calibration_facts
-
     home = indexer.Registry(registry)
     bundle = indexer.open_bundle(home.resolve(version))
     states = home.states()
@@ -45,7 +43,7 @@ def info(*, registry: Path, version: str | None = None) -> Result:
         "width": bundle.model.geocells.width,
         "temperatures": bundle.model.geocells.temperatures.tolist(),
         "level_weights": bundle.model.geocells.level_weights.tolist(),
-        "calibration": calibration_facts(bundle.calibrations),
+        "calibration": _calibration_data(bundle),
         "precision_cap_km": bundle.precision_cap_km,
         "gallery": _gallery_data(bundle),
         "leaf_index": asdict(bundle.index_facts),
@@ -59,7 +57,7 @@ def info(*, registry: Path, version: str | None = None) -> Result:
         f"encoder   {bundle.encoder or 'not recorded'}",
         f"size      {size / 1e6:.1f} MB; vectors of {bundle.model.geocells.width}",
         *([f"answers name no place finer than {bundle.precision_cap_km:g} km"] if bundle.precision_cap_km else []),
-        f"calibrated for  {', '.join(bundle.calibrations) or 'nothing: python -m search calibrate'}",
+        f"calibrated for  {_calibrated_text(bundle)}",
         f"gallery   {_gallery_text(bundle)}",
         f"index     {_index_text(bundle.index_facts)}",
         f"beam      lists of level {bundle.beam.level}, {bundle.beam.probes} visited; {_recall_text(bundle.beam)}",
@@ -67,6 +65,28 @@ def info(*, registry: Path, version: str | None = None) -> Result:
         level_table(levels),
     ]
     return Result(data, "\n".join(lines))
+
+
+def _calibration_data(bundle: "Bundle") -> dict[str, Any] | None:
+    """What its manifest says of calibrations, but of nonconformities their number alone."""
+    from indexer.vectors.calibration import calibration_facts
+
+    facts = calibration_facts(bundle.calibrations)
+    for each in (facts or {}).values():
+        for numbers in (each, each["with_photos"] or {}):
+            numbers["nonconformities"] = len(numbers.get("nonconformities", ()))
+    return facts
+
+
+def _calibrated_text(bundle: "Bundle") -> str:
+    """The protocols of its calibrations, and what is to be known of each."""
+    texts = []
+    for name, each in bundle.calibrations.items():
+        notes = ["approximate, of few photos"] if each.approximate else []
+        if not each.nonconformities:
+            notes.append("not for claims: calibrate again (python -m search calibrate)")
+        texts.append(f"{name} ({'; '.join(notes)})" if notes else name)
+    return ", ".join(texts) or "nothing: python -m search calibrate"
 
 
 def verify(*, registry: Path, version: str | None = None) -> Result:
