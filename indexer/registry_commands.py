@@ -57,7 +57,8 @@ def info(*, registry: Path, version: str | None = None) -> Result:
         f"encoder   {bundle.encoder or 'not recorded'}",
         f"size      {size / 1e6:.1f} MB; vectors of {bundle.model.geocells.width}",
         *([f"answers name no place finer than {bundle.precision_cap_km:g} km"] if bundle.precision_cap_km else []),
-        f"calibrated for  {_calibrated_text(bundle)}",
+        f"calibrated for  {', '.join(bundle.calibrations) or 'nothing: python -m search calibrate'}",
+        *_calibrated_lines(bundle),
         f"gallery   {_gallery_text(bundle)}",
         f"index     {_index_text(bundle.index_facts)}",
         f"beam      lists of level {bundle.beam.level}, {bundle.beam.probes} visited; {_recall_text(bundle.beam)}",
@@ -78,15 +79,15 @@ def _calibration_data(bundle: "Bundle") -> dict[str, Any] | None:
     return facts
 
 
-def _calibrated_text(bundle: "Bundle") -> str:
-    """The protocols of its calibrations, and what is to be known of each."""
-    texts = []
+def _calibrated_lines(bundle: "Bundle") -> list[str]:
+    """What is to be known of each of its calibrations."""
+    lines = []
     for name, each in bundle.calibrations.items():
-        notes = ["approximate, of few photos"] if each.approximate else []
+        if each.approximate:
+            lines.append(f"  {name}: approximate, of few photos: radii and p-values are rough")
         if not each.nonconformities:
-            notes.append("not for claims: calibrate again (python -m search calibrate)")
-        texts.append(f"{name} ({'; '.join(notes)})" if notes else name)
-    return ", ".join(texts) or "nothing: python -m search calibrate"
+            lines.append(f"  {name}: claims cannot be checked by it: calibrate again (python -m search calibrate)")
+    return lines
 
 
 def verify(*, registry: Path, version: str | None = None) -> Result:

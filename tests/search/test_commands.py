@@ -116,9 +116,13 @@ def test_check_tells_what_may_be_concluded(checkable: Path, tmp_path: Path, caps
     ("registry", "arguments", "message"),
     [
         ("Q", ["--claim=95,2"], "--claim: its latitude is 95"),
-        ("Q", ["--claim=Atlantis"], "No city with at least 15,000 inhabitants is called 'Atlantis'"),
+        ("Q", ["--claim=Qwerville"], "No city with at least 15,000 inhabitants is called 'Qwerville'"),
         ("Q", ["--claim=1,2", "--within-km=-1"], "--within-km must be a distance above 0"),
-        ("Q", ["--claim=1,2", "--region=FR"], "leave out --region, --not-region, --prior-exponent and --score"),
+        (
+            "Q",
+            ["--claim=1,2", "--region=-80,-170,80,170"],
+            "leave out --region, --not-region, --prior-exponent and --score",
+        ),
         ("Q", ["--claim=1,2", "--prior-exponent=0"], "leave out --region"),
         ("Q", ["--claim=1,2", "--within-km=9", "--precision-cap=40"], "--within-km: 9 km is less than the precision"),
         ("Q", ["--claim=1,2", "--crops=ten"], "was not calibrated for ten crops"),

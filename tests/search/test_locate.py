@@ -107,7 +107,8 @@ def test_claims_are_checked_however_the_locator_searches(checkable: Path) -> Non
     assert found[0] == found[1]
     assert [each.ok for each in found[0]] == [True, False]
     assert Locator.open(checkable / "Q", checkpoint=checkable / "C", device="cpu").check([], "Lyon") == []
-    held = Locator.open(checkable / "Q", checkpoint=checkable / "C", device="cpu", options=SearchOptions(region="FR"))
+    region = SearchOptions(region="-80,-170,80,170")
+    held = Locator.open(checkable / "Q", checkpoint=checkable / "C", device="cpu", options=region)
     with pytest.raises(InputError, match="leave out `region`"):
         held.check(photos, "10,20")
     with pytest.raises(InputError, match="without a checkpoint"):

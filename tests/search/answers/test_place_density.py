@@ -255,7 +255,7 @@ def nonconformity_by_hand(density: PlaceDensity, point: np.ndarray, query: int) 
     return float(sum(density.weight[bell] * max(0.0, 1 - own / middle[bell]) for bell in bells))
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(SEEDS)
 def test_nonconformities_are_the_sum_over_bells_by_hand(seed: int) -> None:
     density, rng = some(seed), np.random.default_rng(seed + 1)
@@ -298,7 +298,7 @@ def places_in(area: Disc, rng: np.random.Generator, n: int) -> np.ndarray:
     return np.asarray(np.cos(far)[:, None] * area.middle + np.sin(far)[:, None] * aside)
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(SEEDS)
 def test_no_place_of_a_disc_conforms_better_than_the_disc(seed: int) -> None:
     """Places that are drawn, and those between bells, where what they have adds up."""
@@ -313,8 +313,8 @@ def test_no_place_of_a_disc_conforms_better_than_the_disc(seed: int) -> None:
     at = density.at(inside, np.zeros(len(inside), np.int64))
     assert largest >= at.max() * (1 - 1e-6)
     assert largest <= density.at(density.points, np.zeros(len(density.points), np.int64)).sum()  # it is a density there
-    own, others = density.nonconformity(np.array([largest])), [density.nonconformity(each[None]) for each in at]
-    assert own <= np.min(others) + 1e-6
+    own, others = (density.nonconformity(np.array([each])) for each in (largest, at.max()))
+    assert own <= others + 1e-6
 
 
 def test_the_largest_density_lies_between_two_bells_that_add_up() -> None:
@@ -326,13 +326,13 @@ def test_the_largest_density_lies_between_two_bells_that_add_up() -> None:
     assert two.largest_in([Disc.around(0.0, 0.0, 0.0)], 0) == pytest.approx(middle, rel=1e-9)
 
 
-@settings(max_examples=30)
+@settings(max_examples=4)
 @given(SEEDS)
 def test_of_many_areas_it_is_the_largest_of_each(seed: int) -> None:
     rng = np.random.default_rng(seed)
     density = some(seed, n_queries=2, most=14, widths=(30, 900))
-    cells = CellArea.of(rng.choice(s2.cells_of_level(3), 12, replace=False))
-    places = rng.uniform((-90, -180, 1), (90, 180, 3000), (9, 3))
+    cells = CellArea.of(rng.choice(s2.cells_of_level(3), 6, replace=False))
+    places = rng.uniform((-90, -180, 1), (90, 180, 3000), (6, 3))
     discs = [Disc.around(*each) for each in places.tolist()]
     areas: list[Area] = [*cells, *discs]
     for query in range(2):
