@@ -71,7 +71,7 @@ class CellArea:
     @property
     def reach_rad(self) -> float:
         """As `Area`."""
-        return float(2 * np.arcsin(np.linalg.norm(self.corners - self.middle, axis=1).max() / 2))
+        return float(_angles(self.corners, self.middle).max())
 
     def nearest(self, points: np.ndarray) -> np.ndarray:
         """As `Area`."""
@@ -94,21 +94,20 @@ class CellArea:
 
 
 def cells_around(middle: np.ndarray, km: float, *, s2_level: int) -> np.ndarray:
-    """The cells of an S2 level whose centres are no farther than so many km from a point (3,): (C,) uint64, ascending.
+    """The cells of an S2 level that may come within so many km of a point (3,): (C,) uint64, ascending.
+
+    All that do are there, and others whose corners lie farther from their centre than they come short of it.
 
     Raises:
         InputError: they are more than sixteen thousand.
     """
-    reach = min(km / EARTH_RADIUS_KM, np.pi)
     cells = s2.cells_of_level(0)
     for level in range(s2_level + 1):
         if level:
             cells = s2.children(cells).ravel()
-        apart = _angles(s2.directions(cells).T, middle)
-        if level < s2_level:  # a child's centre lies in its parent
-            corners = s2.outlines(cells, 1) - s2.directions(cells).T[:, None]
-            apart -= 2 * np.arcsin(np.minimum(np.linalg.norm(corners, axis=2).max(axis=1) / 2, 1.0))
-        cells = cells[apart <= reach]
+        centres = s2.directions(cells).T
+        reach = _angles(s2.outlines(cells, 1), centres[:, None]).max(axis=1)
+        cells = cells[_angles(centres, middle) - reach <= km / EARTH_RADIUS_KM]
         if len(cells) > _MOST_CELLS:
             raise InputError(
                 f"`within_km`: within {km:g} km there are more than {_MOST_CELLS:,} cells of the precision cap, each "
@@ -117,6 +116,6 @@ def cells_around(middle: np.ndarray, km: float, *, s2_level: int) -> np.ndarray:
     return np.sort(cells)
 
 
-def _angles(points: np.ndarray, middle: np.ndarray) -> np.ndarray:
-    """Angles between points (N, 3) and one point: (N,) float64."""
-    return np.asarray(2 * np.arcsin(np.minimum(np.linalg.norm(points - middle, axis=1) / 2, 1.0)))
+def _angles(points: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Angles between unit vectors (..., 3): (...) float64."""
+    return np.asarray(2 * np.arcsin(np.minimum(np.linalg.norm(points - others, axis=-1) / 2, 1.0)))

@@ -26,7 +26,7 @@ from encoder.config import DeviceName
 from indexer.bundles.bundle import Bundle
 from indexer.earth import s2
 from indexer.earth.areas import Area, CellArea, Disc, cells_around
-from indexer.earth.geo import FARTHEST_KM, distance_text, unit_vectors
+from indexer.earth.geo import EARTH_RADIUS_KM, FARTHEST_KM, distance_text, unit_vectors
 from indexer.earth.places import city_named
 from indexer.errors import InputError
 from indexer.jobs.job_folder import OK
@@ -271,7 +271,8 @@ class ClaimCheck:
                 "hides. Give at least as much, or leave it out: then the cell of the cap that holds the place is "
                 "judged."
             )
-        around = cells_around(s2.directions(own)[:, 0], km, s2_level=coarse.s2_level)
+        (area,) = CellArea.of(own)  # all that is so near to any place of the cell, else one place would tell more
+        around = cells_around(area.middle, km + area.reach_rad * EARTH_RADIUS_KM, s2_level=coarse.s2_level)
         return np.unique(np.concatenate([own, coarse.holding(around)]))
 
     def _text(self, claim: Claim, p_value: float) -> str:

@@ -73,15 +73,19 @@ def test_the_nearest_point_of_a_cell(seed: int, s2_level: int) -> None:
 
 @pytest.mark.parametrize(("lat", "lng"), [(89.7, 10.0), (10.0, 179.9), (35.3, 45.0)])
 @pytest.mark.parametrize(("s2_level", "km"), [(5, 700.0), (2, 9000.0), (4, 0.0), (0, 30_000.0)])
-def test_cells_around_a_point_are_those_whose_centres_are_near(
-    lat: float, lng: float, s2_level: int, km: float
-) -> None:
+def test_cells_around_a_point_are_all_that_come_near(lat: float, lng: float, s2_level: int, km: float) -> None:
     middle = unit_vectors(np.array([lat]), np.array([lng]))[0]
     every = s2.cells_of_level(s2_level)
-    away = haversine_km(*s2.centres(every), np.full(len(every), lat), np.full(len(every), lng))
     found = cells_around(middle, km, s2_level=s2_level)
     assert found.dtype == np.uint64
-    np.testing.assert_array_equal(found, every[away <= km])
+    assert (np.diff(found.astype(np.float64)) > 0).all()
+    areas = CellArea.of(every)
+    nearest = np.concatenate([area.nearest(middle[None]) for area in areas])
+    away = haversine_km(*lat_lng(nearest), np.full(len(every), lat), np.full(len(every), lng))
+    assert set(every[away <= km].tolist()) <= set(found.tolist())
+    reach = EARTH_RADIUS_KM * np.array([area.reach_rad for area in areas])
+    centres = haversine_km(*s2.centres(every), np.full(len(every), lat), np.full(len(every), lng))
+    assert set(found.tolist()) <= set(every[centres - reach <= km + 1e-6].tolist())
 
 
 def test_too_many_cells_are_refused_before_they_fill_memory() -> None:

@@ -9,8 +9,8 @@ import pytest
 from indexer.bundles.bundle import Bundle, build_bundle, open_bundle
 from indexer.cells.hierarchy import Hierarchy
 from indexer.earth import s2
-from indexer.earth.areas import CellArea
-from indexer.earth.geo import haversine_km, unit_vectors
+from indexer.earth.areas import CellArea, cells_around
+from indexer.earth.geo import EARTH_RADIUS_KM, haversine_km, unit_vectors
 from indexer.errors import InputError
 from indexer.vectors.calibration import Calibration
 from indexer.vectors.features import FeatureBatch
@@ -256,11 +256,11 @@ def test_under_a_cap_the_p_value_is_the_largest_of_its_cells_and_mass_that_of_al
     lat, lng = float(leaves.lat_deg[7]), float(leaves.lng_deg[7])
     wide = check(batch, Claim(lat, lng, 1000.0))
     level = s2.level_of_width(CAP_KM)
-    own = s2.centres(s2.parents(s2.point_ids(np.array([lat]), np.array([lng])), level))
-    every = s2.cells_of_level(level)
-    centres = s2.centres(every)
-    around = np.flatnonzero(haversine_km(*centres, own[0], own[1]) <= 1000)
-    alone = [check(batch, Claim(float(centres[0][cell]), float(centres[1][cell]))) for cell in around]
+    own = s2.parents(s2.point_ids(np.array([lat]), np.array([lng])), level)
+    (area,) = CellArea.of(own)
+    around = cells_around(area.middle, 1000 + area.reach_rad * EARTH_RADIUS_KM, s2_level=level)
+    centres = s2.centres(around)
+    alone = [check(batch, Claim(*each)) for each in zip(*(deg.tolist() for deg in centres), strict=True)]
     for number, each in enumerate(wide):
         assert each.p_value == pytest.approx(max(one[number].p_value or 0 for one in alone), abs=1e-9)
         assert each.mass == pytest.approx(sum(one[number].mass or 0 for one in alone), abs=1e-9)
@@ -269,6 +269,9 @@ def test_under_a_cap_the_p_value_is_the_largest_of_its_cells_and_mass_that_of_al
     fine = ClaimCheck(bundle).p_values(bundle.model.geocells.compared(batch.embedding), [Claim(lat, lng)] * len(batch))
     coarse = [each.p_value or 0 for each in check(batch, Claim(lat, lng))]
     assert (np.array(coarse) >= fine - 1e-9).all()
+    # Nor are these cells less likely than any place that is so near.
+    near = ClaimCheck(bundle).p_values(bundle.model.geocells.compared(batch.embedding), [Claim(lat, lng, 1000.0)] * 3)
+    assert ([each.p_value or 0 for each in wide] >= near - 1e-9).all()
 
 
 def test_under_a_cap_a_smaller_radius_is_refused(bundle: Bundle) -> None:
