@@ -24,8 +24,6 @@ def info(*, registry: Path, version: str | None = None) -> Result:
         registry: registry folder.
         version: a version's digest or its beginning; the current one by default.
     """
-    from indexer.vectors.calibration import calibration_facts
-
     home = indexer.Registry(registry)
     bundle = indexer.open_bundle(home.resolve(version))
     states = home.states()
@@ -47,7 +45,7 @@ def info(*, registry: Path, version: str | None = None) -> Result:
         "head": head,
         "temperatures": bundle.model.geocells.temperatures.tolist(),
         "level_weights": bundle.model.geocells.level_weights.tolist(),
-        "calibration": calibration_facts(bundle.calibrations),
+        "calibration": _calibration_data(bundle),
         "precision_cap_km": bundle.precision_cap_km,
         "gallery": _gallery_data(bundle),
         "leaf_index": asdict(bundle.index_facts),
@@ -62,6 +60,7 @@ def info(*, registry: Path, version: str | None = None) -> Result:
         f"size      {size / 1e6:.1f} MB; {head} of {bundle.model.geocells.width} dimensions",
         *([f"answers name no place finer than {bundle.precision_cap_km:g} km"] if bundle.precision_cap_km else []),
         f"calibrated for  {', '.join(bundle.calibrations) or 'nothing: python -m search calibrate'}",
+        *_calibrated_lines(bundle),
         f"gallery   {_gallery_text(bundle)}",
         f"index     {_index_text(bundle.index_facts)}",
         f"beam      lists of level {bundle.beam.level}, {bundle.beam.probes} visited; {_recall_text(bundle.beam)}",
@@ -69,6 +68,28 @@ def info(*, registry: Path, version: str | None = None) -> Result:
         level_table(levels),
     ]
     return Result(data, "\n".join(lines))
+
+
+def _calibration_data(bundle: "Bundle") -> dict[str, Any] | None:
+    """What its manifest says of calibrations, but of nonconformities their number alone."""
+    from indexer.vectors.calibration import calibration_facts
+
+    facts = calibration_facts(bundle.calibrations)
+    for each in (facts or {}).values():
+        for numbers in (each, each["with_photos"] or {}):
+            numbers["nonconformities"] = len(numbers.get("nonconformities", ()))
+    return facts
+
+
+def _calibrated_lines(bundle: "Bundle") -> list[str]:
+    """What is to be known of each of its calibrations."""
+    lines = []
+    for name, each in bundle.calibrations.items():
+        if each.approximate:
+            lines.append(f"  {name}: approximate, of few photos: radii and p-values are rough")
+        if not each.nonconformities:
+            lines.append(f"  {name}: claims cannot be checked by it: calibrate again (python -m search calibrate)")
+    return lines
 
 
 def verify(*, registry: Path, version: str | None = None) -> Result:

@@ -1,6 +1,7 @@
 from .answers.answer import Answer as Answer
 from .answers.answer import PathStep as PathStep
 from .answers.answer import RankedCell as RankedCell
+from .answers.claims import CheckedClaim as CheckedClaim
 from .answers.options import SearchOptions as SearchOptions
 from .calibration.calibrate import calibrate as calibrate
 from .evaluating import EvaluationReport as EvaluationReport

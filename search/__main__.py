@@ -1,12 +1,13 @@
 """`python -m search`: photos to places."""
 
 from indexer.cli import Command, main
-from search.commands import export, query, run, show, status
+from search.commands import check, export, query, run, show, status
 from search.evaluation_commands import audit, calibrate, evaluate
 
 DESCRIPTION = "Say where photos were taken: a few at once, or millions offline; and measure how right the answers are."
 COMMANDS = {
     "query": Command(query, positional={"photos": "image files"}),
+    "check": Command(check, positional={"photos": "image files"}),
     "run": Command(run),
     "status": Command(status, positional={"job": "folder of the job"}),
     "show": Command(show, positional={"predictions": "folder of the job"}),

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from encoder.config import CropName, EncoderOptions, ReadOptions
 from indexer.cli import Result
@@ -11,6 +11,12 @@ from indexer.earth.geo import distance_text
 from indexer.errors import InputError
 from search.answers.options import SearchOptions
 from search.runs.run_spec import RunConfig, RunSpec
+
+if TYPE_CHECKING:
+    from indexer.photos.photo import Photo
+    from indexer.vectors.features import FeatureBatch
+    from search.answers.claims import CheckedClaim
+    from search.locate import Locator
 
 ExportFormat = Literal["csv", "geojson", "geoparquet"]
 # Where the path may be the wrong one. Other reasons, such as a class map that is missing, say themselves what to do.
@@ -67,11 +73,7 @@ def query(
     given = given_photos(photos, class_maps or None)
     facts = {"photos": photos, "registry": registry, "bundle": bundle.version, "crops": crops}
     log_request(audit_log, "query", **facts, **search.given)
-    batch = locator.embed(given)
-    if not batch.ok.any():
-        reasons = "; ".join(f"{photo}: {reason}" for photo, reason in zip(batch.photo, batch.reason, strict=True))
-        advice = " Give paths of image files." if _FILE_FAULTS.intersection(batch.status) else ""
-        raise InputError(f"No photo to answer. {reasons}.{advice}")
+    batch = _embedded(locator, given)
     answers = locator.answers(batch, k=top_k)
     rows = [answer.to_dict() for answer in answers]
     if maps.wanted:
@@ -79,6 +81,60 @@ def query(
     data = {"bundle": bundle.version, "encoder": locator.encoder_digest, "answers": rows}
     failed = not all(answer.ok for answer in answers)
     return Result(data, "\n\n".join(_answer_text(row) for row in rows), failed=failed)
+
+
+def check(
+    *,
+    photos: list[str],
+    registry: Path,
+    checkpoint: str,
+    claim: str,
+    within_km: float | None = None,
+    version: str | None = None,
+    crops: CropName = "one",
+    class_maps: tuple[str, ...] = (),
+    audit_log: Path | None = None,
+    search: SearchOptions,
+    encoder: EncoderOptions,
+    read: ReadOptions,
+) -> Result:
+    """Say whether photos may have been taken where they are said to have been.
+
+    Args:
+        photos: image files, paths or URIs; each is checked by itself.
+        registry: registry folder with a published bundle that was calibrated.
+        checkpoint: the checkpoint the bundle was built from, or hf:<hub id or folder>.
+        claim: latitude and longitude, with = in front: --claim=-33.8568,151.2153; or the name of a city, such as Lyon,
+            or Paris, US.
+        within_km: how far from there a photo may have been taken; by default at that very place, or, of a city, within
+            25 km.
+        version: a bundle's digest or its beginning; the current one by default.
+        crops: of each photo, averaged: the middle; that and four corners; those and their mirror images.
+        class_maps: of the photos, as for `query`.
+        audit_log: file to add a line to that says who asked for which photos and claim, and when.
+        search: of these --gallery off and --precision-cap count; the search is exact.
+        encoder: which other maps it sees, and where it runs.
+        read: which photos are read.
+    """
+    from search.locate import Locator, given_photos
+    from search.runs.audit_log import log_request
+
+    locator = Locator.open(
+        registry, checkpoint=checkpoint, version=version, crops=crops, options=search, read=read, **vars(encoder)
+    )
+    wanted = locator.claim(claim, within_km=within_km)
+    given = given_photos(photos, class_maps or None)
+    bundle = locator.engine.bundle.version
+    facts = {"photos": photos, "registry": registry, "bundle": bundle, "crops": crops, "claim": claim}
+    log_request(audit_log, "check", **facts, within_km=within_km, **search.given)
+    checked = locator.checked(_embedded(locator, given), wanted)
+    data = {
+        "bundle": bundle,
+        "encoder": locator.encoder_digest,
+        "checks": [each.to_dict() for each in checked],
+    }
+    failed = not all(each.ok for each in checked)
+    return Result(data, "\n\n".join(map(_check_text, checked)), failed=failed)
 
 
 def run(*, spec: RunSpec, out: Path, config: RunConfig, strict: bool = False) -> Result:
@@ -167,6 +223,39 @@ def export(*, predictions: Path, out: Path | None = None, format: ExportFormat |
     target = export_target(predictions, out, format)
     rows = export_answers(predictions, target)
     return Result({"file": str(target), "rows": rows}, f"{target}: {rows:,} rows")
+
+
+def _embedded(locator: "Locator", given: "list[Photo]") -> "FeatureBatch":
+    """The vectors of photos; an InputError where none of them can be read."""
+    batch = locator.embed(given)
+    if not batch.ok.any():
+        reasons = "; ".join(f"{photo}: {reason}" for photo, reason in zip(batch.photo, batch.reason, strict=True))
+        advice = " Give paths of image files." if _FILE_FAULTS.intersection(batch.status) else ""
+        raise InputError(f"No photo to answer. {reasons}.{advice}")
+    return batch
+
+
+def _check_text(checked: "CheckedClaim") -> str:
+    if not checked.ok:
+        return f"{checked.photo}\n  {checked.status}: {checked.reason}"
+    where = (
+        "in the cells of the precision cap"
+        if checked.mass_km is None
+        else f"within {distance_text(checked.mass_km)} km"
+    )
+    cell = (
+        "in no cell" if checked.key is None else f"its cell {checked.key} ranks {checked.rank:,} of {checked.cells:,}"
+    )
+    rough = ", roughly" if checked.approximate else ""
+    return "\n".join(
+        [
+            checked.photo,
+            f"  {checked.lat_deg:.5f}, {checked.lng_deg:.5f}" + (f"  {checked.name}" if checked.name else ""),
+            f"  p-value {checked.p_value:.4f}{rough}, against {checked.held_out:,} held-out photos; {checked.mass:.3f} "
+            f"of the probability {where}; {cell}; by {checked.evidence}",
+            f"  {checked.text}",
+        ]
+    )
 
 
 def _answer_text(row: Mapping[str, Any]) -> str:

@@ -163,9 +163,10 @@ def _photos_data(photos: "PhotoCalibration") -> dict[str, Any]:
 
 
 def _fitted_data(fitted: "Fitted") -> dict[str, Any]:
-    """What programs are told of what was fitted: all but a reranker itself."""
+    """What programs are told of what was fitted: all but a reranker itself, and of nonconformities their number."""
     data = asdict(replace(fitted, calibration=replace(fitted.calibration, reranker=None)))
     del data["calibration"]["reranker"]
+    data["calibration"]["nonconformities"] = len(fitted.calibration.nonconformities)
     return data
 
 

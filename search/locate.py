@@ -1,7 +1,8 @@
-"""Where photos were taken, from Python: what `python -m search query` does, as an object that stays open."""
+"""Where photos were taken, from Python: what `search query` and `search check` do, as an object that stays open."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from indexer.photos.photo import FileRange, Photo
 from indexer.photos.sources import listed_photos
 from indexer.vectors.features import FeatureBatch, joined
 from search.answers.answer import Answer, answers_of
+from search.answers.claims import CheckedClaim, Claim, ClaimCheck, claim_of
 from search.answers.engine import Engine
 from search.answers.options import DEFAULT_OPTIONS, SearchOptions
 from search.retrieval.posterior import Posterior
@@ -167,6 +169,46 @@ class Locator:
     def answers(self, batch: FeatureBatch, *, k: int = 1) -> list[Answer]:
         """The answers to photos whose vectors are known. Raises InputError as `locate_vectors`."""
         return answers_of(self.engine, batch, k=k)
+
+    def check(
+        self,
+        photos: GivenPhoto | Iterable[GivenPhoto],
+        claim: str | tuple[float, float],
+        *,
+        within_km: float | None = None,
+        class_maps: GivenMap | Iterable[GivenMap | None] | None = None,
+    ) -> list[CheckedClaim]:
+        """Whether each photo may have been taken where it is said to have been, in order, however places are searched.
+
+        Args:
+            photos: one or several, as for `locate`; each is checked by itself.
+            claim: latitude and longitude, as two numbers or as text, or the name of a city: `Lyon`, `Paris, US`.
+            within_km: how far from there it may have been; by default at that very place, or, of a city, within 25 km.
+            class_maps: as for `locate`.
+
+        Raises:
+            InputError: no such place, a radius below the precision cap, a locator with a region or another prior, a
+                bundle that was not calibrated for such photos or before claims could be checked, or as `locate`.
+            WorkError: memory ran out.
+        """
+        wanted = self.claim(claim, within_km=within_km)
+        return self.checked(self.embed(given_photos(photos, class_maps)), wanted)
+
+    def claim(self, place: str | tuple[float, float], *, within_km: float | None = None) -> Claim:
+        """The claim that a photo is from a place, if this locator can check it. Raises InputError as `check`."""
+        claim = claim_of(place, within_km=within_km)
+        self._claims.refuse(claim)
+        return claim
+
+    def checked(self, batch: FeatureBatch, claim: Claim) -> list[CheckedClaim]:
+        """The same of photos whose vectors are known. Raises InputError as `check`."""
+        return self._claims(batch, claim)
+
+    @cached_property
+    def _claims(self) -> ClaimCheck:
+        """What claims are checked with, opened when the first one is."""
+        engine = self.engine
+        return ClaimCheck(engine.bundle, device=engine.device, options=engine.options, protocol=engine.protocol)
 
     def posterior(self, batch: FeatureBatch, *, k: int = 1) -> Posterior:
         """The probabilities of all leaves for the photos of a batch that have a vector; no leaf is left out.

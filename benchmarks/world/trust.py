@@ -4,7 +4,8 @@ On the world and with the encoder that `make demo` leaves, with the product's ow
 with the validation photos, and answer again. Then the test photos, which no command before has seen, tell how far
 probabilities are off before and after, how many of them lie within the radii they were told, whether photos bring
 answers nearer than cells alone do (paired, on the same photos), whether pointing elsewhere than at the densest place
-does, and whether the radii around such points are true.
+does, whether the radii around such points are true, and of claims (`python -m search check`) how many true ones have a
+p-value that is small, and how many false ones.
 
 In: the folder of a demo. Out: a line of `benchmarks/results/world-trust.jsonl`.
 """
@@ -15,17 +16,28 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jsonargparse import ArgumentParser
 
 from benchmarks.harness import Report, run_command
 from benchmarks.world.demo import FULL_OUT
+from indexer.bundles.bundle import Bundle, open_bundle
+from indexer.bundles.registry import Registry
+from indexer.earth.geo import haversine_km
 from indexer.errors import InputError
+from indexer.vectors.features import open_features
+from search.answers.claims import Claim, ClaimCheck
+from search.answers.options import GalleryName, SearchOptions
+from search.calibration.held_out import HeldOutQueries, held_out
+from search.evaluation.bootstrap import share_interval
 from search.evaluation.evaluate import Evaluation, compare, evaluate_predictions
 from search.evaluation.options import EvaluateConfig, Resampling
 from training.run_folder import CHECKPOINT
 
 MAX_ERROR = 0.03  # of probabilities
 POINTS = ("cell", "medoid", "mass")  # beside the densest place
+LEVELS = (0.01, 0.05, 0.1, 0.2)  # p-values that are called small
+FALSE_KM = (200.0, 750.0, 2500.0)  # how far from the true place false claims are
 _CONFIG = EvaluateConfig(split="test", resampling=Resampling(10_000))
 
 
@@ -66,6 +78,46 @@ def measure(report: Report, demo: Path, folder: Path) -> None:
         other = answers(registry, point, "--point", point)
         pointing(report, after, other, point)
         radii(report, other, point)
+    bundle = open_bundle(Registry(registry).resolve(None))
+    sample = held_out(bundle, open_features(features), photos, split="test")
+    for gallery in ("lists", "off"):
+        claims(report, bundle, sample, gallery=gallery)
+
+
+def claims(report: Report, bundle: Bundle, sample: HeldOutQueries, *, gallery: GalleryName) -> None:
+    """How many claims have a small p-value, of true ones and of false ones, which are other photos' places."""
+    check = ClaimCheck(bundle, options=SearchOptions(gallery=gallery))
+    by = "cells" if gallery == "off" else "cells and photos"
+    places = [Claim(*each) for each in zip(sample.lat_deg.tolist(), sample.lng_deg.tolist(), strict=True)]
+    true = check.p_values(sample.queries, places)
+    for level in LEVELS:
+        share, ends = float((true <= level).mean()), share_interval(true <= level)
+        report.row(
+            f"true claims with a p-value of at most {level:.0%}, by {by}",
+            f"{share:.1%} of {len(true):,} ({ends.low:.1%} to {ends.high:.1%}), at most {level:.0%} within that",
+            holds=ends.low <= level,
+            share=share,
+            interval=[ends.low, ends.high],
+        )
+    for km in FALSE_KM:
+        other = claimed_elsewhere(sample.lat_deg, sample.lng_deg, km)
+        false = check.p_values(sample.queries, [places[row] for row in other])
+        away = haversine_km(sample.lat_deg, sample.lng_deg, sample.lat_deg[other], sample.lng_deg[other])
+        shares = {f"{level:.0%}": float((false <= level).mean()) for level in LEVELS}
+        text = ", ".join(f"{share:.1%} at {level}" for level, share in shares.items())
+        report.row(
+            f"false claims {km:,.0f} km away with a small p-value, by {by}",
+            f"{text}; half of them are {np.median(away):,.0f} km away or less",
+            shares=shares,
+            median_km=float(np.median(away)),
+        )
+
+
+def claimed_elsewhere(lat_deg: np.ndarray, lng_deg: np.ndarray, km: float) -> np.ndarray:
+    """For each of N places the number of the one among the others whose distance is nearest to this: (N,) int64."""
+    gap = np.abs(haversine_km(lat_deg[:, None], lng_deg[:, None], lat_deg, lng_deg) - km)
+    np.fill_diagonal(gap, np.inf)
+    return np.asarray(gap.argmin(axis=1))
 
 
 def calibration(report: Report, before: Evaluation, after: Evaluation) -> None:

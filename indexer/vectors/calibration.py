@@ -4,14 +4,17 @@ One for each protocol, that is for each way in which a query is made of photos, 
 over an album is as sure of itself in another way than one crop is. `search.calibration.calibrate` fits them.
 """
 
+import math
+from bisect import bisect_left
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 
-from indexer.errors import ArtifactError
+from indexer.errors import ArtifactError, InputError
 from indexer.vectors.features import FeatureSource
 from indexer.vectors.reranker import Reranker
 
@@ -23,6 +26,8 @@ PROTOCOL_TEXTS: Mapping[Protocol, str] = {
     "ten": "ten crops",
     "album": "albums",
 }
+_MOST_NONCONFORMITIES = 4000  # that a manifest keeps: p-values down to 1 in 4,001
+_MILLION = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +125,9 @@ class Calibration:
     cap_km: float | None = None  # the precision cap of `cap` among `masses`; None: there is none
     with_photos: "Calibration | None" = None  # the same of cells and photos together, where the bundle has a gallery
     reranker: Reranker | None = None  # what changes the weights of photos, where that made answers better
+    # Of the true places of photos that it was not fitted to, ascending, from 0 to 1: what claimed places are held
+    # against (`stored_nonconformities`, `p_value`). Empty where it was made before claims could be checked.
+    nonconformities: tuple[float, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         numbers = (
@@ -132,12 +140,40 @@ class Calibration:
         )
         sound = all(isinstance(value, int | float) and np.isfinite(value) for value in numbers)
         shares = all(len(pair) == 2 and 0 <= pair[0] <= pair[1] <= 1 for pair in self.masses.values() if sound)
+        ends = (0.0, *self.nonconformities, 1.0)
+        shares = shares and all(low <= high for low, high in pairwise(ends))
         if not (sound and shares and "cell" in self.masses and self.temperature > 0 and 0 < self.inside <= 1):
             raise ArtifactError(f"{self}: no calibration. Fit it again: python -m search calibrate")
 
     def temperatures(self, n_photos: np.ndarray) -> np.ndarray:
         """T of queries that were made of so many photos each, (Q,) int64: (Q,) float64."""
         return np.asarray(self.temperature * n_photos.astype(np.float64) ** self.growth)
+
+    def p_value(self, nonconformity: float) -> float:
+        """The p-value of a claimed place: of true ones no more than a share p has one up to p.
+
+        nonconformity: of a claimed place, 0 to 1. Raises InputError where the calibration knows none of true places.
+        """
+        known = self.nonconformities
+        if not known:
+            raise InputError(
+                "The bundle was calibrated when claims could not be checked yet. Calibrate again: "
+                "python -m search calibrate ..."
+            )
+        least = math.floor(nonconformity * _MILLION) / _MILLION  # what is as far from the rest but for rounding ties
+        return (1 + len(known) - bisect_left(known, least)) / (1 + len(known))
+
+
+def stored_nonconformities(values: np.ndarray) -> tuple[float, ...]:
+    """Nonconformities of true places (N,), at least one, as a calibration keeps them: ascending, in whole millionths.
+
+    They are rounded up, and of more than a manifest keeps the largest of every k of them is: both make p-values larger,
+    never smaller. Of C that are no smaller than a claim's, out of N, at least C / k are kept, out of at most N / k; and
+    (1 + C / k) / (1 + N / k) is at least (1 + C) / (1 + N).
+    """
+    k = -(-len(values) // _MOST_NONCONFORMITIES)
+    largest = np.sort(values)[::-1][: len(values) // k * k : k]
+    return tuple((np.ceil(largest[::-1] * _MILLION).clip(0, _MILLION) / _MILLION).tolist())
 
 
 def calibration_facts(calibrations: Mapping[Protocol, Calibration]) -> dict[str, Any] | None:
@@ -150,6 +186,8 @@ def _facts(calibration: Calibration, protocol: str) -> dict[str, Any]:
     with_photos = calibration.with_photos
     facts = asdict(replace(calibration, with_photos=None, reranker=None))
     del facts["reranker"]  # as before there were any
+    if not calibration.nonconformities:
+        del facts["nonconformities"]
     if with_photos is not None:
         facts["with_photos"] = _facts(with_photos, protocol)
     return facts if calibration.reranker is None else {**facts, "reranker": reranker_file(protocol)}
@@ -196,6 +234,7 @@ def _calibration(numbers: Mapping[str, Any], folder: Path) -> Calibration:
         "fit": None if fit is None else PhotoFit(**fit),
         "with_photos": None if with_photos is None else _calibration(with_photos, folder),
         "reranker": None if reranker is None else Reranker.load(folder / reranker),
+        "nonconformities": tuple(numbers.get("nonconformities", ())),
     }
     return Calibration(**{**numbers, **known})
 

@@ -42,6 +42,12 @@ class CoarseCells:
         result[finer] = s2.parents(ids[finer], self.s2_level)
         return result
 
+    def holding(self, ids: np.ndarray) -> np.ndarray:
+        """The cells that hold those of S2's level 30, or of the cap's own: (N,) uint64, also where no leaf lies."""
+        assert self.s2_ids is not None, "a cap has S2 cells"
+        cell = s2.locate(self.s2_ids, ids)
+        return np.where(cell >= 0, self.s2_ids[cell], s2.parents(ids, self.s2_level))
+
     def is_finer(self, level: Level, cell: int) -> bool:
         """Whether a cell of a level is finer than the cap allows."""
         return level.s2_ids is None or bool(s2.levels(level.s2_ids[cell : cell + 1])[0] > self.s2_level)

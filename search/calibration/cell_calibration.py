@@ -11,13 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from indexer.earth.geo import haversine_km
+from indexer.earth.geo import haversine_km, unit_vectors
 from indexer.errors import InputError
-from indexer.vectors.calibration import Calibration
+from indexer.vectors.calibration import Calibration, stored_nonconformities
 from indexer.vectors.scoring import ScoringModel, leaf_vectors
 from search.answers.options import CAP
 from search.answers.photo_evidence import PhotoEvidence
+from search.answers.place_density import PlaceDensity
 from search.answers.points import AnswerPoints, CapPoints
+from search.answers.radii import LeafDiscs
 from search.calibration.held_out import HeldOutQueries
 from search.evaluation.options import Resampling
 from search.evaluation.reliability import Reliability, reliability
@@ -41,6 +43,7 @@ class Check:
     right: np.ndarray  # (N,) bool, whether it is the true one
     shares: Mapping[str, np.ndarray]  # (N,) float64, what lies as near to each kind of point as the true place
     score: np.ndarray  # (N,) float64, of the best leaf, for each photo of an album
+    nonconformity: np.ndarray  # (N,) float64, of the true place (`PlaceDensity.nonconformity`)
 
     def masses(self) -> dict[str, tuple[float, float]]:
         """What discs must hold to hold half, and nine in ten, of the true places."""
@@ -78,6 +81,8 @@ def fit_calibration(
     """
     search = ExactSearch(model, tensor_of(leaf_vectors(model)).to(device), low_precision=False)
     division, inside = sample.divided(), sample.inside
+    mass, cap = points["mass"], points.get(CAP)
+    assert isinstance(mass, AnswerPoints), "`points_of_bundle` makes them"
     if not inside:
         raise InputError("None of the held-out photos was taken in a finest cell. Is this the table of these vectors?")
     fits = [_temperature(search, sample.take(rows)) for rows, _ in division.parts]
@@ -86,12 +91,12 @@ def fit_calibration(
     if not lowest < temperature < highest:
         log.warning("the temperature that fits best, %.3g, is at an end of those that are tried", temperature)
     promised = [sample.take(rows) for _, rows in division.parts]
-    before = joined_checks([_check(search, {}, each, 1.0, 0.0) for each in promised])
+    before = joined_checks([_check(search, {}, mass.discs, each, 1.0, 0.0) for each in promised])
     if not before.right.any():
         log.warning("none of the held-out photos was taken in the cell that answers it: are these the right tables?")
-    after = joined_checks([_check(search, points, each, *fit) for each, fit in zip(promised, fits, strict=True)])
-    mass, cap = points["mass"], points.get(CAP)
-    assert isinstance(mass, AnswerPoints), "`points_of_bundle` makes them"
+    after = joined_checks(
+        [_check(search, points, mass.discs, each, *fit) for each, fit in zip(promised, fits, strict=True)]
+    )
     calibration = Calibration(
         temperature=temperature,
         growth=growth,
@@ -102,6 +107,7 @@ def fit_calibration(
         least_score=after.least_score(),
         queries=len(sample),
         approximate=division.approximate,
+        nonconformities=stored_nonconformities(after.nonconformity),
     )
     return Fitted(calibration, before.reliability(1.0, resampling), after.reliability(inside, resampling))
 
@@ -140,13 +146,14 @@ def _losses(
 def _check(
     search: ExactSearch,
     points: Mapping[str, AnswerPoints | CapPoints],
+    discs: LeafDiscs,
     sample: HeldOutQueries,
     temperature: float,
     growth: float,
 ) -> Check:
-    """How answers by cells alone compare with the truth."""
+    """How answers by cells alone compare with the truth. discs: of all leaves."""
     own = temperature * sample.n_photos.astype(np.float64) ** growth
-    probability, best = np.empty(len(sample)), np.empty(len(sample))
+    probability, best, nonconformity = (np.empty(len(sample)) for _ in range(3))
     shares = {name: np.empty(len(sample)) for name in points}
     right = np.empty(len(sample), bool)
     for block, scores in search.scores(sample.queries):
@@ -158,7 +165,8 @@ def _check(
         for name, kind in points.items():
             shares[name][block] = share_up_to(kind, answer, posterior, None, sample, block)
         right[block], best[block] = answer == sample.leaf[block], score
-    return Check(probability, right, shares, best / sample.n_photos)
+        nonconformity[block] = true_nonconformity(PlaceDensity.of_cells(posterior, discs), sample, block)
+    return Check(probability, right, shares, best / sample.n_photos, nonconformity)
 
 
 def share_up_to(
@@ -175,6 +183,12 @@ def share_up_to(
     return kind.share_within(at, posterior, evidence, km)
 
 
+def true_nonconformity(density: PlaceDensity, sample: HeldOutQueries, rows: slice) -> np.ndarray:
+    """How much of what some queries' places may be is denser than their true places: (Q,) float64."""
+    places = unit_vectors(sample.lat_deg[rows], sample.lng_deg[rows])
+    return density.nonconformity(density.at(places, np.arange(len(density))))
+
+
 def joined_checks(parts: Sequence[Check]) -> Check:
     """Those of several parts of the queries, as one."""
     return Check(
@@ -182,6 +196,7 @@ def joined_checks(parts: Sequence[Check]) -> Check:
         np.concatenate([part.right for part in parts]),
         {name: np.concatenate([part.shares[name] for part in parts]) for name in parts[0].shares},
         np.concatenate([part.score for part in parts]),
+        np.concatenate([part.nonconformity for part in parts]),
     )
 
 

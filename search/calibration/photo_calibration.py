@@ -16,10 +16,10 @@ from indexer.bundles.bundle import Bundle
 from indexer.bundles.gallery import Gallery
 from indexer.earth.geo import haversine_km
 from indexer.errors import InputError
-from indexer.vectors.calibration import Calibration, Protocol
+from indexer.vectors.calibration import Calibration, Protocol, stored_nonconformities
 from search.answers.engine import Engine
 from search.answers.points import points_of_bundle, usual_mass_km
-from search.calibration.cell_calibration import Check, Fitted, joined_checks, share_up_to
+from search.calibration.cell_calibration import Check, Fitted, joined_checks, share_up_to, true_nonconformity
 from search.calibration.held_out import HeldOutQueries
 from search.calibration.photo_numbers import PhotoFitting, RerankerGain, found_of
 from search.evaluation.options import Resampling
@@ -85,6 +85,7 @@ def calibrate_photos(
         least_score=check.least_score(),
         queries=len(sample),
         approximate=division.approximate,
+        nonconformities=stored_nonconformities(check.nonconformity),
         fit=numbers.fit,
         reranker=numbers.reranker,
     )
@@ -112,12 +113,15 @@ def _check(engine: Engine, sample: HeldOutQueries) -> Check:
     """How answers compare with the truth."""
     kinds = points_of_bundle(engine.bundle, photos=True)
     shares = {name: np.empty(len(sample)) for name in kinds}
-    probability, right, score = np.empty(len(sample)), np.empty(len(sample), bool), np.empty(len(sample))
+    probability, score, nonconformity = (np.empty(len(sample)) for _ in range(3))
+    right = np.empty(len(sample), bool)
     for block, found in found_of(engine, sample):
         answer = found.hits.leaf[:, 0]
         assert found.posterior is not None, "photos need it"
+        assert found.evidence is not None, "photos count"
         for name, kind in kinds.items():
             shares[name][block] = share_up_to(kind, answer, found.posterior, found.evidence, sample, block)
         probability[block], right[block] = found.hits.probability[:, 0], answer == sample.leaf[block]
         score[block] = found.hits.score[:, 0]
-    return Check(probability, right, shares, score / sample.n_photos)
+        nonconformity[block] = true_nonconformity(found.evidence.density, sample, block)
+    return Check(probability, right, shares, score / sample.n_photos, nonconformity)

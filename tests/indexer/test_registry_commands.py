@@ -2,12 +2,16 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from indexer.bundles.bundle import calibrated_bundle, open_bundle
+from indexer.bundles.registry import Registry
 from indexer.cells.hierarchy import Hierarchy
 from indexer.disk.artifact import write_folder
+from indexer.vectors.calibration import Calibration, usual_photo_fit
 from indexer.vectors.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION, save_geocells
 from tests.conftest import random_geocells
 from tests.indexer.conftest import indexer
@@ -97,6 +101,27 @@ def test_info_shows_each_version(two_versions: tuple[Path, str, str], capsys: py
     assert states[first]["published_at"].removesuffix("+00:00").replace("T", " ") in rows[first[:12]]
     assert f"{states[first]['size_bytes'] / 1e6:.1f} MB" in rows[first[:12]]
     assert max(map(len, text.splitlines())) <= 120
+
+
+def test_info_says_what_is_to_be_known_of_calibrations(
+    two_versions: tuple[Path, str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    registry = Registry(two_versions[0])
+    numbers = Calibration(1.0, 0.0, 1.0, {"cell": (0.5, 0.9)}, 40.0, 0.0, 200)
+    able = replace(numbers, nonconformities=(0.25, 0.5), approximate=True)
+    photos = replace(numbers, fit=usual_photo_fit(40.0), nonconformities=(0.1,))
+    bundle = open_bundle(registry.resolve(None))
+    calibrations = {"one": replace(able, with_photos=photos), "ten": numbers}
+    made = calibrated_bundle(bundle, registry.versions_folder, calibrations, config={}, inputs={})  # type: ignore[arg-type]
+    assert indexer("info", "--registry", registry.path, "--version", made.name) == 0
+    text = capsys.readouterr().out
+    assert "calibrated for  one, ten\n  one: approximate, of few photos" in text
+    assert "  ten: claims cannot be checked by it: calibrate again (python -m search calibrate)" in text
+    assert "one: claims" not in text
+    assert indexer("info", "--registry", registry.path, "--version", made.name, "--json") == 0
+    data = json.loads(capsys.readouterr().out)["calibration"]
+    assert [data[name]["nonconformities"] for name in ("one", "ten")] == [2, 0]  # how many: the manifest has them
+    assert data["one"]["with_photos"]["nonconformities"] == 1
 
 
 def test_verify_names_what_is_wrong_with_the_registry_itself(

@@ -13,10 +13,11 @@ from PIL import Image
 
 from encoder.checkpoint import save_checkpoint
 from encoder.model import GeoEncoder, GeoEncoderConfig
-from indexer.bundles.bundle import DEFAULT_INDEX, Bundle, build_bundle, open_bundle
+from indexer.bundles.bundle import DEFAULT_INDEX, Bundle, build_bundle, calibrated_bundle, open_bundle
 from indexer.bundles.leaf_index import IndexChoice
 from indexer.bundles.registry import Registry
 from indexer.cells.hierarchy import Hierarchy
+from indexer.vectors.calibration import Calibration
 from indexer.vectors.features import FeatureBatch
 from indexer.vectors.geocells import Geocells, load_geocells
 from indexer.vectors.prototypes import Placed
@@ -79,6 +80,17 @@ def world(encoder_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     lines = [f"{row}.png,{10 * row},{20 * row},{'a' if row < 4 else 'b'}" for row in range(5)]
     (home / "photos.csv").write_text("\n".join(["photo,lat,lng,split", *lines]) + "\n")
     return home
+
+
+@pytest.fixture(scope="module")
+def checkable(world: Path) -> Path:
+    """A registry Q in that folder with the same bundle, calibrated: a claim's p-value tells its nonconformity."""
+    home = Registry(world / "Q")
+    known = tuple((np.arange(101) / 100).tolist())
+    numbers = Calibration(1.0, 0.0, 1.0, {"cell": (0.5, 0.9)}, 40.0, 0.0, 200, nonconformities=known)
+    bundle = open_bundle(Registry(world / "R").resolve(None))
+    home.publish(calibrated_bundle(bundle, home.versions_folder, {"one": numbers}, config={}, inputs={}).name)
+    return world
 
 
 def features(out: Path, sizes: list[int], *, encoder: str | None = "e" * 64, bad: set[int] = frozenset()) -> Path:

@@ -16,6 +16,7 @@ from indexer.cells.hierarchy import Hierarchy
 from indexer.cli import main
 from indexer.vectors.geocells import load_geocells
 from search.__main__ import COMMANDS
+from search.locate import Locator
 from tests.conftest import random_geocells
 from tests.search.conftest import WIDTH
 
@@ -81,6 +82,63 @@ def test_query_that_answers_nothing_says_what_helps(
     assert "no class map of this photo" in message
     assert "--class-maps" in message
     assert "image files" not in message
+
+
+def check(world: Path, *arguments: object, registry: str = "Q") -> int:
+    return search("check", "--registry", world / registry, "--checkpoint", world / "C", "--device", "cpu", *arguments)
+
+
+def test_check_tells_what_may_be_concluded(checkable: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photos = [checkable / "0.png", checkable / "3.png", checkable / "1.png"]  # the second one is no image
+    log = tmp_path / "log.jsonl"
+    claim = ("--claim=48.8584,2.2945", "--within-km", 300, "--audit-log", log)
+    assert check(checkable, *claim, *photos, "--json") == 1
+    data = json.loads(capsys.readouterr().out)
+    first, bad, last = data["checks"]
+    assert (first["lat"], first["lng"], first["within_km"], first["held_out"]) == (48.8584, 2.2945, 300, 101)
+    assert 1 / 102 <= first["p_value"] <= 1
+    assert 0 <= first["mass"] <= 1
+    assert (bad["status"], bad["p_value"], last["status"]) == ("not_an_image", None, "ok")
+    locator = Locator.open(checkable / "Q", checkpoint=checkable / "C", device="cpu")
+    assert [each.to_dict() for each in locator.check(photos, (48.8584, 2.2945), within_km=300)] == data["checks"]
+    assert check(checkable, *claim, photos[0]) == 0
+    text = capsys.readouterr().out
+    assert first["text"] in text
+    assert f"p-value {first['p_value']:.4f}, against 101 held-out photos" in text
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [line["command"] for line in lines] == ["check", "check"]
+    assert (lines[0]["claim"], lines[0]["within_km"]) == ("48.8584,2.2945", "300.0")
+    assert check(checkable, "--claim", "Lyon", "--gallery", "off", photos[0]) == 0
+    assert "Lyon, FR" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("registry", "arguments", "message"),
+    [
+        ("Q", ["--claim=95,2"], "--claim: its latitude is 95"),
+        ("Q", ["--claim=Qwerville"], "No city with at least 15,000 inhabitants is called 'Qwerville'"),
+        ("Q", ["--claim=1,2", "--within-km=-1"], "--within-km must be a distance above 0"),
+        (
+            "Q",
+            ["--claim=1,2", "--region=-80,-170,80,170"],
+            "leave out --region, --not-region, --prior-exponent and --score",
+        ),
+        ("Q", ["--claim=1,2", "--prior-exponent=0"], "leave out --region"),
+        ("Q", ["--claim=1,2", "--within-km=9", "--precision-cap=40"], "--within-km: 9 km is less than the precision"),
+        ("Q", ["--claim=1,2", "--crops=ten"], "was not calibrated for ten crops"),
+        ("R", ["--claim=1,2"], "was not calibrated for one crop"),
+    ],
+)
+def test_checks_that_nothing_can_be_said_of_are_refused_before_photos_are_read(
+    checkable: Path, registry: str, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check(checkable, *arguments, checkable / "absent.png", registry=registry) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_check_of_no_photo_says_what_helps(checkable: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check(checkable, "--claim=1,2", checkable / "3.png") == 2
+    assert "No photo to answer" in capsys.readouterr().err
 
 
 def test_run_from_photos_equals_embed_then_run_from_features(world: Path, tmp_path: Path) -> None:

@@ -98,6 +98,23 @@ def test_what_is_wrong_with_a_photo_in_memory_ends_nothing(world: Path, locator:
     assert [answer.status for answer in answers] == ["too_large", "too_large"]
 
 
+def test_claims_are_checked_however_the_locator_searches(checkable: Path) -> None:
+    photos = [checkable / "0.png", checkable / "3.png"]
+    found = []
+    for options in (SearchOptions(), SearchOptions(mode="beam", probes=1, point="medoid")):
+        locator = Locator.open(checkable / "Q", checkpoint=checkable / "C", device="cpu", options=options)
+        found.append(locator.check(photos, "10,20", within_km=100))
+    assert found[0] == found[1]
+    assert [each.ok for each in found[0]] == [True, False]
+    assert Locator.open(checkable / "Q", checkpoint=checkable / "C", device="cpu").check([], "Lyon") == []
+    region = SearchOptions(region="-80,-170,80,170")
+    held = Locator.open(checkable / "Q", checkpoint=checkable / "C", device="cpu", options=region)
+    with pytest.raises(InputError, match="leave out `region`"):
+        held.check(photos, "10,20")
+    with pytest.raises(InputError, match="without a checkpoint"):
+        Locator.open(checkable / "Q").check(photos, "10,20")
+
+
 def test_photos_have_a_map_each_or_none() -> None:
     given = given_photos(["a.jpg", "b.jpg"], ["a.png", "b.png"])
     assert [photo.class_map for photo in given] == [FileRange("a.png"), FileRange("b.png")]

@@ -1,8 +1,10 @@
 """Names of places: cities, and the countries and continents they are in."""
 
 import numpy as np
+import pytest
 
-from indexer.earth.places import countries, countries_of, gazetteer, nearest_cities
+from indexer.earth.places import city_named, countries, countries_of, gazetteer, nearest_cities
+from indexer.errors import InputError
 
 
 def test_places_everybody_knows() -> None:
@@ -20,3 +22,27 @@ def test_every_city_has_a_country_and_a_continent() -> None:
 def test_no_point_is_no_place() -> None:
     names, continents = countries_of(np.empty(0), np.empty(0))
     assert len(names) == len(continents) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "country", "near"),
+    [
+        ("Paris", "Paris", "FR", (48.86, 2.35)),  # of several the largest
+        (" paris , us ", "Paris", "US", (33.66, -95.56)),
+        ("Paris, United States", "Paris", "US", (33.66, -95.56)),
+        ("München", "Munich", "DE", (48.14, 11.58)),  # in another language
+        ("Wien, Austria", "Vienna", "AT", (48.21, 16.37)),
+    ],
+)
+def test_cities_by_their_names(text: str, name: str, country: str, near: tuple[float, float]) -> None:
+    city = city_named(text)
+    assert (city.name, city.country) == (name, country)
+    assert (city.lat_deg, city.lng_deg) == pytest.approx(near, abs=0.1)
+
+
+def test_names_of_no_city_are_refused_with_the_nearest_one() -> None:
+    with pytest.raises(InputError, match=r"is called 'Marseile'\. Did you mean Marseille\?"):
+        city_named("Marseile")
+    for text in ("", ",", ", FR", "Paris, JP", "xqzzyx"):
+        with pytest.raises(InputError, match="No city with at least 15,000 inhabitants"):
+            city_named(text)

@@ -10,8 +10,16 @@ import pytest
 from indexer.bundles.bundle import build_bundle, bundle_with_gallery, calibrated_bundle, open_bundle, verify_bundle
 from indexer.bundles.faiss_index import rows_of
 from indexer.cells.hierarchy import Hierarchy
-from indexer.errors import ArtifactError
-from indexer.vectors.calibration import Calibration, PhotoFit, calibration_facts, calibrations_of, usual_photo_fit
+from indexer.errors import ArtifactError, InputError
+from indexer.vectors import calibration
+from indexer.vectors.calibration import (
+    Calibration,
+    PhotoFit,
+    calibration_facts,
+    calibrations_of,
+    stored_nonconformities,
+    usual_photo_fit,
+)
 from indexer.vectors.scoring import leaf_vectors
 from tests.conftest import random_geocells
 from tests.search.gallery_oracle import random_reranker
@@ -73,6 +81,45 @@ def test_a_damaged_calibration_of_photos_is_refused() -> None:
         calibrations_of(facts, NOWHERE)
 
 
+def test_nonconformities_survive_it_too_and_without_them_it_is_as_before_there_were_any() -> None:
+    photos = replace(PHOTOS, nonconformities=(0.0, 0.25, 0.25, 1.0))
+    both = {"one": replace(ONE, with_photos=photos, nonconformities=(0.5,)), "album": ALBUM}
+    facts = json.loads(json.dumps(calibration_facts(both)))  # type: ignore[arg-type]
+    assert calibrations_of(facts, NOWHERE) == both
+    assert "nonconformities" not in facts["album"]
+    assert "nonconformities" not in repr(both["one"])
+    with pytest.raises(InputError, match="Calibrate again: python -m search calibrate"):
+        calibrations_of(facts, NOWHERE)["album"].p_value(0.5)
+
+
+def test_p_values_count_true_places_that_fit_as_badly_or_worse() -> None:
+    known = replace(ONE, nonconformities=stored_nonconformities(np.array([0.7, 0.1, 1.0, 0.3])))
+    for value, count in ((0.0, 4), (0.1, 4), (0.2, 3), (0.3, 3), (0.300001, 2), (0.9, 1), (1.0, 1)):
+        assert known.p_value(value) == pytest.approx((1 + count) / 5)
+
+
+def test_ties_make_p_values_larger_also_where_rounding_parts_them() -> None:
+    true = np.array([0.1 + 0.2, 0.5, 0.6, 0.9999999])
+    known = replace(ONE, nonconformities=stored_nonconformities(true))
+    assert known.p_value(0.3) == known.p_value(0.3 + 1e-7) == 1.0
+    assert known.p_value(0.30000000000000004) == 1.0
+    assert known.p_value(1.0) == pytest.approx(2 / 5)
+    assert all(stored >= each for stored, each in zip(known.nonconformities, true, strict=True))
+
+
+@pytest.mark.parametrize("n", [1, 7, 40, 41, 79, 80, 173])
+def test_of_very_many_fewer_are_kept_that_make_p_values_no_smaller(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    true = np.random.default_rng(n).beta(2, 0.3, n)
+    whole = replace(ONE, nonconformities=stored_nonconformities(true))
+    monkeypatch.setattr(calibration, "_MOST_NONCONFORMITIES", 40)
+    fewer = replace(ONE, nonconformities=stored_nonconformities(true))
+    assert min(n, 20) <= len(fewer.nonconformities) <= 40
+    for value in (*true, *np.linspace(0, 1, 50)):
+        p_value = (1 + (true >= value).sum()) / (1 + n)
+        assert whole.p_value(value) >= p_value - 1e-12
+        assert whole.p_value(value) - 1e-12 <= fewer.p_value(value) <= p_value + 2 / len(fewer.nonconformities) + 1e-3
+
+
 @pytest.mark.parametrize("width_km", [0.0, 0.01, 300.0])
 def test_where_nothing_was_fitted_bells_are_as_wide_as_the_median_leaf(width_km: float) -> None:
     fit = usual_photo_fit(width_km, lists=7)
@@ -98,6 +145,12 @@ def test_temperatures_grow_with_albums() -> None:
         {"masses": {"medoid": [0.5, 0.9]}},
         {"least_score": "low"},
         {"mass_km": None},
+        {"nonconformities": [0.2, 0.1]},
+        {"nonconformities": [0.2, 1.1]},
+        {"nonconformities": [-0.1]},
+        {"nonconformities": [0.1, float("nan")]},
+        {"nonconformities": ["low"]},
+        {"nonconformities": 7},
     ],
 )
 def test_what_is_no_calibration_is_refused(changed: dict[str, object]) -> None:

@@ -6,6 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import rice
 
+from indexer.earth import s2
+from indexer.earth.areas import Area, CellArea, Disc
 from indexer.earth.geo import EARTH_RADIUS_KM, FARTHEST_KM, bell_density, haversine_km, unit_vectors
 from search.answers import place_density
 from search.answers.place_density import PlaceDensity, share_of_bell
@@ -228,8 +230,10 @@ def test_how_many_are_looked_at_together_changes_nothing(monkeypatch: pytest.Mon
     density = some(5, n_queries=40)
     points, km = density.points[density.begins[:-1]], np.linspace(1, 900, 40)
     held, radii = density.within(points, km), density.radii_km(points, (0.5,))
+    at = density.at(density.points, density.query)
     for pairs in (1, 7, 50):
         monkeypatch.setattr(place_density, "_PAIRS", pairs)
+        np.testing.assert_allclose(density.at(density.points, density.query), at, rtol=1e-5)
         np.testing.assert_allclose(density.within(points, km), held, atol=1e-12)
         np.testing.assert_allclose(density.radii_km(points, (0.5,)), radii, rtol=1e-9)
 
@@ -240,3 +244,107 @@ def test_no_query_has_no_density() -> None:
     assert nothing.at(np.empty((0, 3)), np.empty(0, np.int64)).shape == (0,)
     assert nothing.within(np.empty((0, 3)), np.empty(0)).shape == (0,)
     assert nothing.radii_km(np.empty((0, 3)), (0.5, 0.9)).shape == (0, 2)
+    assert nothing.nonconformity(np.empty(0)).shape == (0,)
+
+
+def nonconformity_by_hand(density: PlaceDensity, point: np.ndarray, query: int) -> float:
+    """Of each bell the part where it is denser, were it as dense as all of them are in its middle."""
+    bells = range(density.begins[query], density.begins[query + 1])
+    own = by_hand(density, point, query)
+    middle = {bell: by_hand(density, density.points[bell], query) for bell in bells}
+    return float(sum(density.weight[bell] * max(0.0, 1 - own / middle[bell]) for bell in bells))
+
+
+@settings(max_examples=20)
+@given(SEEDS)
+def test_nonconformities_are_the_sum_over_bells_by_hand(seed: int) -> None:
+    density, rng = some(seed), np.random.default_rng(seed + 1)
+    first = density.points[density.begins[:-1]]
+    aside = first + rng.normal(0, 0.01, first.shape)
+    for places in (first, aside / np.linalg.norm(aside, axis=1, keepdims=True)):
+        found = density.nonconformity(density.at(places, np.arange(len(density))))
+        expected = [nonconformity_by_hand(density, place, query) for query, place in enumerate(places)]
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+        assert ((found >= 0) & (found <= 1)).all()
+
+
+def test_a_nonconformity_is_the_mass_of_denser_places_where_bells_are_apart() -> None:
+    """Counted over places that are drawn from the bells themselves."""
+    rng = np.random.default_rng(0)
+    weight, width, lng = np.array([0.6, 0.3, 0.1]), np.array([30.0, 40.0, 10.0]), np.array([0.0, 20.0, 179.9])
+    density = PlaceDensity(np.array([0, 3]), unit_vectors(np.zeros(3), lng), width, weight)
+    bell = rng.choice(3, 20_000, p=weight)
+    aside = np.degrees(rng.normal(0, 1, (20_000, 2)) * width[bell, None] / EARTH_RADIUS_KM)
+    drawn = density.at(unit_vectors(aside[:, 0], lng[bell] + aside[:, 1]), np.zeros(20_000, np.int64))
+    for lat, place in ((0.0, 0.0), (0.3, 0.1), (0.0, 20.5), (0.05, -180.0), (-0.9, 0.0)):
+        own = density.at(unit_vectors(np.array([lat]), np.array([place])), np.zeros(1, np.int64))
+        assert density.nonconformity(own)[0] == pytest.approx((drawn > own).mean(), abs=0.012)
+
+
+def test_the_densest_place_conforms_and_a_place_of_no_density_does_not() -> None:
+    density = some(3, n_queries=30)
+    highest = np.array([density.at(density.points, np.full(len(density.points), q)).max() for q in range(30)])
+    np.testing.assert_array_equal(density.nonconformity(2 * highest), np.zeros(30))
+    np.testing.assert_array_equal(density.nonconformity(np.zeros(30)), np.ones(30))
+    nothing = PlaceDensity(np.zeros(2, np.int64), np.empty((0, 3)), np.empty(0), np.empty(0))
+    assert nothing.nonconformity(np.zeros(1)) == [1]
+
+
+def places_in(area: Disc, rng: np.random.Generator, n: int) -> np.ndarray:
+    turn, far = rng.uniform(0, 2 * np.pi, n), area.reach_rad * np.sqrt(rng.random(n))
+    one = np.cross(area.middle, [0.3, -0.5, 0.8])
+    one /= np.linalg.norm(one)
+    aside = np.cos(turn)[:, None] * one + np.sin(turn)[:, None] * np.cross(area.middle, one)
+    return np.asarray(np.cos(far)[:, None] * area.middle + np.sin(far)[:, None] * aside)
+
+
+@settings(max_examples=80)
+@given(SEEDS)
+def test_no_place_of_a_disc_conforms_better_than_the_disc(seed: int) -> None:
+    """Places that are drawn, and those between bells, where what they have adds up."""
+    rng = np.random.default_rng(seed)
+    density = some(seed, n_queries=1, most=14, widths=(80, 900))
+    lat, lng = rng.choice([89.0, 3.0, 60.0, -40.0]), rng.choice([180.0, -178.0, 1.0])
+    disc = Disc.around(lat, lng, float(np.exp(rng.uniform(np.log(20), np.log(6000)))))
+    between = rng.dirichlet(np.full(len(density.points), 0.5), 200) @ density.points
+    between /= np.linalg.norm(between, axis=1, keepdims=True)
+    inside = np.concatenate([places_in(disc, rng, 400), disc.nearest(between)])
+    largest = density.largest_in([disc], 0)
+    at = density.at(inside, np.zeros(len(inside), np.int64))
+    assert largest >= at.max() * (1 - 1e-6)
+    assert largest <= density.at(density.points, np.zeros(len(density.points), np.int64)).sum()  # it is a density there
+    own, others = (density.nonconformity(np.array([each])) for each in (largest, at.max()))
+    assert own <= others + 1e-6
+
+
+def test_the_largest_density_lies_between_two_bells_that_add_up() -> None:
+    two = PlaceDensity(
+        np.array([0, 2]), unit_vectors(np.zeros(2), np.array([-0.5, 0.5])), np.full(2, 100.0), np.full(2, 0.5)
+    )
+    middle = two.at(unit_vectors(np.zeros(1), np.zeros(1)), np.zeros(1, np.int64))[0]
+    assert two.largest_in([Disc.around(0.02, 0.3, 500.0)], 0) == pytest.approx(middle, rel=1e-9)
+    assert two.largest_in([Disc.around(0.0, 0.0, 0.0)], 0) == pytest.approx(middle, rel=1e-9)
+
+
+@settings(max_examples=4)
+@given(SEEDS)
+def test_of_many_areas_it_is_the_largest_of_each(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    density = some(seed, n_queries=2, most=14, widths=(30, 900))
+    cells = CellArea.of(rng.choice(s2.cells_of_level(3), 6, replace=False))
+    places = rng.uniform((-90, -180, 1), (90, 180, 3000), (6, 3))
+    discs = [Disc.around(*each) for each in places.tolist()]
+    areas: list[Area] = [*cells, *discs]
+    for query in range(2):
+        expected = max(density.largest_in([area], query) for area in areas)
+        assert density.largest_in(areas, query) == pytest.approx(expected, rel=1e-9)
+
+
+def test_no_place_of_a_cell_is_denser_than_the_cell() -> None:
+    rng = np.random.default_rng(4)
+    density = some(9, n_queries=1, most=40, widths=(80, 900))
+    for area in CellArea.of(rng.choice(s2.cells_of_level(2), 20, replace=False)):
+        mixed = rng.dirichlet(np.ones(4), 800) @ area.corners
+        inside = mixed / np.linalg.norm(mixed, axis=1, keepdims=True)
+        at = density.at(inside, np.zeros(800, np.int64))
+        assert density.largest_in([area], 0) >= at.max() * (1 - 1e-6)

@@ -16,6 +16,7 @@ from indexer.earth.geo import unit_vectors
 from indexer.errors import InputError
 from indexer.vectors.features import FeatureBatch
 from search.__main__ import COMMANDS, DESCRIPTION
+from search.answers.claims import Claim, ClaimCheck
 from search.answers.engine import Engine
 from search.answers.options import PointName, SearchOptions
 from search.calibration import photo_fit, reranker_fit
@@ -182,6 +183,13 @@ def test_a_bundle_with_a_gallery_is_calibrated_with_it_and_without(
     assert photos.calibration == one.with_photos
     assert cells.calibration == one
     assert photos.photo_fit == made.photos.fitted.calibration.fit
+    assert one.with_photos is not None
+    assert len(one.nonconformities) == one.queries == 200  # each fifth in turn
+    assert len(one.with_photos.nonconformities) == one.with_photos.queries
+    claims = [Claim(*each) for each in zip(sample.lat_deg.tolist(), sample.lng_deg.tolist(), strict=True)]
+    for how in ("lists", "off"):
+        values = ClaimCheck(bundle, options=SearchOptions(gallery=how)).p_values(sample.queries, claims)
+        assert (values <= 0.5).mean() == pytest.approx(0.5, abs=0.2)
     told = photos.answer(sample.queries, k=1)
     assert told.radius_90_km is not None
     # Where its gallery changed by more than a hundredth, photos are no longer calibrated; cells still are.

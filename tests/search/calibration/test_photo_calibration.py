@@ -10,6 +10,7 @@ import torch
 from indexer.earth.geo import haversine_km, unit_vectors
 from indexer.errors import InputError
 from indexer.vectors.calibration import Calibration, Protocol, usual_photo_fit
+from search.answers.claims import Claim, ClaimCheck
 from search.answers.engine import Engine
 from search.answers.options import GalleryName, PointName, SearchOptions
 from search.answers.points import points_of_bundle
@@ -100,6 +101,33 @@ def test_radii_hold_what_they_promise_of_fresh_photos(
         # Four standard deviations of what is promised by half of the held-out photos, and of what is counted here.
         allowed = 4 * np.sqrt(promised * (1 - promised) * (2 / N + 1 / len(fresh)))
         assert (off <= radius).mean() == pytest.approx(promised, abs=allowed)
+
+
+@pytest.mark.parametrize("gallery", ["lists", "off"])
+def test_true_claims_are_doubted_no_more_often_than_is_promised_and_false_ones_are(
+    photo_world: PhotoWorld,
+    cells: Calibration,
+    made: PhotoCalibration,
+    fresh: HeldOutQueries,
+    gallery: GalleryName,
+) -> None:
+    both = replace(cells, with_photos=made.fitted.calibration)
+    bundle = replace(photo_world.bundle, calibrations={"one": both})
+    known = both if gallery == "off" else made.fitted.calibration
+    assert len(known.nonconformities) == N // 2
+    check = ClaimCheck(bundle, options=SearchOptions(gallery=gallery))
+    true = [Claim(*each) for each in zip(fresh.lat_deg.tolist(), fresh.lng_deg.tolist(), strict=True)]
+    values = check.p_values(fresh.queries, true)
+    for level in (0.01, 0.05, 0.1, 0.2, 0.5):
+        told = np.floor(level * (N // 2 + 1)) / (N // 2 + 1)  # the p-values that there are
+        # Four standard deviations of what is promised by half of the held-out photos, and of what is counted here.
+        allowed = 4 * np.sqrt(told * (1 - told) * (2 / N + 1 / len(fresh)))
+        assert (values <= level).mean() == pytest.approx(told, abs=allowed)
+    # Claims that are another photo's place, at least 1,000 km away.
+    others = np.roll(np.arange(len(fresh)), 1)
+    far = haversine_km(fresh.lat_deg, fresh.lng_deg, fresh.lat_deg[others], fresh.lng_deg[others]) > 1000
+    doubted = check.p_values(fresh.queries[far], [true[other] for other in others[far]]) <= 0.05
+    assert doubted.mean() > 0.9
 
 
 @pytest.mark.parametrize("gallery", ["lists", "off"])
