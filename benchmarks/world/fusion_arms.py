@@ -68,6 +68,7 @@ class FusionArm(Arm):
 
 ALONE = FusionArm("photos alone")
 MAP_ALONE = FusionArm("map alone", "concatenate", photos="grey")
+_BESIDE = (ALONE, FusionArm("steer", "steer"), FusionArm("concatenate", "concatenate"))  # what all are held against
 
 
 def arms_of(readings: Sequence[str], *, controls: bool) -> list[FusionArm]:
@@ -167,7 +168,7 @@ def report_runs(runs: Sequence[Run], preset: ComparisonPreset, model: ModelConfi
             "seconds": [run.seconds for run in mine],
         }
         spread = {name: _mean_and_spread(values) for name, values in figures.items()}
-        others = [other for other in arms if other in (ALONE, FusionArm("concatenate", "concatenate")) and other != arm]
+        others = [other for other in arms if other in _BESIDE and other != arm]
         if arm.controlled and other_maps(arm.name) in arms:
             others.append(other_maps(arm.name))
         against = {other.name: difference(runs, arm, other) for other in others}
@@ -222,15 +223,16 @@ def fusion_weights(arm: FusionArm, model: ModelConfig) -> int:
 def _holds(
     arm: FusionArm, runs: Sequence[Run], against: dict[str, dict[str, tuple[float, float, float]]]
 ) -> bool | None:
-    """Of a fusion: every run is better than every one of photos alone and of other maps, and by more than chance.
+    """Of a kind: every run is better than every one of photos alone and of other maps, and by more than chance.
 
-    Of other maps: they are no better than photos alone, by more than chance. None where there is nothing to hold.
+    Of other maps: they are no better than photos alone, by more than chance. None where there is nothing to hold, as of
+    readings that are no kind.
     """
     lows = {name: each[_COMPARED][1] for name, each in against.items()}
     if arm.maps == "of others":
         return lows[ALONE.name] <= 0 if ALONE.name in lows else None
     controls = [name for name in lows if name in (ALONE.name, other_maps(arm.name).name)]
-    if not arm.controlled or not controls:
+    if arm.reading not in KINDS or not arm.controlled or not controls:
         return None
     worst = min(judged(run).within[_COMPARED] for run in runs if run.arm == arm.name)
     best = max(judged(run).within[_COMPARED] for run in runs if run.arm in controls)
