@@ -24,9 +24,8 @@ class LatentAttention(nn.Module):
 
     def forward(self, segmentation: torch.Tensor, photo: torch.Tensor) -> torch.Tensor:
         """Tokens that queries come from (B, Q, width), and keys and values (B, T, hidden), to (B, Q, out)."""
-        return self.out(
-            attended(self.query(segmentation), *self.key_value(self.latent(photo)).chunk(2, -1), self.heads)
-        )
+        key, value = self.key_value(self.latent(photo)).chunk(2, dim=-1)
+        return self.out(attended(self.query(segmentation), key, value, heads=self.heads))
 
 
 class SelfAttention(nn.Module):
@@ -40,10 +39,11 @@ class SelfAttention(nn.Module):
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """(B, T, width) to the same shape."""
-        return self.out(attended(*self.query_key_value(tokens).chunk(3, -1), self.heads))
+        query, key, value = self.query_key_value(tokens).chunk(3, dim=-1)
+        return self.out(attended(query, key, value, heads=self.heads))
 
 
-def attended(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, heads: int) -> torch.Tensor:
+def attended(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, heads: int) -> torch.Tensor:
     """Scaled dot-product attention head by head: queries (B, Q, D), keys and values (B, T, D), to (B, Q, D)."""
-    by_head = [tokens.unflatten(-1, (heads, -1)).transpose(1, 2) for tokens in (query, key, value)]
-    return scaled_dot_product_attention(*by_head).transpose(1, 2).flatten(2)
+    query, key, value = (tokens.view(*tokens.shape[:2], heads, -1).transpose(1, 2) for tokens in (query, key, value))
+    return scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)

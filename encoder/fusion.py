@@ -101,6 +101,7 @@ class Steer(SemanticFusion):
     def added(self) -> Iterator[nn.Linear]:
         """As SemanticFusion."""
         for block in self.blocks:
+            assert isinstance(block, SteerBlock)
             yield from (block.attention.out, block.mlp_out)
 
 

@@ -30,6 +30,7 @@ from benchmarks.harness import Report
 from benchmarks.world.arms import SEEDS, Arm, ComparisonPreset, Run, Stage, errors_km, learnt, make_runs, missing_runs
 from benchmarks.world.fusion_readings import READINGS
 from benchmarks.world.generator import WorldConfig
+from encoder.config import FusionKind
 from encoder.fusion import KINDS
 from encoder.model import GeoEncoder
 from indexer.earth.geo import Accuracy, accuracy
@@ -125,7 +126,7 @@ def encoder_of(arm: FusionArm, model: ModelConfig) -> GeoEncoder:
     assert model.fusion is not None, "the demo's encoder has one"
     if arm.reading is None:
         return build_encoder(replace(model, fusion=None))
-    kind = next((kind for kind in KINDS if kind == arm.reading), "steer")
+    kind: FusionKind = next((kind for kind in KINDS if kind == arm.reading), "steer")
     # What a map is worth is asked of encoders that always have one.
     fusion = replace(model.fusion, kind=kind, leave_out=0.0)
     encoder = build_encoder(replace(model, fusion=fusion))

@@ -146,7 +146,7 @@ class ExchangeBlock(nn.Module):
         """Segmentation tokens (B, Q, width) and photo tokens (B, T, hidden) to both, changed."""
         segmentation = self.gathering(segmentation, photo)
         key, value = self.key_value(self.norm_map(segmentation)).chunk(2, -1)
-        photo = photo + self.out(attended(self.query(self.norm_photo(photo)), key, value, self.heads))
+        photo = photo + self.out(attended(self.query(self.norm_photo(photo)), key, value, heads=self.heads))
         return segmentation, photo + self.mlp_out(gelu(self.mlp_in(self.norm_mlp(photo))))
 
 
