@@ -63,7 +63,7 @@ bench-costs: venv  ## What MP-16 and 100 million photos cost at each step, as ar
 bench-embed: venv  ## From JPEG files to vectors, beside the model alone and a plain loop
 	$(BIN)/python -m benchmarks.embed
 
-bench-fusion: venv  ## Semantic fusion on the embedded world, beside none, shuffled maps and concatenation: half an hour
+bench-fusion: venv  ## Kinds of semantic fusion on the embedded world, with shuffled maps and a map alone: an hour
 	$(BIN)/python -m benchmarks.world.fusion_arms
 
 bench-gallery: venv  ## Answers by photos of known places beside FAISS, 4.7 million of them: 12 GB on disk, 8 GB of memory

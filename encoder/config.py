@@ -37,6 +37,7 @@ CropName = Literal["one", "five", "ten"]
 DeviceName = Literal["auto", "cpu", "cuda"]
 MapFolders = str | Path | tuple[str | Path, ...]  # folders of class maps, or folders that hold these
 PrecisionName = Literal["auto", "float32", "bfloat16"]
+FusionKind = Literal["steer", "gather", "concatenate"]  # encoder.fusion says what each one is
 
 
 def check_bounds(given: object, *names: str, low: float, high: float = math.inf, section: str | None = None) -> None:
@@ -93,24 +94,29 @@ class Preprocessing:
 
 @dataclass(frozen=True)  # no slots: jsonargparse reads defaults through `vars`
 class FusionConfig:
-    """Sizes of the semantic fusion (paper sections III-B and IV), by default of the paper where it says them.
+    """Kind and sizes of the semantic fusion (paper sections III-B and IV), by default of the paper where it says them.
 
-    It says width, latent and number of blocks. The number of heads is ours, that of CLIP's own attention, and an inner
-    layer of 1024 is how we read that "remaining dimensionalities" match the backbone's.
+    It says width, latent and number of blocks. The kind is the reading that follows its text most closely, the number
+    of heads is ours, that of CLIP's own attention, and an inner layer of 1024 is how we read that "remaining
+    dimensionalities" match the backbone's.
 
     Args:
+        kind: how map and photo meet. steer: the map steers where the photo's tokens look. gather: tokens of the map
+            gather, from one another and from the photo, what a class token of their own hands on. concatenate: no
+            attention, the map passes a network of its own; latent, heads and blocks say nothing.
         classes: of the class maps; 150 for ADE20K.
         width: of a segmentation token.
         latent: what keys and values are squeezed through.
         heads: of each block's attention; together they are as wide as the vision transformer.
-        blocks: one upon the other. Of a single one the map decides nothing: patches of it change the tokens of patches,
-            which only a further block hands on to the class token.
+        blocks: one upon the other. Of a single one that steers, the map decides nothing: patches of it change the
+            tokens of patches, which only a further block hands on to the class token.
         mlp_size: width of a block's inner layer.
         leave_out: share of the photos whose maps are left out while it learns, drawn anew in every epoch. Above 0 it
             learns to do without, and takes photos that have no map; 0: it takes none.
         segmenter: digest of the model that made the maps learned from; None where nobody recorded it.
     """
 
+    kind: FusionKind = "steer"  # checkpoints of before there were kinds say none: they are of this one
     classes: int = 150
     width: int = 128
     latent: int = 64
@@ -130,12 +136,15 @@ class FusionConfig:
 
         Not when it is made: jsonargparse, which makes it from a command line, would show a traceback.
         """
+        check_choices(self, section="fusion")
         check_bounds(self, "classes", "width", "latent", "heads", "blocks", "mlp_size", section="fusion", low=1)
         check_bounds(self, "leave_out", section="fusion", low=0, high=0.99)  # of 1 it would learn nothing of maps
         if self.classes > MAX_CLASSES:
             raise InputError(f"fusion.classes must be at most {MAX_CLASSES} (maps are 8-bit), not {self.classes}.")
-        if hidden_size % self.heads:
-            raise InputError(f"fusion.heads: {self.heads} heads cannot share {hidden_size} dimensions evenly.")
+        shared = {"steer": (hidden_size,), "gather": (hidden_size, self.width), "concatenate": ()}
+        for size in shared[self.kind]:
+            if size % self.heads:
+                raise InputError(f"fusion.heads: {self.heads} heads cannot share {size} dimensions evenly.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModel, CLIPVisionConfig, CLIPVisionMode
 from transformers.activations import ACT2FN
 
 from encoder.config import FusionConfig, Preprocessing
-from encoder.fusion import SemanticFusion
+from encoder.fusion import make_fusion
 from indexer.errors import InputError
 
 VIT_LARGE_336 = {
@@ -79,7 +79,7 @@ class GeoEncoder(PreTrainedModel):
         vision = config.vision_config
         self.vision = CLIPVisionModel(vision)
         self.projection = nn.Linear(vision.hidden_size, config.projection_dim, bias=False)
-        self.fusion = None if self.fusion_config is None else SemanticFusion(self.fusion_config, vision)
+        self.fusion = None if self.fusion_config is None else make_fusion(self.fusion_config, vision)
         self.post_init()
 
     def forward(self, pixels: torch.Tensor, class_maps: torch.Tensor | None = None) -> torch.Tensor:
@@ -107,7 +107,7 @@ class GeoEncoder(PreTrainedModel):
 
     @property
     def fusion_config(self) -> FusionConfig | None:
-        """Sizes of the semantic fusion; None for an encoder that sees photos alone."""
+        """Kind and sizes of the semantic fusion; None for an encoder that sees photos alone."""
         return None if self.config.fusion is None else FusionConfig(**self.config.fusion)
 
     def add_fusion(self, fusion: FusionConfig) -> None:
@@ -115,7 +115,7 @@ class GeoEncoder(PreTrainedModel):
 
         Its weights come from torch's global generator.
         """
-        self.fusion = SemanticFusion(fusion, self.config.vision_config)
+        self.fusion = make_fusion(fusion, self.config.vision_config)
         self.fusion.initialise()
         self.config.fusion = asdict(fusion)
 
@@ -131,11 +131,15 @@ class GeoEncoder(PreTrainedModel):
         for module in frozen:
             module.requires_grad_(False)
 
+    def init_weights(self) -> None:
+        """Draw all weights; transformers calls it when a model is made, and not for one that is loaded."""
+        super().init_weights()
+        if self.fusion is not None:  # `_init_weights` below sees only modules with weights of their own
+            self.fusion.initialise()
+
     def _init_weights(self, module: nn.Module) -> None:
         if module is self.projection:
             nn.init.normal_(module.weight, std=self.config.vision_config.hidden_size**-0.5)
-        elif isinstance(module, SemanticFusion):  # after its parts, which come first
-            module.initialise()
         else:
             super()._init_weights(module)
 

@@ -114,7 +114,7 @@ class ModelConfig:
         mean: of the photos' channels, from 0 to 1; CLIP's own by default.
         std: standard deviation of the channels, likewise.
         fusion: of class maps with the photos; null: photos alone. What start_from has already is kept, but for another
-            leave_out, given with the sizes that it has.
+            leave_out, given with the kind and sizes that it has.
         trainable_blocks: of the vision transformer, counted from its end; the others stay as they are, with the
             embeddings. all: nothing stays. By default 1 of what start_from names, and all of a new one.
         head: geocells are vectors of cells that photos are matched with, as in the paper; classes are those of a linear

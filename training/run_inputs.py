@@ -177,8 +177,8 @@ def build_encoder(config: ModelConfig, start: LoadedEncoder | None = None) -> Ge
             encoder.config.fusion["leave_out"] = config.fusion.leave_out
         else:
             raise InputError(
-                f"{config.start_from} has a fusion already. Leave out model.fusion; or give the sizes it has, and "
-                "another leave_out."
+                f"{config.start_from} has a fusion already. Leave out model.fusion; or give the kind and sizes it has, "
+                "and another leave_out."
             )
     if isinstance(trainable, int):
         encoder.freeze(trainable_blocks=trainable)

@@ -205,7 +205,8 @@ def _trained(arm: Ablation, seed: int, stage: Stage) -> tuple[GeoModule, dict[st
 
 def _model(arm: Ablation, model: ModelConfig) -> ModelConfig:
     assert model.fusion is not None, "the demo's encoder has one"
-    return replace(model, fusion=replace(model.fusion, blocks=arm.blocks) if arm.blocks else None)
+    # Of the reading that follows the paper's text most closely, whichever one the demo takes.
+    return replace(model, fusion=replace(model.fusion, kind="steer", blocks=arm.blocks) if arm.blocks else None)
 
 
 def ablate(preset: ComparisonPreset, out: Path, *, seeds: Sequence[int] = SEEDS) -> int:

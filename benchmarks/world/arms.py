@@ -124,8 +124,8 @@ def make_runs(
     learn: Callable[[ArmT, int, Stage], Run],
 ) -> list[Run]:
     """All runs, of which those that are there already are read; says after each how long the rest will take."""
-    wanted = [(arm, seed) for seed in seeds for arm in arms]  # whole tables first, in case of an early end
-    files = [folder / f"{_slug(arm.name)}-{seed}-{_digest(stage, arm)}.json" for arm, seed in wanted]
+    wanted = _wanted(arms, seeds)
+    files = [_file(folder, arm, seed, stage) for arm, seed in wanted]
     missing = sum(not file.exists() for file in files)
     log.info("%d of %d runs are there already", len(files) - missing, len(files))
     folder.mkdir(parents=True, exist_ok=True)
@@ -146,6 +146,11 @@ def make_runs(
     if len(made_with := {run.commit for run in runs}) > 1:
         log.warning("runs of different code are compared: %s. To make all anew, remove %s.", sorted(made_with), folder)
     return runs
+
+
+def missing_runs(arms: Sequence[ArmT], seeds: Sequence[int], stage: Stage, folder: Path) -> list[tuple[ArmT, int]]:
+    """Which of them `make_runs` would make, in its order."""
+    return [(arm, seed) for arm, seed in _wanted(arms, seeds) if not _file(folder, arm, seed, stage).exists()]
 
 
 def learnt(
@@ -177,6 +182,14 @@ def errors_km(module: GeoModule, photos: PhotoSet) -> np.ndarray:
     head = module.head
     best = best_rows(head.queries(vectors_of(module.encoder, photos)), head.rows()).numpy()
     return haversine_km(photos.lat_deg, photos.lng_deg, head.lat_deg[best], head.lng_deg[best])
+
+
+def _wanted(arms: Sequence[ArmT], seeds: Sequence[int]) -> list[tuple[ArmT, int]]:
+    return [(arm, seed) for seed in seeds for arm in arms]  # whole tables first, in case of an early end
+
+
+def _file(folder: Path, arm: Arm, seed: int, stage: Stage) -> Path:
+    return folder / f"{_slug(arm.name)}-{seed}-{_digest(stage, arm)}.json"
 
 
 def _slug(name: str) -> str:

@@ -1,128 +1,148 @@
-"""`python -m benchmarks.world.fusion_arms`: does semantic fusion help, and is it the maps that help?
+"""`python -m benchmarks.world.fusion_arms`: does semantic fusion help, is it the maps that help, and in which reading?
 
-Four encoders learn the same photos of the embedded world with the same settings, each from three seeds:
+Encoders learn the same photos of the embedded world with the same settings, each from three seeds:
 
-    photos alone    no class maps
-    fused           class maps of the relief, fused as we read the paper
-    shuffled maps   fused, but every photo has another photo's map: what a larger model alone would gain
-    concatenated    the maps' own small network, its vector added to the photo's before the projection's result is
-                    normalised, which is what projecting both, one behind the other, comes to
+    photos alone              no class maps
+    each kind                 class maps of the relief, fused as `FusionConfig.kind` says
+    each kind, other maps     the same, but every photo has another photo's map: what a larger model alone would gain
+    map alone                 `concatenate` with photos that are grey all over: what a map tells by itself
 
-All are judged by the same test photos. In: nothing but this checkout. Out: a folder with one file for each encoder and
-seed, which a second run does not make again, and a line of `benchmarks/results/world-fusion.jsonl`.
+`--each` compares one seed of every kind and of the readings in `benchmarks.world.fusion_readings`, without controls.
+`--readings` says which of all these stand beside their controls. All are judged by the same test photos. Differences
+have paired bootstrap intervals over photos and seeds (`search.evaluation.bootstrap`).
+
+In: nothing but this checkout. Out: a folder with one file for each encoder and seed, which a second run does not make
+again, and a line of `benchmarks/results/world-fusion.jsonl`.
 """
 
 import logging
 import statistics
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from jsonargparse import ArgumentParser
-from torch import nn
-from torch.nn.functional import gelu
 
 from benchmarks.harness import Report
-from benchmarks.world.arms import SEEDS, Arm, ComparisonPreset, Run, Stage, errors_km, learnt, make_runs
+from benchmarks.world.arms import SEEDS, Arm, ComparisonPreset, Run, Stage, errors_km, learnt, make_runs, missing_runs
+from benchmarks.world.fusion_readings import READINGS
 from benchmarks.world.generator import WorldConfig
-from encoder.config import FusionConfig
-from encoder.fusion import SegmentationTokens
-from encoder.model import GeoEncoder, GeoEncoderConfig
+from encoder.config import FusionKind
+from encoder.fusion import KINDS
+from encoder.model import GeoEncoder
 from indexer.earth.geo import Accuracy, accuracy
+from search.evaluation.bootstrap import paired_intervals
+from search.evaluation.options import Resampling
 from training.config import ModelConfig
 from training.heads import GeocellHead
 from training.photos import PhotoSet
 from training.run_inputs import build_encoder
 
+log = logging.getLogger(__name__)
+
 SMALL = ComparisonPreset(WorldConfig(n_train=10_000), (500, 200, 75, 30, 12), 3, epochs=6)
 FULL = ComparisonPreset(WorldConfig(), (1000, 400, 150, 60, 25, 12), 3, epochs=8)  # the demo's
 
-
-class ConcatenatingEncoder(GeoEncoder):
-    """Photo and map each become a vector by themselves; a linear map of both is the result."""
-
-    def __init__(self, config: GeoEncoderConfig, maps: FusionConfig) -> None:
-        super().__init__(config)
-        vision = config.vision_config
-        self.fusion = MapNetwork(maps, vision.image_size, vision.patch_size, config.projection_dim)  # type: ignore[assignment]
-
-    def unscaled(self, pixels: torch.Tensor, class_maps: torch.Tensor | None = None) -> torch.Tensor:
-        """As GeoEncoder."""
-        photo = self.projection(self.vision(pixel_values=pixels).pooler_output)
-        return (photo + self.fusion(class_maps)).float()  # type: ignore[misc]
-
-
-class MapNetwork(nn.Module):
-    """A map's tokens, one behind the other, through a layer of the fusion's own MLP size."""
-
-    def __init__(self, config: FusionConfig, image_size: int, patch_size: int, out: int) -> None:
-        super().__init__()
-        self.tokens = SegmentationTokens(config, image_size=image_size, patch_size=patch_size)
-        self.tokens.initialise()
-        self.norm = nn.LayerNorm(config.width)
-        self.hidden = nn.Linear(self.tokens.positions.numel(), config.mlp_size)
-        self.out = nn.Linear(config.mlp_size, out)
-
-    def forward(self, class_maps: torch.Tensor) -> torch.Tensor:
-        """(B, H, W) uint8 to (B, out)."""
-        tokens = self.norm(self.tokens(class_maps)).flatten(1)
-        return self.out(gelu(self.hidden(tokens)))
-
-
-def photos_alone(model: ModelConfig) -> GeoEncoder:
-    """No class maps."""
-    return build_encoder(replace(model, fusion=None))
-
-
-def fused(model: ModelConfig) -> GeoEncoder:
-    """The fusion of `encoder.fusion`."""
-    return build_encoder(model)
-
-
-def concatenated(model: ModelConfig) -> GeoEncoder:
-    """Photo and map side by side."""
-    plain = photos_alone(model)
-    assert model.fusion is not None, "the demo's encoder has one"
-    encoder = ConcatenatingEncoder(plain.config, model.fusion)
-    encoder.vision, encoder.projection = plain.vision, plain.projection
-    return encoder
-
-
-ALONE, FUSED, SHUFFLED = "photos alone", "fused", "shuffled maps"
 ANSWER = "answer"  # the one way in which each arm answers
-ARMS: dict[str, Callable[[ModelConfig], GeoEncoder]] = {
-    ALONE: photos_alone,
-    FUSED: fused,
-    SHUFFLED: fused,
-    "concatenated": concatenated,
-}
+ALL = (*KINDS, *READINGS)
+_GREY = 128
+_LIMITS_KM = (200.0, 750.0)
+_COMPARED = "200"  # km: within which arms are held against one another
+
+
+@dataclass(frozen=True)
+class FusionArm(Arm):
+    """One thing that is trained: a way to fuse, and what it gets to see."""
+
+    reading: str | None = None  # of ALL; None: no fusion, and no maps
+    maps: Literal["own", "of others"] = "own"
+    photos: Literal["own", "grey"] = "own"
+
+    @property
+    def controlled(self) -> bool:
+        """Whether it is one that others are controls of."""
+        return self.reading is not None and (self.maps, self.photos) == ("own", "own")
+
+
+ALONE = FusionArm("photos alone")
+MAP_ALONE = FusionArm("map alone", "concatenate", photos="grey")
+_BESIDE = (ALONE, FusionArm("steer", "steer"), FusionArm("concatenate", "concatenate"))  # what all are held against
+
+
+def arms_of(readings: Sequence[str], *, controls: bool) -> list[FusionArm]:
+    """Photos alone, and each of these readings, with their controls or without."""
+    arms = [ALONE]
+    for reading in readings:
+        arms.append(FusionArm(reading, reading))
+        if controls:
+            arms.append(other_maps(reading))
+    return [*arms, MAP_ALONE] if controls else arms
+
+
+def other_maps(reading: str) -> FusionArm:
+    """A reading whose photos have the maps of other photos."""
+    return FusionArm(f"{reading}, other maps", reading, maps="of others")
 
 
 def compare_arms(
-    preset: ComparisonPreset, out: Path, *, seeds: Sequence[int] = SEEDS, arms: Sequence[str] = tuple(ARMS)
+    preset: ComparisonPreset,
+    out: Path,
+    *,
+    arms: Sequence[FusionArm],
+    seeds: Sequence[int] = SEEDS,
+    at_most: int | None = None,
 ) -> int:
-    """Train what has not been trained, print the table, and return the exit code: 1 where fusion does not help."""
+    """Train what has not been trained, print the table, and return the exit code: 1 where fusion does not help.
+
+    at_most: runs to make; where some are missing then, nothing is reported.
+    """
     stage = Stage(preset, out / "world")
-    runs = make_runs([Arm(name) for name in arms], seeds, stage, out / "runs", train_arm)
-    return report_runs(runs, preset, stage.settings.model)
+    missing = missing_runs(arms, seeds, stage, out / "runs")
+    if at_most is not None and len(missing) > at_most:
+        for arm, seed in missing[:at_most]:
+            make_runs([arm], [seed], stage, out / "runs", train_arm)
+        log.info("%d runs are missing: run this again", len(missing) - at_most)
+        return 0
+    runs = make_runs(arms, seeds, stage, out / "runs", train_arm)
+    return report_runs(runs, preset, stage.settings.model, arms=arms)
 
 
-def train_arm(arm: Arm, seed: int, stage: Stage) -> Run:
+def train_arm(arm: FusionArm, seed: int, stage: Stage) -> Run:
     """Train one encoder and judge it by the test photos."""
-    sets, config = stage.sets, replace(stage.settings, seed_everything=seed)
-    assert config.model.fusion is not None, "the demo's encoder has one"
-    # What a map is worth is asked of encoders that always have one.
-    config = replace(config, model=replace(config.model, fusion=replace(config.model.fusion, leave_out=0.0)))
-    if arm.name == ALONE:
-        sets = {split: replace(photos, class_maps=None) for split, photos in sets.items()}
-    elif arm.name == SHUFFLED:
-        sets = {split: shuffled(photos, seed) for split, photos in sets.items()}
+    config = replace(stage.settings, seed_everything=seed)
+    sets = {split: seen_by(arm, photos, seed) for split, photos in stage.sets.items()}
     torch.manual_seed(seed)
-    encoder = ARMS[arm.name](config.model)
+    encoder = encoder_of(arm, config.model)
     head = GeocellHead(stage.hierarchy(), config.model.width, negatives=config.loss.negatives, seed=seed)
     module, seconds = learnt(encoder, head, sets, config)
     return Run(arm.name, seed, seconds, {ANSWER: errors_km(module, sets["test"])})
+
+
+def encoder_of(arm: FusionArm, model: ModelConfig) -> GeoEncoder:
+    """The demo's encoder with an arm's fusion in place of its own; weights come from torch's global generator."""
+    assert model.fusion is not None, "the demo's encoder has one"
+    if arm.reading is None:
+        return build_encoder(replace(model, fusion=None))
+    kind: FusionKind = next((kind for kind in KINDS if kind == arm.reading), "steer")
+    # What a map is worth is asked of encoders that always have one.
+    fusion = replace(model.fusion, kind=kind, leave_out=0.0)
+    encoder = build_encoder(replace(model, fusion=fusion))
+    if arm.reading in READINGS:
+        encoder.fusion = READINGS[arm.reading](fusion, encoder.config.vision_config)
+        encoder.fusion.initialise()
+    return encoder
+
+
+def seen_by(arm: FusionArm, photos: PhotoSet, seed: int) -> PhotoSet:
+    """Photos and maps as an arm gets to see them."""
+    if arm.reading is None:
+        return replace(photos, class_maps=None)
+    if arm.maps == "of others":
+        photos = shuffled(photos, seed)
+    return replace(photos, pixels=torch.full_like(photos.pixels, _GREY)) if arm.photos == "grey" else photos
 
 
 def shuffled(photos: PhotoSet, seed: int) -> PhotoSet:
@@ -137,25 +157,32 @@ def judged(run: Run) -> Accuracy:
     return accuracy(run.errors_km[ANSWER])
 
 
-def report_runs(runs: Sequence[Run], preset: ComparisonPreset, model: ModelConfig) -> int:
-    """Print means and spreads, and append them to the results."""
+def report_runs(runs: Sequence[Run], preset: ComparisonPreset, model: ModelConfig, *, arms: Sequence[FusionArm]) -> int:
+    """Print means, spreads and differences, and append them to the results."""
     report = Report("world-fusion")
-    for arm in dict.fromkeys(run.arm for run in runs):
-        mine = [run for run in runs if run.arm == arm]
+    for arm in arms:
+        mine = [run for run in runs if run.arm == arm.name]
         reached = [judged(run) for run in mine]
         figures = {
             "median_km": [each.median_km for each in reached],
-            **{f"within_{limit}": [each.within[limit] for each in reached] for limit in ("200", "750")},
+            **{f"within_{limit:g}": [each.within[f"{limit:g}"] for each in reached] for limit in _LIMITS_KM},
             "seconds": [run.seconds for run in mine],
         }
         spread = {name: _mean_and_spread(values) for name, values in figures.items()}
-        holds = _beats(mine, [run for run in runs if run.arm in (ALONE, SHUFFLED)]) if arm == FUSED else None
+        others = [other for other in arms if other in _BESIDE and other != arm]
+        if arm.controlled and other_maps(arm.name) in arms:
+            others.append(other_maps(arm.name))
+        against = {other.name: difference(runs, arm, other) for other in others}
+        weights = 0 if arm.reading is None else fusion_weights(arm, model)
         report.row(
-            arm,
+            arm.name,
             f"median {spread['median_km']} km; 200 km {spread['within_200']} %, 750 km {spread['within_750']} %, "
-            f"{spread['seconds']} s of training on one core, {len(mine)} seeds",
-            holds=holds,
+            f"{spread['seconds']} s of training on one core, {len(mine)} seeds, {weights:,} weights of fusion"
+            + "".join(f"; against {name} {_text(each)}" for name, each in against.items()),
+            holds=_holds(arm, runs, against),
             **figures,
+            weights=weights,
+            against=against,
         )
     return report.finish(
         seeds=sorted({run.seed for run in runs}),
@@ -166,11 +193,59 @@ def report_runs(runs: Sequence[Run], preset: ComparisonPreset, model: ModelConfi
     )
 
 
-def _beats(ours: Sequence[Run], others: Sequence[Run]) -> bool | None:
-    """Whether every run of ours has more photos within 200 km than every other; None where there is none to beat."""
-    if not others:
+def difference(runs: Sequence[Run], arm: FusionArm, other: FusionArm) -> dict[str, tuple[float, float, float]]:
+    """An arm's figures minus another's, each with the ends of its interval, over photos and seeds."""
+    ours, theirs = errors_of(runs, arm), errors_of(runs, other)
+    ends = paired_intervals(ours, theirs, _LIMITS_KM, Resampling())
+    here, there = accuracy(ours.ravel(), _LIMITS_KM), accuracy(theirs.ravel(), _LIMITS_KM)
+    middle, low, high = here.median_km - there.median_km, ends.median_km.low, ends.median_km.high
+    return {
+        "median_km": (middle, low, high),
+        **{
+            limit: (here.within[limit] - there.within[limit], ends.within[limit].low, ends.within[limit].high)
+            for limit in here.within
+        },
+    }
+
+
+def errors_of(runs: Sequence[Run], arm: FusionArm) -> np.ndarray:
+    """An arm's errors, one row for each seed in rising order: (S, N) km."""
+    mine = sorted((run for run in runs if run.arm == arm.name), key=lambda run: run.seed)
+    return np.array([run.errors_km[ANSWER] for run in mine])
+
+
+def fusion_weights(arm: FusionArm, model: ModelConfig) -> int:
+    """How many numbers a fusion learns, at the demo's sizes."""
+    fusion = encoder_of(arm, model).fusion
+    assert fusion is not None, "only photos alone have none"
+    return sum(weight.numel() for weight in fusion.parameters())
+
+
+def _holds(
+    arm: FusionArm, runs: Sequence[Run], against: dict[str, dict[str, tuple[float, float, float]]]
+) -> bool | None:
+    """Of a kind: every run is better than every one of photos alone and of other maps, and by more than chance.
+
+    Of other maps: they are no better than photos alone, by more than chance. None where there is nothing to hold, as of
+    readings that are no kind.
+    """
+    lows = {name: each[_COMPARED][1] for name, each in against.items()}
+    if arm.maps == "of others":
+        return lows[ALONE.name] <= 0 if ALONE.name in lows else None
+    controls = [name for name in lows if name in (ALONE.name, other_maps(arm.name).name)]
+    if arm.reading not in KINDS or not arm.controlled or not controls:
         return None
-    return min(judged(run).within["200"] for run in ours) > max(judged(run).within["200"] for run in others)
+    worst = min(judged(run).within[_COMPARED] for run in runs if run.arm == arm.name)
+    best = max(judged(run).within[_COMPARED] for run in runs if run.arm in controls)
+    return worst > best and all(lows[name] > 0 for name in controls)
+
+
+def _text(each: dict[str, tuple[float, float, float]]) -> str:
+    median, share = each["median_km"], each[_COMPARED]
+    return (
+        f"{median[0]:+.0f} km ({median[1]:+.0f} to {median[2]:+.0f}), "
+        f"200 km {share[0]:+.1f} ({share[1]:+.1f} to {share[2]:+.1f})"
+    )
 
 
 def _mean_and_spread(values: Sequence[float]) -> str:
@@ -182,10 +257,16 @@ def main() -> int:
     """Run the command line and return its exit code."""
     parser = ArgumentParser(prog="python -m benchmarks.world.fusion_arms", description=__doc__)
     parser.add_argument("--full", action="store_true", help="As many photos and epochs as the demo.")
+    parser.add_argument("--each", action="store_true", help="One seed of every reading, without controls.")
+    readings: Any = list[Literal[ALL]]  # type: ignore[valid-type]
+    parser.add_argument("--readings", type=readings, default=list(KINDS), help="What stands beside its controls.")
+    parser.add_argument("--at-most", type=int, help="Make so many runs and end; what is missing is named.")
     parser.add_argument("--out", type=Path, default=Path("out/fusion"), help="Folder to write; finished runs are kept.")
     options = parser.parse_args()
     out = options.out / ("full" if options.full else "small")
-    return compare_arms(FULL if options.full else SMALL, out)
+    arms = arms_of(ALL, controls=False) if options.each else arms_of(options.readings, controls=True)
+    seeds = SEEDS[:1] if options.each else SEEDS
+    return compare_arms(FULL if options.full else SMALL, out, arms=arms, seeds=seeds, at_most=options.at_most)
 
 
 if __name__ == "__main__":

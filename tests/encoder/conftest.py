@@ -12,6 +12,7 @@ from transformers.models.oneformer.image_processing_pil_oneformer import OneForm
 from transformers.utils import logging
 
 from encoder.checkpoint import LoadedEncoder, load_encoder, save_checkpoint
+from encoder.class_maps import NO_CLASS
 from encoder.config import Preprocessing
 from encoder.model import GeoEncoder, GeoEncoderConfig
 from encoder.segmentation import Segmenter, load_segmenter
@@ -49,6 +50,14 @@ def natural(width: int, height: int, *, seed: int = 0) -> Image.Image:
     smooth = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC), np.int16)
     grain = rng.integers(-8, 9, (height, width, 1))
     return Image.fromarray(np.clip(smooth + grain, 0, 255).astype(np.uint8))
+
+
+def random_maps(n: int = 3, *, classes: int = 7, seed: int = 0) -> torch.Tensor:
+    """Class maps (n, EDGE, EDGE) of single pixels, a tenth of them of no class."""
+    rng = np.random.default_rng(seed)
+    maps = rng.integers(0, classes, (n, EDGE, EDGE), dtype=np.uint8)
+    maps[rng.random(maps.shape) < 0.1] = NO_CLASS
+    return torch.from_numpy(maps)
 
 
 def tiny_encoder(seed: int = 0, *, resize: int = EDGE, width: int = WIDTH) -> GeoEncoder:

@@ -119,7 +119,8 @@ def test_the_papers_configuration_is_the_papers(monkeypatch: pytest.MonkeyPatch)
     assert model.start_from == "hf:mp16/clip"
     assert model.trainable_blocks == 1
     fusion = model.fusion
-    assert (fusion.blocks, fusion.classes, fusion.width, fusion.latent, fusion.heads) == (3, 150, 128, 64, 16)
+    assert (fusion.kind, fusion.blocks, fusion.classes) == ("steer", 3, 150)
+    assert (fusion.width, fusion.latent, fusion.heads) == (128, 64, 16)
     assert ModelConfig().width == 768  # the width of that CLIP's own embedding
     assert (optimizer.lr, optimizer.geocell_lr, optimizer.weight_decay) == (1e-4, 1e-4, 1e-4)
     assert (given["data"].batch_size, given["data"].validation_share) == (1024, 0.01)

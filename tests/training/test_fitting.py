@@ -22,10 +22,11 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 import indexer.__main__
 from encoder.checkpoint import load_encoder
 from encoder.class_maps import NO_CLASS
-from encoder.config import FusionConfig
+from encoder.config import FusionConfig, FusionKind
 from encoder.embedding import embed_photos
 from encoder.encode import PhotoEncoder
-from encoder.fusion import SemanticFusion
+from encoder.fusion import KINDS
+from encoder.map_tokens import SegmentationTokens
 from indexer.bundles.bundle import open_bundle
 from indexer.bundles.gallery import FILES, open_gallery
 from indexer.bundles.gallery_builds import write_gallery
@@ -343,15 +344,16 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(toy: Pa
     check_alike(tmp_path / "C", tmp_path / "whole")
 
 
-def test_a_fused_encoder_learns_from_photos_and_maps(toy: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_fused_encoder_learns_from_photos_and_maps(toy: Path, tmp_path: Path, kind: FusionKind) -> None:
     folder = with_maps(toy, tmp_path / "toy")
-    fusion = FusionConfig(classes=7, width=8, latent=4, heads=2, blocks=1, mlp_size=8)
+    fusion = FusionConfig(kind=kind, classes=7, width=8, latent=4, heads=2, blocks=1, mlp_size=8)
     summary = train(folder, tmp_path / "C", changed(trainer={"max_epochs": 2}, model={"fusion": fusion}))
     assert summary.epochs[1].loss < summary.epochs[0].loss
     model = load_encoder(summary.checkpoint).model
     assert model.fusion_config == fusion
     assert model.fusion is not None
-    assert model.fusion.blocks[0].attention.out.weight.any()  # zero before it learnt
+    assert all(linear.weight.any() for linear in model.fusion.added())  # zero before it learnt
     with pytest.raises(InputError, match="has a fusion already"):
         build_encoder(ModelConfig(start_from=str(summary.checkpoint), fusion=fusion), load_encoder(summary.checkpoint))
 
@@ -367,14 +369,14 @@ def test_an_encoder_learns_to_do_without_maps(
     column = table.column_names.index("map")
     pyarrow.parquet.write_table(table.set_column(column, "map", pa.array(maps)), folder / "photos.parquet")
     seen: list[torch.Tensor] = []
-    read = SemanticFusion.forward
+    read = SegmentationTokens.forward
 
-    def watched(self: SemanticFusion, photo: torch.Tensor, class_maps: torch.Tensor) -> torch.Tensor:
+    def watched(self: SegmentationTokens, class_maps: torch.Tensor) -> torch.Tensor:
         if self.training:
             seen.append((class_maps == NO_CLASS).flatten(1).all(dim=1))
-        return read(self, photo, class_maps)
+        return read(self, class_maps)
 
-    monkeypatch.setattr(SemanticFusion, "forward", watched)
+    monkeypatch.setattr(SegmentationTokens, "forward", watched)
     fusion = FusionConfig(classes=7, width=8, latent=4, heads=2, blocks=2, mlp_size=8, leave_out=0.3)
     config = changed(trainer={"max_epochs": 2}, model={"fusion": fusion}, data={"stream": stream})
     summary = train(folder, tmp_path / "C", config)
@@ -427,7 +429,9 @@ def test_a_fusion_that_is_there_may_learn_to_do_without_maps(toy: Path, tmp_path
     again = build_encoder(replace(start, start_from=str(second.checkpoint)), load_encoder(second.checkpoint))
     assert again.fusion_config == replace(fusion, leave_out=0.5)  # unless it is told otherwise
     wrong = replace(start, fusion=replace(fusion, leave_out=0.5, width=12))
-    with pytest.raises(InputError, match=r"has a fusion already\. Leave out model\.fusion; or give the sizes it has"):
+    with pytest.raises(
+        InputError, match=r"has a fusion already\. Leave out model\.fusion; or give the kind and sizes it has"
+    ):
         build_encoder(wrong, load_encoder(first.checkpoint))
 
 
