@@ -30,7 +30,7 @@ demo: venv  ## Run the main job on the embedded world and write out/demo/report.
 ablations: venv  ## The method without its parts, and other methods, beside the paper's tables: an hour, resumable
 	$(BIN)/python -m benchmarks.world.ablations
 
-rehearse: venv  ## The commands of the paper's recipe, configs/mp16.yaml, on a miniature of MP-16: ten minutes
+rehearse: venv  ## The commands of the paper's configuration, configs/mp16.yaml, on a miniature of MP-16: ten minutes
 	$(BIN)/python -m benchmarks.world.rehearsal
 
 test: venv  ## Fast tests, a few minutes on two cores

@@ -1,4 +1,4 @@
-"""A miniature of what the paper's recipe needs: MP-16, published weights, a benchmark, all in their own formats.
+"""A miniature of what the paper's configuration needs: MP-16, published weights, a benchmark, all in their own formats.
 
 In: the embedded world. Out: a folder with
 

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.world.rehearsal`: all commands of the paper's recipe, from published weights to its tables.
+"""`python -m benchmarks.world.rehearsal`: all commands of the paper's configuration, from published weights to its tables.
 
 The header of `configs/mp16.yaml` has them. Here they run as they stand there, one after the other, beside a miniature
 of what they need (`benchmarks.world.miniature`). What two cores cannot have is changed: `CHANGES` is all of it, and is
@@ -29,7 +29,7 @@ from benchmarks.world.miniature import make
 from indexer.errors import GeoError, WorkError
 from training.run_folder import RunFolder
 
-RECIPE = Path("configs/mp16.yaml")
+CONFIGURATION = Path("configs/mp16.yaml")
 COMMANDS = "commands.txt"
 _SHOWN = "#     "  # what lines of the header begin with that are commands
 _FIT = "training fit --config configs/mp16.yaml"
@@ -62,7 +62,7 @@ SMALL = RehearsalPreset(WorldConfig(n_train=700, n_validation=1, n_test=100), "1
 
 
 def changes(preset: RehearsalPreset) -> tuple[Change, ...]:
-    """All that differs from the recipe: names of models, sizes, taus, epochs, workers, devices and their precision."""
+    """All that differs from the configuration: names of models, sizes, taus, epochs, workers, devices and their precision."""
     sizes = f"--data.batch_size 128 --data.validation_share {preset.validation_share:g} --data.workers 1"
     trainer = f"--trainer.max_epochs {preset.epochs} --trainer.accelerator cpu --trainer.devices 2"
     fit = f"{_FIT} {sizes} {trainer} --trainer.precision 32-true"
@@ -77,9 +77,9 @@ def changes(preset: RehearsalPreset) -> tuple[Change, ...]:
     )
 
 
-def script_of(recipe: str) -> str:
-    """The commands in the header of a recipe, as a script for a shell: the first lines in a row that show some."""
-    lines = recipe.splitlines(keepends=True)
+def script_of(configuration: str) -> str:
+    """The commands in the header of a configuration, as a script for a shell: the first lines in a row that show some."""
+    lines = configuration.splitlines(keepends=True)
     shown = itertools.dropwhile(lambda line: not line.startswith(_SHOWN), lines)
     return "".join(line[len(_SHOWN) :] for line in itertools.takewhile(lambda line: line.startswith(_SHOWN), shown))
 
@@ -88,11 +88,11 @@ def changed(script: str, made: Sequence[Change]) -> str:
     """The same script with changes.
 
     Raises:
-        WorkError: one of them has nothing to change: the recipe is not what it was.
+        WorkError: one of them has nothing to change: the configuration is not what it was.
     """
     for change in made:
         if change.old not in script:
-            raise WorkError(f"{RECIPE}: its header no longer has {change.old!r}. Change the rehearsal, too.")
+            raise WorkError(f"{CONFIGURATION}: its header no longer has {change.old!r}. Change the rehearsal, too.")
         script = script.replace(change.old, change.new)
     return script
 
@@ -172,18 +172,18 @@ class Shell:
 
 
 def rehearse(preset: RehearsalPreset, out: Path, console: Console) -> list[str]:
-    """Run all commands of the recipe in a new folder; returns them as they ran.
+    """Run all commands of the configuration in a new folder; returns them as they ran.
 
     Raises:
-        WorkError: one of them failed, or the recipe has changed.
+        WorkError: one of them failed, or the configuration has changed.
     """
-    recipe = RECIPE.read_text()
+    configuration = CONFIGURATION.read_text()
     made = changes(preset)
-    script = changed(script_of(recipe), made)
+    script = changed(script_of(configuration), made)
     _show(made, console)
     shutil.rmtree(out, ignore_errors=True)
-    (out / RECIPE).parent.mkdir(parents=True)
-    (out / RECIPE).write_text(recipe)
+    (out / CONFIGURATION).parent.mkdir(parents=True)
+    (out / CONFIGURATION).write_text(configuration)
     console.print("\nmaking the miniature", style="bold")
     make(out, preset.world)
     shell, steps = Shell(out), steps_of(script)
@@ -199,7 +199,7 @@ def rehearse(preset: RehearsalPreset, out: Path, console: Console) -> list[str]:
 
 
 def _show(made: Sequence[Change], console: Console) -> None:
-    console.print(f"What differs from {RECIPE}:", style="bold")
+    console.print(f"What differs from {CONFIGURATION}:", style="bold")
     for change in made:
         console.print(f"  {change.old.strip()}\n    here: {change.new.strip()}  ({change.why})", markup=False)
 
@@ -207,7 +207,7 @@ def _show(made: Sequence[Change], console: Console) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     parser = ArgumentParser(
-        prog="python -m benchmarks.world.rehearsal", description="The paper's recipe, at small size."
+        prog="python -m benchmarks.world.rehearsal", description="The paper's configuration, at small size."
     )
     parser.add_argument("--small", action="store_true", help="Fewer photos: three minutes in place of ten.")
     parser.add_argument("--out", type=Path, default=Path("out/rehearsal"), help="Folder to write, anew.")

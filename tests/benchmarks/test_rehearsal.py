@@ -1,4 +1,4 @@
-"""The recipe's commands run as they stand in its header, but for one list of changes."""
+"""The configuration's commands run as they stand in its header, but for one list of changes."""
 
 import re
 import subprocess
@@ -13,7 +13,7 @@ from benchmarks.world.miniature import make
 from benchmarks.world.rehearsal import (
     COMMANDS,
     FULL,
-    RECIPE,
+    CONFIGURATION,
     SMALL,
     Change,
     changed,
@@ -27,7 +27,7 @@ from encoder.pickled_weights import convert
 from indexer.errors import WorkError
 from indexer.photos.sources import read_photos
 
-# What may differ from the recipe: names of models, sizes, taus, epochs, workers, devices and their precision.
+# What may differ from the configuration: names of models, sizes, taus, epochs, workers, devices and their precision.
 _ALLOWED = {
     *("--tau-max", "--tau-min", "--data.batch_size", "--data.validation_share", "--data.workers"),
     *("--trainer.max_epochs", "--trainer.accelerator", "--trainer.devices", "--trainer.precision"),
@@ -43,7 +43,7 @@ def dry(script: str) -> list[str]:
 
 
 def test_the_header_is_a_script_whose_steps_are_its_commands() -> None:
-    script = script_of(RECIPE.read_text())
+    script = script_of(CONFIGURATION.read_text())
     steps = steps_of(script)
     assert "".join(steps) == script
     assert steps[0].startswith("python -m encoder convert")
@@ -57,11 +57,11 @@ def test_the_header_is_a_script_whose_steps_are_its_commands() -> None:
 
 @pytest.mark.parametrize("preset", [FULL, SMALL])
 def test_changes_are_of_sizes_and_models_alone(preset: object) -> None:
-    script = script_of(RECIPE.read_text())
+    script = script_of(CONFIGURATION.read_text())
     made = changes(preset)  # type: ignore[arg-type]
     here = dry(changed(script, made))
     there = dry(script)
-    # The parts of the maps apart, every command is there, with all options and paths that it has in the recipe.
+    # The parts of the maps apart, every command is there, with all options and paths that it has in the configuration.
     parts = [[command for command in each if " segment " not in command] for each in (here, there)]
     assert len(parts[0]) == len(parts[1])
     models = {change.old: change.new for change in made if change.new.startswith("hub/")}
@@ -72,7 +72,7 @@ def test_changes_are_of_sizes_and_models_alone(preset: object) -> None:
         assert kept == [models.get(word, word) for word in shown.split()]
 
 
-def test_a_recipe_that_has_changed_is_noticed() -> None:
+def test_a_configuration_that_has_changed_is_noticed() -> None:
     with pytest.raises(WorkError, match="no longer has 'other'"):
         changed("python -m indexer build", [Change("other", "new", "why")])
 
@@ -97,11 +97,11 @@ def test_the_miniature_is_in_the_formats_of_what_it_stands_for(tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_the_recipe_runs_from_its_first_command_to_its_last(tmp_path: Path) -> None:
+def test_the_configuration_runs_from_its_first_command_to_its_last(tmp_path: Path) -> None:
     out = tmp_path / "rehearsal"
     ran = rehearse(SMALL, out, Console())
     assert (out / COMMANDS).read_text().splitlines() == ran
-    expected = dry(changed(script_of(RECIPE.read_text()), changes(SMALL)))
+    expected = dry(changed(script_of(CONFIGURATION.read_text()), changes(SMALL)))
     # Training was begun twice, by the same command; parts of the maps were made at the same time.
     train = next(command for command in expected if " fit " in command and "--check" not in command)
     assert sorted(ran) == sorted([*expected, train])
