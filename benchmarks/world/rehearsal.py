@@ -1,4 +1,4 @@
-"""`python -m benchmarks.world.rehearsal`: all commands of the paper's configuration, from published weights to its tables.
+"""`python -m benchmarks.world.rehearsal`: all commands of the paper's run, from published weights to its tables.
 
 The header of `configs/mp16.yaml` has them. Here they run as they stand there, one after the other, beside a miniature
 of what they need (`benchmarks.world.miniature`). What two cores cannot have is changed: `CHANGES` is all of it, and is
@@ -62,7 +62,7 @@ SMALL = RehearsalPreset(WorldConfig(n_train=700, n_validation=1, n_test=100), "1
 
 
 def changes(preset: RehearsalPreset) -> tuple[Change, ...]:
-    """All that differs from the configuration: names of models, sizes, taus, epochs, workers, devices and their precision."""
+    """All that differs: names of models, sizes, taus, epochs, workers, devices and their precision."""
     sizes = f"--data.batch_size 128 --data.validation_share {preset.validation_share:g} --data.workers 1"
     trainer = f"--trainer.max_epochs {preset.epochs} --trainer.accelerator cpu --trainer.devices 2"
     fit = f"{_FIT} {sizes} {trainer} --trainer.precision 32-true"
@@ -78,7 +78,7 @@ def changes(preset: RehearsalPreset) -> tuple[Change, ...]:
 
 
 def script_of(configuration: str) -> str:
-    """The commands in the header of a configuration, as a script for a shell: the first lines in a row that show some."""
+    """The commands in the header of a configuration, as a script for a shell: the first lines that show some."""
     lines = configuration.splitlines(keepends=True)
     shown = itertools.dropwhile(lambda line: not line.startswith(_SHOWN), lines)
     return "".join(line[len(_SHOWN) :] for line in itertools.takewhile(lambda line: line.startswith(_SHOWN), shown))

@@ -12,8 +12,8 @@ from benchmarks.world.generator import WorldConfig
 from benchmarks.world.miniature import make
 from benchmarks.world.rehearsal import (
     COMMANDS,
-    FULL,
     CONFIGURATION,
+    FULL,
     SMALL,
     Change,
     changed,
