@@ -270,12 +270,13 @@ def speed(report: Report, engine: Engine, queries: np.ndarray, scan: Scan, *, ru
         "ours": partial(photos, queries),
         "ours, leaves alone": partial(photos.lists, queries),
         "answers": partial(whole_answers, engine, queries),
-        "same lists": partial(in_same_lists, engine, queries, photos.lists(queries)),
+        "same lists": partial(in_same_lists, engine, queries[:few], photos.lists(queries[:few])),
         "IVF": partial(search_index, index, queries, NEAR, probes=probes),
         **{f"flat {size}": work for size, work in flats.items()},
     }
     seconds = in_turn(works, runs=runs)
-    each = {name: value / (few if name.startswith("flat") else len(queries)) * 1e6 for name, value in seconds.items()}
+    asked = {name: few if name.startswith(("flat", "same")) else len(queries) for name in works}
+    each = {name: value / asked[name] * 1e6 for name, value in seconds.items()}
     line = np.polyfit(sizes, [each[f"flat {size}"] for size in sizes], 1)
     each["photos"] = float(np.polyval(line, len(gallery)))
     report.row(

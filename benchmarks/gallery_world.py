@@ -2,10 +2,11 @@
 
 A photo is the sum of two vectors, scaled to length 1: what is seen at the point of its leaf, plane waves over the globe
 (`benchmarks.place_vectors`) of which long ones are stronger, so that neighbouring leaves are easily confused and far
-ones are not; and noise of its own. A leaf's vector is the mean of its photos', those above it are means of theirs.
-One photo in LOOK_ALIKE has something of a photo elsewhere; queries are new photos. So it is with the demo's satellite
-tiles, whose figures the numbers below were chosen by: of 24,000 leaves the best photo's is the first for two in five
-queries, and a hundredth of the lists holds nearly all of the weight.
+ones are not; and noise of its own. It was taken around that point, within the leaf's radius or so. A leaf's vector is
+the mean of its photos', those above it are means of theirs. One photo in LOOK_ALIKE has something of a photo elsewhere;
+queries are new photos. So it is with the demo's satellite tiles, whose figures the numbers below were chosen by: of
+24,000 leaves the best photo's is the first for two in five queries, and a hundredth of the lists holds nearly all of
+the weight.
 
 Photos are made 16,384 at a time, in no order of place, and pass `indexer.bundles.gallery_builds` as those of a build
 from features do: what is held are some bytes for each. The same photos come for the same seed.
@@ -36,6 +37,7 @@ from indexer.cells.hierarchy import Hierarchy, sorted_ids
 from indexer.cells.partition import PartitionRule
 from indexer.cells.table import load_hierarchy
 from indexer.disk.artifact import Draft
+from indexer.earth.geo import EARTH_RADIUS_KM
 from indexer.paper import TAU_MAX
 from indexer.vectors.cell_sums import unit_rows
 from indexer.vectors.geocells import Geocells
@@ -46,6 +48,7 @@ NOISE = 1.7  # as long as what is seen of a place is 1
 LONG_WAVES = 0.2  # strength of waves: wavelength to this power
 LOOK_ALIKE, AS_MUCH = 10, 0.29  # one photo in so many has so much of a photo elsewhere
 _BATCH = 1 << 14
+_KM_PER_DEGREE = EARTH_RADIUS_KM * np.pi / 180
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,9 +92,9 @@ class PhotoWorld:
             rng = np.random.default_rng([self._seed, 3, begin])
             vectors = self._vectors(rng, own)
             vectors = _with_look_alikes(rng, vectors, vectors)
-            aside = rng.normal(0, 1e-3, (2, len(own)))  # a hundred metres or so
+            aside = rng.normal(0, 1, (2, len(own))) * leaves.radius_km[own] / 2 / _KM_PER_DEGREE
             lat = np.clip(leaves.lat_deg[own] + aside[0], -90, 90)
-            lng = (leaves.lng_deg[own] + aside[1] + 180) % 360 - 180
+            lng = (leaves.lng_deg[own] + aside[1] / np.cos(np.radians(leaves.lat_deg[own])) + 180) % 360 - 180
             names = np.array([f"{begin + row}.jpg" for row in range(len(own))], object)
             yield Placed(vectors, ancestors[own], lat, lng, names, np.full(len(own), -1))
 

@@ -20,7 +20,7 @@ from indexer.vectors.calibration import PhotoFit, usual_photo_fit
 from indexer.vectors.scoring import ScoringModel, leaf_vectors
 
 WEIGHT = 0.99  # of all photos, that the lists must hold
-LISTS = (4, 8, 16, 32, 64, 128, 256, 512)  # numbers that are tried
+LISTS = (4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)  # numbers that are tried
 _SIMILARITIES = np.geomspace(0.005, 0.32, 25)  # tau_x that are tried,
 _WIDTHS = (0.25, 0.5, 1.0, 2.0)  # each with the best of these widths of bells, in median leaves
 _FLOOR = 0.01  # of the mass, spread evenly over discs as wide as the median leaf, one for each: no photo decides alone
