@@ -275,8 +275,8 @@ def speed(report: Report, engine: Engine, queries: np.ndarray, scan: Scan, *, ru
         **{f"flat {size}": work for size, work in flats.items()},
     }
     seconds = in_turn(works, runs=runs)
-    asked = {name: few if name.startswith(("flat", "same")) else len(queries) for name in works}
-    each = {name: value / asked[name] * 1e6 for name, value in seconds.items()}
+    n_queries = {name: few if name.startswith(("flat", "same")) else len(queries) for name in works}
+    each = {name: value / n_queries[name] * 1e6 for name, value in seconds.items()}
     line = np.polyfit(sizes, [each[f"flat {size}"] for size in sizes], 1)
     each["photos"] = float(np.polyval(line, len(gallery)))
     report.row(
