@@ -184,6 +184,8 @@ def open_gallery(folder: Path, facts: Mapping[str, Any] | None, *, n_leaves: int
         table = pa.parquet.read_table(path, columns=list(_COLUMNS))
         leaf, lat_deg, lng_deg, stands_for = (table[name].to_numpy() for name in _COLUMNS)
         schema = pa.parquet.read_schema(path)
+    del table
+    pa.default_memory_pool().release_unused()  # else it keeps what it read: of millions of photos twice what is held
     counts = np.bincount(leaf, minlength=n_leaves) if _are_numbers(leaf, n_leaves) else np.empty(0)
     fits = np.array_equal(counts, np.diff(lists.begins)) and bool((np.diff(leaf) >= 0).all())
     fits = fits and (known.photos, known.width, known.precision) == (len(leaf), width, lists.codec.precision)
