@@ -17,9 +17,8 @@ import torch
 from jsonargparse import ArgumentParser
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import OneFormerConfig, OneFormerForUniversalSegmentation, SwinConfig
 
-from benchmarks.gpu import PAPER
+from benchmarks.gpu import PAPER, random_oneformer
 from benchmarks.harness import RESULTS, Report
 from encoder.config import FusionConfig
 from encoder.model import VIT_LARGE_336, GeoEncoder, GeoEncoderConfig
@@ -167,14 +166,7 @@ def count(report: Report) -> None:
     learn = flops_of(lambda: torch.autograd.backward(model(pixels, maps).sum()))
     report.row("encode", f"{encode / 1e9:.0f} GFLOP a crop", flops=encode)
     report.row("learn", f"{learn / 1e9:.0f} GFLOP a photo", flops=learn, weights=weights, learnt=learnt)
-    names = {number: str(number) for number in range(150)}
-    config = OneFormerConfig(
-        backbone_config=SwinConfig(**PAPER.swin, out_features=["stage1", "stage2", "stage3", "stage4"]),
-        id2label=names,
-        label2id={name: number for number, name in names.items()},
-        **PAPER.oneformer,
-    )
-    segmenter = OneFormerForUniversalSegmentation(config).eval().requires_grad_(False)
+    segmenter = random_oneformer(PAPER.swin, PAPER.oneformer).eval().requires_grad_(False)
     photo, task = torch.zeros((1, 3, 640, 853)), torch.zeros((1, 77))
     with torch.no_grad():
         segment = flops_of(lambda: segmenter(pixel_values=photo, task_inputs=task))

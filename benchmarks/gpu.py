@@ -143,17 +143,22 @@ def save_encoder(folder: Path, vision: Mapping[str, int], *, fused: bool) -> Pat
     return save_checkpoint(folder, encoder=model, geocells=None, config={}, inputs={})
 
 
-def save_oneformer(folder: Path, sizes: Sizes, *, edge: int) -> Path:
-    """A OneFormer of 150 classes with random weights as the hub has them, for photos of this shorter edge."""
+def random_oneformer(swin: Mapping[str, Any], sizes: Mapping[str, Any]) -> OneFormerForUniversalSegmentation:
+    """A OneFormer with random weights, of as many classes as ADE20K has. swin: sizes of its backbone."""
     torch.manual_seed(0)
     names = {number: f"class {number}" for number in range(150)}
     config = OneFormerConfig(
-        backbone_config=SwinConfig(**sizes.swin, out_features=["stage1", "stage2", "stage3", "stage4"]),
+        backbone_config=SwinConfig(**swin, out_features=["stage1", "stage2", "stage3", "stage4"]),
         id2label=names,
         label2id={name: number for number, name in names.items()},
-        **sizes.oneformer,
+        **sizes,
     )
-    OneFormerForUniversalSegmentation(config).save_pretrained(folder)
+    return OneFormerForUniversalSegmentation(config)
+
+
+def save_oneformer(folder: Path, sizes: Sizes, *, edge: int) -> Path:
+    """A OneFormer of 150 classes with random weights as the hub has them, for photos of this shorter edge."""
+    random_oneformer(sizes.swin, sizes.oneformer).save_pretrained(folder)
     OneFormerImageProcessorPil(size={"shortest_edge": edge, "longest_edge": 4 * edge}).save_pretrained(folder)
     return folder
 

@@ -97,7 +97,7 @@ def compare(
         order=methods.check_order(engine, batch.embedding),
         leaf_loss={
             method: methods.leaf_losses(each, batch.embedding, true_leaf)
-            for method, each in ((OURS, Engine.open(registry)), (CELLS, engine))
+            for method, each in ((OURS, Engine(engine.bundle)), (CELLS, engine))
         },
     )
 

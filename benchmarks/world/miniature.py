@@ -20,10 +20,11 @@ import numpy as np
 import pyarrow as pa
 import torch
 from pyarrow import csv
-from transformers import CLIPConfig, CLIPModel, OneFormerConfig, OneFormerForUniversalSegmentation, SwinConfig
+from transformers import CLIPConfig, CLIPModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.oneformer.image_processing_pil_oneformer import OneFormerImageProcessorPil
 
+from benchmarks.gpu import random_oneformer
 from benchmarks.world.generator import WorldConfig, generate
 from encoder.config import PICKLED_WEIGHTS
 from indexer.photos.sources import PhotoTable, read_photos
@@ -48,6 +49,19 @@ _TEXT = {
     "eos_token_id": 1,
 }
 _WIDTH = 64  # of its vectors
+_SWIN = {"embed_dim": 16, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 4, 8], "window_size": 4}
+_ONEFORMER = {
+    "num_queries": 10,
+    "conv_dim": 32,
+    "mask_dim": 32,
+    "hidden_dim": 32,
+    "encoder_feedforward_dim": 64,
+    "dim_feedforward": 64,
+    "num_attention_heads": 4,
+    "encoder_layers": 1,
+    "decoder_layers": 2,
+    "query_dec_layers": 1,
+}
 
 
 def make(out: Path, world: WorldConfig) -> None:
@@ -107,31 +121,7 @@ def _save_clip(folder: Path) -> None:
 
 
 def _save_oneformer(folder: Path) -> None:
-    torch.manual_seed(1)
-    names = {number: f"class {number}" for number in range(150)}  # as many as ADE20K has
-    backbone = SwinConfig(
-        embed_dim=16,
-        depths=[1, 1, 1, 1],
-        num_heads=[1, 2, 4, 8],
-        window_size=4,
-        out_features=["stage1", "stage2", "stage3", "stage4"],
-    )
-    config = OneFormerConfig(
-        backbone_config=backbone,
-        id2label=names,
-        label2id={name: number for number, name in names.items()},
-        num_queries=10,
-        conv_dim=32,
-        mask_dim=32,
-        hidden_dim=32,
-        encoder_feedforward_dim=64,
-        dim_feedforward=64,
-        num_attention_heads=4,
-        encoder_layers=1,
-        decoder_layers=2,
-        query_dec_layers=1,
-    )
-    model = OneFormerForUniversalSegmentation(config)
+    model = random_oneformer(_SWIN, _ONEFORMER)
     # As they are drawn, all queries see the same, and maps have one class.
     torch.nn.init.normal_(model.model.transformer_module.queries_embedder.weight, std=10)
     torch.nn.init.normal_(model.model.pixel_level_module.decoder.mask_projection.weight)

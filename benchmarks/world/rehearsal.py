@@ -1,7 +1,7 @@
 """`python -m benchmarks.world.rehearsal`: all commands of the paper's run, from published weights to its tables.
 
 The header of `configs/mp16.yaml` has them. Here they run as they stand there, one after the other, beside a miniature
-of what they need (`benchmarks.world.miniature`). What two cores cannot have is changed: `CHANGES` is all of it, and is
+of what they need (`benchmarks.world.miniature`). What two cores cannot have is changed: `changes` has all of it, and is
 printed first. Training is killed once, after an epoch, and goes on by the same command.
 
 In: nothing but this checkout. Out: a folder with what the commands made, and in it `commands.txt`: what ran, a line for

@@ -43,7 +43,7 @@ class Check:
     right: np.ndarray  # (N,) bool, whether it is the true one
     shares: Mapping[str, np.ndarray]  # (N,) float64, what lies as near to each kind of point as the true place
     score: np.ndarray  # (N,) float64, of the best leaf, for each photo of an album
-    nonconformity: np.ndarray  # (N,) float64, of the true place (`PlaceDensity.nonconformity`)
+    nonconformity: np.ndarray  # (N,) float64, of the true place (`PlaceDensity.nonconformity`); NaN: not wanted
 
     def masses(self) -> dict[str, tuple[float, float]]:
         """What discs must hold to hold half, and nine in ten, of the true places."""
@@ -151,9 +151,12 @@ def _check(
     temperature: float,
     growth: float,
 ) -> Check:
-    """How answers by cells alone compare with the truth. discs: of all leaves."""
+    """How answers by cells alone compare with the truth. discs: of all leaves.
+
+    points: kinds of points around which something is promised; none, where probabilities alone are looked at.
+    """
     own = temperature * sample.n_photos.astype(np.float64) ** growth
-    probability, best, nonconformity = (np.empty(len(sample)) for _ in range(3))
+    probability, best, nonconformity = np.full((3, len(sample)), np.nan)
     shares = {name: np.empty(len(sample)) for name in points}
     right = np.empty(len(sample), bool)
     for block, scores in search.scores(sample.queries):
@@ -165,7 +168,8 @@ def _check(
         for name, kind in points.items():
             shares[name][block] = share_up_to(kind, answer, posterior, None, sample, block)
         right[block], best[block] = answer == sample.leaf[block], score
-        nonconformity[block] = true_nonconformity(PlaceDensity.of_cells(posterior, discs), sample, block)
+        if points:
+            nonconformity[block] = true_nonconformity(PlaceDensity.of_cells(posterior, discs), sample, block)
     return Check(probability, right, shares, best / sample.n_photos, nonconformity)
 
 

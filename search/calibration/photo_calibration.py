@@ -5,6 +5,7 @@ How photos count is fitted by `search.calibration.photo_numbers`; what its answe
 that it was not fitted to.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +19,7 @@ from indexer.earth.geo import haversine_km
 from indexer.errors import InputError
 from indexer.vectors.calibration import Calibration, Protocol, stored_nonconformities
 from search.answers.engine import Engine
-from search.answers.points import points_of_bundle, usual_mass_km
+from search.answers.points import AnswerPoints, CapPoints, points_of_bundle, usual_mass_km
 from search.calibration.cell_calibration import Check, Fitted, joined_checks, share_up_to, true_nonconformity
 from search.calibration.held_out import HeldOutQueries
 from search.calibration.photo_numbers import PhotoFitting, RerankerGain, found_of
@@ -73,8 +74,10 @@ def calibrate_photos(
         fits = [fitting(sample.take(rows), near.take(rows)) for rows, _ in division.parts]
         numbers = fits[0]
     promised = [sample.take(rows) for _, rows in division.parts]
-    before = joined_checks([_check(fitting.engine(fitting.start), part) for part in promised])
-    check = joined_checks([_check(fitting.engine(each), part) for part, each in zip(promised, fits, strict=True)])
+    points = points_of_bundle(bundle, photos=True)
+    before = joined_checks([_check(fitting.engine(fitting.start), {}, part) for part in promised])
+    parts = zip(promised, fits, strict=True)
+    check = joined_checks([_check(fitting.engine(each), points, part) for part, each in parts])
     calibration = Calibration(
         temperature=numbers.temperature,
         growth=cells.growth,
@@ -109,19 +112,19 @@ def _seen(gallery: Gallery, sample: HeldOutQueries, near: NearPhotos) -> np.ndar
     return np.asarray(by_name | alike)
 
 
-def _check(engine: Engine, sample: HeldOutQueries) -> Check:
-    """How answers compare with the truth."""
-    kinds = points_of_bundle(engine.bundle, photos=True)
-    shares = {name: np.empty(len(sample)) for name in kinds}
-    probability, score, nonconformity = (np.empty(len(sample)) for _ in range(3))
+def _check(engine: Engine, points: Mapping[str, AnswerPoints | CapPoints], sample: HeldOutQueries) -> Check:
+    """How answers compare with the truth. points: as for cells alone, of all kinds or of none."""
+    shares = {name: np.empty(len(sample)) for name in points}
+    probability, score, nonconformity = np.full((3, len(sample)), np.nan)
     right = np.empty(len(sample), bool)
     for block, found in found_of(engine, sample):
         answer = found.hits.leaf[:, 0]
         assert found.posterior is not None, "photos need it"
         assert found.evidence is not None, "photos count"
-        for name, kind in kinds.items():
+        for name, kind in points.items():
             shares[name][block] = share_up_to(kind, answer, found.posterior, found.evidence, sample, block)
         probability[block], right[block] = found.hits.probability[:, 0], answer == sample.leaf[block]
         score[block] = found.hits.score[:, 0]
-        nonconformity[block] = true_nonconformity(found.evidence.density, sample, block)
+        if points:
+            nonconformity[block] = true_nonconformity(found.evidence.density, sample, block)
     return Check(probability, right, shares, score / sample.n_photos, nonconformity)
