@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from encoder.bad_images import BadImage
 from encoder.class_maps import NO_CLASS
-from encoder.images import BadImage
 from encoder.photo_reader import DecodedPhoto, PreparedPhoto
 from indexer.jobs.job_folder import OK
 from indexer.photos.photo import Photo

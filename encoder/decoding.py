@@ -24,8 +24,8 @@ from typing import Any
 import torch
 from PIL import Image
 
+from encoder.bad_images import BadImage
 from encoder.decoded_batch import DecodedBatch, pack
-from encoder.images import BadImage
 from encoder.photo_reader import DecodedPhoto, PhotoReader
 from indexer.errors import InputError, WorkError
 from indexer.photos.photo import Photo

@@ -5,17 +5,14 @@ Pillow's global settings are left alone: truncated files stay errors, and the li
 
 import contextlib
 import io
-import logging
-from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from encoder.bad_images import BadImage
 from encoder.config import MAX_ASPECT, MAX_PIXELS, PILLOW_MAX_PIXELS
 from encoder.crops import resized_shape
-
-log = logging.getLogger(__name__)
 
 # Formats photos come in (JPEG includes MPO). Others that Pillow knows are left out: some of them start other programs.
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
@@ -33,28 +30,6 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-
-class BadImage(Exception):
-    """A photo that cannot be used. `code` is for tables, `reason` for people."""
-
-    def __init__(self, code: str, reason: str) -> None:
-        super().__init__(f"{code}: {reason}")
-        self.code = code
-        self.reason = reason
-
-    def __reduce__(self) -> tuple[type["BadImage"], tuple[str, str]]:
-        return BadImage, (self.code, self.reason)  # for worker processes: by default there would be one argument
-
-
-class Failures(Counter[str]):
-    """How many photos failed for each reason code."""
-
-    def add(self, name: str, code: str, reason: str) -> None:
-        """Count a photo; the first of its kind is shown: hours later is late to learn of a wrong folder."""
-        if code not in self:
-            log.warning("%s: %s, %s (more of this kind are only counted)", name, code, reason)
-        self[code] += 1
 
 
 def decode(data: bytes, *, shorter_edge: int | None = None, max_pixels: int = MAX_PIXELS) -> Image.Image:

@@ -21,8 +21,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
+from encoder.bad_images import BadImage
 from encoder.class_maps import decode_map, encode_map
-from encoder.images import BadImage
 from encoder.map_lookup import ADDRESS, KEY, KeyTable, MapAddress
 from indexer.disk.artifact import write_file
 from indexer.errors import ArtifactError

@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 from transformers.image_transforms import get_size_with_aspect_ratio
 
+from encoder.bad_images import BadImage
 from encoder.class_maps import NO_CLASS, check_fit, checked_map, decode_map, map_shape
 from encoder.config import MAP_EDGE, MAX_PIXELS, MAX_SENT_PIXELS
 from encoder.crops import resize_maps, resized_shape
-from encoder.images import BadImage, decode
+from encoder.images import decode
 from encoder.reading import read_bytes
 from encoder.segmentation_cache import SegmentationCache
 from indexer.photos.photo import FileRange, Photo

@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 
 from PIL import Image
 
-from encoder.images import BadImage, file_of
+from encoder.bad_images import BadImage
+from encoder.images import file_of
 from indexer.errors import MissingBackend
 from indexer.photos.photo import FileRange
 from indexer.photos.uris import SCHEMES, explained, file_system, local_path, refusal, uri_scheme

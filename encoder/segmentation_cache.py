@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
+from encoder.bad_images import BadImage
 from encoder.config import MAX_CLASSES, SHARD_MAPS, MapFolders
-from encoder.images import BadImage
 from encoder.map_lookup import Lookup
 from encoder.map_parts import PART_FILE, MapPart, check_parts, check_same_part, read_part, write_part
 from encoder.map_shards import ShardDraft, index_path, mend, read_map, read_shard_index, tar_path

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from encoder.bad_images import BadImage, Failures
 from encoder.config import SegmentConfig
 from encoder.device import choose_device, memory_explained
-from encoder.images import BadImage, Failures
 from encoder.map_parts import MapPart
 from encoder.photo_reader import PreparedPhoto
 from encoder.reading import read_bytes

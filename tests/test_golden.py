@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from encoder.images import BadImage
+from encoder.bad_images import BadImage
 from encoder.segmentation_cache import open_cache
 from indexer.bundles.bundle import open_bundle, verify_bundle
 from indexer.bundles.gallery import open_gallery

@@ -16,9 +16,9 @@ from typing import Literal, cast
 import numpy as np
 import torch
 
+from encoder.bad_images import BadImage
 from encoder.device import free_bytes
 from encoder.encode import MapSource, check_maps
-from encoder.images import BadImage
 from encoder.model import GeoEncoder
 from encoder.segmentation_cache import SegmentationCache
 from indexer.cells.hierarchy import Hierarchy

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
-from encoder.images import BadImage
+from encoder.bad_images import BadImage
 from encoder.reading import read_bytes
 from indexer.disk.artifact import explain_full, explain_unwritable, place_file
 from indexer.photos.photo import FileRange, Photo

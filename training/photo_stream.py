@@ -19,12 +19,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from encoder.bad_images import BadImage
 from encoder.config import CropName, ReadOptions
 from encoder.crops import crop_maps, crop_photos, resized_maps, resized_photos
 from encoder.decoded_batch import DecodedBatch
 from encoder.decoding import decoded_batches
 from encoder.encode import MapSource, reader_of
-from encoder.images import BadImage
 from encoder.model import GeoEncoder
 from encoder.photo_reader import UNKNOWN_CLASS, DecodedPhoto
 from encoder.segmentation_cache import SegmentationCache

@@ -17,7 +17,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
-from encoder.images import BadImage, decode
+from encoder.bad_images import BadImage
+from encoder.images import decode
 from encoder.reading import read_bytes
 from indexer.disk.artifact import check_target, write_folder
 from indexer.earth.geo import haversine_km

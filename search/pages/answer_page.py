@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from encoder.bad_images import BadImage
 from encoder.config import ReadOptions
-from encoder.images import BadImage, decode
+from encoder.images import decode
 from encoder.reading import read_bytes
 from indexer.cells.hierarchy import Hierarchy
 from indexer.disk.artifact import check_file, write_file

@@ -3,7 +3,7 @@
 import os
 import signal
 
-from encoder.images import BadImage
+from encoder.bad_images import BadImage
 from encoder.photo_reader import DecodedPhoto, PhotoReader
 from indexer.photos.photo import Photo
 

@@ -5,9 +5,9 @@ import pickle
 import numpy as np
 import torch
 
+from encoder.bad_images import BadImage
 from encoder.class_maps import NO_CLASS
 from encoder.decoded_batch import pack
-from encoder.images import BadImage
 from encoder.photo_reader import DecodedPhoto, PreparedPhoto
 from indexer.photos.photo import Photo
 

@@ -17,10 +17,10 @@ import pytest
 import torch
 from PIL import Image
 
+from encoder.bad_images import BadImage
 from encoder.config import MAX_ASPECT
 from encoder.decoded_batch import DecodedBatch
 from encoder.decoding import decoded_batches
-from encoder.images import BadImage
 from encoder.photo_reader import PhotoReader
 from indexer.errors import InputError, MissingBackend, WorkError
 from indexer.photos.photo import FileRange, Photo

@@ -191,7 +191,7 @@ def test_the_first_failure_of_a_kind_is_told_at_once(
     names = [str(table.parent / f"{row:02d}.png") for row in range(11)]
     twice = open_photos(write_table(tmp_path / "photos.csv", [*names, "absent_too.jpg"]))
     embed_source(PhotoEncoder(encoder), twice, tmp_path / "F", shard_rows=4)
-    messages = [record.message for record in caplog.records if record.name == "encoder.images"]
+    messages = [record.message for record in caplog.records if record.name == "encoder.bad_images"]
     shown = [line.split(",")[0].rsplit("/", 1)[-1] for line in messages]
     assert shown == ["02.png: not_an_image", "08.png: missing"]
 

@@ -1,6 +1,4 @@
 import contextlib
-import logging
-import pickle
 import struct
 import threading
 import warnings
@@ -14,9 +12,10 @@ import torch
 from PIL import ExifTags, Image, ImageFile
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from encoder.bad_images import BadImage
 from encoder.config import Preprocessing
 from encoder.crops import crop_photos
-from encoder.images import BadImage, Failures, decode, file_of
+from encoder.images import decode, file_of
 from tests.encoder.conftest import natural
 
 RED = (200, 30, 40)
@@ -160,11 +159,6 @@ def test_bytes_that_are_no_photo_have_their_code(tmp_path: Path) -> None:
     assert code_of(tmp_path / "empty.jpg") == "not_an_image"  # who reads it says `empty`
     assert code_of(tmp_path / "text.jpg") == "not_an_image"
     assert code_of(tmp_path / "eps.jpg") == "not_an_image"  # opening it would run Ghostscript
-
-
-def test_a_bad_image_travels_between_processes() -> None:
-    problem = pickle.loads(pickle.dumps(BadImage("damaged", "half of it")))
-    assert (problem.code, problem.reason, str(problem)) == ("damaged", "half of it", "damaged: half of it")
 
 
 def test_a_right_photo_under_a_wrong_name_is_read(tmp_path: Path) -> None:
@@ -319,15 +313,3 @@ def test_an_image_in_memory_that_cannot_be_decoded_is_named(tmp_path: Path) -> N
     with Image.open(tmp_path / "a.jpg") as cut, pytest.raises(BadImage) as caught:
         file_of(cut)
     assert caught.value.code == code_of(tmp_path / "a.jpg") == "damaged"
-
-
-def test_all_failures_are_counted_and_the_first_of_each_kind_is_shown(caplog: pytest.LogCaptureFixture) -> None:
-    failures = Failures()
-    with caplog.at_level(logging.WARNING):
-        for name, code in (("a.jpg", "missing"), ("b.jpg", "missing"), ("row 7", "empty"), ("c.jpg", "missing")):
-            failures.add(name, code, f"why {name} failed")
-    assert failures == {"missing": 3, "empty": 1}
-    assert [record.message.split(" (")[0] for record in caplog.records] == [
-        "a.jpg: missing, why a.jpg failed",
-        "row 7: empty, why row 7 failed",
-    ]

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from encoder.images import BadImage
+from encoder.bad_images import BadImage
 from encoder.map_lookup import MapAddress
 from encoder.map_shards import ShardDraft, index_path, read_map, read_shard_index, tar_path
 from indexer.errors import ArtifactError

@@ -11,10 +11,10 @@ from PIL import Image
 from transformers.models.oneformer.image_processing_pil_oneformer import OneFormerImageProcessorPil
 
 from encoder import photo_reader
+from encoder.bad_images import BadImage
 from encoder.class_maps import encode_map
 from encoder.config import MAX_ASPECT, CropName, Preprocessing
 from encoder.crops import crop_maps
-from encoder.images import BadImage
 from encoder.photo_reader import DecodedPhoto, PhotoReader, SegmenterInput
 from indexer.photos.photo import FileRange, Photo
 from tests.encoder.conftest import natural

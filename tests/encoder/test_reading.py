@@ -15,7 +15,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from encoder import reading
-from encoder.images import BadImage
+from encoder.bad_images import BadImage
 from encoder.reading import read_bytes
 from indexer.errors import MissingBackend
 from indexer.photos.photo import FileRange

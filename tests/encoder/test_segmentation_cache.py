@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from encoder import segmentation_cache
+from encoder.bad_images import BadImage
 from encoder.class_maps import decode_map
-from encoder.images import BadImage
 from encoder.segmentation_cache import MapOrigin, check_cache, content_digest, open_cache, write_cache
 from indexer.disk.artifact import write_folder
 from indexer.errors import ArtifactError, BundleMismatch, InputError

@@ -14,9 +14,10 @@ import torch
 
 from encoder import segmenting
 from encoder.__main__ import COMMANDS
+from encoder.bad_images import BadImage
 from encoder.class_maps import check_fit
 from encoder.config import SegmentConfig
-from encoder.images import BadImage, decode
+from encoder.images import decode
 from encoder.photo_reader import PreparedPhoto, SegmenterInput
 from encoder.segmentation import Segmenter
 from encoder.segmentation_cache import open_cache

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
-from encoder.images import BadImage
+from encoder.bad_images import BadImage
 from encoder.segmentation_cache import MapOrigin, content_digest, write_cache
 from indexer.__main__ import COMMANDS as INDEXER
 from indexer.bundles.bundle import open_bundle

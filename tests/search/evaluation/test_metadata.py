@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import ExifTags
 
+from encoder.bad_images import BadImage
 from encoder.config import FeedOptions
 from encoder.embedding import embed_photos
 from encoder.encode import PhotoEncoder
-from encoder.images import BadImage
 from encoder.photo_reader import PhotoReader
 from indexer.photos.photo import Photo
 from search.evaluation.metadata import coordinates_in, findings_in
