@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.gpu import PAPER, random_oneformer
 from benchmarks.harness import RESULTS, Report
 from encoder.config import FusionConfig
-from encoder.model import VIT_LARGE_336, GeoEncoder, GeoEncoderConfig
+from encoder.models.model import VIT_LARGE_336, GeoEncoder, GeoEncoderConfig
 
 PHOTOS = {"MP-16": 4_700_000, "100 million": 100_000_000}
 GPUS = 8
@@ -29,7 +29,7 @@ SHARE_OF_PEAK = 0.4
 # Products of bfloat16 matrices a second, dense, by their makers' data sheets.
 PEAKS = {"RTX A6000": 155e12, "H100 or H200": 989e12}
 EPOCHS = 10  # after which the halved rates change nothing; `trainer.max_epochs` is 40
-MAP_BYTES = 10_000  # of the class map of a photo of 512 x 384, as `encoder.class_maps` has it
+MAP_BYTES = 10_000  # of the class map of a photo of 512 x 384, as `encoder.class_maps.class_map` has it
 WIDTH = 768
 CROPS = 10
 HELD_OUT = 0.01

@@ -30,13 +30,13 @@ from transformers import CLIPConfig, CLIPVisionConfig, CLIPVisionModelWithProjec
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from benchmarks.harness import Report, run_command, seconds_of
-from encoder.checkpoint import load_encoder
 from encoder.config import FeedOptions, ReadOptions
-from encoder.decoded_batch import DecodedBatch
-from encoder.decoding import decoded_batches
 from encoder.embedding import embed_photos
 from encoder.encode import PhotoEncoder
-from encoder.model import VIT_LARGE_336
+from encoder.models.checkpoint import load_encoder
+from encoder.models.model import VIT_LARGE_336
+from encoder.photos.decoded_batch import DecodedBatch
+from encoder.photos.decoding import decoded_batches
 from indexer.cli import Strings
 from indexer.photos.photo import Photo
 from indexer.photos.sources import open_photos

@@ -23,8 +23,8 @@ from jsonargparse import ArgumentParser
 from torch.nn.functional import normalize
 
 from benchmarks.harness import Report
-from training.heads import INITIAL_TEMPERATURE, SMALLEST_TEMPERATURE
-from training.losses import level_loss
+from training.cells.heads import INITIAL_TEMPERATURE, SMALLEST_TEMPERATURE
+from training.cells.losses import level_loss
 
 RATE = 1e-4  # the paper's, of its first epoch
 MP16_STEPS = 4567  # of an epoch: 99 % of 4,723,695 photos, 1,024 at once

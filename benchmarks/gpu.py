@@ -36,13 +36,13 @@ from benchmarks.gallery_world import build, world_of
 from benchmarks.harness import Report
 from benchmarks.search import many_queries
 from benchmarks.search_ways import MP16_PLACES, mp16_world
-from encoder.checkpoint import LoadedEncoder, load_encoder, save_checkpoint
 from encoder.config import MAP_EDGE, MAX_PIXELS, CropName, FusionConfig
-from encoder.crops import N_CROPS
 from encoder.encode import PhotoEncoder
-from encoder.model import VIT_LARGE_336, GeoEncoder, GeoEncoderConfig
-from encoder.reading import read_bytes
-from encoder.segmentation import Segmenter, load_segmenter
+from encoder.models.checkpoint import LoadedEncoder, load_encoder, save_checkpoint
+from encoder.models.model import VIT_LARGE_336, GeoEncoder, GeoEncoderConfig
+from encoder.models.segmentation import Segmenter, load_segmenter
+from encoder.photos.crops import N_CROPS
+from encoder.photos.reading import read_bytes
 from indexer.photos.photo import Photo
 from indexer.photos.sources import open_photos
 from search.answers.engine import Engine

@@ -57,7 +57,7 @@ from benchmarks.search_ways import (
     same,
     way_of,
 )
-from encoder.device import multiplies_bfloat16
+from encoder.models.device import multiplies_bfloat16
 from indexer.bundles.faiss_index import Index, flat_index, gpu_count, list_count, on_device, search_index, set_probes
 from indexer.bundles.leaf_index import best_of_all, list_index
 from indexer.cli import Strings

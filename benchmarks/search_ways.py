@@ -11,7 +11,7 @@ import torch
 from benchmarks.harness import Timing, timed
 from benchmarks.partition import photo_places
 from benchmarks.place_vectors import STANDS_FOR, PlaceVectors
-from encoder.device import multiplies_bfloat16
+from encoder.models.device import multiplies_bfloat16
 from indexer.bundles.faiss_index import flat_index, search_index
 from indexer.bundles.leaf_index import best_of_all, choose_beam, hierarchy_lists, list_index
 from indexer.cells.hierarchy import build_hierarchy, sorted_ids

@@ -1,5 +1,3 @@
-from .checkpoint import LoadedEncoder as LoadedEncoder
-from .checkpoint import load_encoder as load_encoder
 from .config import EmbedConfig as EmbedConfig
 from .config import EncoderOptions as EncoderOptions
 from .config import FeedOptions as FeedOptions
@@ -11,6 +9,8 @@ from .embedding import EmbedSummary as EmbedSummary
 from .embedding import embed as embed
 from .encode import PhotoEncoder as PhotoEncoder
 from .encode import open_encoder as open_encoder
-from .pickled_weights import convert as convert
+from .models.checkpoint import LoadedEncoder as LoadedEncoder
+from .models.checkpoint import load_encoder as load_encoder
+from .models.pickled_weights import convert as convert
 from .segmenting import SegmentSummary as SegmentSummary
 from .segmenting import segment as segment

@@ -40,7 +40,7 @@ def convert(*, model: str, out: Path, weights: str = PICKLED_WEIGHTS) -> Result:
         out: folder to write.
         weights: the pickle's name in there.
     """
-    from encoder import pickled_weights
+    from encoder.models import pickled_weights
 
     tensors = pickled_weights.convert(model, out, weights=weights)
     return Result({"model": str(out), "tensors": tensors}, f"{out}: {tensors:,} tensors")

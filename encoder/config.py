@@ -31,13 +31,13 @@ SEGMENT_BATCH = 4  # photos in one forward pass of a segmenter, which takes a fe
 DECODERS = 2  # threads or processes that decode photos
 PICKLED_WEIGHTS = "pytorch_model.bin"  # as transformers wrote them before safetensors
 
-MAX_CLASSES = 255  # of class maps, numbered from 0: encoder.class_maps says what 255 itself stands for
+MAX_CLASSES = 255  # of class maps, numbered from 0: encoder.class_maps.class_map says what 255 itself stands for
 
 CropName = Literal["one", "five", "ten"]
 DeviceName = Literal["auto", "cpu", "cuda"]
 MapFolders = str | Path | tuple[str | Path, ...]  # folders of class maps, or folders that hold these
 PrecisionName = Literal["auto", "float32", "bfloat16"]
-FusionKind = Literal["steer", "gather", "concatenate"]  # encoder.fusion says what each one is
+FusionKind = Literal["steer", "gather", "concatenate"]  # encoder.models.fusion says what each one is
 
 
 def check_bounds(given: object, *names: str, low: float, high: float = math.inf, section: str | None = None) -> None:

@@ -12,12 +12,12 @@ from typing import Any, TypeVar
 import numpy as np
 
 from encoder.bad_images import Failures
-from encoder.checkpoint import LoadedEncoder
 from encoder.config import SHARD_ROWS, EmbedConfig, FeedOptions
-from encoder.decoding import decoded_batches
-from encoder.device import fitting_batch_size, job_remarks
 from encoder.encode import PhotoEncoder, open_encoder
-from encoder.reading import MAX_BYTES
+from encoder.models.checkpoint import LoadedEncoder
+from encoder.models.device import fitting_batch_size, job_remarks
+from encoder.photos.decoding import decoded_batches
+from encoder.photos.reading import MAX_BYTES
 from indexer.jobs.job_folder import Job, check_job_target, open_job, read_job, totals_of
 from indexer.jobs.job_status import StatusFile
 from indexer.jobs.progress import track_line

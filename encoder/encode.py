@@ -6,15 +6,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from encoder.checkpoint import LoadedEncoder, load_encoder
+from encoder.class_maps.cache import SegmentationCache, open_cache
 from encoder.config import MAP_EDGE, CropName, EncoderOptions, ReadOptions
-from encoder.crops import N_CROPS, crop_maps, crop_photos, normalise
-from encoder.decoded_batch import DecodedBatch
-from encoder.device import choose_device, choose_precision, memory_explained
-from encoder.model import GeoEncoder
-from encoder.photo_reader import PhotoReader
-from encoder.segmentation import Segmenter, load_segmenter
-from encoder.segmentation_cache import SegmentationCache, open_cache
+from encoder.models.checkpoint import LoadedEncoder, load_encoder
+from encoder.models.device import choose_device, choose_precision, memory_explained
+from encoder.models.model import GeoEncoder
+from encoder.models.segmentation import Segmenter, load_segmenter
+from encoder.photos.crops import N_CROPS, crop_maps, crop_photos, normalise
+from encoder.photos.decoded_batch import DecodedBatch
+from encoder.photos.photo_reader import PhotoReader
 from indexer.choices import check_choice
 from indexer.errors import InputError
 from indexer.photos.sources import PhotoSource

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from encoder.bad_images import BadImage, Failures
+from encoder.class_maps.cache import CacheWriter, MapOrigin, check_cache, content_digest, write_cache
+from encoder.class_maps.parts import MapPart
 from encoder.config import SegmentConfig
-from encoder.device import choose_device, memory_explained
-from encoder.map_parts import MapPart
-from encoder.photo_reader import PreparedPhoto
-from encoder.reading import read_bytes
-from encoder.segmentation import Segmenter, load_segmenter
-from encoder.segmentation_cache import CacheWriter, MapOrigin, check_cache, content_digest, write_cache
+from encoder.models.device import choose_device, memory_explained
+from encoder.models.segmentation import Segmenter, load_segmenter
+from encoder.photos.photo_reader import PreparedPhoto
+from encoder.photos.reading import read_bytes
 from indexer.jobs.progress import track
 from indexer.jobs.stopping import stopping
 from indexer.photos.photo import Photo

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from encoder.bad_images import BadImage
-from encoder.segmentation_cache import open_cache
+from encoder.class_maps.cache import open_cache
 from indexer.bundles.bundle import open_bundle, verify_bundle
 from indexer.bundles.gallery import open_gallery
 from indexer.bundles.registry import Registry

@@ -23,6 +23,16 @@ ROOMS = {
         *({room} for room in ("disk", "earth", "jobs", "photos", "cells", "vectors", "bundles")),
         {"cli", "commands", "registry_commands", "__main__", "__init__"},
     ],
+    "encoder": [
+        {"config", "bad_images"},
+        *({room} for room in ("class_maps", "photos", "models")),
+        {"encode", "embedding", "segmenting", "commands", "__main__", "__init__"},
+    ],
+    "training": [
+        {"config"},
+        *({room} for room in ("photos", "cells", "runs")),
+        {"fitting", "checking", "refitting", "commands", "__main__", "__init__"},
+    ],
     "search": [
         *({room} for room in ("retrieval", "answers", "evaluation", "calibration", "pages", "runs")),
         {"commands", "evaluating", "evaluation_commands", "locate", "__main__", "__init__"},

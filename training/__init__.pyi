@@ -1,6 +1,3 @@
-from .check_report import CheckReport as CheckReport
-from .check_report import Estimate as Estimate
-from .check_report import Finding as Finding
 from .checking import check as check
 from .config import Augmentation as Augmentation
 from .config import DataConfig as DataConfig
@@ -16,3 +13,6 @@ from .fitting import FitSummary as FitSummary
 from .fitting import fit as fit
 from .refitting import RefitSummary as RefitSummary
 from .refitting import refit as refit
+from .runs.check_report import CheckReport as CheckReport
+from .runs.check_report import Estimate as Estimate
+from .runs.check_report import Finding as Finding

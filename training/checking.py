@@ -1,6 +1,6 @@
 """A run looked at before it begins: all that it lacks, named together, and what it will take.
 
-In: what `fit` is given. Out: a report. Everything is opened as `fit` opens it (`training.run_inputs`), every photo's
+In: what `fit` is given. Out: a report. Everything is opened as `fit` opens it (`training.runs.inputs`), every photo's
 name, place and file is looked at, some photos are decoded, and one batch goes forward and backward. Nothing is learned
 and nothing is written.
 """
@@ -17,23 +17,23 @@ import numpy as np
 import torch
 
 from encoder.bad_images import BadImage
-from encoder.device import free_bytes
+from encoder.class_maps.cache import SegmentationCache
 from encoder.encode import MapSource, check_maps
-from encoder.model import GeoEncoder
-from encoder.segmentation_cache import SegmentationCache
+from encoder.models.device import free_bytes
+from encoder.models.model import GeoEncoder
 from indexer.cells.hierarchy import Hierarchy
 from indexer.photos.photo import Photo
-from training.batches import BatchPart, Share
-from training.check_report import CheckReport, Estimate, gigabytes
+from training.cells.heads import Head
 from training.config import FitConfig
 from training.fitting import check_shares
-from training.heads import Head
-from training.photo_stream import CPU, PhotoStream
-from training.photo_survey import PhotoSurvey, survey
-from training.photos import open_half, source_of
-from training.run_folder import RunFolder
-from training.run_inputs import RunInputs
-from training.trial import Trial, made_up_part, try_part
+from training.photos.batches import BatchPart, Share
+from training.photos.run_photos import open_half, source_of
+from training.photos.stream import CPU, PhotoStream
+from training.runs.check_report import CheckReport, Estimate, gigabytes
+from training.runs.folder import RunFolder
+from training.runs.inputs import RunInputs
+from training.runs.photo_survey import PhotoSurvey, survey
+from training.runs.trial import Trial, made_up_part, try_part
 
 _HALVES: Sequence[Literal["train", "validation"]] = ("train", "validation")
 _MAY_BE_ABSENT = 0.01  # share of the photos whose absence is a remark: of large collections some always are

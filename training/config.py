@@ -14,8 +14,8 @@ from indexer.bundles.build_config import GalleryConfig
 from indexer.choices import check_choices
 from indexer.errors import InputError
 
-Negatives = Literal["batch", "batch_distinct", "all"]  # training.losses says what each one means
-HeadName = Literal["geocells", "classes"]  # training.heads says what each one is
+Negatives = Literal["batch", "batch_distinct", "all"]  # training.cells.losses says what each one means
+HeadName = Literal["geocells", "classes"]  # training.cells.heads says what each one is
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Augmentation:
 
     @property
     def draws_windows(self) -> bool:
-        """Whether a photo is not always cut in the same way (`training.windows`)."""
+        """Whether a photo is not always cut in the same way (`training.photos.windows`)."""
         return self.random_crop or self.mirror
 
     @property
@@ -161,7 +161,7 @@ class LossConfig:
 
     Args:
         negatives: the cells of the batch, as often as they occur in it (batch, the paper's), the different ones of the
-            batch (batch_distinct), or all cells of the level (all). training.losses has the mathematics.
+            batch (batch_distinct), or all cells of the level (all). training.cells.losses has the mathematics.
     """
 
     negatives: Negatives = "all"

@@ -16,12 +16,12 @@ import torch
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from encoder.checkpoint import LoadedEncoder, save_checkpoint
+from encoder.class_maps.cache import SegmentationCache
 from encoder.config import FeedOptions
 from encoder.embedding import embed_photos
 from encoder.encode import MapSource, PhotoEncoder
-from encoder.model import GeoEncoder
-from encoder.segmentation_cache import SegmentationCache
+from encoder.models.checkpoint import LoadedEncoder, save_checkpoint
+from encoder.models.model import GeoEncoder
 from indexer.bundles.gallery import gallery_facts
 from indexer.bundles.gallery_builds import write_gallery
 from indexer.disk.artifact import Draft
@@ -30,15 +30,15 @@ from indexer.jobs.progress import track, track_line
 from indexer.jobs.stages import Line
 from indexer.vectors.geocells import Geocells
 from indexer.vectors.prototypes import Placed, Placement
-from training.batches import Photos, Share, ValidationPhotos, n_batches
-from training.callbacks import BestEpoch, CheckpointFiles, Reporter, Resumable, best_epoch
+from training.cells.heads import Head
 from training.config import FitConfig
-from training.heads import Head
-from training.held_out import write_held_out
-from training.module import Epoch, GeoModule, TrainingLoader, ValidationLoader
-from training.photos import source_of
-from training.run_folder import RunFolder
-from training.run_inputs import RunInputs
+from training.photos.batches import Photos, Share, ValidationPhotos, n_batches
+from training.photos.held_out import write_held_out
+from training.photos.run_photos import source_of
+from training.runs.callbacks import BestEpoch, CheckpointFiles, Reporter, Resumable, best_epoch
+from training.runs.folder import RunFolder
+from training.runs.inputs import RunInputs
+from training.runs.module import Epoch, GeoModule, TrainingLoader, ValidationLoader
 
 log = logging.getLogger(__name__)
 

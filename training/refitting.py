@@ -4,10 +4,10 @@ In: features (photo vectors, made once), a hierarchy, and where to begin. Out: a
 to that hierarchy; with a checkpoint to take it `from_` it holds that checkpoint's encoder too.
 
 Several sets of geocells, the start among them, are judged by photos that they were not made with
-(`training.candidates`). What these photos choose is then made once more, from all photos: those that judged are not
-lost to the geocells, and the start, where it is kept, is what a build from the same features has. Of few photos a share
-would say little: they are divided into fifths by name, and each is judged by what the other four make. Of many a share
-judges. A `validation_split` judges and is never fitted to.
+(`training.cells.candidates`). What these photos choose is then made once more, from all photos: those that judged are
+not lost to the geocells, and the start, where it is kept, is what a build from the same features has. Of few photos a
+share would say little: they are divided into fifths by name, and each is judged by what the other four make. Of many a
+share judges. A `validation_split` judges and is never fitted to.
 """
 
 import logging
@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from encoder.device import choose_device
-from encoder.model_files import copy_encoder, encoder_digest, encoder_width
+from encoder.models.device import choose_device
+from encoder.models.files import copy_encoder, encoder_digest, encoder_width
 from indexer.bundles.gallery import gallery_facts
 from indexer.bundles.gallery_builds import write_gallery
 from indexer.cells.table import load_hierarchy
@@ -42,10 +42,10 @@ from indexer.vectors.geocells import (
 )
 from indexer.vectors.means import carry_over
 from indexer.vectors.prototypes import Placed, Placement, joined_placed, no_photo, placed_batches, prototypes
-from training.candidates import START, TEMPERED, WEIGHTED, check_enough_to_weigh, judge, with_weights
-from training.cell_fit import Fold, LevelFit, VectorFile, fit_again, fit_cells, steps_per_epoch
+from training.cells.candidates import START, TEMPERED, WEIGHTED, check_enough_to_weigh, judge, with_weights
+from training.cells.cell_fit import Fold, LevelFit, VectorFile, fit_again, fit_cells, steps_per_epoch
 from training.config import RefitConfig, RefitSources
-from training.holding_out import by_name, folds_by_name, name_keys
+from training.photos.holding_out import by_name, folds_by_name, name_keys
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class RefitSummary:
     photos: int  # that the geocells are made from
     held_out: int  # that judged the candidates
     folds: int  # in which they were held out
-    kept: str  # which of the candidates (`training.candidates`)
+    kept: str  # which of the candidates (`training.cells.candidates`)
     candidates: Mapping[str, Accuracy]  # on the held-out photos
     levels: list[LevelFit]
     geocells: Geocells

@@ -55,11 +55,11 @@ from benchmarks.world.photo_answers import ALONE, NEAREST, TOGETHER, photo_error
 from indexer.earth.geo import accuracy
 from search.evaluation.options import Resampling
 from search.evaluation.published import PUBLISHED_KM, TABLES
+from training.cells.heads import ClassifierHead, GeocellHead, Head
 from training.config import ModelConfig, Negatives
-from training.heads import ClassifierHead, GeocellHead, Head
-from training.module import GeoModule
-from training.photos import PhotoSet
-from training.run_inputs import build_encoder
+from training.photos.run_photos import PhotoSet
+from training.runs.inputs import build_encoder
+from training.runs.module import GeoModule
 
 # The paper's tau_max, divided by 50.
 PRESET = ComparisonPreset(WorldConfig(n_train=7_500), (500, 200, 100, 40, 20, 15, 10), 3, epochs=6)

@@ -20,23 +20,23 @@ import numpy as np
 import torch
 
 from benchmarks.world.generator import SPLITS, WorldConfig, generate
-from encoder.crops import normalise
-from encoder.model import GeoEncoder
+from encoder.models.model import GeoEncoder
+from encoder.photos.crops import normalise
 from indexer.cells.hierarchy import Hierarchy, build_hierarchy, sorted_ids
 from indexer.cells.partition import PartitionRule
 from indexer.disk.artifact import write_file
 from indexer.disk.manifest import code_version
 from indexer.earth.geo import haversine_km
 from indexer.photos.sources import open_photos, read_coordinates
-from training.batches import Photos
+from training.cells.heads import Head, best_rows
 from training.config import Augmentation, FitConfig
 from training.fitting import train
-from training.heads import Head, best_rows
-from training.module import GeoModule
-from training.photo_stream import PhotoStream
-from training.photos import PhotoSet, load_photos
-from training.run_folder import plain
-from training.run_inputs import build_encoder
+from training.photos.batches import Photos
+from training.photos.run_photos import PhotoSet, load_photos
+from training.photos.stream import PhotoStream
+from training.runs.folder import plain
+from training.runs.inputs import build_encoder
+from training.runs.module import GeoModule
 
 log = logging.getLogger(__name__)
 

@@ -23,16 +23,16 @@ from benchmarks.harness import Report
 from benchmarks.world.ablation_table import Method, compare, errors_of, figures_text, verdict_text
 from benchmarks.world.arms import SEEDS, Arm, ComparisonPreset, Run, Stage, errors_km, learnt, make_runs
 from benchmarks.world.generator import WorldConfig
-from encoder.crops import N_CROPS, crop_maps, crop_photos, normalise
+from encoder.photos.crops import N_CROPS, crop_maps, crop_photos, normalise
 from indexer.earth.geo import accuracy, haversine_km
 from search.evaluation.options import Resampling
 from search.evaluation.published import PUBLISHED_KM
+from training.cells.heads import GeocellHead, best_rows
 from training.config import Augmentation
-from training.heads import GeocellHead, best_rows
-from training.module import GeoModule
-from training.photos import PhotoSet
-from training.run_inputs import build_encoder
-from training.uncut_photos import load_uncut
+from training.photos.run_photos import PhotoSet
+from training.photos.uncut_photos import load_uncut
+from training.runs.inputs import build_encoder
+from training.runs.module import GeoModule
 
 PRESET = ComparisonPreset(WorldConfig(n_train=7_500), (500, 200, 75, 30, 12), 3, epochs=6)
 ONE, TEN = "one crop", "ten crops"  # ways to answer

@@ -31,15 +31,15 @@ from benchmarks.world.arms import SEEDS, Arm, ComparisonPreset, Run, Stage, erro
 from benchmarks.world.fusion_readings import READINGS
 from benchmarks.world.generator import WorldConfig
 from encoder.config import FusionKind
-from encoder.fusion import KINDS
-from encoder.model import GeoEncoder
+from encoder.models.fusion import KINDS
+from encoder.models.model import GeoEncoder
 from indexer.earth.geo import Accuracy, accuracy
 from search.evaluation.bootstrap import paired_intervals
 from search.evaluation.options import Resampling
+from training.cells.heads import GeocellHead
 from training.config import ModelConfig
-from training.heads import GeocellHead
-from training.photos import PhotoSet
-from training.run_inputs import build_encoder
+from training.photos.run_photos import PhotoSet
+from training.runs.inputs import build_encoder
 
 log = logging.getLogger(__name__)
 

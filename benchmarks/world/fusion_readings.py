@@ -1,8 +1,8 @@
 """Ways to read the paper's semantic fusion, and ideas of our own, that are compared and that no product offers.
 
-Each is one class behind the interface of `encoder.fusion`, whose formulas these change: s are segmentation tokens, x
-the photo's tokens. Of what a reading does not use it has no weights. Not among them is `gather` without attention among
-s, which hears nothing of the map at all.
+Each is one class behind the interface of `encoder.models.fusion`, whose formulas these change: s are segmentation
+tokens, x the photo's tokens. Of what a reading does not use it has no weights. Not among them is `gather` without
+attention among s, which hears nothing of the map at all.
 
     carried        steer, whose s take up what photo tokens became: s = s + W LN(x) after each block but the last
     added_once     steer, with x = x + W LN(s) before the first block
@@ -19,9 +19,9 @@ from torch import nn
 from torch.nn.functional import gelu
 from transformers import CLIPVisionConfig
 
-from encoder.attention import attended
 from encoder.config import FusionConfig
-from encoder.fusion import Gather, GatherBlock, SemanticFusion, Steer
+from encoder.models.attention import attended
+from encoder.models.fusion import Gather, GatherBlock, SemanticFusion, Steer
 
 
 class Carried(Steer):

@@ -19,9 +19,9 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, normalize
 
-from training.batches import Truth, places_of
+from training.cells.heads import ContrastiveHead, weight_groups
 from training.config import OptimizerConfig
-from training.heads import ContrastiveHead, weight_groups
+from training.photos.batches import Truth, places_of
 
 SCALES = (1.0, 16.0, 256.0)  # GeoCLIP's 2^0, 2^4 and 2^8
 _GALLERY_BLOCK = 8192  # places encoded at once

@@ -41,7 +41,7 @@ from search.calibration.photo_calibration import calibrate_photos
 from search.calibration.photo_numbers import PhotoFitting
 from search.evaluation.options import Resampling
 from search.retrieval.gallery_lists import GalleryLists
-from training.photos import PhotoSet
+from training.photos.run_photos import PhotoSet
 
 NEAREST, ALONE, TOGETHER = "nearest photos", "gallery alone", "cells and gallery"  # ways to answer
 K = (1, 5, 10, 25, 50, 100)  # of nearest photos

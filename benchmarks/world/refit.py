@@ -30,7 +30,7 @@ from indexer.earth.geo import accuracy
 from search.evaluation.bootstrap import Interval, mean_interval
 from search.evaluation.evaluate import evaluate_predictions
 from search.evaluation.options import EvaluateConfig, Resampling
-from training.run_folder import CHECKPOINT
+from training.runs.folder import CHECKPOINT
 
 OTHER_TAUS = {FULL: "800,300,120,50,20,10", QUICK: "80,30,12"}
 THRESHOLDS = ("25", "200", "750")

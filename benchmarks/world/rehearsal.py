@@ -27,7 +27,7 @@ from rich.console import Console
 from benchmarks.world.generator import WorldConfig
 from benchmarks.world.miniature import make
 from indexer.errors import GeoError, WorkError
-from training.run_folder import RunFolder
+from training.runs.folder import RunFolder
 
 CONFIGURATION = Path("configs/mp16.yaml")
 COMMANDS = "commands.txt"

@@ -32,7 +32,7 @@ from search.calibration.held_out import HeldOutQueries, held_out
 from search.evaluation.bootstrap import share_interval
 from search.evaluation.evaluate import Evaluation, compare, evaluate_predictions
 from search.evaluation.options import EvaluateConfig, Resampling
-from training.run_folder import CHECKPOINT
+from training.runs.folder import CHECKPOINT
 
 MAX_ERROR = 0.03  # of probabilities
 POINTS = ("cell", "medoid", "mass")  # beside the densest place

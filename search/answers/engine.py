@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from encoder.config import DeviceName
-from encoder.device import choose_device
+from encoder.models.device import choose_device
 from indexer.bundles.bundle import Bundle, open_bundle
 from indexer.bundles.registry import Registry
 from indexer.earth.places import nearest_cities

@@ -19,7 +19,7 @@ when its best cell does below a hundredth of theirs.
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from encoder.device import choose_device
+from encoder.models.device import choose_device
 from indexer.bundles.bundle import calibrated_bundle
 from indexer.bundles.faiss_index import flat_index
 from indexer.bundles.registry import Registry

@@ -17,7 +17,7 @@ from types import MappingProxyType
 import numpy as np
 
 from encoder.config import DeviceName
-from encoder.device import choose_device
+from encoder.models.device import choose_device
 from indexer.bundles.bundle import Bundle
 from indexer.bundles.gallery_choice import LISTS, WEIGHT
 from indexer.earth.geo import haversine_km, lat_lng

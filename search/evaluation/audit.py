@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from encoder.bad_images import BadImage
-from encoder.images import decode
-from encoder.reading import read_bytes
+from encoder.photos.images import decode
+from encoder.photos.reading import read_bytes
 from indexer.disk.artifact import check_target, write_folder
 from indexer.earth.geo import haversine_km
 from indexer.jobs.progress import track

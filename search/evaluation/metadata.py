@@ -16,7 +16,7 @@ from PIL import ExifTags, Image, ImageFile, IptcImagePlugin
 
 from encoder.bad_images import BadImage
 from encoder.config import MAX_PIXELS
-from encoder.images import FORMATS, problems_named
+from encoder.photos.images import FORMATS, problems_named
 
 _SHOWN = 120  # characters of a finding
 

@@ -14,8 +14,8 @@ from PIL import Image
 
 from encoder.bad_images import BadImage
 from encoder.config import ReadOptions
-from encoder.images import decode
-from encoder.reading import read_bytes
+from encoder.photos.images import decode
+from encoder.photos.reading import read_bytes
 from indexer.cells.hierarchy import Hierarchy
 from indexer.disk.artifact import check_file, write_file
 from indexer.earth import s2

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from encoder.device import multiplies_bfloat16
+from encoder.models.device import multiplies_bfloat16
 from indexer.bundles.leaf_index import EXHAUSTIVE_LEAVES
 from indexer.vectors.scoring import ScoringModel
 from search.retrieval.found import ALL_LEAVES, NOTHING_ELSE, Hits, Searched, Wanted, best_lists, joined_hits

@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from encoder.device import multiplies_bytes
+from encoder.models.device import multiplies_bytes
 from indexer.bundles.gallery import Gallery
 from search.retrieval.proof import float32_error
 

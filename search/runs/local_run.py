@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from encoder.device import job_remarks
+from encoder.models.device import job_remarks
 from indexer.errors import InputError
 from indexer.jobs.job_folder import Job, JobFolder, Mark, check_job_target, open_job, read_marks, totals_of
 from indexer.jobs.job_status import StatusFile

@@ -11,9 +11,9 @@ from torch.nn.functional import normalize
 
 from benchmarks.world.arms import Arm, ComparisonPreset, Run, Stage, errors_km, learnt, make_runs, vectors_of
 from benchmarks.world.generator import WorldConfig
-from encoder.crops import normalise
-from training.heads import GeocellHead
-from training.run_inputs import build_encoder
+from encoder.photos.crops import normalise
+from training.cells.heads import GeocellHead
+from training.runs.inputs import build_encoder
 
 TINY = ComparisonPreset(WorldConfig(n_train=60, n_validation=20, n_test=15), (30, 20, 10), 1, epochs=1)
 

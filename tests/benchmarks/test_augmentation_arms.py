@@ -12,13 +12,13 @@ from benchmarks.world import augmentation_arms
 from benchmarks.world.arms import ComparisonPreset, Run, Stage
 from benchmarks.world.augmentation_arms import ONE, TEN, CutArm, arms_of, compare_cuts, ten_crop_errors_km, train_arm
 from benchmarks.world.generator import WorldConfig
-from encoder.crops import crop_photos
+from encoder.photos.crops import crop_photos
 from indexer.earth.geo import haversine_km
+from training.cells.heads import GeocellHead
 from training.config import Augmentation
-from training.heads import GeocellHead
-from training.module import GeoModule
-from training.run_inputs import build_encoder
-from training.uncut_photos import UncutPhotos
+from training.photos.uncut_photos import UncutPhotos
+from training.runs.inputs import build_encoder
+from training.runs.module import GeoModule
 
 TINY = ComparisonPreset(WorldConfig(n_train=60, n_validation=20, n_test=15), (30, 10), 1, epochs=1)
 

@@ -9,8 +9,8 @@ import pytest
 from benchmarks import embed
 from benchmarks.embed import compare_plain, compiled, make_photos, save_clip, share_of_model, smallest_cosine
 from benchmarks.harness import Report
-from encoder.decoded_batch import DecodedBatch
 from encoder.encode import PhotoEncoder
+from encoder.photos.decoded_batch import DecodedBatch
 from indexer.vectors.features import FeatureBatch
 
 VISION = {

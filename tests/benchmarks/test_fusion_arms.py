@@ -28,8 +28,8 @@ from benchmarks.world.fusion_arms import (
     shuffled,
 )
 from benchmarks.world.generator import CLASSES, WorldConfig
-from encoder.fusion import KINDS
-from training.photos import PhotoSet
+from encoder.models.fusion import KINDS
+from training.photos.run_photos import PhotoSet
 
 pytestmark = pytest.mark.usefixtures("small_demo")
 TINY = ComparisonPreset(WorldConfig(n_train=120, n_validation=20, n_test=30), (40, 15), 1, epochs=1)

@@ -9,7 +9,7 @@ from transformers import CLIPVisionConfig
 
 from benchmarks.world.fusion_readings import READINGS, Added, AddedOnce, Carried, Mixed
 from encoder.config import FusionConfig
-from encoder.fusion import SemanticFusion, make_fusion
+from encoder.models.fusion import SemanticFusion, make_fusion
 
 VISION = CLIPVisionConfig(hidden_size=16, num_attention_heads=2, image_size=16, patch_size=4)
 STEER = FusionConfig(classes=5, width=8, latent=4, heads=2, blocks=3, mlp_size=8)

@@ -10,10 +10,10 @@ from torch.nn.functional import normalize
 from benchmarks.world.location_encoder import LocationEncoder, LocationHead, place_loss
 from indexer.cells.hierarchy import Hierarchy
 from indexer.earth.geo import haversine_km
-from tests.training.test_heads import WIDTH, learnt, toy
-from tests.training.test_losses import sample
-from training.batches import Truth, places_of
-from training.heads import best_rows
+from tests.training.cells.test_heads import WIDTH, learnt, toy
+from tests.training.cells.test_losses import sample
+from training.cells.heads import best_rows
+from training.photos.batches import Truth, places_of
 
 
 def small(width: int = WIDTH, scales: tuple[float, ...] = (1.0, 8.0)) -> LocationEncoder:

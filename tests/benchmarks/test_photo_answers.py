@@ -27,7 +27,7 @@ from indexer.vectors.geocells import Geocells
 from indexer.vectors.means import CellMeans
 from search.calibration import photo_fit, reranker_fit
 from tests.conftest import clustered_points, random_geocells
-from training.photos import PhotoSet
+from training.photos.run_photos import PhotoSet
 
 SIZES = {"train": 700, "validation": 420, "test": 150}
 

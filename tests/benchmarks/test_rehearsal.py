@@ -23,7 +23,7 @@ from benchmarks.world.rehearsal import (
     steps_of,
     traced,
 )
-from encoder.pickled_weights import convert
+from encoder.models.pickled_weights import convert
 from indexer.errors import WorkError
 from indexer.photos.sources import read_photos
 

@@ -16,8 +16,8 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.utils import logging
 
 from benchmarks.world.generator import WorldConfig, generate
-from encoder.checkpoint import save_checkpoint
-from encoder.model import GeoEncoder, GeoEncoderConfig
+from encoder.models.checkpoint import save_checkpoint
+from encoder.models.model import GeoEncoder, GeoEncoderConfig
 from indexer.bundles.registry import Registry
 from indexer.cli import main
 from tests.benchmarks.conftest import SMALL_ENCODER

@@ -11,11 +11,11 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.oneformer.image_processing_pil_oneformer import OneFormerImageProcessorPil
 from transformers.utils import logging
 
-from encoder.checkpoint import LoadedEncoder, load_encoder, save_checkpoint
-from encoder.class_maps import NO_CLASS
+from encoder.class_maps.class_map import NO_CLASS
 from encoder.config import Preprocessing
-from encoder.model import GeoEncoder, GeoEncoderConfig
-from encoder.segmentation import Segmenter, load_segmenter
+from encoder.models.checkpoint import LoadedEncoder, load_encoder, save_checkpoint
+from encoder.models.model import GeoEncoder, GeoEncoderConfig
+from encoder.models.segmentation import Segmenter, load_segmenter
 from indexer.cells.hierarchy import Hierarchy
 from tests.conftest import random_geocells
 

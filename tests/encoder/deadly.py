@@ -4,7 +4,7 @@ import os
 import signal
 
 from encoder.bad_images import BadImage
-from encoder.photo_reader import DecodedPhoto, PhotoReader
+from encoder.photos.photo_reader import DecodedPhoto, PhotoReader
 from indexer.photos.photo import Photo
 
 

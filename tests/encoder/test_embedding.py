@@ -12,11 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
-from encoder.checkpoint import LoadedEncoder, load_encoder
 from encoder.config import SHARD_ROWS, CropName, EmbedConfig, FeedOptions
-from encoder.crops import crop_photos, normalise
 from encoder.embedding import embed, embed_photos, embed_source
 from encoder.encode import PhotoEncoder
+from encoder.models.checkpoint import LoadedEncoder, load_encoder
+from encoder.photos.crops import crop_photos, normalise
 from indexer.errors import InputError, WorkError
 from indexer.jobs.stages import Line
 from indexer.photos.photo import Photo

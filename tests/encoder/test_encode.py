@@ -8,16 +8,16 @@ import pytest
 import torch
 from PIL import Image
 
-from encoder import photo_reader
-from encoder.checkpoint import LoadedEncoder, load_encoder, save_checkpoint
-from encoder.class_maps import NO_CLASS
+from encoder.class_maps.cache import SegmentationCache, open_cache
+from encoder.class_maps.class_map import NO_CLASS
 from encoder.config import CropName, FeedOptions, FusionConfig, ReadOptions, SegmentConfig
-from encoder.crops import crop_maps, crop_photos, normalise
 from encoder.embedding import embed_photos, embed_source
 from encoder.encode import MapSource, PhotoEncoder
-from encoder.photo_reader import DecodedPhoto
-from encoder.segmentation import Segmenter
-from encoder.segmentation_cache import SegmentationCache, open_cache
+from encoder.models.checkpoint import LoadedEncoder, load_encoder, save_checkpoint
+from encoder.models.segmentation import Segmenter
+from encoder.photos import photo_reader
+from encoder.photos.crops import crop_maps, crop_photos, normalise
+from encoder.photos.photo_reader import DecodedPhoto
 from encoder.segmenting import segment_photos
 from indexer.errors import InputError, WorkError
 from indexer.photos.photo import FileRange

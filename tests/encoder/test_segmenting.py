@@ -15,12 +15,12 @@ import torch
 from encoder import segmenting
 from encoder.__main__ import COMMANDS
 from encoder.bad_images import BadImage
-from encoder.class_maps import check_fit
+from encoder.class_maps.cache import open_cache
+from encoder.class_maps.class_map import check_fit
 from encoder.config import SegmentConfig
-from encoder.images import decode
-from encoder.photo_reader import PreparedPhoto, SegmenterInput
-from encoder.segmentation import Segmenter
-from encoder.segmentation_cache import open_cache
+from encoder.models.segmentation import Segmenter
+from encoder.photos.images import decode
+from encoder.photos.photo_reader import PreparedPhoto, SegmenterInput
 from encoder.segmenting import SegmentSummary, segment_photos
 from indexer.cli import main
 from indexer.errors import InputError, WorkError
@@ -93,7 +93,7 @@ def test_a_rerun_does_only_what_is_missing(
     assert (summary.rows, summary.new, summary.already_there) == (9, 7, 0)
     decoded: list[int] = []
     monkeypatch.setattr(
-        "encoder.photo_reader.decode", lambda stream, **options: decoded.append(1) or decode(stream, **options)
+        "encoder.photos.photo_reader.decode", lambda stream, **options: decoded.append(1) or decode(stream, **options)
     )
     seen: list[int] = []
     table = open_photos(folder / "photos.csv")

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from encoder.bad_images import BadImage
-from encoder.segmentation_cache import MapOrigin, content_digest, write_cache
+from encoder.class_maps.cache import MapOrigin, content_digest, write_cache
 from indexer.__main__ import COMMANDS as INDEXER
 from indexer.bundles.bundle import open_bundle
 from indexer.bundles.registry import Registry

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from encoder.config import EmbedConfig, EncoderOptions, FeedOptions, SegmentConfig
-from encoder.device import choose_device
+from encoder.models.device import choose_device
 from indexer.bundles.build_config import BuildConfig
 from indexer.choices import check_choice, check_choices
 from indexer.errors import InputError

@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from encoder.checkpoint import save_checkpoint
-from encoder.model import GeoEncoder, GeoEncoderConfig
+from encoder.models.checkpoint import save_checkpoint
+from encoder.models.model import GeoEncoder, GeoEncoderConfig
 from indexer.bundles.bundle import DEFAULT_INDEX, Bundle, build_bundle, calibrated_bundle, open_bundle
 from indexer.bundles.leaf_index import IndexChoice
 from indexer.bundles.registry import Registry

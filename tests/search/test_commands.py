@@ -8,8 +8,8 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from encoder.checkpoint import load_encoder, save_checkpoint
 from encoder.config import FusionConfig
+from encoder.models.checkpoint import load_encoder, save_checkpoint
 from indexer.bundles.bundle import build_bundle
 from indexer.bundles.registry import Registry
 from indexer.cells.hierarchy import Hierarchy

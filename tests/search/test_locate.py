@@ -15,9 +15,9 @@ import pytest
 import torch
 from PIL import ExifTags, Image
 
-from encoder.checkpoint import load_encoder, save_checkpoint
-from encoder.class_maps import encode_map
+from encoder.class_maps.class_map import encode_map
 from encoder.config import FusionConfig, ReadOptions
+from encoder.models.checkpoint import load_encoder, save_checkpoint
 from indexer.bundles.bundle import build_bundle
 from indexer.bundles.registry import Registry
 from indexer.cells.hierarchy import Hierarchy

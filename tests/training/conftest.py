@@ -14,11 +14,12 @@ import yaml
 from PIL import Image
 
 from benchmarks.world.location_encoder import LocationEncoder, LocationHead
-from encoder.checkpoint import load_encoder
+from encoder.models.checkpoint import load_encoder
 from indexer.cells.hierarchy import Hierarchy
 from indexer.cells.partition import PartitionRule
 from indexer.vectors.geocells import load_geocells
 from tests.conftest import save_s2_hierarchy
+from training.cells.heads import ClassifierHead, GeocellHead, Head
 from training.config import (
     Augmentation,
     DataConfig,
@@ -29,9 +30,8 @@ from training.config import (
     TrainerConfig,
 )
 from training.fitting import FitSummary, fit
-from training.heads import ClassifierHead, GeocellHead, Head
-from training.photos import PhotoSet
-from training.run_folder import RunFolder
+from training.photos.run_photos import PhotoSet
+from training.runs.folder import RunFolder
 
 # Models this small lose more to handing work between threads than they gain, above all beside other processes.
 torch.set_num_threads(1)

@@ -10,15 +10,16 @@ import pyarrow.parquet
 import pytest
 import torch
 
+from encoder.class_maps.cache import MapOrigin, content_digest, write_cache
 from encoder.config import FusionConfig
-from encoder.segmentation_cache import MapOrigin, content_digest, write_cache
 from indexer.cells.partition import PartitionRule
 from tests.conftest import save_s2_hierarchy
 from tests.training.conftest import LEARN, changed, train
-from training import checking, photo_survey
-from training.check_report import CheckReport
+from training import checking
 from training.checking import check
 from training.config import FitConfig
+from training.runs import photo_survey
+from training.runs.check_report import CheckReport
 
 STREAM = changed(LEARN, data={"stream": True})
 

@@ -7,7 +7,7 @@ import torch
 
 from indexer.errors import ArtifactError, WorkError
 from tests.kills import KILLED, die_after, fork
-from training.callbacks import CheckpointFiles
+from training.runs.callbacks import CheckpointFiles
 
 FILES = CheckpointFiles()
 
@@ -59,7 +59,7 @@ def test_a_full_disk_leaves_the_file_before(tmp_path: Path, monkeypatch: pytest.
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("training.callbacks.torch.save", full)
+    monkeypatch.setattr("training.runs.callbacks.torch.save", full)
     with pytest.raises(WorkError, match=r"no space left\. What the run had kept before is still there"):
         save(str(tmp_path), 2)
     assert FILES.load_checkpoint(tmp_path / "x.ckpt")["number"] == 1

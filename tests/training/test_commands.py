@@ -15,8 +15,8 @@ from indexer.cells.partition import PartitionRule
 from indexer.cli import _parser, main
 from tests.training.conftest import SIZE
 from training.__main__ import COMMANDS
+from training.cells.heads import INITIAL_TEMPERATURE
 from training.config import Augmentation, FitConfig, ModelConfig
-from training.heads import INITIAL_TEMPERATURE
 
 
 def fit(*arguments: object) -> int:

@@ -20,13 +20,13 @@ from transformers import CLIPConfig, CLIPModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 import indexer.__main__
-from encoder.checkpoint import load_encoder
-from encoder.class_maps import NO_CLASS
+from encoder.class_maps.class_map import NO_CLASS
 from encoder.config import FusionConfig, FusionKind
 from encoder.embedding import embed_photos
 from encoder.encode import PhotoEncoder
-from encoder.fusion import KINDS
-from encoder.map_tokens import SegmentationTokens
+from encoder.models.checkpoint import load_encoder
+from encoder.models.fusion import KINDS
+from encoder.models.map_tokens import SegmentationTokens
 from indexer.bundles.bundle import open_bundle
 from indexer.bundles.gallery import FILES, open_gallery
 from indexer.bundles.gallery_builds import write_gallery
@@ -59,9 +59,9 @@ from training.config import (
     ModelConfig,
 )
 from training.fitting import FitSummary
-from training.holding_out import by_name
-from training.module import one_cycle
-from training.run_inputs import build_encoder
+from training.photos.holding_out import by_name
+from training.runs.inputs import build_encoder
+from training.runs.module import one_cycle
 
 
 @pytest.fixture(scope="module")
@@ -258,7 +258,7 @@ def test_an_interrupt_goes_through_and_the_run_can_go_on(
 
     before = signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patch:
-        patch.setattr("training.module.augment", interrupt)
+        patch.setattr("training.runs.module.augment", interrupt)
         with pytest.raises(KeyboardInterrupt):
             train(toy, tmp_path / "out" / "C", changed(trainer={"max_epochs": 1}))
     assert signal.getsignal(signal.SIGINT) == before
@@ -405,7 +405,7 @@ def test_an_encoder_learns_to_do_without_maps(
 def test_maps_of_other_photos_teach_nothing_and_end_a_run(
     toy: Path, tmp_path: Path, stream: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.photo_stream._GIVEN_UP_AFTER", 30)  # of a stream; what is kept is read whole
+    monkeypatch.setattr("training.photos.stream._GIVEN_UP_AFTER", 30)  # of a stream; what is kept is read whole
     folder = with_maps(toy, tmp_path / "toy")
     table = pyarrow.parquet.read_table(folder / "photos.parquet")
     column, none = table.column_names.index("map"), pa.nulls(table.num_rows, pa.string())

@@ -13,7 +13,7 @@ import torch
 
 import indexer.__main__
 import training.__main__
-from encoder.checkpoint import load_encoder, save_checkpoint
+from encoder.models.checkpoint import load_encoder, save_checkpoint
 from indexer.bundles.bundle import open_bundle
 from indexer.bundles.gallery import FILES, open_gallery
 from indexer.bundles.gallery_builds import write_gallery
@@ -33,9 +33,9 @@ from tests import conftest
 from tests.conftest import random_geocells, save_s2_hierarchy
 from tests.indexer.anisotropic import World, anisotropic_world
 from training import refitting
-from training.cell_fit import LevelFit, VectorFile
+from training.cells.cell_fit import LevelFit, VectorFile
 from training.config import RefitConfig, RefitSources
-from training.holding_out import by_name
+from training.photos.holding_out import by_name
 from training.refitting import refit
 
 CONFIG = RefitConfig(device="cpu", epochs=4, patience=1, batch_size=256)
@@ -176,7 +176,7 @@ def test_the_same_refit_has_the_same_bits(folder: Path, tmp_path: Path, few_phot
 
 
 def keep(candidate: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.candidates.choose", lambda _: candidate)
+    monkeypatch.setattr("training.cells.candidates.choose", lambda _: candidate)
 
 
 FEW = {"every photo once": 5000, "a share of them": 0}  # how photos are held out, by `few_photos`

@@ -25,17 +25,17 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from encoder.config import FusionConfig
-from encoder.model import GeoEncoder
+from encoder.models.model import GeoEncoder
 from indexer.cells.hierarchy import Hierarchy
 from indexer.cells.table import load_hierarchy
 from indexer.earth.geo import accuracy
 from tests.kills import Forks
 from tests.training.conftest import EVERY_STEP, SIZE, changed, check_alike, head_of, train, written
-from training.batches import Share
 from training.config import Augmentation, DataConfig, FitConfig, ModelConfig, Negatives
-from training.module import Epoch, GeoModule
-from training.photos import PhotoSet
-from training.run_inputs import build_encoder
+from training.photos.batches import Share
+from training.photos.run_photos import PhotoSet
+from training.runs.inputs import build_encoder
+from training.runs.module import Epoch, GeoModule
 
 WIDTH, BATCH, N = 16, 16, 40
 KINDS = (*get_args(Negatives), "classes", "places")

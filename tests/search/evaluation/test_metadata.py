@@ -14,7 +14,7 @@ from encoder.bad_images import BadImage
 from encoder.config import FeedOptions
 from encoder.embedding import embed_photos
 from encoder.encode import PhotoEncoder
-from encoder.photo_reader import PhotoReader
+from encoder.photos.photo_reader import PhotoReader
 from indexer.photos.photo import Photo
 from search.evaluation.metadata import coordinates_in, findings_in
 from tests.encoder.conftest import tiny_encoder
@@ -145,7 +145,7 @@ def test_what_is_no_image_says_so() -> None:
 
 def test_the_encoder_sees_pixels_and_nothing_else(tmp_path: Path) -> None:
     """Vectors of a photo are the same bits with every kind of metadata, under any name, and without."""
-    from encoder.checkpoint import load_encoder, save_checkpoint
+    from encoder.models.checkpoint import load_encoder, save_checkpoint
     from indexer.vectors.features import joined
 
     torch.manual_seed(0)

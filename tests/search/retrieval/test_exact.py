@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from encoder import device as devices
+from encoder.models import device as devices
 from indexer.bundles.bundle import Bundle
 from indexer.bundles.leaf_index import list_index
 from indexer.vectors.scoring import leaf_vectors, log_softmax

@@ -8,7 +8,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from encoder import device as devices
+from encoder.models import device as devices
 from indexer.bundles.bundle import Bundle
 from indexer.bundles.gallery import Gallery
 from search.retrieval import gallery_lists

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from encoder import device as devices
+from encoder.models import device as devices
 from indexer.bundles.build_config import GalleryConfig
 from indexer.bundles.gallery import Gallery
 from indexer.bundles.list_file import Codec, ListFile, ListWriter

@@ -1,0 +1,1 @@
+"""Class maps of many photos: what a map means, and the folders that hold them."""

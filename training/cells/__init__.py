@@ -1,0 +1,1 @@
+"""What is learned of cells, beside an encoder or for vectors that stay as they are."""
