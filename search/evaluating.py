@@ -160,7 +160,13 @@ def _remarks(answers: Path | str | RunSpec) -> Sequence[str]:
         return ()
     precision = answers.encoder.precision
     advice = "" if precision == "float32" else ", which may be bfloat16; for figures to publish it is float32"
-    return (f"Of each photo {PROTOCOL_TEXTS[answers.crops]}; precision of the encoder: {precision}{advice}.",)
+    by = "by cells alone, as the paper's are."
+    if answers.search.gallery != "off":
+        by = "by cells and, where the bundle has a gallery, its photos; the paper's are by cells alone (`gallery` off)."
+    return (
+        f"Of each photo {PROTOCOL_TEXTS[answers.crops]}; precision of the encoder: {precision}{advice}.",
+        f"Answers are {by}",
+    )
 
 
 def _answers_to(benchmark: BenchmarkName, folder: Path) -> Path:

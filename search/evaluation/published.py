@@ -25,8 +25,10 @@ SOURCES: Mapping[str, str] = {
     "arXiv 2403.19584": "Img2Loc (Zhou et al. 2024), Table 1",
     "arXiv 2503.16423": "GAEA (2025), Table 2, which has no 1 km",
     "arXiv 2505.18700": "GRE Suite (2025), Table 2 (b)",
-    "UCLA CS163": "a post of the course CS163 on TransLocator (UCLAdeepvision/CS163-Projects-2025Fall, "
-    "_posts/2025-12-12-team19-instruction-to-post.md), Table 1",
+    "multimedia-berkeley": "README of github.com/multimedia-berkeley/tutorials, Im2GPS test set",
+    "StreetCLIP": "model card huggingface.co/geolocal/StreetCLIP (Haas et al. 2023), IM2GPS, which has no 1 km",
+    "students' post": "a post by students of UCLA's course CS163, Table 1, after TransLocator's paper "
+    "(UCLAdeepvision/CS163-Projects-2025Fall, _posts/2025-12-12-team19-instruction-to-post.md)",
 }
 
 

@@ -134,6 +134,7 @@ def test_tables_of_the_benchmarks_that_are_there(
     assert text.count("this run, 2 photos") == 2
     assert "Table II, IM2GPS3k, is missing" in text
     assert "for figures to publish it is float32" in text
+    assert "the paper's are by cells alone (--gallery off)." in " ".join(text.split())
     assert text.index("Table I, IM2GPS") < text.index("Table V, GWS15k")
     assert sorted(path.name for path in (tmp_path / "P").iterdir()) == [
         "manifest.json",
@@ -149,8 +150,10 @@ def test_tables_of_the_benchmarks_that_are_there(
     assert len(data["missing"]) == 3
     assert search(*made_here, "--out", tmp_path / "O", "--json") == 0  # the job goes on, and has nothing left to do
     assert json.loads(capsys.readouterr().out)["benchmarks"]["im2gps"]["crops"] == "ten"
-    assert search(*made_here, "--precision", "float32") == 0
-    assert "precision of the encoder: float32." in capsys.readouterr().out
+    assert search(*made_here, "--precision", "float32", "--gallery", "off") == 0
+    text = capsys.readouterr().out
+    assert "precision of the encoder: float32." in text
+    assert "Answers are by cells alone, as the paper's are." in " ".join(text.split())
     assert search(*made_here, "--benchmark", "im2gps") == 2
     assert "--tables says what is measured" in capsys.readouterr().err
     (tmp_path / "B" / "gws15k" / "images").rename(tmp_path / "elsewhere")
