@@ -11,6 +11,7 @@ In: the folder of a demo. Out: a line of `benchmarks/results/world-trust.jsonl`.
 """
 
 import logging
+import math
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 from jsonargparse import ArgumentParser
+from scipy.stats import betabinom
 
 from benchmarks.harness import Report, run_command
 from benchmarks.world.demo import FULL_OUT
@@ -31,13 +33,14 @@ from search.answers.options import GalleryName, SearchOptions
 from search.calibration.held_out import HeldOutQueries, held_out
 from search.evaluation.bootstrap import share_interval
 from search.evaluation.evaluate import Evaluation, compare, evaluate_predictions
-from search.evaluation.options import EvaluateConfig, Resampling
+from search.evaluation.options import LEVEL, EvaluateConfig, Resampling
 from training.runs.folder import CHECKPOINT
 
 MAX_ERROR = 0.03  # of probabilities
 POINTS = ("cell", "medoid", "mass")  # beside the densest place
 LEVELS = (0.01, 0.05, 0.1, 0.2)  # p-values that are called small
 FALSE_KM = (200.0, 750.0, 2500.0)  # how far from the true place false claims are
+_TAIL = (1 - LEVEL) / 2
 _CONFIG = EvaluateConfig(split="test", resampling=Resampling(10_000))
 
 
@@ -69,16 +72,17 @@ def measure(report: Report, demo: Path, folder: Path) -> None:
     known = ("--truth", photos, "--split", "validation")
     run_command("search", "calibrate", "--registry", registry, "--features", features, *known)
     after = answers(registry, "after")
+    bundle = open_bundle(Registry(registry).resolve(None))
+    promised_by = bundle.calibrations["one"].queries // 2  # a half of the photos: they are not few
     calibration(report, before, after)
-    radii(report, after, "density")
+    radii(report, after, "density", promised_by)
     cells = answers(registry, "cells", "--gallery", "off")
     pointing(report, cells, after, "density, beside cells alone")
-    radii(report, cells, "cell, by cells alone")
+    radii(report, cells, "cell, by cells alone", promised_by)
     for point in POINTS:
         other = answers(registry, point, "--point", point)
         pointing(report, after, other, point)
-        radii(report, other, point)
-    bundle = open_bundle(Registry(registry).resolve(None))
+        radii(report, other, point, promised_by)
     sample = held_out(bundle, open_features(features), photos, split="test")
     for gallery in ("lists", "off"):
         claims(report, bundle, sample, gallery=gallery)
@@ -135,14 +139,24 @@ def calibration(report: Report, before: Evaluation, after: Evaluation) -> None:
         )
 
 
-def radii(report: Report, evaluation: Evaluation, point: str) -> None:
-    """How many photos lie within the radii that they were told, around one kind of point."""
+def radii(report: Report, evaluation: Evaluation, point: str, promised_by: int) -> None:
+    """How many photos lie within the radii that they were told, around one kind of point.
+
+    promised_by: how many photos chose what radii hold. Another draw of them would have chosen other radii: of new
+    photos so many lie within as a beta-binomial distribution says (Vovk, Conditional validity of inductive conformal
+    predictors, ACML 2012).
+    """
     for each in evaluation.coverages:
+        below = math.ceil((promised_by + 1) * each.promised)
+        within = betabinom(each.photos, below, promised_by + 1 - below).ppf([_TAIL, 1 - _TAIL]) / each.photos
+        low, high = within.tolist()
         report.row(
             f"within the {each.promised:.0%} radius around --point {point}",
-            f"{each.found:.1%} of {each.photos:,} photos ({each.interval.low:.1%} to {each.interval.high:.1%}); half "
-            f"of the radii are at most {each.median_km:.0f} km",
-            holds=each.interval.low <= each.promised <= each.interval.high,
+            f"{each.found:.1%} of {each.photos:,} photos ({each.interval.low:.1%} to {each.interval.high:.1%}), "
+            f"{low:.1%} to {high:.1%} by the {promised_by:,} that chose it; half of the radii are at most "
+            f"{each.median_km:.0f} km",
+            holds=low <= each.found <= high,
+            allowed=[low, high],
             **asdict(each),
         )
 

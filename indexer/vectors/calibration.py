@@ -125,6 +125,9 @@ class Calibration:
     cap_km: float | None = None  # the precision cap of `cap` among `masses`; None: there is none
     with_photos: "Calibration | None" = None  # the same of cells and photos together, where the bundle has a gallery
     reranker: Reranker | None = None  # what changes the weights of photos, where that made answers better
+    # Of the weight of photos, the mean share that lies in a leaf; None where leaves have no borders, or it was made
+    # before that was looked at.
+    in_leaves: float | None = None
     # Of the true places of photos that it was not fitted to, ascending, from 0 to 1: what claimed places are held
     # against (`stored_nonconformities`, `p_value`). Empty where it was made before claims could be checked.
     nonconformities: tuple[float, ...] = field(default=(), repr=False)
@@ -140,6 +143,7 @@ class Calibration:
         )
         sound = all(isinstance(value, int | float) and np.isfinite(value) for value in numbers)
         shares = all(len(pair) == 2 and 0 <= pair[0] <= pair[1] <= 1 for pair in self.masses.values() if sound)
+        shares = shares and (self.in_leaves is None or 0 < self.in_leaves <= 1)
         ends = (0.0, *self.nonconformities, 1.0)
         shares = shares and all(low <= high for low, high in pairwise(ends))
         if not (sound and shares and "cell" in self.masses and self.temperature > 0 and 0 < self.inside <= 1):
@@ -148,6 +152,16 @@ class Calibration:
     def temperatures(self, n_photos: np.ndarray) -> np.ndarray:
         """T of queries that were made of so many photos each, (Q,) int64: (Q,) float64."""
         return np.asarray(self.temperature * n_photos.astype(np.float64) ** self.growth)
+
+    def inside_by_photos(self, by_photos: np.ndarray, in_leaves: np.ndarray | None) -> np.ndarray:
+        """How likely each query was taken in a leaf at all: (Q,) float64, what its probabilities add up to.
+
+        by_photos: (Q,) float64, how much of its posterior is by photos. in_leaves: (Q,) float64, how much of their
+        weight is of photos that lie in a leaf: where that is more than usual, it is likelier than usual.
+        """
+        if self.in_leaves is None or in_leaves is None:
+            return np.full(len(by_photos), self.inside)
+        return np.asarray(np.minimum(self.inside * (1 - by_photos + by_photos * in_leaves / self.in_leaves), 1.0))
 
     def p_value(self, nonconformity: float) -> float:
         """The p-value of a claimed place: of true ones no more than a share p has one up to p.
@@ -188,6 +202,8 @@ def _facts(calibration: Calibration, protocol: str) -> dict[str, Any]:
     del facts["reranker"]  # as before there were any
     if not calibration.nonconformities:
         del facts["nonconformities"]
+    if calibration.in_leaves is None:
+        del facts["in_leaves"]
     if with_photos is not None:
         facts["with_photos"] = _facts(with_photos, protocol)
     return facts if calibration.reranker is None else {**facts, "reranker": reranker_file(protocol)}

@@ -297,7 +297,9 @@ class Engine:
             return Found(replace(hits, probability=self._inside * hits.probability), hits.posterior, None)
         made_of = np.ones(len(queries), np.int64) if n_photos is None else n_photos
         evidence = photos(queries, hits, hits.posterior, n_photos=made_of, owners=owners)
-        best = photos.best(queries, hits, evidence, k, inside=self._inside)
+        best = photos.best(
+            queries, hits, evidence, k, inside=self.inside_by_photos(evidence)[:, None] if self.calibrated else 1.0
+        )
         return Found(best, evidence.posterior, evidence)
 
     @property
@@ -442,8 +444,19 @@ class Engine:
 
     @property
     def _inside(self) -> float:
-        """What probabilities over leaves add up to."""
+        """What probabilities over leaves add up to by cells alone."""
         return self.calibration.inside if self.calibrated and self.calibration is not None else 1.0
+
+    def in_leaves(self, evidence: PhotoEvidence) -> np.ndarray | None:
+        """How much of the weight of each query's photos is of photos that lie in a leaf, as `PhotoSearch` has it."""
+        assert self._photos is not None, "they gave the evidence"
+        return self._photos.in_leaves(evidence)
+
+    def inside_by_photos(self, evidence: PhotoEvidence) -> np.ndarray:
+        """How likely each query was taken in a leaf at all, by photos and cells, as it was calibrated: (Q,) float64."""
+        assert self.calibration is not None, "there is none without it"
+        in_leaves = None if self.calibration.in_leaves is None else self.in_leaves(evidence)
+        return self.calibration.inside_by_photos(evidence.by_photos, in_leaves)
 
     def paths(
         self, queries: np.ndarray, leaves: np.ndarray, posterior: Posterior | None = None

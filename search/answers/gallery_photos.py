@@ -12,7 +12,8 @@ import torch
 
 from indexer.bundles.bundle import Bundle
 from indexer.bundles.gallery import Gallery
-from indexer.cells.hierarchy import Level
+from indexer.cells.hierarchy import Level, s2_ids_of
+from indexer.earth import s2
 from indexer.earth.geo import lat_lng, point_tree, unit_vectors
 from indexer.vectors.calibration import PhotoFit
 from indexer.vectors.reranker import Reranker
@@ -156,10 +157,27 @@ class PhotoSearch:
         more[:, 1:][more[:, 1:] == more[:, :-1]] = -1  # each once
         return np.concatenate([lists, more], axis=1)
 
-    def best(self, queries: np.ndarray, hits: Hits, evidence: PhotoEvidence, k: int, *, inside: float) -> Hits:
-        """The k best leaves by photos and cells together, with their scores by cells; probabilities add up to inside.
+    def in_leaves(self, evidence: PhotoEvidence) -> np.ndarray | None:
+        """How much of the weight of each query's photos is of photos that lie in a leaf: (Q,) float64, 0 to 1.
 
-        hits: what the evidence was made of.
+        None where leaves have no borders.
+        """
+        if self._leaves.s2_ids is None:
+            return None
+        known = evidence.near.row >= 0
+        row, own = evidence.near.row[known], s2_ids_of(self._leaves)[evidence.near.leaf[known]]
+        point = s2.point_ids(self.gallery.lat_deg[row], self.gallery.lng_deg[row])
+        there = np.zeros(known.shape)
+        # A photo that lies in any leaf lies in the one that it is listed under.
+        there[known] = (s2.range_min(own) <= point) & (point <= s2.range_max(own))
+        return np.asarray((evidence.weight * there).sum(axis=1))
+
+    def best(
+        self, queries: np.ndarray, hits: Hits, evidence: PhotoEvidence, k: int, *, inside: float | np.ndarray
+    ) -> Hits:
+        """The k best leaves by photos and cells together, with their scores by cells.
+
+        hits: what the evidence was made of. inside: what probabilities add up to, of each query, (Q, 1), or of all.
         """
         leaf, probability = evidence.posterior.likeliest(k)
         score = np.full(leaf.shape, -np.inf)

@@ -39,6 +39,7 @@ class PhotoEvidence:
     near: NearPhotos
     places: np.ndarray  # (Q, near, 3) float64, unit vectors, where the photos were taken
     weight: np.ndarray  # (Q, near) float64, w; those of a query add up to 1, or are 0 where it has no photos
+    by_photos: np.ndarray  # (Q,) float64, (1 - a) S: how much of the posterior is by photos
     posterior: Posterior  # P
     density: PlaceDensity  # of each query the bells of its photos first, then those of leaves
     # (Q, near) float64, per km2 at the photos' places, of bells as wide as for pointing; minus infinity for none
@@ -109,7 +110,8 @@ def photo_evidence(
     outside = np.bincount(query, np.where(of_photos, 0.0, cells.probability), minlength=n_queries)
     share = np.where(known[:, 0], np.maximum(1 - outside, 0.0), 0.0)  # S
     own = np.where(of_photos & known[query, 0], fit.cells, 1.0) * cells.probability
-    by_photo = (1 - fit.cells) * share[:, None] * weight
+    by_photos = (1 - fit.cells) * share
+    by_photo = by_photos[:, None] * weight
     photo_query = np.nonzero(known)[0]
     points = unit_vectors(gallery.lat_deg[row], gallery.lng_deg[row])
     posterior = posterior_of_shares(
@@ -127,4 +129,4 @@ def photo_evidence(
         np.concatenate([by_photo[known], own])[order],
     )
     nowhere = np.full(near.row.shape, -np.inf), np.full((n_queries, 3), np.nan)
-    return PhotoEvidence(near, points, weight, posterior, density, *nowhere).pointing(fit.point_width_km)
+    return PhotoEvidence(near, points, weight, by_photos, posterior, density, *nowhere).pointing(fit.point_width_km)

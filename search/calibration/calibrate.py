@@ -6,8 +6,8 @@ vectors were made of photos.
 The product over levels is too sure of itself, because the levels say much the same. One temperature T over leaves
 mends that (temperature scaling: Guo et al., ICML 2017). It is fitted to the event that a row's probability speaks of,
 "the true place lies in the answered cell", by its log loss; photos taken outside all cells count, as ones that no
-answer is right for: probabilities over cells add up to the share of photos that lie in one. Albums have T n**growth for
-n photos.
+answer is right for: probabilities over cells add up to the share of photos that lie in one, or by photos of a gallery
+to how likely this one does (`Calibration.inside_by_photos`). Albums have T n**growth for n photos.
 
 Radii are calibrated as conformal prediction does it (Vovk et al., Algorithmic Learning in a Random World, 2005): of
 each held-out photo it is known what share of its posterior lies no farther from the answer than the true place does. A

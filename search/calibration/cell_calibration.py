@@ -39,7 +39,7 @@ _GROWTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 class Check:
     """How answers to N queries compare with the truth."""
 
-    probability: np.ndarray  # (N,) float64, of the answered leaf, all leaves together 1
+    probability: np.ndarray  # (N,) float64, of the answered leaf
     right: np.ndarray  # (N,) bool, whether it is the true one
     shares: Mapping[str, np.ndarray]  # (N,) float64, what lies as near to each kind of point as the true place
     score: np.ndarray  # (N,) float64, of the best leaf, for each photo of an album
@@ -53,8 +53,8 @@ class Check:
         """Below what an answer abstains."""
         return float(np.quantile(self.score, _ABSTAIN_SHARE))
 
-    def reliability(self, inside: float, resampling: Resampling) -> Reliability:
-        """Whether probabilities that add up to `inside` mean what they say."""
+    def reliability(self, resampling: Resampling, *, inside: float = 1.0) -> Reliability:
+        """Whether probabilities mean what they say. inside: what is to be multiplied into them."""
         return reliability(inside * np.minimum(self.probability, 1.0), self.right, resampling)
 
 
@@ -109,7 +109,7 @@ def fit_calibration(
         approximate=division.approximate,
         nonconformities=stored_nonconformities(after.nonconformity),
     )
-    return Fitted(calibration, before.reliability(1.0, resampling), after.reliability(inside, resampling))
+    return Fitted(calibration, before.reliability(resampling), after.reliability(resampling, inside=inside))
 
 
 def _temperature(search: ExactSearch, sample: HeldOutQueries) -> tuple[float, float]:

@@ -81,7 +81,7 @@ def calibrate_photos(
     calibration = Calibration(
         temperature=numbers.temperature,
         growth=cells.growth,
-        inside=sample.inside,
+        inside=cells.inside,
         masses=check.masses(),
         mass_km=usual_mass_km(bundle.hierarchy),
         cap_km=bundle.precision_cap_km,
@@ -90,9 +90,10 @@ def calibrate_photos(
         approximate=division.approximate,
         nonconformities=stored_nonconformities(check.nonconformity),
         fit=numbers.fit,
+        in_leaves=numbers.in_leaves,
         reranker=numbers.reranker,
     )
-    reliabilities = (each.reliability(sample.inside, resampling) for each in (before, check))
+    reliabilities = (each.reliability(resampling) for each in (before, check))
     return PhotoCalibration(Fitted(calibration, *reliabilities), int(seen.sum()), numbers.gain)
 
 
@@ -123,7 +124,8 @@ def _check(engine: Engine, points: Mapping[str, AnswerPoints | CapPoints], sampl
         assert found.evidence is not None, "photos count"
         for name, kind in points.items():
             shares[name][block] = share_up_to(kind, answer, found.posterior, found.evidence, sample, block)
-        probability[block], right[block] = found.hits.probability[:, 0], answer == sample.leaf[block]
+        probability[block] = engine.inside_by_photos(found.evidence) * found.posterior.likeliest(1)[1][:, 0]
+        right[block] = answer == sample.leaf[block]
         score[block] = found.hits.score[:, 0]
         if points:
             nonconformity[block] = true_nonconformity(found.evidence.density, sample, block)

@@ -63,6 +63,7 @@ class PhotoNumbers:
 
     fit: PhotoFit
     temperature: float  # of the cells' part
+    in_leaves: float | None = None  # `Calibration.in_leaves`
     reranker: Reranker | None = None
     gain: RerankerGain | None = None  # None where no reranker was tried
 
@@ -138,7 +139,8 @@ class PhotoFitting:
             if reranked or reranking.interval.low > 0:
                 fit, temperature = self._fit(known, fit, reranked=reranking.unseen)
                 numbers = self._judged(numbers, PhotoNumbers(fit, temperature), reranking, few, errors)
-        return self._with_lists(numbers, few)
+        numbers = self._with_lists(numbers, few)
+        return replace(numbers, in_leaves=self._in_leaves(numbers, few))
 
     def engine(self, numbers: PhotoNumbers, gallery: GalleryName = "lists") -> Engine:
         """Answers by these numbers, by exact search, whatever way the bundle is searched."""
@@ -146,12 +148,13 @@ class PhotoFitting:
         of_photos = Calibration(
             temperature=numbers.temperature,
             growth=self.cells.growth,
-            inside=1.0,
+            inside=self.cells.inside,
             masses={"cell": (0.0, 1.0)},
             mass_km=usual_mass_km(self.bundle.hierarchy),
             least_score=0.0,
             queries=0,
             fit=numbers.fit,
+            in_leaves=numbers.in_leaves,
             reranker=numbers.reranker,
         )
         calibrations = {self._protocol: replace(of_photos, fit=None, reranker=None, with_photos=of_photos)}
@@ -206,7 +209,18 @@ class PhotoFitting:
         if not gain.kept:
             return replace(without, gain=gain)
         fit = replace(numbers.fit, point_width_km=width)
-        return PhotoNumbers(fit, numbers.temperature, reranking.reranker, gain)
+        return replace(numbers, fit=fit, reranker=reranking.reranker, gain=gain)
+
+    def _in_leaves(self, numbers: PhotoNumbers, sample: HeldOutQueries) -> float | None:
+        """The mean share of the photos' weight that lies in a leaf, of queries that have photos."""
+        engine, parts = self.engine(numbers), list[np.ndarray]()
+        for evidence in _evidence(engine, sample):
+            share = engine.in_leaves(evidence)
+            if share is None:
+                return None
+            parts.append(share[evidence.there])
+        shares = np.concatenate(parts)
+        return float(shares.mean()) if shares.any() else None
 
     def _with_lists(self, numbers: PhotoNumbers, sample: HeldOutQueries) -> PhotoNumbers:
         """The same with the least number of lists that says what all of them do."""

@@ -51,6 +51,23 @@ def test_those_with_photos_survive_it_too_and_how_approximate_they_are() -> None
     assert found["one"].with_photos.fit == FIT
 
 
+def test_what_lies_in_leaves_by_the_photos_near_a_query_survives_it_too_and_makes_it_likelier_that_its_place_does() -> (
+    None
+):
+    known = replace(PHOTOS, in_leaves=0.8)  # of queries 90 % lie in a leaf
+    facts = json.loads(json.dumps(calibration_facts({"one": replace(ONE, with_photos=known)})))
+    assert calibrations_of(facts, NOWHERE)["one"].with_photos == known
+    by_photos, in_leaves = np.array([1.0, 1.0, 1.0, 0.0, 0.5]), np.array([0.8, 0.4, 1.0, 0.4, 0.4])
+    inside = known.inside_by_photos(by_photos, in_leaves)
+    np.testing.assert_allclose(inside, [0.9, 0.45, 1.0, 0.9, 0.675])  # 0.9 * 1 / 0.8 would be more than all
+    for other in (known.inside_by_photos(by_photos, None), PHOTOS.inside_by_photos(by_photos, in_leaves)):
+        np.testing.assert_array_equal(other, np.full(5, 0.9))
+    assert "in_leaves" not in calibration_facts({"one": ONE})["one"]  # type: ignore[index]
+    facts["one"]["with_photos"]["in_leaves"] = 0.0
+    with pytest.raises(ArtifactError, match="Fit it again"):
+        calibrations_of(facts, NOWHERE)
+
+
 @pytest.mark.parametrize(
     "changed",
     [

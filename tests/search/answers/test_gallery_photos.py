@@ -55,6 +55,34 @@ def test_lists_of_all_leaves_are_as_good_as_all_photos(photo_bundle: Bundle, que
     np.testing.assert_allclose(lists.evidence.points, everything.evidence.points, atol=1e-7)
 
 
+def test_probabilities_add_up_to_how_likely_a_place_in_a_leaf_is(photo_bundle: Bundle, queries: np.ndarray) -> None:
+    """More where more of the photos' weight lies in leaves; each photo looked up in all leaves is the oracle."""
+    gallery, hierarchy = photo_bundle.gallery, photo_bundle.hierarchy
+    assert gallery is not None
+    tried = np.random.default_rng(0).uniform((-90, -180), (90, 180), (200, 2)).T
+    nowhere = tried[:, hierarchy.locate(*tried)[:, -1] < 0][:, 0]
+    moved = np.arange(len(gallery)) % 3 == 0
+    lat, lng = (np.where(moved, deg, own) for deg, own in zip(nowhere, (gallery.lat_deg, gallery.lng_deg), strict=True))
+    gallery = replace(gallery, lat_deg=lat, lng_deg=lng)
+    known = calibrated(replace(photo_bundle, gallery=gallery), FIT)
+    photos = known.calibrations["one"].with_photos
+    assert photos is not None
+    there = hierarchy.locate(gallery.lat_deg, gallery.lng_deg)[:, -1] >= 0
+    assert 0.5 < there.mean() < 0.7
+    of_cells = replace(known.calibrations["one"], with_photos=replace(photos, inside=0.6, in_leaves=0.7))
+    engine = Engine(replace(known, calibrations={"one": of_cells}))
+    found = engine.find(queries, k=len(hierarchy.leaves), left_out=0.0)
+    truth = brute_force(photo_bundle, FIT, queries)
+    in_leaves = truth.weight[:, there].sum(axis=1)
+    assert np.ptp(in_leaves) > 0.2
+    by_photos = (1 - FIT.cells) * truth.cells[:, np.bincount(gallery.leaf, minlength=engine.n_leaves) > 0].sum(axis=1)
+    inside = np.minimum(0.6 * (1 - by_photos + by_photos * in_leaves / 0.7), 1)
+    np.testing.assert_allclose(np.nansum(found.hits.probability, axis=1), inside, rtol=1e-5)
+    hits = engine_with(known, FIT).find(queries, k=3, left_out=0.0).hits  # where it is not known, all have the same
+    np.testing.assert_allclose(found.hits.probability[:, :3], inside[:, None] * hits.probability, rtol=1e-5)
+    np.testing.assert_array_equal(found.hits.leaf[:, :3], hits.leaf)
+
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("n_lists", [1, 6])
 def test_only_photos_of_the_best_leaves_lists_count(

@@ -165,6 +165,17 @@ def test_probabilities_mean_what_they_say(
     assert hits.probability[:, 0].mean() == pytest.approx(right.mean(), abs=0.06)
     assert made.fitted.calibration.inside == pytest.approx((fresh.leaf >= 0).mean(), abs=0.06)
     assert made.fitted.after.error <= made.fitted.before.error + 0.02
+    # Photos near to a query say whether its place lies in a leaf at all, better than one share for all does.
+    known = engine_of(SearchOptions())
+    evidence = known.find(fresh.queries).evidence
+    assert evidence is not None
+    each, there = known.inside_by_photos(evidence), fresh.leaf >= 0
+    assert each.mean() == pytest.approx(there.mean(), abs=0.06)
+
+    def log_loss(probability: np.ndarray) -> float:
+        return float(-np.log(np.where(there, probability, 1 - probability).clip(1e-3)).mean())
+
+    assert log_loss(each) < log_loss(np.full(len(there), there.mean())) - 0.01
 
 
 def test_the_fit_is_likelier_than_its_start_on_fresh_photos(
