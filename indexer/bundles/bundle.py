@@ -66,7 +66,10 @@ WriteGallery = Callable[[Draft], GalleryFacts | None]  # puts a gallery's files 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Bundle:
-    """An opened bundle, in memory but for the mapped gallery: it goes on answering whatever happens to the folder."""
+    """An opened bundle: it goes on answering when the folder is removed.
+
+    The vectors of levels and of the gallery are mapped: of all that is read, few or a part are looked at for a query.
+    """
 
     path: Path
     manifest: Manifest
@@ -318,7 +321,7 @@ def _read_biases(folder: Path, n_levels: int) -> list[np.ndarray]:
 
 
 def _read_level(path: Path) -> Index:
-    index = read_index(path)
+    index = read_index(path, mapped=True)
     if not is_exact(index):
         raise ArtifactError(f"{path}: not a flat index, which every level's is. Rebuild the bundle.")
     return index
