@@ -26,7 +26,8 @@ log = logging.getLogger(__name__)
 
 KIND = "features"
 SCHEMA_VERSION = 1
-_ROWS = 8192  # read at once
+_ROWS = 1 << 13  # read at once
+_CUT = 1 << 10  # read at once where shards are cut: what is read stays in memory as long as a part of it does
 
 _Rows = tuple[int, pa.Table, pa.Array | np.ndarray]  # number of the first row in its file, columns, vectors as they are
 _Needed = Callable[[int, int], bool]  # whether a shard that is wanted has any of these rows of a file
@@ -75,7 +76,7 @@ class FeatureSource:
 
     def __iter__(self) -> Iterator[FeatureBatch]:
         """All vectors in order, a bounded number at a time."""
-        return (batch for _, batch in self._pieces(self.rows, lambda _: True))
+        return (batch for _, batch in self._pieces(self.rows, lambda _: True, at_once=_ROWS))
 
     def cut(self, rows: int, wanted: Callable[[int], bool]) -> Iterator[tuple[int, FeatureBatch]]:
         """The same in shards of so many rows, whatever files they are in, the last one shorter; with their numbers.
@@ -83,7 +84,7 @@ class FeatureSource:
         wanted: which shards, by number; others are passed over, and not read where the files allow it.
         """
         pile: list[FeatureBatch] = []
-        for number, batch in self._pieces(rows, wanted):
+        for number, batch in self._pieces(rows, wanted, at_once=_CUT):
             pile.append(batch)
             # As soon as it is whole: what comes next may be damaged.
             if sum(map(len, pile)) == rows:
@@ -92,8 +93,8 @@ class FeatureSource:
         if pile:
             yield number, joined(pile)
 
-    def _pieces(self, rows: int, wanted: Callable[[int], bool]) -> Iterator[tuple[int, FeatureBatch]]:
-        """The vectors of these shards, a bounded number at a time and never of two shards or files at once."""
+    def _pieces(self, rows: int, wanted: Callable[[int], bool], *, at_once: int) -> Iterator[tuple[int, FeatureBatch]]:
+        """The vectors of these shards, at most `at_once` at a time and never of two shards or files."""
         width, row = None, 0
         for file, n_rows in zip(self.shards, self._counts, strict=True):
 
@@ -102,7 +103,7 @@ class FeatureSource:
 
             read = _npy_rows if file.suffix == ".npy" else _parquet_rows
             with _damage_named(file):
-                for first, columns, embedding in read(file, needed) if needed(0, n_rows) else ():
+                for first, columns, embedding in read(file, needed, at_once) if needed(0, n_rows) else ():
                     begin, end = row + first, row + first + columns.num_rows
                     for number in filter(wanted, range(begin // rows, -(-end // rows))):
                         part = slice(max(number * rows - begin, 0), (number + 1) * rows - begin)
@@ -202,7 +203,7 @@ def _damage_named(path: Path) -> Iterator[None]:
         raise ArtifactError(f"{path}: cannot be read as features ({error}).") from None
 
 
-def _npy_rows(path: Path, needed: _Needed) -> Iterator[_Rows]:
+def _npy_rows(path: Path, needed: _Needed, at_once: int) -> Iterator[_Rows]:
     beside = path.with_suffix(".csv")
     if not beside.is_file():
         raise InputError(f"{path}: needs {beside.name} beside it, with a column photo (and lat, lng if known).")
@@ -213,19 +214,20 @@ def _npy_rows(path: Path, needed: _Needed) -> Iterator[_Rows]:
             f"{path}: shape {vectors.shape}, but {beside.name} has {table.num_rows} rows. Give (rows, D) numbers, one "
             "row for each row of the table."
         )
-    for first in range(0, len(vectors), _ROWS):
-        if needed(first, min(first + _ROWS, len(vectors))):
-            yield first, table.slice(first, _ROWS), vectors[first : first + _ROWS]
+    for first in range(0, len(vectors), at_once):
+        if needed(first, min(first + at_once, len(vectors))):
+            yield first, table.slice(first, at_once), vectors[first : first + at_once]
 
 
-def _parquet_rows(path: Path, needed: _Needed) -> Iterator[_Rows]:
-    with pa.parquet.ParquetFile(path) as file:
+def _parquet_rows(path: Path, needed: _Needed, at_once: int) -> Iterator[_Rows]:
+    # Mapped: else the bytes of a whole row group are held, which others make of a million rows.
+    with pa.parquet.ParquetFile(path, memory_map=True) as file:
         if "embedding" not in file.schema_arrow.names:
             raise InputError(f"{path}: no column 'embedding'; it has {', '.join(file.schema_arrow.names)}.")
         end = 0
         for group in range(file.num_row_groups):
             begin, end = end, end + file.metadata.row_group(group).num_rows
-            for batch in file.iter_batches(_ROWS, row_groups=[group]) if needed(begin, end) else ():
+            for batch in file.iter_batches(at_once, row_groups=[group]) if needed(begin, end) else ():
                 yield begin, pa.table(batch), batch["embedding"]
                 begin += batch.num_rows
 

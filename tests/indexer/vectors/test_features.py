@@ -212,6 +212,7 @@ def test_a_cut_is_that_of_all_vectors_in_one_parquet(
         pyarrow.parquet.write_table(feature_table(part), folder / f"{number}.parquet", row_group_size=group)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(features, "_ROWS", at_once)
+        patch.setattr(features, "_CUT", at_once)
         source = open_features(folder)
         assert source.rows == sum(sizes)
         check_cut(source, joined(parts), rows=rows, wanted=wanted)
@@ -237,6 +238,7 @@ def test_a_cut_is_that_of_all_vectors_in_a_npy(
     (folder / "v.csv").write_text(f"photo,lat,lng,status,reason\n{table}\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(features, "_ROWS", at_once)
+        patch.setattr(features, "_CUT", at_once)
         check_cut(open_features(folder / "v.npy"), whole, rows=rows, wanted=wanted)
 
 
