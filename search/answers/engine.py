@@ -28,7 +28,10 @@ from search.answers.photo_evidence import PhotoEvidence
 from search.answers.points import AnswerPoints, CapPoints, Places
 from search.answers.precision_cap import CoarseCells, NamedCells
 from search.retrieval.found import LISTED, WITH_PHOTOS, Hits, joined_hits, queries_at_once, with_prior
+from search.retrieval.gallery_lists import NearPhotos
 from search.retrieval.posterior import LEFT_OUT, Posterior
+
+_WEIGHED = 256  # queries whose photos are weighed at once
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -274,7 +277,11 @@ class Engine:
         """
         k = self._check_k(k, self.n_leaves, "finest cells")
         hits = self._leaves(queries, k=k, n_photos=n_photos, left_out=left_out, n_lists=self._n_lists)
-        return self._with_photos(queries, hits, k=k, n_photos=n_photos, owners=owners)
+        made_of = np.ones(len(queries), np.int64) if n_photos is None else n_photos
+        if self._photos is None:
+            return Found(replace(hits, probability=self._inside * hits.probability), hits.posterior, None)
+        near = self._photos.nearest(queries, hits, owners=owners)
+        return self._with_photos(self._photos, queries, hits, near, k=k, n_photos=made_of, owners=owners)
 
     @property
     def _n_lists(self) -> int:
@@ -283,20 +290,17 @@ class Engine:
 
     def _with_photos(
         self,
+        photos: PhotoSearch,
         queries: np.ndarray,
         hits: Hits,
+        near: NearPhotos,
         *,
         k: int,
-        n_photos: np.ndarray | None,
+        n_photos: np.ndarray,
         owners: np.ndarray | None,
     ) -> Found:
-        """What was found of queries, with what photos say where these count."""
-        assert hits.posterior is not None, "it was wanted"
-        photos = self._photos
-        if photos is None:
-            return Found(replace(hits, probability=self._inside * hits.probability), hits.posterior, None)
-        made_of = np.ones(len(queries), np.int64) if n_photos is None else n_photos
-        evidence = photos(queries, hits, hits.posterior, n_photos=made_of, owners=owners)
+        """What was found of queries, with what the photos near them say."""
+        evidence = photos(queries, hits, near, n_photos=n_photos, owners=owners)
         best = photos.best(
             queries, hits, evidence, k, inside=self.inside_by_photos(evidence)[:, None] if self.calibrated else 1.0
         )
@@ -336,8 +340,21 @@ class Engine:
         n_best = k if self.coarse is None else 1
         for block, hits in self._hits_together(queries, n_best, n_photos, step=step):
             own = None if owners is None else owners[block]
-            found = self._with_photos(queries[block], hits, k=n_best, n_photos=n_photos[block], owners=own)
-            yield block, self._answer(queries[block], found, k, n_photos[block])
+            near = self._photos.nearest(queries[block], hits, owners=own)
+            # What photos say of a query takes many times the memory of what is told of it.
+            for begin in range(0, max(len(near.row), 1), _WEIGHED):
+                rows = np.arange(begin, min(begin + _WEIGHED, len(near.row)))
+                part = slice(block.start + begin, block.start + begin + len(rows))
+                found = self._with_photos(
+                    self._photos,
+                    queries[part],
+                    hits.take(rows),
+                    near.take(rows),
+                    k=n_best,
+                    n_photos=n_photos[part],
+                    owners=None if owners is None else owners[part],
+                )
+                yield part, self._answer(queries[part], found, k, n_photos[part])
 
     def _hits_together(
         self, queries: np.ndarray, k: int, n_photos: np.ndarray, *, step: int

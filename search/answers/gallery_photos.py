@@ -24,7 +24,7 @@ from search.answers.photo_evidence import PhotoEvidence, photo_evidence
 from search.answers.photo_properties import PhotoProperties
 from search.answers.radii import LeafDiscs
 from search.retrieval.found import Hits
-from search.retrieval.gallery_lists import GalleryLists
+from search.retrieval.gallery_lists import GalleryLists, NearPhotos
 from search.retrieval.posterior import Posterior
 from search.retrieval.proof import LeafScores, tensor_of
 
@@ -99,30 +99,38 @@ class PhotoSearch:
         leaf = self.gallery.leaf if self._counts_for is None else self._counts_for
         return OwnedLeaves(self.owners.of_photo[wanted], leaf[wanted].astype(np.int64), len(self._leaves))
 
+    def nearest(self, queries: np.ndarray, hits: Hits, *, owners: np.ndarray | None = None) -> NearPhotos:
+        """The photos most like queries (Q, D) float32, with the leaves that they count for.
+
+        hits: with the `n_lists` leaves to look at. owners: (Q, K) int64, numbers of `owners`, whose photos a query does
+        not look at; None: it looks at everybody's.
+        """
+        assert hits.lists is not None, "they are wanted"
+        lists = None if self._everywhere else self._with_more(hits.lists.leaf)
+        own = None if owners is None else (self.owners.of_photo, owners)
+        near = self._lists.nearest(queries, lists, near=self.fit.near, owners=own)
+        if self._counts_for is None:
+            return near
+        return replace(near, leaf=np.where(near.row < 0, -1, self._counts_for[near.row]))
+
     def __call__(
         self,
         queries: np.ndarray,
         hits: Hits,
-        cells: Posterior,
+        near: NearPhotos,
         *,
         n_photos: np.ndarray,
         owners: np.ndarray | None = None,
     ) -> PhotoEvidence:
         """What photos say of queries (Q, D) float32 beside cells.
 
-        hits: their best leaves, with probabilities that add up to 1 over all leaves, and the `n_lists` to look at.
-        cells: the posterior over leaves. n_photos: (Q,) int64, how many photos each query is made of. owners: (Q, K)
-        int64, numbers of `owners`, whose photos a query does not look at; None: it looks at everybody's.
+        hits: their best leaves, with probabilities that add up to 1 over all leaves, and their posterior. near, owners:
+        as `nearest` gave and took them. n_photos: (Q,) int64, how many photos each query is made of.
         """
-        assert hits.lists is not None, "they are wanted"
-        lists = None if self._everywhere else self._with_more(hits.lists.leaf)
-        cells, emptied, own = with_leaves(cells, hits), None, None
+        assert hits.posterior is not None, "it is wanted"
+        cells, emptied = with_leaves(hits.posterior, hits), None
         if owners is not None:
-            own = self.owners.of_photo, owners
             emptied = self._owned.emptied(cells.leaf, owners, cells.query)
-        near = self._lists.nearest(queries, lists, near=self.fit.near, owners=own)
-        if self._counts_for is not None:
-            near = replace(near, leaf=np.where(near.row < 0, -1, self._counts_for[near.row]))
         leaf_score = self._scores(queries, near.leaf, hits)
         reranked = None
         if self._reranker is not None and self._properties is not None:

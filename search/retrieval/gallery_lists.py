@@ -233,12 +233,15 @@ class _Candidates:
     def drop(self) -> None:
         """Leave out those that cannot be among the best."""
         nothing = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32)
-        query, row, similarity = (np.concatenate(each) for each in zip(nothing, *self._waiting, strict=True))
+        parts, self._waiting = [nothing, *self._waiting], []
+        query, row, similarity = (np.concatenate(each) for each in zip(*parts, strict=True))
+        del parts  # there are many
         if (self._error > 0).all():
             order = np.argsort(_descending(query, similarity))
         else:  # similarities that are true need an order to the end: a query of zeros is as like all photos
             order = np.lexsort((row, -similarity, query))
-        query, row, similarity = query[order], row[order], similarity[order]
+        for each in query, row, similarity:
+            each[:] = each[order]
         begins = np.searchsorted(query, np.arange(len(self._error) + 1))
         last = begins[:-1] + self._near - 1
         enough = last < begins[1:]
@@ -254,8 +257,12 @@ def _descending(query: np.ndarray, similarity: np.ndarray) -> np.ndarray:
     Sorting one number takes a tenth of the time of sorting by two.
     """
     bits = (similarity + np.float32(0)).view(np.int32)  # -0.0 is 0.0
-    ascending = np.where(bits < 0, bits ^ np.int32(0x7FFFFFFF), bits).astype(np.int64)
-    return (query.astype(np.uint64) << np.uint64(32)) + (np.int64(0x7FFFFFFF) - ascending).astype(np.uint64)
+    np.bitwise_xor(bits, 0x7FFFFFFF, out=bits, where=bits < 0)  # now in the order of the similarities
+    np.subtract(0x7FFFFFFF, bits, out=bits)  # and now the other way round, as a number without a sign
+    number = query.astype(np.uint64)
+    number <<= np.uint64(32)
+    number |= bits.view(np.uint32)
+    return number
 
 
 def _in_threads(work: Callable[[_Part], None], parts: Iterable[_Part]) -> None:

@@ -19,6 +19,7 @@ from search.retrieval.proof import float32_error
 
 _MOST = 127  # of a byte with a sign, as many below 0 as above
 _ZERO = 128  # the code that stands for the middle of a range
+_ROUNDED = 1 << 8  # queries that are rounded at once
 _SHAPES = 32  # numbers of queries and photos are multiples of it: a product is made ready once for each shape
 _FLAT = 1.0 + 1e-6  # bounds are a little wider than they are worked out
 
@@ -80,20 +81,24 @@ class ByteProducts:
     def __init__(self, gallery: Gallery, queries: np.ndarray, offset: np.ndarray, step: np.ndarray) -> None:
         """offset, step: (D,) float32, as `Gallery.scale` gives them."""
         self._lists = gallery.lists
-        wide = queries.astype(np.float64)
         middle, step = offset + _ZERO * step.astype(np.float64), step.astype(np.float64)
-        scaled = wide * step
-        self._scale = np.maximum(np.abs(scaled).max(axis=1, initial=0), np.finfo(np.float32).tiny) / _MOST
-        rounded = np.rint(scaled / self._scale[:, None])
-        self._constant = wide @ middle
-        # (scaled - rounded) . (code - 128) is ((scaled - rounded) / step) . (x - middle), of a unit vector x.
-        lost = np.divide(scaled - rounded * self._scale[:, None], step, out=np.zeros_like(scaled), where=step > 0)
         reach = _longest(gallery) + float(np.linalg.norm(middle))
-        length = np.linalg.norm(wide, axis=1)
-        # The last term: a vector is decoded, and its similarity summed, in float32.
-        slack = 2 * length * float32_error(queries.shape[1]) * reach
-        self.error = (np.linalg.norm(lost, axis=1) * reach + slack) * _FLAT
-        self._bytes = torch.from_numpy(rounded.astype(np.int8))
+        self._scale, self._constant, self.error = (np.empty(len(queries)) for _ in range(3))
+        self._bytes = torch.empty(queries.shape, dtype=torch.int8)
+        for begin in range(0, len(queries), _ROUNDED):
+            part = slice(begin, begin + _ROUNDED)
+            wide = queries[part].astype(np.float64)
+            scaled = wide * step
+            scale = np.maximum(np.abs(scaled).max(axis=1, initial=0), np.finfo(np.float32).tiny) / _MOST
+            rounded = np.rint(scaled / scale[:, None])
+            # (scaled - rounded) . (code - 128) is ((scaled - rounded) / step) . (x - middle), of a unit vector x.
+            lost = np.divide(scaled - rounded * scale[:, None], step, out=np.zeros_like(scaled), where=step > 0)
+            length = np.linalg.norm(wide, axis=1)
+            # The last term: a vector is decoded, and its similarity summed, in float32.
+            slack = 2 * length * float32_error(queries.shape[1]) * reach
+            self.error[part] = (np.linalg.norm(lost, axis=1) * reach + slack) * _FLAT
+            self._scale[part], self._constant[part] = scale, wide @ middle
+            self._bytes[part] = torch.from_numpy(rounded.astype(np.int8))
 
     def above(
         self, queries: np.ndarray, begins: np.ndarray, ends: np.ndarray, least: np.ndarray

@@ -19,8 +19,8 @@ from indexer.bundles.leaf_index import SPARE
 from indexer.vectors.scoring import ScoringModel
 
 _HELD = 1 << 23  # candidates held at once, over all queries: 100 MB
-# Numbers gathered at once: on a CPU 32 MB of float64, which stays in its cache; on a GPU what keeps it busy.
-_NUMBERS = {"cpu": 1 << 22, "cuda": 1 << 28}
+# Numbers gathered at once: on a CPU 8 MB of float64, which stays in its cache; on a GPU what keeps it busy.
+_NUMBERS = {"cpu": 1 << 20, "cuda": 1 << 28}
 
 
 @dataclass(frozen=True, slots=True, eq=False)

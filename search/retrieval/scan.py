@@ -15,6 +15,7 @@ and a small sort, where a partial sort of every row takes three times as long.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import torch
@@ -56,18 +57,25 @@ class LeafScan:
         self._lost = 0.0
         if rows.dtype == torch.float16:
             self._lost = 2.0**-11 * self._longest / (1 - 2.0**-11) + 2.0**-25 * rows.shape[1] ** 0.5
-        self._low = rows.bfloat16() if low_precision else None
-        self._low_lost = 0.0
-        if self._low is not None:
-            # A few at a time: in float64 they take five times the memory of what they are.
-            pairs = zip(torch.split(rows, _PRODUCT), torch.split(self._low, _PRODUCT), strict=True)
-            self._low_lost = max(float((row.double() - low.double()).norm(dim=1).max()) for row, low in pairs)
+        self._has_low = low_precision
+
+    @cached_property
+    def _low(self) -> torch.Tensor:
+        """The rows in bfloat16, made when they are first wanted: who wants all scores does without."""
+        return self._rows.bfloat16()
+
+    @cached_property
+    def _low_lost(self) -> float:
+        """What bfloat16 leaves out of a row, at most."""
+        # A few at a time: in float64 they take five times the memory of what they are.
+        pairs = zip(torch.split(self._rows, _PRODUCT), torch.split(self._low, _PRODUCT), strict=True)
+        return max(float((row.double() - low.double()).norm(dim=1).max()) for row, low in pairs)
 
     def best(self, queries: torch.Tensor, n: int) -> Candidates:
         """The n best leaves of each query, or fewer, and what others can score; queries: (Q, leaf_width) float32."""
-        if self._low is None:
-            return self._candidates(queries, self._best(queries, self._rows, n))
-        return self._from_low(queries, n)
+        if self._has_low:
+            return self._from_low(queries, n)
+        return self._candidates(queries, self._best(queries, self._rows, n))
 
     def best_and_others(self, queries: torch.Tensor, n: int, temperature: float) -> tuple[Candidates, torch.Tensor]:
         """The same, and the log of the sum of exp(score / temperature) over all but the first candidate: (Q,)."""
@@ -106,7 +114,6 @@ class LeafScan:
         return length * (float32_error(queries.shape[1]) * self._longest + self._lost)
 
     def _from_low(self, queries: torch.Tensor, n: int) -> Candidates:
-        assert self._low is not None
         wanted = min(n, len(self._low))
         rounded = queries.bfloat16()
         found = self._best(rounded, self._low, min(n + _SPARE_LOW, len(self._low)))
