@@ -1,6 +1,7 @@
 """`python -m search`: photos to places."""
 
 from indexer.cli import Command, main
+from indexer.jobs.memory_pool import share_memory_pool
 from search.commands import check, export, query, run, show, status
 from search.evaluation_commands import audit, calibrate, evaluate
 
@@ -18,4 +19,5 @@ COMMANDS = {
 }
 
 if __name__ == "__main__":
+    share_memory_pool()
     raise SystemExit(main("search", DESCRIPTION, COMMANDS))
