@@ -50,6 +50,20 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert found[:, 0].tolist() == list(range(20))
 
 
+def test_mapped_rows_are_the_same_and_stay_when_the_file_is_removed(tmp_path: Path) -> None:
+    path = tmp_path / "i.faiss"
+    write_index(flat_index(unit_rows(20, 7, 0)), path)
+    before = path.read_bytes()
+    index = read_index(path, mapped=True)
+    path.unlink()
+    np.testing.assert_array_equal(rows_of(index), unit_rows(20, 7, 0))
+    _, found = index.search(unit_rows(20, 7, 0), 1)
+    assert found[:, 0].tolist() == list(range(20))
+    path.write_bytes(before[:-1])
+    with pytest.raises(ArtifactError, match="FAISS index"):
+        read_index(path, mapped=True)
+
+
 def test_rows_keep_their_index_alive_and_are_read_only() -> None:
     rows = rows_of(flat_index(unit_rows(500, 64, 0)))  # the index itself is gone after this line
     _ = [np.ones(500 * 64, np.float32) for _ in range(20)]  # memory that would be handed out again

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+from indexer.bundles import gallery as gallery_module
 from indexer.bundles.build_config import GalleryConfig
 from indexer.bundles.gallery import PHOTOS_FILE, VECTORS_FILE, Gallery, gallery_facts, open_gallery
 from indexer.bundles.gallery_builds import write_gallery
@@ -62,6 +63,18 @@ def test_faiss_searches_its_lists(hierarchy: Hierarchy, tmp_path: Path) -> None:
     lists = gallery.leaf[best].astype(np.int64)[:, None]
     _, found = index.search_preassigned(query, 1, lists, np.zeros((4, 1), np.float32))
     np.testing.assert_array_equal(found[:, 0], best)
+
+
+def test_names_are_found_in_any_order_over_row_groups(
+    hierarchy: Hierarchy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gallery_module, "_ROWS", 7)
+    _, gallery = write(tmp_path, photos(hierarchy, alike=0), hierarchy, GalleryConfig(keep_duplicates=True))
+    assert gallery.texts("photo").num_chunks > 2
+    names = np.array(pa.parquet.read_table(tmp_path / PHOTOS_FILE)["photo"].to_pylist(), object)
+    rows = np.random.default_rng(0).integers(0, len(gallery), (3 * len(gallery),))
+    np.testing.assert_array_equal(gallery.names(rows), names[rows])
+    assert gallery.names(rows[:0]).tolist() == []
 
 
 @pytest.mark.parametrize(("precision", "error"), [("int8", 5e-3), ("fp16", 1e-3), ("fp32", 1e-6)])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-# Threads that all have arrays at once, each with small ones in between that stay, and then nothing but these.
+# A program: threads that all have arrays at once, with small ones in between; in the end only these are left.
 KEPT = """
 import threading
 from pathlib import Path

@@ -459,6 +459,18 @@ def test_photos_are_looked_at_for_many_queries_at_once(
     assert pa.concat_tables([pa.table(columns_of(part)) for part in parts]).equals(pa.table(whole))
 
 
+def test_photos_are_weighed_for_a_few_queries_at_a_time(
+    photo_bundle: Bundle, queries: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = engine_with(photo_bundle, replace(FIT, lists=4), mode="exact")
+    whole = columns_of(engine.answer(queries, k=3))
+    monkeypatch.setattr(engine_module, "_WEIGHED", 4)
+    blocks, parts = zip(*engine.answers(queries, k=3), strict=True)
+    assert [row for block in blocks for row in range(block.start, block.stop)] == list(range(len(queries)))
+    assert max(block.stop - block.start for block in blocks) == 4
+    assert pa.concat_tables([columns_of(part) for part in parts]).equals(whole)
+
+
 @pytest.mark.parametrize("low_precision", [False, True])
 @pytest.mark.parametrize("region", [None, "FR,JP,US,BR"])
 def test_leaves_may_be_searched_on_another_device(
