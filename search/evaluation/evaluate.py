@@ -290,6 +290,8 @@ def leave_out(evaluation: Evaluation, lists: Sequence[Path]) -> LeftOut:
 def leave_out_duplicates(evaluation: Evaluation, audit: Path, *, truth: Path) -> LeftOut:
     """Evaluate without the photos of which an audit found a near-duplicate among its references.
 
+    All photos of an album share the answer that one of them with a near-duplicate helped to make, and are left out.
+
     truth: what the evaluation's photos were read from.
 
     Raises:
@@ -305,13 +307,15 @@ def leave_out_duplicates(evaluation: Evaluation, audit: Path, *, truth: Path) ->
     if truth.is_file() and found.digest == file_digest(truth):  # all rows of it may have been audited, and not all used
         here = set(names)
         found = replace(found, photos=[name for name in found.photos if name in here])
-    return _left_out(evaluation, {str(audit): found.photos})
+    return _left_out(evaluation, {str(audit): found.photos}, whole_albums=True)
 
 
-def _left_out(evaluation: Evaluation, named: Mapping[str, Sequence[str]]) -> LeftOut:
-    """Evaluate without photos, by what names them."""
+def _left_out(evaluation: Evaluation, named: Mapping[str, Sequence[str]], *, whole_albums: bool = False) -> LeftOut:
+    """Evaluate without photos, by what names them; with whole albums, without all photos of their albums."""
     left_out = np.zeros(len(evaluation.photos), bool)
     for source, photos in named.items():
         if photos:
             left_out |= match_names(photos, evaluation.photos.photo, source=source, wanted_by="the truth").found
+    if whole_albums and evaluation.albums is not None:
+        left_out = np.isin(evaluation.albums, evaluation.albums[left_out])
     return LeftOut(list(named), int(left_out.sum()), evaluation.without(left_out), evaluation.without(~left_out))

@@ -14,6 +14,7 @@ from indexer.earth.geo import haversine_km
 from indexer.errors import InputError
 from search.evaluation import evaluate
 from search.evaluation.evaluate import compare, evaluate_predictions, leave_out, leave_out_duplicates
+from search.evaluation.evaluation_report import evaluation_text
 from search.evaluation.findings import NearDuplicates
 from search.evaluation.options import EvaluateConfig, Resampling
 from tests.search.evaluation.test_findings import written_audit
@@ -328,6 +329,23 @@ def test_answers_that_do_not_say_their_albums_take_a_column_of_the_truth_or_none
     records = csv(tmp_path / "info.json", json.dumps({"a.jpg": ["latitude: 0", "longitude: 0"]}))
     unknown = evaluate_predictions(answers, records, config=config)
     assert (unknown.albums, unknown.unknown_album) == (None, "trip")
+
+
+def test_an_album_with_a_near_duplicate_is_left_out_whole(tmp_path: Path) -> None:
+    answers = album_answers(tmp_path / "O", list("abcd"), [0, 0, 1, 1])
+    truth = csv(tmp_path / "t.csv", "photo,lat,lng\na,0,0\nb,10,10\nc,20,20\nd,30,30\n")
+    lists = (str(csv(tmp_path / "l.csv", "photo\nb\n")),)
+    config = EvaluateConfig(audit=written_audit(tmp_path / "A", ["b"]), exclude=lists)
+    result = evaluate_predictions(answers, truth, config=config)
+    near, named = result.near_duplicates, result.left_out
+    assert near is not None
+    assert near.evaluation is not None
+    assert near.alone is not None
+    assert (near.n_left_out, near.evaluation.photos.photo, near.alone.photos.photo) == (2, ["c", "d"], ["a", "b"])
+    assert near.evaluation.n_albums == 1
+    assert named is not None
+    assert named.n_left_out == 1  # lists name photos
+    assert "2 photos that have a near-duplicate, or whose album has one" in evaluation_text(result)
 
 
 def test_recall_by_area_of_cells_and_discs(tmp_path: Path) -> None:
