@@ -16,7 +16,7 @@ from search.evaluation.evaluate import DEFAULT_EVALUATION, Evaluation, evaluate_
 from search.evaluation.evaluation_report import evaluation_data, evaluation_text
 from search.evaluation.options import BenchmarkName, EvaluateConfig, Resampling
 from search.evaluation.paper_tables import PaperTables, benchmark_folders, missing_benchmarks
-from search.evaluation.truth import beside_truth, owners_in, read_truth, write_photos
+from search.evaluation.truth import beside_truth, read_truth, texts_in, write_photos
 from search.runs.job import DEFAULT_RUN, run
 from search.runs.run_report import RunReport
 from search.runs.run_spec import RunConfig, RunSpec
@@ -198,7 +198,7 @@ def _judged(
                 photos = beside_truth(photos, truth)
                 column, owner = answers.owner_column, None
                 if column is not None and answers.owner_table is None:
-                    whose = owners_in(truth, column, benchmark=config.benchmark_name, split=config.split)
+                    whose = texts_in(truth, column, benchmark=config.benchmark_name, split=config.split)
                     owner = column, whose
                 table = write_photos(photos, Path(scratch) / "photos.parquet", owner=owner)
                 answers = replace(answers, photos=str(table), split=None)

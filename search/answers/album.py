@@ -5,8 +5,9 @@ as the product of all photos' scores does. Logits grow with the number of photos
 over-confident than a photo's; temperatures are fitted apart (protocol 'album').
 
 In: a column that says which photos belong together, and the photos' vectors shard by shard. Out: tables of rows like
-those without albums, one for each shard. A photo with an empty album is one of its own; one that could not be read is a
-row with its reason, and its album is answered from the others. Beside the shards, one sum of vectors is held for each
+those without albums, one for each shard, which also say by a number which photos were asked together. A photo with an
+empty album is one of its own; one that could not be read is a row with its reason, and its album is answered from the
+others. Beside the shards, one sum of vectors is held for each
 album, 6 kB at 768 dims, and the names of all photos: answers come when all photos have been seen.
 """
 
@@ -54,7 +55,16 @@ def albums_of_features(features: FeatureSource, column: str) -> Albums:
 
 
 def _albums(rows: RowTexts) -> Albums:
-    return Albums(_numbered(rows.text), rows)
+    return Albums(album_numbers(rows.text), rows)
+
+
+def album_numbers(names: pa.Array) -> np.ndarray:
+    """Albums by number (rows,) int64; a row whose album is null or empty is an album of its own."""
+    alone = pc.fill_null(pc.equal(names, ""), True)
+    named = pc.binary_join_element_wise("album", names, " ")
+    own = pc.binary_join_element_wise("row", pa.array(np.arange(len(names))).cast(pa.string()), " ")
+    numbers = pc.if_else(alone, own, named).dictionary_encode().indices
+    return numbers.to_numpy(zero_copy_only=False).astype(np.int64)
 
 
 def answer_albums(
@@ -98,7 +108,7 @@ def answer_albums(
     row = 0
     for batch in seen:
         of_row = albums.of_row[row : row + len(batch)]
-        yield laid_out(batch, answers, np.where(batch.ok, position[of_row], -1), first_row=row)
+        yield laid_out(batch, answers, np.where(batch.ok, position[of_row], -1), first_row=row, album=of_row)
         row += len(batch)
 
 
@@ -116,12 +126,3 @@ def _answers(
         if recall is not None:
             recall.add(albums, queries, sums.counts[albums], owners=own)
     return pa.concat_tables(parts)
-
-
-def _numbered(names: pa.Array) -> np.ndarray:
-    """Albums by number (rows,) int64; a row whose album is null or empty is an album of its own."""
-    alone = pc.fill_null(pc.equal(names, ""), True)
-    named = pc.binary_join_element_wise("album", names, " ")
-    own = pc.binary_join_element_wise("row", pa.array(np.arange(len(names))).cast(pa.string()), " ")
-    numbers = pc.if_else(alone, own, named).dictionary_encode().indices
-    return numbers.to_numpy(zero_copy_only=False).astype(np.int64)

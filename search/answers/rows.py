@@ -25,8 +25,8 @@ def _abstain(answers: Answers) -> list[str | None] | None:
 
 
 # Beside `row` (number of the photo in the input; what a row is known by, since names may repeat), `photo`, `status`
-# ('ok' or a short reason code), `reason` and, the last one, `class_map` (whether its class map was seen; null where
-# nobody said). All are null where a photo has no answer.
+# ('ok' or a short reason code), `reason` and, the last ones, `class_map` (whether its class map was seen; null where
+# nobody said) and, of photos that were asked in albums, `album`. All but `album` are null where a photo has no answer.
 _COLUMNS: tuple[_Column, ...] = (
     ("lat", pa.float64(), lambda each: each.at.lat_deg),
     ("lng", pa.float64(), lambda each: each.at.lng_deg),
@@ -137,10 +137,13 @@ def answer_table(
     return laid_out(batch, answers, position, first_row=first_row)
 
 
-def laid_out(batch: FeatureBatch, answers: pa.Table, position: np.ndarray, *, first_row: int) -> pa.Table:
+def laid_out(
+    batch: FeatureBatch, answers: pa.Table, position: np.ndarray, *, first_row: int, album: np.ndarray | None = None
+) -> pa.Table:
     """One row per photo of a batch, in order, with its answer.
 
-    position: (N,) int64, the row of `answers` that is the photo's; -1 where it has none.
+    position: (N,) int64, the row of `answers` that is the photo's; -1 where it has none. album: (N,) int64, the number
+    of the album that each was asked with; None: each was asked alone.
     """
     photos = {
         "row": pa.array(np.arange(first_row, first_row + len(batch))),
@@ -150,5 +153,7 @@ def laid_out(batch: FeatureBatch, answers: pa.Table, position: np.ndarray, *, fi
     }
     # `take` with a null index yields null: rows without an answer.
     taken = answers.take(pa.array(position, mask=position < 0))
-    seen = {"class_map": pa.array(batch.class_map or [None] * len(batch), pa.bool_())}
-    return pa.table(photos | dict(zip(taken.column_names, taken.columns, strict=True)) | seen)
+    more = {"class_map": pa.array(batch.class_map or [None] * len(batch), pa.bool_())}
+    if album is not None:
+        more["album"] = pa.array(album, pa.int64())
+    return pa.table(photos | dict(zip(taken.column_names, taken.columns, strict=True)) | more)

@@ -1,7 +1,8 @@
 """How right answers are: predictions joined with the truth, great-circle errors, and what follows from them.
 
 Every photo of the truth counts. A photo without an answer is a miss; accuracy among answered photos is a figure apart.
-Photos of an album share an answer, so intervals count albums where photos were asked in albums.
+Photos of an album share an answer, so intervals count albums where photos were asked in albums; each photo counts by
+how far that answer is from its own place.
 """
 
 import logging
@@ -18,16 +19,15 @@ from indexer.earth import s2
 from indexer.earth.geo import haversine_km
 from indexer.earth.places import countries_of
 from indexer.photos.sources import PhotoTable
-from indexer.photos.tables import open_table
-from search.answers.album import albums_of_table
+from search.answers.album import album_numbers
 from search.evaluation.bootstrap import Intervals, intervals, paired_intervals
 from search.evaluation.findings import excluded_photos, near_duplicates
 from search.evaluation.metrics import Figures, cells_area_km2, disc_area_km2, figures, figures_by_group, recall_by_area
 from search.evaluation.options import EvaluateConfig
-from search.evaluation.photo_names import match_names
-from search.evaluation.predictions import read_predictions
+from search.evaluation.photo_names import Matches, match_names
+from search.evaluation.predictions import Predictions, read_predictions
 from search.evaluation.reliability import Coverage, Reliability, coverage, reliability
-from search.evaluation.truth import read_truth
+from search.evaluation.truth import has_column, read_truth, texts_in
 
 DEFAULT_EVALUATION = EvaluateConfig()
 
@@ -68,7 +68,7 @@ class Evaluation:
     left_out: LeftOut | None = None
     near_duplicates: LeftOut | None = None  # by an audit; None: nobody looked
     albums: np.ndarray | None = None  # (N,) int64, which album each photo is of; None: each is one of its own
-    unknown_album: str | None = None  # column that answers were asked by, where the truth does not have it
+    unknown_album: str | None = None  # column that answers were asked by, where neither they nor the truth have it
     owner_column: str | None = None  # column by whose owners gallery photos were left out; None: none were
 
     @cached_property
@@ -231,12 +231,7 @@ def _evaluation(predictions: Path, photos: PhotoTable, truth: Path, config: Eval
     take = pa.array(matches.row, mask=~matches.found)
     lat, lng = (np.where(matches.found, values[matches.row], np.nan) for values in (answers.lat_deg, answers.lng_deg))
     cells, confidence = (None if each is None else each.take(take) for each in (answers.cells, answers.confidence))
-    albums, column, unknown = None, config.album or answers.album, None
-    if column is not None:
-        if config.album is None and not (truth.is_file() and open_table(truth).has(column)):
-            unknown = column
-        else:
-            albums = albums_of_table(truth, column, split=config.split).of_row
+    albums = _albums(answers, matches, truth, config)
     return Evaluation(
         photos,
         lat,
@@ -246,9 +241,27 @@ def _evaluation(predictions: Path, photos: PhotoTable, truth: Path, config: Eval
         cells,
         confidence,
         albums=albums,
-        unknown_album=unknown,
+        unknown_album=answers.album if albums is None else None,
         owner_column=answers.owner_column,
     )
+
+
+def _albums(answers: Predictions, matches: Matches, truth: Path, config: EvaluateConfig) -> np.ndarray | None:
+    """Which album each photo of the truth is of, (N,) int64; None where none was asked, or nobody knows of which.
+
+    By the column that the config names; else by the answers' own numbers; else, of answers that have none, by the
+    column that they were asked by, where the truth has it.
+    """
+    column, benchmark = config.album or answers.album, config.benchmark_name
+    if column is None:
+        return None
+    if config.album is None and answers.albums is not None:
+        # A photo of the truth that was not asked is an album of its own.
+        alone = int(answers.albums.max(initial=-1)) + 1 + np.arange(len(matches.row))
+        return np.where(matches.found, answers.albums[matches.row], alone)
+    if config.album is None and not has_column(truth, column, benchmark=benchmark):
+        return None
+    return album_numbers(texts_in(truth, column, benchmark=benchmark, split=config.split))
 
 
 def compare(one: Evaluation, other: Evaluation, *, name: str) -> Comparison:
@@ -277,6 +290,8 @@ def leave_out(evaluation: Evaluation, lists: Sequence[Path]) -> LeftOut:
 def leave_out_duplicates(evaluation: Evaluation, audit: Path, *, truth: Path) -> LeftOut:
     """Evaluate without the photos of which an audit found a near-duplicate among its references.
 
+    All photos of an album share the answer that one of them with a near-duplicate helped to make, and are left out.
+
     truth: what the evaluation's photos were read from.
 
     Raises:
@@ -292,13 +307,15 @@ def leave_out_duplicates(evaluation: Evaluation, audit: Path, *, truth: Path) ->
     if truth.is_file() and found.digest == file_digest(truth):  # all rows of it may have been audited, and not all used
         here = set(names)
         found = replace(found, photos=[name for name in found.photos if name in here])
-    return _left_out(evaluation, {str(audit): found.photos})
+    return _left_out(evaluation, {str(audit): found.photos}, whole_albums=True)
 
 
-def _left_out(evaluation: Evaluation, named: Mapping[str, Sequence[str]]) -> LeftOut:
-    """Evaluate without photos, by what names them."""
+def _left_out(evaluation: Evaluation, named: Mapping[str, Sequence[str]], *, whole_albums: bool = False) -> LeftOut:
+    """Evaluate without photos, by what names them; with whole albums, without all photos of their albums."""
     left_out = np.zeros(len(evaluation.photos), bool)
     for source, photos in named.items():
         if photos:
             left_out |= match_names(photos, evaluation.photos.photo, source=source, wanted_by="the truth").found
+    if whole_albums and evaluation.albums is not None:
+        left_out = np.isin(evaluation.albums, evaluation.albums[left_out])
     return LeftOut(list(named), int(left_out.sum()), evaluation.without(left_out), evaluation.without(~left_out))

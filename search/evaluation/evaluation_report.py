@@ -253,7 +253,8 @@ def near_duplicates_table(evaluation: Evaluation, near: LeftOut) -> Table:
     rows = [
         Row(list(cells)) for cells in zip(names, *(column or ["-"] * len(names) for column in columns), strict=True)
     ]
-    title = f"With and without {near.n_left_out:,} photos that have a near-duplicate, by {near.lists[0]}"
+    found = "have a near-duplicate" if evaluation.albums is None else "have a near-duplicate, or whose album has one"
+    title = f"With and without {near.n_left_out:,} photos that {found}, by {near.lists[0]}"
     return Table(heads, rows, title)
 
 

@@ -59,7 +59,7 @@ class EvaluateConfig:
         audit: folder that `python -m search audit` wrote of these photos and those that answers come from, such as the
             gallery's; figures are also given without photos that have a near-duplicate there, and of these alone.
         album: column of the truth that says which photos belong together, such as those of one event: intervals then
-            count albums, as their photos share an answer. By default the one that the answers were asked by.
+            count albums, as their photos share an answer. By default those that were asked together, as answers say.
         benchmark: which set the truth is, of im2gps, im2gps3k, yfcc4k, yfcc26k, gws15k and osv5m: its files are
             understood, it is answered with ten crops, and the paper's figures stand beside.
         split: use only rows of the truth whose column `split` is this.
@@ -81,8 +81,6 @@ class EvaluateConfig:
         _ = self.benchmark_name  # an error says which there are
         if self.against is not None and not self.resampling.resamples:
             raise InputError("`against` compares by drawing photos: leave `resamples` 0 out.")
-        if self.album is not None and self.benchmark is not None:
-            raise InputError("`album` names a column of a table with photo, lat, lng: leave `benchmark` out.")
 
     def limits_km(self, median_km: float) -> tuple[float, ...]:
         """The distances at which answers count as right where half of them are at most so far off."""

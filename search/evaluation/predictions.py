@@ -17,7 +17,7 @@ _COLUMNS = ("photo", "lat", "lng")
 # Columns in which others write their answers, in this order: the published result tables of GeoEstimation
 # (TIBHannover/GeoEstimation, results/im2gps3k/base_M-m.csv), and what its later inference script prints.
 _OTHERS_COLUMNS = (("img_id", "predicted_lat", "predicted_long"), ("img_id", "pred_lat", "pred_lng"))
-_CELLS = "top_s2_id"
+_CELLS, _ALBUM = "top_s2_id", "album"
 # What our answers say of themselves; null where there is no answer, or it has no such thing.
 _CONFIDENCE = ("s2_id", "probability", "calibrated", "radius_50_km", "radius_90_km", "abstain")
 
@@ -29,6 +29,7 @@ class Predictions(PhotoTable):
     cells: pa.ListArray | None = None  # (N,) lists of uint64 S2 ids, the likeliest first; None where nobody gave them
     confidence: pa.Table | None = None  # _CONFIDENCE; None where answers are only points, or cells are labels
     album: str | None = None  # column by which photos were asked together, where `run` was told one
+    albums: np.ndarray | None = None  # (N,) int64, which were asked together; None where answers do not say it
     owner_column: str | None = None  # column by whose owners gallery photos were left out, where it was
 
 
@@ -57,13 +58,16 @@ def read_predictions(source: Path) -> Predictions:
     job = read_job(source) if source.is_dir() else None
     album, owner = (None if job is None else job.options.get(name) for name in ("album", "owner_column"))
     confidence = table.select(_CONFIDENCE) if says else None
-    return Predictions(names_of(table, source), lat, lng, cells, confidence, album, owner)
+    albums = None
+    if album is not None and _ALBUM in table.column_names and not table[_ALBUM].null_count:
+        albums = table[_ALBUM].to_numpy()
+    return Predictions(names_of(table, source), lat, lng, cells, confidence, album, albums, owner)
 
 
 def _read_folder(folder: Path) -> pa.Table:
     try:
         rows = pa.dataset.dataset(folder, format="parquet")
-        more = [name for name in (_CELLS, *_CONFIDENCE) if name in rows.schema.names]
+        more = [name for name in (_CELLS, *_CONFIDENCE, _ALBUM) if name in rows.schema.names]
         table = rows.to_table(columns=["row", *_COLUMNS, *more])
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{folder}: cannot be read as predictions ({error}).") from None

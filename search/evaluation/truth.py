@@ -77,7 +77,7 @@ def read_truth(source: Path, *, benchmark: BenchmarkName | None = None, split: s
     """
     if benchmark is None:
         return read_photos(source, split=split, coordinates=True)
-    file = _file_in(source, benchmark) if source.is_dir() else source
+    file = _file_of(source, benchmark)
     records = _RECORDS.get(file.suffix.lower())
     if records is None or not file.is_file():
         table = _read_table(file, split)
@@ -116,16 +116,33 @@ def write_photos(photos: PhotoTable, out: Path, *, owner: tuple[str, pa.Array] |
     return out
 
 
-def owners_in(source: Path, column: str, *, benchmark: BenchmarkName, split: str | None = None) -> pa.Array:
-    """Whose the photos of a benchmark are, as texts in the order of `read_truth`, by a column of its table.
+def texts_in(
+    source: Path, column: str, *, benchmark: BenchmarkName | None = None, split: str | None = None
+) -> pa.StringArray:
+    """What a column of the truth's table says of its photos, such as whose they are, in the order of `read_truth`.
 
     Raises:
-        InputError: the benchmark's file is no table, or has no such column.
+        InputError: the truth's file is no table, or has no such column.
     """
-    file = _file_in(source, benchmark) if source.is_dir() else source
-    if file.suffix.lower() in _RECORDS:
+    file = _file_of(source, benchmark)
+    if _is_records(file, benchmark):
         raise InputError(f"{file}: has no columns. Give the truth as a table with photo, lat, lng and {column}.")
     return read_columns(file, [column], split=split)[column].cast(pa.string()).combine_chunks()
+
+
+def has_column(source: Path, column: str, *, benchmark: BenchmarkName | None = None) -> bool:
+    """Whether `texts_in` finds such a column. Raises InputError where there is no truth."""
+    file = _file_of(source, benchmark)
+    return not _is_records(file, benchmark) and open_table(file).has(column)
+
+
+def _is_records(file: Path, benchmark: BenchmarkName | None) -> bool:
+    return benchmark is not None and file.suffix.lower() in _RECORDS
+
+
+def _file_of(source: Path, benchmark: BenchmarkName | None) -> Path:
+    """The file that says where photos were taken: of a benchmark it may be one in its folder."""
+    return source if benchmark is None or not source.is_dir() else _file_in(source, benchmark)
 
 
 def _file_in(folder: Path, benchmark: BenchmarkName) -> Path:

@@ -22,9 +22,10 @@ SUFFIXES: Mapping[str, str] = {"csv": ".csv", "geojson": ".geojson", "geoparquet
 _COLUMNS = (
     *("row", "photo", "status", "reason", "lat", "lng", "city", "country", "s2_id", "token", "key", "point_key"),
     *("probability", "probability_over", "calibrated", "radius_50_km", "radius_90_km", "entropy", "abstain"),
-    *("score", "mode", "evidence", "n_photos", "class_map"),
+    *("score", "mode", "evidence", "n_photos", "album", "class_map"),
 )
-_LATER = {"point_key", "evidence"}  # jobs of before there were galleries have none of these
+# Jobs of before there were galleries have none of the first two, and albums have only those that asked them.
+_NOT_ALWAYS = {"point_key", "evidence", "album"}
 
 
 def answers_to(folder: Path, photo: str) -> list[dict[str, Any]]:
@@ -99,7 +100,7 @@ def _answers(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         try:
             connection.read_parquet([str(part) for part in parts]).create_view("answers")
             present = connection.table("answers").columns
-            missing = next((name for name in _COLUMNS if name not in {*present, *_LATER}), None)
+            missing = next((name for name in _COLUMNS if name not in {*present, *_NOT_ALWAYS}), None)
             if missing is not None:
                 raise InputError(f"{folder}: these are no predictions; they have no column {missing!r}.")
             yield connection

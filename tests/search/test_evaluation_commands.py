@@ -1,5 +1,6 @@
 """The commands that measure, as a person uses them: over answers of others, and over answers that they make."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -63,6 +64,29 @@ def test_evaluate_compares_leaves_out_and_reports(
     assert "With and without 1 photos that have a near-duplicate" in capsys.readouterr().out
     assert search(*common, "--exclude", tmp_path / "A") == 2
     assert "Give an audit's folder as --audit" in capsys.readouterr().err
+
+
+def test_answers_to_albums_are_judged_by_a_truth_without_columns(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    embedded = ["--photos", world / "photos.csv", "--checkpoint", world / "C", "--save-features", tmp_path / "F"]
+    assert search("run", "--registry", world / "R", *embedded, "--out", tmp_path / "one") == 0
+    (tmp_path / "trips.csv").write_text("photo,trip\n0.png,x\n1.png,y\n2.png,x\n3.png,x\n4.png,y\n")
+    albums = ["--features", tmp_path / "F", "--album", "trip", "--album-table", tmp_path / "trips.csv"]
+    assert search("run", "--registry", world / "R", *albums, "--out", tmp_path / "O") == 0
+    assert search("export", tmp_path / "O", "--out", tmp_path / "o.csv") == 0
+    rows = csv.DictReader((tmp_path / "o.csv").read_text().splitlines())
+    assert [row["album"] for row in rows] == ["0", "1", "0", "0", "1"]
+    lines = [json.dumps({"ID": row, "LAT": 10 * row, "LON": 20 * row}) for row in (4, 2, 0)]
+    (tmp_path / "meta.jsonl").write_text("\n".join(lines))
+    capsys.readouterr()
+    judged = ["evaluate", "--predictions", tmp_path / "O", "--truth", tmp_path, "--benchmark", "gws15k"]
+    assert search(*judged) == 0
+    text = capsys.readouterr().out
+    assert "3 photos" in text
+    assert "intervals over 2 albums" in text
+    assert search(*judged, "--album", "trip") == 2
+    assert "meta.jsonl: has no columns" in capsys.readouterr().err
 
 
 def test_a_benchmark_is_answered_from_its_own_layout_with_ten_crops(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from indexer.errors import InputError
 from indexer.vectors.features import FeatureBatch, open_features
 from indexer.vectors.scoring import log_product
-from search.answers.album import Albums, _numbered, albums_of_features, albums_of_table, answer_albums
+from search.answers.album import Albums, album_numbers, albums_of_features, albums_of_table, answer_albums
 from search.answers.engine import Engine
 from search.answers.recall import RecallCheck
 from search.answers.row_texts import RowTexts
@@ -39,13 +39,14 @@ def shards(sizes: list[int], bad: set[int] = frozenset()) -> list[FeatureBatch]:
 
 def numbered(names: list[str | None]) -> Albums:
     rows = RowTexts(pa.array(names, pa.string()), [f"{n}.jpg" for n in range(len(names))], "T", "trip", None)
-    return Albums(_numbered(rows.text), rows)
+    return Albums(album_numbers(rows.text), rows)
 
 
 def test_every_photo_gets_the_answer_to_the_sum(engine: Engine) -> None:
     vectors = unit_rows(N, WIDTH, seed=0)
     table = pa.concat_tables(answer_albums(engine, shards([10, 1, 13]), numbered(ALBUM), k=3))
     assert table["row"].to_pylist() == list(range(N))
+    assert table["album"].to_pylist() == numbered(ALBUM).of_row.tolist()
     for row, answer in enumerate(table.to_pylist()):
         members = [other for other in range(N) if other == row or (ALBUM[row] and ALBUM[other] == ALBUM[row])]
         product = sum(log_product(engine.bundle.model, vectors[[member]])[0] for member in members)
@@ -60,6 +61,7 @@ def test_a_photo_that_could_not_be_read_keeps_its_reason_and_its_album_goes_on_w
     rows = table.to_pylist()
     assert [row["row"] for row in rows if row["key"] is None] == sorted(bad)
     assert {row["status"] for row in rows if row["key"] is None} == {"damaged"}
+    assert [row["album"] for row in rows] == numbered(ALBUM).of_row.tolist()
     assert rows[3]["n_photos"] == 2  # of a0, which had three
 
 
@@ -92,7 +94,7 @@ def test_albums_are_the_queries_of_which_recall_is_measured(engine: Engine) -> N
 
 @settings(max_examples=50)
 @given(st.lists(st.sampled_from(["a", "b", "c", "", None]), min_size=1, max_size=30))
-def test_albums_are_numbered_as_they_appear_and_the_nameless_stand_alone(names: list[str | None]) -> None:
+def test_albums_arealbum_numbers_as_they_appear_and_the_nameless_stand_alone(names: list[str | None]) -> None:
     known: dict[object, int] = {}
     expected = [known.setdefault(name or ("alone", row), len(known)) for row, name in enumerate(names)]
     albums = numbered(names)

@@ -14,9 +14,11 @@ from indexer.earth.geo import haversine_km
 from indexer.errors import InputError
 from search.evaluation import evaluate
 from search.evaluation.evaluate import compare, evaluate_predictions, leave_out, leave_out_duplicates
+from search.evaluation.evaluation_report import evaluation_text
 from search.evaluation.findings import NearDuplicates
 from search.evaluation.options import EvaluateConfig, Resampling
 from tests.search.evaluation.test_findings import written_audit
+from tests.search.evaluation.test_truth import LAYOUTS, PHOTOS
 
 
 def csv(path: Path, text: str) -> Path:
@@ -249,6 +251,101 @@ def test_answers_to_albums_say_so_themselves(tmp_path: Path) -> None:
     assert result.albums.tolist() == [0, 0, 1]
     unknown = evaluate_predictions(tmp_path / "O", csv(tmp_path / "u.csv", TRUTH))
     assert (unknown.albums, unknown.unknown_album) == (None, "trip")
+
+
+def album_answers(folder: Path, photos: list[str], album: list[int] | None) -> Path:
+    """Predictions as `run --album trip` writes them: (1, 2) of every photo, and where they are known the albums."""
+    folder.mkdir()
+    columns = {"row": range(len(photos)), "photo": photos, "lat": [1.0] * len(photos), "lng": [2.0] * len(photos)}
+    table = pa.table(columns if album is None else {**columns, "album": album})
+    pyarrow.parquet.write_table(table, folder / "part-0.parquet")
+    job = {"kind": "predictions", "schema_version": 1, "options": {"album": "trip"}, "inputs": {}}
+    (folder / "_job.json").write_text(json.dumps(job))
+    (folder / "_manifest.json").write_text("{}")
+    return folder
+
+
+@pytest.mark.parametrize(("benchmark", "name", "content"), LAYOUTS, ids=[f"{b}-{n}" for b, n, _ in LAYOUTS])
+def test_albums_are_those_of_the_answers_whatever_the_truth_is(
+    benchmark: str, name: str, content: str, tmp_path: Path
+) -> None:
+    """The second photo was asked with one that the truth does not know, the first and the last together."""
+    names = [photo for photo, _, _ in PHOTOS]
+    answers = album_answers(tmp_path / "O", ["other.jpg", names[2], names[1], names[0]], [7, 4, 7, 4])
+    alone = album_answers(tmp_path / "P", names[:2], [3, 3])  # the last one was not asked
+    (tmp_path / name).write_text(content)
+    config = EvaluateConfig(benchmark=benchmark)
+    for truth in (tmp_path / name, tmp_path) if name != "any.csv" else (tmp_path / name,):
+        result = evaluate_predictions(answers, truth, config=config)
+        assert result.albums is not None
+        assert result.albums.tolist() == [4, 7, 4]
+        assert (result.n_albums, result.unknown_album) == (2, None)
+        expected = haversine_km(*(np.array(column, float) for column in zip(*(at[1:] for at in PHOTOS), strict=True)),
+                                np.ones(3), np.full(3, 2.0))  # fmt: skip
+        np.testing.assert_allclose(result.distance_km, expected)  # each photo by its own place
+        missed = evaluate_predictions(alone, truth, config=config)
+        assert missed.albums is not None
+        assert missed.albums[0] == missed.albums[1] != missed.albums[2]
+        assert missed.accuracy.answered == 2
+
+
+def test_intervals_are_the_same_whoever_says_which_photos_are_together(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    lines = [json.dumps({"ID": f"{row}.jpg", "LAT": rng.uniform(-60, 60), "LON": 0.0}) for row in range(60)]
+    csv(tmp_path / "meta.jsonl", "\n".join(lines))
+    rows = [json.loads(line) for line in lines]
+    text = "".join(f"{row['ID']},{row['LAT']},{row['LON']},{number % 12}\n" for number, row in enumerate(rows))
+    table = csv(tmp_path / "t.csv", f"photo,lat,lng,event\n{text}")
+    answers = album_answers(tmp_path / "O", [row["ID"] for row in rows], [number % 12 for number in range(60)])
+    config = EvaluateConfig(benchmark="gws15k", resampling=Resampling(200))
+    by_answers = evaluate_predictions(answers, tmp_path / "meta.jsonl", config=config)
+    by_truth = evaluate_predictions(answers, table, config=EvaluateConfig(album="event", resampling=Resampling(200)))
+    assert by_answers.n_albums == 12
+    assert by_answers.intervals == by_truth.intervals
+
+
+def test_a_benchmarks_own_table_may_say_which_photos_are_together(tmp_path: Path) -> None:
+    lines = ["IMG_ID,AUTHOR,LAT,LON", "a.jpg,ann,0,0", "b.jpg,ben,10,10", "c.jpg,ann,20,20"]
+    csv(tmp_path / "im2gps_places365.csv", "\n".join(lines) + "\n")
+    answers = csv(tmp_path / "p.csv", "photo,lat,lng\na,0,0\nb,10,10\nc,20,20\n")  # of somebody else
+    config = EvaluateConfig(benchmark="im2gps", album="AUTHOR")
+    result = evaluate_predictions(answers, tmp_path, config=config)
+    assert result.albums is not None
+    assert result.albums.tolist() == [0, 1, 0]
+    with pytest.raises(InputError, match="no column 'trip'"):
+        evaluate_predictions(answers, tmp_path, config=EvaluateConfig(benchmark="im2gps", album="trip"))
+    records = csv(tmp_path / "info.json", json.dumps({"a.jpg": ["latitude: 0", "longitude: 0"]}))
+    with pytest.raises(InputError, match=r"has no columns\. Give the truth as a table with photo, lat, lng and AUTHOR"):
+        evaluate_predictions(answers, records, config=config)
+
+
+def test_answers_that_do_not_say_their_albums_take_a_column_of_the_truth_or_none(tmp_path: Path) -> None:
+    answers = album_answers(tmp_path / "O", ["a.jpg", "b.jpg", "c.jpg"], None)
+    csv(tmp_path / "im2gps_places365.csv", "IMG_ID,trip,LAT,LON\na.jpg,x,0,0\nb.jpg,y,10,10\nc.jpg,x,20,20\n")
+    config = EvaluateConfig(benchmark="im2gps")
+    known = evaluate_predictions(answers, tmp_path, config=config)
+    assert known.albums is not None
+    assert (known.albums.tolist(), known.unknown_album) == ([0, 1, 0], None)
+    records = csv(tmp_path / "info.json", json.dumps({"a.jpg": ["latitude: 0", "longitude: 0"]}))
+    unknown = evaluate_predictions(answers, records, config=config)
+    assert (unknown.albums, unknown.unknown_album) == (None, "trip")
+
+
+def test_an_album_with_a_near_duplicate_is_left_out_whole(tmp_path: Path) -> None:
+    answers = album_answers(tmp_path / "O", list("abcd"), [0, 0, 1, 1])
+    truth = csv(tmp_path / "t.csv", "photo,lat,lng\na,0,0\nb,10,10\nc,20,20\nd,30,30\n")
+    lists = (str(csv(tmp_path / "l.csv", "photo\nb\n")),)
+    config = EvaluateConfig(audit=written_audit(tmp_path / "A", ["b"]), exclude=lists)
+    result = evaluate_predictions(answers, truth, config=config)
+    near, named = result.near_duplicates, result.left_out
+    assert near is not None
+    assert near.evaluation is not None
+    assert near.alone is not None
+    assert (near.n_left_out, near.evaluation.photos.photo, near.alone.photos.photo) == (2, ["c", "d"], ["a", "b"])
+    assert near.evaluation.n_albums == 1
+    assert named is not None
+    assert named.n_left_out == 1  # lists name photos
+    assert "2 photos that have a near-duplicate, or whose album has one" in evaluation_text(result)
 
 
 def test_recall_by_area_of_cells_and_discs(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Predictions in the layouts people have."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,32 @@ def test_cells_that_are_labels_have_no_area(tmp_path: Path) -> None:
     cells = pa.array([[None, None]], pa.list_(pa.uint64()))
     pyarrow.parquet.write_table(pa.table({**columns, "top_s2_id": cells}), folder / "part-00000.parquet")
     assert read_predictions(folder).cells is None
+
+
+@pytest.mark.parametrize(
+    ("album", "asked", "expected"),
+    [
+        ([4, 4, 0], True, [4, 0, 4]),
+        ([4, None, 0], True, None),  # shards of before answers said it are among them
+        (None, True, None),
+        ([4, 4, 0], False, None),  # of a job that asked no albums it is not ours
+    ],
+)
+def test_answers_say_which_photos_were_asked_together(
+    tmp_path: Path, album: list[int | None] | None, asked: bool, expected: list[int] | None
+) -> None:
+    folder = tmp_path / "O"
+    folder.mkdir()
+    columns = {"row": [0, 2, 1], "photo": ["a", "c", "b"], "lat": [1.0, 2, 3], "lng": [1.0, 2, 3]}
+    table = pa.table(columns if album is None else {**columns, "album": pa.array(album, pa.int64())})
+    pyarrow.parquet.write_table(table, folder / "part-00000.parquet")
+    options = {"album": "trip"} if asked else {}
+    job = {"kind": "predictions", "schema_version": 1, "options": options, "inputs": {}}
+    (folder / "_job.json").write_text(json.dumps(job))
+    (folder / "_manifest.json").write_text("{}")
+    answers = read_predictions(folder)
+    assert answers.album == ("trip" if asked else None)
+    assert (None if answers.albums is None else answers.albums.tolist()) == expected
 
 
 def test_half_a_place_is_refused(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from indexer.errors import InputError
 from indexer.photos.sources import PhotoTable
-from search.evaluation.truth import beside_truth, read_truth, write_photos
+from search.evaluation.truth import beside_truth, has_column, read_truth, texts_in, write_photos
 
 # Three of IM2GPS's places; the first longitude cannot be a latitude.
 PHOTOS = [
@@ -123,6 +123,20 @@ def test_what_cannot_be_read_is_explained(name: str, content: str | None, messag
         (tmp_path / name).write_text(content)
     with pytest.raises(InputError, match=message):
         read_truth(tmp_path / name, benchmark="gws15k")
+
+
+def test_a_column_is_read_in_the_order_of_the_photos(tmp_path: Path) -> None:
+    lines = ["img_file,lat,lon,split,who", "a.jpg,1,2,x,7", "b.jpg,3,4,y,8", "c.jpg,5,6,x,"]
+    (tmp_path / "gws15k.csv").write_text("\n".join(lines) + "\n")
+    for benchmark, source in ((None, tmp_path / "gws15k.csv"), ("gws15k", tmp_path)):
+        assert texts_in(source, "who", benchmark=benchmark).to_pylist() == ["7", "8", None]  # type: ignore[arg-type]
+        assert texts_in(source, "who", benchmark=benchmark, split="x").to_pylist() == ["7", None]  # type: ignore[arg-type]
+        assert has_column(source, "who", benchmark=benchmark)  # type: ignore[arg-type]
+        assert not has_column(source, "whose", benchmark=benchmark)  # type: ignore[arg-type]
+    (tmp_path / "meta.jsonl").write_text(jsonl())
+    assert not has_column(tmp_path / "meta.jsonl", "ID", benchmark="gws15k")
+    with pytest.raises(InputError, match="has no columns"):
+        texts_in(tmp_path / "meta.jsonl", "ID", benchmark="gws15k")
 
 
 def test_a_folder_without_truth_says_what_was_looked_for(tmp_path: Path) -> None:
