@@ -12,7 +12,7 @@ def embed(*, photos: str, checkpoint: str, out: Path, config: EmbedConfig, stric
 
     Args:
         photos: table (.parquet, .csv), folder of images, or tar shards; a path or a URI.
-        checkpoint: checkpoint folder, or hf:<hub id or folder> for a plain CLIP.
+        checkpoint: checkpoint folder, or hf:<hub id or folder> for a published model.
         out: features folder to write.
         config: how it is done.
         strict: exit with 1 if any photo could not be used; otherwise only if none could.

@@ -37,6 +37,7 @@ CropName = Literal["one", "five", "ten"]
 DeviceName = Literal["auto", "cpu", "cuda"]
 MapFolders = str | Path | tuple[str | Path, ...]  # folders of class maps, or folders that hold these
 PrecisionName = Literal["auto", "float32", "bfloat16"]
+FilterName = Literal["bicubic", "bilinear"]  # both antialiased, as Pillow's are
 FusionKind = Literal["steer", "gather", "concatenate"]  # encoder.models.fusion says what each one is
 
 
@@ -59,6 +60,25 @@ def check_number(name: str, value: float, *, low: float, high: float = math.inf)
 
 
 @dataclass(frozen=True, slots=True)
+class Resizing:
+    """How a photo is resized before it is cut."""
+
+    edge: int  # length of the shorter edge afterwards, in pixels
+    squash: bool = False  # the longer edge becomes as long: a square, whatever the photo's shape
+    filter: FilterName = "bicubic"
+
+    def shape(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of a photo afterwards.
+
+        The longer edge is cut down to whole pixels, as transformers and torchvision do.
+        """
+        if self.squash:
+            return self.edge, self.edge
+        short = min(height, width)
+        return int(self.edge * height / short), int(self.edge * width / short)
+
+
+@dataclass(frozen=True, slots=True)
 class Preprocessing:
     """How pixels become model input; part of the encoder, and of its digest."""
 
@@ -66,8 +86,11 @@ class Preprocessing:
     crop: int = 336  # edge of the square centre crop, in pixels; at most `resize`
     mean: tuple[float, float, float] = CLIP_MEAN  # per channel, of values from 0 to 1
     std: tuple[float, float, float] = CLIP_STD
+    squash: bool = False  # both edges are resized to `resize`, whatever the photo's shape
+    filter: FilterName = "bicubic"
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if not 0 < self.crop <= self.resize:
             raise InputError(f"Preprocessing: crop ({self.crop}) must be from 1 to resize ({self.resize}) pixels.")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
@@ -82,6 +105,14 @@ class Preprocessing:
         """
         return self.resize if crops == "one" else round(self.crop * 8 / 7)
 
+    def resizing(self, crops: CropName) -> Resizing:
+        """How photos are resized before they are cut.
+
+        Where they are squashed, several crops come from the squashed photo: what they show looks as it does in the
+        whole one, which is what the model knows, and together they show all of the photo.
+        """
+        return Resizing(self.shorter_edge(crops), self.squash, self.filter)
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON writes it."""
         return asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
@@ -89,7 +120,7 @@ class Preprocessing:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Preprocessing":
         """The inverse of `to_dict`."""
-        return cls(values["resize"], values["crop"], tuple(values["mean"]), tuple(values["std"]))
+        return cls(**values | {"mean": tuple(values["mean"]), "std": tuple(values["std"])})
 
 
 @dataclass(frozen=True)  # no slots: jsonargparse reads defaults through `vars`

@@ -53,7 +53,7 @@ def embed(
 
     Args:
         photos: table (.parquet, .csv), folder of images, or tar shards; a path or a URI.
-        checkpoint: checkpoint folder, or hf:<hub id or folder> for a plain CLIP.
+        checkpoint: checkpoint folder, or hf:<hub id or folder> for a published model.
         out: features folder to write.
         config: how it is done.
 

@@ -10,8 +10,8 @@ from encoder.class_maps.cache import SegmentationCache, open_cache
 from encoder.config import MAP_EDGE, CropName, EncoderOptions, ReadOptions
 from encoder.models.checkpoint import LoadedEncoder, load_encoder
 from encoder.models.device import choose_device, choose_precision, memory_explained
-from encoder.models.model import GeoEncoder
 from encoder.models.segmentation import Segmenter, load_segmenter
+from encoder.models.vision_model import PhotoModel
 from encoder.photos.crops import N_CROPS, crop_maps, crop_photos, normalise
 from encoder.photos.decoded_batch import DecodedBatch
 from encoder.photos.photo_reader import PhotoReader
@@ -161,11 +161,11 @@ def open_encoder(checkpoint: str | Path, options: EncoderOptions, *, crops: Crop
     return PhotoEncoder(encoder, crops=crops, maps=maps)
 
 
-def reader_of(model: GeoEncoder, maps: MapSource, *, crops: CropName, options: ReadOptions) -> PhotoReader:
+def reader_of(model: PhotoModel, maps: MapSource, *, crops: CropName, options: ReadOptions) -> PhotoReader:
     """What must be done to photos before a model can see them."""
     fusion = model.fusion_config
     return PhotoReader(
-        shorter_edge=model.preprocessing.shorter_edge(crops),
+        model.preprocessing.resizing(crops),
         max_pixels=options.max_pixels,
         schemes=options.schemes,
         classes=None if fusion is None else fusion.classes,
@@ -176,7 +176,7 @@ def reader_of(model: GeoEncoder, maps: MapSource, *, crops: CropName, options: R
     )
 
 
-def check_maps(model: GeoEncoder, maps: MapSource) -> None:
+def check_maps(model: PhotoModel, maps: MapSource) -> None:
     """Raise InputError where a source's maps are not of the kind a model takes, or has learned from."""
     fusion, made_by, classes = model.fusion_config, maps.digest, maps.n_classes
     if classes is None:

@@ -1,4 +1,4 @@
-"""Encoders from disk: checkpoint folders, and any plain CLIP or pushed encoder as `hf:<hub id or folder>`.
+"""Encoders from disk: checkpoint folders, and published vision models or pushed encoders as `hf:<hub id or folder>`.
 
 Nothing here reads a pickle.
 """
@@ -11,29 +11,23 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import CLIPConfig
-from transformers.initialization import no_init_weights
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from encoder.config import Preprocessing
 from encoder.models.files import (
     CONFIG_FILE,
     HUB_PREFIX,
-    PROCESSOR_FILES,
     WEIGHTS_FILE,
     digest_of,
     encoder_digest,
     fetch,
     read_json,
-    settings_of,
     weights_of,
 )
 from encoder.models.model import GeoEncoder, GeoEncoderConfig
+from encoder.models.published import read_published
+from encoder.models.vision_model import PhotoModel
 from indexer.disk.artifact import Draft, write_folder
-from indexer.errors import ArtifactError, InputError
 from indexer.vectors.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION, Geocells, save_geocells
-
-_BICUBIC = 3  # PIL.Image.Resampling.BICUBIC, as image processors write it
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,7 +35,7 @@ class LoadedEncoder:
     """An encoder ready to use."""
 
     name: str  # as it was asked for
-    model: GeoEncoder  # in eval mode, on its device
+    model: PhotoModel  # in eval mode, on its device
     digest: str  # SHA-256 over its configuration and weights as stored: what vectors and bundles are tied to
 
     @property
@@ -52,7 +46,7 @@ class LoadedEncoder:
     @property
     def width(self) -> int:
         """D, the number of dimensions of its vectors."""
-        return int(self.model.config.projection_dim)
+        return self.model.width
 
     @property
     def precision(self) -> str:
@@ -93,13 +87,13 @@ def save_checkpoint(
 def load_encoder(
     checkpoint: str | Path, *, device: torch.device | None = None, dtype: torch.dtype = torch.float32
 ) -> LoadedEncoder:
-    """Open an encoder: a checkpoint folder, or `hf:<hub id or folder>` for a plain CLIP or a pushed encoder.
+    """Open an encoder: a checkpoint folder, or `hf:<hub id or folder>` for a published model or a pushed encoder.
 
     It computes in `dtype` whatever its weights are stored in. Torch's random state is left as it was.
 
     Raises:
         ArtifactError: not a checkpoint, one without an encoder, or damaged.
-        InputError: the hub cannot be reached, or the model is neither.
+        InputError: the hub cannot be reached, or the model is none that is read.
     """
     name = str(checkpoint)
     if name.startswith(HUB_PREFIX):
@@ -115,68 +109,13 @@ def _load_pushed(config_file: Path, weights_file: Path) -> GeoEncoder:
     config = GeoEncoderConfig.from_dict(read_json(config_file))
     with weights_of("encoder", weights_file):
         weights = load_file(weights_file)
-    return _build(config, weights, weights_file)
+    return GeoEncoder.with_weights(config, weights, weights_file)
 
 
-def _build(config: GeoEncoderConfig, weights: Mapping[str, torch.Tensor], file: Path) -> GeoEncoder:
-    """A GeoEncoder with exactly these weights; one missing, left over or of another shape is an error."""
-    # Every weight is about to be replaced: random ones take seconds for a large model, and draws the caller did not ask
-    # for would change what a seed gives.
-    with no_init_weights(), torch.random.fork_rng(devices=[]):
-        model = GeoEncoder(config)
-    with weights_of("encoder", file):
-        model.load_state_dict(weights)
-    return model
-
-
-def _load_hub(name: str) -> tuple[GeoEncoder, str]:
+def _load_hub(name: str) -> tuple[PhotoModel, str]:
     config_file = fetch(name, CONFIG_FILE, prefix=HUB_PREFIX)
-    raw = read_json(config_file)
-    kind = raw.get("model_type")
-    if kind not in (GeoEncoderConfig.model_type, "clip", "clip_vision_model"):
-        raise InputError(
-            f"hf:{name}: its model type is {kind!r}; a CLIP ('clip', 'clip_vision_model') or an encoder of this "
-            f"project ({GeoEncoderConfig.model_type!r}) is needed."
-        )
+    settings = read_json(config_file)
+    if settings.get("model_type") != GeoEncoderConfig.model_type:
+        return read_published(name, config_file, settings)
     weights_file = fetch(name, WEIGHTS_FILE, prefix=HUB_PREFIX)
-    if kind == GeoEncoderConfig.model_type:
-        return _load_pushed(config_file, weights_file), digest_of(config_file, weights_file)
-    if kind == "clip_vision_model":  # the visual half alone, as CLIPVisionModelWithProjection saves it
-        raw = {"vision_config": raw, "projection_dim": raw.get("projection_dim", 512)}
-    processor_file = fetch(name, *PROCESSOR_FILES, prefix=HUB_PREFIX)
-    processor = read_json(processor_file)
-    with settings_of("a CLIP", HUB_PREFIX + name, config_file, processor_file):
-        clip, preprocessing = CLIPConfig.from_dict(dict(raw)), _preprocessing(processor, processor_file)
-    config = GeoEncoderConfig(
-        vision_config=clip.vision_config, projection_dim=clip.projection_dim, preprocessing=preprocessing.to_dict()
-    )
-    with weights_of("encoder", weights_file):
-        stored = load_file(weights_file)
-    renamed = {"vision_model.": "vision.", "visual_projection.": "projection."}
-    weights = {
-        new + key.removeprefix(old): tensor
-        for key, tensor in stored.items()
-        for old, new in renamed.items()
-        if key.startswith(old)
-    }
-    if "projection.weight" not in weights:
-        raise ArtifactError(
-            f"hf:{name}: {weights_file.name} cannot be loaded as the encoder's weights: it has no visual_projection. "
-            "Save it with CLIPModel or CLIPVisionModelWithProjection of transformers."
-        )
-    weights.pop("vision.embeddings.position_ids", None)  # older checkpoints carry this range of integers
-    return _build(config, weights, weights_file), digest_of(config_file, weights_file, processor_file)
-
-
-def _preprocessing(values: Mapping[str, Any], file: Path) -> Preprocessing:
-    """Sizes of a CLIP image processor, refused where it does anything this package does not."""
-    processor = CLIPImageProcessorPil.from_dict(dict(values.get("image_processor", values)))
-    size, crop = processor.size.shortest_edge, processor.crop_size
-    steps = (processor.do_resize, processor.do_center_crop, processor.do_rescale, processor.do_normalize)
-    known = all(steps) and processor.resample == _BICUBIC and abs(processor.rescale_factor * 255 - 1) < 1e-6
-    if not known or size is None or crop.height is None or crop.height != crop.width:
-        raise InputError(
-            f"{file}: this image processor does not prepare photos as CLIP does (shortest edge resized with bicubic "
-            "filter, square centre crop, values divided by 255, normalised). Its vectors would not be the model's."
-        )
-    return Preprocessing(size, crop.height, tuple(processor.image_mean), tuple(processor.image_std))
+    return _load_pushed(config_file, weights_file), digest_of(config_file, weights_file)

@@ -18,7 +18,7 @@ from indexer.errors import InputError, WorkError
 from indexer.jobs.stages import Line
 
 if TYPE_CHECKING:
-    from encoder.models.model import GeoEncoder
+    from encoder.models.vision_model import PhotoModel
 
 # On a CPU 4 and 8 crops are the fastest a piece (TinyCLIP ViT-8M/16 on two cores: 30 ms, and 42 ms with 16 or 32, whose
 # buffers the allocator asks the kernel for anew each time); ViT-L/14-336 does not mind. A GPU needs more to be busy.
@@ -85,7 +85,7 @@ def job_remarks(line: Line, known: int) -> list[str]:
     return remarks
 
 
-def fitting_batch_size(model: "GeoEncoder") -> int:
+def fitting_batch_size(model: "PhotoModel") -> int:
     """The largest power of two that helps and fits, of crops in one forward pass without gradients."""
     need = bytes_per_crop(model)
     size = _ENOUGH["cuda" if model.device.type == "cuda" else "cpu"]
@@ -95,14 +95,15 @@ def fitting_batch_size(model: "GeoEncoder") -> int:
     return size
 
 
-def bytes_per_crop(model: "GeoEncoder") -> int:
+def bytes_per_crop(model: "PhotoModel") -> int:
     """What a forward pass without gradients takes for each crop, at its widest place; by arithmetic."""
-    vision, fusion = model.config.vision_config, model.fusion_config
-    tokens = 1 + (vision.image_size // vision.patch_size) ** 2
-    widest = _HIDDEN_COPIES * vision.hidden_size + 2 * vision.intermediate_size
-    pixels = 3 * vision.image_size**2 * 5  # as bytes and as float32
+    vision, fusion, edge = model.vision.config, model.fusion_config, model.preprocessing.crop
+    tokens = 1 + (edge // vision.patch_size) ** 2
+    inner = getattr(vision, "intermediate_size", None) or vision.mlp_ratio * vision.hidden_size  # DINOv2 has the second
+    widest = _HIDDEN_COPIES * vision.hidden_size + 2 * inner
+    pixels = 3 * edge**2 * 5  # as bytes and as float32
     photo = 3 * MAX_SENT_PIXELS  # what it is cut from, before it is resized
-    gathered = 0 if fusion is None else 4 * vision.image_size**2 * 2  # row numbers, and what they come from
+    gathered = 0 if fusion is None else 4 * edge**2 * 2  # row numbers, and what they come from
     return int(tokens * widest * model.dtype.itemsize + pixels + photo + gathered)
 
 

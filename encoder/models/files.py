@@ -162,7 +162,7 @@ def _hint(choices: tuple[str, ...]) -> str:
 def _advice(folder: Path) -> str:
     """What to do about a folder of weights that is not one of ours."""
     if (folder / WEIGHTS_FILE).is_file() and (folder / CONFIG_FILE).is_file():
-        return f"If it is a plain CLIP, write {HUB_PREFIX}{folder}."
+        return f"If it is a published model, write {HUB_PREFIX}{folder}."
     pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
     if pickles:
         return f"{pickles[0]} may hold a pickle, which is never loaded. Convert it first: python -m encoder convert"

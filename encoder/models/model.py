@@ -4,16 +4,20 @@ CLS token, after the fusion with a class map where there is one -> CLIP's post l
 length: for the weights of a published CLIP this is its own image embedding.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoConfig, AutoModel, CLIPVisionConfig, CLIPVisionModel, PreTrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
+from transformers.initialization import no_init_weights
 
 from encoder.config import FusionConfig, Preprocessing
+from encoder.models.files import weights_of
 from encoder.models.fusion import make_fusion
 from indexer.errors import InputError
 
@@ -82,6 +86,20 @@ class GeoEncoder(PreTrainedModel):
         self.fusion = None if self.fusion_config is None else make_fusion(self.fusion_config, vision)
         self.post_init()
 
+    @classmethod
+    def with_weights(cls, config: GeoEncoderConfig, weights: Mapping[str, torch.Tensor], file: Path) -> Self:
+        """One with exactly these weights, of a file; an ArtifactError for one missing, left over or of another shape.
+
+        Torch's random state is left as it was.
+        """
+        # Every weight is about to be replaced: random ones take seconds for a large model, and draws the caller did not
+        # ask for would change what a seed gives.
+        with no_init_weights(), torch.random.fork_rng(devices=[]):
+            model = cls(config)
+        with weights_of("encoder", file):
+            model.load_state_dict(weights)
+        return model
+
     def forward(self, pixels: torch.Tensor, class_maps: torch.Tensor | None = None) -> torch.Tensor:
         """Normalised pixels (B, 3, H, W) and, for an encoder with fusion, maps (B, H, W) uint8 to unit vectors (B, D).
 
@@ -99,6 +117,11 @@ class GeoEncoder(PreTrainedModel):
         else:
             pooled = self.vision.post_layernorm(self.fusion(seen.last_hidden_state, class_maps))
         return self.projection(pooled).float()
+
+    @property
+    def width(self) -> int:
+        """D, the number of dimensions of its vectors."""
+        return int(self.config.projection_dim)
 
     @property
     def preprocessing(self) -> Preprocessing:

@@ -4,8 +4,7 @@ What transformers' own processor does before the model is done here in the same 
 with the photo resized where it is decoded and the rest on the model's device.
 """
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,11 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 from torch import nn
 from transformers import OneFormerConfig, OneFormerForUniversalSegmentation
 from transformers.models.oneformer.image_processing_pil_oneformer import OneFormerImageProcessorPil
-from transformers.utils import logging as transformers_logging
 
 from encoder.config import MAX_CLASSES, SEGMENT_BATCH
 from encoder.models.files import (
@@ -32,6 +29,7 @@ from encoder.models.files import (
     settings_of,
     weights_of,
 )
+from encoder.models.weights import open_weights
 from encoder.photos.crops import groups
 from encoder.photos.photo_reader import PreparedPhoto, SegmenterInput
 from indexer.errors import InputError, MissingBackend
@@ -161,25 +159,15 @@ def _input(values: dict[str, Any], file: str) -> SegmenterInput:
 def _model(name: str, config: OneFormerConfig, weights_file: Path) -> OneFormerForUniversalSegmentation:
     """A OneFormer in eval mode with exactly these weights; what only training needs may be missing or left over."""
     with weights_of("segmenter", weights_file):
-        # Through transformers, which knows the names that layers had in older releases.
         try:
-            with _quiet(), torch.random.fork_rng(devices=[]):
-                model, found = OneFormerForUniversalSegmentation.from_pretrained(
-                    None,
-                    config=config,
-                    state_dict=load_file(weights_file),
-                    dtype=torch.float32,
-                    ignore_mismatched_sizes=True,  # they are told of below
-                    output_loading_info=True,
-                )
+            model, misfits = open_weights(OneFormerForUniversalSegmentation, config, weights_file)
         except ImportError as error:
             raise MissingBackend(f"{name}: {one_line(error)}") from None
-        missing = sorted(key for key in found["missing_keys"] if not key.startswith("criterion."))
-        others = sorted(str(key) for key in found["mismatched_keys"])
-        if missing or others:
-            missed, changed = (", ".join(keys[:3]) or "none" for keys in (missing, others))
+        missing = [key for key in misfits.missing if not key.startswith("criterion.")]
+        if missing or misfits.changed:
+            missed, changed = (", ".join(keys[:3]) or "none" for keys in (missing, misfits.changed))
             raise ValueError(f"missing: {missed}; of another shape: {changed}")
-    return model.eval().requires_grad_(False)
+    return model
 
 
 class _TaskToken(nn.Module):
@@ -197,17 +185,3 @@ class _TaskToken(nn.Module):
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """The token for each row of `inputs` (B, any), whatever these hold: (B, hidden)."""
         return self.token.expand(len(inputs), -1)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' progress bar and report: what is wrong becomes an error, and the rest is no news."""
-    verbosity, bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if bar:
-            transformers_logging.enable_progress_bar()

@@ -1,8 +1,8 @@
 """From decoded photos to what the model sees: resize, cut, mirror, normalise, on tensors and on any device.
 
-Photos are cut as CLIP's own image processor does, class maps like their photos.
+Photos are resized and cut as an encoder's own image processor does, class maps like their photos.
 
-    one    the square in the middle
+    one    the square in the middle; where photos are squashed to a square, all of it
     five   the four corners and the middle of an image 8/7 of the square's size
     ten    those, and their mirror images: the protocol of the paper's tables (section IV, after GeoDecoder)
 """
@@ -13,20 +13,11 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch.nn.functional import interpolate
 
-from encoder.config import CropName, Preprocessing
+from encoder.config import CropName, FilterName, Preprocessing, Resizing
 
 _RESIZED = 1 << 24  # pixels resized at once: as floats, with what is between the two passes, 400 MB
 
 N_CROPS: dict[CropName, int] = {"one": 1, "five": 5, "ten": 10}
-
-
-def resized_shape(height: int, width: int, shorter_edge: int) -> tuple[int, int]:
-    """Height and width of a photo whose shorter edge is resized to a length.
-
-    The longer edge is cut down to whole pixels, as transformers and torchvision do.
-    """
-    short = min(height, width)
-    return int(shorter_edge * height / short), int(shorter_edge * width / short)
 
 
 def crop_photos(photos: Sequence[torch.Tensor], preprocessing: Preprocessing, *, crops: CropName) -> torch.Tensor:
@@ -34,9 +25,9 @@ def crop_photos(photos: Sequence[torch.Tensor], preprocessing: Preprocessing, *,
 
     A photo that has the right size already keeps its exact pixels.
     """
-    edge, square = preprocessing.shorter_edge(crops), preprocessing.crop
+    resizing, square = preprocessing.resizing(crops), preprocessing.crop
     out = photos[0].new_empty((len(photos), N_CROPS[crops], 3, square, square))
-    for rows, resized in resized_photos(photos, edge):
+    for rows, resized in resized_photos(photos, resizing):
         out[rows] = _cut(resized, square, crops)
     return out
 
@@ -52,14 +43,14 @@ def crop_maps(
 
     A map may be smaller or larger than its photo; it is resized, by the nearest pixel, to what its photo is resized to.
     """
-    edge, square = preprocessing.shorter_edge(crops), preprocessing.crop
+    resizing, square = preprocessing.resizing(crops), preprocessing.crop
     out = class_maps[0].new_empty((len(class_maps), N_CROPS[crops], square, square))
-    for rows, resized in resized_maps(class_maps, photo_shapes, edge):
+    for rows, resized in resized_maps(class_maps, photo_shapes, resizing):
         out[rows] = _cut(resized, square, crops)[:, :, 0]
     return out
 
 
-def resized_photos(photos: Sequence[torch.Tensor], shorter_edge: int) -> Iterator[tuple[list[int], torch.Tensor]]:
+def resized_photos(photos: Sequence[torch.Tensor], resizing: Resizing) -> Iterator[tuple[list[int], torch.Tensor]]:
     """Photos (H, W, 3) uint8 whole, resized: which ones, and these, (n, 3, h, w) uint8; all that come have one shape.
 
     A photo that has the right size already keeps its exact pixels.
@@ -68,14 +59,14 @@ def resized_photos(photos: Sequence[torch.Tensor], shorter_edge: int) -> Iterato
         step = max(1, _RESIZED // (height * width))
         for rows in (same[start : start + step] for start in range(0, len(same), step)):
             batch = torch.stack([photos[row] for row in rows]).permute(0, 3, 1, 2)
-            yield rows, _bicubic(batch, resized_shape(height, width, shorter_edge))
+            yield rows, _resized(batch, resizing.shape(height, width), resizing.filter)
 
 
 def resized_maps(
-    class_maps: Sequence[torch.Tensor], photo_shapes: Sequence[tuple[int, int]], shorter_edge: int
+    class_maps: Sequence[torch.Tensor], photo_shapes: Sequence[tuple[int, int]], resizing: Resizing
 ) -> Iterator[tuple[list[int], torch.Tensor]]:
     """The same of class maps (h, w) uint8, each resized to what its photo, of one of these shapes, is: (n, 1, h, w)."""
-    targets = [resized_shape(*shape, shorter_edge) for shape in photo_shapes]
+    targets = [resizing.shape(*shape) for shape in photo_shapes]
     keys = [(*target, *class_map.shape) for target, class_map in zip(targets, class_maps, strict=True)]
     for key, rows in groups(keys).items():
         batch = torch.stack([class_maps[row] for row in rows])[:, None]
@@ -96,13 +87,13 @@ def normalise(pixels: torch.Tensor, preprocessing: Preprocessing) -> torch.Tenso
     return (pixels.float() / 255 - mean) / std
 
 
-def _bicubic(batch: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
-    """Resize (B, 3, H, W) uint8 with the filter Pillow has, antialiased: same shape of result, uint8."""
+def _resized(batch: torch.Tensor, shape: tuple[int, int], filter_name: FilterName) -> torch.Tensor:
+    """Photos (B, 3, H, W) uint8 to (B, 3, *shape) uint8, with a filter as Pillow has it, antialiased."""
     if tuple(batch.shape[2:]) == shape:
         return batch
     if batch.device.type == "cpu":  # whole numbers, several times faster than floats; only CPUs have it
-        return interpolate(batch, shape, mode="bicubic", antialias=True)
-    values = interpolate(batch.float(), shape, mode="bicubic", antialias=True)
+        return interpolate(batch, shape, mode=filter_name, antialias=True)
+    values = interpolate(batch.float(), shape, mode=filter_name, antialias=True)
     return values.round_().clamp_(0, 255).to(torch.uint8)
 
 

@@ -11,8 +11,7 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from encoder.bad_images import BadImage
-from encoder.config import MAX_ASPECT, MAX_PIXELS, PILLOW_MAX_PIXELS
-from encoder.photos.crops import resized_shape
+from encoder.config import MAX_ASPECT, MAX_PIXELS, PILLOW_MAX_PIXELS, Resizing
 
 # Formats photos come in (JPEG includes MPO). Others that Pillow knows are left out: some of them start other programs.
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
@@ -102,7 +101,7 @@ def _reduced_jpeg(image: Image.Image, shorter_edge: int) -> Image.Image:
     # libjpeg rounds 900 / 8 up to 113 pixels, of which the last is half a pixel wide. Taken for a whole one, it would
     # move every pixel of a crop by up to half its size. Lanczos, because a bicubic filter, which comes later, would
     # blur twice: the crops are then as far from those of a full decode as with a whole fraction.
-    return image.resize(resized_shape(height, width, 2 * shorter_edge)[::-1], Image.Resampling.LANCZOS, drafted[1])
+    return image.resize(Resizing(2 * shorter_edge).shape(height, width)[::-1], Image.Resampling.LANCZOS, drafted[1])
 
 
 def _orientation(image: Image.Image) -> int:

@@ -16,8 +16,8 @@ from transformers.image_transforms import get_size_with_aspect_ratio
 from encoder.bad_images import BadImage
 from encoder.class_maps.cache import SegmentationCache
 from encoder.class_maps.class_map import NO_CLASS, check_fit, checked_map, decode_map, map_shape
-from encoder.config import MAP_EDGE, MAX_PIXELS, MAX_SENT_PIXELS
-from encoder.photos.crops import resize_maps, resized_shape
+from encoder.config import MAP_EDGE, MAX_PIXELS, MAX_SENT_PIXELS, Resizing
+from encoder.photos.crops import resize_maps
 from encoder.photos.images import decode
 from encoder.photos.reading import read_bytes
 from indexer.photos.photo import FileRange, Photo
@@ -74,7 +74,7 @@ class SegmenterInput:
 class PhotoReader:
     """How one photo becomes pixels, and its class map where maps are used. Travels to the worker processes."""
 
-    shorter_edge: int  # what the photo's shorter edge will be resized to, in pixels
+    resizing: Resizing  # what will be done to the photo before it is cut
     max_pixels: int = MAX_PIXELS  # photos of more are refused, and maps
     schemes: Sequence[str] = SCHEMES  # of the URIs that may be read
     classes: int | None = None  # of the class maps; None: no maps are read
@@ -92,16 +92,16 @@ class PhotoReader:
 
     def _read(self, photo: Photo) -> "DecodedPhoto":
         content = read_bytes(photo.data, schemes=self.schemes)
-        image = decode(content, shorter_edge=self.shorter_edge, max_pixels=self.max_pixels)
+        image = decode(content, shorter_edge=self.resizing.edge, max_pixels=self.max_pixels)
         width, height = image.size
         class_map = self._class_map(photo, content, image.size)
         to_segment = None
         if class_map is None and self.classes is not None and self.segmenter is not None:
             # Decoded once more: what the segmenter sees must not depend on what the encoder needs.
             to_segment = self.segmenter.read(content, map_edge=self.map_edge, max_pixels=self.max_pixels)
-        target = resized_shape(height, width, self.shorter_edge)
+        target = self.resizing.shape(height, width)
         if height * width > max(MAX_SENT_PIXELS, target[0] * target[1]):
-            image = image.resize(target[::-1], Image.Resampling.BICUBIC)
+            image = image.resize(target[::-1], Image.Resampling[self.resizing.filter.upper()])
         if class_map is not None and class_map.size > target[0] * target[1]:
             # As it would be where it is cut; what waits for the model must not grow with the map.
             class_map = resize_maps(torch.from_numpy(class_map)[None, None], target)[0, 0].numpy()

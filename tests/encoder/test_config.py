@@ -14,14 +14,30 @@ from encoder.config import (
     FusionConfig,
     Preprocessing,
     ReadOptions,
+    Resizing,
     SegmentConfig,
 )
 from indexer.errors import InputError
 
 
 def test_preprocessing_survives_json() -> None:
-    settings = Preprocessing(40, 32, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
-    assert Preprocessing.from_dict(json.loads(json.dumps(settings.to_dict()))) == settings
+    for more in ({}, {"squash": True, "filter": "bilinear"}):
+        settings = Preprocessing(40, 32, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), **more)
+        assert Preprocessing.from_dict(json.loads(json.dumps(settings.to_dict()))) == settings
+
+
+def test_preprocessing_of_older_checkpoints_is_clips() -> None:
+    older = {"resize": 40, "crop": 32, "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
+    assert Preprocessing.from_dict(older) == Preprocessing(40, 32, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), False, "bicubic")
+
+
+def test_the_longer_edge_follows_or_is_squashed() -> None:
+    assert Resizing(32).shape(100, 51) == (62, 32)
+    assert Resizing(32).shape(51, 100) == (32, 62)
+    assert Resizing(32, squash=True).shape(51, 100) == (32, 32)
+    squashing = Preprocessing(224, 224, squash=True, filter="bilinear")
+    assert squashing.resizing("one") == Resizing(224, True, "bilinear")
+    assert squashing.resizing("ten") == Resizing(256, True, "bilinear")
 
 
 def test_several_crops_come_from_a_larger_image() -> None:
@@ -37,6 +53,7 @@ def test_several_crops_come_from_a_larger_image() -> None:
         ({"resize": 32, "crop": 33}, r"crop \(33\) must be from 1 to resize \(32\)"),
         ({"mean": (0.1, 0.2)}, "three means"),
         ({"std": (0.1, 0.2, 0.0)}, "stds above 0"),
+        ({"filter": "bilinaer"}, "Did you mean bilinear"),
     ],
 )
 def test_preprocessing_that_cannot_be_is_refused(values: dict[str, Any], message: str) -> None:

@@ -281,11 +281,11 @@ class PhotoStream:
         if not self.windows.random_crop:  # the middle, mirrored or not
             pixels, maps = self._middles(batch)
             return list(pixels), None if maps is None else list(maps)
-        edge = self.preprocessing.shorter_edge("ten")
-        images = _by_row(resized_photos(batch.pixels(), edge))
+        resizing = self.preprocessing.resizing("ten")
+        images = _by_row(resized_photos(batch.pixels(), resizing))
         if not self.has_maps:
             return images, None
-        return images, [each[0] for each in _by_row(resized_maps(batch.maps_to_cut(), batch.shapes, edge))]
+        return images, [each[0] for each in _by_row(resized_maps(batch.maps_to_cut(), batch.shapes, resizing))]
 
     def _tell(self, name: str, status: str, reason: str) -> None:
         """Tell of a photo that cannot be used, if it is the first of its kind."""

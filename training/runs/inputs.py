@@ -17,6 +17,7 @@ from encoder.encode import MapSource, check_maps
 from encoder.models.checkpoint import LoadedEncoder, load_encoder
 from encoder.models.device import choose_device
 from encoder.models.model import GeoEncoder, GeoEncoderConfig
+from encoder.models.vision_model import VisionModel
 from indexer.cells.hierarchy import Hierarchy
 from indexer.cells.table import load_hierarchy
 from indexer.disk.manifest import manifest_digest
@@ -162,10 +163,17 @@ class RunInputs:
 def build_encoder(config: ModelConfig, start: LoadedEncoder | None = None) -> GeoEncoder:
     """The encoder training begins with; random weights come from torch's global generator.
 
-    start: what `config.start_from` names, which is changed; None where it names nothing.
+    start: what `config.start_from` names, which is changed; None where it names nothing. Raises InputError where that
+    is a model which is only read.
     """
     if start is None:
         encoder, trainable = _new_encoder(config), config.trainable_blocks
+    elif isinstance(start.model, VisionModel):
+        raise InputError(
+            f"model.start_from: {start.name} can encode photos, but only a CLIP (a MetaCLIP, too), or an encoder of "
+            "this project, can be trained, or be given a fusion. Embed photos with it (python -m encoder embed), and "
+            "fit cells to their vectors (python -m training refit)."
+        )
     else:
         encoder = start.model.requires_grad_(True).train()
         trainable = 1 if config.trainable_blocks is None else config.trainable_blocks

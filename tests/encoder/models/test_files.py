@@ -105,7 +105,7 @@ def test_weights_that_are_not_those_written_are_named(checkpoint: Path, tmp_path
 @pytest.mark.parametrize(
     ("names", "advice"),
     [
-        ((CONFIG_FILE, WEIGHTS_FILE), "If it is a plain CLIP, write hf:"),
+        ((CONFIG_FILE, WEIGHTS_FILE), "If it is a published model, write hf:"),
         (("pytorch_model.bin",), "pytorch_model.bin may hold a pickle, which is never loaded"),
         ((), "Train one: python -m training fit"),
     ],

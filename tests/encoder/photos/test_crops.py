@@ -7,7 +7,7 @@ from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from encoder.config import CLIP_MEAN, CLIP_STD, CropName, Preprocessing
-from encoder.photos.crops import N_CROPS, crop_maps, crop_photos, normalise, resized_shape
+from encoder.photos.crops import N_CROPS, crop_maps, crop_photos, normalise
 from indexer.errors import InputError
 from tests.encoder.conftest import natural
 
@@ -76,6 +76,20 @@ def test_ten_crops_are_corners_centre_and_mirror_images() -> None:
     assert torch.equal(crop_photos([photo], Preprocessing(56, 56), crops="five")[0], ten[:5])
 
 
+def test_crops_of_squashed_photos_show_all_of_them() -> None:
+    photo = as_tensor(natural(200, 50, seed=3))
+    squashed = Preprocessing(56, 56, squash=True)
+    (whole,) = crop_photos([photo], squashed, crops="one")[0]
+    assert (
+        whole.int() - crop_photos([whole.permute(1, 2, 0)], Preprocessing(56, 56), crops="one")[0, 0]
+    ).abs().max() == 0
+    ten = crop_photos([photo], squashed, crops="ten")[0]
+    (larger,) = crop_photos([photo], Preprocessing(64, 64, squash=True), crops="one")[0]
+    for crop, (top, left) in zip(ten[:5], [(0, 0), (0, 8), (8, 0), (8, 8), (4, 4)], strict=True):
+        assert torch.equal(crop, larger[:, top : top + 56, left : left + 56])
+    assert torch.equal(ten[5:], ten[:5].flip(-1))
+
+
 def test_the_papers_ten_crops_come_from_384_pixels() -> None:
     assert Preprocessing(336, 336).shorter_edge("one") == 336
     assert Preprocessing(336, 336).shorter_edge("ten") == 384
@@ -90,8 +104,7 @@ def test_the_papers_ten_crops_come_from_384_pixels() -> None:
 def test_a_map_is_cut_like_its_photo(height: int, width: int, crops: CropName) -> None:
     # A photo whose channels are its map: wherever nothing is resampled, crops of both are the same.
     preprocessing = Preprocessing(14, 14)
-    edge = preprocessing.shorter_edge(crops)
-    shape = resized_shape(height, width, edge)
+    shape = preprocessing.resizing(crops).shape(height, width)
     class_map = torch.from_numpy(np.random.default_rng(0).integers(0, 150, shape, dtype=np.uint8))
     photo = class_map[..., None].expand(*shape, 3)
     photos = crop_photos([photo], preprocessing, crops=crops)

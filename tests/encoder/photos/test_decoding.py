@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from encoder.bad_images import BadImage
-from encoder.config import MAX_ASPECT
+from encoder.config import MAX_ASPECT, Resizing
 from encoder.photos.decoded_batch import DecodedBatch
 from encoder.photos.decoding import decoded_batches
 from encoder.photos.photo_reader import PhotoReader
@@ -48,7 +48,7 @@ def in_twos(photos: list[Photo]) -> Iterator[list[Photo]]:
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_every_photo_comes_once_in_order_wherever_it_is_decoded(photos: list[Photo], workers: int) -> None:
-    batches = list(decoded_batches(in_twos(photos), PhotoReader(16), workers=workers))
+    batches = list(decoded_batches(in_twos(photos), PhotoReader(Resizing(16)), workers=workers))
     assert [name for batch in batches for name in batch.name] == [each.name for each in photos]
     assert [status for batch in batches for status in batch.status] == ["ok"] * 5 + ["empty"] + ["ok"] * 8
     pixels = [each for batch in batches for each in batch.pixels()]
@@ -60,11 +60,11 @@ def test_every_photo_comes_once_in_order_wherever_it_is_decoded(photos: list[Pho
 
 def test_images_in_memory_are_decoded_in_this_process_alone() -> None:
     photos = [Photo(str(row), natural(30 + row, 40, seed=row)) for row in range(14)]
-    batches = list(decoded_batches(in_twos(photos), PhotoReader(16), workers=0))
+    batches = list(decoded_batches(in_twos(photos), PhotoReader(Resizing(16)), workers=0))
     for row, have in enumerate(each for batch in batches for each in batch.pixels()):
         np.testing.assert_array_equal(have.numpy(), np.asarray(natural(30 + row, 40, seed=row)))
     with pytest.raises(InputError, match="give `workers` 0"):
-        list(decoded_batches(in_twos(photos), PhotoReader(16), workers=1))
+        list(decoded_batches(in_twos(photos), PhotoReader(Resizing(16)), workers=1))
 
 
 def test_a_photo_travels_with_its_map(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_a_photo_travels_with_its_map(tmp_path: Path) -> None:
     Image.fromarray(class_map).save(tmp_path / "map.png")
     natural(40, 30).save(tmp_path / "a.png")
     good, bad = photo(tmp_path / "a.png", tmp_path / "map.png"), photo(tmp_path / "absent.png", tmp_path / "map.png")
-    (batch,) = decoded_batches([[bad, good, good]], PhotoReader(30, classes=150), workers=0)
+    (batch,) = decoded_batches([[bad, good, good]], PhotoReader(Resizing(30), classes=150), workers=0)
     assert batch.rows == [1, 2]
     for each in batch.class_maps():
         assert each is not None
@@ -91,7 +91,7 @@ def test_what_is_wrong_with_a_map_is_the_photos_own_reason(tmp_path: Path) -> No
     for name, size, value in (("fits", (20, 15), 3), ("turned", (30, 40), 3), ("strange", (40, 30), 200)):
         Image.new("L", size, value).save(tmp_path / f"{name}.png")
     natural(40, 30).save(tmp_path / "colours.png")
-    read = PhotoReader(16, classes=150)
+    read = PhotoReader(Resizing(16), classes=150)
     image = tmp_path / "a.png"
     assert not isinstance(read(photo(image, tmp_path / "fits.png")), BadImage)
     assert reason(read, photo(image, tmp_path / "turned.png")).code == "map_size"
@@ -104,12 +104,12 @@ def test_what_is_wrong_with_a_map_is_the_photos_own_reason(tmp_path: Path) -> No
 
 def test_maps_are_not_even_read_where_nobody_uses_them(tmp_path: Path) -> None:
     natural(40, 30).save(tmp_path / "a.png")
-    assert not isinstance(PhotoReader(16)(photo(tmp_path / "a.png", tmp_path / "absent.png")), BadImage)
+    assert not isinstance(PhotoReader(Resizing(16))(photo(tmp_path / "a.png", tmp_path / "absent.png")), BadImage)
 
 
 def test_what_waits_for_the_model_is_bounded(tmp_path: Path) -> None:
     Image.new("RGB", (2001, 3001)).save(tmp_path / "large.png")
-    result = PhotoReader(336)(photo(tmp_path / "large.png"))
+    result = PhotoReader(Resizing(336))(photo(tmp_path / "large.png"))
     assert not isinstance(result, BadImage)
     assert result.pixels.shape == (503, 336, 3)
 
@@ -117,13 +117,13 @@ def test_what_waits_for_the_model_is_bounded(tmp_path: Path) -> None:
 def test_a_strip_is_refused(tmp_path: Path) -> None:
     Image.new("RGB", (10, 10 * MAX_ASPECT)).save(tmp_path / "long.png")
     Image.new("RGB", (10, 10 * MAX_ASPECT + 1)).save(tmp_path / "strip.png")
-    assert not isinstance(PhotoReader(16)(photo(tmp_path / "long.png")), BadImage)
-    assert reason(PhotoReader(16), photo(tmp_path / "strip.png")).code == "too_long"
+    assert not isinstance(PhotoReader(Resizing(16))(photo(tmp_path / "long.png")), BadImage)
+    assert reason(PhotoReader(Resizing(16)), photo(tmp_path / "strip.png")).code == "too_long"
 
 
 def test_a_worker_that_dies_costs_no_photo(photos: list[Photo]) -> None:
     many = [photo for photo in photos if photo.name != "5.png"] * 20
-    batches = decoded_batches(in_twos(many), PhotoReader(16), workers=2)
+    batches = decoded_batches(in_twos(many), PhotoReader(Resizing(16)), workers=2)
     names = list(next(batches).name)
     for child in multiprocessing.active_children():
         os.kill(child.pid or 0, signal.SIGKILL)
@@ -152,7 +152,7 @@ def test_what_the_source_raises_is_nobodys_death(photos: list[Photo], error: Exc
         raise error
 
     with pytest.raises(type(error), match=str(error)):
-        list(decoded_batches(failing(), PhotoReader(16), workers=1))
+        list(decoded_batches(failing(), PhotoReader(Resizing(16)), workers=1))
 
 
 def test_a_few_photos_can_be_kept_from_this_process(photos: list[Photo]) -> None:
@@ -175,7 +175,7 @@ def test_what_ends_the_work_in_a_worker_is_the_same_error_as_here(photos: list[P
     errors = []
     for workers in (0, 1):
         with pytest.raises(MissingBackend, match="pip install gcsfs") as caught:
-            list(decoded_batches(in_twos(unknown), PhotoReader(16), workers=workers))
+            list(decoded_batches(in_twos(unknown), PhotoReader(Resizing(16)), workers=workers))
         errors.append(str(caught.value))
     assert errors[0] == errors[1]
 
@@ -195,7 +195,7 @@ def test_too_little_shared_memory_is_an_error_and_not_a_wait(image: Path) -> Non
     resource.prlimit(server, resource.RLIMIT_FSIZE, (50_000, hard))
     try:
         with pytest.raises(WorkError, match=r"too little shared memory.*`workers` 0"):
-            list(decoded_batches(([photo(image)] * 8 for _ in range(100)), PhotoReader(16), workers=1))
+            list(decoded_batches(([photo(image)] * 8 for _ in range(100)), PhotoReader(Resizing(16)), workers=1))
     finally:
         resource.prlimit(server, resource.RLIMIT_FSIZE, (soft, hard))
 
@@ -204,12 +204,13 @@ def test_too_little_shared_memory_is_an_error_and_not_a_wait(image: Path) -> Non
 ENDED_TWICE = """
 import itertools, multiprocessing, signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)
+from encoder.config import Resizing
 from encoder.photos.decoding import decoded_batches
 from encoder.photos.photo_reader import PhotoReader
 from indexer.photos.photo import FileRange, Photo
 photo = Photo("a", FileRange(sys.argv[1]), 0.0, 0.0)
 def begun():
-    batches = decoded_batches(([photo] * 8 for _ in itertools.count()), PhotoReader(16), workers=1)
+    batches = decoded_batches(([photo] * 8 for _ in itertools.count()), PhotoReader(Resizing(16)), workers=1)
     next(batches)
     return batches
 batches = begun()
@@ -253,13 +254,14 @@ def test_nothing_is_left_after_ctrl_c_or_the_death_of_the_main_process(image: Pa
 
 WITHOUT_GUARD = """
 import sys
+from encoder.config import Resizing
 from encoder.photos.decoding import decoded_batches
 from encoder.photos.photo_reader import PhotoReader
 from indexer.photos.photo import FileRange, Photo
 print("begun", __spec__ and __spec__.name, flush=True)
 names = (__file__, __spec__)
 photos = [Photo("a", FileRange(sys.argv[1]), 0.0, 0.0)] * 8
-print(sum(map(len, decoded_batches([photos] * 9, PhotoReader(16), workers=1))), names == (__file__, __spec__))
+print(sum(map(len, decoded_batches([photos] * 9, PhotoReader(Resizing(16)), workers=1))), names == (__file__, __spec__))
 """
 
 
@@ -274,7 +276,7 @@ def test_a_script_without_a_guard_is_not_run_again_by_workers(image: Path, tmp_p
 
 @pytest.mark.gpu
 def test_pinned_pixels_arrive_on_the_gpu(photos: list[Photo]) -> None:
-    for batch in decoded_batches(in_twos(photos), PhotoReader(16), workers=1, pin=True):
+    for batch in decoded_batches(in_twos(photos), PhotoReader(Resizing(16)), workers=1, pin=True):
         assert isinstance(batch, DecodedBatch)
         assert batch.buffer.is_pinned()
         there = batch.to(torch.device("cuda"))

@@ -12,9 +12,9 @@ from transformers.models.oneformer.image_processing_pil_oneformer import OneForm
 
 from encoder.bad_images import BadImage
 from encoder.class_maps.class_map import encode_map
-from encoder.config import MAX_ASPECT, CropName, Preprocessing
+from encoder.config import MAX_ASPECT, CropName, Preprocessing, Resizing
 from encoder.photos import photo_reader
-from encoder.photos.crops import crop_maps
+from encoder.photos.crops import crop_maps, crop_photos
 from encoder.photos.photo_reader import DecodedPhoto, PhotoReader, SegmenterInput
 from indexer.photos.photo import FileRange, Photo
 from tests.encoder.conftest import natural
@@ -29,7 +29,7 @@ def photo(path: Path, class_map: Path | bytes | None = None) -> Photo:
 
 def test_pixels_are_those_of_the_file_and_no_map_is_read_unasked(tmp_path: Path) -> None:
     natural(40, 30, seed=1).save(tmp_path / "a.png")
-    found = PhotoReader(16)(photo(tmp_path / "a.png", tmp_path / "absent.png"))
+    found = PhotoReader(Resizing(16))(photo(tmp_path / "a.png", tmp_path / "absent.png"))
     assert isinstance(found, DecodedPhoto)
     np.testing.assert_array_equal(found.pixels, np.asarray(natural(40, 30, seed=1)))
     assert found.class_map is None
@@ -37,7 +37,7 @@ def test_pixels_are_those_of_the_file_and_no_map_is_read_unasked(tmp_path: Path)
 
 def test_a_photo_far_larger_than_needed_is_made_smaller_here(tmp_path: Path) -> None:
     Image.new("RGB", (2400, 1200), (10, 200, 30)).save(tmp_path / "a.png")
-    found = PhotoReader(60)(photo(tmp_path / "a.png"))
+    found = PhotoReader(Resizing(60))(photo(tmp_path / "a.png"))
     assert isinstance(found, DecodedPhoto)
     assert found.pixels.shape == (60, 120, 3)
 
@@ -47,7 +47,7 @@ def test_a_map_comes_along_in_its_own_size(tmp_path: Path) -> None:
     class_map = np.arange(200, dtype=np.uint8).reshape(10, 20) % 150
     Image.fromarray(class_map).save(tmp_path / "m.png")
     for source in (tmp_path / "m.png", (tmp_path / "m.png").read_bytes()):
-        found = PhotoReader(16, classes=150)(photo(tmp_path / "a.png", source))
+        found = PhotoReader(Resizing(16), classes=150)(photo(tmp_path / "a.png", source))
         assert isinstance(found, DecodedPhoto)
         assert found.class_map is not None
         np.testing.assert_array_equal(found.class_map, class_map)
@@ -78,7 +78,7 @@ def test_a_large_map_is_made_small_and_cut_to_the_same(
     natural(*photo_size, seed=4).save(tmp_path / "a.png")
     class_map = np.random.default_rng(0).integers(0, 150, map_size[::-1], dtype=np.uint8)
     Image.fromarray(class_map).save(tmp_path / "m.png")
-    found = PhotoReader(edge, classes=150)(photo(tmp_path / "a.png", tmp_path / "m.png"))
+    found = PhotoReader(preprocessing.resizing(crops), classes=150)(photo(tmp_path / "a.png", tmp_path / "m.png"))
     assert isinstance(found, DecodedPhoto)
     assert found.class_map is not None
     assert min(found.class_map.shape) == edge
@@ -90,10 +90,27 @@ def test_a_large_map_is_made_small_and_cut_to_the_same(
     assert torch.equal(small, whole)
 
 
+@pytest.mark.parametrize("squash", [False, True])
+def test_a_large_photo_is_made_small_as_the_encoder_wants_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, squash: bool
+) -> None:
+    monkeypatch.setattr(photo_reader, "MAX_SENT_PIXELS", 2000)
+    preprocessing, image = Preprocessing(32, 32, squash=squash, filter="bilinear"), natural(90, 61, seed=4)
+    image.save(tmp_path / "a.png")
+    found = PhotoReader(preprocessing.resizing("one"))(photo(tmp_path / "a.png"))
+    assert isinstance(found, DecodedPhoto)
+    assert found.pixels.shape == ((32, 32, 3) if squash else (32, 47, 3))
+    small, whole = (
+        crop_photos([torch.from_numpy(np.array(each))], preprocessing, crops="one").int()
+        for each in (found.pixels, image)
+    )
+    assert (small - whole).abs().max() <= 1
+
+
 def test_a_map_of_too_many_pixels_is_refused(tmp_path: Path) -> None:
     natural(48, 48, seed=5).save(tmp_path / "a.png")
     Image.new("L", (400, 400)).save(tmp_path / "m.png")
-    found = PhotoReader(16, max_pixels=10_000, classes=150)(photo(tmp_path / "a.png", tmp_path / "m.png"))
+    found = PhotoReader(Resizing(16), max_pixels=10_000, classes=150)(photo(tmp_path / "a.png", tmp_path / "m.png"))
     assert isinstance(found, BadImage)
     assert (found.code, found.reason) == ("bad_map", "its class map: 400 x 400 pixels; at most 10,000 are decoded")
 
@@ -110,7 +127,7 @@ def test_maps_that_are_not_the_photos_are_named(
 ) -> None:
     natural(80, 40, seed=3).save(tmp_path / "a.png")
     Image.fromarray(np.full(shape, value, np.uint8)).save(tmp_path / "m.png")
-    found = PhotoReader(16, classes=150)(photo(tmp_path / "a.png", tmp_path / "m.png"))
+    found = PhotoReader(Resizing(16), classes=150)(photo(tmp_path / "a.png", tmp_path / "m.png"))
     assert isinstance(found, BadImage)
     assert found.code == code
     assert reason in found.reason
@@ -122,7 +139,7 @@ def test_what_is_wrong_is_returned_with_its_code(tmp_path: Path) -> None:
     (tmp_path / "text.jpg").write_text("no picture")
     Image.new("L", (MAX_ASPECT * 4 + 4, 4)).save(tmp_path / "long.png")
     Image.new("L", (200, 100)).save(tmp_path / "large.png")
-    reader = PhotoReader(16, max_pixels=19_999, classes=150)
+    reader = PhotoReader(Resizing(16), max_pixels=19_999, classes=150)
     codes = {}
     for name in ("good.png", "empty.jpg", "text.jpg", "long.png", "large.png", "absent.png"):
         found = reader(photo(tmp_path / name))
@@ -143,7 +160,7 @@ def test_a_photo_may_do_without_a_map_and_not_with_a_bad_one(tmp_path: Path) -> 
     (tmp_path / "broken.png").write_bytes(b"none")
     Image.new("L", (40, 40)).save(tmp_path / "square.png")
     Image.new("L", (20, 10), 151).save(tmp_path / "strange.png")
-    reader = PhotoReader(16, classes=150, needs_map=False)
+    reader = PhotoReader(Resizing(16), classes=150, needs_map=False)
     alone = reader(photo(tmp_path / "a.png"))
     assert isinstance(alone, DecodedPhoto)
     assert (alone.class_map, alone.to_segment) == (None, None)
@@ -161,12 +178,12 @@ def test_photos_and_maps_from_memory_are_read_as_from_files(tmp_path: Path) -> N
     image.save(tmp_path / "a.png")
     for data in (image, (tmp_path / "a.png").read_bytes()):
         for lies in (class_map, encode_map(class_map)):
-            found = PhotoReader(16, classes=150)(Photo("a", data, class_map=lies))
+            found = PhotoReader(Resizing(16), classes=150)(Photo("a", data, class_map=lies))
             assert isinstance(found, DecodedPhoto)
             np.testing.assert_array_equal(found.pixels, np.asarray(image))
             np.testing.assert_array_equal(found.class_map, class_map)
     for wrong in (class_map.astype(np.int64), class_map[None]):
-        problem = PhotoReader(16, classes=150)(Photo("a", image, class_map=wrong))
+        problem = PhotoReader(Resizing(16), classes=150)(Photo("a", image, class_map=wrong))
         assert isinstance(problem, BadImage)
         assert problem.code == "bad_map"
         assert str(wrong.shape) in problem.reason

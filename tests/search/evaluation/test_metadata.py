@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import ExifTags
 
 from encoder.bad_images import BadImage
-from encoder.config import FeedOptions
+from encoder.config import FeedOptions, Resizing
 from encoder.embedding import embed_photos
 from encoder.encode import PhotoEncoder
 from encoder.photos.photo_reader import PhotoReader
@@ -155,7 +155,7 @@ def test_the_encoder_sees_pixels_and_nothing_else(tmp_path: Path) -> None:
     both = exif(gps=True, note=b"ASCII\0\0\0latitude=48.8584 longitude=2.2945")
     rich = with_segments(plain, both, LEAKS["comment"], LEAKS["xmp"], iptc((90, "Paris")))
     assert {finding.where for finding in findings_in("48.8584,2.2945.jpg", rich)} == {*LEAKS, "iptc", "file_name"}
-    read = PhotoReader(shorter_edge=32)
+    read = PhotoReader(Resizing(32))
     one, other = (read(Photo("a", data, np.nan, np.nan)) for data in (plain, rich))
     np.testing.assert_array_equal(one.pixels, other.pixels)  # type: ignore[union-attr]
     photos = [Photo("a.jpg", plain, np.nan, np.nan), Photo("48.8584,2.2945.jpg", rich, LAT, LNG)]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import ViTConfig, ViTImageProcessorPil, ViTModel
 
 from encoder.class_maps.cache import MapOrigin, content_digest, write_cache
 from encoder.config import FusionConfig
@@ -29,6 +30,16 @@ def test_nothing_is_opened_before_it_is_asked_for(toy: Path, tmp_path: Path) -> 
     for name in ("hierarchy", "cache", "start", "encoder", "head"):
         with pytest.raises((ArtifactError, InputError)):
             getattr(lacking, name)
+
+
+def test_a_model_that_is_only_read_is_no_start_of_training(toy: Path, tmp_path: Path) -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    ViTModel(ViTConfig(**sizes, image_size=32, patch_size=8)).save_pretrained(tmp_path)
+    ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    for model in ({}, {"fusion": FUSION}):
+        opened = inputs(toy, changed(model={"start_from": f"hf:{tmp_path}", **model}))
+        with pytest.raises(InputError, match=r"^model.start_from: hf:.* can encode photos, but only a CLIP"):
+            opened.encoder  # noqa: B018
 
 
 def test_what_is_opened_goes_together(toy: Path) -> None:
