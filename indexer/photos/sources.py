@@ -14,7 +14,6 @@ rows' numbers.
 import hashlib
 import itertools
 import logging
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -42,6 +41,7 @@ from indexer.photos.uris import (
     masked,
     path_of,
 )
+from indexer.photos.utm_names import place_in_name
 
 log = logging.getLogger(__name__)
 
@@ -262,7 +262,7 @@ def _folder_photos(folder: str) -> Iterator[Photo]:
     root = (folder if is_uri(folder) else str(Path(folder).absolute())).rstrip("/")
     name = None
     for name in filter(_is_image, files_below(folder)):
-        yield Photo(masked(text_of(name)), FileRange(f"{root}/{name}"), math.nan, math.nan)
+        yield Photo(masked(text_of(name)), FileRange(f"{root}/{name}"), *place_in_name(name))
     if name is None:
         raise _no_image(folder)
 

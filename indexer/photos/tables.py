@@ -1,12 +1,14 @@
 """Tables as people have them, Parquet or CSV: columns under their standard names, and what is wrong with them.
 
 They may lie at a URI. A Parquet table may hold the photos themselves: a column of bytes, or of Hugging Face's structs
-of bytes and path.
+of bytes and path. Names of photos may say their places (`indexer.photos.utm_names`), which are then the coordinates of
+a table that has no other.
 """
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -21,6 +23,7 @@ import pyarrow.parquet
 from indexer.earth.geo import check_coordinates
 from indexer.errors import InputError
 from indexer.photos.uris import MASKS, file_system, is_uri, local_path, masked, path_of, reading
+from indexer.photos.utm_names import place_in_name
 
 ROW = "row of the table"  # a column that is added: the row's number in its file, whatever is left out
 IMAGES = "bytes of the photo"  # the column that holds the photos themselves, whatever it is called
@@ -32,6 +35,7 @@ ALIASES: Mapping[str, Sequence[str]] = {
     "split": ("split",),
     "map": ("map",),
 }
+_PLACE = ("lat", "lng")
 # Columns that may hold photos as bytes; img2dataset calls them by format.
 _IMAGES = ("photo", "image", "bytes", "jpg", "jpeg", "png", "webp")
 _ROWS = 1 << 15  # of a batch
@@ -50,6 +54,7 @@ class OpenTable:
     schema: pa.Schema
     n_rows: int | None  # None where counting would be reading
     read: _Read
+    named_places: bool = False  # coordinates are what the names of photos say
 
     def has(self, column: str) -> bool:
         """Whether it has a column, under any of its names; IMAGES: whether the photos are in it, as bytes."""
@@ -61,7 +66,8 @@ class OpenTable:
         """The columns to read, by their standard names; an InputError names those there where one is missing."""
         required = [*required, *(["split"] if split else [])]
         found = _columns_of(self.schema, [*required, *optional])
-        missing = [name for name in required if name not in found and not (name == "photo" and self.has(IMAGES))]
+        made = [*(["photo"] if self.has(IMAGES) else []), *(_PLACE if self.named_places else [])]  # from other columns
+        missing = [name for name in required if name not in found and name not in made]
         if not missing:
             return found
         if missing == ["split"]:
@@ -81,6 +87,10 @@ class OpenTable:
         Of photos as bytes only a few are held at once.
         """
         found = self.columns(required, optional=optional, split=split)
+        placed_by_name = self.named_places and not {*required, *optional}.isdisjoint(_PLACE)
+        kept_names = "photo" in found
+        if placed_by_name and not kept_names:
+            found |= self.columns(["photo"])
         named_by_row = "photo" in required and self.has(IMAGES)
         whole = [self.schema.names.index(name) for name, *inside in found.values() if not inside]
         heavy = any(_holds_bytes(self.schema.field(index).type) for index in whole)
@@ -90,6 +100,9 @@ class OpenTable:
                 columns = {name: _take(batch, column) for name, column in found.items()}
                 part = pa.table(columns | {ROW: pa.array(np.arange(count, count + batch.num_rows))})
                 count += batch.num_rows
+                if placed_by_name:
+                    part = _place_by_name(part, self.source)
+                    part = part if kept_names else part.drop_columns("photo")
                 if split:
                     part = part.filter(pa.compute.equal(part["split"].cast(pa.string()), split))
                 kept += part.num_rows
@@ -120,7 +133,8 @@ def open_table(source: str | Path) -> OpenTable:
             system, place = pyarrow.fs.LocalFileSystem(), path
             open_file = partial(Path(path).open, "rb")
         opened = _open_csv(open_file) if kind == "csv" else _open_parquet(system, place)
-        return OpenTable(masked(source), *opened)
+        table = OpenTable(masked(source), *opened)
+        return replace(table, named_places=_says_places(table))
 
 
 def read_columns(
@@ -225,6 +239,25 @@ def _has_field(kind: pa.DataType, name: str) -> bool:
 def _take(batch: pa.RecordBatch, column: _Column) -> pa.Array:
     values = batch.column(batch.schema.names.index(column[0]))
     return values if len(column) == 1 else pa.compute.struct_field(values, column[1])
+
+
+def _says_places(table: OpenTable) -> bool:
+    """Whether a table without coordinates has names of photos that say them; the first name tells."""
+    if any(table.has(column) for column in _PLACE) or not table.has("photo"):
+        return False
+    column = table.columns(["photo"])["photo"]
+    first = next(iter(table.read([column], 1)), None)
+    return first is not None and any(
+        not math.isnan(place_in_name(str(name))[0]) for name in _take(first, column)[:1].to_pylist()
+    )
+
+
+def _place_by_name(table: pa.Table, source: str) -> pa.Table:
+    """A table with the coordinates that the names of its photos say; null where one says none."""
+    places = np.array([place_in_name(name) for name in _text(table, "photo", source).to_pylist()]).reshape(-1, 2)
+    for column, values in zip(_PLACE, places.T, strict=True):
+        table = table.append_column(column, pa.array(values, from_pandas=True))
+    return table
 
 
 def _name_by_row(table: pa.Table) -> pa.Table:

@@ -14,10 +14,14 @@ import pyarrow.parquet
 import pytest
 import torch
 from PIL import ExifTags, Image
+from transformers import SiglipConfig, SiglipImageProcessorPil, SiglipVisionModel
 
 from encoder.class_maps.class_map import encode_map
-from encoder.config import FusionConfig, ReadOptions
+from encoder.config import EmbedConfig, FusionConfig, ReadOptions
+from encoder.embedding import embed
 from encoder.models.checkpoint import load_encoder, save_checkpoint
+from indexer.bundles.build_config import BuildConfig
+from indexer.bundles.builds import build
 from indexer.bundles.bundle import build_bundle
 from indexer.bundles.registry import Registry
 from indexer.cells.hierarchy import Hierarchy
@@ -64,6 +68,35 @@ def test_one_photo_has_a_list_with_one_answer_and_none_has_none(world: Path, loc
     assert (answer.row, answer.photo, answer.n_photos) == (0, str(world / "0.png"), 1)
     assert locator.locate([]) == []
     assert locator.locate_vectors(np.empty((0, WIDTH))) == []
+
+
+def test_a_published_model_of_another_kind_makes_vectors_a_bundle_and_answers(tmp_path: Path) -> None:
+    rng, photos = np.random.default_rng(0), tmp_path / "photos"
+    photos.mkdir()
+    for number in range(60):  # of three colours, each of a place, which the names say
+        place, colour = number % 3, np.array([(220, 40, 40), (40, 220, 40), (40, 40, 220)])[number % 3]
+        pixels = np.clip(colour + rng.normal(0, 25, (50, 40, 3)), 0, 255).astype(np.uint8)
+        name = f"@{5e5 + 10 * number}@{1e6 * (place + 1)}@{20 + place}@N@@@{number}@.jpg"
+        Image.fromarray(pixels).save(photos / name)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = SiglipConfig(vision_config=sizes | {"image_size": 32, "patch_size": 8}, text_config=sizes)
+    SiglipVisionModel(config.vision_config).save_pretrained(tmp_path / "siglip")
+    SiglipImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "siglip")
+
+    encoder = f"hf:{tmp_path / 'siglip'}"
+    options = EmbedConfig(crops="ten", workers=0, device="cpu", precision="float32")
+    summary = embed(photos, encoder, tmp_path / "F", config=options)
+    assert (summary.ok, summary.encoder) == (60, load_encoder(encoder).digest)
+    names = tmp_path / "names.csv"
+    names.write_text("\n".join(["photo", *sorted(path.name for path in photos.iterdir())]) + "\n")
+    build(tmp_path / "R", photos=names, features=tmp_path / "F", config=BuildConfig(tau_max=(25,), tau_min=1))
+    locator = Locator.open(tmp_path / "R", checkpoint=encoder, device="cpu", precision="float32", crops="ten")
+    queries = sorted(photos.iterdir())[::7]
+    for path, answer in zip(queries, locator.locate(queries), strict=True):
+        place = int(path.name.split("@")[3]) - 20
+        assert answer.lat_deg == pytest.approx(9.04 * (place + 1), abs=0.2)
+        assert answer.lng_deg == pytest.approx(6 * (place + 20) - 183, abs=0.1)
 
 
 def as_bytes(path: Path) -> bytes:

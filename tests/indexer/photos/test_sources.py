@@ -95,6 +95,14 @@ def test_a_folder_lists_its_images_sorted(tmp_path: Path) -> None:
         read_photos(tmp_path, coordinates=True)
 
 
+def test_names_of_images_may_say_their_places(tmp_path: Path) -> None:
+    for name in ("@0448251.80@5411943.79@31@U@48.8584@2.2945@@.jpg", "a.jpg"):
+        (tmp_path / name).write_bytes(b"")
+    table = read_photos(tmp_path)
+    np.testing.assert_array_equal(table.lat_deg, [48.8584, np.nan])
+    np.testing.assert_array_equal(table.lng_deg, [2.2945, np.nan])
+
+
 def test_unknown_coordinates_are_nan_unless_needed(tmp_path: Path) -> None:
     path = csv(tmp_path / "a.csv", "photo,lat,lng\na,1,2\nb,,\n")
     lat = read_photos(path).lat_deg

@@ -182,3 +182,38 @@ def test_tables_at_uris_are_read_like_files_and_named_without_credentials(tmp_pa
             assert "S3CRET" not in str(caught.value)
     with pytest.raises(InputError, match=r"token=\*\*\*: cannot be read") as caught:
         read_columns(f"{web.root}/a.csv?token=S3CRET", ["photo"])  # the server is gone
+
+
+PLACED = [
+    "@0448251.80@5411943.79@31@U@48.8584@2.2945@a@@@@@@@@.jpg",
+    "@0448251.80@5411943.79@31@U@@@b@@@@@@@@.jpg",
+    "beach.jpg",
+]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_names_say_places_where_no_column_does(tmp_path: Path, suffix: str) -> None:
+    table, path = pa.table({"photo": PLACED, "split": ["a", "b", "a"]}), tmp_path / f"a.{suffix}"
+    (pa.csv.write_csv if suffix == "csv" else pyarrow.parquet.write_table)(table, path)
+    read = read_columns(path, ["photo"], optional=("lat", "lng"))
+    lat, lng = coordinates_of(read, path)
+    np.testing.assert_allclose(lat, [48.8584, 48.8584, np.nan], atol=1e-4)
+    np.testing.assert_allclose(lng, [2.2945, 2.2945, np.nan], atol=1e-4)
+    assert names_of(read, path) == PLACED
+    alone = read_columns(path, ["lat", "lng"], split="b")
+    assert set(alone.column_names) == {"lat", "lng", "split", ROW}
+    np.testing.assert_allclose(coordinates_of(alone, path, required=True), [[48.8584], [2.2945]], atol=1e-4)
+    with pytest.raises(InputError, match="in row 2"):
+        coordinates_of(read_columns(path, ["lat", "lng"]), path, required=True)
+
+
+def test_columns_of_coordinates_count_more_than_names(tmp_path: Path) -> None:
+    path = csv(tmp_path / "a.csv", f"photo,lat,lng\n{PLACED[0]},1,2\n{PLACED[1]},,\n")
+    lat, lng = coordinates_of(read_columns(path, ["photo"], optional=("lat", "lng")), path)
+    np.testing.assert_array_equal([lat, lng], [[1, np.nan], [2, np.nan]])
+    half = csv(tmp_path / "b.csv", f"photo,lat\n{PLACED[0]},1\n")
+    with pytest.raises(InputError, match="no column 'lng'"):
+        read_columns(half, ["lat", "lng"])
+    other = csv(tmp_path / "c.csv", f"photo\nbeach.jpg\n{PLACED[0]}\n")
+    with pytest.raises(InputError, match="no column 'lat' or 'lng'"):
+        read_columns(other, ["lat", "lng"])
