@@ -1,4 +1,4 @@
-"""Images in, vectors out: decoding, crops, the CLIP vision model, class maps, weights on disk. Knows nothing of cells.
+"""Images in, vectors out: decoding, crops, the vision model, class maps, weights on disk. Knows nothing of cells.
 
 from encoder import EmbedConfig, embed
 summary = embed("photos.parquet", "hf:openai/clip-vit-large-patch14-336", "F", config=EmbedConfig(crops="ten"))

@@ -120,6 +120,13 @@ def own_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
         processor.save_pretrained(home / name)
     (home / name / "model.safetensors").unlink()
     torch.save(model.state_dict(), home / name / "pytorch_model.bin")
+    rng = np.random.default_rng(0)
+    middles = rng.normal(size=(3, 16))
+    for name, n in (("database", 90), ("queries", 12)):  # as a place-recognition model would leave them
+        vectors = middles[np.arange(n) % 3] + rng.normal(0, 0.3, (n, 16))
+        np.save(home / f"{name}.npy", vectors.astype(np.float32))
+        photos = [f"@{5e5 + row:.2f}@{1e6 * (row % 3 + 1):.2f}@3{row % 3}@N@@@{row}@.jpg" for row in range(n)]
+        (home / f"{name}.csv").write_text("\n".join(["photo", *photos]) + "\n")
     labels = [
         "photo,lat,lng,continent,country,city",
         *(f"{row}.jpg,48.9,{row},Europe,FR,c{row % 3}" for row in range(9)),

@@ -138,7 +138,7 @@ def test_a_photo_that_ends_its_process_is_a_row_with_its_reason(photos: list[Pho
     deadly = {5, 6, 17}
     for row in deadly:
         many[row] = replace(many[row], name=f"deadly {row}")
-    batches = list(decoded_batches(in_twos(many), Deadly(16), workers=2))
+    batches = list(decoded_batches(in_twos(many), Deadly(Resizing(16)), workers=2))
     assert [name for batch in batches for name in batch.name] == [photo.name for photo in many]
     status = [status for batch in batches for status in batch.status]
     assert {row for row, code in enumerate(status) if code == "crashed"} == deadly
@@ -157,7 +157,7 @@ def test_what_the_source_raises_is_nobodys_death(photos: list[Photo], error: Exc
 
 def test_a_few_photos_can_be_kept_from_this_process(photos: list[Photo]) -> None:
     few = [photos[0], replace(photos[1], name="deadly")]
-    (batch,) = decoded_batches(in_twos(few), Deadly(16), workers=1, few_here=False)
+    (batch,) = decoded_batches(in_twos(few), Deadly(Resizing(16)), workers=1, few_here=False)
     assert list(batch.status) == ["ok", "crashed"]
 
 
@@ -167,7 +167,7 @@ def test_photo_after_photo_that_ends_its_process_ends_the_work(
     monkeypatch.setattr("encoder.photos.decoding._MOST_DEATHS", 2)
     deadly = [replace(photos[0], name=f"deadly {row}") for row in range(30)]
     with pytest.raises(WorkError, match="2 photos in a row"):
-        list(decoded_batches(in_twos(deadly), Deadly(16), workers=1))
+        list(decoded_batches(in_twos(deadly), Deadly(Resizing(16)), workers=1))
 
 
 def test_what_ends_the_work_in_a_worker_is_the_same_error_as_here(photos: list[Photo]) -> None:
