@@ -149,7 +149,7 @@ def calibrated_bundle(
     Args:
         bundle: an opened one, whose folder is still there.
         versions: where bundles are kept.
-        calibrations: all that it is to have.
+        calibrations: all that it is to have. Where none of photos is of before, changes of the gallery count anew.
         config: how they were made.
         inputs: digests of what they were made from.
         geocells: its geocells with other level weights or another prior, for which the leaf index is made again.
@@ -175,9 +175,9 @@ def calibrated_bundle(
             _write_vectors(draft, replace(bundle.model, geocells=geocells), index=index, photos=photos)
         draft.facts["calibration"] = calibration_facts(calibrations)
         save_rerankers(calibrations, draft.path)
-        if bundle.gallery is not None and not any(
-            bundle.calibrations.get(name) == c for name, c in calibrations.items()
-        ):
+        before = [each.with_photos for each in bundle.calibrations.values()]
+        kept = any(each.with_photos in before for each in calibrations.values() if each.with_photos is not None)
+        if bundle.gallery is not None and not kept:
             draft.facts["gallery"] = gallery_facts(replace(bundle.gallery.facts, changed=0.0))
     assert draft.final is not None
     return draft.final

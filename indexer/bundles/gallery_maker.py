@@ -54,7 +54,9 @@ class GalleryMaker:
         facts, made = self.written.facts, self.written
         text = f"gallery: {facts.photos:,} photos in {_BITS[facts.precision]}"
         if made.given:
-            text += f"; {made.added:,} of {made.given:,} new ones, the others are like one that is there"
+            text += f"; {made.added:,} of {made.given:,} new ones"
+        if made.added < made.given:
+            text += ", the others are like one that is there"
             text += "" if facts.per_leaf is None else f" or not among the {facts.per_leaf} most typical of their leaf"
         return text + (f"; {made.dropped:,} that were there are not any more" if made.dropped else "")
 

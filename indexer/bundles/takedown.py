@@ -15,9 +15,11 @@ from indexer.bundles.bundle import bundle_manifest
 from indexer.bundles.gallery import PHOTOS_FILE
 from indexer.bundles.registry import Registry, VersionState
 from indexer.bundles.removals import source_paths
+from indexer.disk.manifest import read_manifest
 from indexer.errors import ArtifactError, GeoError, InputError
 from indexer.photos.tables import names_of, read_columns
 from indexer.vectors.features import open_features
+from indexer.vectors.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION
 
 # Inputs of a bundle that hold names of photos, by what their names in a manifest begin with.
 _KINDS: Mapping[str, str] = {"checkpoint": "checkpoint", "features": "features", "photos": "table"}
@@ -117,24 +119,40 @@ def versions_holding(folders: Sequence[Path], names: Sequence[str]) -> dict[str,
 def sources_holding(registry: Path, inputs: Sequence[Mapping[str, str | None]], names: Sequence[str]) -> list[Source]:
     """What versions were made from, of which it is known that it holds any of these photos, or not known.
 
-    inputs: of the versions. A place that was moved or changed since is not looked for.
+    inputs: of the versions. A place that was moved or changed since is not looked for. What a checkpoint that holds
+    them was made from is told, too.
     """
     paths = source_paths(registry)
-    kinds = {
+    kinds = {digest: kind for digests in inputs for digest, kind in _kinds_of(digests).items()}
+    result, left = [], list(kinds)
+    for digest in left:  # what a checkpoint that holds them was made from is added on the way
+        kind, places = kinds[digest], paths.get(digest, [])
+        looked = [(place, _source_holds(kind, Path(place), names)) for place in places]
+        found = [Source(kind, digest, place, holds) for place, holds in looked if holds is not False]
+        result += found if places else [Source(kind, digest, None, None)]
+        for source in found:
+            made_from = _made_from(source)
+            left += [other for other in made_from if other not in kinds]
+            kinds = made_from | kinds
+    return result
+
+
+def _kinds_of(inputs: Mapping[str, str | None]) -> dict[str, str]:
+    """Of what kind those inputs are, by digest, that hold names of photos."""
+    return {
         digest: kind
-        for digests in inputs
-        for name, digest in digests.items()
+        for name, digest in inputs.items()
         for start, kind in _KINDS.items()
         if name.startswith(start) and digest is not None
     }
-    result = []
-    for digest, kind in kinds.items():
-        places = paths.get(digest, [])
-        looked = [(place, _source_holds(kind, Path(place), names)) for place in places]
-        result += [Source(kind, digest, place, holds) for place, holds in looked if holds is not False]
-        if not places:
-            result.append(Source(kind, digest, None, None))
-    return result
+
+
+def _made_from(source: Source) -> dict[str, str]:
+    """Of what kind that is, by digest, which the gallery of a checkpoint was made from."""
+    if source.kind != "checkpoint" or source.path is None or not source.holds:
+        return {}
+    manifest = read_manifest(Path(source.path), kind=CHECKPOINT_KIND, schema_version=CHECKPOINT_SCHEMA_VERSION)
+    return {digest: kind for digest, kind in _kinds_of(manifest.inputs).items() if kind != "checkpoint"}
 
 
 def _gallery_holds(folder: Path, names: Sequence[str]) -> bool:

@@ -16,16 +16,17 @@ wrong with the posterior. So it is for each kind of point that answers may have.
 when its best cell does below a hundredth of theirs.
 """
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from encoder.models.device import choose_device
-from indexer.bundles.bundle import calibrated_bundle
+from indexer.bundles.bundle import Bundle, calibrated_bundle
 from indexer.bundles.faiss_index import flat_index
 from indexer.bundles.registry import Registry
 from indexer.disk.manifest import file_digest
 from indexer.errors import InputError
-from indexer.vectors.calibration import Protocol, protocol_of
+from indexer.vectors.calibration import PROTOCOL_TEXTS, Calibration, Protocol, protocol_of
 from indexer.vectors.features import open_features
 from indexer.vectors.level_weights import fit_level_weights
 from indexer.vectors.scoring import leaf_vectors
@@ -36,6 +37,8 @@ from search.calibration.cell_calibration import Fitted, fit_calibration
 from search.calibration.held_out import held_out
 from search.calibration.photo_calibration import PhotoCalibration, calibrate_photos
 from search.evaluation.options import CalibrateConfig
+
+log = logging.getLogger(__name__)
 
 _DEFAULT = CalibrateConfig()
 
@@ -71,7 +74,7 @@ def calibrate(
         raise InputError(f"{features}: its vectors are of `crops` {source.crops}, not {crops}. Leave `crops` out.")
     protocol: Protocol = "album" if album is not None else crops or protocol_of(source)
     sample = held_out(bundle, source, truth, split=split, album=album)
-    calibrations, geocells = dict(bundle.calibrations), None
+    calibrations, geocells = _that_hold(bundle), None
     if config.fit_weights:
         geocells = fit_level_weights(model, sample.queries, sample.leaf)
         model, calibrations = replace(model, geocells=geocells), {}
@@ -97,6 +100,12 @@ def calibrate(
         )
     of_photos = None if photos is None else photos.fitted.calibration
     calibrations[protocol] = replace(fitted.calibration, with_photos=of_photos)
+    lost = [name for name, each in calibrations.items() if of_photos is not None and each.with_photos is None]
+    if lost:
+        log.warning(
+            "the gallery changed since the calibration for %s: with its photos that has to be calibrated again, too",
+            ", ".join(PROTOCOL_TEXTS[name] for name in lost),
+        )
     folder = calibrated_bundle(
         bundle,
         Registry(registry).versions_folder,
@@ -107,3 +116,10 @@ def calibrate(
         photos=sample.queries,
     )
     return CalibratedVersion(folder.name, protocol, fitted, photos)
+
+
+def _that_hold(bundle: Bundle) -> dict[Protocol, Calibration]:
+    """The calibrations of a bundle, but those of photos where too many of its gallery's have changed since."""
+    if bundle.gallery is None or bundle.gallery.facts.keeps_calibrations:
+        return dict(bundle.calibrations)
+    return {name: replace(each, with_photos=None) for name, each in bundle.calibrations.items()}

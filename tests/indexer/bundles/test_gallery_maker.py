@@ -23,7 +23,7 @@ from indexer.cells.partition import PartitionRule
 from indexer.disk.artifact import Draft, write_folder
 from indexer.errors import ArtifactError, BundleMismatch, InputError
 from indexer.jobs.job_folder import OK
-from indexer.vectors.calibration import Calibration
+from indexer.vectors.calibration import Calibration, usual_photo_fit
 from indexer.vectors.features import FeatureBatch, FeatureSource, open_features
 from indexer.vectors.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION, save_geocells
 from indexer.vectors.prototypes import Placement
@@ -33,7 +33,8 @@ from tests.indexer.conftest import indexer
 
 ENCODER = "e" * 64
 CONFIG = BuildConfig(shrinkage=0.1)
-CALIBRATION = Calibration(1.0, 0.0, 1.0, {"cell": (0.5, 0.9)}, 25.0, 0.0, 100)
+OF_CELLS = Calibration(1.0, 0.0, 1.0, {"cell": (0.5, 0.9)}, 25.0, 0.0, 100)
+CALIBRATION = replace(OF_CELLS, with_photos=replace(OF_CELLS, fit=usual_photo_fit(25.0)))
 
 
 def features_of(world: Photos, out: Path, *, encoder: str | None = ENCODER, places: bool = True) -> Path:
@@ -360,9 +361,11 @@ def test_few_changes_keep_the_calibration_and_add_up(
         assert with_gallery(made).facts.keeps_calibrations is keeps
     assert indexer("info", "--registry", home.path) == 0
     assert "changed since the calibration, too much: calibrate again" in capsys.readouterr().out
-    anew = calibrated_bundle(made, home.versions_folder, {"one": replace(CALIBRATION, queries=9)}, config={}, inputs={})
-    assert with_gallery(open_bundle(anew)).facts.changed == 0
-    kept = {"one": CALIBRATION, "ten": CALIBRATION}
+    assert CALIBRATION.with_photos is not None
+    fresh = replace(CALIBRATION, with_photos=replace(CALIBRATION.with_photos, queries=9))
+    anew = calibrated_bundle(made, home.versions_folder, {"one": fresh, "ten": OF_CELLS}, config={}, inputs={})
+    assert with_gallery(open_bundle(anew)).facts.changed == 0  # cells are as they were
+    kept = {"one": CALIBRATION, "ten": fresh}
     other = calibrated_bundle(made, home.versions_folder, kept, config={}, inputs={})
     assert not with_gallery(open_bundle(other)).facts.keeps_calibrations
 

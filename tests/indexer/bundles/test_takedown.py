@@ -98,13 +98,22 @@ def test_everyone_who_still_holds_them_is_named(
         ("table", str(tmp_path / "photos.parquet")): True,
         ("checkpoint", str(tmp_path / "C")): True,
     }
+    # What that was made from is told, too, though only its digest is known.
+    digests = {source["kind"]: source["digest"] for source in taken["sources"]}
+    manifest = json.loads((checkpoint / "manifest.json").read_text())
+    manifest["inputs"] = {"photos": "a" * 64, "features": bundle.manifest.inputs["features"], "start_from": "b" * 64}
+    (checkpoint / "manifest.json").write_text(json.dumps(manifest))
+    assert indexer(*remove, "--no-publish") == 0
+    again = json.loads(capsys.readouterr().out)["takedown"]["sources"]
+    assert again == [*taken["sources"], {"kind": "table", "digest": "a" * 64, "path": None, "holds": None}]
     # The file is gone from where it was: nobody can say.
     (tmp_path / "photos.parquet").rename(tmp_path / "moved.parquet")
     assert indexer(*remove[:-1], "--no-publish") == 0
     text = capsys.readouterr().out
     assert f"still in version {other.version[:12]} (pinned)" in text
     assert f"perhaps in table {bundle.manifest.inputs['photos'][:12]}: {tmp_path / 'photos.parquet'}" in text
-    assert f"still in checkpoint {taken['sources'][-1]['digest'][:12]}" in text or "still in checkpoint" in text
+    assert f"still in checkpoint {digests['checkpoint'][:12]}: {tmp_path / 'C'}" in text
+    assert "perhaps in table aaaaaaaaaaaa: which was read at a place that is not known" in text
 
 
 def test_inputs_of_places_that_nobody_noted_are_named_by_digest(

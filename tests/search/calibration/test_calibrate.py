@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+from indexer.bundles.bundle import calibrated_bundle
 from indexer.bundles.registry import Registry
 from indexer.cli import main
 from indexer.earth.geo import unit_vectors
@@ -20,7 +21,7 @@ from search.answers.claims import Claim, ClaimCheck
 from search.answers.engine import Engine
 from search.answers.options import PointName, SearchOptions
 from search.calibration import photo_fit, reranker_fit
-from search.calibration.calibrate import calibrate
+from search.calibration.calibrate import _that_hold, calibrate
 from search.evaluation.options import CalibrateConfig, Resampling
 from tests.conftest import unit_rows, write_features
 from tests.search.calibration.conftest import PhotoWorld
@@ -200,3 +201,12 @@ def test_a_bundle_with_a_gallery_is_calibrated_with_it_and_without(
         Engine(changed, options=SearchOptions(radii=True))
     assert not Engine(changed).calibrated
     assert Engine(changed, options=SearchOptions(gallery="off", radii=True)).calibrated
+    # Once photos of one protocol are calibrated again, these hold; of others those of cells alone are left.
+    assert _that_hold(bundle) == bundle.calibrations
+    assert _that_hold(changed) == {"one": made.fitted.calibration}
+    ten = replace(changed, calibrations={"ten": one})
+    again = calibrated_bundle(ten, home.versions_folder, _that_hold(ten) | {"one": one}, config={}, inputs={})
+    for protocol in ("one", "ten"):
+        engine = Engine.open(home.path, version=again.name, protocol=protocol)
+        assert engine.calibrated is (protocol == "one")
+    assert Engine.open(home.path, version=again.name, protocol="ten", options=SearchOptions(gallery="off")).calibrated
