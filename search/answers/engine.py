@@ -457,7 +457,7 @@ class Engine:
         known = leaf >= 0
         each = np.stack([lat[known], lng[known], leaf[known]], axis=1)
         places, which = np.unique(each, axis=0, return_inverse=True)  # many answers name the same cells
-        moved = self._region.moved_inside(*places[:, :2].T, answers.cells, places[:, 2].astype(np.int64))
+        moved = self._region.moved_inside(places[:, 0], places[:, 1], answers.cells, places[:, 2].astype(np.int64))
         lat[known], lng[known] = (degrees[which.ravel()] for degrees in moved)
         return replace(answers, cell_lat_deg=lat, cell_lng_deg=lng)
 
