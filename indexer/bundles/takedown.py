@@ -151,7 +151,10 @@ def _made_from(source: Source) -> dict[str, str]:
     """Of what kind that is, by digest, which the gallery of a checkpoint was made from."""
     if source.kind != "checkpoint" or source.path is None or not source.holds:
         return {}
-    manifest = read_manifest(Path(source.path), kind=CHECKPOINT_KIND, schema_version=CHECKPOINT_SCHEMA_VERSION)
+    try:
+        manifest = read_manifest(Path(source.path), kind=CHECKPOINT_KIND, schema_version=CHECKPOINT_SCHEMA_VERSION)
+    except GeoError:  # it is told itself, and who holds photos still has to be
+        return {}
     return {digest: kind for digest, kind in _kinds_of(manifest.inputs).items() if kind != "checkpoint"}
 
 

@@ -398,6 +398,7 @@ class Engine:
             lat, lng = self._photos.densest(evidence, hits.leaf)
             photos = self._photos.heaviest(queries, evidence, self.options.gallery_photos)
             answers = replace(answers, cell_lat_deg=lat, cell_lng_deg=lng, photos=photos)
+        answers = self._cells_in_region(answers)
         return answers if found.posterior is None else self._with_areas(answers, found, self._points, found.posterior)
 
     def _with_areas(
@@ -422,7 +423,7 @@ class Engine:
         hits = coarse.hits(found.posterior, k, mode=found.hits.mode, inside=self._inside)
         into = coarse.of_leaf[best] if self._points.kind == "mass" else hits.leaf[:, 0]
         at = self._in_region(cap.at(into), coarse, into)
-        answers = self._bare_answers(found, coarse, hits, at, n_photos)
+        answers = self._cells_in_region(self._bare_answers(found, coarse, hits, at, n_photos))
         return self._with_areas(answers, found, cap, coarse.posterior(found.posterior))
 
     def _bare_answers(self, found: Found, cells: NamedCells, hits: Hits, at: Places, n_photos: np.ndarray) -> Answers:
@@ -447,6 +448,18 @@ class Engine:
         lat, lng = self._region.moved_inside(at.lat_deg, at.lng_deg, cells, cell)
         stayed = (lat == at.lat_deg) & (lng == at.lng_deg)
         return at if stayed.all() else Places(lat, lng, *nearest_cities(lat, lng))
+
+    def _cells_in_region(self, answers: Answers) -> Answers:
+        """The same answers, the places of their cells that lie outside the region at the nearest place inside."""
+        if self._region is None:
+            return answers
+        leaf, lat, lng = answers.hits.leaf, answers.cell_lat_deg.copy(), answers.cell_lng_deg.copy()
+        known = leaf >= 0
+        each = np.stack([lat[known], lng[known], leaf[known]], axis=1)
+        places, which = np.unique(each, axis=0, return_inverse=True)  # many answers name the same cells
+        moved = self._region.moved_inside(places[:, 0], places[:, 1], answers.cells, places[:, 2].astype(np.int64))
+        lat[known], lng[known] = (degrees[which.ravel()] for degrees in moved)
+        return replace(answers, cell_lat_deg=lat, cell_lng_deg=lng)
 
     def _evidence(self, found: Found) -> np.ndarray:
         """What decided each answer: (Q,) str."""

@@ -5,6 +5,7 @@ How photos count is fitted by `search.calibration.photo_numbers`; what its answe
 that it was not fitted to.
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -25,6 +26,8 @@ from search.calibration.held_out import HeldOutQueries
 from search.calibration.photo_numbers import PhotoFitting, RerankerGain, found_of
 from search.evaluation.options import Resampling
 from search.retrieval.gallery_lists import NearPhotos
+
+log = logging.getLogger(__name__)
 
 _SEEN_COSINE, _SEEN_KM, _SEEN_MOST = 0.98, 1.0, 0.05
 
@@ -66,6 +69,8 @@ def calibrate_photos(
     unseen = np.flatnonzero(~seen)
     sample, near = sample.take(unseen), near.take(unseen)
     division = sample.divided()
+    times = "once for all and once for each fifth" if division.approximate else "by half of them"
+    log.info("fitting how photos count to %s queries, %s: that may take minutes", f"{len(sample):,}", times)
     if division.approximate:  # each fifth says what the fit to the others promises, with a reranker where all have one
         numbers = fitting(sample, near)
         reranked = numbers.reranker is not None
@@ -74,6 +79,7 @@ def calibrate_photos(
         fits = [fitting(sample.take(rows), near.take(rows)) for rows, _ in division.parts]
         numbers = fits[0]
     promised = [sample.take(rows) for _, rows in division.parts]
+    log.info("counting what answers promise")
     points = points_of_bundle(bundle, photos=True)
     before = joined_checks([_check(fitting.engine(fitting.start), {}, part) for part in promised])
     parts = zip(promised, fits, strict=True)

@@ -10,6 +10,7 @@ A reranker stays where queries that it was not fitted to say so: the mean loss i
 answers are not farther off by more than chance.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
@@ -37,6 +38,8 @@ from search.evaluation.options import Resampling
 from search.retrieval.exact import ExactSearch
 from search.retrieval.gallery_lists import GalleryLists, NearPhotos
 from search.retrieval.proof import tensor_of
+
+log = logging.getLogger(__name__)
 
 _ALL_LOOKED_AT = 1 << 18  # photos of a gallery that is looked at whole for a fit; of larger ones the best lists
 _MOST_LISTS = 512
@@ -132,6 +135,7 @@ class PhotoFitting:
         width, errors = _best_width(few, self._all(PhotoNumbers(fit, temperature), few), self._width_km)
         numbers = PhotoNumbers(replace(fit, point_width_km=width), temperature)
         if reranked is not False:
+            log.info("fitting a reranker to %s queries", f"{len(sample):,}")
             cells, fold = known.cells_part(temperature, self.cells.growth), sample.folds(FOLDS)
             reranking = fit_reranker(known, fit, cells, fold=fold, resampling=self._resampling)
             gain = RerankerGain(reranked or False, reranking.gain, reranking.interval, None, None)
@@ -139,6 +143,7 @@ class PhotoFitting:
             if reranked or reranking.interval.low > 0:
                 fit, temperature = self._fit(known, fit, reranked=reranking.unseen)
                 numbers = self._judged(numbers, PhotoNumbers(fit, temperature), reranking, few, errors)
+        log.info("choosing how many lists are looked at")
         numbers = self._with_lists(numbers, few)
         return replace(numbers, in_leaves=self._in_leaves(numbers, few))
 

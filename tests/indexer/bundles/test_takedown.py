@@ -106,6 +106,11 @@ def test_everyone_who_still_holds_them_is_named(
     assert indexer(*remove, "--no-publish") == 0
     again = json.loads(capsys.readouterr().out)["takedown"]["sources"]
     assert again == [*taken["sources"], {"kind": "table", "digest": "a" * 64, "path": None, "holds": None}]
+    said = (checkpoint / "manifest.json").read_text()
+    (checkpoint / "manifest.json").write_text("torn")
+    assert indexer(*remove, "--no-publish") == 0
+    assert json.loads(capsys.readouterr().out)["takedown"]["sources"] == taken["sources"]
+    (checkpoint / "manifest.json").write_text(said)
     # The file is gone from where it was: nobody can say.
     (tmp_path / "photos.parquet").rename(tmp_path / "moved.parquet")
     assert indexer(*remove[:-1], "--no-publish") == 0

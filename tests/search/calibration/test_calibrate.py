@@ -154,8 +154,9 @@ def test_radii_of_what_was_not_calibrated_are_refused(home: Path, capsys: pytest
 
 
 def test_a_bundle_with_a_gallery_is_calibrated_with_it_and_without(
-    photo_world: PhotoWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    photo_world: PhotoWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     monkeypatch.setattr(photo_fit, "_GRIDS", {"similarity": (0.02, 0.08), "growth": (0.5,)})
     monkeypatch.setattr(photo_fit, "_TEMPERATURES", np.ones(1))
     monkeypatch.setattr(photo_fit, "_ROUNDS", 1)
@@ -171,6 +172,8 @@ def test_a_bundle_with_a_gallery_is_calibrated_with_it_and_without(
     truth = pa.table({"photo": names, "lat": sample.lat_deg, "lng": sample.lng_deg})
     pa.parquet.write_table(truth, tmp_path / "truth.parquet")
     made = calibrate(home.path, tmp_path / "V", tmp_path / "truth.parquet")
+    for step in ("fitting how photos count to 200 queries", "fitting a reranker", "how many lists", "answers promise"):
+        assert step in caplog.text  # a word of life: each may take minutes
     assert made.photos is not None
     home.publish(made.version)
     bundle = Engine.open(home.path).bundle
