@@ -9,6 +9,7 @@ attention among s, which hears nothing of the map at all.
     added          the same before each block
     mixed          gather, whose tokens are mixed by an MLP over their number in place of attention among them
     whole          gather, of which all tokens are read at the end as `concatenate` reads those of the map
+    asked          whole without attention among segmentation tokens: each asks the photo, and nothing else
     exchange       gather, whose photo tokens ask the map's in turn in each block, and are what is read
 """
 
@@ -126,6 +127,24 @@ class Whole(SemanticFusion):
         yield self.mlp_out
 
 
+class Nothing(nn.Module):
+    """In place of attention among tokens."""
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Zeros."""
+        return torch.zeros_like(tokens)
+
+
+class Asked(Whole):
+    """Segmentation tokens that do not hear one another."""
+
+    def __init__(self, config: FusionConfig, vision: CLIPVisionConfig) -> None:
+        super().__init__(config, vision)
+        for block in self.blocks:
+            assert isinstance(block, GatherBlock)
+            block.own, block.norm_own = Nothing(), nn.Identity()  # type: ignore[assignment]
+
+
 class ExchangeBlock(nn.Module):
     """One block: segmentation tokens gather, then photo tokens ask them, then an MLP of the photo's."""
 
@@ -177,5 +196,6 @@ READINGS: dict[str, type[SemanticFusion]] = {
     "added": Added,
     "mixed": Mixed,
     "whole": Whole,
+    "asked": Asked,
     "exchange": Exchange,
 }
