@@ -133,8 +133,8 @@ class FusionConfig:
 
     Args:
         kind: how map and photo meet. steer: the map steers where the photo's tokens look. gather: tokens of the map
-            gather, from one another and from the photo, what a class token of their own hands on. concatenate: no
-            attention, the map passes a network of its own; latent, heads and blocks say nothing.
+            gather from the photo what they need, and all of them are read. concatenate: no attention, the map passes a
+            network of its own; latent, heads and blocks say nothing.
         classes: of the class maps; 150 for ADE20K.
         width: of a segmentation token.
         latent: what keys and values are squeezed through.
@@ -172,10 +172,8 @@ class FusionConfig:
         check_bounds(self, "leave_out", section="fusion", low=0, high=0.99)  # of 1 it would learn nothing of maps
         if self.classes > MAX_CLASSES:
             raise InputError(f"fusion.classes must be at most {MAX_CLASSES} (maps are 8-bit), not {self.classes}.")
-        shared = {"steer": (hidden_size,), "gather": (hidden_size, self.width), "concatenate": ()}
-        for size in shared[self.kind]:
-            if size % self.heads:
-                raise InputError(f"fusion.heads: {self.heads} heads cannot share {size} dimensions evenly.")
+        if self.kind != "concatenate" and hidden_size % self.heads:
+            raise InputError(f"fusion.heads: {self.heads} heads cannot share {hidden_size} dimensions evenly.")
 
 
 @dataclass(frozen=True, kw_only=True)

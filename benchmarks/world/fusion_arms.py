@@ -1,4 +1,4 @@
-"""`python -m benchmarks.world.fusion_arms`: does semantic fusion help, is it the maps that help, and in which reading?
+"""`python -m benchmarks.world.fusion_arms`: does semantic fusion help, is it the maps that help, and in which kind?
 
 Encoders learn the same photos of the embedded world with the same settings, each from three seeds:
 
@@ -7,9 +7,8 @@ Encoders learn the same photos of the embedded world with the same settings, eac
     each kind, other maps     the same, but every photo has another photo's map: what a larger model alone would gain
     map alone                 `concatenate` with photos that are grey all over: what a map tells by itself
 
-`--each` compares one seed of every kind and of the readings in `benchmarks.world.fusion_readings`, without controls.
-`--readings` says which of all these stand beside their controls. All are judged by the same test photos. Differences
-have paired bootstrap intervals over photos and seeds (`search.evaluation.bootstrap`).
+All are judged by the same test photos. Differences have paired bootstrap intervals over photos and seeds
+(`search.evaluation.bootstrap`).
 
 In: nothing but this checkout. Out: a folder with one file for each encoder and seed, which a second run does not make
 again, and a line of `benchmarks/results/world-fusion.jsonl`.
@@ -20,7 +19,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -28,7 +27,6 @@ from jsonargparse import ArgumentParser
 
 from benchmarks.harness import Report
 from benchmarks.world.arms import SEEDS, Arm, ComparisonPreset, Run, Stage, errors_km, learnt, make_runs, missing_runs
-from benchmarks.world.fusion_readings import READINGS
 from benchmarks.world.generator import WorldConfig
 from encoder.config import FusionKind
 from encoder.models.fusion import KINDS
@@ -47,7 +45,6 @@ SMALL = ComparisonPreset(WorldConfig(n_train=10_000), (500, 200, 75, 30, 12), 3,
 FULL = ComparisonPreset(WorldConfig(), (1000, 400, 150, 60, 25, 12), 3, epochs=8)  # the demo's
 
 ANSWER = "answer"  # the one way in which each arm answers
-ALL = (*KINDS, *READINGS)
 _GREY = 128
 _LIMITS_KM = (200.0, 750.0)
 _COMPARED = "200"  # km: within which arms are held against one another
@@ -57,14 +54,14 @@ _COMPARED = "200"  # km: within which arms are held against one another
 class FusionArm(Arm):
     """One thing that is trained: a way to fuse, and what it gets to see."""
 
-    reading: str | None = None  # of ALL; None: no fusion, and no maps
+    kind: FusionKind | None = None  # None: no fusion, and no maps
     maps: Literal["own", "of others"] = "own"
     photos: Literal["own", "grey"] = "own"
 
     @property
     def controlled(self) -> bool:
         """Whether it is one that others are controls of."""
-        return self.reading is not None and (self.maps, self.photos) == ("own", "own")
+        return self.kind is not None and (self.maps, self.photos) == ("own", "own")
 
 
 ALONE = FusionArm("photos alone")
@@ -72,26 +69,19 @@ MAP_ALONE = FusionArm("map alone", "concatenate", photos="grey")
 _BESIDE = (ALONE, FusionArm("steer", "steer"), FusionArm("concatenate", "concatenate"))  # what all are held against
 
 
-def arms_of(readings: Sequence[str], *, controls: bool) -> list[FusionArm]:
-    """Photos alone, and each of these readings, with their controls or without."""
-    arms = [ALONE]
-    for reading in readings:
-        arms.append(FusionArm(reading, reading))
-        if controls:
-            arms.append(other_maps(reading))
-    return [*arms, MAP_ALONE] if controls else arms
+def other_maps(kind: FusionKind) -> FusionArm:
+    """A kind whose photos have the maps of other photos."""
+    return FusionArm(f"{kind}, other maps", kind, maps="of others")
 
 
-def other_maps(reading: str) -> FusionArm:
-    """A reading whose photos have the maps of other photos."""
-    return FusionArm(f"{reading}, other maps", reading, maps="of others")
+ARMS = (ALONE, *(arm for kind in KINDS for arm in (FusionArm(kind, kind), other_maps(kind))), MAP_ALONE)
 
 
 def compare_arms(
     preset: ComparisonPreset,
     out: Path,
     *,
-    arms: Sequence[FusionArm],
+    arms: Sequence[FusionArm] = ARMS,
     seeds: Sequence[int] = SEEDS,
     at_most: int | None = None,
 ) -> int:
@@ -124,21 +114,15 @@ def train_arm(arm: FusionArm, seed: int, stage: Stage) -> Run:
 def encoder_of(arm: FusionArm, model: ModelConfig) -> GeoEncoder:
     """The demo's encoder with an arm's fusion in place of its own; weights come from torch's global generator."""
     assert model.fusion is not None, "the demo's encoder has one"
-    if arm.reading is None:
+    if arm.kind is None:
         return build_encoder(replace(model, fusion=None))
-    kind: FusionKind = next((kind for kind in KINDS if kind == arm.reading), "steer")
     # What a map is worth is asked of encoders that always have one.
-    fusion = replace(model.fusion, kind=kind, leave_out=0.0)
-    encoder = build_encoder(replace(model, fusion=fusion))
-    if arm.reading in READINGS:
-        encoder.fusion = READINGS[arm.reading](fusion, encoder.config.vision_config)
-        encoder.fusion.initialise()
-    return encoder
+    return build_encoder(replace(model, fusion=replace(model.fusion, kind=arm.kind, leave_out=0.0)))
 
 
 def seen_by(arm: FusionArm, photos: PhotoSet, seed: int) -> PhotoSet:
     """Photos and maps as an arm gets to see them."""
-    if arm.reading is None:
+    if arm.kind is None:
         return replace(photos, class_maps=None)
     if arm.maps == "of others":
         photos = shuffled(photos, seed)
@@ -170,10 +154,10 @@ def report_runs(runs: Sequence[Run], preset: ComparisonPreset, model: ModelConfi
         }
         spread = {name: _mean_and_spread(values) for name, values in figures.items()}
         others = [other for other in arms if other in _BESIDE and other != arm]
-        if arm.controlled and other_maps(arm.name) in arms:
-            others.append(other_maps(arm.name))
+        if arm.controlled and arm.kind is not None and other_maps(arm.kind) in arms:
+            others.append(other_maps(arm.kind))
         against = {other.name: difference(runs, arm, other) for other in others}
-        weights = 0 if arm.reading is None else fusion_weights(arm, model)
+        weights = 0 if arm.kind is None else fusion_weights(arm, model)
         report.row(
             arm.name,
             f"median {spread['median_km']} km; 200 km {spread['within_200']} %, 750 km {spread['within_750']} %, "
@@ -226,14 +210,15 @@ def _holds(
 ) -> bool | None:
     """Of a kind: every run is better than every one of photos alone and of other maps, and by more than chance.
 
-    Of other maps: they are no better than photos alone, by more than chance. None where there is nothing to hold, as of
-    readings that are no kind.
+    Of other maps: they are no better than photos alone, by more than chance. None where there is nothing to hold.
     """
     lows = {name: each[_COMPARED][1] for name, each in against.items()}
     if arm.maps == "of others":
         return lows[ALONE.name] <= 0 if ALONE.name in lows else None
-    controls = [name for name in lows if name in (ALONE.name, other_maps(arm.name).name)]
-    if arm.reading not in KINDS or not arm.controlled or not controls:
+    if arm.kind is None or not arm.controlled:
+        return None
+    controls = [name for name in lows if name in (ALONE.name, other_maps(arm.kind).name)]
+    if not controls:
         return None
     worst = min(judged(run).within[_COMPARED] for run in runs if run.arm == arm.name)
     best = max(judged(run).within[_COMPARED] for run in runs if run.arm in controls)
@@ -257,16 +242,11 @@ def main() -> int:
     """Run the command line and return its exit code."""
     parser = ArgumentParser(prog="python -m benchmarks.world.fusion_arms", description=__doc__)
     parser.add_argument("--full", action="store_true", help="As many photos and epochs as the demo.")
-    parser.add_argument("--each", action="store_true", help="One seed of every reading, without controls.")
-    readings: Any = list[Literal[ALL]]  # type: ignore[valid-type]
-    parser.add_argument("--readings", type=readings, default=list(KINDS), help="What stands beside its controls.")
     parser.add_argument("--at-most", type=int, help="Make so many runs and end; what is missing is named.")
     parser.add_argument("--out", type=Path, default=Path("out/fusion"), help="Folder to write; finished runs are kept.")
     options = parser.parse_args()
     out = options.out / ("full" if options.full else "small")
-    arms = arms_of(ALL, controls=False) if options.each else arms_of(options.readings, controls=True)
-    seeds = SEEDS[:1] if options.each else SEEDS
-    return compare_arms(FULL if options.full else SMALL, out, arms=arms, seeds=seeds, at_most=options.at_most)
+    return compare_arms(FULL if options.full else SMALL, out, at_most=options.at_most)
 
 
 if __name__ == "__main__":

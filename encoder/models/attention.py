@@ -1,4 +1,4 @@
-"""Attention from tokens of one width to tokens of another, and among tokens of one, for semantic fusion (III-B)."""
+"""Attention from tokens of one width to tokens of another, for semantic fusion (paper section III-B)."""
 
 import torch
 from torch import nn
@@ -25,25 +25,8 @@ class LatentAttention(nn.Module):
     def forward(self, segmentation: torch.Tensor, photo: torch.Tensor) -> torch.Tensor:
         """Tokens that queries come from (B, Q, width), and keys and values (B, T, hidden), to (B, Q, out)."""
         key, value = self.key_value(self.latent(photo)).chunk(2, dim=-1)
-        return self.out(attended(self.query(segmentation), key, value, heads=self.heads))
-
-
-class SelfAttention(nn.Module):
-    """Multi-head attention of tokens to one another."""
-
-    def __init__(self, width: int, *, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.query_key_value = nn.Linear(width, 3 * width, bias=False)
-        self.out = nn.Linear(width, width)
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """(B, T, width) to the same shape."""
-        query, key, value = self.query_key_value(tokens).chunk(3, dim=-1)
-        return self.out(attended(query, key, value, heads=self.heads))
-
-
-def attended(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, heads: int) -> torch.Tensor:
-    """Scaled dot-product attention head by head: queries (B, Q, D), keys and values (B, T, D), to (B, Q, D)."""
-    query, key, value = (tokens.view(*tokens.shape[:2], heads, -1).transpose(1, 2) for tokens in (query, key, value))
-    return scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        query, key, value = (
+            tokens.view(*tokens.shape[:2], self.heads, -1).transpose(1, 2)
+            for tokens in (self.query(segmentation), key, value)
+        )
+        return self.out(scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))

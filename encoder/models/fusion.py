@@ -24,7 +24,7 @@ from torch.nn.functional import gelu
 from transformers import CLIPVisionConfig
 
 from encoder.config import FusionConfig, FusionKind
-from encoder.models.attention import LatentAttention, SelfAttention
+from encoder.models.attention import LatentAttention
 from encoder.models.map_tokens import SegmentationTokens
 
 
@@ -106,12 +106,10 @@ class Steer(SemanticFusion):
 
 
 class GatherBlock(nn.Module):
-    """One block: segmentation tokens hear one another, then the photo, then an MLP; all is added to them."""
+    """One block: segmentation tokens ask the photo, then pass an MLP; both are added to them."""
 
     def __init__(self, config: FusionConfig, *, hidden_size: int) -> None:
         super().__init__()
-        self.norm_own = nn.LayerNorm(config.width)
-        self.own: nn.Module = SelfAttention(config.width, heads=config.heads)
         self.norm_map = nn.LayerNorm(config.width)
         self.norm_photo = nn.LayerNorm(hidden_size)
         self.attention = LatentAttention(config, hidden_size=hidden_size, out_size=config.width)
@@ -119,44 +117,54 @@ class GatherBlock(nn.Module):
         self.mlp_in = nn.Linear(config.width, config.mlp_size)
         self.mlp_out = nn.Linear(config.mlp_size, config.width)
 
-    def forward(self, segmentation: torch.Tensor, photo: torch.Tensor, *, n_read: int | None = None) -> torch.Tensor:
-        """Segmentation tokens (B, Q, width) and photo tokens (B, T, hidden) to the first `n_read` of Q, changed."""
-        segmentation = (segmentation + self.own(self.norm_own(segmentation)))[:, :n_read]
+    def forward(self, segmentation: torch.Tensor, photo: torch.Tensor) -> torch.Tensor:
+        """Segmentation tokens (B, Q, width), changed, from photo tokens (B, T, hidden)."""
         segmentation = segmentation + self.attention(self.norm_map(segmentation), self.norm_photo(photo))
         return segmentation + self.mlp_out(gelu(self.mlp_in(self.norm_mlp(segmentation))))
 
 
 class Gather(SemanticFusion):
-    """Tokens of the map gather what they need, from one another and from the photo; the stream is the map's.
+    """Tokens of the map gather from the photo what they need; the stream is the map's, and all of it is read.
 
-        each block:  s = s + W_s attention among LN(s)
-                     s = s + W_o attention(queries from LN(s), keys and values from LN(x))
+        each block:  s = s + W_o attention(queries from LN(s), keys and values from LN(x))
                      s = s + MLP(LN(s))
-        out: x's CLS token + W LN(s's CLS token)
+        out: x's CLS token + MLP(LN(s)), of all tokens of s, one behind the other
 
-    The other reading of the residual connections, with two things that the text does not have. Attention among
-    segmentation tokens: without it, their CLS token asks the photo and nothing else, and the map decides nothing, of
-    however many blocks. And the photo's own CLS token beside the fused one, which alone would confine all photo vectors
-    to as many dimensions as a segmentation token has. Of a single block the map already decides.
+    The other reading of the residual connections. What is read is not in the text, whose fused CLS token would never
+    hear the map: it asks the photo and nothing else, of however many blocks. The photo's own CLS token stays, for a
+    fused one alone would confine all photo vectors to as many dimensions as a segmentation token has. Of a single block
+    the map already decides.
     """
 
     def __init__(self, config: FusionConfig, vision: CLIPVisionConfig) -> None:
         super().__init__(config, vision)
         self.blocks = nn.ModuleList(GatherBlock(config, hidden_size=vision.hidden_size) for _ in range(config.blocks))
-        self.norm = nn.LayerNorm(config.width)
-        self.read = nn.Linear(config.width, vision.hidden_size, bias=False)
+        self.reading = TokenReader(config, n_tokens=len(self.tokens.positions), hidden_size=vision.hidden_size)
 
     def forward(self, photo: torch.Tensor, class_maps: torch.Tensor) -> torch.Tensor:
         """As SemanticFusion."""
         segmentation = self.tokens(class_maps)
-        for block in self.blocks[:-1]:
+        for block in self.blocks:
             segmentation = block(segmentation, photo)
-        fused = self.blocks[-1](segmentation, photo, n_read=1)[:, 0]  # nobody reads the others
-        return photo[:, 0] + self.read(self.norm(fused))
+        return photo[:, 0] + self.reading(segmentation)
 
     def added(self) -> Iterator[nn.Linear]:
         """As SemanticFusion."""
-        yield self.read
+        yield self.reading.mlp_out
+
+
+class TokenReader(nn.Module):
+    """An MLP over all segmentation tokens, one behind the other."""
+
+    def __init__(self, config: FusionConfig, *, n_tokens: int, hidden_size: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(config.width)
+        self.mlp_in = nn.Linear(n_tokens * config.width, config.mlp_size)
+        self.mlp_out = nn.Linear(config.mlp_size, hidden_size)
+
+    def forward(self, segmentation: torch.Tensor) -> torch.Tensor:
+        """Tokens (B, Q, width) to (B, hidden)."""
+        return self.mlp_out(gelu(self.mlp_in(self.norm(segmentation).flatten(1))))
 
 
 class Concatenate(SemanticFusion):
@@ -169,18 +177,15 @@ class Concatenate(SemanticFusion):
 
     def __init__(self, config: FusionConfig, vision: CLIPVisionConfig) -> None:
         super().__init__(config, vision)
-        self.norm = nn.LayerNorm(config.width)
-        self.mlp_in = nn.Linear(self.tokens.positions.numel(), config.mlp_size)
-        self.mlp_out = nn.Linear(config.mlp_size, vision.hidden_size)
+        self.reading = TokenReader(config, n_tokens=len(self.tokens.positions), hidden_size=vision.hidden_size)
 
     def forward(self, photo: torch.Tensor, class_maps: torch.Tensor) -> torch.Tensor:
         """As SemanticFusion."""
-        segmentation = self.norm(self.tokens(class_maps)).flatten(1)
-        return photo[:, 0] + self.mlp_out(gelu(self.mlp_in(segmentation)))
+        return photo[:, 0] + self.reading(self.tokens(class_maps))
 
     def added(self) -> Iterator[nn.Linear]:
         """As SemanticFusion."""
-        yield self.mlp_out
+        yield self.reading.mlp_out
 
 
 KINDS: dict[FusionKind, type[SemanticFusion]] = {"steer": Steer, "gather": Gather, "concatenate": Concatenate}

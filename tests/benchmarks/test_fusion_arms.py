@@ -12,12 +12,11 @@ import torch
 from benchmarks.world import fusion_arms
 from benchmarks.world.arms import ComparisonPreset, Run, demo_settings
 from benchmarks.world.fusion_arms import (
-    ALL,
     ALONE,
+    ARMS,
     MAP_ALONE,
     SMALL,
     FusionArm,
-    arms_of,
     compare_arms,
     difference,
     encoder_of,
@@ -47,7 +46,7 @@ def photos(n: int = 50) -> PhotoSet:
     return PhotoSet(pixels.byte(), maps, torch.zeros((n, 1), dtype=torch.int64), np.zeros(n), np.zeros(n))
 
 
-@pytest.mark.parametrize("arm", arms_of(ALL, controls=False), ids=lambda arm: arm.name)
+@pytest.mark.parametrize("arm", [arm for arm in ARMS if arm == ALONE or arm.controlled], ids=lambda arm: arm.name)
 def test_maps_reach_the_vector_where_they_should(arm: FusionArm) -> None:
     torch.manual_seed(0)
     encoder = encoder_of(arm, demo_settings(Path("photos.parquet")).model).eval()
@@ -66,10 +65,10 @@ def test_maps_reach_the_vector_where_they_should(arm: FusionArm) -> None:
 
 def test_arms_differ_in_their_fusion_alone() -> None:
     model, names = demo_settings(Path("photos.parquet")).model, {}
-    for arm in arms_of(ALL, controls=False):
+    for arm in ARMS:
         torch.manual_seed(0)
         encoder = encoder_of(arm, model)
-        names[arm.name] = type(encoder.fusion).__name__
+        names[arm.kind] = type(encoder.fusion).__name__
         weights = {name: value for name, value in encoder.state_dict().items() if not name.startswith("fusion.")}
         if arm == ALONE:
             bare = weights
@@ -78,7 +77,7 @@ def test_arms_differ_in_their_fusion_alone() -> None:
             assert fusion_weights(arm, model) == sum(weight.numel() for weight in encoder.fusion.parameters())
             assert encoder.fusion_config is not None
             assert encoder.fusion_config.needs_maps
-    assert len(set(names.values())) == len(names) == 1 + len(ALL)
+    assert len(set(names.values())) == len(names) == 1 + len(KINDS)
 
 
 def test_shuffled_maps_are_the_same_maps_elsewhere() -> None:
@@ -102,8 +101,7 @@ def test_controls_take_away_what_their_names_say() -> None:
     assert other.pixels is own.pixels
     assert other.class_maps is not None
     assert torch.equal(other.class_maps, shuffled(own, 3).class_maps)
-    names = [arm.name for arm in arms_of(KINDS, controls=True)]
-    assert names == [
+    assert [arm.name for arm in ARMS] == [
         *("photos alone", "steer", "steer, other maps", "gather", "gather, other maps"),
         *("concatenate", "concatenate, other maps", "map alone"),
     ]
