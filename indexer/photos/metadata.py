@@ -21,6 +21,7 @@ from PIL import ExifTags, Image, ImageFile, IptcImagePlugin
 
 from indexer.earth.spelled_places import angle_in, angle_of, place_in
 from indexer.photos.image_files import opened_image
+from indexer.photos.utm_names import place_in_name
 
 log = logging.getLogger(__name__)
 
@@ -90,8 +91,11 @@ def findings_in(name: str, file: bytes | Path, *, max_pixels: int) -> list[Findi
 
 
 def in_name(name: str) -> list[Finding]:
-    """What a photo's name gives away, folders included."""
-    return list(_in_text("file_name", [name]))
+    """What a photo's name gives away: as a dataset writes it, or else any coordinates, folders included."""
+    lat, lng = place_in_name(name)
+    if math.isnan(lat):
+        return list(_in_text("file_name", [name]))
+    return [Finding("file_name", name[-_SHOWN:], lat, lng)]
 
 
 def place_of(findings: Iterable[Finding]) -> Finding | None:

@@ -19,7 +19,7 @@ from encoder.embedding import embed_photos
 from encoder.encode import PhotoEncoder
 from encoder.photos.photo_reader import PhotoReader
 from indexer.errors import BadImage
-from indexer.photos.metadata import findings_in, is_nowhere, place_of
+from indexer.photos.metadata import findings_in, in_name, is_nowhere, place_of
 from indexer.photos.photo import Photo
 from tests.encoder.conftest import tiny_encoder
 from tests.photo_files import (
@@ -89,6 +89,13 @@ def test_text_behind_the_pixels_of_a_png() -> None:
 def test_file_names_and_folders_with_coordinates() -> None:
     (finding,) = findings_in("48.8584_2.2945/0001.jpg", jpeg(), max_pixels=MOST)
     assert (finding.where, finding.lat_deg, finding.lng_deg) == ("file_name", LAT, LNG)
+
+
+def test_names_of_datasets_are_read_by_their_own_rule() -> None:
+    (finding,) = in_name("in/@0448251.00@5411932.00@31@U@48.8584@2.2945@@.jpg")
+    assert (finding.where, finding.lat_deg, finding.lng_deg) == ("file_name", LAT, LNG)
+    (finding,) = in_name("@0448251.00@5411932.00@31@U@@@.jpg")
+    assert (finding.lat_deg, finding.lng_deg) == (pytest.approx(LAT, abs=0.01), pytest.approx(LNG, abs=0.01))
 
 
 @pytest.mark.parametrize(
