@@ -10,15 +10,14 @@ from typing import Any, Literal
 
 from indexer.choices import check_choices
 from indexer.errors import InputError
+from indexer.photos.photo import PILLOW_MAX_PIXELS
 from indexer.photos.uris import SCHEMES
 
 # CLIP's own statistics (Radford et al. 2021; transformers.image_utils.OPENAI_CLIP_MEAN and _STD).
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
-# Pillow itself refuses anything above 178,956,970 pixels; at three bytes each this is half a gigabyte.
-MAX_PIXELS = 178_000_000
-PILLOW_MAX_PIXELS = 178_956_970
+MAX_PIXELS = 178_000_000  # a little less than what Pillow itself refuses
 # Photos of more, after JPEGs were decoded at a fraction of their size, are resized where they are decoded: what waits
 # for the model, and what the model's device is sent, stays bounded.
 MAX_SENT_PIXELS = 2 << 20

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from encoder.bad_images import BadImage, Failures
+from encoder.bad_images import Failures
 from encoder.class_maps.cache import CacheWriter, MapOrigin, check_cache, content_digest, write_cache
 from encoder.class_maps.parts import MapPart
 from encoder.config import SegmentConfig
@@ -18,6 +18,7 @@ from encoder.models.device import choose_device, memory_explained
 from encoder.models.segmentation import Segmenter, load_segmenter
 from encoder.photos.photo_reader import PreparedPhoto
 from encoder.photos.reading import read_bytes
+from indexer.errors import BadImage
 from indexer.jobs.progress import track
 from indexer.jobs.stopping import stopping
 from indexer.photos.photo import Photo

@@ -34,7 +34,8 @@ def partition(
     """Divide the Earth into cells adapted to where photos are.
 
     Args:
-        photos: table of photos (.parquet or .csv) with lat and lng.
+        photos: table of photos (.parquet or .csv) with lat and lng, or a folder of photos whose metadata say where they
+            were taken.
         out: hierarchy folder to write.
         scheme: s2 for S2 cells that follow the photos; labels for cells that columns of the table name.
         tau_max: a cell with more photos than this is split; one bound per level, coarsest first.
@@ -127,8 +128,8 @@ def build(
         checkpoint: checkpoint with geocells that were trained on the hierarchy.
         features: photo vectors of any encoder, in place of a checkpoint; each cell gets the mean direction of its own.
         inherit: version in the registry, in place of a checkpoint; each cell gets the vector of the cell it comes from.
-        photos: with --features or --gallery-add, the table that says where the photos were taken; by default the
-            features say it.
+        photos: with --features or --gallery-add, the table that says where the photos were taken, or the folder of
+            photos whose metadata say it; by default the features do.
         gallery_add: with --inherit, photo vectors to add to its gallery; nothing is fitted again.
         gallery_remove: with --inherit, text file with names of photos, one a line, that are to go from its gallery and
             to stay out of all that is built later.

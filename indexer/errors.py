@@ -29,3 +29,15 @@ class MissingBackend(InputError, ImportError):
 
 class WorkError(GeoError):
     """The input was fine and the work failed all the same: a full disk, a shard that could not be finished."""
+
+
+class BadImage(GeoError):
+    """An image that cannot be used, or a class map. `code` is for tables, `reason` for people."""
+
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(f"{code}: {reason}")
+        self.code = code
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type["BadImage"], tuple[str, str]]:
+        return BadImage, (self.code, self.reason)  # for worker processes: by default there would be one argument

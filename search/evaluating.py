@@ -59,8 +59,8 @@ def evaluate(
     Args:
         answers: predictions folder, or anybody's .parquet or .csv with photo, lat, lng; or how to answer the photos of
             the truth. With a benchmark these are looked for beside it, whatever `photos` and `split` say.
-        truth: table of photos with lat and lng; every row counts, and no answer is a miss. With a benchmark also the
-            set's own files, or the folder they are in.
+        truth: table of photos with lat and lng, or a folder of photos whose metadata say where they were taken; each
+            counts, and no answer is a miss. With a benchmark also the set's own files, or the folder they are in.
         config: what is measured.
         report: folder to write: a page with pictures, and the error of every photo.
         out: predictions folder to write; None: answers made here are not kept.

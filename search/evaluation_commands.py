@@ -40,8 +40,9 @@ def evaluate(
     """Compare answers with where photos were taken; the answers of a run, or made here with --registry, --checkpoint.
 
     Args:
-        truth: table of photos with lat and lng; every row counts, and no answer is a miss. With --benchmark also the
-            set's own files, or the folder they are in. With --tables a folder with such a folder for each set.
+        truth: table of photos with lat and lng, or a folder of photos whose metadata say where they were taken; each
+            counts, and no answer is a miss. With --benchmark also the set's own files, or the folder they are in. With
+            --tables a folder with such a folder for each set.
         predictions: predictions folder, or anybody's .parquet or .csv with photo, lat, lng. With --tables a folder with
             such answers to each set, called after it.
         report: folder to write: a page with pictures, and the error of every photo; with --tables a page, tables.md and
@@ -139,7 +140,7 @@ def calibrate(
     Args:
         registry: registry folder with a published bundle.
         features: vectors of held-out photos.
-        truth: table with photo, lat, lng of these.
+        truth: table with photo, lat, lng of these, or their folder, where their metadata say where they were taken.
         no_publish: write the version without making it current.
         config: what is calibrated.
     """

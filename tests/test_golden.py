@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from encoder.bad_images import BadImage
 from encoder.class_maps.cache import open_cache
 from indexer.bundles.bundle import open_bundle, verify_bundle
 from indexer.bundles.gallery import open_gallery
 from indexer.bundles.registry import Registry
 from indexer.cells.table import KIND, SCHEMA_VERSION, load_hierarchy, load_photo_places
 from indexer.disk.manifest import read_manifest, verify_folder
+from indexer.errors import BadImage
 from indexer.vectors.features import open_features, read_features
 from indexer.vectors.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION, load_geocells
 from search.answers.engine import Engine

@@ -15,6 +15,8 @@ MAY_IMPORT = {
     "benchmarks": {"indexer", "encoder", "training", "search", "benchmarks"},
 }
 NEVER = {"indexer": {"torch", "transformers", "lightning"}}
+# Pillow reads what photos say of themselves, and nothing else down there.
+ONLY_IN = {"PIL": {"indexer": "photos"}}
 # Rooms in order: modules of one import only from those before it, and from one another. Modules that lie in no folder
 # are named; the others are rooms with all that is below them.
 ROOMS = {
@@ -62,6 +64,13 @@ def test_package_imports_only_from_its_left(package: str) -> None:
         roots = {name.split(".")[0] for name in imported_names(path)}
         wrong = (roots & set(MAY_IMPORT)) - MAY_IMPORT[package] | roots & NEVER.get(package, set()) | roots & {"tests"}
         assert not wrong, f"{path} imports {wrong}"
+
+
+@pytest.mark.parametrize(("library", "package"), [(name, home) for name, homes in ONLY_IN.items() for home in homes])
+def test_some_libraries_stay_in_one_room(library: str, package: str) -> None:
+    users = {path for path in modules(package) if library in {name.split(".")[0] for name in imported_names(path)}}
+    rooms = {path.relative_to(ROOT / package).parts[0] for path in users}
+    assert rooms == {ONLY_IN[library][package]}, users
 
 
 @pytest.mark.parametrize("package", sorted(ROOMS))

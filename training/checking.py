@@ -16,12 +16,12 @@ from typing import Literal, cast
 import numpy as np
 import torch
 
-from encoder.bad_images import BadImage
 from encoder.class_maps.cache import SegmentationCache
 from encoder.encode import MapSource, check_maps
 from encoder.models.device import free_bytes
 from encoder.models.model import GeoEncoder
 from indexer.cells.hierarchy import Hierarchy
+from indexer.errors import BadImage
 from indexer.photos.photo import Photo
 from training.cells.heads import Head
 from training.config import FitConfig

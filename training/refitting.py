@@ -28,10 +28,11 @@ from indexer.bundles.gallery import gallery_facts
 from indexer.bundles.gallery_builds import write_gallery
 from indexer.cells.table import load_hierarchy
 from indexer.disk.artifact import Draft, check_target, write_folder
-from indexer.disk.manifest import file_digest, manifest_digest
+from indexer.disk.manifest import manifest_digest
 from indexer.earth.geo import Accuracy, accuracy
 from indexer.errors import BundleMismatch, InputError
 from indexer.jobs.progress import track
+from indexer.photos.tables import table_digest
 from indexer.vectors.features import FeatureSource, open_features
 from indexer.vectors.geocells import (
     CHECKPOINT_KIND,
@@ -90,7 +91,7 @@ def refit(sources: RefitSources, out: str | Path, *, config: RefitConfig) -> Ref
     encoder = features.encoder if checkpoint is None else _encoder_of(checkpoint, features)
     folders = {"hierarchy": sources.hierarchy, "checkpoint": checkpoint, "old_hierarchy": sources.old_hierarchy}
     inputs = {name: None if folder is None else manifest_digest(Path(folder)) for name, folder in folders.items()}
-    inputs |= {"features": features.digest, "photos": None if photo_table is None else file_digest(photo_table)}
+    inputs |= {"features": features.digest, "photos": None if photo_table is None else table_digest(photo_table)}
     learnt, gallery_photos = Placement(hierarchy, photo_table, split=sources.split), None
     if config.wants_gallery:
         gallery_photos = Placement(hierarchy, photo_table, split=sources.split, owner_column=config.owner_column)

@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 
-from encoder.bad_images import BadImage
 from encoder.class_maps.lookup import Lookup
 from encoder.class_maps.parts import PART_FILE, MapPart, check_parts, check_same_part, read_part, write_part
 from encoder.class_maps.shards import ShardDraft, index_path, mend, read_map, read_shard_index, tar_path
@@ -30,7 +29,7 @@ from encoder.config import MAX_CLASSES, SHARD_MAPS, MapFolders
 from indexer.disk.artifact import check_target, explain_unwritable, is_temporary, place_file, remove_leftovers
 from indexer.disk.lock import alone
 from indexer.disk.manifest import MANIFEST, Manifest, code_version, read_manifest, write_manifest
-from indexer.errors import ArtifactError, BundleMismatch, InputError
+from indexer.errors import ArtifactError, BadImage, BundleMismatch, InputError
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ import zlib
 import numpy as np
 from PIL import Image
 
-from encoder.bad_images import BadImage
 from encoder.config import MAX_PIXELS
+from indexer.errors import BadImage
 
 NO_CLASS = 255
 

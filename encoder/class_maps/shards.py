@@ -21,11 +21,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
-from encoder.bad_images import BadImage
 from encoder.class_maps.class_map import decode_map, encode_map
 from encoder.class_maps.lookup import ADDRESS, KEY, KeyTable, MapAddress
 from indexer.disk.artifact import write_file
-from indexer.errors import ArtifactError
+from indexer.errors import ArtifactError, BadImage
 from indexer.jobs.job_folder import OK
 
 _METADATA = b"geosurge"

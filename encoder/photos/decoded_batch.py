@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from encoder.bad_images import BadImage
 from encoder.class_maps.class_map import NO_CLASS
 from encoder.photos.photo_reader import DecodedPhoto, PreparedPhoto
+from indexer.errors import BadImage
 from indexer.jobs.job_folder import OK
 from indexer.photos.photo import Photo
 

@@ -24,10 +24,9 @@ from typing import Any
 import torch
 from PIL import Image
 
-from encoder.bad_images import BadImage
 from encoder.photos.decoded_batch import DecodedBatch, pack
 from encoder.photos.photo_reader import DecodedPhoto, PhotoReader
-from indexer.errors import InputError, WorkError
+from indexer.errors import BadImage, InputError, WorkError
 from indexer.photos.photo import Photo
 
 log = logging.getLogger(__name__)

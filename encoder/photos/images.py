@@ -1,20 +1,13 @@
-"""Decoding photos: the bytes of an image become an upright RGB image, or a BadImage with a short code and a reason.
+"""Decoding photos: the bytes of an image become an upright RGB image, or a BadImage with a short code and a reason."""
 
-Pillow's global settings are left alone: truncated files stay errors, and the limit on pixels is checked here.
-"""
-
-import contextlib
 import io
-from collections.abc import Iterator
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image
 
-from encoder.bad_images import BadImage
-from encoder.config import MAX_ASPECT, MAX_PIXELS, PILLOW_MAX_PIXELS, Resizing
-
-# Formats photos come in (JPEG includes MPO). Others that Pillow knows are left out: some of them start other programs.
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
+from encoder.config import MAX_ASPECT, MAX_PIXELS, Resizing
+from indexer.errors import BadImage
+from indexer.photos.image_files import opened_image, problems_named
 
 _STRIP = 1 << 20  # grey values of 16 or 32 bits that are made into shades at once
 
@@ -46,12 +39,9 @@ def decode(data: bytes, *, shorter_edge: int | None = None, max_pixels: int = MA
     Raises:
         BadImage: not_an_image, too_large, too_long, damaged, unreadable, no_memory.
     """
-    Image.init()  # makes every format known; nothing happens the second time
-    with problems_named(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        size = f"{image.width} x {image.height} pixels"
-        if image.width * image.height > max_pixels:
-            raise BadImage("too_large", f"{size}; at most {max_pixels:,} are decoded")
+    with opened_image(data, max_pixels=max_pixels) as image:
         if max(image.size) > MAX_ASPECT * min(image.size):
+            size = f"{image.width} x {image.height} pixels"
             raise BadImage("too_long", f"{size}; at most {MAX_ASPECT} times as long as wide")
         reduced = image if shorter_edge is None else _reduced_jpeg(image, shorter_edge)
         reduced.load()
@@ -69,23 +59,6 @@ def file_of(image: Image.Image) -> bytes:
         image.load()
         _upright_rgb(image, _orientation(image)).save(stream, "BMP")
     return stream.getvalue()
-
-
-@contextlib.contextmanager
-def problems_named() -> Iterator[None]:
-    """Raise BadImage in place of whatever Pillow raises of a file."""
-    try:
-        yield
-    except BadImage:
-        raise
-    except UnidentifiedImageError:
-        raise BadImage("not_an_image", f"none of the formats read here ({', '.join(FORMATS)})") from None
-    except Image.DecompressionBombError:
-        raise BadImage("too_large", f"more than {PILLOW_MAX_PIXELS:,} pixels, which Pillow does not open") from None
-    except MemoryError:  # no fault of the file
-        raise BadImage("no_memory", "decoding it took more memory than there was") from None
-    except Exception as error:  # noqa: BLE001 (damaged files make Pillow raise nearly anything, and one is one row)
-        raise BadImage("damaged", str(error) or type(error).__name__) from None
 
 
 def _reduced_jpeg(image: Image.Image, shorter_edge: int) -> Image.Image:

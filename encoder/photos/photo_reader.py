@@ -13,13 +13,13 @@ import torch
 from PIL import Image
 from transformers.image_transforms import get_size_with_aspect_ratio
 
-from encoder.bad_images import BadImage
 from encoder.class_maps.cache import SegmentationCache
 from encoder.class_maps.class_map import NO_CLASS, check_fit, checked_map, decode_map, map_shape
 from encoder.config import MAP_EDGE, MAX_PIXELS, MAX_SENT_PIXELS, Resizing
 from encoder.photos.crops import resize_maps
 from encoder.photos.images import decode
 from encoder.photos.reading import read_bytes
+from indexer.errors import BadImage
 from indexer.photos.photo import FileRange, Photo
 from indexer.photos.uris import SCHEMES
 

@@ -13,9 +13,8 @@ from collections.abc import Callable, Sequence
 
 from PIL import Image
 
-from encoder.bad_images import BadImage
 from encoder.photos.images import file_of
-from indexer.errors import MissingBackend
+from indexer.errors import BadImage, MissingBackend
 from indexer.photos.photo import FileRange
 from indexer.photos.uris import SCHEMES, explained, file_system, local_path, refusal, uri_scheme
 

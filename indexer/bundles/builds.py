@@ -30,9 +30,10 @@ from indexer.cells.lineage import lineage
 from indexer.cells.partition import PartitionRule
 from indexer.cells.table import load_hierarchy
 from indexer.disk.artifact import explain_unwritable, remove_leftovers, temporary_folder
-from indexer.disk.manifest import file_digest, manifest_digest
+from indexer.disk.manifest import manifest_digest
 from indexer.earth import s2
 from indexer.errors import InputError
+from indexer.photos.tables import table_digest
 from indexer.vectors.features import open_features
 from indexer.vectors.geocells import Geocells, load_geocells
 from indexer.vectors.means import carry_over
@@ -90,8 +91,8 @@ def build(
         checkpoint: checkpoint with geocells that were trained on the hierarchy.
         features: photo vectors of any encoder, in place of a checkpoint; each cell gets the mean direction of its own.
         inherit: version in the registry, in place of a checkpoint; each cell gets the vector of the cell it comes from.
-        photos: with `features` or `gallery_add`, the table that says where the photos were taken; by default the
-            features say it.
+        photos: with `features` or `gallery_add`, the table that says where the photos were taken, or the folder of
+            photos whose metadata say it; by default the features do.
         gallery_add: with `inherit`, photo vectors to add to its gallery; nothing is fitted again.
         gallery_remove: with `inherit`, text file with names of photos, one a line, that are to go from its gallery and
             to stay out of all that is built later.
@@ -205,7 +206,7 @@ def _from_features(home: Registry, hierarchy: Path, features: Path, photos: Path
     )
     made = prototypes(source, placement, transform=config.transform, shrinkage=config.shrinkage, seed=config.seed)
     gallery = new_gallery(source, placement, made.geocells, opened, config)
-    table = None if photos is None else file_digest(photos)
+    table = None if photos is None else table_digest(photos)
     inputs = {"hierarchy": manifest_digest(hierarchy), "features": source.digest, "photos": table}
     described = {"geocells": "features", "transform": made.facts, "split": config.split, "seed": config.seed}
     folder = _written(home, hierarchy, made.geocells, gallery, described, inputs, config, photos=made.queries)

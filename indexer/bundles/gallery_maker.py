@@ -21,6 +21,7 @@ from indexer.cells.hierarchy import Hierarchy
 from indexer.disk.artifact import Draft
 from indexer.disk.manifest import file_digest, read_manifest
 from indexer.errors import ArtifactError, BundleMismatch, InputError
+from indexer.photos.tables import table_digest
 from indexer.vectors.features import FeatureSource, open_features
 from indexer.vectors.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION, Geocells
 from indexer.vectors.prototypes import Placed, Placement, no_photo, placed_batches, placed_pairs
@@ -122,7 +123,7 @@ def change_of(
     if source is not None:
         number = sum(name.startswith("features_added") for name in bundle.manifest.inputs) + 1
         inputs[f"features_added_{number}"] = source.digest
-        inputs[f"photos_added_{number}"] = None if photos is None else file_digest(photos)
+        inputs[f"photos_added_{number}"] = None if photos is None else table_digest(photos)
     return GalleryChange(source, photos, config.split, config.owner_column, inputs, names, removed)
 
 

@@ -19,11 +19,11 @@ from indexer.cells.lineage import lineage
 from indexer.cells.partition import PartitionRule
 from indexer.cells.table import hierarchy_manifest, load_hierarchy, load_photo_places, save_hierarchy
 from indexer.disk.artifact import check_target
-from indexer.disk.manifest import file_digest, manifest_digest
+from indexer.disk.manifest import manifest_digest
 from indexer.earth import s2
 from indexer.errors import ArtifactError, InputError
 from indexer.photos.sources import coordinate_batches
-from indexer.photos.tables import coordinates_of, read_columns
+from indexer.photos.tables import coordinates_of, read_columns, table_digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,8 @@ def partition(photos: Path | str, scheme: PartitionScheme, out: Path | str, *, s
     """Divide the Earth into cells adapted to where photos are.
 
     Args:
-        photos: table of photos (.parquet or .csv) with `lat` and `lng`, and the labels of a scheme of labels.
+        photos: table of photos (.parquet or .csv) with `lat` and `lng`, and the labels of a scheme of labels; or a
+            folder of photos whose metadata say where they were taken.
         scheme: how to divide.
         out: hierarchy folder to write.
         split: use only rows whose column `split` is this.
@@ -127,7 +128,7 @@ def partition(photos: Path | str, scheme: PartitionScheme, out: Path | str, *, s
     """
     photos, out = Path(photos), Path(out)
     check_target(out)
-    return divide(scheme.read(photos, split=split), scheme, out, split=split, inputs={"photos": file_digest(photos)})
+    return divide(scheme.read(photos, split=split), scheme, out, split=split, inputs={"photos": table_digest(photos)})
 
 
 def update(hierarchy: Path | str, photos: Path | str, out: Path | str, *, split: str | None = None) -> Division:
@@ -148,7 +149,7 @@ def update(hierarchy: Path | str, photos: Path | str, out: Path | str, *, split:
     before = load_hierarchy(hierarchy)
     scheme = recorded_scheme(hierarchy_manifest(hierarchy).config.get("scheme", {}), source=hierarchy)
     places = scheme.join(load_photo_places(hierarchy), scheme.read(photos, split=split))
-    inputs = {"photos": file_digest(photos), "hierarchy": manifest_digest(hierarchy)}
+    inputs = {"photos": table_digest(photos), "hierarchy": manifest_digest(hierarchy)}
     return divide(places, scheme, out, split=split, inputs=inputs, before=before)
 
 

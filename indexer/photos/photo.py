@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
+# Pillow itself refuses anything above this; at three bytes each it is half a gigabyte.
+PILLOW_MAX_PIXELS = 178_956_970
 
 
 @dataclass(frozen=True, slots=True)

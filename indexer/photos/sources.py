@@ -14,7 +14,6 @@ rows' numbers.
 import hashlib
 import itertools
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +25,14 @@ import pyarrow as pa
 
 from indexer.disk.manifest import file_digest
 from indexer.errors import InputError
+from indexer.photos.folders import (
+    count_images,
+    folder_photos,
+    folder_places,
+    is_hidden,
+    is_image,
+    located_photos,
+)
 from indexer.photos.photo import IMAGE_SUFFIXES, FileRange, Photo, text_of
 from indexer.photos.tables import IMAGES, contents_of, coordinates_of, names_of, open_table, read_columns
 from indexer.photos.tar_shards import COMPRESSED, SUFFIX, is_pattern, read_shards, shards_of
@@ -33,7 +40,6 @@ from indexer.photos.uris import (
     SCHEMES,
     check_location,
     entries,
-    files_below,
     folder_of,
     is_uri,
     join,
@@ -41,7 +47,6 @@ from indexer.photos.uris import (
     masked,
     path_of,
 )
-from indexer.photos.utm_names import place_in_name
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +64,7 @@ class PhotoSource:
 
     location: str  # as messages may name it
     n_photos: int | None  # None where it cannot be known without reading everything
-    digest: str | None  # of a table of names on this machine; None for everything else
+    digest: str | None  # of a table of names, or of a folder's places, on this machine; None for everything else
     photos: Callable[[], Iterator[Photo]]
     may_have_maps: bool = True  # False: no photo can bring a class map
     split: str | None = None  # of a table, that these are; None: all of it
@@ -115,7 +120,8 @@ def open_photos(
         source: a folder, a .parquet, .csv or .tar file, or a pattern of .tar files with braces or globs
             (`shards/{0000..0012}.tar`); a path or a URI.
         split: of a table, keep only rows whose `split` column is this; None keeps all.
-        coordinates: True when every photo must have `lat` and `lng`; otherwise they are read if present.
+        coordinates: True when every photo must have `lat` and `lng`; otherwise they are read if present. Of a folder
+            they are read from the photos' metadata, and photos without are left out (`indexer.photos.folders`).
         schemes: that the source may have. Those of the photos it names are checked when they are read.
 
     Raises:
@@ -127,9 +133,8 @@ def open_photos(
     kind, shards = _kind(location, schemes)
     if kind == "table":
         return _open_table(location, split=split, coordinates=coordinates)
-    if kind == "folder" and (coordinates or split):
-        what = "coordinates" if coordinates else "splits"
-        raise InputError(f"{masked(location)}: a folder has no {what}. Give a table with photo, lat, lng and split.")
+    if kind == "folder" and split:
+        raise InputError(f"{masked(location)}: a folder has no splits. Give a table with photo, lat, lng and split.")
     if split:
         raise InputError(f"{masked(location)}: shards have no splits. Name the shards of one split.")
     if kind == "shards":
@@ -137,11 +142,12 @@ def open_photos(
         return PhotoSource(
             masked(location), None, None, lambda: photos_of(shards()), containers=shards, photos_of=photos_of
         )
+    if coordinates:
+        places, photos = folder_places(location), partial(located_photos, location)
+        return PhotoSource(masked(location), len(places.photo), places.digest, photos, may_have_maps=False)
     # Below a URI counting is listing, which costs time and money; on this machine it is soon done.
-    count = None if is_uri(location) else _count_images(location)
-    if count == 0:
-        raise _no_image(location)
-    return PhotoSource(masked(location), count, None, partial(_folder_photos, location), may_have_maps=False)
+    count = None if is_uri(location) else count_images(location)
+    return PhotoSource(masked(location), count, None, partial(folder_photos, location), may_have_maps=False)
 
 
 def read_photos(
@@ -152,7 +158,11 @@ def read_photos(
     Of a table nothing else is read.
     """
     location = _located(source, schemes)
-    if _kind(location, schemes)[0] == "table":
+    kind = _kind(location, schemes)[0]
+    if kind == "folder" and coordinates and split is None:
+        places = folder_places(location)
+        return PhotoTable(places.photo, places.lat_deg, places.lng_deg)
+    if kind == "table":
         wanted = ["photo", "lat", "lng"] if coordinates else ["photo"]
         table = read_columns(location, wanted, optional=("lat", "lng"), split=split)
         return PhotoTable(names_of(table, location), *coordinates_of(table, location, required=coordinates))
@@ -167,7 +177,7 @@ def listed_photos(paths: Sequence[str]) -> list[Photo]:
 
 
 def coordinate_batches(source: Path, *, split: str | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Latitudes and longitudes of a table, a batch at a time; nothing else of it is read or held.
+    """Latitudes and longitudes of a table or a folder, a batch at a time; of a table nothing else is read or held.
 
     Raises what `read_columns` and `coordinates_of` do.
     """
@@ -221,50 +231,14 @@ def _kind(location: str, schemes: Sequence[str]) -> tuple[_Kind, _Names]:
 
 def _shards_in(folder: str) -> list[str]:
     names = [name for name, is_folder in entries(folder) if not is_folder]
-    shards = [name for name in names if name.lower().endswith(SUFFIX) and not _is_hidden(name)]
-    images = [name for name in names if _is_image(name)]
+    shards = [name for name in names if name.lower().endswith(SUFFIX) and not is_hidden(name)]
+    images = [name for name in names if is_image(name)]
     if shards and images:
         raise InputError(
             f"{masked(folder)}: holds both images ({images[0]}) and shards ({shards[0]}). Name the shards as '*.tar', "
             "or move them into a folder of their own."
         )
     return [f"{folder.rstrip('/')}/{name}" for name in shards]
-
-
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(IMAGE_SUFFIXES) and not _is_hidden(name)
-
-
-def _is_hidden(name: str) -> bool:
-    """Whether a file, or a folder it is in, is hidden: macOS's `._x.jpg` beside x.jpg is no photo."""
-    return name.startswith(".") or "/." in name
-
-
-def _count_images(folder: str) -> int:
-    """How many there are; other files are named in the log, because a user may take them for photos."""
-    count, others = 0, Counter[str]()
-    for name in files_below(folder):
-        if _is_image(name):
-            count += 1
-        else:
-            others["hidden" if _is_hidden(name) else Path(name).suffix.lower() or "without a suffix"] += 1
-    if count and others:
-        kinds = ", ".join(f"{n:,} {suffix}" for suffix, n in others.most_common(5))
-        log.warning("%s: left out, because their names are not those of images: %s", folder, kinds)
-    return count
-
-
-def _no_image(folder: str) -> InputError:
-    return InputError(f"{masked(folder)}: no image below this folder ({', '.join(IMAGE_SUFFIXES)}).")
-
-
-def _folder_photos(folder: str) -> Iterator[Photo]:
-    root = (folder if is_uri(folder) else str(Path(folder).absolute())).rstrip("/")
-    name = None
-    for name in filter(_is_image, files_below(folder)):
-        yield Photo(masked(text_of(name)), FileRange(f"{root}/{name}"), *place_in_name(name))
-    if name is None:
-        raise _no_image(folder)
 
 
 def _open_table(location: str, *, split: str | None, coordinates: bool) -> PhotoSource:

@@ -20,8 +20,10 @@ import pyarrow.csv
 import pyarrow.fs
 import pyarrow.parquet
 
+from indexer.disk.manifest import file_digest
 from indexer.earth.geo import check_coordinates
 from indexer.errors import InputError
+from indexer.photos.folders import folder_places
 from indexer.photos.uris import MASKS, file_system, is_uri, local_path, masked, path_of, reading
 from indexer.photos.utm_names import place_in_name
 
@@ -112,16 +114,18 @@ class OpenTable:
 
 
 def open_table(source: str | Path) -> OpenTable:
-    """Open a Parquet or CSV table.
+    """Open a Parquet or CSV table; or a folder of photos, as the table photo, lat, lng of what their files say.
 
     Raises:
-        InputError: no such file, or not a table.
+        InputError: no such file, or not a table; no photo of the folder has a place.
         MissingBackend: the package that reads its scheme is not installed.
     """
     location, path = str(source), local_path(str(source))
     kind = {".parquet": "parquet", ".pq": "parquet", ".csv": "csv"}.get(Path(path_of(location)).suffix.lower())
     if path is not None and not Path(path).exists():
         raise InputError(f"{masked(source)}: no such file.")
+    if path is not None and Path(path).is_dir():
+        return _open_folder(path, source)
     if kind is None:
         raise InputError(f"{masked(source)}: a table must be a .parquet or .csv file.")
     with _readable(location, f"as {kind}"):
@@ -135,6 +139,11 @@ def open_table(source: str | Path) -> OpenTable:
         opened = _open_csv(open_file) if kind == "csv" else _open_parquet(system, place)
         table = OpenTable(masked(source), *opened)
         return replace(table, named_places=_says_places(table))
+
+
+def table_digest(source: Path) -> str:
+    """The digest of a table's file; of a folder that of the places its photos have. Raises as `open_table`."""
+    return folder_places(str(source)).digest if source.is_dir() else file_digest(source)
 
 
 def read_columns(
@@ -268,6 +277,16 @@ def _name_by_row(table: pa.Table) -> pa.Table:
     names = table["photo"].cast(pa.string())
     names = pa.compute.if_else(pa.compute.equal(names, "").fill_null(True), numbers, names)
     return table.set_column(table.column_names.index("photo"), "photo", names)
+
+
+def _open_folder(folder: str, source: str | Path) -> OpenTable:
+    places = folder_places(folder)
+    table = pa.table({"photo": pa.array(places.photo, pa.string()), "lat": places.lat_deg, "lng": places.lng_deg})
+
+    def read(columns: Sequence[_Column], rows: int) -> Iterator[pa.RecordBatch]:
+        yield from table.select([column[0] for column in columns]).to_batches(max_chunksize=rows)
+
+    return OpenTable(masked(source), table.schema, table.num_rows, read)
 
 
 def _open_parquet(system: Any, place: str) -> tuple[pa.Schema, int | None, _Read]:

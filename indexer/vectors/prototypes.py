@@ -68,9 +68,9 @@ def joined_placed(parts: Sequence[Placed]) -> Placed:
 class Placement:
     """Which cells the photos of features lie in: by their own coordinates, or by those (or the labels) of a table.
 
-    photos: table with photo, lat, lng (and the labels of a tree of labels); None: features place themselves. split: of
-    that table; None takes all of it. chosen: says of names (N,) which photos are wanted: (N,) bool; None wants all.
-    owner_column: column of the table that says whose each photo is.
+    photos: table with photo, lat, lng (and the labels of a tree of labels), or a folder of photos with places; None:
+    features place themselves. split: of that table; None takes all of it. chosen: says of names (N,) which photos are
+    wanted: (N,) bool; None wants all. owner_column: column of the table that says whose each photo is.
 
     Raises:
         InputError: the table cannot be used, or there is none where one is needed.

@@ -24,8 +24,8 @@ from encoder.models.device import choose_device
 from indexer.bundles.bundle import Bundle, calibrated_bundle
 from indexer.bundles.faiss_index import flat_index
 from indexer.bundles.registry import Registry
-from indexer.disk.manifest import file_digest
 from indexer.errors import InputError
+from indexer.photos.tables import table_digest
 from indexer.vectors.calibration import PROTOCOL_TEXTS, Calibration, Protocol, protocol_of
 from indexer.vectors.features import open_features
 from indexer.vectors.level_weights import fit_level_weights
@@ -58,7 +58,8 @@ def calibrate(
 ) -> CalibratedVersion:
     """Calibrate a bundle for the photos of a features folder, and write it as a new version beside it.
 
-    truth: table with photo, lat, lng. The version becomes the current one with `Registry.publish`.
+    truth: table with photo, lat, lng, or a folder of photos whose metadata say where they were taken. The version
+    becomes the current one with `Registry.publish`.
 
     Raises:
         InputError: too few photos, a table that cannot be used, or crops that the features were not made with.
@@ -111,7 +112,7 @@ def calibrate(
         Registry(registry).versions_folder,
         calibrations,
         config={"protocol": protocol, "split": split, "album": album, "fit_weights": config.fit_weights},
-        inputs={"calibration_features": source.digest, "calibration_truth": file_digest(truth)},
+        inputs={"calibration_features": source.digest, "calibration_truth": table_digest(truth)},
         geocells=geocells,
         photos=sample.queries,
     )

@@ -89,8 +89,8 @@ def held_out(
 ) -> HeldOutQueries:
     """The queries of features whose places a table knows.
 
-    truth: photo, lat, lng (and the labels of a tree of labels), names as in the features. album: column of it; photos
-    of one album are one query, at the mean of their places.
+    truth: photo, lat, lng (and the labels of a tree of labels), or a folder of photos with places; names as in the
+    features. album: column of it; photos of one album are one query, at the mean of their places.
 
     Raises:
         InputError: too few of its photos have a vector, or the table cannot be used.

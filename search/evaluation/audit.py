@@ -17,12 +17,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
-from encoder.bad_images import BadImage
 from encoder.photos.images import decode
 from encoder.photos.reading import read_bytes
 from indexer.disk.artifact import check_target, write_folder
 from indexer.earth.geo import haversine_km
+from indexer.errors import BadImage
 from indexer.jobs.progress import track
+from indexer.photos.metadata import Finding, findings_in, in_name
 from indexer.photos.photo import Photo
 from indexer.photos.sources import open_photos
 from indexer.vectors.features import FeatureBatch, joined, open_features
@@ -35,7 +36,6 @@ from search.evaluation.duplicates import (
     perceptual_hash,
 )
 from search.evaluation.findings import DUPLICATES, KIND, LEAKS, SCHEMA_VERSION, SCHEMAS, UNREADABLE
-from search.evaluation.metadata import Finding, findings_in, in_name
 from search.evaluation.options import AuditConfig
 
 _BATCH = 512  # photos read at once

@@ -68,9 +68,10 @@ _YFCC = (1, 12, 13)  # columns of YFCC100M's lines: identifier, longitude, latit
 def read_truth(source: Path, *, benchmark: BenchmarkName | None = None, split: str | None = None) -> PhotoTable:
     """Names and coordinates of all photos whose place is known.
 
-    Without a benchmark: a table with photo, lat, lng, as everywhere. With one: that, or any of the layouts of this
-    module, or a folder with one of them in it. If some latitude of a benchmark's table is beyond the poles, and all
-    its rows are possible with the two columns swapped, they are swapped, and a warning says so.
+    Without a benchmark: a table with photo, lat, lng, as everywhere, or a folder of photos whose metadata say where
+    they were taken. With one: such a table, or any of the layouts of this module, or a folder with one of them in it.
+    If some latitude of a benchmark's table is beyond the poles, and all its rows are possible with the two columns
+    swapped, they are swapped, and a warning says so.
 
     Raises:
         InputError: nothing usable is there, or a coordinate is missing or not on Earth.

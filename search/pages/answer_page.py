@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from encoder.bad_images import BadImage
 from encoder.config import ReadOptions
 from encoder.photos.images import decode
 from encoder.photos.reading import read_bytes
@@ -20,7 +19,7 @@ from indexer.cells.hierarchy import Hierarchy
 from indexer.disk.artifact import check_file, write_file
 from indexer.earth import s2
 from indexer.earth.geo import distance_text, lat_lng
-from indexer.errors import InputError
+from indexer.errors import BadImage, InputError
 from indexer.photos.photo import Photo
 from search.answers.answer import Answer
 from search.answers.precision_cap import CoarseCells, posterior_by_cell

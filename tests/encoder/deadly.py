@@ -3,8 +3,8 @@
 import os
 import signal
 
-from encoder.bad_images import BadImage
 from encoder.photos.photo_reader import DecodedPhoto, PhotoReader
+from indexer.errors import BadImage
 from indexer.photos.photo import Photo
 
 

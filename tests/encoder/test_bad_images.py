@@ -3,7 +3,8 @@ import pickle
 
 import pytest
 
-from encoder.bad_images import BadImage, Failures
+from encoder.bad_images import Failures
+from indexer.errors import BadImage
 
 
 def test_a_bad_image_travels_between_processes() -> None:

@@ -14,7 +14,6 @@ import torch
 
 from encoder import segmenting
 from encoder.__main__ import COMMANDS
-from encoder.bad_images import BadImage
 from encoder.class_maps.cache import open_cache
 from encoder.class_maps.class_map import check_fit
 from encoder.config import SegmentConfig
@@ -23,7 +22,7 @@ from encoder.photos.images import decode
 from encoder.photos.photo_reader import PreparedPhoto, SegmenterInput
 from encoder.segmenting import SegmentSummary, segment_photos
 from indexer.cli import main
-from indexer.errors import InputError, WorkError
+from indexer.errors import BadImage, InputError, WorkError
 from indexer.jobs.stopping import Stopped
 from indexer.photos.sources import listed_photos, open_photos
 from tests.encoder.conftest import natural

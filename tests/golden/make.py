@@ -13,12 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
-from encoder.bad_images import BadImage
 from encoder.class_maps.cache import MapOrigin, content_digest, write_cache
 from indexer.__main__ import COMMANDS as INDEXER
 from indexer.bundles.bundle import open_bundle
 from indexer.bundles.registry import Registry
 from indexer.cli import Command, main
+from indexer.errors import BadImage
 from indexer.jobs.job_folder import OK
 from indexer.vectors.features import FeatureBatch
 from search.__main__ import COMMANDS as SEARCH

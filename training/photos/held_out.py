@@ -16,9 +16,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
-from encoder.bad_images import BadImage
 from encoder.photos.reading import read_bytes
 from indexer.disk.artifact import explain_full, explain_unwritable, place_file
+from indexer.errors import BadImage
 from indexer.photos.photo import FileRange, Photo
 from indexer.photos.sources import PhotoSource
 from indexer.photos.uris import masked

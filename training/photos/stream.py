@@ -19,7 +19,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from encoder.bad_images import BadImage
 from encoder.class_maps.cache import SegmentationCache
 from encoder.config import CropName, ReadOptions
 from encoder.encode import MapSource, reader_of
@@ -29,7 +28,7 @@ from encoder.photos.decoded_batch import DecodedBatch
 from encoder.photos.decoding import decoded_batches
 from encoder.photos.photo_reader import UNKNOWN_CLASS, DecodedPhoto
 from indexer.cells.hierarchy import Hierarchy
-from indexer.errors import InputError
+from indexer.errors import BadImage, InputError
 from indexer.jobs.job_folder import OK
 from indexer.jobs.progress import track
 from indexer.photos.photo import Photo

@@ -20,11 +20,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from encoder.bad_images import BadImage
 from encoder.class_maps.cache import MapOrigin, check_cache, content_digest, open_cache, write_cache
 from encoder.class_maps.class_map import decode_map
 from indexer.disk.artifact import write_folder
-from indexer.errors import ArtifactError, BundleMismatch, InputError
+from indexer.errors import ArtifactError, BadImage, BundleMismatch, InputError
 from tests.kills import KILLED, Forks, die_after
 
 ORIGIN = MapOrigin("a" * 64, "some/model", ("wall", "sky", "tree"), 384)

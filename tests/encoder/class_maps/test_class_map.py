@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from encoder.bad_images import BadImage
 from encoder.class_maps.class_map import check_fit, decode_map, encode_map, map_shape
+from indexer.errors import BadImage
 
 SIZES = st.tuples(st.integers(1, 20_000), st.integers(1, 20_000))
 

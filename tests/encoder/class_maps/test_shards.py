@@ -7,10 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from encoder.bad_images import BadImage
 from encoder.class_maps.lookup import MapAddress
 from encoder.class_maps.shards import ShardDraft, index_path, read_map, read_shard_index, tar_path
-from indexer.errors import ArtifactError
+from indexer.errors import ArtifactError, BadImage
 
 DIGESTS = [f"{number:064x}" for number in (5, 1 << 200, 7)]
 

@@ -5,10 +5,10 @@ import pickle
 import numpy as np
 import torch
 
-from encoder.bad_images import BadImage
 from encoder.class_maps.class_map import NO_CLASS
 from encoder.photos.decoded_batch import pack
 from encoder.photos.photo_reader import DecodedPhoto, PreparedPhoto
+from indexer.errors import BadImage
 from indexer.photos.photo import Photo
 
 

@@ -17,12 +17,11 @@ import pytest
 import torch
 from PIL import Image
 
-from encoder.bad_images import BadImage
 from encoder.config import MAX_ASPECT, Resizing
 from encoder.photos.decoded_batch import DecodedBatch
 from encoder.photos.decoding import decoded_batches
 from encoder.photos.photo_reader import PhotoReader
-from indexer.errors import InputError, MissingBackend, WorkError
+from indexer.errors import BadImage, InputError, MissingBackend, WorkError
 from indexer.photos.photo import FileRange, Photo
 from tests.encoder.conftest import natural
 from tests.encoder.deadly import Deadly

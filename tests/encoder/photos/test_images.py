@@ -12,10 +12,10 @@ import torch
 from PIL import ExifTags, Image, ImageFile
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from encoder.bad_images import BadImage
 from encoder.config import Preprocessing
 from encoder.photos.crops import crop_photos
 from encoder.photos.images import decode, file_of
+from indexer.errors import BadImage
 from tests.encoder.conftest import natural
 
 RED = (200, 30, 40)

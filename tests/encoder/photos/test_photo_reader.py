@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 from transformers.models.oneformer.image_processing_pil_oneformer import OneFormerImageProcessorPil
 
-from encoder.bad_images import BadImage
 from encoder.class_maps.class_map import encode_map
 from encoder.config import MAX_ASPECT, CropName, Preprocessing, Resizing
 from encoder.photos import photo_reader
 from encoder.photos.crops import crop_maps, crop_photos
 from encoder.photos.photo_reader import DecodedPhoto, PhotoReader, SegmenterInput
+from indexer.errors import BadImage
 from indexer.photos.photo import FileRange, Photo
 from tests.encoder.conftest import natural
 

@@ -14,10 +14,9 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from encoder.bad_images import BadImage
 from encoder.photos import reading
 from encoder.photos.reading import read_bytes
-from indexer.errors import MissingBackend
+from indexer.errors import BadImage, MissingBackend
 from indexer.photos.photo import FileRange
 from indexer.photos.uris import SCHEMES
 from tests.web import served

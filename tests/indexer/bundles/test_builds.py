@@ -15,9 +15,11 @@ from indexer.bundles.registry import Registry
 from indexer.cells.hierarchy import Hierarchy
 from indexer.disk.manifest import manifest_digest
 from indexer.errors import WorkError
+from indexer.photos.tables import table_digest
 from indexer.vectors.geocells import load_geocells
 from tests.indexer.anisotropic import anisotropic_world, write_world
 from tests.indexer.conftest import indexer
+from tests.photo_files import jpeg, located
 
 CONFIG = BuildConfig(tau_max=(100, 30, 10), tau_min=3, shrinkage=0.1)
 TAUS = ["--tau-max", "100,30,10", "--tau-min", "3"]
@@ -56,6 +58,30 @@ def test_from_photo_vectors_each_cell_has_the_mean_of_its_own(folder: Path, tmp_
     assert made.facts["photos"] < made.facts["rows"] == 2000
     assert made.cells[-1] == len(hierarchy.leaves)
     assert [path.name for path in tmp_path.iterdir()] == ["R"]  # the hierarchy that was made for it is gone
+
+
+def test_photos_that_say_where_they_were_taken_place_their_own_vectors(folder: Path, tmp_path: Path) -> None:
+    """A folder of them builds what a table of their places does: hierarchy, geocells and gallery."""
+    rows = pyarrow.parquet.read_table(folder / "photos.parquet").slice(0, 400).to_pylist()
+    for row in rows:
+        file = tmp_path / "P" / row["photo"]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(located(row["lat"], row["lng"]))
+    (tmp_path / "P" / "nowhere.jpg").write_bytes(jpeg())
+    pyarrow.parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "same.parquet")
+    config = BuildConfig(tau_max=(60, 20), tau_min=3, shrinkage=0.1, gallery_per_leaf=5)
+    made = [
+        build(tmp_path / registry, features=folder / "F.parquet", photos=photos, config=config)
+        for registry, photos in (("R", tmp_path / "P"), ("S", tmp_path / "same.parquet"))
+    ]
+    own, same = (open_bundle(each.folder) for each in made)
+    assert made[0].facts["photos"] == made[1].facts["photos"] > 300
+    assert own.manifest.inputs["photos"] == table_digest(tmp_path / "P")
+    for one, other in zip(own.model.geocells.vectors, same.model.geocells.vectors, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+    assert own.gallery is not None
+    assert same.gallery is not None
+    np.testing.assert_array_equal(own.gallery.texts("photo"), same.gallery.texts("photo"))
 
 
 def test_an_older_version_is_carried_over_and_keeps_its_cap(

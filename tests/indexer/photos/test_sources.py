@@ -91,7 +91,7 @@ def test_a_folder_lists_its_images_sorted(tmp_path: Path) -> None:
     table = read_photos(tmp_path)
     assert list(table.photo) == ["a.jpg", "b/1.jpeg", "b/2.PNG"]
     assert np.isnan(table.lat_deg).all()
-    with pytest.raises(InputError, match="has no coordinates"):
+    with pytest.raises(InputError, match="none of its 3 photos says in its metadata or its name where it was taken"):
         read_photos(tmp_path, coordinates=True)
 
 

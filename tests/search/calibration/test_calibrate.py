@@ -15,6 +15,7 @@ from indexer.bundles.registry import Registry
 from indexer.cli import main
 from indexer.earth.geo import unit_vectors
 from indexer.errors import InputError
+from indexer.photos.tables import table_digest
 from indexer.vectors.features import FeatureBatch
 from search.__main__ import COMMANDS, DESCRIPTION
 from search.answers.claims import Claim, ClaimCheck
@@ -24,6 +25,7 @@ from search.calibration import photo_fit, reranker_fit
 from search.calibration.calibrate import _that_hold, calibrate
 from search.evaluation.options import CalibrateConfig, Resampling
 from tests.conftest import unit_rows, write_features
+from tests.photo_files import jpeg, located
 from tests.search.calibration.conftest import PhotoWorld
 from tests.search.conftest import WIDTH
 
@@ -38,6 +40,35 @@ def test_paths_may_be_text(home: Path) -> None:
     given = [home / "R", home / "F", home / "truth.parquet"]
     made, again = calibrate(*map(str, given), config=config), calibrate(*given, config=config)
     assert made.version == again.version in Registry(home / "R").versions
+
+
+def test_a_folder_of_photos_is_a_truth(
+    home: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The places that photos carry calibrate as a table of them does; photos without any are left out and told."""
+    rows = pa.parquet.read_table(home / "truth.parquet").slice(0, 150).to_pylist()
+    (home / "P").mkdir()
+    for row in rows:
+        (home / "P" / row["photo"]).write_bytes(located(row["lat"], row["lng"]))
+    (home / "P" / "399.jpg").write_bytes(jpeg())
+    pa.parquet.write_table(pa.Table.from_pylist(rows), home / "same.parquet")
+    calibrations = []
+    for truth in (home / "P", home / "same.parquet"):
+        code, out, err = call(
+            capsys, "calibrate", "--registry", home / "R", "--features", home / "F", "--truth", truth, "--json"
+        )
+        assert code == 0, err
+        calibrations.append(json.loads(out)["calibration"])
+    (line,) = [record.message for record in caplog.records if "have a place" in record.message]
+    assert "150 of 151 photos have a place (150 by exif_gps)" in line
+    assert "1 say nothing (such as 399.jpg)" in line
+    own, same = calibrations
+    assert own["queries"] == same["queries"] == 150
+    assert own["temperature"] == pytest.approx(same["temperature"], rel=1e-4)
+    manifest = Engine.open(home / "R").bundle.manifest
+    assert manifest.inputs["calibration_truth"] == table_digest(home / "same.parquet")
+    with pytest.raises(InputError, match="no column 'trip'; it has photo, lat, lng"):
+        calibrate(home / "R", home / "F", home / "P", config=CalibrateConfig(album="trip"))
 
 
 def test_the_command_publishes_a_version_that_tells_radii(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ from indexer.errors import InputError
 from search.evaluation import audit as module
 from search.evaluation.audit import KIND, SCHEMA_VERSION, audit
 from search.evaluation.options import AuditConfig
-from tests.search.photo_files import LAT, LNG, comment, exif, iptc, jpeg, picture, with_segments
+from tests.photo_files import LAT, LNG, comment, exif, iptc, jpeg, picture, with_segments
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from search.evaluation.duplicates import (
     nearest_by_hash,
     perceptual_hash,
 )
-from tests.search.photo_files import jpeg, picture
+from tests.photo_files import jpeg, picture
 
 
 def hash_of(image: Image.Image) -> np.ndarray:

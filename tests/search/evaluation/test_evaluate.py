@@ -17,6 +17,7 @@ from search.evaluation.evaluate import compare, evaluate_predictions, leave_out,
 from search.evaluation.evaluation_report import evaluation_text
 from search.evaluation.findings import NearDuplicates
 from search.evaluation.options import EvaluateConfig, Resampling
+from tests.photo_files import jpeg, located
 from tests.search.evaluation.test_findings import written_audit
 from tests.search.evaluation.test_truth import LAYOUTS, PHOTOS
 
@@ -51,6 +52,16 @@ def test_photos_without_an_answer_are_misses(tmp_path: Path) -> None:
     assert result.accuracy.median_km > 20_000
     assert result.answered is not None
     assert (result.answered.n, result.answered.within["1"]) == (1, 100)
+
+
+def test_photos_that_say_where_they_were_taken_are_a_truth(tmp_path: Path) -> None:
+    for name, content in {"a.jpg": located(0.5, 0), "in/b.jpg": located(10, -10), "c.jpg": jpeg()}.items():
+        (tmp_path / "P" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "P" / name).write_bytes(content)
+    predictions = csv(tmp_path / "p.csv", "photo,lat,lng\na.jpg,0,0\nin/b.jpg,10,-10\nc.jpg,3,3\n")
+    result = evaluate_predictions(predictions, tmp_path / "P")
+    assert list(result.photos.photo) == ["a.jpg", "in/b.jpg"]
+    np.testing.assert_allclose(result.distance_km, [0.5 * 111.195, 0], atol=1e-2)
 
 
 def test_names_may_repeat_when_both_tables_are_the_same(tmp_path: Path) -> None:

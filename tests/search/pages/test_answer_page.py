@@ -20,8 +20,8 @@ from search.pages import answer_page, pictures
 from search.pages.answer_page import answers_page
 from search.pages.pictures import posterior_map
 from search.retrieval.posterior import Posterior
+from tests.photo_files import comment, jpeg, with_segments
 from tests.search.pages.test_evaluation_page import HOSTILE, Tags
-from tests.search.photo_files import comment, jpeg, with_segments
 
 LOST = Answer(0, HOSTILE, "missing", f"no such file {HOSTILE}")
 FOUND = Answer(

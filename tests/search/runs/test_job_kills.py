@@ -35,8 +35,8 @@ from indexer.jobs.job_folder import JobFolder, Mark, part_name, read_job, read_m
 from search.__main__ import COMMANDS
 from tests.conftest import random_geocells
 from tests.kills import KILLED, ONE_THREAD, ROOT, Forks, die_after, kill_when
+from tests.photo_files import jpeg, picture
 from tests.search.conftest import WIDTH
-from tests.search.photo_files import jpeg, picture
 
 TERMINATED = 128 + signal.SIGTERM
 

@@ -2,9 +2,11 @@
 
 import io
 import zlib
+from collections.abc import Mapping
 
 import numpy as np
 from PIL import ExifTags, Image
+from PIL.TiffImagePlugin import IFDRational
 
 LAT, LNG = 48.8584, 2.2945
 XMP_HEAD = '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF><rdf:Description '
@@ -39,6 +41,17 @@ def with_segments(plain: bytes, *segments: tuple[int, bytes]) -> bytes:
     return plain[:2] + inserted + plain[2:]
 
 
+def located(lat_deg: float, lng_deg: float) -> bytes:
+    """A small JPEG file whose EXIF says where it was taken, to a centimetre."""
+    tags = {
+        ExifTags.GPS.GPSLatitudeRef: "S" if lat_deg < 0 else "N",
+        ExifTags.GPS.GPSLatitude: (IFDRational(round(abs(lat_deg) * 1e7), 10**7),),
+        ExifTags.GPS.GPSLongitudeRef: "W" if lng_deg < 0 else "E",
+        ExifTags.GPS.GPSLongitude: (IFDRational(round(abs(lng_deg) * 1e7), 10**7),),
+    }
+    return with_segments(jpeg(Image.new("RGB", (8, 8))), exif(gps=tags))
+
+
 def comment(text: str) -> tuple[int, bytes]:
     return 0xFE, text.encode()
 
@@ -57,11 +70,13 @@ def iptc(*records: tuple[int, str]) -> tuple[int, bytes]:
 
 
 def exif(
-    *, gps: bool = False, texts: dict[int, str | bytes] | None = None, note: bytes | None = None
+    *, gps: bool | Mapping[int, object] = False, texts: dict[int, str | bytes] | None = None, note: bytes | None = None
 ) -> tuple[int, bytes]:
-    """EXIF with the coordinates of LAT, LNG, texts of the first directory, and a user comment."""
+    """EXIF with the coordinates of LAT, LNG, or with tags of GPS as given; texts of the first directory; a comment."""
     tags = Image.Exif()
-    if gps:
+    if isinstance(gps, Mapping):
+        tags.get_ifd(ExifTags.IFD.GPSInfo).update(gps)
+    elif gps:
         tags.get_ifd(ExifTags.IFD.GPSInfo).update(
             {
                 ExifTags.GPS.GPSLatitudeRef: "N",
