@@ -104,6 +104,7 @@ class CheckedClaim:
     rank: int | None = None  # of that cell by its probability, the best one 1; None where there is none
     cells: int | None = None  # of how many
     evidence: str | None = None  # what decided: cells, or cells and photos of known places
+    class_map: bool | None = None  # whether its class map was seen; None of an encoder that takes none
     text: str | None = None  # what may and may not be concluded, in one sentence
 
     @property
@@ -180,7 +181,8 @@ class ClaimCheck:
         claim = replace(claim, within_km=self._within_km(claim))
         photos = zip(range(len(batch)), batch.photo, batch.status, batch.reason, strict=True)
         known = (claim.lat_deg, claim.lng_deg, claim.name, claim.within_km)
-        result = [CheckedClaim(*photo, *known) for photo in photos]
+        maps = batch.class_map or [None] * len(batch)
+        result = [CheckedClaim(*photo, *known, class_map=seen) for photo, seen in zip(photos, maps, strict=True)]
         rows = np.flatnonzero(batch.ok)
         queries = self._engine.prepared(batch.embedding[rows])
         values = self.p_values(queries, [claim] * len(rows))
@@ -194,7 +196,7 @@ class ClaimCheck:
                     p_value=value,
                     approximate=self._calibration.approximate,
                     held_out=len(self._calibration.nonconformities),
-                    text=self._text(claim, value),
+                    text=self._text(claim, value, seen=maps[row]),
                     **each,
                 )
         return result
@@ -275,8 +277,8 @@ class ClaimCheck:
         around = cells_around(area.middle, km + area.reach_rad * EARTH_RADIUS_KM, s2_level=coarse.s2_level)
         return np.unique(np.concatenate([own, coarse.holding(around)]))
 
-    def _text(self, claim: Claim, p_value: float) -> str:
-        """What may and may not be concluded."""
+    def _text(self, claim: Claim, p_value: float, *, seen: bool | None) -> str:
+        """What may and may not be concluded. seen: whether the photo's class map was."""
         place = claim.name or f"{claim.lat_deg:.4f}, {claim.lng_deg:.4f}"
         if claim.within_km is not None:
             place = f"within {distance_text(claim.within_km)} km of {place}"
@@ -285,16 +287,19 @@ class ClaimCheck:
             place = f"at {place}" if self._engine.coarse is None else f"in the precision cap's cell around {place}"
         share = f"{math.ceil(1000 * p_value - 1e-9) / 10:g} %"
         rough = " (roughly, for few photos were held out)" if self._calibration.approximate else ""
+        without = ""
+        if seen is False:
+            without = " It has no class map: that holds only if the photos of the calibration had none either."
         if p_value <= DOUBTFUL:
             return (
                 f"There is reason to doubt that it was taken {place}: of photos like those of the calibration no more "
                 f"than {share}{rough} fit the place they are really from so badly; but such photos exist, so the "
-                "claim is not shown to be false."
+                "claim is not shown to be false." + without
             )
         return (
             f"Nothing here speaks against its being taken {place}: up to {share}{rough} of photos like those of the "
             "calibration fit the place they are really from no better; but it may fit other places as well, so the "
-            "claim is not shown to be true."
+            "claim is not shown to be true." + without
         )
 
 

@@ -126,6 +126,17 @@ def test_what_is_told_of_a_claim(bundle: Bundle) -> None:
     assert check(batch_of(0), claim) == []
 
 
+def test_a_photo_without_its_class_map_is_told_so(bundle: Bundle) -> None:
+    check, claim = ClaimCheck(bundle), Claim(10.0, 20.0)
+    plain = check(batch_of(3), claim)
+    told = check(replace(batch_of(3), class_map=[True, False, None]), claim)
+    assert [each.class_map for each in told] == [True, False, None]
+    assert [each.p_value for each in told] == [each.p_value for each in plain]
+    added = " It has no class map: that holds only if the photos of the calibration had none either."
+    assert [each.text for each in told] == [plain[0].text, f"{plain[1].text}{added}", plain[2].text]
+    assert told[1].to_dict()["class_map"] is False
+
+
 def test_a_sentence_says_what_may_and_may_not_be_concluded(bundle: Bundle) -> None:
     rare = {"one": with_known(bundle.calibrations["one"], (0.0,) * 30)}
     (doubted,) = ClaimCheck(replace(bundle, calibrations=rare))(batch_of(1), Claim(-60.0, 100.0, 20.0))
