@@ -210,10 +210,9 @@ def _gallery_data(bundle: "Bundle") -> dict[str, Any] | None:
 
 def _gallery_text(bundle: "Bundle") -> str:
     data = _gallery_data(bundle)
-    if data is None:
+    if data is None or bundle.gallery is None:
         return "none"
-    bits = {"int8": "8 bits", "fp16": "float16", "fp32": "float32"}[data["precision"]]
-    text = f"{data['photos']:,} photos in {bits}, {data['size_bytes'] / 1e6:.1f} MB"
+    text = f"{data['photos']:,} photos in {bundle.gallery.facts.precision_text}, {data['size_bytes'] / 1e6:.1f} MB"
     text += "" if data["per_leaf"] is None else f"; the {data['per_leaf']} most typical of each leaf"
     text += f"; {data['leaves_without_photos']:,} leaves have none"
     reranked = [name for name, each in bundle.calibrations.items() if each.with_photos and each.with_photos.reranker]

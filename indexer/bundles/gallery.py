@@ -63,6 +63,11 @@ class GalleryFacts:
     changed: float = 0.0  # photos added and removed since the calibrations were made, as a share of the photos then
 
     @property
+    def precision_text(self) -> str:
+        """The precision of the vectors, for people."""
+        return {"int8": "8 bits", "fp16": "float16", "fp32": "float32"}[self.precision]
+
+    @property
     def keeps_calibrations(self) -> bool:
         """Whether so few photos were added or removed that what was calibrated before still holds."""
         return self.changed <= MOST_CHANGED

@@ -27,7 +27,6 @@ from indexer.vectors.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION,
 from indexer.vectors.prototypes import Placed, Placement, no_photo, placed_batches, placed_pairs
 
 _NAMED = 3  # photos that an error names
-_BITS = {"int8": "8 bits", "fp16": "float16", "fp32": "float32"}
 
 
 class GalleryMaker:
@@ -53,7 +52,7 @@ class GalleryMaker:
         if self.written is None:
             return "no gallery"
         facts, made = self.written.facts, self.written
-        text = f"gallery: {facts.photos:,} photos in {_BITS[facts.precision]}"
+        text = f"gallery: {facts.photos:,} photos in {facts.precision_text}"
         if made.given:
             text += f"; {made.added:,} of {made.given:,} new ones"
         if made.added < made.given:
@@ -235,7 +234,7 @@ def _to_add(source: FeatureSource, placement: Placement, change: GalleryChange) 
             missing = [batch.photo[row] for row in wanted if batch.photo[row] not in known]
             where = "the features" if change.photos is None else change.photos
             raise InputError(
-                f"{source.location}: {len(missing):,} photos of a shard have no place in {where}, among them "
+                f"{source.location}: photos without a place in {where}, {len(missing):,} of one shard, among them "
                 f"{', '.join(map(repr, missing[:_NAMED]))}. Give `photos`, a table with lat and lng of all, or remove "
                 "those rows."
             )

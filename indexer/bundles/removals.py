@@ -56,13 +56,14 @@ def add_removed(registry: Path, names: Sequence[str]) -> None:
 
 
 def read_names(file: Path) -> list[str]:
-    """The names of photos in a text file, one a line, in order and once each.
+    """The names of photos in a text file, one a line, in order and once each. A name may hold any other sign.
 
     Raises:
         InputError: it cannot be read, or names no photo.
     """
     try:
-        names = list(dict.fromkeys(line for line in file.read_text("utf-8").splitlines() if line.strip()))
+        lines = file.read_text("utf-8-sig").split("\n")  # every line end is read as this one
+        names = list(dict.fromkeys(line for line in lines if line.strip()))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
             f"{file}: cannot be read ({error}). Give a text file with the name of a photo a line."

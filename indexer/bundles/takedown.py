@@ -79,7 +79,7 @@ class Takedown:
         pinned = [version for version in self._holding if version in pins]
         if pinned:
             raise InputError(
-                f"{path}: {len(pinned)} pinned versions hold these photos: {', '.join(name[:12] for name in pinned)}. "
+                f"{path}: these photos are in versions that are pinned: {', '.join(name[:12] for name in pinned)}. "
                 "Take their pins off first (`Registry.unpin`, python -m indexer unpin), or leave out `everywhere`."
             )
         if not publish and self._home.current in self._holding:

@@ -402,10 +402,10 @@ def other_vectors(world: Photos, out: Path) -> Path:
     [
         (nan_vectors, "zero or not finite"),
         (wide_vectors, "is needed here"),
-        (one_nowhere, "1 photos of a shard have no place in the features, among them"),
+        (one_nowhere, "photos without a place in the features, 1 of one shard, among them"),
         (other_vectors, "names of photos repeat for other vectors or places"),
         (lambda world, out: features_of(world, out, encoder="f" * 64), "vectors of encoder ffffffff"),
-        (lambda world, out: features_of(world, out, places=False), "have no place in the features"),
+        (lambda world, out: features_of(world, out, places=False), "without a place in the features"),
         (lambda world, out: out, "no features here"),
     ],
 )
@@ -428,7 +428,7 @@ def test_photos_that_the_table_lacks_are_refused_but_for_other_splits(
     pyarrow.parquet.write_table(table.slice(10), tmp_path / "some.parquet")
     split = ["no"] * 10 + ["yes"] * 50
     pyarrow.parquet.write_table(table.append_column("split", pa.array(split)), tmp_path / "split.parquet")
-    with pytest.raises(InputError, match=r"10 photos of a shard have no place in .*some\.parquet"):
+    with pytest.raises(InputError, match=r"photos without a place in .*some\.parquet, 10 of one shard"):
         build(tmp_path / "R", inherit=bundle.version, gallery_add=features, photos=tmp_path / "some.parquet")
     made = build(
         tmp_path / "R",

@@ -33,6 +33,8 @@ def test_digests_add_up_and_are_no_names(tmp_path: Path) -> None:
 def test_names_are_read_in_order_and_once(tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("b x.jpg\r\n\nü.jpg\nb x.jpg\n", newline="")
     assert read_names(tmp_path / "names.txt") == ["b x.jpg", "ü.jpg"]
+    (tmp_path / "names.txt").write_bytes("\ufeffa.jpg\r\nb\u2028c.jpg\r\n".encode())  # as editors of Windows write it
+    assert read_names(tmp_path / "names.txt") == ["a.jpg", "b\u2028c.jpg"]
 
 
 def test_rows_of_names_are_all_rows(tmp_path: Path) -> None:
