@@ -178,7 +178,8 @@ def calibrated_bundle(
         before = [each.with_photos for each in bundle.calibrations.values()]
         kept = any(each.with_photos in before for each in calibrations.values() if each.with_photos is not None)
         if bundle.gallery is not None and not kept:
-            draft.facts["gallery"] = gallery_facts(replace(bundle.gallery.facts, changed=0.0))
+            facts = replace(bundle.gallery.facts, changed=0.0, photos_then=None)
+            draft.facts["gallery"] = gallery_facts(facts)
     assert draft.final is not None
     return draft.final
 

@@ -61,6 +61,7 @@ class GalleryFacts:
     similarity: float = 0.02  # tau_x where nothing was fitted
     lists: int = 32  # of how many leaves, the best ones, to look at photos where nothing was fitted
     changed: float = 0.0  # photos added and removed since the calibrations were made, as a share of the photos then
+    photos_then: int | None = None  # how many these were; None: as many as now, or not known of an older release's
 
     @property
     def precision_text(self) -> str:

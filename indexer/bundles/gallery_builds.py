@@ -122,8 +122,9 @@ def rewrite_gallery(
         settled = len(photos) if leaf is None else 0
         written = _write(folder, [photos, new], codec, geocells, hierarchy, rule, owners=have_owners, settled=settled)
     dropped = len(old) - (written.facts.photos - written.added)
-    changed = old.facts.changed + (written.added + dropped) / max(len(old), 1)
-    return replace(written, dropped=dropped, facts=replace(written.facts, changed=changed))
+    then = len(old) if old.facts.photos_then is None else old.facts.photos_then
+    changed = old.facts.changed + (written.added + dropped) / max(then, 1)
+    return replace(written, dropped=dropped, facts=replace(written.facts, changed=changed, photos_then=then))
 
 
 def listed_anew(gallery: Gallery, old: Hierarchy, new: Hierarchy) -> np.ndarray:

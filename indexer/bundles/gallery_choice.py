@@ -3,14 +3,16 @@
 In: a gallery and how its leaves are scored. Out: tau_x, by which similarities become weights, under which the places of
 the gallery's own photos are likeliest by what the others say; and the number of lists of the best leaves that hold 99 %
 of the weight of all photos, on average. Both by a sample, each of which is a query to the others: itself, and what was
-taken at the same place or by the same owner, is not looked at. `search calibrate` fits these numbers and all others to
-photos that nothing was made of.
+taken at the same place or by the same owner, is not looked at; and cells are ranked as if they were means without this
+photo, else its own would be better for it than for any photo that comes later. `search calibrate` fits these numbers and
+all others to photos that nothing was made of.
 
 One tau_x does not serve all encoders: where vectors are alike everywhere, or noisy, the most similar photo says little,
 and with a small tau_x answers are farther off than by cells alone.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -20,6 +22,9 @@ from indexer.vectors.calibration import PhotoFit, usual_photo_fit
 from indexer.vectors.scoring import ScoringModel, leaf_vectors
 
 WEIGHT = 0.99  # of all photos, that the lists must hold
+# Standard errors by which a sample must hold more: then other queries hold it 19 times in 20. The margin also stands
+# in for how far points move, which only missing weight moves; that is measured by `search calibrate`.
+_SURE = 1.645
 LISTS = (4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)  # numbers that are tried
 _SIMILARITIES = np.geomspace(0.005, 0.32, 25)  # tau_x that are tried,
 _WIDTHS = (0.25, 0.5, 1.0, 2.0)  # each with the best of these widths of bells, in median leaves
@@ -45,7 +50,7 @@ def choose(gallery: Gallery, model: ScoringModel, *, leaf_width_km: float, seed:
     same_km = min(_SAME_PLACE_KM, _SAME_PLACE_WIDTHS * leaf_width_km)
     near = _most_similar(gallery, sample, queries, near=min(usual.near, len(gallery)), same_km=same_km)
     fit = usual_photo_fit(leaf_width_km, similarity=likeliest_similarity(gallery, sample, *near, usual))
-    return GalleryChoice(fit.similarity, enough_lists(gallery, model, queries, *near, fit))
+    return GalleryChoice(fit.similarity, enough_lists(gallery, model, sample, *near, fit))
 
 
 def likeliest_similarity(
@@ -76,14 +81,17 @@ def likeliest_similarity(
 
 
 def enough_lists(
-    gallery: Gallery, model: ScoringModel, queries: np.ndarray, rows: np.ndarray, similarity: np.ndarray, fit: PhotoFit
+    gallery: Gallery, model: ScoringModel, sample: np.ndarray, rows: np.ndarray, similarity: np.ndarray, fit: PhotoFit
 ) -> int:
     """The least of LISTS, or all lists, that hold enough of the weight by `fit`.
 
-    queries: (S, D) float32. rows, similarity: (S, near), the photos most similar to each.
+    sample: (S,) int64, rows of the gallery. rows, similarity: (S, near), the photos most similar to each.
     """
+    leaves = gallery.leaf
+    queries = np.concatenate([gallery.vectors(row, row + 1) for row in sample.tolist()])
     score = model.extended(queries) @ leaf_vectors(model).T
-    leaf = gallery.leaf[rows]
+    score -= _own_share(gallery, model, leaves[sample], queries)
+    leaf = leaves[rows]
     own = np.take_along_axis(score, leaf, axis=1).astype(np.float64)
     weight = fit.weights(similarity, own, gallery.stands_for[rows], np.ones(len(queries), np.int64))
     rank = np.stack([(row > limits[:, None]).sum(axis=1) for row, limits in zip(score, own, strict=True)])
@@ -91,9 +99,31 @@ def enough_lists(
     for n in LISTS:
         if n >= model.n_leaves or not known.any():
             break
-        if np.where(rank < n, weight, 0.0)[known].sum(axis=1).mean() >= WEIGHT:
+        held = np.where(rank < n, weight, 0.0)[known].sum(axis=1)
+        if held.mean() - _SURE * held.std() / np.sqrt(len(held)) >= WEIGHT:
             return n
     return model.n_leaves
+
+
+def _own_share(gallery: Gallery, model: ScoringModel, leaf: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    """What photos add to scores by their own part in cells, were these means of photos: (S, leaves) float32.
+
+    leaf: (S,), of each photo. queries: (S, D) float32, their vectors.
+    """
+    in_leaf = np.zeros((model.n_leaves, gallery.width))
+    for each, (begin, end) in enumerate(pairwise(gallery.begins.tolist())):
+        in_leaf[each] = gallery.stands_for[begin:end].astype(np.float64) @ gallery.vectors(begin, end)
+    result, least = np.zeros((len(leaf), model.n_leaves), np.float32), np.finfo(np.float64).tiny
+    for cells, ancestors, scale in zip(model.geocells.vectors, model.ancestors.T, model.scales, strict=True):
+        in_cell = np.zeros((len(cells), gallery.width))
+        np.add.at(in_cell, ancestors, in_leaf)
+        own = ancestors[leaf]
+        cosine = np.zeros(len(leaf))
+        for sign, total in ((1, in_cell[own]), (-1, in_cell[own] - queries)):
+            cosine += sign * (total * queries).sum(axis=1) / np.maximum(np.linalg.norm(total, axis=1), least)
+        share = scale * np.linalg.norm(cells[own], axis=1) * cosine
+        result += np.where(ancestors == own[:, None], share[:, None], 0).astype(np.float32)
+    return result
 
 
 def _most_similar(

@@ -258,4 +258,4 @@ def _is_tighter(config: BuildConfig, facts: GalleryFacts) -> bool:
 
 def _as_new(written: Written) -> Written:
     """Of a bundle that nothing was calibrated for yet."""
-    return replace(written, facts=replace(written.facts, changed=0.0))
+    return replace(written, facts=replace(written.facts, changed=0.0, photos_then=None))

@@ -347,6 +347,32 @@ def test_a_full_list_keeps_the_most_typical_of_old_and_new(
         assert now[-1] >= (own[-1] if own.size else -1) - 0.02
 
 
+def test_changes_are_a_share_of_the_photos_that_were_calibrated(
+    bundle: Bundle, hierarchy: Hierarchy, tmp_path: Path
+) -> None:
+    home = Registry(tmp_path / "R")
+    version = calibrated_bundle(bundle, home.versions_folder, {"one": CALIBRATION}, config={}, inputs={}).name
+    then, changes = len(with_gallery(bundle)), 0
+    for number in range(3):
+        more = photos(hierarchy, n=200, seed=40 + number, alike=0, prefix=f"more {number} ")
+        features = features_of(more, tmp_path / str(number))
+        made = build(home.path, inherit=version, gallery_add=features)
+        changes += made.facts["gallery"]["added"] + made.facts["gallery"]["dropped"]
+        before = with_gallery(open_bundle(made.folder))
+        assert before.facts.changed == pytest.approx(changes / then)
+        (tmp_path / "names.txt").write_text("\n".join(all_names(before)[number:90:3]))
+        made = build(home.path, inherit=made.version, gallery_remove=tmp_path / "names.txt")
+        after = with_gallery(open_bundle(made.folder))
+        changes += len(before) - len(after)
+        assert (after.facts.changed, after.facts.photos_then) == (pytest.approx(changes / then), then)
+        version = made.version
+    anew = calibrated_bundle(open_bundle(made.folder), home.versions_folder, {}, config={}, inputs={})
+    assert (with_gallery(open_bundle(anew)).facts.changed, with_gallery(open_bundle(anew)).facts.photos_then) == (
+        0,
+        None,
+    )
+
+
 def test_few_changes_keep_the_calibration_and_add_up(
     bundle: Bundle, hierarchy: Hierarchy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
