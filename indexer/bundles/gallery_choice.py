@@ -4,8 +4,8 @@ In: a gallery and how its leaves are scored. Out: tau_x, by which similarities b
 the gallery's own photos are likeliest by what the others say; and the number of lists of the best leaves that hold 99 %
 of the weight of all photos, on average. Both by a sample, each of which is a query to the others: itself, and what was
 taken at the same place or by the same owner, is not looked at; and cells are ranked as if they were means without this
-photo, else its own would be better for it than for any photo that comes later. `search calibrate` fits these numbers and
-all others to photos that nothing was made of.
+photo, else its own would be better for it than for any photo that comes later. `search calibrate` fits these numbers
+and all others to photos that nothing was made of.
 
 One tau_x does not serve all encoders: where vectors are alike everywhere, or noisy, the most similar photo says little,
 and with a small tau_x answers are farther off than by cells alone.
