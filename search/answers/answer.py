@@ -23,7 +23,8 @@ class PathStep:
     city: str  # the city nearest to the cell's point
     country: str  # its ISO 3166 code
     radius_km: float  # from the cell's point to its farthest photo
-    probability: float  # of the cell among those of its level, by photos too where these decided
+    # Of the cell among those of its level, which together have 1: by photos too where these decided.
+    probability: float
 
 
 @dataclass(frozen=True, slots=True)
