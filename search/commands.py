@@ -276,8 +276,8 @@ def _answer_text(row: Mapping[str, Any]) -> str:
             f"{distance_text(row['radius_90_km'])} km; entropy {row['entropy']:.2f} nats"
         )
     if row["class_map"] is False:
-        told = "; probability and radii hold only if it was calibrated so" if row["calibrated"] else ""
-        lines.append(f"  no class map: answered from the photo alone{told}")
+        only_if = "; probability and radii hold only if it was calibrated so" if row["calibrated"] else ""
+        lines.append(f"  no class map: answered from the photo alone{only_if}")
     if row["abstain"] is not None:
         lines.append(f"  abstain: {row['abstain']}")
     lines += [
