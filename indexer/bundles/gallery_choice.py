@@ -50,7 +50,7 @@ def choose(gallery: Gallery, model: ScoringModel, *, leaf_width_km: float, seed:
     same_km = min(_SAME_PLACE_KM, _SAME_PLACE_WIDTHS * leaf_width_km)
     near = _most_similar(gallery, sample, queries, near=min(usual.near, len(gallery)), same_km=same_km)
     fit = usual_photo_fit(leaf_width_km, similarity=likeliest_similarity(gallery, sample, *near, usual))
-    return GalleryChoice(fit.similarity, enough_lists(gallery, model, sample, *near, fit))
+    return GalleryChoice(fit.similarity, enough_lists(gallery, model, sample, queries, *near, fit))
 
 
 def likeliest_similarity(
@@ -81,14 +81,20 @@ def likeliest_similarity(
 
 
 def enough_lists(
-    gallery: Gallery, model: ScoringModel, sample: np.ndarray, rows: np.ndarray, similarity: np.ndarray, fit: PhotoFit
+    gallery: Gallery,
+    model: ScoringModel,
+    sample: np.ndarray,
+    queries: np.ndarray,
+    rows: np.ndarray,
+    similarity: np.ndarray,
+    fit: PhotoFit,
 ) -> int:
     """The least of LISTS, or all lists, that hold enough of the weight by `fit`.
 
-    sample: (S,) int64, rows of the gallery. rows, similarity: (S, near), the photos most similar to each.
+    sample: (S,) int64, rows of the gallery. queries: (S, D) float32, their vectors. rows, similarity: (S, near), the
+    photos most similar to each.
     """
     leaves = gallery.leaf
-    queries = np.concatenate([gallery.vectors(row, row + 1) for row in sample.tolist()])
     score = model.extended(queries) @ leaf_vectors(model).T
     score -= _own_share(gallery, model, leaves[sample], queries)
     leaf = leaves[rows]

@@ -41,8 +41,7 @@ def near_all(gallery: Gallery, *, near: int = FIT.near) -> tuple[np.ndarray, np.
 
 
 def lists_of(gallery: Gallery, model: ScoringModel, fit: PhotoFit) -> int:
-    everybody, _, rows, similarity = near_all(gallery, near=fit.near)
-    return enough_lists(gallery, model, everybody, rows, similarity, fit)
+    return enough_lists(gallery, model, *near_all(gallery, near=fit.near), fit)
 
 
 def held(gallery: Gallery, model: ScoringModel, fit: PhotoFit) -> np.ndarray:
