@@ -6,7 +6,6 @@ sheet says. Out: the table of docs/operations.md. It says what to expect within 
 """
 
 import itertools
-import json
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.gpu import PAPER, random_oneformer
-from benchmarks.harness import RESULTS, Report
+from benchmarks.harness import Report, recorded
 from encoder.config import FusionConfig
 from encoder.models.model import VIT_LARGE_336, GeoEncoder, GeoEncoderConfig
 
@@ -114,8 +113,7 @@ def read_slopes() -> Slopes:
 
 
 def _latest(name: str) -> Callable[[str], dict[str, Any]]:
-    lines = (RESULTS / f"{name}.jsonl").read_text().splitlines()
-    rows = list(itertools.chain.from_iterable(json.loads(line)["rows"] for line in lines))
+    rows = list(itertools.chain.from_iterable(line["rows"] for line in recorded(name)))
 
     def find(pattern: str) -> dict[str, Any]:
         return next(row for row in reversed(rows) if re.match(pattern, row["what"]))

@@ -145,6 +145,12 @@ class Report:
         return 1 if self.missed else 0
 
 
+def recorded(name: str) -> list[dict[str, Any]]:
+    """What `Report.finish` appended under a name, the newest last; none where it was never run."""
+    path = RESULTS / f"{name}.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
 def machine() -> Mapping[str, Any]:
     """What a figure depends on beside the code."""
     return {

@@ -152,6 +152,7 @@ def run_demo(preset: DemoPreset, out: Path, console: Console) -> int:
         total_seconds=time.perf_counter() - started,
         peak_memory_bytes=_peak_memory_bytes(),
         seed=preset.world.seed,
+        fusion_kind=_fusion_kind(),
         made_by=_made_by(),
         world_reused=reused,
         judged=preset.judged,
@@ -241,6 +242,14 @@ def _run_product(demo: Demo) -> float:
     query = ("--registry", registry, "--checkpoint", checkpoint, "--class-maps", class_map, photo)
     demo.command("search", "query", *query)
     return float(fit["train_seconds"])
+
+
+def _fusion_kind() -> str:
+    from training.config import FitConfig
+
+    fusion = FitConfig.from_yaml(_CONFIG).model.fusion
+    assert fusion is not None, "the demo's encoder has one"
+    return fusion.kind
 
 
 def _peak_memory_bytes() -> int:

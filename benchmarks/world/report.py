@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.world.fusion_record import fusion_table
 from benchmarks.world.pictures import ERROR_COLOURS, world_map
 from benchmarks.world.results import (
     COMPETING,
@@ -75,6 +76,7 @@ def render(results: WorldResults) -> str:
         n_mapped=len(mapped),
         colours=ERROR_COLOURS,
         strips=_strips(results, errors[OURS]),
+        fusion=fusion_table(results.fusion_kind),
         steps=_steps(results),
         cells=_cells(results),
     )

@@ -73,6 +73,7 @@ class WorldResults:
     total_seconds: float  # from the start to the writing of the report
     peak_memory_bytes: int
     seed: int  # of the world's photos and of the random baseline
+    fusion_kind: str  # `FusionConfig.kind` of the encoder that was trained
     made_by: Mapping[str, str]  # what ran where: versions, cores
     world_reused: bool  # the photos were there from an earlier run, and their time is not in `seconds`
     judged: bool  # False: a run too small for the goals to mean anything
@@ -198,5 +199,6 @@ def as_json(results: WorldResults) -> dict[str, Any]:
         "seed": results.seed,
         "judged": results.judged,
         "goals": [asdict(goal) for goal in goals(results)],
+        "fusion_kind": results.fusion_kind,
         "made_by": dict(results.made_by),
     }

@@ -66,6 +66,7 @@ def results(tmp_path: Path) -> WorldResults:
         total_seconds=120.0,
         peak_memory_bytes=10**9,
         seed=17,
+        fusion_kind="gather",
         made_by={"geosurge": "0.1.0"},
         world_reused=False,
         judged=True,
