@@ -95,7 +95,7 @@ def build(
             photos whose metadata say it; by default the features do.
         gallery_add: with `inherit`, photo vectors to add to its gallery; nothing is fitted again.
         gallery_remove: with `inherit`, text file with names of photos, one a line, that are to go from its gallery and
-            to stay out of all that is built later.
+            to stay out of all that is built later. What was left out because of them does not come back.
         everywhere: with `gallery_remove`, retire all other versions that hold one of these photos.
         config: how it is built.
         publish: make the version current.

@@ -106,7 +106,7 @@ def rewrite_gallery(
             new ones.
         leaf: (N,) int64, the leaf each old photo is listed under, in place of the one it has: then photos of all lists
             are chosen anew. None: those that are there stay, and new ones that are like them are left out.
-        removed: (N,) bool, old photos to leave out, as if they had never been there.
+        removed: (N,) bool, old photos to leave out. What was left out because of them does not come back.
         batches: new photos.
         owners: whose these are.
 
@@ -142,7 +142,7 @@ def listed_anew(gallery: Gallery, old: Hierarchy, new: Hierarchy) -> np.ndarray:
 
 
 def _of_gallery(old: Gallery, there: np.ndarray, leaf: np.ndarray | None) -> _Photos:
-    """Photos of a gallery, but for some that are as if they had never been there; leaf: in place of its own."""
+    """Photos of a gallery, but for those that are not `there` any more; leaf: in place of its own."""
     rows, counts = np.flatnonzero(there), np.diff(old.begins)
     gone = np.bincount(old.leaf[~there], minlength=old.n_leaves)
     stood_for = np.bincount(old.leaf, weights=old.stands_for, minlength=old.n_leaves)

@@ -205,7 +205,8 @@ def _of_version(
         batches: Iterator[Placed] = iter(())
         owners: pa.ChunkedArray | None = None
         if placement is not None and change.add is not None:
-            batches, owners = _to_add(change.add, placement, change), placement.owners
+            batches = _to_add(change.add, placement, change, width=geocells.width)
+            owners = placement.owners
         if old is None:
             return write_gallery(draft.path, batches, geocells, hierarchy, config, owners=owners)
         gone = _gone(old, change.removed)
@@ -220,14 +221,19 @@ def _of_version(
     return GalleryMaker(make)
 
 
-def _to_add(source: FeatureSource, placement: Placement, change: GalleryChange) -> Iterator[Placed]:
+def _to_add(source: FeatureSource, placement: Placement, change: GalleryChange, *, width: int) -> Iterator[Placed]:
     """The photos to add.
 
     Raises:
-        InputError: one of them has no place, or there is none.
+        InputError: one of them has no place, there is none, or the vectors are of another width.
     """
     there = 0
     for batch, placed in placed_pairs(source, placement, "adding", everywhere=True):
+        if batch.embedding.shape[1] != width:
+            raise InputError(
+                f"{source.location}: vectors of {batch.embedding.shape[1]} values; {width} is needed here. Embed the "
+                "photos with the encoder of the others."
+            )
         wanted = np.flatnonzero(batch.ok & ~which_removed(batch.photo, change.removed)).tolist()
         if change.split is None and len(placed.cells) < len(wanted):
             known = set(placed.photo.tolist())

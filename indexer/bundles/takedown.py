@@ -18,7 +18,7 @@ from indexer.bundles.removals import source_paths
 from indexer.disk.manifest import read_manifest
 from indexer.errors import ArtifactError, GeoError, InputError
 from indexer.photos.tables import names_of, read_columns
-from indexer.vectors.features import open_features
+from indexer.vectors.features import features_at
 from indexer.vectors.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION
 
 # Inputs of a bundle that hold names of photos, by what their names in a manifest begin with.
@@ -177,7 +177,7 @@ def _source_holds(kind: str, path: Path, names: Sequence[str]) -> bool | None:
 
 
 def _names_in(kind: str, path: Path) -> Iterator[pa.ChunkedArray]:
-    shards = [path] if kind == "table" else open_features(path).shards
+    shards = [path] if kind == "table" else features_at(path).shards
     for shard in shards:
         table = shard.with_suffix(".csv") if shard.suffix == ".npy" else shard
         yield pa.chunked_array([pa.array(names_of(read_columns(table, ["photo"]), table), pa.string())])

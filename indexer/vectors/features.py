@@ -133,7 +133,17 @@ class FeatureSource:
 
 
 def open_features(location: str | Path) -> FeatureSource:
-    """Open a features folder, one Parquet file, or a .npy with a .csv of the same name beside it.
+    """Open vectors to use; warns where nobody recorded which encoder made them. Raises as `features_at`."""
+    source = features_at(location)
+    if source.encoder is None:
+        log.warning(
+            "%s: nobody recorded which encoder made these vectors; they are taken as they come", source.location
+        )
+    return source
+
+
+def features_at(location: str | Path) -> FeatureSource:
+    """A features folder, one Parquet file, or a .npy with a .csv of the same name beside it.
 
     Raises:
         InputError: nothing usable is there.
@@ -154,8 +164,6 @@ def open_features(location: str | Path) -> FeatureSource:
                 f"{location}: no features here. Give a folder of Parquet shards, a .parquet or a .npy file."
             )
         digest = hashlib.sha256("".join(map(file_digest, shards)).encode()).hexdigest()
-    if encoder is None:
-        log.warning("%s: nobody recorded which encoder made these vectors; they are taken as they come", location)
     return FeatureSource(location, shards, encoder, digest, crops)
 
 

@@ -23,7 +23,8 @@ class PathStep:
     city: str  # the city nearest to the cell's point
     country: str  # its ISO 3166 code
     radius_km: float  # from the cell's point to its farthest photo
-    # Of the cell among those of its level, which together have 1: by photos too where these decided.
+    # Where photos decided: what the leaves in it hold together, the last one as much as the answer. By cells alone: its
+    # own among those of its level, which together have 1.
     probability: float
 
 
@@ -101,6 +102,8 @@ def answers_of(engine: Engine, batch: FeatureBatch, *, k: int) -> list[Answer]:
         # Under a cap any leaf of a cell will do: only the cells above it are named, which are those of all of them.
         leaf = answers.best if engine.coarse is None else engine.coarse.first_leaf[answers.best]
         cells, probabilities = engine.paths(queries[block], leaf, answers.posterior)
+        if answers.posterior is not None:  # the leaf has the same as its answer
+            probabilities = probabilities * answers.inside[:, None]
         columns = columns_of(answers).to_pylist()
         for number, row in enumerate(rows[block].tolist()):
             own = columns[number]

@@ -148,7 +148,11 @@ class ClaimCheck:
         own = SearchOptions(mode="exact", gallery=gallery, precision_cap=options.precision_cap, radii=False)
         calibration = own.calibration(bundle, protocol)
         if calibration is None or not own.tells_radii(bundle):
-            photos = ", with its gallery as it is now" if own.uses_gallery(bundle) else ""
+            photos = ""
+            if calibration is not None:  # it holds no longer, for the gallery has changed
+                photos = ", with its gallery as it is now"
+            elif protocol in bundle.calibrations:
+                photos = ", with photos of a gallery"
             raise InputError(
                 f"The bundle {bundle.version[:8]} was not calibrated for {PROTOCOL_TEXTS[protocol]}{photos}. "
                 "Claims are held against photos of a calibration. Calibrate it: python -m search calibrate ..."

@@ -44,6 +44,7 @@ class Answers:
     cell_lat_deg: np.ndarray  # (Q, K) float64, of the densest photo of each of these cells, else of its point
     cell_lng_deg: np.ndarray  # (Q, K) float64
     posterior: Posterior | None  # over leaves, of photos and cells together; None where cells alone decided
+    inside: np.ndarray  # (Q,) float64, what probabilities of leaves add up to: how likely it was taken in one at all
     evidence: np.ndarray  # (Q,) str, what decided: `CELLS`, or that with photos
     calibrated: bool  # whether probabilities were calibrated on held-out photos
     probability_over: str  # the leaves that a probability counts
@@ -78,6 +79,7 @@ class Found:
     hits: Hits
     posterior: Posterior | None  # over leaves; None where nobody needs it
     evidence: PhotoEvidence | None  # None where cells alone decided
+    inside: np.ndarray  # (Q,) float64, what probabilities of leaves add up to
 
 
 class Engine:
@@ -279,7 +281,8 @@ class Engine:
         hits = self._leaves(queries, k=k, n_photos=n_photos, left_out=left_out, n_lists=self._n_lists)
         made_of = np.ones(len(queries), np.int64) if n_photos is None else n_photos
         if self._photos is None:
-            return Found(replace(hits, probability=self._inside * hits.probability), hits.posterior, None)
+            hits = replace(hits, probability=self._inside * hits.probability)
+            return Found(hits, hits.posterior, None, np.full(len(queries), self._inside))
         near = self._photos.nearest(queries, hits, owners=owners)
         return self._with_photos(self._photos, queries, hits, near, k=k, n_photos=made_of, owners=owners)
 
@@ -301,10 +304,9 @@ class Engine:
     ) -> Found:
         """What was found of queries, with what the photos near them say."""
         evidence = photos(queries, hits, near, n_photos=n_photos, owners=owners)
-        best = photos.best(
-            queries, hits, evidence, k, inside=self.inside_by_photos(evidence)[:, None] if self.calibrated else 1.0
-        )
-        return Found(best, evidence.posterior, evidence)
+        inside = self.inside_by_photos(evidence) if self.calibrated else np.ones(len(queries))
+        best = photos.best(queries, hits, evidence, k, inside=inside)
+        return Found(best, evidence.posterior, evidence, inside)
 
     @property
     def owners(self) -> GalleryOwners:
@@ -384,7 +386,8 @@ class Engine:
         if self._photos is not None or self.gives_areas or self._points.kind == "mass" or self.coarse is not None:
             found = self.find(queries, k=k if self.coarse is None else 1, n_photos=n_photos, owners=owners)
         else:
-            found = Found(self.search_prepared(queries, k=k, n_photos=n_photos), None, None)
+            hits = self.search_prepared(queries, k=k, n_photos=n_photos)
+            found = Found(hits, None, None, np.full(len(queries), self._inside))
         return self._answer(queries, found, k, n_photos)
 
     def _answer(self, queries: np.ndarray, found: Found, k: int, n_photos: np.ndarray) -> Answers:
@@ -420,7 +423,7 @@ class Engine:
         assert found.posterior is not None, "a cap needs it"
         coarse = cap.cells
         best = self._points.leaves(found.hits.leaf[:, 0], found.posterior, found.evidence)
-        hits = coarse.hits(found.posterior, k, mode=found.hits.mode, inside=self._inside)
+        hits = coarse.hits(found.posterior, k, mode=found.hits.mode, inside=found.inside)
         into = coarse.of_leaf[best] if self._points.kind == "mass" else hits.leaf[:, 0]
         at = self._in_region(cap.at(into), coarse, into)
         answers = self._cells_in_region(self._bare_answers(found, coarse, hits, at, n_photos))
@@ -435,6 +438,7 @@ class Engine:
             cell_lat_deg=cells.lat_deg[hits.leaf],
             cell_lng_deg=cells.lng_deg[hits.leaf],
             posterior=None if found.evidence is None else found.posterior,
+            inside=found.inside,
             evidence=self._evidence(found),
             calibrated=self.calibrated,
             probability_over=self.counts,

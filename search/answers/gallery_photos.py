@@ -180,12 +180,10 @@ class PhotoSearch:
         there[known] = (s2.range_min(own) <= point) & (point <= s2.range_max(own))
         return np.asarray((evidence.weight * there).sum(axis=1))
 
-    def best(
-        self, queries: np.ndarray, hits: Hits, evidence: PhotoEvidence, k: int, *, inside: float | np.ndarray
-    ) -> Hits:
+    def best(self, queries: np.ndarray, hits: Hits, evidence: PhotoEvidence, k: int, *, inside: np.ndarray) -> Hits:
         """The k best leaves by photos and cells together, with their scores by cells.
 
-        hits: what the evidence was made of. inside: what probabilities add up to, of each query, (Q, 1), or of all.
+        hits: what the evidence was made of. inside: (Q,) float64, what probabilities add up to.
         """
         leaf, probability = evidence.posterior.likeliest(k)
         score = np.full(leaf.shape, -np.inf)
@@ -193,7 +191,7 @@ class PhotoSearch:
         score[query, place] = self._score(
             tensor_of(queries), torch.from_numpy(query), torch.from_numpy(leaf[query, place])
         ).numpy()
-        share = np.where(leaf < 0, np.nan, inside * probability)
+        share = np.where(leaf < 0, np.nan, inside[:, None] * probability)
         return Hits(leaf, score, share, hits.mode, evidence.posterior)
 
     def heaviest(self, queries: np.ndarray, evidence: PhotoEvidence, k: int) -> GalleryPhotos:

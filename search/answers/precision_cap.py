@@ -58,14 +58,14 @@ class CoarseCells:
         summed = posterior_of_shares(posterior, posterior.query, own, posterior.probability)
         return replace(summed, counted=np.minimum(summed.counted, len(self)))
 
-    def hits(self, posterior: Posterior, k: int, *, mode: np.ndarray, inside: float) -> Hits:
+    def hits(self, posterior: Posterior, k: int, *, mode: np.ndarray, inside: np.ndarray) -> Hits:
         """The k likeliest cells of each query, by what all leaves in them hold; -1 where fewer hold anything.
 
-        Probabilities add up to `inside`. A score is the logarithm of what the cell holds: that of a leaf would tell
-        which leaf it is. mode: (Q,) str, how the leaves were found.
+        inside: (Q,) float64, what probabilities add up to. A score is the logarithm of what the cell holds: that of a
+        leaf would tell which leaf it is. mode: (Q,) str, how the leaves were found.
         """
         answer, share = self.posterior(posterior).likeliest(k)
-        return Hits(answer, np.log(share), inside * share, mode)
+        return Hits(answer, np.log(share), inside[:, None] * share, mode)
 
 
 # Cells that answers name: a hierarchy's leaves, or those of a cap. Both have keys, s2_ids (None where cells are labels)

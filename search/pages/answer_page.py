@@ -129,7 +129,7 @@ def _tables(answer: Answer) -> list[Table]:
         at = f"{each.lat_deg:.4f}, {each.lng_deg:.4f}"
         alike.append(Row([each.photo, f"{each.weight:.0%}", f"{each.cosine:.3f}", at]))
     tables = [
-        Table(["level", "probability within it", "cell", "near", "radius, km"], path),
+        Table(["level", "probability", "cell", "near", "radius, km"], path),
         Table(["place", "probability", "cell", "at"], places),
         Table(["photo of a known place", "weight", "cosine", "taken at"], alike),
     ]

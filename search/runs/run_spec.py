@@ -125,14 +125,14 @@ class RunSpec:
 
     def read_albums(self) -> "Albums | None":
         """Which photos are answered together; None: each alone."""
-        from indexer.vectors.features import open_features
+        from indexer.vectors.features import features_at
         from search.answers.album import albums_of_features, albums_of_table
 
         if self.album is None or self.features is None:
             return None
         if self.album_table is not None:
             return albums_of_table(self.album_table, self.album)
-        return albums_of_features(open_features(self.features), self.album)
+        return albums_of_features(features_at(self.features), self.album)
 
     def read_owners(self, engine: "Engine") -> "QueryOwners | None":
         """Whose the photos are, where gallery photos of their owners are left out; None: nothing is left out.
@@ -141,7 +141,7 @@ class RunSpec:
             InputError: the column is not there, or the gallery does not say whose its photos are.
         """
         from indexer.photos.sources import is_table
-        from indexer.vectors.features import open_features
+        from indexer.vectors.features import features_at
         from search.answers.owners import QueryOwners
         from search.answers.row_texts import texts_of_features, texts_of_table
 
@@ -160,7 +160,7 @@ class RunSpec:
                 )
             return QueryOwners(texts_of_table(self.photos, column, split=self.split), known)
         try:
-            return QueryOwners(texts_of_features(open_features(self.features), column), known)
+            return QueryOwners(texts_of_features(features_at(self.features), column), known)
         except InputError as error:
             raise InputError(
                 f"{error} Or give `owner_table`: the table that these vectors were made from, where it has the column."

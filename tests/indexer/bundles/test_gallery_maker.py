@@ -427,7 +427,7 @@ def other_vectors(world: Photos, out: Path) -> Path:
     ("features", "message"),
     [
         (nan_vectors, "zero or not finite"),
-        (wide_vectors, "is needed here"),
+        (wide_vectors, rf"wrong: vectors of {WIDTH + 1} values; {WIDTH} is needed here"),
         (one_nowhere, "photos without a place in the features, 1 of one shard, among them"),
         (other_vectors, "names of photos repeat for other vectors or places"),
         (lambda world, out: features_of(world, out, encoder="f" * 64), "vectors of encoder ffffffff"),

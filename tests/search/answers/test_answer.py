@@ -15,6 +15,7 @@ from search.answers.engine import Engine
 from search.answers.rows import answer_table
 from tests.conftest import unit_rows
 from tests.search.conftest import WIDTH
+from tests.search.gallery_oracle import FIT, calibrated
 
 
 def batch_of(n: int, bad: int) -> FeatureBatch:
@@ -65,3 +66,23 @@ def test_the_path_leads_from_the_coarsest_cell_to_the_answer(engine: Engine) -> 
             level = hierarchy.levels[step.level]
             assert (step.key, step.city, step.radius_km) == (level.keys[cell], level.city[cell], level.radius_km[cell])
             assert 0 < step.probability <= 1
+
+
+def test_the_path_holds_as_much_as_the_answer_where_photos_decide(photo_bundle: Bundle) -> None:
+    """Its last number is the answer's probability; all of them count that a photo may be from no leaf."""
+    known = calibrated(photo_bundle, FIT)
+    photos = known.calibrations["one"].with_photos
+    assert photos is not None
+    some = {"one": replace(known.calibrations["one"], with_photos=replace(photos, inside=0.6))}
+    for whole, part in zip(
+        answers_of(Engine(known), batch_of(9, bad=4), k=1),
+        answers_of(Engine(replace(known, calibrations=some)), batch_of(9, bad=4), k=1),
+        strict=True,
+    ):
+        if not part.ok:
+            continue
+        assert part.probability is not None
+        assert part.path[-1].probability == pytest.approx(part.probability, rel=1e-5)
+        held = [step.probability for step in part.path]
+        assert held == pytest.approx([0.6 * step.probability for step in whole.path], rel=1e-5)
+        assert held == sorted(held, reverse=True)

@@ -216,8 +216,11 @@ def test_a_check_is_exact_however_places_are_searched(bundle: Bundle, queries: n
 def test_a_bundle_that_was_not_calibrated_for_it_is_refused(
     bundle: Bundle, hierarchy: Hierarchy, hierarchy_folder: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(InputError, match=r"was not calibrated for ten crops, with its gallery as it is now"):
+    with pytest.raises(InputError, match=r"was not calibrated for ten crops\. Claims"):
         ClaimCheck(bundle, protocol="ten")
+    by_cells = {"one": replace(bundle.calibrations["one"], with_photos=None)}
+    with pytest.raises(InputError, match=r"was not calibrated for one crop, with photos of a gallery\. Claims"):
+        ClaimCheck(replace(bundle, calibrations=by_cells))
     geocells = random_geocells(hierarchy, WIDTH, seed=0)
     plain = open_bundle(build_bundle(hierarchy_folder, geocells, tmp_path, config={}, inputs={}))
     with pytest.raises(InputError, match=r"was not calibrated for one crop\..*python -m search calibrate"):

@@ -148,9 +148,12 @@ def test_owners_may_stand_in_a_table_of_their_own(owned: Path, tmp_path: Path) -
         run(given, tmp_path / "other")
 
 
-def test_albums_leave_out_all_of_their_owners(owned: Path, placed: Placed, tmp_path: Path) -> None:
+def test_albums_leave_out_all_of_their_owners(
+    owned: Path, placed: Placed, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """Each trip of three photos has all three owners, but the one in which a photo is nobody's."""
     report = go(owned, tmp_path / "O", owner_column="who", album="trip")
+    assert caplog.text.count("nobody recorded which encoder") == 1  # though three read these features
     assert (report.options["album"], report.options["owner_column"]) == ("trip", "who")
     evidence = pyarrow.parquet.read_table(tmp_path / "O")["evidence"].to_pylist()
     told, whose = photos_told(tmp_path / "O"), {name: OWNERS[row % 3] for row, name in enumerate(placed.photo.tolist())}
