@@ -32,7 +32,8 @@ from indexer.errors import InputError
 from indexer.jobs.job_folder import OK
 from indexer.vectors.calibration import PROTOCOL_TEXTS, Protocol
 from indexer.vectors.features import FeatureBatch
-from search.answers.engine import Engine, Found
+from search.answers.answer_maker import Found
+from search.answers.engine import Engine
 from search.answers.gallery_photos import CELLS, IN_LISTS
 from search.answers.options import DEFAULT_OPTIONS, GalleryName, SearchOptions
 from search.answers.place_density import PlaceDensity

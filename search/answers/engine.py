@@ -5,7 +5,7 @@ probabilities, and on request the posterior over all cells, and the path of cell
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,71 +15,22 @@ from encoder.config import DeviceName
 from encoder.models.device import choose_device
 from indexer.bundles.bundle import Bundle, open_bundle
 from indexer.bundles.registry import Registry
-from indexer.earth.places import nearest_cities
 from indexer.errors import ArtifactError, BundleMismatch, InputError
 from indexer.vectors.calibration import PhotoFit, Protocol, usual_photo_fit
 from indexer.vectors.scoring import level_log_probabilities
+from search.answers.answer_maker import AnswerMaker, Answers, Found
 from search.answers.constraints import Region, region_digests
-from search.answers.gallery_photos import CELLS, GalleryPhotos, PhotoSearch
+from search.answers.gallery_photos import PhotoSearch
 from search.answers.leaf_search import LeafSearch
 from search.answers.options import DEFAULT_OPTIONS, SearchOptions
 from search.answers.owners import GalleryOwners
 from search.answers.photo_evidence import PhotoEvidence
-from search.answers.points import AnswerPoints, CapPoints, Places
-from search.answers.precision_cap import CoarseCells, NamedCells
+from search.answers.precision_cap import CoarseCells
 from search.retrieval.found import LISTED, WITH_PHOTOS, Hits, joined_hits, queries_at_once, with_prior
 from search.retrieval.gallery_lists import NearPhotos
 from search.retrieval.posterior import LEFT_OUT, Posterior
 
 _WEIGHED = 256  # queries whose photos are weighed at once
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Answers:
-    """The answers to Q queries."""
-
-    cells: NamedCells  # that places are named by: leaves, or those of a precision cap
-    hits: Hits  # with these cells in place of leaves, -1 and NaN where there are fewer than K
-    at: Places  # where they point
-    cell_lat_deg: np.ndarray  # (Q, K) float64, of the densest photo of each of these cells, else of its point
-    cell_lng_deg: np.ndarray  # (Q, K) float64
-    posterior: Posterior | None  # over leaves, of photos and cells together; None where cells alone decided
-    inside: np.ndarray  # (Q,) float64, what probabilities of leaves add up to: how likely it was taken in one at all
-    evidence: np.ndarray  # (Q,) str, what decided: `CELLS`, or that with photos
-    calibrated: bool  # whether probabilities were calibrated on held-out photos
-    probability_over: str  # the leaves that a probability counts
-    n_photos: np.ndarray  # (Q,) int64, how many photos each query is made of
-    point_leaf: np.ndarray | None = None  # (Q,) int64, the leaf that the place lies in, -1 for none; None: not told
-    photos: GalleryPhotos | None = None  # that decided; None where cells alone did, or they are not told
-    # How near the places are, by what was calibrated; None where that is not known, or not wanted. Radii are None also
-    # around other points than those that they were calibrated around.
-    radius_50_km: np.ndarray | None = None  # (Q,) float64; half of such photos were taken within it
-    radius_90_km: np.ndarray | None = None  # (Q,) float64; nine in ten were
-    entropy: np.ndarray | None = None  # (Q,) float64, of the posterior over leaves, in nats
-    abstain: np.ndarray | None = None  # (Q,) bool; the photo is like nothing that the bundle knows
-
-    def __len__(self) -> int:
-        return len(self.hits.leaf)
-
-    @property
-    def best(self) -> np.ndarray:
-        """The best of the cells, (Q,) int64."""
-        return self.hits.leaf[:, 0]
-
-    @property
-    def s2_ids(self) -> np.ndarray | None:
-        """Its S2 cell, (Q,) uint64; None where cells are labels."""
-        return None if self.cells.s2_ids is None else self.cells.s2_ids[self.best]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Found:
-    """What was found of Q queries before it is told."""
-
-    hits: Hits
-    posterior: Posterior | None  # over leaves; None where nobody needs it
-    evidence: PhotoEvidence | None  # None where cells alone decided
-    inside: np.ndarray  # (Q,) float64, what probabilities of leaves add up to
 
 
 class Engine:
@@ -107,7 +58,6 @@ class Engine:
         self.calibrated = self.calibration is not None and options.searches_as_calibrated(bundle)
         cap_km = options.cap_km(bundle)
         self.coarse = None if cap_km is None else CoarseCells(bundle.hierarchy.leaves, cap_km)
-        self._cap = None if self.coarse is None else CapPoints(self.coarse)
         self._region = Region(options.region, options.not_region) if options.within_region else None
         self._allowed = self._allowed_leaves()
         self._leaves = LeafSearch(
@@ -118,8 +68,17 @@ class Engine:
             calibration=self.calibration,
         )
         self._photos = self._photo_search() if options.uses_gallery(bundle) else None
-        mass_km = options.mass_km or (None if self.calibration is None else self.calibration.mass_km)
-        self._points = AnswerPoints(bundle, options.point_of(bundle), mass_km=mass_km)
+        self._make = AnswerMaker(
+            bundle,
+            options=options,
+            protocol=protocol,
+            calibration=self.calibration,
+            calibrated=self.calibrated,
+            coarse=self.coarse,
+            region=self._region,
+            photos=self._photos,
+            counts=self.counts,
+        )
 
     def _allowed_leaves(self) -> np.ndarray | None:
         """The leaves of the region that answers are held to, (R,) int64; None for all."""
@@ -196,8 +155,7 @@ class Engine:
     @property
     def gives_areas(self) -> bool:
         """Whether answers say how near the place is."""
-        calibrated = self.calibration is not None and self.options.tells_radii(self.bundle)
-        return self.options.radii is not False and calibrated
+        return self._make.gives_areas
 
     def check_encoder(self, encoder: str | None, *, source: str) -> None:
         """Raises BundleMismatch where vectors are of another encoder than the bundle's, as far as both are known."""
@@ -356,7 +314,7 @@ class Engine:
                     n_photos=n_photos[part],
                     owners=None if owners is None else owners[part],
                 )
-                yield part, self._answer(queries[part], found, k, n_photos[part])
+                yield part, self._make(queries[part], found, k, n_photos[part])
 
     def _hits_together(
         self, queries: np.ndarray, k: int, n_photos: np.ndarray, *, step: int
@@ -383,98 +341,12 @@ class Engine:
         """
         k = self.check_k(k)
         n_photos = np.ones(len(queries), np.int64) if n_photos is None else n_photos
-        if self._photos is not None or self.gives_areas or self._points.kind == "mass" or self.coarse is not None:
+        if self._photos is not None or self.gives_areas or self._make.points.kind == "mass" or self.coarse is not None:
             found = self.find(queries, k=k if self.coarse is None else 1, n_photos=n_photos, owners=owners)
         else:
             hits = self.search_prepared(queries, k=k, n_photos=n_photos)
             found = Found(hits, None, None, np.full(len(queries), self._inside))
-        return self._answer(queries, found, k, n_photos)
-
-    def _answer(self, queries: np.ndarray, found: Found, k: int, n_photos: np.ndarray) -> Answers:
-        """What is said of queries of which this was found."""
-        if self._cap is not None:
-            return self._coarse_answers(found, self._cap, k, n_photos)
-        hits, evidence, leaves = found.hits, found.evidence, self.bundle.hierarchy.leaves
-        at = self._in_region(self._points(hits.leaf[:, 0], found.posterior, evidence), leaves, hits.leaf[:, 0])
-        answers = replace(self._bare_answers(found, leaves, hits, at, n_photos), point_leaf=self._leaf_of(at))
-        if evidence is not None and self._photos is not None:
-            lat, lng = self._photos.densest(evidence, hits.leaf)
-            photos = self._photos.heaviest(queries, evidence, self.options.gallery_photos)
-            answers = replace(answers, cell_lat_deg=lat, cell_lng_deg=lng, photos=photos)
-        answers = self._cells_in_region(answers)
-        return answers if found.posterior is None else self._with_areas(answers, found, self._points, found.posterior)
-
-    def _with_areas(
-        self, answers: Answers, found: Found, points: AnswerPoints | CapPoints, named: Posterior
-    ) -> Answers:
-        """The same that say how near the places are, where that is known. named: the posterior of what they name."""
-        if self.calibration is None or not self.gives_areas:
-            return answers
-        assert found.posterior is not None, "areas need it"
-        half = most = None
-        masses = self.options.masses(self.bundle, self.protocol)
-        if masses is not None:
-            half, most = points.radii_km(answers.at, found.posterior, found.evidence, masses).T
-        abstain = found.hits.score[:, 0] / answers.n_photos < self.calibration.least_score
-        return replace(answers, radius_50_km=half, radius_90_km=most, entropy=named.entropy(), abstain=abstain)
-
-    def _coarse_answers(self, found: Found, cap: CapPoints, k: int, n_photos: np.ndarray) -> Answers:
-        """Answers that name the cells of a precision cap, and nothing finer."""
-        assert found.posterior is not None, "a cap needs it"
-        coarse = cap.cells
-        best = self._points.leaves(found.hits.leaf[:, 0], found.posterior, found.evidence)
-        hits = coarse.hits(found.posterior, k, mode=found.hits.mode, inside=found.inside)
-        into = coarse.of_leaf[best] if self._points.kind == "mass" else hits.leaf[:, 0]
-        at = self._in_region(cap.at(into), coarse, into)
-        answers = self._cells_in_region(self._bare_answers(found, coarse, hits, at, n_photos))
-        return self._with_areas(answers, found, cap, coarse.posterior(found.posterior))
-
-    def _bare_answers(self, found: Found, cells: NamedCells, hits: Hits, at: Places, n_photos: np.ndarray) -> Answers:
-        """Answers with nothing beside the cells, hits and places that are told."""
-        return Answers(
-            cells=cells,
-            hits=hits,
-            at=at,
-            cell_lat_deg=cells.lat_deg[hits.leaf],
-            cell_lng_deg=cells.lng_deg[hits.leaf],
-            posterior=None if found.evidence is None else found.posterior,
-            inside=found.inside,
-            evidence=self._evidence(found),
-            calibrated=self.calibrated,
-            probability_over=self.counts,
-            n_photos=n_photos,
-        )
-
-    def _in_region(self, at: Places, cells: NamedCells, cell: np.ndarray) -> Places:
-        """The same places, those outside the region at the nearest place inside of their cells (Q,) int64."""
-        if self._region is None:
-            return at
-        lat, lng = self._region.moved_inside(at.lat_deg, at.lng_deg, cells, cell)
-        stayed = (lat == at.lat_deg) & (lng == at.lng_deg)
-        return at if stayed.all() else Places(lat, lng, *nearest_cities(lat, lng))
-
-    def _cells_in_region(self, answers: Answers) -> Answers:
-        """The same answers, the places of their cells that lie outside the region at the nearest place inside."""
-        if self._region is None:
-            return answers
-        leaf, lat, lng = answers.hits.leaf, answers.cell_lat_deg.copy(), answers.cell_lng_deg.copy()
-        known = leaf >= 0
-        each = np.stack([lat[known], lng[known], leaf[known]], axis=1)
-        places, which = np.unique(each, axis=0, return_inverse=True)  # many answers name the same cells
-        moved = self._region.moved_inside(places[:, 0], places[:, 1], answers.cells, places[:, 2].astype(np.int64))
-        lat[known], lng[known] = (degrees[which.ravel()] for degrees in moved)
-        return replace(answers, cell_lat_deg=lat, cell_lng_deg=lng)
-
-    def _evidence(self, found: Found) -> np.ndarray:
-        """What decided each answer: (Q,) str."""
-        if found.evidence is None or self._photos is None:
-            return np.full(len(found.hits.leaf), CELLS)
-        return np.where(found.evidence.there, self._photos.evidence, CELLS)
-
-    def _leaf_of(self, at: Places) -> np.ndarray | None:
-        """The leaf that each place lies in, -1 for none: (Q,) int64; None where leaves have no borders."""
-        hierarchy = self.bundle.hierarchy
-        return hierarchy.locate(at.lat_deg, at.lng_deg)[:, -1] if hierarchy.is_s2 else None
+        return self._make(queries, found, k, n_photos)
 
     @property
     def _inside(self) -> float:

@@ -11,7 +11,8 @@ import pyarrow as pa
 
 from indexer.earth import s2
 from indexer.vectors.features import FeatureBatch
-from search.answers.engine import Answers, Engine
+from search.answers.answer_maker import Answers
+from search.answers.engine import Engine
 from search.answers.owners import QueryOwners
 from search.answers.recall import RecallCheck
 

@@ -25,7 +25,8 @@ from indexer.earth.geo import haversine_km, lat_lng
 from indexer.vectors.calibration import Calibration, PhotoFit, Protocol, usual_photo_fit
 from indexer.vectors.reranker import Reranker
 from indexer.vectors.scoring import leaf_vectors, scores_of
-from search.answers.engine import Engine, Found
+from search.answers.answer_maker import Found
+from search.answers.engine import Engine
 from search.answers.options import GalleryName, SearchOptions
 from search.answers.photo_evidence import PhotoEvidence
 from search.answers.points import usual_mass_km
