@@ -77,7 +77,7 @@ def query(
     answers = locator.answers(batch, k=top_k)
     rows = [answer.to_dict() for answer in answers]
     if maps.wanted:
-        maps.write(answers, given, locator.posterior(batch, k=top_k), coarse=locator.engine.coarse, read=read)
+        maps.write(answers, given, locator.posterior(batch, k=top_k), engine=locator.engine, read=read)
     data = {"bundle": bundle.version, "encoder": locator.encoder_digest, "answers": rows}
     failed = not all(answer.ok for answer in answers)
     return Result(data, "\n\n".join(_answer_text(row) for row in rows), failed=failed)
@@ -239,9 +239,7 @@ def _check_text(checked: "CheckedClaim") -> str:
     if not checked.ok:
         return f"{checked.photo}\n  {checked.status}: {checked.reason}"
     where = (
-        "in the cells of the precision cap"
-        if checked.mass_km is None
-        else f"within {distance_text(checked.mass_km)} km"
+        "in the cells of the precision cap" if checked.mass_km is None else f"within {distance_text(checked.mass_km)}"
     )
     cell = (
         "in no cell" if checked.key is None else f"its cell {checked.key} ranks {checked.rank:,} of {checked.cells:,}"
@@ -272,8 +270,8 @@ def _answer_text(row: Mapping[str, Any]) -> str:
         lines.append(f"  the place lies in cell {row['point_key']}, where photos that look alike are dense")
     if row["radius_90_km"] is not None:
         lines.append(
-            f"  half of such photos were taken within {distance_text(row['radius_50_km'])} km, nine in ten within "
-            f"{distance_text(row['radius_90_km'])} km; entropy {row['entropy']:.2f} nats"
+            f"  half of such photos were taken within {distance_text(row['radius_50_km'])}, nine in ten within "
+            f"{distance_text(row['radius_90_km'])}; entropy {row['entropy']:.2f} nats"
         )
     if row["class_map"] is False:
         only_if = "; probability and radii hold only if it was calibrated so" if row["calibrated"] else ""
@@ -282,7 +280,7 @@ def _answer_text(row: Mapping[str, Any]) -> str:
         lines.append(f"  abstain: {row['abstain']}")
     lines += [
         f"    level {step['level']}: {step['probability']:.3f}  cell {step['key']:<10} "
-        f"within {distance_text(step['radius_km'])} km of a point near {step['city']}, {step['country']}"
+        f"within {distance_text(step['radius_km'])} of a point near {step['city']}, {step['country']}"
         for step in row["path"]
     ]
     lines += [

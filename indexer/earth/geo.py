@@ -79,9 +79,11 @@ def bell_density(apart: np.ndarray, width_km: np.ndarray | float) -> np.ndarray:
     return np.asarray(highest * np.exp(-concentration * apart / 2))
 
 
-def distance_text(km: float) -> str:
-    """A distance in km as people read it: whole from 10 on, to the metre below 1."""
-    return f"{km:,.0f}" if km >= 10 else f"{km:.1f}" if km >= 1 else f"{km:.3f}"
+def distance_text(km: float, *, exact: bool = False) -> str:
+    """A distance with the unit that fits it: `140 km`, `9.5 km`, `180 m`. exact: `140.3 km`, for figures."""
+    if km >= 0.9995:
+        return f"{km:,.1f} km" if exact or km < 9.95 else f"{km:,.0f} km"
+    return f"{1000 * km:.0f} m"
 
 
 @dataclass(frozen=True, slots=True)

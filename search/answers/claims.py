@@ -286,7 +286,7 @@ class ClaimCheck:
         """What may and may not be concluded. seen: whether the photo's class map was."""
         place = claim.name or f"{claim.lat_deg:.4f}, {claim.lng_deg:.4f}"
         if claim.within_km is not None:
-            place = f"within {distance_text(claim.within_km)} km of {place}"
+            place = f"within {distance_text(claim.within_km)} of {place}"
             place += "" if self._engine.coarse is None else ", in whole cells of the precision cap"
         else:
             place = f"at {place}" if self._engine.coarse is None else f"in the precision cap's cell around {place}"

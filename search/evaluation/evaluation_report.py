@@ -296,7 +296,7 @@ def radii_table(coverages: Sequence[Coverage]) -> Table:
     for each in coverages:
         ends = _span(each.interval, ".1%")
         rows.append(Row([f"{each.promised:.0%} radius", distance_text(each.median_km), f"{each.found:.1%}", ends]))
-    return Table(["", "median km", "holds the true place", "95 % interval"], rows)
+    return Table(["", "median", "holds the true place", "95 % interval"], rows)
 
 
 def error_text(reliability: Reliability) -> str:
@@ -313,10 +313,10 @@ def _confidence(evaluation: Evaluation, reliability: Reliability) -> str:
     ]
     for row in radii_table(evaluation.coverages).rows:
         name, median, found, ends = row.cells
-        lines.append(f"  {name}, median {median} km: holds {found} ({ends}) of the true places")
+        lines.append(f"  {name}, median {median}: holds {found} ({ends}) of the true places")
     if evaluation.n_abstained:
         others = evaluation.without_abstained
-        rest = "" if others is None else f"; median of the others {km_text(others.median_km)} km"
+        rest = "" if others is None else f"; median of the others {distance_text(others.median_km, exact=True)}"
         lines.append(f"  {evaluation.n_abstained:,} answers abstain{rest}")
     return "\n".join(lines)
 
@@ -327,7 +327,7 @@ def world_table(evaluation: Evaluation, *, brief: bool) -> Table:
     shown = dict(list(countries.items())[:_COUNTRIES_SHOWN]) if brief else countries
 
     def cells(name: str, group: Figures) -> list[str]:
-        photos, km = [f"{group.n:,}", f"{group.answered:,}"], [km_text(group.median_km), km_text(group.mean_km)]
+        photos, km = [f"{group.n:,}", f"{group.answered:,}"], [_km(group.median_km), _km(group.mean_km)]
         main = [photos[0], km[0]] if brief else [*photos, *km]
         return [name, *main, f"{group.geoscore:,.0f}", *_shares(group.within)]
 
@@ -342,12 +342,12 @@ def world_table(evaluation: Evaluation, *, brief: bool) -> Table:
 
 
 def _in_words(figures: Figures) -> str:
-    median, mean = km_text(figures.median_km), km_text(figures.mean_km)
-    return f"median {median} km, mean {mean} km, GeoScore {figures.geoscore:,.0f}"
+    median, mean = (distance_text(km, exact=True) for km in (figures.median_km, figures.mean_km))
+    return f"median {median}, mean {mean}, GeoScore {figures.geoscore:,.0f}"
 
 
-def km_text(km: float) -> str:
-    """An error as it is written: to the metre below a kilometre."""
+def _km(km: float) -> str:
+    """An error in a column of kilometres: to the metre below one."""
     return f"{km:{_km_style(km)}}"
 
 

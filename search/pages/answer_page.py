@@ -7,6 +7,7 @@ small, so that nothing of their metadata comes along.
 import io
 import itertools
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +18,16 @@ from encoder.photos.images import decode
 from encoder.photos.reading import read_bytes
 from indexer.cells.hierarchy import Hierarchy
 from indexer.disk.artifact import check_file, write_file
+from indexer.disk.manifest import code_version
 from indexer.earth import s2
 from indexer.earth.geo import distance_text, lat_lng
 from indexer.errors import BadImage, InputError
 from indexer.photos.photo import Photo
+from indexer.vectors.calibration import PROTOCOL_TEXTS, Calibration
 from search.answers.answer import Answer
+from search.answers.engine import Engine
 from search.answers.precision_cap import CoarseCells, posterior_by_cell
-from search.evaluation.report_table import Row, Table
+from search.evaluation.report_table import Cell, Row, Table
 from search.pages.page import render
 from search.retrieval.posterior import Posterior
 
@@ -69,14 +73,15 @@ class MapFiles:
         photos: Sequence[Photo],
         posterior: Posterior,
         *,
-        coarse: CoarseCells | None,
+        engine: Engine,
         read: ReadOptions,
     ) -> None:
         """Write the files, each whole or not at all.
 
         answers: one for each of the photos. posterior: of those that were answered, in their order, nothing left out.
-        coarse: of a precision cap. read: how photos are read that the page shows. Raises as `write_file`.
+        engine: that answered. read: how photos are read that the page shows. Raises as `write_file`.
         """
+        coarse = engine.coarse
         if self._geojson is not None:
             from indexer.cells.export import write_frame
             from search.answers.posterior_map import posterior_frame
@@ -88,8 +93,10 @@ class MapFiles:
             )
             write_frame(frame, self._geojson)
         if self._html is not None:
-            pictures = [_thumbnail(photo, read) for photo in photos]
-            page = answers_page(self._hierarchy, answers, pictures, posterior, level=self._level, coarse=coarse)
+            pictures = [thumbnail(photo, read) for photo in photos]
+            page = answers_page(
+                self._hierarchy, answers, pictures, posterior, level=self._level, coarse=coarse, made=made_by(engine)
+            )
             write_file(self._html, page.encode())
 
 
@@ -101,8 +108,12 @@ def answers_page(
     *,
     level: int,
     coarse: CoarseCells | None,
+    made: Table,
 ) -> str:
-    """The page. pictures: PNG of each photo, None where one could not be read; all else as for `MapFiles.write`."""
+    """The page. pictures: PNG of each photo, None where one could not be read. coarse: of a precision cap.
+
+    made: by what, as `made_by` tells it; all else as for `MapFiles.write`.
+    """
     cells, cap = hierarchy.levels[level], "" if coarse is None else f", none finer than {coarse.km:g} km"
     query = itertools.count()  # position among the answered
     sections = []
@@ -114,13 +125,51 @@ def answers_page(
         sections.append((answer, picture, drawn, _tables(answer)))
     title = f"Where {len(answers):,} photos were taken" if len(answers) != 1 else "Where a photo was taken"
     named = f"level {level} ({cells.name}{cap})"
-    return render("answers.html", title=title, sections=sections, cells=named, distance_text=distance_text)
+    return render(
+        "answers.html",
+        title=title,
+        sections=sections,
+        cells=named,
+        made=made,
+        distance_text=distance_text,
+        file_name=_file_name,
+    )
+
+
+def made_by(engine: Engine) -> Table:
+    """What answers were made by, for who has to judge them: versions, how it was searched, what was calibrated."""
+    bundle, calibration = engine.bundle, engine.calibration
+    given = ", ".join(f"{name} {value}" for name, value in engine.options.given.items())
+    lines = [
+        ("at", datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")),
+        ("bundle", bundle.version),
+        ("encoder", bundle.encoder or "not recorded"),
+        ("cells", f"{len(bundle.hierarchy.leaves):,} finest ones in {len(bundle.hierarchy.levels)} levels"),
+        ("photos of known places", f"{len(bundle.gallery):,}" if bundle.gallery is not None else "none"),
+        ("options", given or "none"),
+        ("calibrated", _calibrated(calibration, engine)),
+        ("software", ", ".join(f"{name} {value}" for name, value in code_version().items())),
+    ]
+    return Table([], [Row(line) for line in lines], "Made by", words=True)
+
+
+def _calibrated(calibration: Calibration | None, engine: Engine) -> str:
+    if calibration is None:
+        return "no: probabilities are a ranking, not chances"
+    rough = ", which is few: radii are rough" if calibration.approximate else ""
+    held = f"with {calibration.queries:,} photos whose places are known, {PROTOCOL_TEXTS[engine.protocol]} each{rough}"
+    return held if engine.calibrated else f"{held}; not for a search with these options"
+
+
+def _file_name(photo: str) -> str:
+    """What people call a photo: its path is theirs."""
+    return photo.replace("\\", "/").rstrip("/").rpartition("/")[2] or photo
 
 
 def _tables(answer: Answer) -> list[Table]:
     path, places, alike = [], [], []
     for step in answer.path:
-        near = f"{step.city}, {step.country}"
+        near = Cell(f"{step.city}, {step.country}", "words")
         path.append(Row([f"{step.level}", f"{step.probability:.3f}", step.key, near, distance_text(step.radius_km)]))
     for rank, place in enumerate(answer.top, 1):
         at = f"{place.lat_deg:.4f}, {place.lng_deg:.4f}"
@@ -129,7 +178,7 @@ def _tables(answer: Answer) -> list[Table]:
         at = f"{each.lat_deg:.4f}, {each.lng_deg:.4f}"
         alike.append(Row([each.photo, f"{each.weight:.0%}", f"{each.cosine:.3f}", at]))
     tables = [
-        Table(["level", "probability", "cell", "near", "radius, km"], path),
+        Table(["level", "probability", "cell", "near", "radius"], path),
         Table(["place", "probability", "cell", "at"], places),
         Table(["photo of a known place", "weight", "cosine", "taken at"], alike),
     ]
@@ -148,7 +197,7 @@ def _map(answer: Answer, ids: np.ndarray, shares: np.ndarray) -> bytes:
     return posterior_map(outlines, shares, (answer.lat_deg, answer.lng_deg), radii, photos=photos)
 
 
-def _thumbnail(photo: Photo, read: ReadOptions) -> bytes | None:
+def thumbnail(photo: Photo, read: ReadOptions) -> bytes | None:
     """PNG of a photo to look at; None where it cannot be read."""
     try:
         data = read_bytes(photo.data, schemes=read.schemes)

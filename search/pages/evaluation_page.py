@@ -19,7 +19,6 @@ from search.evaluation.evaluation_report import (
     accuracy_table,
     difference_table,
     error_text,
-    km_text,
     near_duplicates_table,
     radii_table,
     summary,
@@ -44,7 +43,7 @@ def write_evaluation(evaluation: Evaluation, out: Path, *, title: str) -> None:
         "evaluation.html",
         title=title,
         evaluation=evaluation,
-        km_text=km_text,
+        distance_text=distance_text,
         summary=summary(evaluation)[1:],
         accuracy=accuracy_table(evaluation),
         difference=None if evaluation.against is None else difference_table(evaluation, evaluation.against),
@@ -112,4 +111,4 @@ def _worst(rows: pa.Table) -> Table:
         photo, near = Cell(row["photo"], "words"), Cell(f"{row['city']}, {row['country']}", "words")
         taken, answer = f"{row['true_lat']:.4f}, {row['true_lng']:.4f}", f"{row['lat']:.4f}, {row['lng']:.4f}"
         lines.append(Row([photo, distance_text(row["error_km"]), near, taken, answer]))
-    return Table(["photo", "error, km", "taken near", "taken at", "answer"], lines)
+    return Table(["photo", "error", "taken near", "taken at", "answer"], lines)

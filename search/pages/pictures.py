@@ -17,9 +17,9 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from indexer.earth.geo import EARTH_RADIUS_KM, FARTHEST_KM, distance_text, lat_lng
-from indexer.earth.places import gazetteer
+from indexer.earth.geo import EARTH_RADIUS_KM, FARTHEST_KM, distance_text
 from search.evaluation.reliability import Bin
+from search.pages.base_map import BaseMap, base_map
 
 # An upper limit of the error in km, how a legend says it, and the colour.
 ERROR_COLOURS: tuple[tuple[float, str, str], ...] = (
@@ -36,6 +36,8 @@ _MARKED_KM = (0.05, 0.2, 1.0, 25.0, 200.0, 750.0, 2500.0)
 _FAINTEST = 1e-4  # share of the likeliest cell's that is drawn at all
 _MAPPED_SHARE = 0.9  # of a posterior that a map of the surroundings shows, where no radius is known
 _DEGREE_KM = np.pi * EARTH_RADIUS_KM / 180
+_SEA = "#dfe9f0"
+_LEAST_REACH = 0.003  # degrees from an answer that its surroundings show at least
 _MAP_LINES = 1500  # lines on the map: more hide each other
 # Of all pictures; the font is the one that matplotlib brings.
 _in_style = rc_context({"font.family": "DejaVu Sans", "font.size": 10, "svg.hashsalt": "geosurge"})
@@ -75,7 +77,7 @@ def recall_curve(percent: Mapping[str, np.ndarray], areas_km2: Sequence[float]) 
 
 @_in_style
 def error_map(true_deg: np.ndarray, predicted_deg: np.ndarray, errors_km: np.ndarray) -> bytes:
-    """PNG of a world map with a dot at each true place and a line from it to the answer; grey dots are cities.
+    """PNG of a world map with a dot at each true place and a line from it to the answer.
 
     Where there are more photos than can be told apart, evenly spaced rows are drawn.
 
@@ -84,8 +86,7 @@ def error_map(true_deg: np.ndarray, predicted_deg: np.ndarray, errors_km: np.nda
     answered = np.flatnonzero(~np.isnan(errors_km))
     rows = answered[np.linspace(0, len(answered) - 1, min(_MAP_LINES, len(answered))).astype(np.intp)]
     figure, axes = _panel(10.0, 5.6)
-    city_lat, city_lng = lat_lng(gazetteer().tree.data)
-    axes.plot(city_lng, city_lat, ",", color="#c9c9c9", zorder=0)
+    _draw_land(axes, base_map())
     lower, alpha = 0.0, 0.75 if len(rows) < _MAP_LINES // 5 else 0.35
     for limit, label, colour in ERROR_COLOURS:
         part = rows[(errors_km[rows] >= lower) & (errors_km[rows] < limit)]
@@ -150,26 +151,24 @@ def posterior_map(
     order = np.argsort(apart)
     held = np.cumsum(shares[order])
     most = apart[order][min(int(np.searchsorted(held, _MAPPED_SHARE * held[-1])), len(order) - 1)]
-    reach = max(1.3 * radii_km[-1] / _DEGREE_KM if radii_km else most, 0.2)
+    reach = max(1.3 * radii_km[-1] / _DEGREE_KM if radii_km else most, _LEAST_REACH)
     figure = Figure(figsize=(10.0, 3.7), layout="constrained")
     world, near = figure.subplots(1, 2, width_ratios=(1.7, 1.0))
     colours = LogNorm(_FAINTEST * shares.max(), shares.max())
-    city_lat, city_lng = lat_lng(gazetteer().tree.data)
-    for axes, marker in ((world, ","), (near, ".")):
+    stretch = max(np.cos(np.radians(lat)), 0.05)  # a degree of longitude in degrees of latitude
+    aside = min(reach / stretch, 180.0)  # no wider than the Earth
+    window = (lng - aside, max(lat - reach, -90.0), lng + aside, min(lat + reach, 90.0))
+    for axes, land in ((world, base_map()), (near, base_map("intermediate").near(*window))):
+        _draw_land(axes, land)
         for turn in (-360, 0, 360):
-            axes.plot(city_lng + turn, city_lat, marker, color="#c9c9c9", markersize=2.0, zorder=0)
             cells = PolyCollection(
-                around + np.array((turn, 0.0)), array=shares, norm=colours, cmap="YlGnBu", edgecolors="none"
+                around + np.array((turn, 0.0)), array=shares, norm=colours, cmap="YlGnBu", edgecolors="none", alpha=0.75
             )
             drawn = axes.add_collection(cells, autolim=False)
         _map_style(axes)
     _whole_world(world)
     world.plot(lng, lat, "o", markersize=9, markerfacecolor="none", markeredgecolor="#d55e00", markeredgewidth=1.6)
-    stretch = max(np.cos(np.radians(lat)), 0.05)  # a degree of longitude in degrees of latitude
-    aside = min(reach / stretch, 180.0)  # no wider than the Earth
-    near.set(
-        xlim=(lng - aside, lng + aside), ylim=(max(lat - reach, -90.0), min(lat + reach, 90.0)), aspect=1 / stretch
-    )
+    near.set(xlim=window[::2], ylim=window[1::2], aspect=1 / stretch)
     near.xaxis.set_major_locator(MaxNLocator(4))
     near.yaxis.set_major_locator(MaxNLocator(5))
     near.plot(lng, lat, "+", color="#d55e00", markersize=11, markeredgewidth=1.8)
@@ -178,11 +177,20 @@ def posterior_map(
         near.plot(place, photo_lat, "o", markersize=size, markerfacecolor="none", markeredgecolor="#cc79a7")
     for km, dash in zip(radii_km, ("-", "--"), strict=False):
         ring_lat, ring_lng = _circle(lat, lng, km)
-        near.plot(ring_lng, ring_lat, dash, color="#d55e00", linewidth=1.2, label=f"{distance_text(km)} km")
+        near.plot(ring_lng, ring_lat, dash, color="#d55e00", linewidth=1.2, label=distance_text(km))
     if radii_km:
         near.legend(loc="upper right", fontsize=8, frameon=True)
     figure.colorbar(drawn, ax=near, label="share of the probability", shrink=0.8).ax.tick_params(labelsize=8)
     return _picture(figure, "png")
+
+
+def _draw_land(axes: Axes, shapes: BaseMap) -> None:
+    """Land, lakes and borders below all else."""
+    axes.set_facecolor(_SEA)
+    for rings, colour, order in ((shapes.land, "#f1efe8", 0.0), (shapes.lakes, _SEA, 0.1)):
+        axes.add_collection(PolyCollection(rings, facecolors=colour, edgecolors="none", zorder=order), autolim=False)
+    borders = LineCollection(shapes.borders, colors="#b9b3a6", linewidths=0.4, zorder=0.2)
+    axes.add_collection(borders, autolim=False)
 
 
 def _circle(lat_deg: float, lng_deg: float, km: float) -> tuple[np.ndarray, np.ndarray]:

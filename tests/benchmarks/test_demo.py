@@ -20,8 +20,8 @@ from benchmarks.world.demo import QUICK, Demo, StepFailed, clear_results
 from benchmarks.world.demo import main as main_of_demo
 from benchmarks.world.results import METHODS
 from indexer.cli import main
+from indexer.earth.geo import distance_text
 from indexer.errors import InputError
-from search.evaluation.evaluation_report import km_text
 from tests.benchmarks.conftest import SMALL_ENCODER
 
 ROOT = Path(__file__).parents[2]
@@ -61,8 +61,8 @@ def test_the_whole_chain_runs_and_reports(quick: tuple[Path, str]) -> None:
     assert figures["order_check"] == {"queries": 100, "leaves": figures["cells"][-1], "differing": 0}
     assert figures["oracle_cell"]["median_km"] < figures["random"]["median_km"]
     # The report's own arithmetic and the product's evaluator come to the same.
-    assert f"100 photos, median {km_text(figures['ours']['median_km'])} km" in printed
-    assert f"100 photos, median {km_text(figures['without_maps']['median_km'])} km" in printed
+    assert f"100 photos, median {distance_text(figures['ours']['median_km'], exact=True)}" in printed
+    assert f"100 photos, median {distance_text(figures['without_maps']['median_km'], exact=True)}" in printed
     assert {"run", "run without maps"} <= set(figures["seconds"])  # apart: goals are of the first
     assert (out / "report.html").read_text().startswith("<!DOCTYPE html>")
 

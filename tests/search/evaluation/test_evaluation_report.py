@@ -138,7 +138,7 @@ def test_figures_with_and_without_near_duplicates_stand_side_by_side() -> None:
 def test_metres_are_told_of_errors_below_a_kilometre() -> None:
     result = evaluation(shift_deg=0.002)
     assert result.accuracy.median_km < 1
-    assert f"median {result.accuracy.median_km:.3f} km" in evaluation_text(result)
+    assert f"median {1000 * result.accuracy.median_km:.0f} m" in evaluation_text(result)
     assert "0.05" in evaluation_data(result)["within"]
 
 

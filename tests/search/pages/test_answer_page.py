@@ -3,7 +3,6 @@
 import io
 import json
 from dataclasses import replace
-from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +15,11 @@ from indexer.cli import main
 from indexer.photos.photo import Photo
 from search.__main__ import COMMANDS
 from search.answers.answer import Answer, GalleryPhoto, PathStep, RankedCell
-from search.pages import answer_page, pictures
-from search.pages.answer_page import answers_page
+from search.answers.engine import Engine
+from search.answers.options import SearchOptions
+from search.evaluation.report_table import Row, Table
+from search.pages import pictures
+from search.pages.answer_page import answers_page, made_by, thumbnail
 from search.pages.pictures import posterior_map
 from search.retrieval.posterior import Posterior
 from tests.photo_files import comment, jpeg, with_segments
@@ -44,7 +46,8 @@ SURE_OF_ONE = Posterior(np.array([0, 1, 2]), np.array([0, 1]), np.ones(2), np.ze
 
 def drawn(hierarchy: Hierarchy, *answers: Answer) -> str:
     photos = [b"a photo" if answer.ok else None for answer in answers]
-    page = answers_page(hierarchy, answers, photos, SURE_OF_ONE, level=0, coarse=None)
+    made = Table([], [Row(["bundle", HOSTILE])])
+    page = answers_page(hierarchy, answers, photos, SURE_OF_ONE, level=0, coarse=None, made=made)
     tags = Tags()
     tags.feed(page)
     assert tags.open == []
@@ -68,13 +71,13 @@ def test_each_answer_has_what_is_known_of_it(hierarchy: Hierarchy, monkeypatch: 
     lost, found, sure = page.split("<h2>")[1:]
     assert "no such file &lt;script&gt;" in lost
     assert "<img" not in lost
-    for words in ("<strong>10.00000, 20.00000</strong>", "probability 0.250", "not calibrated", "<td>1,234</td>"):
+    for words in ("<strong>10.00000, 20.00000</strong>", "probability 0.250", "not calibrated", "<td>1,234 km</td>"):
         assert words in found
     assert "nine in ten" not in found
     assert "Abstain" not in found
     for words in (
         "(calibrated)",
-        "within\n3,456 km",
+        "within\n3,456 km (dashes)",
         "Abstain</strong>: unlike the others",
         "<td>a1</td>",
         "<td>0.875</td>",
@@ -96,12 +99,35 @@ def test_cells_that_are_labels_have_no_map(hierarchy: Hierarchy) -> None:
 def test_a_photo_comes_small_and_without_what_its_file_says() -> None:
     data = with_segments(jpeg(Image.new("RGB", (900, 600))), comment("taken at home"))
     assert b"home" in data
-    content = answer_page._thumbnail(Photo("a.jpg", data), ReadOptions())
+    content = thumbnail(Photo("a.jpg", data), ReadOptions())
     assert content is not None
     assert b"home" not in content
     with Image.open(io.BytesIO(content)) as small:
         assert small.size == (320, 213)
-    assert answer_page._thumbnail(Photo("a.jpg", b"no image"), ReadOptions()) is None
+    assert thumbnail(Photo("a.jpg", b"no image"), ReadOptions()) is None
+
+
+def test_a_photo_is_called_by_its_name_wherever_it_lies(hierarchy: Hierarchy) -> None:
+    page = drawn(
+        hierarchy, *(replace(LOST, photo=name) for name in ("/home/me/a.jpg", "C:\\me\\b.jpg", "s3://x/c.jpg"))
+    )
+    assert [name in page for name in ("<h2>a.jpg</h2>", "<h2>b.jpg</h2>", "<h2>c.jpg</h2>")] == [True] * 3
+    assert "/home" not in page
+
+
+def test_a_page_says_what_made_it(engine: Engine, checkable: Path) -> None:
+    def said(one: Engine) -> dict[str, str]:
+        return {str(row.cells[0]): str(row.cells[1]) for row in made_by(one).rows}
+
+    plain = said(engine)
+    assert plain["bundle"] == engine.bundle.version
+    assert plain["calibrated"] == "no: probabilities are a ranking, not chances"
+    assert plain["options"] == "none"
+    calibrated = Engine.open(checkable / "Q")
+    assert said(calibrated)["calibrated"] == "with 200 photos whose places are known, one crop each"
+    within = said(Engine(calibrated.bundle, options=SearchOptions(region="-40,-60,30,100")))
+    assert within["options"] == "region -40,-60,30,100"
+    assert within["calibrated"].endswith("not for a search with these options")
 
 
 def query(world: Path, *arguments: object) -> int:
@@ -127,7 +153,7 @@ def test_query_writes_polygons_and_a_page(world: Path, tmp_path: Path, capsys: p
     assert "&lt;b&gt;&amp;.png" in page
     assert page.count('<img alt="the photo"') == 2
     assert page.count('<img alt="a map of the world') == 2
-    assert f"<h2>{escape(str(world / '3.png'))}</h2>\n<p>" in page  # and its reason
+    assert "<h2>3.png</h2>\n<p>" in page  # and its reason
     assert "://" not in page  # nothing is fetched
     capsys.readouterr()
     assert query(world, "--html", tmp_path / "m.html", world / "0.png") == 2

@@ -9,7 +9,8 @@ from tests.search.pages.test_evaluation_page import HOSTILE, Tags
 
 def page(table: Table, package: str = "search.pages") -> str:
     """A page with one table and no more."""
-    answers = {"title": HOSTILE, "sections": [({"ok": True, **PLACE}, None, None, [table])]}
+    answers = {"title": HOSTILE, "sections": [({"ok": True, **PLACE}, None, None, [table])], "file_name": str}
+    answers["made"] = Table([], [])
     return render("answers.html", package=package, **answers)
 
 
