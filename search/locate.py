@@ -18,7 +18,7 @@ from indexer.jobs.job_folder import OK
 from indexer.photos.photo import FileRange, Photo
 from indexer.photos.sources import listed_photos
 from indexer.vectors.features import FeatureBatch, joined
-from search.answers.answer import Answer, answers_of
+from search.answers.answer import Answer, album_answer, answers_of
 from search.answers.claims import CheckedClaim, Claim, ClaimCheck, claim_of
 from search.answers.engine import Engine
 from search.answers.options import DEFAULT_OPTIONS, SearchOptions
@@ -128,6 +128,20 @@ class Locator:
         self.engine.check_k(k)
         return self.answers(self.embed(given_photos(photos, class_maps)), k=k)
 
+    def locate_album(
+        self,
+        photos: Iterable[GivenPhoto],
+        *,
+        class_maps: Iterable[GivenMap | None] | None = None,
+        k: int = 1,
+    ) -> Answer:
+        """One answer to several photos of one place: more sure than that of each, and calibrated apart.
+
+        Photos that cannot be read are left out; where none can, the answer says why of the first. All else as `locate`.
+        """
+        self._album_engine.check_k(k)
+        return album_answer(self._album_engine, self.embed(given_photos(photos, class_maps)), k=k)
+
     def locate_vectors(self, vectors: np.ndarray, *, k: int = 1) -> list[Answer]:
         """An answer to each photo vector, in order; `Answer.photo` is its number.
 
@@ -203,6 +217,12 @@ class Locator:
     def checked(self, batch: FeatureBatch, claim: Claim) -> list[CheckedClaim]:
         """The same of photos whose vectors are known. Raises InputError as `check`."""
         return self._claims(batch, claim)
+
+    @cached_property
+    def _album_engine(self) -> Engine:
+        """What albums are answered by, opened when the first one is asked for."""
+        engine = self.engine
+        return Engine(engine.bundle, device=engine.device, options=engine.options, protocol="album")
 
     @cached_property
     def _claims(self) -> ClaimCheck:

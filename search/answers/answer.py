@@ -1,6 +1,6 @@
 """One answer: where a photo was taken, how sure that is, and why."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -97,21 +97,45 @@ def answers_of(engine: Engine, batch: FeatureBatch, *, k: int) -> list[Answer]:
     maps = batch.class_map or [None] * len(batch)
     result = [Answer(*photo, class_map=seen) for photo, seen in zip(photos, maps, strict=True)]
     rows = np.flatnonzero(batch.ok)
-    queries = engine.prepared(batch.embedding[rows])
-    for block, answers in engine.answers(queries, k=k):
+    known = _known(engine, engine.prepared(batch.embedding[rows]), k=k)
+    for row, own in zip(rows.tolist(), known, strict=True):
+        result[row] = replace(result[row], **own)
+    return result
+
+
+def album_answer(engine: Engine, batch: FeatureBatch, *, k: int) -> Answer:
+    """One answer to photos of one place, an album (`search.answers.album`), by those of them that have a vector.
+
+    `photo` is the first of these, else the first of all with what is wrong with it. engine: of the protocol `album`.
+    Raises as `Engine.answer`.
+    """
+    rows = np.flatnonzero(batch.ok)
+    row = int(rows[0]) if rows.size else 0
+    seen = None if batch.class_map is None else all(batch.class_map[each] is not False for each in rows.tolist())
+    answer = Answer(0, batch.photo[row], batch.status[row], batch.reason[row], class_map=seen)
+    if not rows.size:
+        return answer
+    query = engine.prepared(batch.embedding[rows]).sum(axis=0, keepdims=True, dtype=np.float64).astype(np.float32)
+    (own,) = _known(engine, query, k=k, n_photos=np.array([len(rows)]))
+    return replace(answer, **own)
+
+
+def _known(
+    engine: Engine, queries: np.ndarray, *, k: int, n_photos: np.ndarray | None = None
+) -> Iterator[dict[str, Any]]:
+    """The fields of each query's answer, from its place on. queries, n_photos: as for `Engine.answers`."""
+    for block, answers in engine.answers(queries, k=k, n_photos=n_photos):
         # Under a cap any leaf of a cell will do: only the cells above it are named, which are those of all of them.
         leaf = answers.best if engine.coarse is None else engine.coarse.first_leaf[answers.best]
         cells, probabilities = engine.paths(queries[block], leaf, answers.posterior)
         if answers.posterior is not None:  # the leaf has the same as its answer
             probabilities = probabilities * answers.inside[:, None]
         columns = columns_of(answers).to_pylist()
-        for number, row in enumerate(rows[block].tolist()):
-            own = columns[number]
+        for number, own in enumerate(columns):
             known = {each.name: own[name] for each in fields(Answer) if (name := _short(each.name)) in own}
             path = _path(engine, cells[number], probabilities[number])
             top, gallery = _listed(RankedCell, own, "top"), _listed(GalleryPhoto, own, "gallery")
-            result[row] = replace(result[row], **known, path=path, top=top, gallery=gallery)
-    return result
+            yield {**known, "path": path, "top": top, "gallery": gallery}
 
 
 def _path(engine: Engine, cells: np.ndarray, probabilities: np.ndarray) -> tuple[PathStep, ...]:

@@ -36,6 +36,17 @@ from tests.conftest import random_geocells, unit_rows
 from tests.search.conftest import WIDTH
 
 
+def test_photos_of_one_place_have_one_answer(locator: Locator, world: Path) -> None:
+    photos = [world / f"{row}.png" for row in (0, 3, 4)]  # the second is no image
+    album = locator.locate_album(photos, k=2)
+    assert (album.n_photos, album.ok, len(album.top)) == (2, True, 2)
+    (alone,) = locator.locate(photos[0])
+    assert replace(locator.locate_album(photos[:1]), photo=alone.photo) == alone
+    assert not locator.locate_album(photos[1:2]).ok
+    with pytest.raises(InputError, match="`k`"):
+        locator.locate_album(photos, k=10_000)
+
+
 @pytest.fixture(scope="module")
 def locator(world: Path) -> Locator:
     return Locator.open(world / "R", checkpoint=world / "C", device="cpu")

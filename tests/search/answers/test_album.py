@@ -1,5 +1,6 @@
 """Albums: the sum of their vectors is one query, and every photo of one gets its answer."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from indexer.errors import InputError
 from indexer.vectors.features import FeatureBatch, open_features
 from indexer.vectors.scoring import log_product
 from search.answers.album import Albums, album_numbers, albums_of_features, albums_of_table, answer_albums
+from search.answers.answer import album_answer
 from search.answers.engine import Engine
 from search.answers.recall import RecallCheck
 from search.answers.row_texts import RowTexts
@@ -53,6 +55,25 @@ def test_every_photo_gets_the_answer_to_the_sum(engine: Engine) -> None:
         assert answer["key"] == engine.bundle.hierarchy.leaves.keys[product.argmax()]
         assert answer["n_photos"] == len(members)
         assert answer["top_key"] == engine.bundle.hierarchy.leaves.keys[np.argsort(-product)[:3]].tolist()
+
+
+def test_an_album_by_itself_has_the_answer_of_a_job(engine: Engine) -> None:
+    (batch,) = shards([5], {1})
+    job = pa.concat_tables(answer_albums(engine, [batch], numbered(["a"] * 5), k=2)).to_pylist()[0]
+    answer = album_answer(engine, batch, k=2)
+    assert (answer.photo, answer.n_photos) == ("0.jpg", 4)
+    told = answer.to_dict()
+    assert {name: told[name] for name in ("lat", "lng", "key", "score", "probability", "city", "evidence")} == {
+        name: job[name] for name in ("lat", "lng", "key", "score", "probability", "city", "evidence")
+    }
+    assert [place.key for place in answer.top] == job["top_key"]
+    assert answer.path[-1].key == answer.key
+
+
+def test_an_album_of_nothing_says_what_is_wrong_with_its_first_photo(engine: Engine) -> None:
+    (batch,) = shards([2], {0, 1})
+    answer = album_answer(engine, replace(batch, reason=["it is torn", "so is this"]), k=1)
+    assert (answer.photo, answer.status, answer.reason, answer.lat_deg) == ("0.jpg", "damaged", "it is torn", None)
 
 
 def test_a_photo_that_could_not_be_read_keeps_its_reason_and_its_album_goes_on_without_it(engine: Engine) -> None:
