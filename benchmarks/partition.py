@@ -18,9 +18,8 @@ from jsonargparse import ArgumentParser
 
 from benchmarks.harness import Child, Report, run_command, timed
 from indexer.earth import s2
-from indexer.paper import TAU_MAX, TAU_MIN
+from indexer.paper import MP16_PHOTOS, TAU_MAX, TAU_MIN
 
-MP16_PHOTOS = 4_700_000
 MAX_SECONDS, MAX_BYTES = 15.0, 2_000_000_000  # for MP16_PHOTOS
 MIN_RATIO = 20.0
 MAX_GROWTH_BYTES = 12.0  # for each photo: its id, and the room that a growing array keeps free

@@ -218,11 +218,11 @@ def _kind(value: object) -> str:
 
 def _command_page(package: str) -> str:
     """What `--help` says of every command."""
-    from indexer.cli import main
+    from indexer.cli import command_words, main
 
     commands = importlib.import_module(f"{package}.__main__").COMMANDS
     sections = ["Every command takes ``--json`` and ``--config file.yaml``."]
-    for name in commands:
+    for words in command_words(commands):
         out = io.StringIO()
         # Help is as wide as the terminal.
         with (
@@ -230,9 +230,9 @@ def _command_page(package: str) -> str:
             contextlib.redirect_stdout(out),
             contextlib.suppress(SystemExit),
         ):
-            main(package, "", commands, argv=[name, "--help"])
+            main(package, "", commands, argv=[*words, "--help"])
         text = out.getvalue().replace(" \b", "")  # jsonargparse writes a backspace before `[=flags]`
-        title = f"python -m {package} {name}"
+        title = f"python -m {package} {' '.join(words)}"
         sections.append(f"{title}\n{'-' * len(title)}\n\n.. code-block:: text\n\n{textwrap.indent(text, '   ')}")
     return _page(f"Commands of {package}", *sections)
 

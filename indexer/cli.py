@@ -16,7 +16,7 @@ import re
 import sys
 import warnings
 from argparse import Action, HelpFormatter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TextIO, get_args, get_origin, get_type_hints
@@ -46,6 +46,21 @@ class Command:
     # Parameters that are dataclasses and stay sections: `--data.photos`. The fields of all others, and of dataclasses
     # among these, are offered by their own names, and the Args of the dataclass's docstring are their help.
     sections: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Commands that share their first word: `python -m training adopt geoclip`."""
+
+    description: str
+    commands: Mapping[str, Command]
+
+
+def command_words(commands: Mapping[str, Command | Group]) -> Iterator[tuple[str, ...]]:
+    """The words that each command is called by, those of groups included."""
+    for name, command in commands.items():
+        inside = command_words(command.commands) if isinstance(command, Group) else [()]
+        yield from ((name, *words) for words in inside)
 
 
 class _StandardError(logging.StreamHandler[TextIO]):
@@ -174,12 +189,17 @@ class _Parser(ArgumentParser):
         return self._subcommands_action._name_parser_map if self._subcommands_action else {}
 
 
-def _parser(package: str, description: str, commands: Mapping[str, Command], *, first: str | None = None) -> _Parser:
+def _parser(
+    package: str, description: str, commands: Mapping[str, Command | Group], *, first: str | None = None
+) -> _Parser:
     """first: the first word of the command line, where that is known; options of other commands are left out then."""
     chosen = {first} & {*commands, "--help", "-h"} or commands
     parser = _Parser(prog=f"python -m {package}", description=description, formatter_class=_Help)
     table = parser.add_subcommands(required=True, dest="command", metavar="command")
     for name, command in commands.items():
+        if isinstance(command, Group):  # `main` goes on with its commands
+            table.add_subcommand(name, _Parser(description=command.description), help=command.description)
+            continue
         doc = command.function.__doc__ or ""
         sub = _Parser(description=doc.split("Args:")[0].strip())
         table.add_subcommand(name, sub, help=doc.strip().splitlines()[0])
@@ -260,19 +280,29 @@ def _with_flags(message: str, parser: _Parser | None) -> str:
     return re.sub(r"(?<!column )`([a-z][a-z0-9_.]*)`", flag, message)
 
 
-def main(package: str, description: str, commands: Mapping[str, Command], *, argv: Sequence[str] | None = None) -> int:
+def main(
+    package: str,
+    description: str,
+    commands: Mapping[str, Command | Group],
+    *,
+    argv: Sequence[str] | None = None,
+) -> int:
     """Run one command line and return its exit code. Only `__main__` modules call this: it configures logging."""
+    words = sys.argv[1:] if argv is None else argv
+    group = commands.get(words[0]) if words else None
+    if isinstance(group, Group):
+        return main(f"{package} {words[0]}", group.description, group.commands, argv=words[1:])
     log = _StandardError()
     logging.basicConfig(handlers=[log], format="%(name)s: %(message)s")
     for name in ("indexer", "encoder", "training", "search"):  # what other libraries find noteworthy is not for here
         logging.getLogger(name).setLevel(logging.INFO)
     # Odd metadata in a photo is no news to the person at the terminal; a photo that cannot be used is a row.
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    words = sys.argv[1:] if argv is None else argv
     ran = parser = _parser(package, description, commands, first=words[0] if words else None)
     try:
         parsed = parser.instantiate(parser.parse_args(argv))
         given, command = parsed[parsed.command], commands[parsed.command]
+        assert isinstance(command, Command), "groups are gone into above"
         ran = log.parser = parser.commands[parsed.command]
         result = command.function(**_arguments(command.function, command.sections, given))
         if result is None:

@@ -32,8 +32,8 @@ ROOMS = {
     ],
     "training": [
         {"config"},
-        *({room} for room in ("photos", "cells", "runs")),
-        {"fitting", "checking", "refitting", "commands", "__main__", "__init__"},
+        *({room} for room in ("photos", "cells", "runs", "adopted")),
+        {"fitting", "checking", "refitting", "adopting", "commands", "adopt_commands", "__main__", "__init__"},
     ],
     "search": [
         *({room} for room in ("retrieval", "answers", "evaluation", "calibration", "pages", "runs")),

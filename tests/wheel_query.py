@@ -34,14 +34,14 @@ def import_all() -> None:
 
 def ask_for_help() -> None:
     """Print the help of every command, for nobody to read."""
-    from indexer.cli import main
+    from indexer.cli import command_words, main
 
     for package in PACKAGES:
         commands = importlib.import_module(f"{package}.__main__").COMMANDS
-        for name in commands:
+        for words in command_words(commands):
             with contextlib.redirect_stdout(io.StringIO()) as text, contextlib.suppress(SystemExit):
-                main(package, "", commands, argv=[name, "--help"])
-            assert "--config" in text.getvalue(), f"{package} {name}"
+                main(package, "", commands, argv=[*words, "--help"])
+            assert "--config" in text.getvalue(), f"{package} {words}"
 
 
 def query(registry: Path, photos: Path) -> None:

@@ -1,3 +1,5 @@
+from .adopting import Adopted as Adopted
+from .adopting import adopt_geoclip as adopt_geoclip
 from .checking import check as check
 from .config import Augmentation as Augmentation
 from .config import DataConfig as DataConfig

@@ -269,7 +269,7 @@ def _disk_bytes(config: FitConfig, trial: Trial, encoder: GeoEncoder, n_train: i
     kept = 2 * (weights + moments) + (2 * weights if config.trainer.patience is not None else 0) + weights
     per_leaf = config.gallery_per_leaf
     photos = n_train if per_leaf == "all" else min(n_train, leaves * per_leaf)
-    return kept + photos * int(encoder.config.projection_dim) * _BYTES[config.gallery_precision]
+    return kept + photos * encoder.width * _BYTES[config.gallery_precision]
 
 
 def _check_disk(report: CheckReport, out: Path) -> None:

@@ -31,7 +31,7 @@ _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 def fetch(name: str, *choices: str, prefix: str = "") -> Path:
-    """The first of some files that a local folder has, or a hub repository.
+    """The first of some files that a local folder has, or a hub repository, of which `@revision` may name a commit.
 
     prefix: what users write before the name, for what errors tell them to write.
 
@@ -51,16 +51,23 @@ def fetch(name: str, *choices: str, prefix: str = "") -> Path:
         raise InputError(f"{prefix}{name}: the folder has no {' or '.join(choices)}.{_hint(choices)}")
     if folder.is_absolute():
         raise InputError(f"{prefix}{name}: no such folder.")
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-    reason = ""
+    reason, (repository, _, commit) = "", name.partition("@")
+    revision = commit or None
     for choice in choices:
         try:
-            return Path(hf_hub_download(name, choice))
-        except EntryNotFoundError as error:  # not in the repository; or nowhere, when there is no network
+            if not isinstance(try_to_load_from_cache(repository, choice, revision=revision), str):
+                # It is asked once: of a file that is nowhere here the download asks six times, for half a minute.
+                get_hf_file_metadata(hf_hub_url(repository, choice, revision=revision))
+            return Path(hf_hub_download(repository, choice, revision=revision))
+        except LocalEntryNotFoundError as error:  # nowhere, and there is no network
             reason = str(error)
-        except (HfHubHTTPError, HFValidationError, OSError) as error:
+            break
+        except EntryNotFoundError as error:  # not in the repository
+            reason = str(error)
+        except Exception as error:  # noqa: BLE001 (the library that the hub's one asks with has changed twice)
             reason = str(error)
             break
     raise InputError(
@@ -147,7 +154,8 @@ def encoder_digest(folder: Path) -> str:
 
 def encoder_width(folder: Path) -> int:
     """D of the vectors of a checkpoint folder's encoder, of which `encoder_digest` found nothing wrong."""
-    return int(read_json(folder / CONFIG_FILE)["projection_dim"])
+    config = read_json(folder / CONFIG_FILE)
+    return int([config["projection_dim"], *(config.get("head") or ())][-1])
 
 
 def _hint(choices: tuple[str, ...]) -> str:

@@ -1,11 +1,13 @@
 """The visual encoder: a CLIP vision transformer whose class token becomes one unit vector (paper section III-B).
 
-CLS token, after the fusion with a class map where there is one -> CLIP's post layer norm -> linear projection -> unit
-length: for the weights of a published CLIP this is its own image embedding.
+CLS token, after the fusion with a class map where there is one -> CLIP's post layer norm -> linear projection -> a head
+where there is one -> unit length: for the weights of a published CLIP this is its own image embedding, and with
+GeoCLIP's head on top it is GeoCLIP's.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
@@ -43,6 +45,7 @@ class GeoEncoderConfig(PreTrainedConfig):
 
     vision_config: Any = None  # a CLIPVisionConfig or a dict of its fields
     projection_dim: int = 768
+    head: list[int] | None = None  # widths of linear layers after the projection, a ReLU between them; None: no head
     preprocessing: dict[str, Any] | None = None  # a Preprocessing as a dict
     fusion: dict[str, Any] | None = None  # a FusionConfig as a dict; None: photos alone, no class maps
 
@@ -53,9 +56,10 @@ class GeoEncoderConfig(PreTrainedConfig):
             except (StrictDataclassError, ZeroDivisionError) as error:  # the second: no attention heads at all
                 raise InputError(f"These sizes do not make a vision transformer: {error}") from None
         size, patch = self.vision_config.image_size, self.vision_config.patch_size
-        if not 1 <= patch <= size or self.projection_dim < 1:
+        widths = [self.projection_dim, *(self.head or ())]
+        if not 1 <= patch <= size or min(widths) < 1:
             raise InputError(
-                f"Patches of {patch} pixels in an image of {size}, {self.projection_dim} dimensions: all must be at "
+                f"Patches of {patch} pixels in an image of {size}, {min(widths)} dimensions: all must be at "
                 "least 1, and a patch must fit into the image."
             )
         if self.vision_config.hidden_act not in ACT2FN:
@@ -83,6 +87,7 @@ class GeoEncoder(PreTrainedModel):
         vision = config.vision_config
         self.vision = CLIPVisionModel(vision)
         self.projection = nn.Linear(vision.hidden_size, config.projection_dim, bias=False)
+        self.head = None if config.head is None else make_head(config.projection_dim, config.head)
         self.fusion = None if self.fusion_config is None else make_fusion(self.fusion_config, vision)
         self.post_init()
 
@@ -116,12 +121,13 @@ class GeoEncoder(PreTrainedModel):
             pooled = seen.pooler_output
         else:
             pooled = self.vision.post_layernorm(self.fusion(seen.last_hidden_state, class_maps))
-        return self.projection(pooled).float()
+        projected = self.projection(pooled)
+        return (projected if self.head is None else self.head(projected)).float()
 
     @property
     def width(self) -> int:
         """D, the number of dimensions of its vectors."""
-        return int(self.config.projection_dim)
+        return int(self.config.head[-1] if self.config.head else self.config.projection_dim)
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -141,6 +147,14 @@ class GeoEncoder(PreTrainedModel):
         self.fusion = make_fusion(fusion, self.config.vision_config)
         self.fusion.initialise()
         self.config.fusion = asdict(fusion)
+
+    def add_head(self, head: nn.Sequential) -> None:
+        """Put a head, as `make_head` makes it, upon the projection; an InputError where it takes another width."""
+        linear = [layer for layer in head if isinstance(layer, nn.Linear)]
+        if linear[0].in_features != self.width:
+            raise InputError(f"A head for {linear[0].in_features} dimensions upon an encoder of {self.width}.")
+        self.head = head
+        self.config.head = [layer.out_features for layer in linear]
 
     def freeze(self, *, trainable_blocks: int) -> None:
         """Leave only the last blocks of the vision transformer to be learned, with all that comes after them.
@@ -165,6 +179,14 @@ class GeoEncoder(PreTrainedModel):
             nn.init.normal_(module.weight, std=self.config.vision_config.hidden_size**-0.5)
         else:
             super()._init_weights(module)
+
+
+def make_head(width: int, widths: Sequence[int]) -> nn.Sequential:
+    """Linear layers with biases and a ReLU between them: (B, width) to (B, widths[-1])."""
+    layers: list[nn.Module] = []
+    for begin, end in pairwise([width, *widths]):
+        layers += [nn.ReLU(), nn.Linear(begin, end)]
+    return nn.Sequential(*layers[1:])
 
 
 # So that transformers' own `AutoModel.from_pretrained` opens a checkpoint folder wherever this module was imported.

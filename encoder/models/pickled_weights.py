@@ -1,6 +1,7 @@
-"""Weights that exist only as a pickle, turned into safetensors once: the only place where a foreign pickle is read.
+"""Weights that exist only as a pickle, turned into safetensors once, or read as they are.
 
-`torch.load(weights_only=True)` refuses everything in it but tensors and plain containers.
+Nowhere else is a foreign pickle read. `torch.load(weights_only=True)` refuses everything in it but tensors and plain
+containers.
 """
 
 import contextlib
@@ -46,7 +47,7 @@ def convert(model: str | Path, out: str | Path, *, weights: str = PICKLED_WEIGHT
             raise
         nothing = f" If it has {WEIGHTS_FILE}, there is nothing to convert: use hf:{model}, or {model} as `segmenter`."
         raise InputError(f"{error}{nothing}") from None
-    tensors = _tensors(source)
+    tensors = pickled_tensors(source)
     with write_folder(out, kind=KIND, schema_version=SCHEMA_VERSION, inputs={weights: file_digest(source)}) as draft:
         save_file(tensors, draft.path / WEIGHTS_FILE, metadata={"format": "pt"})
         shutil.copyfile(fetch(model, CONFIG_FILE), draft.path / CONFIG_FILE)
@@ -56,7 +57,12 @@ def convert(model: str | Path, out: str | Path, *, weights: str = PICKLED_WEIGHT
     return len(tensors)
 
 
-def _tensors(file: Path) -> dict[str, torch.Tensor]:
+def pickled_tensors(file: Path, *, single: str | None = None) -> dict[str, torch.Tensor]:
+    """The tensors of a pickle by name; single: the name of one that may be stored without a table.
+
+    Raises:
+        InputError: it is damaged, or holds more than tensors.
+    """
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:  # whose text would advise to load it all the same
@@ -66,8 +72,10 @@ def _tensors(file: Path) -> dict[str, torch.Tensor]:
         ) from None
     except Exception as error:  # noqa: BLE001 (a damaged file makes torch raise nearly anything)
         raise InputError(f"{file}: cannot be read as weights ({one_line(error)}). Download it again.") from None
+    if single is not None and isinstance(content, torch.Tensor):
+        content = {single: content}
     named = content.get("state_dict", content) if isinstance(content, dict) else {}
     if not named or not all(isinstance(value, torch.Tensor) for value in named.values()):
         raise InputError(f"{file}: no table of named tensors. Give the file that holds the model's weights alone.")
     # Tensors that share memory would be refused: each becomes one of its own.
-    return {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in named.items()}
+    return {name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in named.items()}

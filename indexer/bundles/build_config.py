@@ -1,11 +1,12 @@
 """How a bundle is built: apart from the work itself, so that command lines can show the defaults without numpy."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 from indexer.choices import check_choices
 from indexer.errors import InputError
-from indexer.paper import TAU_MAX, TAU_MIN
+from indexer.paper import TAU_MAX, TAU_MIN, TEMPERATURE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,10 @@ class BuildConfig(GalleryConfig):
         transform: with `features`, what vectors pass first; whiten removes what does not tell places apart.
         shrinkage: of the whitening, from 0 to 1; chosen by cross-validation if not given.
         seed: of the sample for that.
+        temperature: with `features`, of every level: what its cosines are divided by before they are compared.
+        gallery_similarity: with `features`, until the version is calibrated photos of the gallery count by their
+            cosine divided by this, alone, and cells do not; by default both count, and how is chosen by how well
+            photos place each other.
         index: how leaves are searched; flat compares all of them and is exact, ivf only those below the best cells of
             a coarser level; auto is flat up to 200,000 leaves.
         precision: of the numbers in the leaf index; fewer bits take less memory and are not exact.
@@ -60,12 +65,19 @@ class BuildConfig(GalleryConfig):
     transform: Literal["whiten", "none"] = "whiten"
     shrinkage: float | None = None
     seed: int = 0
+    temperature: float = TEMPERATURE
+    gallery_similarity: float | None = None
     index: Literal["auto", "flat", "ivf"] = "auto"
     precision: Literal["fp32", "fp16", "int8"] = "fp32"
     precision_cap: float | None = None
 
     def __post_init__(self) -> None:
+        """Raises InputError where a field has no such value."""
         check_choices(self)
+        for name in ("temperature", "gallery_similarity"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:  # written so that NaN is refused too
+                raise InputError(f"`{name}` must be a number above 0, not {value:g}.")
 
 
 DEFAULT_CONFIG = BuildConfig()

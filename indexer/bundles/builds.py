@@ -168,8 +168,12 @@ def _check_config(
 ) -> None:
     """Refuse what does not go together, before the work."""
     config.check_gallery()
-    if features is None and (config.transform, config.shrinkage, config.seed) != ("whiten", None, 0):
-        raise InputError("`transform`, `shrinkage` and `seed` go with `features`.")
+    of_means = ("transform", "shrinkage", "seed", "temperature", "gallery_similarity")
+    if features is None and any(getattr(config, name) != getattr(DEFAULT_CONFIG, name) for name in of_means):
+        *first, last = (f"`{name}`" for name in of_means)
+        raise InputError(f"{', '.join(first)} and {last} go with `features`.")
+    if config.gallery_similarity is not None and not config.wants_gallery:
+        raise InputError("`gallery_similarity` is how photos of a gallery count; `gallery_per_leaf` 0 wants none.")
     if features is None and config.gallery_precision != DEFAULT_CONFIG.gallery_precision:
         raise InputError("`gallery_precision` goes with `features`: vectors that are stored keep theirs.")
     of_photos = (photos, config.split, config.owner_column, config.keep_duplicates or None)
@@ -204,7 +208,14 @@ def _from_features(home: Registry, hierarchy: Path, features: Path, photos: Path
         chosen=None if not removed else lambda names: ~which_removed(names, removed),
         owner_column=config.owner_column,
     )
-    made = prototypes(source, placement, transform=config.transform, shrinkage=config.shrinkage, seed=config.seed)
+    made = prototypes(
+        source,
+        placement,
+        transform=config.transform,
+        shrinkage=config.shrinkage,
+        seed=config.seed,
+        temperature=config.temperature,
+    )
     gallery = new_gallery(source, placement, made.geocells, opened, config)
     table = None if photos is None else table_digest(photos)
     inputs = {"hierarchy": manifest_digest(hierarchy), "features": source.digest, "photos": table}

@@ -26,6 +26,7 @@ from indexer.bundles.faiss_index import Precision
 from indexer.bundles.list_file import ListFile
 from indexer.disk.manifest import typed_facts
 from indexer.errors import ArtifactError
+from indexer.vectors.calibration import PhotoFit, usual_photo_fit
 
 VECTORS_FILE = "gallery.faiss"
 PHOTOS_FILE = "gallery.parquet"
@@ -60,6 +61,7 @@ class GalleryFacts:
     encoder: str | None  # digest of the encoder that made the vectors, None where unknown
     similarity: float = 0.02  # tau_x where nothing was fitted
     lists: int = 32  # of how many leaves, the best ones, to look at photos where nothing was fitted
+    alone: bool = False  # whether photos count by similarity alone, without cells, where nothing was fitted
     changed: float = 0.0  # photos added and removed since the calibrations were made, as a share of the photos then
     photos_then: int | None = None  # how many these were; None: as many as now, or not known of an older release's
 
@@ -67,6 +69,10 @@ class GalleryFacts:
     def precision_text(self) -> str:
         """The precision of the vectors, for people."""
         return {"int8": "8 bits", "fp16": "float16", "fp32": "float32"}[self.precision]
+
+    def unfitted(self, leaf_width_km: float) -> PhotoFit:
+        """How photos count where nothing was fitted. leaf_width_km: the median over leaves."""
+        return usual_photo_fit(leaf_width_km, similarity=self.similarity, lists=self.lists, alone=self.alone)
 
     @property
     def keeps_calibrations(self) -> bool:

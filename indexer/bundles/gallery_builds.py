@@ -124,7 +124,14 @@ def rewrite_gallery(
     dropped = len(old) - (written.facts.photos - written.added)
     then = len(old) if old.facts.photos_then is None else old.facts.photos_then
     changed = old.facts.changed + (written.added + dropped) / max(then, 1)
-    return replace(written, dropped=dropped, facts=replace(written.facts, changed=changed, photos_then=then))
+    facts = replace(
+        written.facts,
+        similarity=old.facts.similarity,
+        alone=old.facts.alone,
+        changed=changed,
+        photos_then=then,
+    )
+    return replace(written, dropped=dropped, facts=facts)
 
 
 def listed_anew(gallery: Gallery, old: Hierarchy, new: Hierarchy) -> np.ndarray:

@@ -43,13 +43,18 @@ class GalleryChoice:
 
 
 def choose(gallery: Gallery, model: ScoringModel, *, leaf_width_km: float, seed: int = 0) -> GalleryChoice:
-    """Choose for a gallery of photos. leaf_width_km: the median over leaves."""
+    """Choose for a gallery of photos; its tau_x stays where similarities alone count.
+
+    leaf_width_km: the median over leaves.
+    """
     rng, usual = np.random.default_rng(seed), usual_photo_fit(leaf_width_km)
     sample = np.sort(rng.permutation(len(gallery))[:_SAMPLE])
     queries = np.concatenate([gallery.vectors(row, row + 1) for row in sample.tolist()])
     same_km = min(_SAME_PLACE_KM, _SAME_PLACE_WIDTHS * leaf_width_km)
     near = _most_similar(gallery, sample, queries, near=min(usual.near, len(gallery)), same_km=same_km)
-    fit = usual_photo_fit(leaf_width_km, similarity=likeliest_similarity(gallery, sample, *near, usual))
+    fit = gallery.facts.unfitted(leaf_width_km)
+    if not gallery.facts.alone:
+        fit = usual_photo_fit(leaf_width_km, similarity=likeliest_similarity(gallery, sample, *near, usual))
     return GalleryChoice(fit.similarity, enough_lists(gallery, model, sample, queries, *near, fit))
 
 

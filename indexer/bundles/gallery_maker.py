@@ -135,7 +135,10 @@ def new_gallery(
         if not config.wants_gallery:
             return None
         batches = placed_batches(features, placement, "gallery", everywhere=True)
-        return write_gallery(draft.path, batches, geocells, hierarchy, config, owners=placement.owners)
+        written = write_gallery(draft.path, batches, geocells, hierarchy, config, owners=placement.owners)
+        if config.gallery_similarity is None:
+            return written
+        return replace(written, facts=replace(written.facts, similarity=config.gallery_similarity, alone=True))
 
     return GalleryMaker(make)
 

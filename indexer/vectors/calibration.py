@@ -87,15 +87,18 @@ class PhotoFit:
         return np.where(known, evidence, -np.inf)
 
 
-def usual_photo_fit(leaf_width_km: float, *, similarity: float = 0.02, lists: int = 32) -> PhotoFit:
+def usual_photo_fit(
+    leaf_width_km: float, *, similarity: float = 0.02, lists: int = 32, alone: bool = False
+) -> PhotoFit:
     """The numbers where nothing was fitted: those of a prototype on the embedded world, bells as wide as a leaf.
 
-    leaf_width_km: the median over leaves. similarity, lists: what was chosen for the gallery.
+    leaf_width_km: the median over leaves. similarity, lists: what was chosen for the gallery. alone: similarities
+    alone count, and cells do not where there are photos.
     """
     width_km = max(leaf_width_km, 0.05)
     return PhotoFit(
-        cells=0.2,
-        gamma=0.05,
+        cells=0.0 if alone else 0.2,
+        gamma=0.0 if alone else 0.05,
         similarity=similarity,
         near=100,
         width_km=width_km,

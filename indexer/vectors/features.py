@@ -7,19 +7,21 @@ Columns: `photo`, `embedding` (list of float), `lat` and `lng` where known, `sta
 import contextlib
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet
 
+from indexer.disk.artifact import check_target
 from indexer.disk.manifest import ROWS_MANIFEST, file_digest, manifest_digest, read_manifest
 from indexer.errors import ArtifactError, InputError
-from indexer.jobs.job_folder import OK, check_ended, in_order
+from indexer.jobs.job_folder import OK, Job, check_ended, in_order, open_job
 from indexer.photos.tables import ROW, coordinates_of, names_of, read_columns, standard_names
 
 log = logging.getLogger(__name__)
@@ -201,6 +203,38 @@ def feature_table(batch: FeatureBatch) -> pa.Table:
             **({} if batch.class_map is None else {"class_map": pa.array(batch.class_map, pa.bool_())}),
         }
     )
+
+
+def write_features(
+    out: Path,
+    batches: Iterable[FeatureBatch],
+    *,
+    encoder: str | None,
+    options: Mapping[str, Any],
+    inputs: Mapping[str, str | None],
+) -> Path:
+    """Write a features folder of vectors that are there at once, a shard for each batch, and return it.
+
+    Args:
+        out: the folder.
+        batches: of vectors that were all made in one way.
+        encoder: digest of the encoder whose photo vectors they are to meet; None where unknown.
+        options: how they were made, `crops` among them.
+        inputs: digests of what they were made from.
+
+    Raises:
+        InputError: `out` exists, or cannot be written.
+        WorkError: the disk is full.
+    """
+    check_target(out)
+    first_row, facts = 0, dict[str, Any](encoder=encoder)
+    with open_job(out, Job(KIND, SCHEMA_VERSION, options, inputs)) as folder:
+        for number, batch in enumerate(batches):
+            folder.add(number, feature_table(batch), first_row=first_row)
+            first_row += len(batch)
+            facts["width"] = batch.embedding.shape[1]
+        folder.finish(facts, rows=first_row)
+    return out
 
 
 @contextlib.contextmanager

@@ -16,11 +16,10 @@ from indexer.cells.hierarchy import Hierarchy
 from indexer.cells.lineage import lineage
 from indexer.earth import geo
 from indexer.errors import InputError
+from indexer.paper import TEMPERATURE
 from indexer.vectors.cell_sums import CellSums, check_vectors, unit_rows
 from indexer.vectors.geocells import Geocells
 from indexer.vectors.whitening import Transform
-
-TEMPERATURE = 0.07  # of every level: CLIP's initial value, for want of a fitted one
 
 
 class CellMeans:
@@ -91,14 +90,14 @@ class CellMeans:
             result.append(inherit(own, result[-1][parents]))
         return result
 
-    def geocells(self, *, hierarchy: str, encoder: str | None) -> Geocells:
-        """The mean directions as geocells, at temperature 0.07 and weight 1 at every level.
+    def geocells(self, *, hierarchy: str, encoder: str | None, temperature: float = TEMPERATURE) -> Geocells:
+        """The mean directions as geocells, at one temperature and with weight 1 at every level.
 
         hierarchy: its digest. encoder: digest of the encoder that made the vectors, None where unknown.
         """
         levels = len(self._parents)
         return Geocells(
-            self.vectors(), np.full(levels, TEMPERATURE), np.ones(levels), hierarchy, encoder, self._transform
+            self.vectors(), np.full(levels, temperature), np.ones(levels), hierarchy, encoder, self._transform
         )
 
     def _check_nested(self, cells: np.ndarray, rows: int) -> None:

@@ -20,6 +20,7 @@ from indexer.cells.hierarchy import Hierarchy
 from indexer.cells.labels import label_columns, locate_labels
 from indexer.errors import InputError
 from indexer.jobs.progress import track
+from indexer.paper import TEMPERATURE
 from indexer.photos.tables import coordinates_of, names_of, read_columns
 from indexer.vectors.features import FeatureBatch, FeatureSource
 from indexer.vectors.geocells import Geocells
@@ -142,11 +143,12 @@ def prototypes(
     transform: Literal["whiten", "none"] = "whiten",
     shrinkage: float | None = None,
     seed: int = 0,
+    temperature: float = TEMPERATURE,
 ) -> Prototypes:
     """Make geocells of photo vectors.
 
     transform: what vectors pass first; `none` takes them as they are. shrinkage: of the whitening; None chooses it by
-    cross-validation on up to 20,000 photos. seed: of that sample and its folds.
+    cross-validation on up to 20,000 photos. seed: of that sample and its folds. temperature: of every level.
 
     Raises:
         InputError: no photo has both a vector and a cell, or the vectors cannot be whitened.
@@ -169,7 +171,7 @@ def prototypes(
             queries.append(placed.vectors if fitted is None else fitted.apply(placed.vectors))
     if means is None:
         raise no_photo(features)
-    geocells = means.geocells(hierarchy=hierarchy.digest, encoder=features.encoder)
+    geocells = means.geocells(hierarchy=hierarchy.digest, encoder=features.encoder, temperature=temperature)
     inherited = sum(int((~level).sum()) for level in filled)
     few = n_photos < features.rows / 2 or inherited > sum(map(len, filled)) / 2
     if few and placement.chosen is None:  # else there are few because few are wanted

@@ -16,7 +16,7 @@ from encoder.models.device import choose_device
 from indexer.bundles.bundle import Bundle, open_bundle
 from indexer.bundles.registry import Registry
 from indexer.errors import ArtifactError, BundleMismatch, InputError
-from indexer.vectors.calibration import PhotoFit, Protocol, usual_photo_fit
+from indexer.vectors.calibration import PhotoFit, Protocol
 from indexer.vectors.scoring import level_log_probabilities
 from search.answers.answer_maker import AnswerMaker, Answers, Found
 from search.answers.constraints import Region, region_digests
@@ -96,9 +96,7 @@ class Engine:
             fit, reranker = self.calibration.fit, self.calibration.reranker
         if fit is None:
             assert self.bundle.gallery is not None, "its photos count"
-            width_km = self.bundle.hierarchy.leaves.median_width_km
-            facts = self.bundle.gallery.facts
-            fit = usual_photo_fit(width_km, similarity=facts.similarity, lists=facts.lists)
+            fit = self.bundle.gallery.facts.unfitted(self.bundle.hierarchy.leaves.median_width_km)
         model = with_prior(self.bundle.model, self.options.prior_exponent)
         everywhere = self.options.gallery == "all"
         return PhotoSearch(

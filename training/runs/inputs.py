@@ -103,7 +103,7 @@ class RunInputs:
 
     def head_beside(self, encoder: GeoEncoder) -> GeocellHead | ClassifierHead:
         """The same for any encoder."""
-        return head_for(self.config, self.hierarchy, width=encoder.config.projection_dim)
+        return head_for(self.config, self.hierarchy, width=encoder.width)
 
     @cached_property
     def source(self) -> PhotoSource:

@@ -1,0 +1,1 @@
+"""Published models and tables, each read into one dataclass, and what they lack."""
