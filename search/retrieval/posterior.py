@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from search.retrieval.shares import shares
+
 _TOGETHER = 1 << 17  # scores worked on at once
 _LONG, _HALVINGS = 256, 6  # leaves of a query that are listed without a closer look, and how close that is
 LEFT_OUT = 1e-3  # share of a posterior that leaves which are not listed may hold together
@@ -102,7 +104,7 @@ def posterior_of(
 def _block_posterior(score: torch.Tensor, temperature: float, leaf: torch.Tensor | None, left_out: float) -> Posterior:
     best = score.amax(dim=1, keepdim=True)
     counted = (score > -torch.inf).sum(dim=1)
-    share = score.sub_(best).div_(temperature).exp_()
+    share = shares(score, best, temperature)
     total = share.sum(dim=1, keepdim=True, dtype=torch.float64)
     kept = (share > 0) & (share >= _least_share(share, total.float(), left_out))
     lengths = kept.sum(dim=1).cpu().numpy()

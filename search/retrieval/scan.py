@@ -21,6 +21,7 @@ from itertools import pairwise
 import torch
 
 from search.retrieval.proof import Candidates, float32_error, pair_blocks
+from search.retrieval.shares import shares
 
 _COLUMN = 64  # leaves whose maximum is taken first
 _PASS = 1 << 16  # leaves compared before their best are merged with those of others
@@ -232,5 +233,5 @@ def _log_sum_of_others(
     # A few rows at a time, which stay in a CPU's own cache through all four steps: half the time of all at once.
     step = max(1, _SUMMED // scores.shape[1]) if scores.device.type == "cpu" else len(scores)
     blocks = zip(torch.split(scores, step), torch.split(second, step), strict=True)
-    total = torch.cat([block.sub_(top).div_(temperature).exp_().sum(dim=1) for block, top in blocks])
+    total = torch.cat([shares(block, top, temperature).sum(dim=1) for block, top in blocks])
     return total.double().log() + second[:, 0].double() / temperature
