@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal, Self
 
-from encoder.config import CLIP_MEAN, CLIP_STD, DeviceName, FusionConfig, check_bounds, check_number
+from encoder.config import CLIP_MEAN, CLIP_STD, CropName, DeviceName, FusionConfig, check_bounds, check_number
 from indexer.bundles.build_config import GalleryConfig
 from indexer.choices import check_choices
 from indexer.errors import InputError
@@ -323,6 +323,8 @@ class RefitSources:
         split: of that table, photos to fit to.
         validation_split: of that table, photos to judge by; nothing is fitted to them. Without it photos of `split` are
             held out to choose by, and what is chosen is fitted to all of them.
+        crops: of each photo, of vectors of which nobody recorded it: those of five or ten are means; all others are
+            scaled to length 1.
     """
 
     features: str | Path
@@ -332,8 +334,10 @@ class RefitSources:
     photos: str | Path | None = None
     split: str | None = None
     validation_split: str | None = None
+    crops: CropName | None = None
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if self.photos is None and (self.split or self.validation_split):
             raise InputError("`split` and `validation_split` go with `photos`: features have no splits.")
         if self.validation_split is not None and self.validation_split == self.split:

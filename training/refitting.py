@@ -86,7 +86,7 @@ def refit(sources: RefitSources, out: str | Path, *, config: RefitConfig) -> Ref
             "`transform` and `shrinkage` go with means of photo vectors, not with `old_hierarchy`. Leave them out."
         )
     device = choose_device(config.device)
-    features, hierarchy = open_features(sources.features), load_hierarchy(sources.hierarchy)
+    features, hierarchy = open_features(sources.features, crops=sources.crops), load_hierarchy(sources.hierarchy)
     checkpoint, photo_table = (None if path is None else Path(path) for path in (sources.from_, sources.photos))
     encoder = features.encoder if checkpoint is None else _encoder_of(checkpoint, features)
     folders = {"hierarchy": sources.hierarchy, "checkpoint": checkpoint, "old_hierarchy": sources.old_hierarchy}

@@ -43,6 +43,10 @@ class BuildConfig(GalleryConfig):
 
     Args:
         split: use only rows of `photos` whose column `split` is this.
+        crops: of each photo, of vectors of which nobody recorded it: those of five or ten are means; all others are
+            scaled to length 1.
+        encoder: whose vectors those of `features` or `gallery_add` are, where nobody recorded it: the checkpoint folder
+            that queries will use, or its encoder's digest. Queries of another encoder are refused then.
         tau_max: with `features` and no `hierarchy`, as for partition.
         tau_min: likewise.
         transform: with `features`, what vectors pass first; whiten removes what does not tell places apart.
@@ -60,6 +64,8 @@ class BuildConfig(GalleryConfig):
     """
 
     split: str | None = None
+    crops: Literal["one", "five", "ten"] | None = None
+    encoder: str | None = None
     tau_max: tuple[int, ...] = TAU_MAX
     tau_min: int = TAU_MIN
     transform: Literal["whiten", "none"] = "whiten"

@@ -176,9 +176,11 @@ def _check_config(
         raise InputError("`gallery_similarity` is how photos of a gallery count; `gallery_per_leaf` 0 wants none.")
     if features is None and config.gallery_precision != DEFAULT_CONFIG.gallery_precision:
         raise InputError("`gallery_precision` goes with `features`: vectors that are stored keep theirs.")
-    of_photos = (photos, config.split, config.owner_column, config.keep_duplicates or None)
-    if features is None and gallery_add is None and any(value is not None for value in of_photos):
-        raise InputError("`photos`, `split`, `owner_column` and `keep_duplicates` go with `features` or `gallery_add`.")
+    of_vectors = ("split", "crops", "encoder", "owner_column", "keep_duplicates")
+    given = photos is not None or any(getattr(config, name) != getattr(DEFAULT_CONFIG, name) for name in of_vectors)
+    if features is None and gallery_add is None and given:
+        *first, last = (f"`{name}`" for name in ("photos", *of_vectors))
+        raise InputError(f"{', '.join(first)} and {last} go with `features` or `gallery_add`.")
     if config.transform == "none" and config.shrinkage is not None:
         raise InputError("`shrinkage` goes with `transform` whiten.")
     taus = config.tau_max, config.tau_min
@@ -200,7 +202,11 @@ def _from_checkpoint(home: Registry, hierarchy: Path, checkpoint: Path, config: 
 
 def _from_features(home: Registry, hierarchy: Path, features: Path, photos: Path | None, config: BuildConfig) -> _Made:
     """Geocells that are mean directions of photo vectors; nothing is trained."""
-    opened, source, removed = load_hierarchy(hierarchy), open_features(features), home.removed
+    opened, source, removed = (
+        load_hierarchy(hierarchy),
+        open_features(features, crops=config.crops, encoder=config.encoder),
+        home.removed,
+    )
     placement = Placement(
         opened,
         photos,
@@ -220,6 +226,7 @@ def _from_features(home: Registry, hierarchy: Path, features: Path, photos: Path
     table = None if photos is None else table_digest(photos)
     inputs = {"hierarchy": manifest_digest(hierarchy), "features": source.digest, "photos": table}
     described = {"geocells": "features", "transform": made.facts, "split": config.split, "seed": config.seed}
+    described |= {"crops": source.crops, "temperature": config.temperature}
     folder = _written(home, hierarchy, made.geocells, gallery, described, inputs, config, photos=made.queries)
     return _Made(
         folder,

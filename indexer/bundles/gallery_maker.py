@@ -106,7 +106,7 @@ def change_of(
         InputError: it has none to remove from, or not these photos.
         BundleMismatch: the vectors to add are of another encoder.
     """
-    source = None if add is None else open_features(add)
+    source = None if add is None else open_features(add, crops=config.crops, encoder=config.encoder)
     encoder = bundle.encoder
     if source is not None and None not in (source.encoder, encoder) and source.encoder != encoder:
         raise BundleMismatch(

@@ -7,8 +7,9 @@ Columns: `photo`, `embedding` (list of float), `lat` and `lng` where known, `sta
 import contextlib
 import hashlib
 import logging
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,17 @@ import pyarrow.parquet
 
 from indexer.disk.artifact import check_target
 from indexer.disk.manifest import ROWS_MANIFEST, file_digest, manifest_digest, read_manifest
-from indexer.errors import ArtifactError, InputError
+from indexer.errors import ArtifactError, BundleMismatch, InputError
 from indexer.jobs.job_folder import OK, Job, check_ended, in_order, open_job
 from indexer.photos.tables import ROW, coordinates_of, names_of, read_columns, standard_names
+from indexer.vectors.cell_sums import unit_rows
+from indexer.vectors.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION
 
 log = logging.getLogger(__name__)
 
 KIND = "features"
 SCHEMA_VERSION = 1
+_ROUNDED, _SHORT = 1e-3, 0.99  # norms within this of 1 are 1; below this a vector is told to be no unit vector
 _ROWS = 1 << 13  # read at once
 _CUT = 1 << 10  # read at once where shards are cut: what is read stays in memory as long as a part of it does
 
@@ -69,7 +73,11 @@ class FeatureSource:
     shards: Sequence[Path]
     encoder: str | None  # digest of the encoder, None where nobody recorded it
     digest: str  # of the folder's manifest, or over the files
-    crops: str | None = None  # 'one', 'five' or 'ten' of each photo, where it was recorded
+    crops: str | None = None  # 'one', 'five' or 'ten' of each photo, where it was recorded or the user says it
+    means: bool = (
+        False  # whether vectors may be means of crops, which are shorter than 1; else their length says nothing
+    )
+    _warned: set[str] = field(default_factory=set, compare=False, repr=False)
 
     @property
     def rows(self) -> int:
@@ -110,6 +118,7 @@ class FeatureSource:
                     for number in filter(wanted, range(begin // rows, -(-end // rows))):
                         part = slice(max(number * rows - begin, 0), (number + 1) * rows - begin)
                         batch = _batch(columns[part], embedding[part], file, first_row=first + part.start)
+                        batch = self._scaled(batch, file, first_row=first + part.start)
                         found = batch.embedding.shape[1]
                         if width not in (None, found):
                             raise InputError(
@@ -119,6 +128,24 @@ class FeatureSource:
                         width = found
                         yield number, batch
             row += n_rows
+
+    def _scaled(self, batch: FeatureBatch, file: Path, *, first_row: int) -> FeatureBatch:
+        """The same with vectors that are longer than 1 scaled to 1; shorter ones, too, where they are no means."""
+        norms = np.linalg.norm(batch.embedding, axis=1)
+        # float16 rounds a unit vector to within this.
+        wrong = norms > 1 + _ROUNDED if self.means else np.abs(norms - 1) > _ROUNDED
+        wrong &= norms > 0  # of photos without a vector
+        short = np.flatnonzero(wrong & (norms < _SHORT))
+        if short.size and not self._warned:
+            self._warned.add("short")
+            log.warning(
+                "%s: its vectors are scaled to length 1 (that in row %d has %.2f), as nobody recorded that they are "
+                "means of several crops. If they are, say so with `crops`: five or ten",
+                *(file, first_row + short[0], norms[short[0]]),
+            )
+        if not wrong.any():
+            return batch
+        return replace(batch, embedding=np.where(wrong[:, None], unit_rows(batch.embedding), batch.embedding))
 
     @cached_property
     def _counts(self) -> Sequence[int]:
@@ -134,9 +161,11 @@ class FeatureSource:
         return counts
 
 
-def open_features(location: str | Path) -> FeatureSource:
-    """Open vectors to use; warns where nobody recorded which encoder made them. Raises as `features_at`."""
-    source = features_at(location)
+def open_features(
+    location: str | Path, *, crops: str | None = None, encoder: str | Path | None = None
+) -> FeatureSource:
+    """Open vectors to use; warns where nobody says which encoder made them. Arguments and errors as `features_at`."""
+    source = features_at(location, crops=crops, encoder=encoder)
     if source.encoder is None:
         log.warning(
             "%s: nobody recorded which encoder made these vectors; they are taken as they come", source.location
@@ -144,21 +173,28 @@ def open_features(location: str | Path) -> FeatureSource:
     return source
 
 
-def features_at(location: str | Path) -> FeatureSource:
+def features_at(location: str | Path, *, crops: str | None = None, encoder: str | Path | None = None) -> FeatureSource:
     """A features folder, one Parquet file, or a .npy with a .csv of the same name beside it.
 
+    Args:
+        location: where they are.
+        crops: of each photo, where the user says it: of five or ten a vector is a mean, whose length tells how alike
+            the crops are. Of vectors that nobody says it of, the length tells nothing.
+        encoder: whose vectors they are, where the user says it: a checkpoint folder, or the digest of an encoder.
+
     Raises:
-        InputError: nothing usable is there.
-        ArtifactError: a features folder that is damaged or newer than this version.
+        InputError: nothing usable is there, or another number of crops was recorded.
+        BundleMismatch: another encoder was recorded.
+        ArtifactError: a features folder, or a checkpoint, that is damaged or newer than this version.
     """
     location = Path(location)
     check_ended(location)
-    encoder = crops = None
+    made_by = recorded = None
     if (location / ROWS_MANIFEST).exists():
         manifest = read_manifest(location, kind=KIND, schema_version=SCHEMA_VERSION, name=ROWS_MANIFEST)
         shards = [location / name for name in sorted(manifest.files, key=in_order)]
         digest = manifest_digest(location, name=ROWS_MANIFEST)
-        encoder, crops = manifest.facts.get("encoder"), manifest.config.get("crops")
+        made_by, recorded = manifest.facts.get("encoder"), manifest.config.get("crops")
     else:
         shards = [location] if location.is_file() else sorted(location.glob("[!_]*.parquet"))
         if not shards:
@@ -166,7 +202,31 @@ def features_at(location: str | Path) -> FeatureSource:
                 f"{location}: no features here. Give a folder of Parquet shards, a .parquet or a .npy file."
             )
         digest = hashlib.sha256("".join(map(file_digest, shards)).encode()).hexdigest()
-    return FeatureSource(location, shards, encoder, digest, crops)
+    if crops is not None and recorded not in (None, crops):
+        raise InputError(f"{location}: its vectors are of `crops` {recorded}, not {crops}. Leave `crops` out.")
+    given = None if encoder is None else _encoder_of(encoder)
+    if None not in (given, made_by) and given != made_by:
+        raise BundleMismatch(
+            f"{location}: its vectors are of encoder {str(made_by)[:8]}, not of {encoder}. Leave `encoder` out."
+        )
+    means = recorded is not None or crops in ("five", "ten")
+    return FeatureSource(location, shards, made_by or given, digest, recorded or crops, means)
+
+
+def _encoder_of(given: str | Path) -> str:
+    """The digest of an encoder that is given as one, or as the checkpoint folder that holds it."""
+    if re.fullmatch(r"[0-9a-f]{64}", str(given)):
+        return str(given)
+    folder = Path(given)
+    if not folder.is_dir():
+        raise InputError(
+            f"{given}: neither a checkpoint folder nor the digest of an encoder (64 hex digits). `encoder_digest` of a "
+            "Locator tells that of any encoder."
+        )
+    facts = read_manifest(folder, kind=CHECKPOINT_KIND, schema_version=CHECKPOINT_SCHEMA_VERSION).facts
+    if facts.get("encoder") is None:
+        raise ArtifactError(f"{folder}: this checkpoint does not say which encoder it is of. Give another one.")
+    return str(facts["encoder"])
 
 
 def read_features(location: Path) -> FeatureBatch:
@@ -309,7 +369,7 @@ def _batch(table: pa.Table, embedding: pa.Array | np.ndarray, path: Path, *, fir
     seen = None
     if "class_map" in table.column_names and pa.types.is_boolean(table.schema.field("class_map").type):
         seen = table["class_map"].to_pylist()  # others may call something else so
-    return FeatureBatch(names_of(table, path), _at_most_unit(vectors), status, reason, lat, lng, seen)
+    return FeatureBatch(names_of(table, path), vectors, status, reason, lat, lng, seen)
 
 
 def _text(table: pa.Table, column: str, *, absent: str, empty: str) -> list[str]:
@@ -317,10 +377,3 @@ def _text(table: pa.Table, column: str, *, absent: str, empty: str) -> list[str]
         return [absent] * table.num_rows
     values: list[str] = table[column].cast(pa.string()).fill_null(empty).to_pylist()
     return values
-
-
-def _at_most_unit(vectors: np.ndarray) -> np.ndarray:
-    """Vectors longer than 1, which others may keep, scaled to 1; shorter ones are means of several crops and stay."""
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    long = norms > 1 + 1e-3  # float16 rounds a unit vector to within this
-    return np.where(long, vectors / np.where(long, norms, 1), vectors) if long.any() else vectors

@@ -24,7 +24,6 @@ from encoder.models.device import choose_device
 from indexer.bundles.bundle import Bundle, calibrated_bundle
 from indexer.bundles.faiss_index import flat_index
 from indexer.bundles.registry import Registry
-from indexer.errors import InputError
 from indexer.photos.tables import table_digest
 from indexer.vectors.calibration import PROTOCOL_TEXTS, Calibration, Protocol, protocol_of
 from indexer.vectors.features import open_features
@@ -66,14 +65,12 @@ def calibrate(
         BundleMismatch: vectors of another encoder.
         WorkError: the disk is full.
     """
-    source, truth = open_features(features), Path(truth)
+    source, truth = open_features(features, crops=config.crops), Path(truth)
     engine = Engine.open(registry, version=config.version, device=config.device)
     bundle, model = engine.bundle, engine.bundle.model
     engine.check_encoder(source.encoder, source=str(source.location))
-    crops, split, album = config.crops, config.split, config.album
-    if crops is not None and source.crops not in (None, crops):
-        raise InputError(f"{features}: its vectors are of `crops` {source.crops}, not {crops}. Leave `crops` out.")
-    protocol: Protocol = "album" if album is not None else crops or protocol_of(source)
+    split, album = config.split, config.album
+    protocol: Protocol = "album" if album is not None else protocol_of(source)
     sample = held_out(bundle, source, truth, split=split, album=album)
     calibrations, geocells = _that_hold(bundle), None
     if config.fit_weights:

@@ -32,7 +32,9 @@ class RunSpec:
         checkpoint: the checkpoint the bundle was built from, or hf:<hub id or folder>.
         split: use only rows of `photos` whose column `split` is this.
         version: a bundle's digest or its beginning; the current one by default.
-        crops: of each photo, averaged: the middle; that and four corners; those and their mirror images.
+        crops: of each photo, averaged: the middle; that and four corners; those and their mirror images. With
+            `features` of which nobody recorded it, five or ten say that they are such means; all others are scaled to
+            length 1.
         album: column that says which photos belong together, such as those of one event: they get one answer. All
             vectors are read before the first answer.
         album_table: table with photo and that column, of the photos of `features` in their order; by default the
@@ -73,10 +75,8 @@ class RunSpec:
             raise InputError("Give either `features`, or `photos` together with `checkpoint`.")
         if self.features is not None and self.split is not None:
             raise InputError("`split` goes with `photos`: features have no splits. Embed that split alone.")
-        if self.features is not None and (self.crops != "one" or self.encoder.says_how_maps_come):
-            raise InputError(
-                "`crops`, `segmentation_cache` and `segmenter` go with `photos`: features are vectors already."
-            )
+        if self.features is not None and self.encoder.says_how_maps_come:
+            raise InputError("`segmentation_cache` and `segmenter` go with `photos`: features are vectors already.")
         if self.album is None and self.album_table is not None:
             raise InputError("`album_table` goes with `album`, which names its column.")
         if self.owner_column is None and self.owner_table is not None:
@@ -96,7 +96,9 @@ class RunSpec:
         from search.answers.engine import Engine
         from search.runs.vectors import StoredVectors
 
-        features = None if self.features is None else open_features(self.features)
+        features = None
+        if self.features is not None:
+            features = open_features(self.features, crops=None if self.crops == "one" else self.crops)
         job = read_job(out)
         begun = None if job is None else job.inputs.get("bundle")
         current = Registry(self.registry).current

@@ -9,7 +9,7 @@ from typing import Literal
 
 import pytest
 
-from indexer.cli import Command, Result, main
+from indexer.cli import Command, Group, Result, command_words, main
 from indexer.errors import InputError
 
 
@@ -60,6 +60,25 @@ def test_shared_options_are_flags_of_their_own(capsys: pytest.CaptureFixture[str
     assert (code, json.loads(out)) == (0, {"photos": "p", "strict": False, "limit": 7, "schemes": ["file", "s3"]})
     code, out, _ = run(capsys, ["--photos", "p", "--limit", "3", "--schemes", "https", "--strict", "--json"])
     assert json.loads(out) == {"photos": "p", "strict": True, "limit": 3, "schemes": ["https"]}
+
+
+def test_commands_of_a_group_are_called_by_two_words(capsys: pytest.CaptureFixture[str]) -> None:
+    commands = {"plain": Command(read), "both": Group("Two of a kind.", {"read": Command(read)})}
+    assert list(command_words(commands)) == [("plain",), ("both", "read")]
+    assert main("reader", "Reads.", commands, argv=["both", "read", "--photos", "p", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["photos"] == "p"
+    for words, code, text in (
+        (["--help"], 0, "Two of a kind."),
+        (["both", "--help"], 0, "Read photos."),
+        (["both"], 2, "python -m reader both --help"),
+        (["both", "raed"], 2, "Did you mean read?"),
+        (["both", "read"], 2, "python -m reader both read --help"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main("reader", "Reads.", commands, argv=words)
+        printed = capsys.readouterr()
+        assert ended.value.code == code
+        assert text in printed.out + printed.err
 
 
 def test_a_file_can_give_them_and_flags_win(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

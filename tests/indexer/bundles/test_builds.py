@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +15,7 @@ from indexer.bundles.bundle import open_bundle, verify_bundle
 from indexer.bundles.registry import Registry
 from indexer.cells.hierarchy import Hierarchy
 from indexer.disk.manifest import manifest_digest
-from indexer.errors import WorkError
+from indexer.errors import InputError, WorkError
 from indexer.photos.tables import table_digest
 from indexer.vectors.geocells import load_geocells
 from tests.indexer.anisotropic import anisotropic_world, write_world
@@ -58,6 +59,45 @@ def test_from_photo_vectors_each_cell_has_the_mean_of_its_own(folder: Path, tmp_
     assert made.facts["photos"] < made.facts["rows"] == 2000
     assert made.cells[-1] == len(hierarchy.leaves)
     assert [path.name for path in tmp_path.iterdir()] == ["R"]  # the hierarchy that was made for it is gone
+
+
+def test_the_temperature_of_means_and_how_photos_count_until_they_are_calibrated(folder: Path, tmp_path: Path) -> None:
+    config = replace(CONFIG, temperature=0.02, gallery_similarity=0.03, encoder="ab" * 32)
+    first = build(tmp_path / "R", features=folder / "F.parquet", photos=folder / "photos.parquet", config=config)
+    bundle = open_bundle(first.folder)
+    assert bundle.model.geocells.temperatures.tolist() == [0.02] * 3
+    assert bundle.encoder == "ab" * 32
+    assert bundle.gallery is not None
+    assert (bundle.gallery.facts.similarity, bundle.gallery.facts.alone) == (0.03, True)
+    fit = bundle.gallery.facts.unfitted(25.0)
+    assert (fit.cells, fit.gamma, fit.similarity, fit.lists) == (0, 0, 0.03, bundle.gallery.facts.lists)
+    (tmp_path / "names.txt").write_text(bundle.gallery.names(np.array([0]))[0])
+    fewer = build(tmp_path / "R", inherit=first.version, gallery_remove=tmp_path / "names.txt")
+    gallery = open_bundle(fewer.folder).gallery
+    assert gallery is not None
+    assert (gallery.facts.similarity, gallery.facts.alone) == (0.03, True)
+    plain = build(tmp_path / "S", features=folder / "F.parquet", photos=folder / "photos.parquet", config=CONFIG)
+    gallery = open_bundle(plain.folder).gallery
+    assert gallery is not None
+    assert not gallery.facts.alone
+    assert gallery.facts.unfitted(25.0).cells == 0.2
+
+
+@pytest.mark.parametrize(
+    "config", [{"temperature": 0.02}, {"gallery_similarity": 0.02}, {"crops": "ten"}, {"encoder": "ab" * 32}]
+)
+def test_what_is_about_vectors_goes_with_vectors(
+    config: dict[str, Any], hierarchy_folder: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    (name,) = config
+    with pytest.raises(InputError, match=rf"`{name}`.* go with `features`"):
+        build(tmp_path / "R", hierarchy=hierarchy_folder, checkpoint=checkpoint, config=BuildConfig(**config))
+
+
+@pytest.mark.parametrize(("name", "value"), [("temperature", 0.0), ("temperature", np.nan), ("gallery_similarity", -1)])
+def test_what_cosines_are_divided_by_is_above_zero(name: str, value: float) -> None:
+    with pytest.raises(InputError, match=f"`{name}` must be a number above 0"):
+        BuildConfig(**{name: value})
 
 
 def test_photos_that_say_where_they_were_taken_place_their_own_vectors(folder: Path, tmp_path: Path) -> None:

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexer.errors import ArtifactError, InputError
+from indexer.errors import ArtifactError, BundleMismatch, InputError
 from indexer.vectors import features
 from indexer.vectors.features import FeatureBatch, FeatureSource, feature_table, joined, open_features, read_features
+from indexer.vectors.geocells import load_geocells
 from tests.conftest import unit_rows, write_features
 
 
@@ -145,13 +146,77 @@ def test_absent_and_damaged_features(tmp_path: Path) -> None:
         read_features(tmp_path / "x.parquet")
 
 
-def test_vectors_longer_than_one_are_scaled_and_means_of_crops_stay(tmp_path: Path) -> None:
+@pytest.mark.parametrize("crops", ["five", "ten"])
+def test_vectors_longer_than_one_are_scaled_and_means_of_crops_stay(tmp_path: Path, crops: str) -> None:
     rows = unit_rows(3, 4, 0) * np.array([[100.0], [0.5], [1.0]])
     table = pa.table({"IMG_ID": list("abc"), "embedding": rows.tolist()})
     pyarrow.parquet.write_table(table, tmp_path / "f.parquet")
-    batch = read_features(tmp_path / "f.parquet")
+    source = open_features(tmp_path / "f.parquet", crops=crops)
+    batch = joined(list(source))
     np.testing.assert_allclose(np.linalg.norm(batch.embedding, axis=1), [1, 0.5, 1], rtol=1e-6)
     assert list(batch.photo) == ["a", "b", "c"]
+    assert source.crops == crops
+
+
+@pytest.mark.parametrize("crops", [None, "one"])
+def test_other_vectors_are_scaled_to_one_and_the_first_short_one_is_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, crops: str | None
+) -> None:
+    unit = unit_rows(5, 4, 0)
+    rows = unit * np.array([[0.995], [100.0], [0.9895], [0.15], [0.0]])
+    table = pa.table({"photo": list("abcde"), "embedding": rows.tolist(), "status": ["ok"] * 4 + ["torn"]})
+    pyarrow.parquet.write_table(table, tmp_path / "f.parquet", row_group_size=2)
+    source = open_features(tmp_path / "f.parquet", crops=crops)
+    for _ in range(2):
+        read = joined(list(source)).embedding
+        np.testing.assert_allclose(read[:4], unit[:4], atol=1e-6)
+        assert not read[4].any()  # a photo without a vector
+    warned = [record.getMessage() for record in caplog.records if "scaled to length 1" in record.getMessage()]
+    assert len(warned) == 1
+    assert "row 2 has 0.99" in warned[0]
+
+
+def test_nearly_unit_vectors_stay_to_the_last_bit_and_nobody_is_warned(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = unit_rows(50, 8, 0).astype(np.float16)
+    kept = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), 8)
+    pyarrow.parquet.write_table(
+        pa.table({"photo": list(map(str, range(50))), "embedding": kept}), tmp_path / "f.parquet"
+    )
+    np.testing.assert_array_equal(read_features(tmp_path / "f.parquet").embedding, rows.astype(np.float32))
+    assert "scaled" not in caplog.text
+
+
+def test_recorded_crops_decide_and_a_folder_written_at_once_records_them(tmp_path: Path) -> None:
+    short = replace(batch(4, 1), embedding=0.4 * unit_rows(4, 8, 1))
+    made = features.write_features(
+        tmp_path / "F", [short, batch(3, 2)], encoder=None, options={"crops": "ten"}, inputs={"table": "a"}
+    )
+    source = open_features(made)
+    assert (source.crops, source.rows) == ("ten", 7)
+    np.testing.assert_allclose(np.linalg.norm(joined(list(source)).embedding, axis=1), [0.4] * 4 + [1] * 3, rtol=1e-6)
+    assert open_features(made, crops="ten").means
+    with pytest.raises(InputError, match="its vectors are of `crops` ten, not one"):
+        open_features(made, crops="one")
+    with pytest.raises(InputError, match="exists already"):
+        features.write_features(made, [short], encoder=None, options={}, inputs={})
+
+
+def test_whose_vectors_they_are_can_be_said_and_must_not_differ_from_what_was_recorded(
+    tmp_path: Path, checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = pa.table({"photo": ["a"], "embedding": [[1.0, 0.0]]})
+    pyarrow.parquet.write_table(table, tmp_path / "f.parquet")
+    encoder = load_geocells(checkpoint).encoder
+    assert open_features(tmp_path / "f.parquet", encoder=checkpoint).encoder == encoder
+    assert open_features(tmp_path / "f.parquet", encoder="ab" * 32).encoder == "ab" * 32
+    assert "nobody recorded" not in caplog.text
+    assert open_features(tmp_path / "f.parquet").encoder is None
+    with pytest.raises(InputError, match="neither a checkpoint folder nor the digest"):
+        open_features(tmp_path / "f.parquet", encoder="hf:some/clip")
+    with pytest.raises(BundleMismatch, match=r"of encoder abc, not of .*Leave `encoder` out"):
+        open_features(folder(tmp_path / "F", batch(3, 0)), encoder="ab" * 32)
 
 
 def test_status_of_any_type_is_text_and_none_is_unknown(tmp_path: Path) -> None:

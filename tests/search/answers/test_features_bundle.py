@@ -10,6 +10,7 @@ from indexer.bundles.bundle import open_bundle
 from indexer.bundles.registry import Registry
 from indexer.earth import geo
 from search.answers.engine import Engine
+from search.answers.options import SearchOptions
 from tests.indexer.anisotropic import World, anisotropic_world, write_world
 from tests.indexer.conftest import indexer
 
@@ -57,6 +58,35 @@ def test_whitened_vectors_answer_unseen_photos_and_raw_ones_do_not(
     build(folder, tmp_path / "R", *TAUS, "--transform", "none")
     raw = median_km(Engine.open(tmp_path / "R"), world)
     assert whitened < 100 < 3000 < raw
+
+
+def test_photos_that_count_by_similarity_alone_have_the_softmax_of_their_cosines(
+    world: World, folder: Path, tmp_path: Path
+) -> None:
+    """The nearest of all, whatever their cells say, in the order of their cosines."""
+    alone = [
+        "--transform",
+        "none",
+        "--temperature",
+        "0.1",
+        "--gallery-similarity",
+        "0.1",
+        "--gallery-precision",
+        "fp32",
+    ]
+    build(folder, tmp_path / "R", *TAUS, *alone, "--keep-duplicates")
+    options = SearchOptions(gallery="all", gallery_photos=100)
+    engine = Engine.open(tmp_path / "R", options=options)
+    gallery = engine.bundle.gallery
+    assert gallery is not None
+    queries = world.vectors[world.n_known :][:20]
+    cosine = queries.astype(np.float64) @ gallery.vectors(0, len(gallery)).T
+    nearest = np.argsort(-cosine, axis=1)[:, :100]
+    expected = np.exp(np.take_along_axis(cosine, nearest, axis=1) / 0.1)
+    photos = engine.answer(engine.prepared(queries), k=1).photos
+    assert photos is not None
+    np.testing.assert_allclose(photos.weight, expected / expected.sum(axis=1, keepdims=True), rtol=1e-4)
+    np.testing.assert_allclose(photos.cosine, np.take_along_axis(cosine, nearest, axis=1), atol=1e-5)
 
 
 def test_queries_pass_the_bundles_transform(world: World, folder: Path, tmp_path: Path) -> None:

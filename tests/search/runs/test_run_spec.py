@@ -22,7 +22,6 @@ FEATURES = {"features": Path("F")}
         ({"photos": "P"}, "either `features`"),
         (FEATURES | {"checkpoint": "C"}, "either `features`"),
         (FEATURES | {"split": "test"}, "`split` goes with `photos`"),
-        (FEATURES | {"crops": "ten"}, "`crops`, .* go with `photos`"),
         (FEATURES | {"encoder": EncoderOptions(segmenter="S")}, "`segmenter` go with `photos`"),
         (FEATURES | {"shard_rows": 0}, "`shard_rows` must be at least 1, not 0"),
         (PHOTOS | {"shard_rows": -3}, "`shard_rows` must be at least 1, not -3"),
