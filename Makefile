@@ -21,6 +21,8 @@ $(READY): pyproject.toml constraints.txt
 	# torch first: alone, pip takes a CPU build where one is offered; later packages would ask for the largest one.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(FAISS),dev]'
+	# Without what it asks for: torchvision, whose builds on the package index need CUDA and break transformers without.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps geoclip
 	@rm -f .venv/.ready-*
 	@touch $@
 

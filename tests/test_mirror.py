@@ -16,6 +16,7 @@ TESTED_IN = {
     "indexer/bundles/typical_photos.py": "tests/indexer/bundles/test_gallery_builds.py",
     "indexer/errors.py": "tests/indexer/test_cli.py",
     "indexer/paper.py": "tests/indexer/cells/test_partition.py",
+    "training/adopt_commands.py": "tests/training/test_adopting.py",
     "training/runs/check_report.py": "tests/training/test_checking.py",
 }
 TESTS_OF_MORE = {

@@ -36,6 +36,8 @@ class LocationEncoder(nn.Module):
         n_scales = 1 + max(int(name.split(".")[1]) for name in named)
         self.scales = nn.ModuleList(_one_scale(named, f"scales.{number}") for number in range(n_scales))
         self.load_state_dict(named)
+        if len({scale[-1].out_features for scale in self.scales}) != 1:
+            raise ValueError("vectors of scales have different numbers of dimensions and cannot be added up")
         self.eval().requires_grad_(False)
 
     def forward(self, places: torch.Tensor) -> torch.Tensor:
@@ -101,8 +103,11 @@ def _own_name(name: str) -> str:
 
 def _one_scale(named: Mapping[str, torch.Tensor], prefix: str) -> nn.Sequential:
     """The layers of a scale, in the sizes of its weights."""
-    layers: list[nn.Module] = [_FourierFeatures(len(named[f"{prefix}.0.frequencies"]))]
+    number = len(named[f"{prefix}.0.frequencies"])
+    layers: list[nn.Module] = [_FourierFeatures(number)]
+    width = 2 * number
     for position in (1, 3, 5, 7):
-        end, begin = named[f"{prefix}.{position}.weight"].shape
-        layers += [nn.Linear(begin, end), nn.ReLU()]
+        end = len(named[f"{prefix}.{position}.weight"])
+        layers += [nn.Linear(width, end), nn.ReLU()]
+        width = end
     return nn.Sequential(*layers[:-1])

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from huggingface_hub.errors import EntryNotFoundError
 
 from encoder.models.checkpoint import LoadedEncoder
 from encoder.models.files import (
@@ -46,6 +47,42 @@ def test_what_is_not_there_is_said_with_what_to_do(tmp_path: Path) -> None:
     for name in ("nobody/no-such-model", "no such folder"):
         with pytest.raises(InputError, match=rf"^{name}: a.json cannot be had .*give a local folder: <folder>\.$"):
             fetch(name, "a.json")
+
+
+def test_a_hub_that_cannot_be_reached_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub's own download asks six times, for half a minute, of what is not here."""
+    urls: list[str] = []
+
+    def unreachable(url: str) -> None:
+        urls.append(url)
+        raise ConnectionRefusedError("no route")
+
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", unreachable)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", unreachable)
+    with pytest.raises(
+        InputError, match=r"^hf:some/clip@v2: a\.json or b\.json cannot be had \(no route\).*local folder"
+    ):
+        fetch("some/clip@v2", "a.json", "b.json", prefix="hf:")
+    assert len(urls) == 1
+    assert urls[0].endswith("/some/clip/resolve/v2/a.json")
+
+
+def test_what_was_had_before_needs_no_hub_and_a_revision_is_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here: dict[tuple[str, str | None], Path] = {("a.json", "v2"): tmp_path / "a.json"}
+
+    def missing(url: str) -> None:
+        raise EntryNotFoundError(f"no {url}")
+
+    monkeypatch.setattr(
+        "huggingface_hub.try_to_load_from_cache", lambda _, file, revision: str(here.get((file, revision), "")) or None
+    )
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda _, file, revision: str(here[file, revision]))
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", missing)
+    assert fetch("some/clip@v2", "b.json", "a.json") == tmp_path / "a.json"
+    with pytest.raises(InputError, match="cannot be had"):
+        fetch("some/clip@v3", "a.json")
 
 
 def test_a_configuration_is_an_object(tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from encoder.config import Preprocessing
 from encoder.embedding import embed_photos
 from encoder.encode import PhotoEncoder
-from encoder.models.checkpoint import LoadedEncoder, load_encoder
-from encoder.models.model import GeoEncoder, GeoEncoderConfig
+from encoder.models.checkpoint import LoadedEncoder, load_encoder, save_checkpoint
+from encoder.models.files import encoder_width
+from encoder.models.model import GeoEncoder, GeoEncoderConfig, make_head
 from indexer.errors import ArtifactError, InputError
 from indexer.photos.sources import listed_photos
 from tests.encoder.conftest import EDGE, VISION, WIDTH, natural, tiny_encoder
@@ -55,6 +56,31 @@ def test_save_pretrained_and_from_pretrained_are_the_identity(tmp_path: Path) ->
     assert again.preprocessing == Preprocessing(40, EDGE)
     pixels = torch.randn(2, 3, EDGE, EDGE)
     assert torch.equal(encoder(pixels), again(pixels))
+
+
+def test_a_head_upon_the_projection_comes_back_with_it(tmp_path: Path) -> None:
+    encoder, pixels = tiny_encoder(), torch.randn(3, 3, EDGE, EDGE)
+    torch.manual_seed(5)
+    head = make_head(WIDTH, [24, 6])
+    projected = encoder.unscaled(pixels)
+    encoder.add_head(head)
+    assert encoder.width == 6
+    torch.testing.assert_close(encoder.unscaled(pixels), head[2](torch.relu(head[0](projected))))
+    save_checkpoint(tmp_path / "C", encoder=encoder, geocells=None, config={}, inputs={})
+    loaded = load_encoder(str(tmp_path / "C"))
+    assert loaded.width == encoder_width(tmp_path / "C") == 6
+    assert torch.equal(loaded.model(pixels), encoder(pixels))
+    assert torch.equal(AutoModel.from_pretrained(tmp_path / "C").eval()(pixels), encoder(pixels))
+    bfloat16 = load_encoder(str(tmp_path / "C"), dtype=torch.bfloat16).model(pixels.bfloat16())
+    assert bfloat16.dtype == torch.float32
+    assert (bfloat16 * encoder(pixels)).sum(dim=1).min() > 0.99
+
+
+def test_a_head_of_another_width_or_of_no_width_is_refused() -> None:
+    with pytest.raises(InputError, match=f"head for 9 dimensions upon an encoder of {WIDTH}"):
+        tiny_encoder().add_head(make_head(9, [4]))
+    with pytest.raises(InputError, match="0 dimensions"):
+        GeoEncoderConfig(vision_config=VISION, projection_dim=WIDTH, head=[4, 0])
 
 
 def test_hugging_face_can_open_a_checkpoint_folder(checkpoint: Path, encoder: LoadedEncoder) -> None:

@@ -10,7 +10,7 @@ from transformers import CLIPModel
 
 from encoder.__main__ import COMMANDS
 from encoder.models.checkpoint import WEIGHTS_FILE, load_encoder
-from encoder.models.pickled_weights import convert
+from encoder.models.pickled_weights import convert, pickled_tensors
 from indexer.cli import main
 from indexer.errors import InputError
 from tests.encoder.conftest import EDGE
@@ -40,6 +40,14 @@ def test_shared_and_wrapped_weights_are_understood(pickled: Path, clip: CLIPMode
     torch.save({"state_dict": weights, "step": 7}, pickled / "w.pt")
     assert convert(pickled, str(tmp_path / "out"), weights="w.pt") == len(weights)
     assert not list((tmp_path / "out").glob("*.pt"))
+
+
+def test_a_single_tensor_has_the_name_that_it_is_given(tmp_path: Path) -> None:
+    torch.save(torch.nn.Parameter(torch.tensor(3.5)), tmp_path / "scale.pth")
+    (tensor,) = pickled_tensors(tmp_path / "scale.pth", single="scale").values()
+    assert (float(tensor), tensor.requires_grad) == (3.5, False)
+    with pytest.raises(InputError, match="no table of named tensors"):
+        pickled_tensors(tmp_path / "scale.pth")
 
 
 class Evil:
