@@ -184,7 +184,8 @@ def build_config(temperature: float) -> BuildConfig:
 
     No transform: one that whitens would be fitted to vectors of places and applied to those of photos, which have
     another mean, and it would change which places come first. All places are kept, in full precision, and count by
-    their cosines alone until the version is calibrated: so they come first as GeoCLIP has them, with its probabilities.
+    their cosines alone until the version is calibrated: so they come first as GeoCLIP has them, with its probabilities
+    but for a factor, and answers point where its own do.
     """
     return BuildConfig(
         transform="none",

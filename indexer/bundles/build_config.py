@@ -53,9 +53,9 @@ class BuildConfig(GalleryConfig):
         shrinkage: of the whitening, from 0 to 1; chosen by cross-validation if not given.
         seed: of the sample for that.
         temperature: with `features`, of every level: what its cosines are divided by before they are compared.
-        gallery_similarity: with `features`, until the version is calibrated photos of the gallery count by their
-            cosine divided by this, alone, and cells do not; by default both count, and how is chosen by how well
-            photos place each other.
+        gallery_similarity: with `features`, how photos of the gallery count until the version is calibrated: by their
+            cosine divided by this, alone; cells do not, and answers point at the first one. By default both count,
+            and how is chosen by how well photos place each other.
         index: how leaves are searched; flat compares all of them and is exact, ivf only those below the best cells of
             a coarser level; auto is flat up to 200,000 leaves.
         precision: of the numbers in the leaf index; fewer bits take less memory and are not exact.

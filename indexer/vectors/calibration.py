@@ -28,6 +28,7 @@ PROTOCOL_TEXTS: Mapping[Protocol, str] = {
 }
 _MOST_NONCONFORMITIES = 4000  # that a manifest keeps: p-values down to 1 in 4,001
 _MILLION = 1_000_000
+_AT_A_PHOTO_KM = 0.001  # a width of bells so narrow that no photo adds to another, nor moves where an answer points
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,7 @@ def usual_photo_fit(
     """The numbers where nothing was fitted: those of a prototype on the embedded world, bells as wide as a leaf.
 
     leaf_width_km: the median over leaves. similarity, lists: what was chosen for the gallery. alone: similarities
-    alone count, and cells do not where there are photos.
+    alone count, cells do not where there are photos, and answers point at the photo that is most similar.
     """
     width_km = max(leaf_width_km, 0.05)
     return PhotoFit(
@@ -102,7 +103,7 @@ def usual_photo_fit(
         similarity=similarity,
         near=100,
         width_km=width_km,
-        point_width_km=width_km,
+        point_width_km=_AT_A_PHOTO_KM if alone else width_km,
         growth=0.5,
         lists=lists,
     )

@@ -83,8 +83,12 @@ def test_photos_that_count_by_similarity_alone_have_the_softmax_of_their_cosines
     cosine = queries.astype(np.float64) @ gallery.vectors(0, len(gallery)).T
     nearest = np.argsort(-cosine, axis=1)[:, :100]
     expected = np.exp(np.take_along_axis(cosine, nearest, axis=1) / 0.1)
-    photos = engine.answer(engine.prepared(queries), k=1).photos
+    answers = engine.answer(engine.prepared(queries), k=1)
+    photos = answers.photos
     assert photos is not None
+    first = nearest[:, 0]
+    np.testing.assert_allclose(answers.at.lat_deg, gallery.lat_deg[first], atol=1e-9)  # they point at the most similar
+    np.testing.assert_allclose(answers.at.lng_deg, gallery.lng_deg[first], atol=1e-9)
     np.testing.assert_allclose(photos.weight, expected / expected.sum(axis=1, keepdims=True), rtol=1e-4)
     np.testing.assert_allclose(photos.cosine, np.take_along_axis(cosine, nearest, axis=1), atol=1e-5)
 
