@@ -1,10 +1,12 @@
 # Two commands: `make demo` runs the main job, `make test` passes the tests. Both set up .venv first.
 .DEFAULT_GOAL := help
-.PHONY: help venv demo ablations docs test test-slow test-wheel check format clean rehearse bench-augmentation bench-bundle
-.PHONY: bench-costs bench-embed bench-fusion bench-gallery bench-gpu bench-partition bench-refit bench-refit-scale
+.PHONY: help venv demo geoclip locate ablations docs test test-slow test-wheel check format clean rehearse bench-augmentation bench-bundle
+.PHONY: bench-costs bench-embed bench-fusion bench-gallery bench-geoclip bench-gpu bench-partition bench-refit bench-refit-scale
 .PHONY: bench-reranker bench-run bench-search bench-small-refit bench-start bench-trust
 
 PYTHON ?= python3
+CLIP ?=# of `make geoclip`: a folder with openai/clip-vit-large-patch14, where the hub cannot be reached
+PHOTO ?=# of `make locate`: the photo to place
 FAISS ?= cpu# cpu or gpu: which of the two FAISS packages to install
 
 BIN := .venv/bin
@@ -28,6 +30,18 @@ $(READY): pyproject.toml constraints.txt
 
 demo: venv  ## Run the main job on the embedded world and write out/demo/report.html
 	$(BIN)/python -m benchmarks.world.demo
+
+GEOCLIP := out/geoclip
+
+geoclip: $(GEOCLIP)/registry/current  ## Take over GeoCLIP into out/geoclip, nothing trained: CLIP (1.7 GB) comes from the hub, or CLIP=folder
+
+$(GEOCLIP)/registry/current: | $(READY)
+	$(BIN)/python -m training adopt geoclip --out $(GEOCLIP)/model --registry $(GEOCLIP)/registry $(if $(CLIP),--clip '$(CLIP)')
+
+locate: geoclip  ## Say where PHOTO=path.jpg was taken, after `make geoclip`, and write out/geoclip/answer.html
+	@test -n '$(PHOTO)' || { echo 'Which photo? make locate PHOTO=path.jpg' >&2; exit 2; }
+	$(BIN)/python -m search query --registry $(GEOCLIP)/registry --checkpoint $(GEOCLIP)/model/checkpoint --html $(GEOCLIP)/answer.html '$(PHOTO)'
+	@echo '$(GEOCLIP)/answer.html'
 
 ablations: venv  ## The method without its parts, and other methods, beside the paper's tables: an hour, resumable
 	$(BIN)/python -m benchmarks.world.ablations
@@ -70,6 +84,9 @@ bench-fusion: venv  ## Kinds of semantic fusion on the embedded world, with shuf
 
 bench-gallery: venv  ## Answers by photos of known places beside FAISS, 4.7 million of them: 12 GB on disk, 8 GB of memory
 	$(BIN)/python -m benchmarks.gallery
+
+bench-geoclip: venv  ## GeoCLIP as it was taken over beside its own package: the same answers, and their cost: ten minutes
+	$(BIN)/python -m benchmarks.geoclip
 
 bench-gpu: venv  ## What only a machine with a GPU can show: rates, shares of its peak, agreement with the CPU
 	$(BIN)/python -m benchmarks.gpu
