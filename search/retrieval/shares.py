@@ -13,4 +13,4 @@ def shares(score: torch.Tensor, best: torch.Tensor, temperature: float) -> torch
     score: (Q, M) float32, minus infinity for none; overwritten. best: (Q, 1), what the highest are.
     """
     scaled = score.sub_(best).div_(temperature).clamp_(min=_LEAST)
-    return torch.nn.functional.threshold_(scaled.exp_(), _NONE, 0.0)
+    return torch.threshold_(scaled.exp_(), _NONE, 0.0)

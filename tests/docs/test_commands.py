@@ -6,16 +6,27 @@ from pathlib import Path
 
 import pytest
 
-from indexer.cli import _parser
+from indexer.cli import Group, _parser
 from tests.docs.conftest import run
 from tests.docs.markdown import PACKAGES, PAGES, ROOT, CommandLine, command_lines, in_code_font
 
 COMMANDS = {package: importlib.import_module(f"{package}.__main__").COMMANDS for package in PACKAGES}
-PARSERS = {package: _parser(package, "", commands) for package, commands in COMMANDS.items()}
+GROUPS = {
+    (package, name): group.commands
+    for package, commands in COMMANDS.items()
+    for name, group in commands.items()
+    if isinstance(group, Group)
+}
+# Of each package, and of each of its groups of commands.
+PARSERS = {
+    words: _parser(" ".join(words), "", commands)
+    for words, commands in [*(((package,), commands) for package, commands in COMMANDS.items()), *GROUPS.items()]
+}
 LINES = [line for page in PAGES for line in command_lines(page)]
 # What a command line needs that is not here; it is parsed all the same.
 ELSEWHERE = re.compile(
     r"s3://|shi-labs/|--engine ray|mp16\.yaml|--part |--segmentation-cache|--benchmark |--tables|names\.txt"
+    r"|--registry names\b|adopt geoclip"
 )
 # Options of other programs, of Slurm, and of a section that is there only when one of its options is given.
 OTHERS = {
@@ -37,9 +48,9 @@ def test_there_are_command_lines_to_test() -> None:
 @pytest.mark.parametrize("line", LINES, ids=str)
 def test_it_parses(line: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)  # where configs/ is
-    package, *arguments = line.words
+    n_first = 2 if line.words[:2] in GROUPS else 1
     try:
-        PARSERS[package].parse_args(arguments)
+        PARSERS[line.words[:n_first]].parse_args(line.words[n_first:])
     except SystemExit:
         pytest.fail(f"{line} does not parse")
 
