@@ -12,12 +12,13 @@ import pyarrow as pa
 from jsonargparse import ArgumentParser
 
 from benchmarks.harness import Report
-from benchmarks.partition import MP16_PHOTOS, photo_places
+from benchmarks.partition import photo_places
 from benchmarks.place_vectors import PlaceVectors
 from indexer.bundles.bundle import build_bundle, open_bundle
 from indexer.bundles.leaf_index import IndexChoice
 from indexer.cells.division import S2Scheme, divide
 from indexer.cells.hierarchy import sorted_ids
+from indexer.paper import MP16_PHOTOS
 
 
 def main() -> int:

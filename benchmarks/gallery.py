@@ -47,11 +47,11 @@ from jsonargparse import ArgumentParser
 
 from benchmarks.gallery_world import PLACES, PhotoWorld, world_of
 from benchmarks.harness import AnonPeak, Report, run_command, seconds_of
-from benchmarks.partition import MP16_PHOTOS
 from encoder.models.device import multiplies_bfloat16, multiplies_bytes
 from indexer.bundles.faiss_index import Index, flat_index, list_count, map_lists, search_index, set_probes
 from indexer.bundles.gallery import VECTORS_FILE
 from indexer.bundles.registry import Registry
+from indexer.paper import MP16_PHOTOS
 from search.answers.engine import Engine
 from search.answers.leaf_search import LeafSearch
 from search.retrieval.found import Searched

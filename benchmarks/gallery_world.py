@@ -25,7 +25,7 @@ import pyarrow as pa
 from jsonargparse import ArgumentParser
 
 from benchmarks.harness import AnonPeak
-from benchmarks.partition import MP16_PHOTOS, photo_places
+from benchmarks.partition import photo_places
 from benchmarks.place_vectors import STANDS_FOR, TEMPERATURE, WAVELENGTHS_KM, PlaceVectors
 from indexer.bundles.build_config import GalleryConfig
 from indexer.bundles.bundle import build_bundle
@@ -38,7 +38,7 @@ from indexer.cells.partition import PartitionRule
 from indexer.cells.table import load_hierarchy
 from indexer.disk.artifact import Draft
 from indexer.earth.geo import EARTH_RADIUS_KM
-from indexer.paper import TAU_MAX
+from indexer.paper import MP16_PHOTOS, TAU_MAX
 from indexer.vectors.cell_sums import unit_rows
 from indexer.vectors.geocells import Geocells
 from indexer.vectors.prototypes import Placed

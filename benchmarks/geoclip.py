@@ -129,9 +129,9 @@ def _parity(report: Report, folder: Path, package: GeoCLIP, files: list[Path]) -
     """Whether both give a photo the same vector, and name the same places first."""
     with torch.inference_mode():
         pixels = (package.image_encoder.preprocess_image(Image.open(file).convert("RGB")) for file in files)
-        theirs = torch.cat([package.image_encoder(each) for each in pixels])
+        embedded = torch.cat([package.image_encoder(each) for each in pixels])
         places = torch.cat([package.location_encoder(part) for part in package.gps_gallery.split(4096)])
-    theirs = torch.nn.functional.normalize(theirs).numpy()
+    theirs = torch.nn.functional.normalize(embedded).numpy()
     locator = _open(folder, gallery="all", gallery_photos=_FIRST)
     names = [str(file) for file in files]
     ours = locator.embed(listed_photos(names)).embedding
@@ -147,8 +147,8 @@ def _parity(report: Report, folder: Path, package: GeoCLIP, files: list[Path]) -
         gap = max(map(_gap, found, named, theirs))
         report.row(
             f"first five places {what}",
-            f"equal for {sum(equal)} of {len(files)}; by the package's own cosines none is more than {gap:.1e} less like "
-            "the photo than the one in its place there",
+            f"equal for {sum(equal)} of {len(files)}; by the package's own cosines none is more than {gap:.1e} less "
+            "like the photo than the one in its place there",
             holds=gap <= 1 - LEAST_COSINE,
             equal=sum(equal),
             photos=len(files),

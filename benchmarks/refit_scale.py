@@ -19,11 +19,12 @@ import pyarrow.parquet
 from jsonargparse import ArgumentParser
 
 from benchmarks.harness import Report, run_command
-from benchmarks.partition import MP16_PHOTOS, photo_places, write_table
+from benchmarks.partition import photo_places, write_table
 from benchmarks.place_vectors import PlaceVectors
 from encoder.config import DeviceName
 from indexer.cells.hierarchy import Hierarchy
 from indexer.cells.table import load_hierarchy
+from indexer.paper import MP16_PHOTOS
 from training.config import RefitConfig
 
 MAX_BYTES = 8_000_000_000  # for MP16_PHOTOS

@@ -225,8 +225,14 @@ def _from_features(home: Registry, hierarchy: Path, features: Path, photos: Path
     gallery = new_gallery(source, placement, made.geocells, opened, config)
     table = None if photos is None else table_digest(photos)
     inputs = {"hierarchy": manifest_digest(hierarchy), "features": source.digest, "photos": table}
-    described = {"geocells": "features", "transform": made.facts, "split": config.split, "seed": config.seed}
-    described |= {"crops": source.crops, "temperature": config.temperature}
+    described = {
+        "geocells": "features",
+        "transform": made.facts,
+        "split": config.split,
+        "seed": config.seed,
+        "crops": source.crops,
+        "temperature": config.temperature,
+    }
     folder = _written(home, hierarchy, made.geocells, gallery, described, inputs, config, photos=made.queries)
     return _Made(
         folder,

@@ -36,7 +36,9 @@ class LocationEncoder(nn.Module):
         n_scales = 1 + max(int(name.split(".")[1]) for name in named)
         self.scales = nn.ModuleList(_one_scale(named, f"scales.{number}") for number in range(n_scales))
         self.load_state_dict(named)
-        if len({scale[-1].out_features for scale in self.scales}) != 1:
+        widths = {len(named[f"scales.{number}.7.bias"]) for number in range(n_scales)}
+        self.width = min(widths)  # D, the number of dimensions of its vectors
+        if len(widths) != 1:
             raise ValueError("vectors of scales have different numbers of dimensions and cannot be added up")
         self.eval().requires_grad_(False)
 
@@ -48,11 +50,6 @@ class LocationEncoder(nn.Module):
         """The same before vectors are scaled to length 1: those of the published weights have 0.15 to 0.52."""
         drawn = equal_earth(places)
         return torch.stack([scale(drawn) for scale in self.scales]).sum(dim=0)
-
-    @property
-    def width(self) -> int:
-        """D, the number of dimensions of its vectors."""
-        return int(self.scales[0][-1].out_features)
 
     @torch.inference_mode()
     def vectors(self, lat_deg: np.ndarray, lng_deg: np.ndarray) -> np.ndarray:
