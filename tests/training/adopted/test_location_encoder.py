@@ -64,7 +64,7 @@ def test_the_published_weights_make_the_packages_own_vectors() -> None:
     ours = LocationEncoder(weights)
     with torch.inference_mode():
         expected, found = theirs(places), ours.unscaled(places)
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)  # the last bits decide which place comes first
     assert ours.width == 512
     assert 0.1 < float(expected.norm(dim=1).min()) < float(expected.norm(dim=1).max()) < 0.6  # no unit vectors
 
