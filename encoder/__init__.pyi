@@ -12,5 +12,9 @@ from .encode import open_encoder as open_encoder
 from .models.checkpoint import LoadedEncoder as LoadedEncoder
 from .models.checkpoint import load_encoder as load_encoder
 from .models.pickled_weights import convert as convert
+from .prompts import Prompt as Prompt
+from .prompts import read_prompts as read_prompts
 from .segmenting import SegmentSummary as SegmentSummary
 from .segmenting import segment as segment
+from .texts import TextSummary as TextSummary
+from .texts import embed_texts as embed_texts

@@ -26,9 +26,9 @@ ROOMS = {
         {"cli", "commands", "registry_commands", "__main__", "__init__"},
     ],
     "encoder": [
-        {"config", "bad_images"},
+        {"config", "bad_images", "prompts"},
         *({room} for room in ("class_maps", "photos", "models")),
-        {"encode", "embedding", "segmenting", "commands", "__main__", "__init__"},
+        {"encode", "embedding", "segmenting", "texts", "commands", "__main__", "__init__"},
     ],
     "training": [
         {"config"},

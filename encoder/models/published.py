@@ -44,6 +44,18 @@ class ModelFiles:
     processor: Path
     settings: Mapping[str, Any]  # what `config` holds
 
+    @classmethod
+    def find(cls, name: str, config_file: Path, settings: Mapping[str, Any]) -> "ModelFiles":
+        """Those of a hub id or folder whose configuration is known; an InputError where one cannot be had."""
+        weights_file = fetch(name, WEIGHTS_FILE, prefix=HUB_PREFIX)
+        processor_file = fetch(name, *PROCESSOR_FILES, prefix=HUB_PREFIX)
+        return cls(HUB_PREFIX + name, config_file, weights_file, processor_file, settings)
+
+    @property
+    def digest(self) -> str:
+        """What vectors are tied to: of photos, and of texts where the model has both halves."""
+        return digest_of(self.config, self.weights, self.processor)
+
 
 class Reader(Protocol):
     """How models of a type are read."""
@@ -186,7 +198,5 @@ def read_published(name: str, config_file: Path, settings: Mapping[str, Any]) ->
             f"{HUB_PREFIX}{name}: its model type is {kind!r}, which is not read. Read are {', '.join(_READERS)}, and "
             f"encoders of this project ({GeoEncoderConfig.model_type!r})."
         )
-    weights_file = fetch(name, WEIGHTS_FILE, prefix=HUB_PREFIX)
-    processor_file = fetch(name, *PROCESSOR_FILES, prefix=HUB_PREFIX)
-    files = ModelFiles(HUB_PREFIX + name, config_file, weights_file, processor_file, settings)
-    return _READERS[kind].read(files), digest_of(config_file, weights_file, processor_file)
+    files = ModelFiles.find(name, config_file, settings)
+    return _READERS[kind].read(files), files.digest

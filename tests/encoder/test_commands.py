@@ -11,7 +11,9 @@ from PIL import Image
 
 from encoder.__main__ import COMMANDS
 from indexer.cli import main
+from indexer.vectors.features import read_features
 from tests.encoder.conftest import natural
+from tests.text_clips import save_text_clip
 
 
 def embed(*arguments: object) -> int:
@@ -95,3 +97,24 @@ def test_help_answers_without_loading_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "--checkpoint" in done.stdout
     assert done.stderr == "[]\n"
+
+
+def test_names_become_vectors_by_prompts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_text_clip(tmp_path / "C")
+    (tmp_path / "names.csv").write_text("name,country\nFR,France\nOM,Oman\n")
+    (tmp_path / "prompts.txt").write_text("A photo in {country}.\nIn {country}\n")
+    common = ["--texts", tmp_path / "names.csv", "--checkpoint", f"hf:{tmp_path / 'C'}"]
+    assert embed(*common, "--prompts", tmp_path / "prompts.txt", "--out", tmp_path / "F", "--json") == 0
+    data = json.loads(capsys.readouterr().out)
+    assert (data["rows"], data["texts"], data["embedded_before"]) == (2, 4, 0)
+    assert list(read_features(tmp_path / "F").photo) == ["FR", "OM"]
+    assert embed(*common, "--out", tmp_path / "F2") == 0
+    assert "2 names, 0 of them embedded before, by 2 texts" in capsys.readouterr().out
+    for wrong, message in [
+        ([*common, "--photos", tmp_path], "Give one of --photos and --texts"),
+        (["--checkpoint", "hf:x"], "Give one of --photos and --texts"),
+        (["--photos", tmp_path, "--checkpoint", "hf:x", "--prompts", "p.txt"], "--prompts goes with --texts"),
+        ([*common, "--crops", "ten"], "--crops: goes with --photos, not with --texts"),
+    ]:
+        assert embed(*wrong, "--out", tmp_path / "F3") == 2
+        assert message in capsys.readouterr().err
