@@ -9,7 +9,16 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal, Self
 
-from encoder.config import CLIP_MEAN, CLIP_STD, CropName, DeviceName, FusionConfig, check_bounds, check_number
+from encoder.config import (
+    CLIP_MEAN,
+    CLIP_STD,
+    CropName,
+    DeviceName,
+    FusionConfig,
+    PrecisionName,
+    check_bounds,
+    check_number,
+)
 from indexer.bundles.build_config import GalleryConfig
 from indexer.choices import check_choices
 from indexer.errors import InputError
@@ -394,3 +403,31 @@ class RefitConfig(GalleryConfig):
         check_bounds(self, "patience", "epoch_photos", "batch_size", "held_out_photos", low=1)
         check_bounds(self, "decay", low=0, high=1)
         check_bounds(self, "held_out", low=0.001, high=0.5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamesConfig:
+    """How places are found by their names.
+
+    Args:
+        labels: with `names`, its columns of labels, coarsest first; by default continent,country,region,city.
+        temperature: what cosines of photos and names are divided by, at every level; by default the model's own.
+        prior_exponent: how much the number of people in a place counts; 0: nothing. By default 1 where it is known, so
+            that before a photo is seen a place is as likely as one of all these people lives there.
+        device: where the model runs; cuda where there is none is an error.
+        precision: of the model; bfloat16 where the processor has it, by default.
+        batch_size: texts in one forward pass.
+    """
+
+    labels: tuple[str, ...] = ()
+    temperature: float | None = None
+    prior_exponent: float | None = None
+    device: DeviceName = "auto"
+    precision: PrecisionName = "auto"
+    batch_size: int | Literal["auto"] = "auto"
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        check_bounds(self, "temperature", low=1e-4, high=1e4)
+        check_bounds(self, "prior_exponent", low=0, high=100)
+        check_bounds(self, "batch_size", low=1)

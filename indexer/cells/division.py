@@ -23,7 +23,10 @@ from indexer.disk.manifest import manifest_digest
 from indexer.earth import s2
 from indexer.errors import ArtifactError, InputError
 from indexer.photos.sources import coordinate_batches
-from indexer.photos.tables import coordinates_of, read_columns, table_digest
+from indexer.photos.tables import ROW, coordinates_of, read_columns, table_digest
+
+_COUNTS = "n_photos"  # the column of places that says how many each row stands for
+_MOST = 1e12  # that a row may stand for, so that sums of millions of them are exact
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,8 @@ class LabelScheme:
 
     columns: tuple[str, ...]  # coarsest first
     tau_min: int = 0  # a cell is kept only if it holds more photos than this
+    by_path: bool = False  # whether one label below two others is two cells, and no error
+    counts: str | None = None  # the column of how many photos, or people, a row stands for; None: each is one photo
 
     def __post_init__(self) -> None:
         if not self.columns or len(set(self.columns)) != len(self.columns):
@@ -66,10 +71,18 @@ class LabelScheme:
 
     def read(self, photos: Path, *, split: str | None) -> pa.Table:
         """Point ids and labels, in the order of the table."""
-        table = read_columns(photos, ["lat", "lng", *self.columns], split=split)
-        lat, lng = coordinates_of(table, photos, required=True)
+        counted = [] if self.counts is None else [self.counts]
+        table = read_columns(photos, ["lat", "lng", *self.columns, *counted], split=split)
+        return self.placed(table, source=photos)
+
+    def placed(self, table: pa.Table, *, source: str | Path) -> pa.Table:
+        """The same of a table that was read. source: what messages call it."""
+        lat, lng = coordinates_of(table, source, required=True)
         labels = {column: table[column].cast(pa.string()) for column in self.columns}
-        return pa.table({"s2_id": s2.point_ids(lat, lng), **labels})
+        places = {"s2_id": s2.point_ids(lat, lng), **labels}
+        if self.counts is not None:
+            places[_COUNTS] = _counts_of(table, self.counts, source=source)
+        return pa.table(places)
 
     def join(self, first: pa.Table, second: pa.Table) -> pa.Table:
         """One after the other."""
@@ -78,14 +91,38 @@ class LabelScheme:
     def build(self, places: pa.Table) -> Hierarchy:
         """Make the tree of labels."""
         ids = places["s2_id"].to_numpy()
-        return build_label_hierarchy(places, self.columns, ids=ids, tau_min=self.tau_min)
+        counts = None if self.counts is None else places[_COUNTS].to_numpy()
+        return build_label_hierarchy(
+            places, self.columns, ids=ids, tau_min=self.tau_min, by_path=self.by_path, counts=counts
+        )
 
     def to_config(self) -> dict[str, Any]:
-        """The columns and the bound."""
-        return {"kind": "labels", "labels": list(self.columns), "tau_min": self.tau_min}
+        """The columns and the bound, and what else differs from the usual."""
+        usual = {"kind": "labels", "labels": list(self.columns), "tau_min": self.tau_min}
+        by_path = {"by_path": True} if self.by_path else {}
+        return usual | by_path | ({} if self.counts is None else {"counts": self.counts})
 
 
 PartitionScheme = S2Scheme | LabelScheme
+
+
+def _counts_of(table: pa.Table, column: str, *, source: str | Path) -> np.ndarray:
+    """A column of whole numbers, (N,) int64, those below 1 as 1: nobody is known to be there, and somebody may be.
+
+    InputError names the row of a value that is no number.
+    """
+    try:
+        values = table[column].cast(pa.float64()).fill_null(np.nan).to_numpy()
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise InputError(f"{source}: {column} must be whole numbers ({error}).") from None
+    wrong = np.flatnonzero(~((values >= 0) & (values < _MOST)))  # written so that NaN is wrong too
+    if wrong.size:
+        rows = table[ROW].to_numpy() if ROW in table.column_names else np.arange(table.num_rows)
+        raise InputError(
+            f"{source}: {column} of row {rows[wrong[0]]} is {values[wrong[0]]:g}; it must be a whole "
+            "number. Fill it in, or remove the row."
+        )
+    return np.maximum(values, 1).astype(np.int64)
 
 
 def recorded_scheme(config: Mapping[str, Any], *, source: Path) -> PartitionScheme:
@@ -96,7 +133,8 @@ def recorded_scheme(config: Mapping[str, Any], *, source: Path) -> PartitionSche
         if kind == "s2":
             return S2Scheme(PartitionRule(**values | {"tau_max": tuple(values["tau_max"])}))
         if kind == "labels":
-            return LabelScheme(tuple(values["labels"]), values["tau_min"])
+            by_path, counts = bool(values.get("by_path", False)), values.get("counts")
+            return LabelScheme(tuple(values["labels"]), values["tau_min"], by_path, counts)
     except (TypeError, KeyError) as error:
         raise ArtifactError(f"{source}: its manifest does not say how it was made ({error}). Rebuild it.") from None
     raise ArtifactError(f"{source}: made by a scheme this release does not know ({kind!r}). Update geosurge.")

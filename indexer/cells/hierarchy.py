@@ -186,22 +186,29 @@ def build_hierarchy(ids: np.ndarray, *, rule: PartitionRule) -> Hierarchy:
 
 
 def tie(
-    levels: Sequence[Callable[..., Level]], ranges: Sequence[PhotoRanges], ancestors: np.ndarray, *, ids: np.ndarray
+    levels: Sequence[Callable[..., Level]],
+    ranges: Sequence[PhotoRanges],
+    ancestors: np.ndarray,
+    *,
+    ids: np.ndarray,
+    counts: np.ndarray | None = None,
 ) -> Hierarchy:
     """Put a hierarchy together.
 
     levels: coarsest first, each waiting for what follows from its photos. ranges: of each level. ancestors: (leaves, L)
-    int64, columns ascending. ids: (N,) uint64 point ids of the photos, in the order that the ranges count in.
+    int64, columns ascending. ids: (N,) uint64 point ids of the photos, in the order that the ranges count in. counts:
+    (N,) int64, how many photos stand behind each of these; None: one. Points and radii know nothing of it.
     """
     tied = []
+    before = np.arange(len(ids) + 1) if counts is None else np.concatenate([[0], np.cumsum(counts)])
     for level, own, extent, ancestor in zip(levels, ranges, extents(ids, ranges), ancestors.T, strict=True):
         lat_deg, lng_deg, radius_km = extent
         city, country = nearest_cities(lat_deg, lng_deg)
-        numbers = np.arange(len(lat_deg))
+        numbers, n_photos = np.arange(len(lat_deg)), before[own.end] - before[own.begin]
         tied.append(
             level(
-                coverage=float(own.lengths.sum() / len(ids)),
-                n_photos=own.lengths,
+                coverage=float(n_photos.sum() / before[-1]),
+                n_photos=n_photos,
                 lat_deg=lat_deg,
                 lng_deg=lng_deg,
                 radius_km=radius_km,

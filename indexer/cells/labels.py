@@ -3,7 +3,8 @@
 In: a table with one column of labels per level, coarsest first, beside coordinates. A cell is a label of a column; its
 key is the path of labels that leads to it, such as 'Europe/France/Paris', with '%2F' for a slash inside a label and
 '%25' for a percent sign. Cells are ordered by path, label by label. An empty label means that nobody knows: the photo
-counts at the levels above only.
+counts at the levels above only. A row may stand for any number of photos, or of people where cells are made of places
+with names: what a prior is made of.
 """
 
 from collections.abc import Sequence
@@ -18,7 +19,15 @@ from indexer.cells.hierarchy import SEPARATOR, Hierarchy, Level, tie
 from indexer.errors import InputError
 
 
-def build_label_hierarchy(table: pa.Table, columns: Sequence[str], *, ids: np.ndarray, tau_min: int) -> Hierarchy:
+def build_label_hierarchy(
+    table: pa.Table,
+    columns: Sequence[str],
+    *,
+    ids: np.ndarray,
+    tau_min: int,
+    by_path: bool = False,
+    counts: np.ndarray | None = None,
+) -> Hierarchy:
     """Make a hierarchy of the labels of photos.
 
     Args:
@@ -26,13 +35,16 @@ def build_label_hierarchy(table: pa.Table, columns: Sequence[str], *, ids: np.nd
         columns: their names, coarsest first.
         ids: (N,) uint64 point ids of the photos.
         tau_min: a cell is kept only if it holds more photos than this.
+        by_path: one label below two others is two cells, as Paris in Texas is not Paris in France; otherwise it is an
+            error, as it is in a table that somebody mistyped.
+        counts: (N,) int64, how many photos each row stands for, at least 1; None: one.
 
     Raises:
         InputError: a cell with two parents, a label below an empty one, or a level without a cell.
     """
     labels = [_text(table, column) for column in columns]
-    _check_tree(labels, columns)
-    cells, keys = _ranked(labels, tau_min)
+    _check_tree(labels, columns, by_path=by_path)
+    cells, keys = _ranked(labels, tau_min, np.ones(len(ids), np.int64) if counts is None else counts)
     for column, level_keys in zip(columns, keys, strict=True):
         if not len(level_keys):
             raise InputError(
@@ -46,7 +58,7 @@ def build_label_hierarchy(table: pa.Table, columns: Sequence[str], *, ids: np.nd
         partial(Level, tau_min=tau_min, tau_max=None, label=column, keys=level_keys, s2_ids=None)
         for level_keys, column in zip(keys, columns, strict=True)
     ]
-    return tie(levels, ranges, ancestors, ids=ids)
+    return tie(levels, ranges, ancestors, ids=ids, counts=None if counts is None else counts[order])
 
 
 def locate_labels(hierarchy: Hierarchy, table: pa.Table) -> np.ndarray:
@@ -75,7 +87,7 @@ def _text(table: pa.Table, column: str) -> pa.Array:
     return pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
 
 
-def _check_tree(labels: Sequence[pa.Array], columns: Sequence[str]) -> None:
+def _check_tree(labels: Sequence[pa.Array], columns: Sequence[str], *, by_path: bool) -> None:
     for level in range(1, len(labels)):
         above, below = labels[level - 1], labels[level]
         orphans = pc.filter(below, pc.and_(pc.is_valid(below), pc.is_null(above)))
@@ -84,6 +96,8 @@ def _check_tree(labels: Sequence[pa.Array], columns: Sequence[str]) -> None:
                 f"{columns[level]} {orphans[0].as_py()!r} stands in a row without {columns[level - 1]}. "
                 "Fill in the coarser label, or empty the finer one."
             )
+        if by_path:
+            continue
         pairs = pa.table({"below": below, "above": above}).filter(pc.is_valid(below))
         parents = pairs.group_by("below").aggregate([("above", "distinct")]).sort_by("below")
         for name, found in zip(*(parents[name].to_pylist() for name in ("below", "above_distinct")), strict=True):
@@ -95,7 +109,9 @@ def _check_tree(labels: Sequence[pa.Array], columns: Sequence[str]) -> None:
                 )
 
 
-def _ranked(labels: Sequence[pa.Array], tau_min: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def _ranked(
+    labels: Sequence[pa.Array], tau_min: int, counts: np.ndarray
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Per level the rank of each photo's cell in path order, -1 for none, and the keys of the cells in that order."""
     cells: list[np.ndarray] = []
     keys: list[np.ndarray] = []
@@ -106,7 +122,9 @@ def _ranked(labels: Sequence[pa.Array], tau_min: int) -> tuple[list[np.ndarray],
         first = np.zeros(len(encoded.dictionary), np.int64)
         first[code[known[::-1]]] = known[::-1]  # a photo of each cell
         parent = cells[-1][first] if cells else np.zeros(len(first), np.int64)
-        kept = (np.bincount(code[known], minlength=len(first)) > tau_min) & (parent >= 0)
+        photos = np.zeros(len(first), np.int64)
+        np.add.at(photos, code[known], counts[known])
+        kept = (photos > tau_min) & (parent >= 0)
         name = np.array(text.take(pa.array(first)).to_pylist(), np.str_)
         order = np.lexsort((name, parent))
         order = order[kept[order]]
