@@ -127,7 +127,7 @@ def embed_rows(texts: Texts, tower: TextTower, out: str | Path, *, config: Embed
     """
     began, out = time.perf_counter(), Path(out)
     check_job_target(out)
-    _check_lengths(texts, tower)
+    check_lengths(texts, tower)
     before = read_job(out)
     begun = None if before is None else before.options.get("batch_size")
     batch_size = config.batch_size
@@ -172,8 +172,8 @@ def _batch(texts: Texts, part: slice, tower: TextTower, batch_size: int) -> Feat
     return FeatureBatch(names, vectors, status, reason, texts.lat_deg[part], texts.lng_deg[part])
 
 
-def _check_lengths(texts: Texts, tower: TextTower) -> None:
-    """Raise InputError for the first text that is longer than the model reads: what is cut off would not count."""
+def check_lengths(texts: Texts, tower: TextTower) -> None:
+    """Raise InputError for the first text that is longer than the model reads: what was cut off would not count."""
     flat = [(row, text) for row, each in enumerate(texts.texts) for text in each]
     for start in range(0, len(flat), _AT_ONCE):
         block = flat[start : start + _AT_ONCE]

@@ -33,7 +33,17 @@ ROOMS = {
     "training": [
         {"config"},
         *({room} for room in ("photos", "cells", "runs", "adopted")),
-        {"fitting", "checking", "refitting", "adopting", "commands", "adopt_commands", "__main__", "__init__"},
+        {
+            "fitting",
+            "checking",
+            "refitting",
+            "adopting",
+            "naming",
+            "commands",
+            "adopt_commands",
+            "__main__",
+            "__init__",
+        },
     ],
     "search": [
         *({room} for room in ("retrieval", "answers", "evaluation", "calibration", "pages", "runs")),

@@ -35,7 +35,8 @@ def save_text_clip(folder: Path, *, seed: int = 0, context: int = CONTEXT, old_e
     with torch.no_grad():  # as they are drawn, all texts look alike, and so do all photos
         for name, weight in model.named_parameters():
             if weight.dim() > 1:
-                weight.normal_(std=0.5 if "embedding" in name else 0.15)
+                weight.normal_(std=0.5 if "embedding" in name else 0.3)
+        model.vision_model.embeddings.class_embedding.zero_()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     processor = CLIPImageProcessorPil(size={"shortest_edge": EDGE}, crop_size={"height": EDGE, "width": EDGE})

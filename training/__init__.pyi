@@ -6,6 +6,7 @@ from .config import DataConfig as DataConfig
 from .config import FitConfig as FitConfig
 from .config import LossConfig as LossConfig
 from .config import ModelConfig as ModelConfig
+from .config import NamesConfig as NamesConfig
 from .config import OptimizerConfig as OptimizerConfig
 from .config import RefitConfig as RefitConfig
 from .config import RefitSources as RefitSources
@@ -13,6 +14,8 @@ from .config import SchedulerConfig as SchedulerConfig
 from .config import TrainerConfig as TrainerConfig
 from .fitting import FitSummary as FitSummary
 from .fitting import fit as fit
+from .naming import AdoptedNames as AdoptedNames
+from .naming import adopt_names as adopt_names
 from .refitting import RefitSummary as RefitSummary
 from .refitting import refit as refit
 from .runs.check_report import CheckReport as CheckReport

@@ -12,17 +12,17 @@ of a text. Vectors of texts and of photos have different means; that of the text
 cells and changes no probability, so that no transform is needed.
 """
 
-import logging
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from encoder.config import EmbedConfig
 from encoder.models.text_tower import TextTower
-from encoder.texts import TextSummary, embed_rows, open_text_tower
+from encoder.texts import TextSummary, check_lengths, embed_rows, open_text_tower
 from indexer.bundles.builds import Built, build
 from indexer.bundles.registry import Registry
 from indexer.cells.division import divide
@@ -35,8 +35,6 @@ from indexer.vectors.features import open_features, read_features
 from indexer.vectors.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION, Geocells, save_geocells
 from training.adopted.names import NamedPlaces, read_names
 from training.config import NamesConfig
-
-log = logging.getLogger(__name__)
 
 _SHARD = 1024  # cells whose texts are embedded between two marks of the job: a minute of a large model's time
 _USUAL = NamesConfig()
@@ -98,8 +96,8 @@ def adopt_names(
     places = named.places()
     hierarchy = named.scheme.build(places)
     texts = named.texts(hierarchy, places)
-    tower.check(texts)
-    folder = _hierarchy_folder(out, named, hierarchy)
+    check_lengths(texts, tower)
+    folder = _hierarchy_folder(out, named, hierarchy, places)
     summary = embed_rows(texts, tower, out / "features", config=embedding)
     temperature = tower.temperature if config.temperature is None else config.temperature
     geocells = _geocells(out / "features", hierarchy, tower, temperature=temperature, prior_exponent=prior_exponent)
@@ -118,14 +116,16 @@ def adopt_names(
     return AdoptedNames(out, levels, summary, temperature, prior_exponent, built, time.perf_counter() - began)
 
 
-def _hierarchy_folder(out: Path, named: NamedPlaces, hierarchy: Hierarchy) -> Path:
+def _hierarchy_folder(out: Path, named: NamedPlaces, hierarchy: Hierarchy, places: pa.Table) -> Path:
     """The hierarchy on disk: written, or that of an earlier start, if it is the same."""
     folder = out / "hierarchy"
     if not folder.exists():
         check_target(out)
-        divide(named.places(), named.scheme, folder)
-    elif load_hierarchy(folder).digest != hierarchy.digest:
-        raise InputError(f"{folder}: holds the cells of other names. Choose another `out`.")
+        divide(places, named.scheme, folder)
+        return folder
+    found = load_hierarchy(folder)
+    if found.digest != hierarchy.digest or (found.leaves.n_photos != hierarchy.leaves.n_photos).any():
+        raise InputError(f"{folder}: holds the cells of other names or other numbers of people. Choose another `out`.")
     return folder
 
 

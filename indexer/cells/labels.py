@@ -109,9 +109,7 @@ def _check_tree(labels: Sequence[pa.Array], columns: Sequence[str], *, by_path: 
                 )
 
 
-def _ranked(
-    labels: Sequence[pa.Array], tau_min: int, counts: np.ndarray
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def _ranked(labels: Sequence[pa.Array], tau_min: int, counts: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Per level the rank of each photo's cell in path order, -1 for none, and the keys of the cells in that order."""
     cells: list[np.ndarray] = []
     keys: list[np.ndarray] = []

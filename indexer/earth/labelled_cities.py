@@ -51,8 +51,7 @@ def _labelled(cities: Sequence[dict[str, Any]], states: dict[str, dict[str, Any]
     }
     of_country = Counter((country, name) for (country, _), name in region_names.items())
     region_labels = {
-        region: _told_apart(name, largest[region], of_country[region[0], name])
-        for region, name in region_names.items()
+        region: _distinct(name, largest[region], of_country[region[0], name]) for region, name in region_names.items()
     }
     of_region = Counter((_region(city), city["name"]) for city in cities)
     rows = [
@@ -60,7 +59,7 @@ def _labelled(cities: Sequence[dict[str, Any]], states: dict[str, dict[str, Any]
             "continent": countries()[city["countrycode"]][1],
             "country": countries()[city["countrycode"]][0],
             "region": region_labels[_region(city)],
-            "city": _told_apart(city["name"], city, of_region[_region(city), city["name"]]),
+            "city": _distinct(city["name"], city, of_region[_region(city), city["name"]]),
         }
         for city in cities
     ]
@@ -83,5 +82,5 @@ def _region(city: dict[str, Any]) -> tuple[str, str]:
     return city["countrycode"], city["admin1code"]
 
 
-def _told_apart(name: str, city: dict[str, Any], times: int) -> str:
+def _distinct(name: str, city: dict[str, Any], times: int) -> str:
     return name if times == 1 else f"{name} ({city['geonameid']})"

@@ -42,6 +42,25 @@ def test_labels_are_followed_too(tmp_path: Path) -> None:
     assert both.hierarchy.levels[0].n_photos.tolist() == [2, 4]
 
 
+def test_rows_that_stand_for_many_are_followed_too(tmp_path: Path) -> None:
+    table = tmp_path / "p.csv"
+    table.write_text("lat,lng,country,city,people\n1,2,FR,Paris,20\n3,4,US,Paris,5\n5,6,US,Nome,0\n")
+    scheme = LabelScheme(("country", "city"), by_path=True, counts="people")
+    first = partition(table, scheme, tmp_path / "A")
+    assert first.hierarchy.leaves.n_photos.tolist() == [20, 1, 5]
+    assert recorded_scheme(hierarchy_manifest(first.folder).config["scheme"], source=first.folder) == scheme
+    both = update(first.folder, table, tmp_path / "B")
+    assert both.hierarchy.levels[0].n_photos.tolist() == [40, 12]
+    for wrong, message in [
+        ("many", "people must be whole numbers"),
+        ("-1", "people of row 1 is -1"),
+        ("", "row 1 is nan"),
+    ]:
+        table.write_text(f"lat,lng,country,city,people\n1,2,FR,Paris,20\n3,4,US,Paris,{wrong}\n")
+        with pytest.raises(InputError, match=message):
+            partition(table, scheme, tmp_path / "C")
+
+
 def test_a_target_that_exists_is_refused_before_the_table_is_read(hierarchy_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="exists already"):
         partition(tmp_path / "no such table.parquet", S2Scheme(RULE), hierarchy_folder)

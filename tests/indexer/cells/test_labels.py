@@ -1,6 +1,7 @@
 """Trees of labels: the same artefact from other people's cells, against plain dictionaries."""
 
 from collections import defaultdict
+from random import Random
 
 import numpy as np
 import pyarrow as pa
@@ -119,7 +120,7 @@ def label_tables(draw: st.DrawFn) -> list[tuple]:
         names = ["abc"[: at + 1] + "".join(map(str, path[: at + 1])) for at in range(len(path))]
         lat, lng = draw(st.floats(-89, 89)), draw(st.floats(-180, 180))
         rows.append((*names, *[None] * (3 - len(names)), lat, lng))
-    rows.append(("a0", "ab00", "abc000", 1.0, 2.0))  # so that every level has a cell
+    rows.extend([("a0", "ab00", "abc000", 1.0, 2.0)] * 2)  # so that every level has a cell
     return rows
 
 
@@ -153,3 +154,28 @@ def test_any_tree_against_dictionaries(rows: list[tuple]) -> None:
 def test_a_slash_and_a_written_out_slash_are_two_labels() -> None:
     tree, _ = tree_of([("A", "a/b", "x", 1.0, 1.0), ("A", "a%2Fb", "y", 1.0, 1.0), ("A", "c", "z", 1.0, 1.0)])
     assert tree.levels[1].keys.tolist() == ["A/a%252Fb", "A/a%2Fb", "A/c"]
+
+
+def test_by_path_one_label_below_two_others_is_two_cells() -> None:
+    rows = [("Europe", "France", "Paris", 48.9, 2.4), ("America", "Texas", "Paris", 33.7, -95.6)]
+    table = pa.table({name: [row[at] for row in rows] for at, name in enumerate(COLUMNS)})
+    ids = s2.point_ids(np.array([row[3] for row in rows]), np.array([row[4] for row in rows]))
+    tree = build_label_hierarchy(table, COLUMNS, ids=ids, tau_min=0, by_path=True)
+    assert tree.leaves.keys.tolist() == ["America/Texas/Paris", "Europe/France/Paris"]
+    assert locate_labels(tree, table)[:, 2].tolist() == [1, 0]
+    orphan = table.set_column(1, "country", pa.array([None, "Texas"], pa.string()))
+    with pytest.raises(InputError, match="'Paris' stands in a row without country"):
+        build_label_hierarchy(orphan, COLUMNS, ids=ids, tau_min=0, by_path=True)
+
+
+@given(label_tables(), st.randoms(use_true_random=False))
+def test_a_row_that_stands_for_many_counts_as_so_many_rows(rows: list[tuple], random: Random) -> None:
+    counts = [random.randint(1, 4) for _ in rows]
+    many, _ = tree_of([row for row, count in zip(rows, counts, strict=True) for _ in range(count)], tau_min=1)
+    table = pa.table({name: pa.array([row[at] for row in rows], pa.string()) for at, name in enumerate(COLUMNS)})
+    ids = s2.point_ids(np.array([row[3] for row in rows]), np.array([row[4] for row in rows]))
+    tree = build_label_hierarchy(table, COLUMNS, ids=ids, tau_min=1, counts=np.array(counts))
+    assert tree.digest == many.digest
+    for level, expected in zip(tree.levels, many.levels, strict=True):
+        assert level.n_photos.tolist() == expected.n_photos.tolist()
+        assert level.coverage == pytest.approx(expected.coverage)
