@@ -22,7 +22,7 @@ def embed(
 
     Args:
         photos: table (.parquet, .csv), folder of images, or tar shards; a path or a URI. Or give --texts.
-        texts: table (.parquet, .csv) with a column name, whose rows become vectors by the text half of a CLIP.
+        texts: table (.parquet, .csv) with a column name, whose rows become vectors by the text tower of a CLIP.
         checkpoint: checkpoint folder, or hf:<hub id or folder> for a published model.
         out: features folder to write.
         prompts: with --texts, text file with a prompt a line, such as: A photo in {country}. Columns of the table stand

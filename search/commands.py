@@ -256,6 +256,11 @@ def _check_text(checked: "CheckedClaim") -> str:
     )
 
 
+def _extent_text(radius_km: float) -> str:
+    """How far the photos of a cell reach; of a named place, or of a single photo, nobody knows."""
+    return f"within {distance_text(radius_km)} of a point" if radius_km >= 5e-4 else "at a place"
+
+
 def _answer_text(row: Mapping[str, Any]) -> str:
     if row["lat"] is None:
         return f"{row['photo']}\n  {row['status']}: {row['reason']}"
@@ -280,7 +285,7 @@ def _answer_text(row: Mapping[str, Any]) -> str:
         lines.append(f"  abstain: {row['abstain']}")
     lines += [
         f"    level {step['level']}: {step['probability']:.3f}  cell {step['key']:<10} "
-        f"within {distance_text(step['radius_km'])} of a point near {step['city']}, {step['country']}"
+        f"{_extent_text(step['radius_km'])} near {step['city']}, {step['country']}"
         for step in row["path"]
     ]
     lines += [

@@ -3,8 +3,8 @@
 In: a published CLIP with both halves, and places with names (`training.adopted.names`). Out: a folder with what a
 bundle is made of, and a version in a registry, whose queries are photos that the same CLIP has encoded.
 
-    hierarchy/    cells that are labels; how many people live in each is what a prior is made of
     features/     the vector of each cell's own texts, called by its key; the job that makes it goes on where it stopped
+    hierarchy/    cells that are labels; how many people live in each is what a prior is made of
     checkpoint/   these vectors as geocells, written last
 
 A level's softmax over its names, at the temperature that the model learned, is what CLIP itself calls the probability
@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from encoder.config import EmbedConfig
 from encoder.models.text_tower import TextTower
-from encoder.texts import TextSummary, check_lengths, embed_rows, open_text_tower
+from encoder.texts import TextSummary, embed_rows, open_text_tower
 from indexer.bundles.builds import Built, build
 from indexer.bundles.registry import Registry
 from indexer.cells.division import divide
@@ -31,6 +31,7 @@ from indexer.cells.table import load_hierarchy
 from indexer.disk.artifact import check_target, write_folder
 from indexer.disk.manifest import manifest_digest
 from indexer.errors import InputError
+from indexer.jobs.job_folder import read_job
 from indexer.vectors.features import open_features, read_features
 from indexer.vectors.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION, Geocells, save_geocells
 from training.adopted.names import NamedPlaces, read_names
@@ -80,7 +81,7 @@ def adopt_names(
         Stopped: the process was asked to end.
     """
     began, out = time.perf_counter(), Path(out)
-    check_target(out / "checkpoint")
+    check_target(out / "checkpoint" if read_job(out / "features") else out)
     if registry is not None:
         Registry(registry).check()
     embedding = EmbedConfig(
@@ -96,9 +97,8 @@ def adopt_names(
     places = named.places()
     hierarchy = named.scheme.build(places)
     texts = named.texts(hierarchy, places)
-    check_lengths(texts, tower)
-    folder = _hierarchy_folder(out, named, hierarchy, places)
     summary = embed_rows(texts, tower, out / "features", config=embedding)
+    folder = _hierarchy_folder(out, named, hierarchy, places)
     temperature = tower.temperature if config.temperature is None else config.temperature
     geocells = _geocells(out / "features", hierarchy, tower, temperature=temperature, prior_exponent=prior_exponent)
     made_by = {"adopted": "names", "prompts": [prompt.text for prompt in named.prompts], "config": asdict(config)}
@@ -120,7 +120,6 @@ def _hierarchy_folder(out: Path, named: NamedPlaces, hierarchy: Hierarchy, place
     """The hierarchy on disk: written, or that of an earlier start, if it is the same."""
     folder = out / "hierarchy"
     if not folder.exists():
-        check_target(out)
         divide(places, named.scheme, folder)
         return folder
     found = load_hierarchy(folder)

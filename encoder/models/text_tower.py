@@ -27,7 +27,7 @@ from indexer.errors import InputError
 
 TOKENIZER_FILE = "tokenizer.json"
 
-# By model type the class of the configuration and that of the text half. Both see a token's past alone, so that what
+# By model type the class of the configuration and that of the text tower. Both see a token's past alone, so that what
 # texts are padded with changes nothing.
 _TOWERS: Mapping[str, tuple[str, str]] = {
     "clip": ("CLIPConfig", "CLIPTextModelWithProjection"),
@@ -39,7 +39,7 @@ _UNKNOWN_END = 2
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TextTower:
-    """The text half of a CLIP, ready to use."""
+    """The text tower of a CLIP, ready to use."""
 
     name: str  # as it was asked for
     model: PreTrainedModel  # in eval mode, on its device
@@ -96,7 +96,7 @@ class TextTower:
 def load_text_tower(
     checkpoint: str | Path, *, device: torch.device | None = None, dtype: torch.dtype = torch.float32
 ) -> TextTower:
-    """Open the text half of a CLIP: `hf:<hub id or folder>`. It computes in `dtype`.
+    """Open the text tower of a CLIP: `hf:<hub id or folder>`. It computes in `dtype`.
 
     Raises:
         InputError: a checkpoint folder or a model without texts; or the hub cannot be reached, or a file is missing.
@@ -105,7 +105,7 @@ def load_text_tower(
     name = str(checkpoint)
     if not name.startswith(HUB_PREFIX):
         raise InputError(
-            f"{name}: texts need a published CLIP with its text half, as {HUB_PREFIX}<hub id or folder>; a checkpoint "
+            f"{name}: texts need a published CLIP with its text tower, as {HUB_PREFIX}<hub id or folder>; a checkpoint "
             "of this project has none."
         )
     source = name.removeprefix(HUB_PREFIX)

@@ -21,6 +21,7 @@ from indexer.earth.places import nearest_cities
 from indexer.errors import InputError
 
 SEPARATOR = "/"  # between the labels of a path
+_ONE_PLACE_KM = 1e-4  # what rounding may make of no distance
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,6 +94,11 @@ class Hierarchy:
     def is_s2(self) -> bool:
         """Whether cells are S2's, so that coordinates say which cell a point is in."""
         return all(level.s2_ids is not None for level in self.levels)
+
+    @property
+    def is_of_places(self) -> bool:
+        """Whether each leaf is one place with a name, so that a photo belongs to the place that is nearest."""
+        return not self.is_s2 and bool((self.leaves.radius_km < _ONE_PLACE_KM).all())
 
     def parents(self, level: int) -> np.ndarray:
         """For each cell of a level but the coarsest, the cell of the level above that contains it: (C,) int64."""

@@ -1,6 +1,7 @@
 """Held-out queries: photos, or albums, whose true places are known and that nothing else was fitted to."""
 
 import hashlib
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -10,15 +11,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from indexer.bundles.bundle import Bundle
+from indexer.cells.hierarchy import Hierarchy
 from indexer.cells.labels import label_columns, locate_labels
-from indexer.earth.geo import lat_lng, unit_vectors
+from indexer.earth.geo import lat_lng, point_tree, unit_vectors
 from indexer.errors import InputError
 from indexer.jobs.progress import track
-from indexer.photos.tables import read_columns
+from indexer.photos.sources import PhotoTable
+from indexer.photos.tables import open_table, read_columns
 from indexer.vectors.cell_sums import CellSums
 from indexer.vectors.features import FeatureSource
 from search.answers.album import albums_of_table
 from search.evaluation.truth import read_truth
+
+log = logging.getLogger(__name__)
 
 FEWEST = 100  # queries: with fewer, nine in ten are a matter of luck
 _ENOUGH_FOR_HALVES, _FOLDS = 400, 5
@@ -89,8 +94,9 @@ def held_out(
 ) -> HeldOutQueries:
     """The queries of features whose places a table knows.
 
-    truth: photo, lat, lng (and the labels of a tree of labels), or a folder of photos with places; names as in the
-    features. album: column of it; photos of one album are one query, at the mean of their places.
+    truth: photo, lat, lng (and the labels of a tree of labels, unless its leaves are places with names), or a folder of
+    photos with places; names as in the features. album: column of it; photos of one album are one query, at the mean of
+    their places.
 
     Raises:
         InputError: too few of its photos have a vector, or the table cannot be used.
@@ -104,11 +110,7 @@ def held_out(
     sums = CellSums.zeros(int(group.max()) + 1, geocells.width)
     places = np.zeros((len(sums.counts), 3))
     leaf = np.full(len(sums.counts), -1)
-    labels = label_columns(hierarchy)
-    if labels:
-        own_leaf = locate_labels(hierarchy, read_columns(truth, ["photo", *labels], split=split))[:, -1]
-    else:
-        own_leaf = hierarchy.locate(photos.lat_deg, photos.lng_deg)[:, -1]
+    own_leaf = _leaves_of(photos, truth, hierarchy, split=split)
     points, times = unit_vectors(photos.lat_deg, photos.lng_deg), np.zeros(len(photos), np.int64)
     with track("reading vectors", features.rows) as advance:
         for batch in features:
@@ -139,6 +141,22 @@ def held_out(
     name = np.array(photos.photo, object)[used].tolist()
     names = named([tuple(name[begin:end]) for begin, end in zip([0, *ends[:-1]], ends, strict=True)])
     return HeldOutQueries(names, sums.sums[there].astype(np.float32), sums.counts[there], lat, lng, leaf[there])
+
+
+def _leaves_of(photos: PhotoTable, truth: Path, hierarchy: Hierarchy, *, split: str | None) -> np.ndarray:
+    """The leaf of each photo, or -1: (N,) int64.
+
+    Of labels the table says it, and where each leaf is one place and the table has no labels, the nearest one is it.
+    """
+    labels = label_columns(hierarchy)
+    if not labels:
+        return hierarchy.locate(photos.lat_deg, photos.lng_deg)[:, -1]
+    if hierarchy.is_of_places and not all(map(open_table(truth).has, labels)):
+        log.info("%s: it has no labels, so each photo counts for the named place that is nearest to it", truth)
+        leaves = hierarchy.leaves
+        nearest = point_tree(leaves.lat_deg, leaves.lng_deg).query(unit_vectors(photos.lat_deg, photos.lng_deg))[1]
+        return np.asarray(nearest, np.int64)
+    return locate_labels(hierarchy, read_columns(truth, ["photo", *labels], split=split))[:, -1]
 
 
 def named(names: Iterable[tuple[str, ...]]) -> np.ndarray:

@@ -12,6 +12,8 @@ from PIL import Image
 from transformers import CLIPModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from encoder.config import EmbedConfig
+from encoder.embedding import embed
 from encoder.models.checkpoint import load_encoder
 from encoder.models.text_tower import TextTower
 from indexer.bundles.bundle import open_bundle
@@ -19,8 +21,10 @@ from indexer.bundles.registry import Registry
 from indexer.cells.table import load_hierarchy
 from indexer.cli import main
 from indexer.errors import InputError, WorkError
+from indexer.vectors.features import open_features
 from indexer.vectors.geocells import load_geocells
 from search.__main__ import COMMANDS
+from search.calibration.held_out import held_out
 from tests.text_clips import own_text_vectors, save_text_clip
 from training.__main__ import COMMANDS as ADOPTING
 from training.config import NamesConfig
@@ -114,6 +118,34 @@ def test_answers_are_what_the_models_own_halves_say(
         assert not answer["calibrated"]
 
 
+def test_photos_with_places_calibrate_it(
+    clip: tuple[CLIPModel, Path], table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Their table has no labels: each is of the place that is nearest to it."""
+    name = f"hf:{clip[1]}"
+    adopt_names(name, tmp_path / "W", registry=tmp_path / "R", names=table, config=EXACT)
+    photos(tmp_path, 120)
+    # Beside the places, some on the other side of the antimeridian or much nearer to one Paris than to the other.
+    beside = [(48.7, 2.0), (45.0, 5.5), (30.0, -90.0), (-18.0, -179.5)]
+    rows = [f"{tmp_path / f'{number}.png'},{beside[number % 4][0]},{beside[number % 4][1]}" for number in range(120)]
+    (tmp_path / "truth.csv").write_text("\n".join(["photo,lat,lng", *rows]) + "\n")
+    embed(tmp_path / "truth.csv", name, tmp_path / "F", config=EmbedConfig(precision="float32", workers=0))
+    bundle = open_bundle(Registry(tmp_path / "R").resolve(None))
+    queries = held_out(bundle, open_features(tmp_path / "F"), tmp_path / "truth.csv")
+    keys = bundle.hierarchy.leaves.keys[queries.leaf]
+    nearest = ["France/Paris", "France/Lyon", "United States/Paris", "Fiji/Suva"]
+    assert [keys[list(queries.name).index(str(tmp_path / f"{number}.png"))] for number in range(4)] == nearest
+    common = ["--registry", str(tmp_path / "R"), "--features", str(tmp_path / "F")]
+    assert main("search", "test", COMMANDS, argv=["calibrate", *common, "--truth", str(tmp_path / "truth.csv")]) == 0
+    assert query("--registry", tmp_path / "R", "--checkpoint", name, tmp_path / "3.png") == 0
+    (answer,) = json.loads(capsys.readouterr().out.splitlines()[-1])["answers"]
+    assert answer["calibrated"]
+    assert answer["radius_90_km"] > 0
+    text = [str(tmp_path / "3.png"), "--registry", str(tmp_path / "R"), "--checkpoint", name]
+    assert main("search", "test", COMMANDS, argv=["query", *text]) == 0
+    assert "at a place near" in capsys.readouterr().out
+
+
 def test_photos_of_another_model_are_refused(
     clip: tuple[CLIPModel, Path], table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -162,8 +194,12 @@ def test_what_was_cut_short_goes_on(
     made = adopt_names(*start, registry=tmp_path / "R", names=table, config=EXACT)
     assert calls == [3, 3, 3, 1]
     assert made.texts.embedded_before == 3
-    with pytest.raises(InputError, match="exists already"):
+    with pytest.raises(InputError, match="checkpoint: exists already"):
         adopt_names(*start, names=table, config=EXACT)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="mine: exists already"):
+        adopt_names(start[0], tmp_path / "mine", names=table, config=EXACT)
 
 
 def test_a_folder_of_other_names_is_refused(clip: tuple[CLIPModel, Path], table: Path, tmp_path: Path) -> None:

@@ -179,3 +179,9 @@ def test_a_row_that_stands_for_many_counts_as_so_many_rows(rows: list[tuple], ra
     for level, expected in zip(tree.levels, many.levels, strict=True):
         assert level.n_photos.tolist() == expected.n_photos.tolist()
         assert level.coverage == pytest.approx(expected.coverage)
+
+
+def test_a_tree_of_places_has_one_place_in_each_leaf() -> None:
+    places = [row for row in ROWS if row[2] is not None][1:5]
+    assert tree_of(places)[0].is_of_places
+    assert not tree_of(ROWS)[0].is_of_places  # two photos of Paris
