@@ -22,6 +22,7 @@ from indexer.bundles.registry import Registry
 from indexer.cli import main
 from tests.benchmarks.conftest import SMALL_ENCODER
 from tests.docs.markdown import ROOT
+from tests.text_clips import save_text_clip
 
 torch.set_num_threads(1)  # models this small lose more to handing work between threads than they gain
 
@@ -37,7 +38,6 @@ VISION = {
 }
 # What makes a command small: no other processes, few steps. Nothing else is added to what a page says.
 SMALL = {
-    ("encoder", "embed"): ("--workers", "0"),
     ("training", "fit"): (
         *("--trainer.max_epochs", "1", "--data.batch_size", "32", "--data.workers", "1"),
         *SMALL_ENCODER,
@@ -58,7 +58,8 @@ def run(words: Sequence[str]) -> None:
     """Run a command of a page here; it must end with 0."""
     package, name, *rest = words
     commands = importlib.import_module(f"{package}.__main__").COMMANDS
-    small = SMALL.get((package, name), ("--workers", "0") if name == "run" and "--photos" in rest else ())
+    reads_photos = name in ("embed", "run") and "--photos" in rest
+    small = SMALL.get((package, name), ("--workers", "0") if reads_photos else ())
     assert main(package, "", commands, argv=[name, *rest, *small]) == 0, words
 
 
@@ -108,7 +109,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def own_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `photos`, and a CLIP under the name that the tutorial gives to the hub's, also as a pickle."""
+    """A folder with `photos`, and CLIPs under the names that the tutorial gives to the hub's, one also as a pickle."""
     home = tmp_path_factory.mktemp("own")
     write_photos(home / "photos", 620)
     torch.manual_seed(1)
@@ -134,6 +135,12 @@ def own_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (home / "labels.csv").write_text("\n".join(labels) + "\n")
     more = [f"more{row}.jpg,{48.9 + row / 100},{2.4}" for row in range(30)]
     (home / "more.csv").write_text("\n".join(["photo,lat,lng", *more]) + "\n")
+    save_text_clip(home / "geolocal/StreetCLIP", context=160)
+    huts = [f"land{row % 2},range{row % 3},hut{row},{lat},{lng}" for row, (lat, lng) in enumerate(PLACES.tolist())]
+    (home / "huts.csv").write_text("\n".join(["country,range,hut,lat,lng", *huts]) + "\n")
+    prompts = ["{country}", "Mountains in the {range}", "Near {hut} in the {range}, {country}.", "A hiker near {hut}."]
+    (home / "prompts.txt").write_text("\n".join(prompts) + "\n")
+    (home / "animals.csv").write_text("name\nibex\nchough\n")
     return home
 
 

@@ -88,7 +88,8 @@ def read_names(
                 f"`labels` go with `names`; those of {GEONAMES} are {', '.join(LABELS)}. Give a table with yours."
             )
         cities = labelled_cities()
-        source, found, names, counts = GEONAMES, cities.table, cities.names, POPULATION
+        source, found, names = GEONAMES, cities.table, cities.names
+        counts: str | None = POPULATION
     else:
         opened, columns = open_table(table), tuple(labels or LABELS)
         counts = POPULATION if opened.has(POPULATION) else None
