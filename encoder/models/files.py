@@ -26,6 +26,7 @@ from indexer.vectors.geocells import CHECKPOINT_KIND, CHECKPOINT_SCHEMA_VERSION
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")  # the second is how newer releases name it
+TOKENIZER_FILE = "tokenizer.json"
 HUB_PREFIX = "hf:"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 

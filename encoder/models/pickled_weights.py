@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from encoder.config import PICKLED_WEIGHTS
-from encoder.models.files import CONFIG_FILE, PROCESSOR_FILES, WEIGHTS_FILE, fetch, one_line
+from encoder.models.files import CONFIG_FILE, PROCESSOR_FILES, TOKENIZER_FILE, WEIGHTS_FILE, fetch, one_line
 from indexer.disk.artifact import check_target, write_folder
 from indexer.disk.manifest import file_digest
 from indexer.errors import InputError
@@ -26,7 +26,7 @@ def convert(model: str | Path, out: str | Path, *, weights: str = PICKLED_WEIGHT
     """Write a model folder with its pickled weights as safetensors, its settings as they are; how many tensors it has.
 
     Args:
-        model: hub id or local folder, with config.json and perhaps an image processor's settings.
+        model: hub id or local folder, with config.json and perhaps an image processor's settings and a tokenizer.
         out: folder to write; afterwards it is what `hf:<folder>` names, or a segmenter.
         weights: the pickle's name in there.
 
@@ -51,8 +51,8 @@ def convert(model: str | Path, out: str | Path, *, weights: str = PICKLED_WEIGHT
     with write_folder(out, kind=KIND, schema_version=SCHEMA_VERSION, inputs={weights: file_digest(source)}) as draft:
         save_file(tensors, draft.path / WEIGHTS_FILE, metadata={"format": "pt"})
         shutil.copyfile(fetch(model, CONFIG_FILE), draft.path / CONFIG_FILE)
-        for name in PROCESSOR_FILES:
-            with contextlib.suppress(InputError):  # older models have one of the two, and some have none
+        for name in (*PROCESSOR_FILES, TOKENIZER_FILE):
+            with contextlib.suppress(InputError):  # older models have one of the first two, and some have none
                 shutil.copyfile(fetch(model, name), draft.path / name)
     return len(tensors)
 

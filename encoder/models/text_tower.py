@@ -19,13 +19,22 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedModel
 
 from encoder.models.device import memory_explained
-from encoder.models.files import CONFIG_FILE, HUB_PREFIX, fetch, one_line, read_json, settings_of, weights_of
+from encoder.models.files import (
+    CONFIG_FILE,
+    HUB_PREFIX,
+    PROCESSOR_FILES,
+    TOKENIZER_FILE,
+    WEIGHTS_FILE,
+    fetch,
+    one_line,
+    read_json,
+    settings_of,
+    weights_of,
+)
 from encoder.models.published import ModelFiles
 from encoder.models.weights import open_weights
 from indexer.disk.manifest import file_digest
 from indexer.errors import InputError
-
-TOKENIZER_FILE = "tokenizer.json"
 
 # By model type the class of the configuration and that of the text tower. Both see a token's past alone, so that what
 # texts are padded with changes nothing.
@@ -109,7 +118,15 @@ def load_text_tower(
             "of this project has none."
         )
     source = name.removeprefix(HUB_PREFIX)
-    config_file = fetch(source, CONFIG_FILE, prefix=HUB_PREFIX)
+    try:
+        config_file = fetch(source, CONFIG_FILE, prefix=HUB_PREFIX)
+    except InputError as error:
+        if Path(source).is_dir() or Path(source).is_absolute():
+            raise
+        raise InputError(
+            f"{error} Without a network: copy {CONFIG_FILE}, {WEIGHTS_FILE}, {PROCESSOR_FILES[0]} and {TOKENIZER_FILE} "
+            f"of {source} from a machine that has one into a folder, and give that."
+        ) from None
     settings = read_json(config_file)
     kind = str(settings.get("model_type"))
     if kind not in _TOWERS:

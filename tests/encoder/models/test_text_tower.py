@@ -11,8 +11,9 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPModel, MetaClip2Config, MetaClip2Model
 
 from encoder.models.checkpoint import load_encoder
-from encoder.models.files import CONFIG_FILE, WEIGHTS_FILE
-from encoder.models.text_tower import TOKENIZER_FILE, load_text_tower
+from encoder.models.files import CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE
+from encoder.models.pickled_weights import convert
+from encoder.models.text_tower import load_text_tower
 from indexer.errors import ArtifactError, InputError
 from tests.encoder.conftest import VISION
 from tests.text_clips import CONTEXT, WIDTH, byte_tokenizer, own_text_vectors, save_text_clip
@@ -87,8 +88,12 @@ def test_what_has_no_texts_is_refused(saved: tuple[CLIPModel, Path], copy: Path,
     (copy / CONFIG_FILE).write_text(json.dumps(settings["vision_config"] | {"model_type": "clip_vision_model"}))
     with pytest.raises(InputError, match="'clip_vision_model', of which no texts are read"):
         load_text_tower(f"hf:{copy}")
-    with pytest.raises(InputError, match="no such folder"):
+    with pytest.raises(InputError, match=r"no such folder\.$"):
         load_text_tower("hf:/nowhere/at/all")
+    with pytest.raises(
+        InputError, match=r"cannot be had .* Without a network: copy config\.json, .* and tokenizer\.json of"
+    ):
+        load_text_tower("hf:nobody/nothing")
 
 
 def test_files_that_are_missing_or_damaged_are_named(copy: Path) -> None:
@@ -122,3 +127,18 @@ def test_the_tokenizer_of_another_model_is_refused(copy: Path) -> None:
     tokenizer.save_pretrained(copy)
     with pytest.raises(InputError, match=r"has 515 tokens, of which the model knows 514"):
         load_text_tower(f"hf:{copy}")
+
+
+def test_a_model_whose_weights_are_a_pickle_is_converted_with_its_tokenizer(
+    saved: tuple[CLIPModel, Path], copy: Path, tmp_path: Path
+) -> None:
+    model, folder = saved
+    torch.save(model.state_dict(), copy / "pytorch_model.bin")
+    (copy / WEIGHTS_FILE).unlink()
+    with pytest.raises(InputError, match="python -m encoder convert"):
+        load_text_tower(f"hf:{copy}")
+    convert(copy, tmp_path / "converted")
+    own = own_text_vectors(model, folder, TEXTS).numpy()
+    np.testing.assert_allclose(
+        load_text_tower(f"hf:{tmp_path / 'converted'}").vectors(TEXTS, batch_size=8), own, atol=2e-6
+    )
