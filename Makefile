@@ -40,6 +40,7 @@ $(GEOCLIP)/registry/current: | $(READY)
 
 locate: geoclip  ## Say where PHOTO=path.jpg was taken, after `make geoclip`, and write out/geoclip/answer.html
 	@test -n '$(PHOTO)' || { echo 'Which photo? make locate PHOTO=path.jpg' >&2; exit 2; }
+	@rm -f $(GEOCLIP)/answer.html
 	$(BIN)/python -m search query --registry $(GEOCLIP)/registry --checkpoint $(GEOCLIP)/model/checkpoint --html $(GEOCLIP)/answer.html '$(PHOTO)'
 	@echo '$(GEOCLIP)/answer.html'
 
