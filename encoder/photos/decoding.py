@@ -6,25 +6,15 @@ can do to the process that decodes it ends neither the work nor the row.
 
 import itertools
 import logging
-import os
-import signal
-import sys
-import threading
-import time
-import warnings
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
-from multiprocessing import context, forkserver, resource_tracker
-from multiprocessing.process import BaseProcess
-from types import TracebackType
-from typing import Any
+from contextlib import ExitStack, closing
 
-import torch
 from PIL import Image
 
 from encoder.photos.decoded_batch import DecodedBatch, pack
+from encoder.photos.decoders import decode_batch, decode_one, decoders
 from encoder.photos.photo_reader import DecodedPhoto, PhotoReader
 from indexer.errors import BadImage, InputError, WorkError
 from indexer.photos.photo import Photo
@@ -37,10 +27,6 @@ _CRASHED = BadImage(
 _BATCHES_AHEAD = 2  # of each worker
 _MOST_DEATHS = 6  # photos one after the other that end their process: then it is not the photos
 _FEW_PHOTOS = 12  # a source of so many is decoded in this process: starting others takes longer
-_SECONDS_BETWEEN_LOOKS = 1.0  # of a worker, whether its main process is still there
-
-_starting = threading.Lock()  # one process at a time
-_read: PhotoReader  # of this process, where it is a worker
 
 
 def decoded_batches(
@@ -74,7 +60,7 @@ def decoded_batches(
     while True:
         arriving = deque[Future[DecodedBatch]]()
         try:
-            with ThreadPoolExecutor(1) as pinning, _workers(read, workers) as pool:
+            with ThreadPoolExecutor(1) as pinning, decoders(read, workers) as pool:
                 while True:
                     for batch in itertools.islice(source, _BATCHES_AHEAD * workers - len(handed)):
                         if any(isinstance(photo.data, Image.Image) for photo in batch):
@@ -82,7 +68,7 @@ def decoded_batches(
                                 "Photos given as images are decoded in this process alone: give `workers` 0."
                             )
                         handed.append(batch)
-                        sent = pool.submit(_decode, batch)
+                        sent = pool.submit(decode_batch, batch)
                         arriving.append(pinning.submit(lambda each: each.result().pin_memory(), sent) if pin else sent)
                     if not handed:
                         return
@@ -111,8 +97,8 @@ class _LonelyReader:
         """As the PhotoReader; where two processes died of the photo, that is what is wrong with it."""
         for _ in range(2):
             try:
-                self._pool = self._pool or self._opened.enter_context(_workers(self._read, 1))
-                result = self._pool.submit(_decode_one, photo).result()
+                self._pool = self._pool or self._opened.enter_context(decoders(self._read, 1))
+                result = self._pool.submit(decode_one, photo).result()
             except BrokenExecutor:
                 self.close()
                 continue
@@ -130,97 +116,3 @@ class _LonelyReader:
         """End its process; the next photo starts another one."""
         self._pool = None
         self._opened.close()
-
-
-class _Process(context.ForkServerProcess):
-    """A process that does not import the script that starts it, which may do its work without a `__main__` guard."""
-
-    @staticmethod
-    def _Popen(process: BaseProcess) -> Any:
-        main = vars(sys.modules["__main__"])
-        with _starting:
-            # What a child imports first is told by these two names.
-            shown: dict[str, Any] = {name: main[name] for name in ("__spec__", "__file__") if name in main}
-            main.update(dict.fromkeys(shown))
-            try:
-                return context.ForkServerProcess._Popen(process)
-            finally:
-                main.update(shown)
-
-
-class _Context(context.ForkServerContext):
-    Process = _Process
-
-
-@contextmanager
-def _workers(read: PhotoReader, number: int) -> Iterator[ProcessPoolExecutor]:
-    """Processes that decode, for as long as a block runs."""
-    # Forked from a server, not from this process: threads of the model, and CUDA, do not survive a fork.
-    processes = _Context()
-    processes.set_forkserver_preload([__name__])  # it imports once what every worker needs
-    # Ctrl-C reaches every process of a terminal, and until the server has imported everything it would die of it with a
-    # traceback. It inherits what is blocked here; this process hears what came meanwhile afterwards.
-    resource_tracker.ensure_running()  # the server starts it otherwise, and it unblocks Ctrl-C when it has
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        forkserver.ensure_running()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    pool = ProcessPoolExecutor(number, processes, initializer=_begin_worker, initargs=(os.getpid(), read))
-    try:
-        yield pool
-    finally:
-        # They end now, not when they have done what they were given, and no second Ctrl-C cuts that short.
-        main = threading.current_thread() is threading.main_thread()  # no other may set what a signal does
-        heard = signal.signal(signal.SIGINT, signal.SIG_IGN) if main else None
-        try:
-            for process in list(pool._processes.values()):  # there is a public way from Python 3.14 on
-                process.terminate()
-            pool.shutdown()
-        finally:
-            if heard is not None:
-                signal.signal(signal.SIGINT, heard)
-
-
-def _begin_worker(main_pid: int, read: PhotoReader) -> None:
-    global _read  # sent once: a reader opens its cache of class maps wherever it arrives
-    _read = read
-    torch.set_num_threads(1)  # there are other workers
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal; the main one acts
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # max_pixels is the limit
-    sys.excepthook = _report_unless_interrupted
-    # Their parent is the server, which outlives the main process.
-    threading.Thread(target=_end_with, args=(main_pid,), daemon=True).start()
-
-
-def _report_unless_interrupted(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """What became of a thread; the one that hands pixels over need not tell that the main process has gone away."""
-    if not issubclass(kind, ConnectionError | EOFError):
-        sys.__excepthook__(kind, error, trace)
-
-
-def _end_with(main_pid: int) -> None:
-    while True:
-        time.sleep(_SECONDS_BETWEEN_LOOKS)
-        try:
-            os.kill(main_pid, 0)
-        except OSError:
-            os._exit(1)
-
-
-def _decode_one(photo: Photo) -> DecodedPhoto | BadImage:
-    return _read(photo)
-
-
-def _decode(photos: list[Photo]) -> DecodedBatch:
-    """A batch, in memory that the main process sees."""
-    batch = pack([(photo, _read(photo)) for photo in photos])
-    try:
-        torch.Tensor.share_memory_(batch.buffer)  # type: ignore[no-untyped-call]
-    except (RuntimeError, OSError) as error:
-        detail = " ".join(str(error).split())[:200]
-        raise WorkError(
-            f"There is too little shared memory for decoded photos ({detail}). Allow more (docker run --shm-size 2g), "
-            "give `workers` 0, or lower `batch_size`."
-        ) from None
-    return batch
