@@ -1,7 +1,7 @@
 """The commands of `python -m indexer` about a registry: what is in it, which version is current, which may go."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,12 +24,11 @@ def info(*, registry: Path, version: str | None = None) -> Result:
         registry: registry folder.
         version: a version's digest or its beginning; the current one by default.
     """
+    from indexer.bundles.bundle_facts import bundle_facts
+
     home = indexer.Registry(registry)
     bundle = indexer.open_bundle(home.resolve(version))
-    states = home.states()
-    size = sum(entry.size_bytes for entry in bundle.manifest.files.values())
-    levels = bundle.hierarchy.describe()
-    head = "geocells" if bundle.model.geocells.biases is None else "classes"
+    states, facts = home.states(), bundle_facts(bundle)
     data = {
         "registry": str(registry),
         "current": home.current,
@@ -37,48 +36,24 @@ def info(*, registry: Path, version: str | None = None) -> Result:
         "states": [asdict(state) for state in states],
         "pins": home.pins(),
         "history": home.history(),
-        "version": bundle.version,
-        "size_bytes": size,
-        "encoder": bundle.encoder,
-        "hierarchy": bundle.hierarchy.digest,
-        "width": bundle.model.geocells.width,
-        "head": head,
-        "temperatures": bundle.model.geocells.temperatures.tolist(),
-        "level_weights": bundle.model.geocells.level_weights.tolist(),
-        "calibration": _calibration_data(bundle),
-        "precision_cap_km": bundle.precision_cap_km,
-        "gallery": _gallery_data(bundle),
-        "leaf_index": asdict(bundle.index_facts),
-        "beam": asdict(bundle.beam),
-        "levels": levels,
+        **facts,
     }
     lines = [
         f"registry  {registry}: {len(home.versions)} version(s), current {(home.current or 'none')[:12]}",
         _version_table(states),
         f"version   {bundle.version}",
         f"encoder   {bundle.encoder or 'not recorded'}",
-        f"size      {size / 1e6:.1f} MB; {head} of {bundle.model.geocells.width} dimensions",
+        f"size      {facts['size_bytes'] / 1e6:.1f} MB; {facts['head']} of {facts['width']} dimensions",
         *([f"answers name no place finer than {bundle.precision_cap_km:g} km"] if bundle.precision_cap_km else []),
         f"calibrated for  {', '.join(bundle.calibrations) or 'nothing: python -m search calibrate'}",
         *_calibrated_lines(bundle),
-        f"gallery   {_gallery_text(bundle)}",
+        f"gallery   {_gallery_text(bundle, facts['gallery'])}",
         f"index     {_index_text(bundle.index_facts)}",
         f"beam      lists of level {bundle.beam.level}, {bundle.beam.probes} visited; {_recall_text(bundle.beam)}",
         f"taus      {', '.join(f'{tau:.4f}' for tau in bundle.model.geocells.temperatures)} (temperature per level)",
-        level_table(levels),
+        level_table(facts["levels"]),
     ]
     return Result(data, "\n".join(lines))
-
-
-def _calibration_data(bundle: "Bundle") -> dict[str, Any] | None:
-    """What its manifest says of calibrations, but of nonconformities their number alone."""
-    from indexer.vectors.calibration import calibration_facts
-
-    facts = calibration_facts(bundle.calibrations)
-    for each in (facts or {}).values():
-        for numbers in (each, each["with_photos"] or {}):
-            numbers["nonconformities"] = len(numbers.get("nonconformities", ()))
-    return facts
 
 
 def _calibrated_lines(bundle: "Bundle") -> list[str]:
@@ -191,25 +166,7 @@ def _version_table(states: "Sequence[VersionState]") -> str:
     return "\n".join(lines)
 
 
-def _gallery_data(bundle: "Bundle") -> dict[str, Any] | None:
-    """What programs are told of its gallery."""
-    from indexer.bundles.gallery import FILES
-
-    gallery = bundle.gallery
-    if gallery is None:
-        return None
-    empty = int((gallery.begins[1:] == gallery.begins[:-1]).sum())
-    size = sum(bundle.manifest.files[name].size_bytes for name in FILES)
-    return {
-        **asdict(gallery.facts),
-        "keeps_calibrations": gallery.facts.keeps_calibrations,
-        "size_bytes": size,
-        "leaves_without_photos": empty,
-    }
-
-
-def _gallery_text(bundle: "Bundle") -> str:
-    data = _gallery_data(bundle)
+def _gallery_text(bundle: "Bundle", data: Mapping[str, Any] | None) -> str:
     if data is None or bundle.gallery is None:
         return "none"
     text = f"{data['photos']:,} photos in {bundle.gallery.facts.precision_text}, {data['size_bytes'] / 1e6:.1f} MB"
