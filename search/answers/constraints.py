@@ -39,11 +39,13 @@ class _Area:
 
     @classmethod
     def of(cls, text: str, option: str) -> "_Area":
-        if _is_file_name(text) or _BOX.fullmatch(text):
+        if is_geojson(text) or names_file(text) or _BOX.fullmatch(text):
             import indexer.earth.polygons  # noqa: F401 (it says what to install where shapely is missing)
-            from search.answers.region_shapes import box, polygons  # the extra is needed by those who use it
+            from search.answers.region_shapes import box, file_polygons, polygons  # the extra is for those who use it
 
-            shape = polygons(Path(text), option) if _is_file_name(text) else box(text, option)
+            if is_geojson(text):
+                return cls("GeoJSON", option, shape=polygons(text, f"{option} GeoJSON"))
+            shape = file_polygons(Path(text), option) if names_file(text) else box(text, option)
             return cls(text, option, shape=shape)
         codes = [code.strip().upper() for code in text.split(",")]
         unknown = sorted(set(codes) - set(countries()))
@@ -76,7 +78,8 @@ class Region:
 
     Args:
         region: ISO 3166 country codes with commas between; a box as south,west,north,east in degrees, which passes the
-            180th meridian where west is above east; or the name of a GeoJSON file of polygons. None: anywhere.
+            180th meridian where west is above east; the name of a GeoJSON file of polygons; or GeoJSON itself. None:
+            anywhere.
         not_region: the same of what is ruled out.
 
     Raises:
@@ -138,8 +141,14 @@ class Region:
 def region_digests(region: str | None, not_region: str | None) -> dict[str, str]:
     """Digests of the files among these."""
     named = {"region": region, "not_region": not_region}
-    return {name: file_digest(Path(text)) for name, text in named.items() if text is not None and _is_file_name(text)}
+    return {name: file_digest(Path(text)) for name, text in named.items() if text is not None and names_file(text)}
 
 
-def _is_file_name(text: str) -> bool:
-    return Path(text).suffix.lower() in JSON_SUFFIXES
+def names_file(text: str) -> bool:
+    """Whether a region is the name of a file."""
+    return not is_geojson(text) and Path(text).suffix.lower() in JSON_SUFFIXES
+
+
+def is_geojson(text: str) -> bool:
+    """Whether a region is GeoJSON itself."""
+    return text.lstrip().startswith("{")

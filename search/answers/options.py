@@ -40,8 +40,8 @@ class SearchOptions:
             all others; mass, at the point of the cell around which, within `mass_km`, most of the probability lies.
             By default density where photos count, else cell.
         mass_km: distance that `point` mass looks at; by default half the width of the median leaf.
-        region: search only there: country codes such as FR,DE, a box as south,west,north,east, or a .geojson file. With
-            a minus in front: --region=-35,16,-22,33.
+        region: search only there: country codes such as FR,DE, a box as south,west,north,east, a .geojson file, or
+            GeoJSON itself. With a minus in front: --region=-35,16,-22,33.
         not_region: do not search there; as for `region`.
         prior_exponent: how much the number of photos in a cell counts, in place of what the bundle says; 0: nothing.
         precision_cap: tell no place finer than so many kilometres; a bundle's own cap can be made coarser, not finer.

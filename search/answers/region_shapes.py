@@ -41,30 +41,42 @@ def box(text: str, option: str) -> shapely.Geometry:
     return shapely.union(shapely.box(west, south, 180, north), shapely.box(-180, south, east, north))
 
 
-def polygons(file: Path, option: str) -> shapely.Geometry:
-    """All polygons of a GeoJSON file. InputError where it is none, or holds other things than polygons on the Earth."""
+def file_polygons(file: Path, option: str) -> shapely.Geometry:
+    """All polygons of a GeoJSON file. Raises InputError where it cannot be read, and as `polygons`."""
     if not file.is_file():
         raise InputError(f"{option} {file}: no such file.")
     try:
-        shapes = shapely.get_parts(shapely.from_geojson(_with_geometries(file.read_text(encoding="utf-8"))))
-        shapes = shapely.get_parts(shapes)  # of collections in a collection
-    except (shapely.errors.GEOSException, ValueError, OSError) as error:
+        text = file.read_text(encoding="utf-8")
+    except (UnicodeDecodeError, OSError) as error:
         raise InputError(f"{option} {file}: not GeoJSON ({error}).") from None
+    return polygons(text, f"{option} {file}")
+
+
+def polygons(text: str, where: str) -> shapely.Geometry:
+    """All polygons of GeoJSON. InputError where it is none, or holds other things than polygons on the Earth.
+
+    where: it stands, for errors.
+    """
+    try:
+        shapes = shapely.get_parts(shapely.from_geojson(_with_geometries(text)))
+        shapes = shapely.get_parts(shapes)  # of collections in a collection
+    except (shapely.errors.GEOSException, ValueError, RecursionError) as error:
+        raise InputError(f"{where}: not GeoJSON ({error}).") from None
     kinds = {shape.geom_type for shape in shapes.tolist()}
     if not kinds or kinds - {"Polygon"}:
-        raise InputError(f"{option} {file}: it must hold polygons, not {', '.join(sorted(kinds)) or 'nothing'}.")
+        raise InputError(f"{where}: it must hold polygons, not {', '.join(sorted(kinds)) or 'nothing'}.")
     shapes = shapes[~shapely.is_empty(shapes)]
     if not shapes.size:
-        raise InputError(f"{option} {file}: its polygons are empty.")
+        raise InputError(f"{where}: its polygons are empty.")
     west, south, east, north = shapely.total_bounds(shapes)
     if not (-180 <= west and east <= 180 and -90 <= south and north <= 90):
         raise InputError(
-            f"{option} {file}: its coordinates are not longitude and latitude in degrees. Transform it to OGC:CRS84."
+            f"{where}: its coordinates are not longitude and latitude in degrees. Transform it to OGC:CRS84."
         )
     invalid = np.flatnonzero(~shapely.is_valid(shapes))
     if invalid.size:
         raise InputError(
-            f"{option} {file}: {shapely.is_valid_reason(shapes[invalid[0]])} in its polygon {invalid[0]}. Mend it."
+            f"{where}: {shapely.is_valid_reason(shapes[invalid[0]])} in its polygon {invalid[0]}. Mend it."
         )
     return shapely.union_all(shapes)
 

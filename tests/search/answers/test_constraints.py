@@ -16,7 +16,7 @@ from indexer.earth.polygons import cell_polygons
 from indexer.errors import InputError
 from indexer.vectors.scoring import log_product, log_softmax
 from search.__main__ import COMMANDS
-from search.answers.constraints import Region
+from search.answers.constraints import Region, names_file
 from search.answers.engine import Engine
 from search.answers.options import ModeName, SearchOptions
 from search.answers.recall import RecallCheck
@@ -106,6 +106,23 @@ def test_what_is_ruled_out_wholly_is_left_out(bundle: Bundle) -> None:
             Region(None, "-30,-40,60,0").cells(hierarchy.leaves),
         ),
     )
+
+
+def test_geojson_may_be_given_itself(bundle: Bundle, tmp_path: Path) -> None:
+    text = shapely.to_geojson(shapely.box(-40, -30, 50, 60))
+    file = tmp_path / "area.geojson"
+    file.write_text(text)
+    queries = unit_rows(30, WIDTH, seed=1)
+    for option in ("region", "not_region"):
+        itself, named = (
+            Engine(bundle, options=SearchOptions(**{option: given})).search(queries, k=3) for given in (text, str(file))
+        )
+        np.testing.assert_array_equal(itself.leaf, named.leaf)
+    assert (itself.leaf != Engine(bundle).search(queries, k=3).leaf).any()
+    for wrong in ("{", '{"type": "Point", "coordinates": [1, 2]}', '{"a":' * 5000, '{"type": "FeatureCollection"}'):
+        with pytest.raises(InputError, match="`region` GeoJSON"):
+            Region(wrong, None)
+    assert (names_file(" {}.json"), names_file("a.JSON"), names_file("FR")) == (False, True, False)
 
 
 def test_countries_are_those_of_the_cells_names(hierarchy: Hierarchy) -> None:
