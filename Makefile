@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 .PHONY: help venv demo geoclip locate ablations docs test test-slow test-wheel check format clean rehearse bench-augmentation bench-bundle
 .PHONY: bench-costs bench-embed bench-fusion bench-gallery bench-geoclip bench-gpu bench-partition bench-refit bench-refit-scale
-.PHONY: bench-reranker bench-run bench-search bench-small-refit bench-start bench-trust
+.PHONY: bench-reranker bench-run bench-search bench-serve bench-small-refit bench-start bench-trust
 
 PYTHON ?= python3
 CLIP ?=# of `make geoclip`: a folder with openai/clip-vit-large-patch14, where the hub cannot be reached
@@ -100,6 +100,9 @@ bench-refit: venv  ## A new partition by refit, beside training from scratch on 
 
 bench-refit-scale: venv  ## Time and memory of refitting millions of photos, by the slope from fewer: a quarter of an hour
 	$(BIN)/python -m benchmarks.refit_scale
+
+bench-serve: venv  ## The service beside the engine, the encoder and a plain handler; swaps and memory: six minutes
+	$(BIN)/python -m benchmarks.serve
 
 bench-run: venv  ## Offline jobs beside the search and the encoder alone, a plain script, and Ray; memory and start
 	$(BIN)/python -m benchmarks.run
