@@ -17,3 +17,5 @@ from .runs.job import run as run
 from .runs.run_report import RunReport as RunReport
 from .runs.run_spec import RunConfig as RunConfig
 from .runs.run_spec import RunSpec as RunSpec
+from .service.options import ServeOptions as ServeOptions
+from .service.server import serve as serve

@@ -20,7 +20,7 @@ from indexer.photos.sources import listed_photos
 from indexer.vectors.features import FeatureBatch, joined
 from search.answers.answer import Answer, album_answer, answers_of
 from search.answers.claims import CheckedClaim, Claim, ClaimCheck, claim_of
-from search.answers.engine import Engine
+from search.answers.engine import Engine, check_vectors
 from search.answers.options import DEFAULT_OPTIONS, SearchOptions
 from search.retrieval.posterior import Posterior
 
@@ -152,21 +152,7 @@ class Locator:
                 above 1, or k as for `locate`.
         """
         self.engine.check_k(k)
-        try:
-            rows = np.atleast_2d(np.asarray(vectors, np.float32))
-        except (TypeError, ValueError) as error:
-            raise InputError(f"`vectors` must be an array of numbers, (N, D) or (D,): {error}.") from None
-        if rows.shape[1:] == (self.engine.bundle.model.geocells.width,):  # of others and of NaN the engine tells
-            norms = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
-            wrong = np.flatnonzero((norms == 0) | ((norms > _LONGEST) & (norms < np.inf)))
-            if wrong.size:
-                raise InputError(
-                    f"{wrong.size} vectors are no photo's, the first in row {wrong[0]}, of norm {norms[wrong[0]]:g}. "
-                    "Give unit vectors, or means of those of a photo's crops."
-                )
-        n, nowhere = len(rows), np.full(len(rows), np.nan)
-        names = [str(number) for number in range(n)]
-        return self.answers(FeatureBatch(names, rows, [OK] * n, [""] * n, nowhere, nowhere), k=k)
+        return self.answers(given_vectors(vectors, width=self.engine.bundle.model.geocells.width), k=k)
 
     def embed(self, photos: Sequence[Photo]) -> FeatureBatch:
         """The vectors of photos, and what is wrong with those that have none. Raises as `locate`."""
@@ -259,6 +245,24 @@ def given_photos(
         raise InputError(f"{len(maps)} class maps for {len(photos)} photos: give one for each, in their order.")
     each = zip(photos, maps or [None] * len(photos), strict=True)
     return [_photo(number, photo, class_map) for number, (photo, class_map) in enumerate(each)]
+
+
+def given_vectors(vectors: np.ndarray, *, width: int) -> FeatureBatch:
+    """Vectors of photos as a batch, each named by its number. width: of the bundle's. Raises as `locate_vectors`."""
+    try:
+        rows = np.atleast_2d(np.asarray(vectors, np.float32))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"`vectors` must be an array of numbers, (N, D) or (D,): {error}.") from None
+    check_vectors(rows, width=width)
+    norms = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
+    wrong = np.flatnonzero((norms == 0) | (norms > _LONGEST))
+    if wrong.size:
+        raise InputError(
+            f"{wrong.size} vectors are no photo's, the first in row {wrong[0]}, of norm {norms[wrong[0]]:g}. "
+            "Give unit vectors, or means of those of a photo's crops."
+        )
+    n, nowhere = len(rows), np.full(len(rows), np.nan)
+    return FeatureBatch([str(number) for number in range(n)], rows, [OK] * n, [""] * n, nowhere, nowhere)
 
 
 def _listed(given: Any, kind: Any, *, what: str, advice: str) -> list[Any]:

@@ -117,6 +117,7 @@ _LONGEST = [
         "encoder/class_maps/test_cache",
         "encoder/test_segmenting",
         "search/calibration/test_calibrate",
+        "search/service/test_server",
         "search/test_locate",
         "indexer/jobs/test_job_folder",
         "indexer/bundles/test_registry_kills",

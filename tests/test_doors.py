@@ -68,7 +68,7 @@ def test_configs_are_made_by_keywords_alone() -> None:
 
     made = [indexer.BuildConfig, indexer.PartitionRule, encoder.EmbedConfig, encoder.EncoderOptions]
     made += [encoder.FeedOptions, encoder.ReadOptions, encoder.SegmentConfig, search.SearchOptions, search.RunSpec]
-    made += [search.RunConfig, search.AuditConfig, search.CalibrateConfig, search.EvaluateConfig]
+    made += [search.RunConfig, search.AuditConfig, search.CalibrateConfig, search.EvaluateConfig, search.ServeOptions]
     for config in (*made, training.FitConfig, training.RefitConfig):
         kinds = {each.kind for each in inspect.signature(config).parameters.values()}
         assert kinds == {inspect.Parameter.KEYWORD_ONLY}, config

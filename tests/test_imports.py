@@ -47,7 +47,16 @@ ROOMS = {
     ],
     "search": [
         *({room} for room in ("retrieval", "answers", "evaluation", "calibration", "pages", "runs")),
-        {"commands", "evaluating", "evaluation_commands", "locate", "__main__", "__init__"},
+        {
+            "commands",
+            "evaluating",
+            "evaluation_commands",
+            "locate",
+            "service",
+            "serve_commands",
+            "__main__",
+            "__init__",
+        },
     ],
 }
 

@@ -14,6 +14,12 @@ PACKAGES = ("indexer", "encoder", "training", "search")
 NEED_EXTRAS = {
     *("indexer.cells.export", "indexer.earth.polygons", "search.answers.posterior_map", "search.answers.region_shapes"),
     "search.runs.ray_run",
+    *(
+        f"search.service.{name}"
+        for name in (
+            *("app", "connection", "doorkeeper", "metrics", "routes", "server", "service", "uploads", "vector_bodies"),
+        )
+    ),
 }
 
 

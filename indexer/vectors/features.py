@@ -60,6 +60,13 @@ class FeatureBatch:
         """Which rows have a vector: (N,) bool."""
         return np.array([status == OK for status in self.status], bool)
 
+    def take(self, rows: Sequence[int]) -> "FeatureBatch":
+        """Some of the photos, by their numbers."""
+        photo, status, reason = ([each[row] for row in rows] for each in (self.photo, self.status, self.reason))
+        seen = None if self.class_map is None else [self.class_map[row] for row in rows]
+        places = self.lat_deg[rows], self.lng_deg[rows]
+        return FeatureBatch(photo, self.embedding[rows], status, reason, *places, seen)
+
     def without_vectors(self) -> "FeatureBatch":
         """The same photos with vectors of width 0."""
         return replace(self, embedding=np.empty((len(self), 0), np.float32))

@@ -392,13 +392,17 @@ class Engine:
         Raises:
             InputError: wrong width, or a value that is not finite.
         """
-        model = self.bundle.model
-        if vectors.ndim != 2 or vectors.shape[1] != model.geocells.width:
-            raise InputError(
-                f"Vectors of shape {vectors.shape}; this bundle takes (n, {model.geocells.width}). "
-                "Were they made by another encoder?"
-            )
-        wrong = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
-        if wrong.size:
-            raise InputError(f"{wrong.size} vectors hold values that are not finite, the first in row {wrong[0]}.")
-        return model.geocells.compared(np.ascontiguousarray(vectors, np.float32))
+        geocells = self.bundle.model.geocells
+        check_vectors(vectors, width=geocells.width)
+        return geocells.compared(np.ascontiguousarray(vectors, np.float32))
+
+
+def check_vectors(vectors: np.ndarray, *, width: int) -> None:
+    """Refuse vectors that a bundle of this width cannot compare. Raises InputError as `Engine.prepared`."""
+    if vectors.ndim != 2 or vectors.shape[1] != width:
+        raise InputError(
+            f"Vectors of shape {vectors.shape}; this bundle takes (n, {width}). Were they made by another encoder?"
+        )
+    wrong = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if wrong.size:
+        raise InputError(f"{wrong.size} vectors hold values that are not finite, the first in row {wrong[0]}.")

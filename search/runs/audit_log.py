@@ -19,8 +19,8 @@ from indexer.photos.uris import masked
 def log_request(file: str | Path | None, command: str, **request: Any) -> None:
     """Add a line to a log; called before the first answer, so that nothing is answered unseen. None: nothing is done.
 
-    request: names, paths and URIs, or lists of them. InputError where the file cannot be written, WorkError where the
-    disk is full.
+    request: names, paths and URIs, or lists of them; `user` is who asks, by default whoever runs this. InputError where
+    the file cannot be written, WorkError where the disk is full.
     """
     if file is None:
         return
@@ -34,6 +34,13 @@ def log_request(file: str | Path | None, command: str, **request: Any) -> None:
     with explain_full(file), explain_unwritable(file), file.open("ab", buffering=0) as log:
         log.write(json.dumps(line).encode() + b"\n")
         os.fsync(log.fileno())
+
+
+def check_log(file: str | Path | None) -> None:
+    """Raise InputError where a log could not be written; None is none."""
+    if file is not None:
+        with explain_unwritable(Path(file)), Path(file).open("ab"):
+            pass
 
 
 def _user() -> str:

@@ -57,6 +57,21 @@ def test_which_photos_had_a_class_map_is_kept_where_it_is_known(tmp_path: Path) 
     assert read_features(tmp_path / "o.parquet").class_map is None
 
 
+def test_some_of_the_photos_keep_all_that_is_theirs() -> None:
+    known = replace(batch(4, 1, bad=1), class_map=[True, None, False, True])
+    for each in (known, batch(4, 1, bad=1)):
+        taken = each.take([3, 1])
+        whole = joined([each.take([row]) for row in range(4)])
+        for have, want in ((taken, joined([each.take([3]), each.take([1])])), (whole, each)):
+            assert (have.photo, have.status, have.reason, have.class_map) == (
+                *(list(want.photo), list(want.status), list(want.reason)),
+                want.class_map,
+            )
+            np.testing.assert_array_equal(have.embedding, want.embedding)
+            np.testing.assert_array_equal(have.lat_deg, want.lat_deg)
+            np.testing.assert_array_equal(have.lng_deg, want.lng_deg)
+
+
 def test_a_plain_parquet_reader_sees_the_rows_alone(tmp_path: Path) -> None:
     table = pyarrow.parquet.read_table(folder(tmp_path / "F", batch(4, 1)))
     assert table.num_rows == 4

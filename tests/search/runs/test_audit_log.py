@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from indexer.cli import main
+from indexer.errors import InputError
 from search.__main__ import COMMANDS
-from search.runs.audit_log import log_request
+from search.runs.audit_log import check_log, log_request
 
 
 def search(*arguments: object) -> int:
@@ -59,3 +60,16 @@ def test_nothing_is_answered_where_the_log_cannot_be_written(
     assert search("run", *common, "--photos", world / "photos.csv", "--out", tmp_path / "O", "--audit-log", log) == 2
     assert "log.jsonl" in capsys.readouterr().err
     assert not (tmp_path / "O").exists()
+
+
+def test_a_log_that_could_not_be_written_is_told_before_and_nothing_is_added(tmp_path: Path) -> None:
+    check_log(None)
+    check_log(tmp_path / "log.jsonl")
+    assert (tmp_path / "log.jsonl").read_bytes() == b""
+    with pytest.raises(InputError):
+        check_log(tmp_path / "absent" / "log.jsonl")
+
+
+def test_a_service_says_who_asked(tmp_path: Path) -> None:
+    log_request(tmp_path / "log.jsonl", "locate", user="desk", photos=["a.jpg"])
+    assert json.loads((tmp_path / "log.jsonl").read_text())["user"] == "desk"
