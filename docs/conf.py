@@ -20,7 +20,7 @@ exclude_patterns = [".*", "out", "build", "dist", "tests", "configs", "docs/_tem
 # What lies below a page, by caption: the order of the sidebar. A page that is missing here ends the build.
 contents = {
     "README": {
-        "Use": ["docs/tutorial", "docs/how-it-works", "docs/operations", "docs/evaluation"],
+        "Use": ["docs/tutorial", "docs/how-it-works", "docs/operations", "docs/service", "docs/evaluation"],
         "Look up": ["docs/data-model", "docs/words", "docs/results", "docs/reference/index"],
         "Work on it": ["docs/architecture", "CONTRIBUTING", "CHANGELOG"],
     },

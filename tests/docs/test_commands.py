@@ -27,6 +27,7 @@ LINES = [line for page in PAGES for line in command_lines(page)]
 ELSEWHERE = re.compile(
     r"s3://|shi-labs/|--engine ray|mp16\.yaml|--part |--segmentation-cache|--benchmark |--tables|names\.txt"
     r"|--registry names\b|adopt geoclip"
+    r"|search serve|search token"
 )
 # Options of other programs, of Slurm, and of a section that is there only when one of its options is given.
 OTHERS = {
@@ -37,6 +38,10 @@ OTHERS = {
     "--signal",
     "--array",
     "--logdir",
+    "--data-binary",
+    "--read-only",
+    "--tmpfs",
+    "--user",
 }
 
 
