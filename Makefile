@@ -1,6 +1,6 @@
 # Two commands: `make demo` runs the main job, `make test` passes the tests. Both set up .venv first.
 .DEFAULT_GOAL := help
-.PHONY: help venv demo geoclip locate ablations docs test test-slow test-wheel check format clean rehearse bench-augmentation bench-bundle
+.PHONY: help venv demo geoclip locate ablations docs test test-browser test-slow test-wheel check format clean rehearse bench-augmentation bench-bundle
 .PHONY: bench-costs bench-embed bench-fusion bench-gallery bench-geoclip bench-gpu bench-partition bench-refit bench-refit-scale
 .PHONY: bench-reranker bench-run bench-search bench-serve bench-small-refit bench-start bench-trust
 
@@ -52,7 +52,10 @@ rehearse: venv  ## The commands of the paper's configuration, configs/mp16.yaml,
 
 test: venv  ## Fast tests, a few minutes on two cores
 	# A process for each core, with one thread. Files go to processes in the order of tests/conftest.py, the longest first.
-	$(BIN)/python -m pytest -m "not slow and not gpu" --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "not slow and not gpu and not browser" --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+
+test-browser: venv  ## The service's page in Chromium, which must be installed; screenshots in out/browser
+	$(BIN)/python -m pytest -m browser tests/search/service/test_browser.py
 
 test-slow: venv  ## Kill counts, soak, several processes
 	# Two processes: those who wait for a cluster, or for something to be killed, leave a core to others.

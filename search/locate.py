@@ -18,7 +18,7 @@ from indexer.jobs.job_folder import OK
 from indexer.photos.photo import FileRange, Photo
 from indexer.photos.sources import listed_photos
 from indexer.vectors.features import FeatureBatch, joined
-from search.answers.answer import Answer, album_answer, answers_of
+from search.answers.answer import Answer, album_answer, album_query, answers_of
 from search.answers.claims import CheckedClaim, Claim, ClaimCheck, claim_of
 from search.answers.engine import Engine, check_vectors
 from search.answers.options import DEFAULT_OPTIONS, SearchOptions
@@ -140,7 +140,8 @@ class Locator:
         Photos that cannot be read are left out; where none can, the answer says why of the first. All else as `locate`.
         """
         self._album_engine.check_k(k)
-        return album_answer(self._album_engine, self.embed(given_photos(photos, class_maps)), k=k)
+        (answer,) = self.answers(self.embed(given_photos(photos, class_maps)), k=k, album=True)
+        return answer
 
     def locate_vectors(self, vectors: np.ndarray, *, k: int = 1) -> list[Answer]:
         """An answer to each photo vector, in order; `Answer.photo` is its number.
@@ -166,8 +167,13 @@ class Locator:
         nothing = FeatureBatch([], np.empty((0, self.encode.encoder.width), np.float32), [], [], *np.empty((2, 0)))
         return joined([nothing, *embed_photos(self.encode, photos, feed=feed)])
 
-    def answers(self, batch: FeatureBatch, *, k: int = 1) -> list[Answer]:
-        """The answers to photos whose vectors are known. Raises InputError as `locate_vectors`."""
+    def answers(self, batch: FeatureBatch, *, k: int = 1, album: bool = False) -> list[Answer]:
+        """The answers to photos whose vectors are known. Raises InputError as `locate_vectors`.
+
+        album: they are of one place, and have one answer.
+        """
+        if album:
+            return [album_answer(self._album_engine, batch, k=k)]
         return answers_of(self.engine, batch, k=k)
 
     def check(
@@ -216,14 +222,19 @@ class Locator:
         engine = self.engine
         return ClaimCheck(engine.bundle, device=engine.device, options=engine.options, protocol=engine.protocol)
 
-    def posterior(self, batch: FeatureBatch, *, k: int = 1) -> Posterior:
+    def posterior(self, batch: FeatureBatch, *, k: int = 1, album: bool = False) -> Posterior:
         """The probabilities of all leaves for the photos of a batch that have a vector; no leaf is left out.
 
-        k: as of the answers: a beam visits more cells where those it visits hold fewer leaves.
+        k: as of the answers: a beam visits more cells where those it visits hold fewer leaves. album: the photos are of
+        one place, and are one query.
         """
-        queries = self.engine.prepared(batch.embedding[batch.ok])
-        k = k if self.engine.coarse is None else 1
-        found = self.engine.find(queries, k=k, left_out=0.0)
+        engine, n_photos = self.engine, None
+        queries = engine.prepared(batch.embedding[batch.ok])
+        if album:
+            engine, n_photos = self._album_engine, np.array([len(queries)])
+            queries = album_query(queries)
+        k = k if engine.coarse is None else 1
+        found = engine.find(queries, k=k, n_photos=n_photos, left_out=0.0)
         assert found.posterior is not None
         return found.posterior
 

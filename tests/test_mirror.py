@@ -26,6 +26,7 @@ TESTS_OF_MORE = {
     "tests/search/runs/test_buckets.py",
     "tests/search/runs/test_job_kills.py",
     "tests/search/runs/test_soak.py",
+    "tests/search/service/test_browser.py",
     "tests/search/service/test_hostile.py",
     "tests/training/test_checkpoint_files.py",
     "tests/training/test_two_processes.py",

@@ -41,6 +41,14 @@ def nearest_cities(lat_deg: np.ndarray, lng_deg: np.ndarray) -> tuple[np.ndarray
     return known.city[nearest], known.country[nearest]
 
 
+def largest_cities(n: int) -> "list[City]":
+    """The n cities with most inhabitants, the largest first."""
+    order = sorted(_cities(), key=lambda city: -city["population"])[:n]
+    return [
+        City(each["name"], each["countrycode"], float(each["latitude"]), float(each["longitude"])) for each in order
+    ]
+
+
 @dataclass(frozen=True, slots=True)
 class City:
     """A city by its name."""
@@ -71,8 +79,11 @@ def city_named(text: str) -> City:
             f"No city with at least 15,000 inhabitants is called {text!r}.{meant} Give its name, with the country's "
             "after a comma where others have it too, or latitude and longitude."
         )
-    best = max(found, key=lambda city: city["population"])
-    return City(best["name"], best["countrycode"], float(best["latitude"]), float(best["longitude"]))
+    return _city(max(found, key=lambda city: city["population"]))
+
+
+def _city(known: dict[str, Any]) -> City:
+    return City(known["name"], known["countrycode"], float(known["latitude"]), float(known["longitude"]))
 
 
 @cache

@@ -123,9 +123,14 @@ def album_answer(engine: Engine, batch: FeatureBatch, *, k: int) -> Answer:
     answer = Answer(0, batch.photo[row], batch.status[row], batch.reason[row], class_map=seen)
     if not rows.size:
         return answer
-    query = engine.prepared(batch.embedding[rows]).sum(axis=0, keepdims=True, dtype=np.float64).astype(np.float32)
+    query = album_query(engine.prepared(batch.embedding[rows]))
     (own,) = _known(engine, query, k=k, n_photos=np.array([len(rows)]))
     return replace(answer, **own)
+
+
+def album_query(queries: np.ndarray) -> np.ndarray:
+    """The query of an album (1, D) float32, of those of its photos (N, D)."""
+    return queries.sum(axis=0, keepdims=True, dtype=np.float64).astype(np.float32)
 
 
 def _known(

@@ -104,7 +104,7 @@ def answers_page(
     hierarchy: Hierarchy,
     answers: Sequence[Answer],
     pictures: Sequence[bytes | None],
-    posterior: Posterior,
+    posterior: Posterior | None,
     *,
     level: int,
     coarse: CoarseCells | None,
@@ -112,14 +112,14 @@ def answers_page(
 ) -> str:
     """The page. pictures: PNG of each photo, None where one could not be read. coarse: of a precision cap.
 
-    made: by what, as `made_by` tells it; all else as for `MapFiles.write`.
+    posterior: None where no photo was answered. made: by what, as `made_by` tells it; all else as for `MapFiles.write`.
     """
     cells, cap = hierarchy.levels[level], "" if coarse is None else f", none finer than {coarse.km:g} km"
     query = itertools.count()  # position among the answered
     sections = []
     for answer, picture in zip(answers, pictures, strict=True):
         drawn = None
-        if answer.ok and cells.s2_ids is not None:  # labels have no borders
+        if answer.ok and posterior is not None and cells.s2_ids is not None:  # labels have no borders
             held = posterior_by_cell(hierarchy, posterior, next(query), level=level, coarse=coarse)
             drawn = _map(answer, *held)
         sections.append((answer, picture, drawn, _tables(answer)))
@@ -204,9 +204,15 @@ def thumbnail(photo: Photo, read: ReadOptions) -> bytes | None:
         small = decode(data, shorter_edge=_THUMBNAIL, max_pixels=read.max_pixels)
     except BadImage:
         return None
+    return small_picture(small)
+
+
+def small_picture(photo: Image.Image) -> bytes:
+    """PNG of an upright RGB photo, small: its pixels alone, and nothing that an image carries beside them."""
+    small = photo.copy()
     small.thumbnail((_THUMBNAIL, _THUMBNAIL))
     clean = Image.new("RGB", small.size)
-    clean.paste(small)  # pixels alone: nothing that an image carries beside them
+    clean.paste(small)
     content = io.BytesIO()
     clean.save(content, "PNG")
     return content.getvalue()

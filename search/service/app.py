@@ -12,11 +12,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from indexer.errors import GeoError
+from search.service import page, routes
 from search.service.access import Refused
 from search.service.admission import Full
 from search.service.batcher import StageDied
 from search.service.doorkeeper import Doorkeeper, explained
-from search.service.routes import router
 from search.service.service import Service
 from search.service.uploads import BadUpload
 
@@ -44,7 +44,8 @@ def make_app(service: Service) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.service = service
-    app.include_router(router)
+    app.include_router(routes.router)
+    app.include_router(page.router)
     for kind in (GeoError, Refused, Full, BadUpload, StageDied, HTTPException, ClientDisconnect):
         app.add_exception_handler(kind, explained)
     app.add_middleware(Doorkeeper, service=service)

@@ -20,7 +20,8 @@ from search.service.uploads import BadUpload
 log = logging.getLogger(__name__)
 
 GONE = 499  # in metrics: the client went away
-_OPEN = frozenset({"/healthz", "/readyz"})  # for those who watch over it, who have no token
+# For those who watch over it, who have no token, and for the page, which asks for one.
+_OPEN = frozenset({"/", "/healthz", "/readyz"})
 _RETRY_S = 2  # after a stage died
 # Nothing of a page comes from elsewhere or runs that is not a file of ours; no other page shows ours in a frame.
 _HEADERS = (
@@ -80,7 +81,11 @@ class Doorkeeper:
         access, caller = self._service.access, Caller(scope["method"], scope["scheme"], header_map(scope["headers"]))
         access.check_host(caller)
         access.check_origin(caller)
-        return access.known(caller) if scope["path"] in _OPEN else access.asker(caller)
+        return access.known(caller) if _is_open(scope["path"]) else access.asker(caller)
+
+
+def _is_open(path: str) -> bool:
+    return path in _OPEN or path.startswith("/static/")
 
 
 async def _say(error: Exception, scope: Scope, receive: Receive, answered: "_Answered") -> None:

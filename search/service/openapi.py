@@ -29,6 +29,7 @@ _ERRORS = _errors(
     s504="It took too long.",
 )
 _FILES = {"type": "array", "items": {"type": "string", "format": "binary"}}
+_SWITCH: dict[str, Any] = {"type": "string", "enum": ["yes", "no"], "default": "no"}
 _SEARCH_FIELDS: dict[str, Any] = {
     "crops": {
         "type": "string",
@@ -48,6 +49,12 @@ _SEARCH_FIELDS: dict[str, Any] = {
         "description": "where an answer points; by default density where photos count, else cell",
     },
     "k": {"type": "integer", "minimum": 1, "default": 1, "description": "how many places to name"},
+    "album": {**_SWITCH, "description": "whether all are of one place, and have one answer"},
+    "posterior": {
+        **_SWITCH,
+        "description": "whether to tell the posteriors beside the answers, as GeoJSON in `posterior`; each feature has "
+        "the `row` of its photo",
+    },
 }
 _PHOTO_FIELDS: dict[str, Any] = {
     "photos": {**_FILES, "description": "image files; nothing of their metadata is used or kept but their orientation"},
@@ -86,7 +93,9 @@ def _json(description: str, example: Any) -> dict[str, Any]:
 _PLACES = _json(
     "An answer to each photo, in order, as the command `query` has it in JSON.", {**_HEAD, "answers": [_ANSWER]}
 )
-_PLACES["content"]["application/geo+json"] = {"schema": {"type": "object"}}  # asked for by Accept
+# Asked for by Accept: the posteriors alone, or a page with all of it for people.
+_PLACES["content"]["application/geo+json"] = {"schema": {"type": "object"}}
+_PLACES["content"]["text/html"] = {"schema": {"type": "string"}}
 
 LOCATE: dict[str, Any] = {
     "requestBody": _form({**_PHOTO_FIELDS, **_SEARCH_FIELDS}, ["photos"]),

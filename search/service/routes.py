@@ -16,14 +16,13 @@ from indexer.cells.hierarchy import Hierarchy
 from indexer.choices import check_choice
 from indexer.errors import GeoError, InputError, WorkError
 from indexer.photos.photo import Photo
-from indexer.vectors.features import FeatureBatch
 from search.answers.constraints import names_file
 from search.locate import given_photos, given_vectors
 from search.runs.audit_log import log_request
 from search.service import openapi
 from search.service.admission import Visit
 from search.service.service import Service, service_of
-from search.service.stages import Question
+from search.service.stages import Drawn, PhotoVectors, Question
 from search.service.tokens import Asker
 from search.service.uploads import BadUpload, Form, Upload, read_form, within
 from search.service.vector_bodies import VectorBody
@@ -34,7 +33,9 @@ log = logging.getLogger(__name__)
 router = APIRouter()
 T = TypeVar("T")
 
-GEOJSON = "application/geo+json"
+GEOJSON, HTML = "application/geo+json", "text/html"
+# Its style and pictures are inside it, and it runs nothing.
+_PAGE_HEADERS = {"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:"}
 _DRAWN = 200_000  # cells of all photos of a request as GeoJSON, some 100 MB
 
 
@@ -44,12 +45,12 @@ async def locate(request: Request) -> Response:
     service, asker = service_of(request), _asker(request)
     with service.admission.visit() as visit:
         form = await _form(request, service, asker, visit)
-        crops, posterior = _crops(form.fields), GEOJSON in request.headers.get("accept", "")
-        wanted = {**_search_fields(form.fields), "k": _whole(form.fields, "k", 1), "posterior": posterior}
+        crops, drawn, album = _crops(form.fields), _drawn(request, form.fields), _switch(form.fields, "album")
+        wanted = {**_search_fields(form.fields), "k": _whole(form.fields, "k", 1), "album": album, "drawn": drawn}
         photos = _photos(form)
         with service.versions.lease() as version:
             question = service.question(version, asker, crops, wanted)
-            _check_drawn(version, len(photos), posterior=posterior)
+            _check_drawn(version, 1 if album else len(photos), drawn)
             await _log(service, "locate", asker, version, photos=[each.name for each in photos], crops=crops, **wanted)
             result = await _photo_result(request, service, question, photos)
     service.metrics.rows.labels("/v1/locate").inc(len(photos))
@@ -79,9 +80,9 @@ async def check(request: Request) -> Response:
 async def vectors(request: Request) -> Response:
     """Say where photos were taken whose vectors are known."""
     service, asker = service_of(request), _asker(request)
-    crops, posterior = _crops(request.query_params), GEOJSON in request.headers.get("accept", "")
-    k = _whole(request.query_params, "k", 1)
-    wanted = {**_search_fields(request.query_params), "k": k, "posterior": posterior}
+    crops, drawn = _crops(request.query_params), _drawn(request, request.query_params)
+    k, album = _whole(request.query_params, "k", 1), _switch(request.query_params, "album")
+    wanted = {**_search_fields(request.query_params), "k": k, "album": album, "drawn": drawn}
     with service.admission.visit() as visit:
         service.access.check_rate(asker)
         body = VectorBody(service.width, service.options.max_vectors)
@@ -90,9 +91,9 @@ async def vectors(request: Request) -> Response:
         service.access.spend(asker, len(batch))
         with service.versions.lease() as version:  # of the same encoder, whatever was published meanwhile
             question = service.question(version, asker, crops, wanted)
-            _check_drawn(version, len(batch), posterior=posterior)
+            _check_drawn(version, 1 if album else len(batch), drawn)
             await _log(service, "vectors", asker, version, vectors=len(batch), crops=crops, **wanted)
-            result = await _result(request, service, question, batch)
+            result = await _result(request, service, question, PhotoVectors(batch))
     service.metrics.rows.labels("/v1/vectors").inc(len(batch))
     return result
 
@@ -273,33 +274,52 @@ async def _gone(request: Request) -> None:
         pass
 
 
-def _check_drawn(version: OpenedVersion, photos: int, *, posterior: bool) -> None:
-    """Raise BadUpload where GeoJSON of so many photos would be too large."""
+def _drawn(request: Request, fields: Mapping[str, str]) -> Drawn | None:
+    """What is to be drawn: a map, asked for by Accept or beside the answers by a field, or a page; None: nothing."""
+    accepted = request.headers.get("accept", "")
+    if HTML in accepted:
+        return "page"
+    return "map" if GEOJSON in accepted or _switch(fields, "posterior") else None
+
+
+def _switch(fields: Mapping[str, str], name: str) -> bool:
+    text = fields.get(name, "").strip().lower()
+    if text not in ("", "no", "yes"):
+        raise InputError(f"`{name}` must be yes or no, not {text[:40]!r}.")
+    return text == "yes"
+
+
+def _check_drawn(version: OpenedVersion, photos: int, drawn: Drawn | None) -> None:
+    """Raise BadUpload where a map of so many photos would be too large."""
     cells = len(version.bundle.hierarchy.leaves)
-    if posterior and photos > max(1, _DRAWN // cells):
+    if drawn is not None and photos > max(1, _DRAWN // cells):
         most = max(1, _DRAWN // cells)
         raise BadUpload(413, f"GeoJSON has {cells:,} cells for each photo here: ask for {most} at once, or for JSON.")
 
 
 async def _photo_result(request: Request, service: Service, question: Question, photos: list[Photo]) -> Response:
     await _unless_gone(request, service.stages.check(question))
-    batch = await _unless_gone(request, service.stages.vectors(photos, question.crops))
-    return await _result(request, service, question, batch)
+    encoded = service.stages.vectors(photos, question.crops, pictures=question.drawn == "page")
+    return await _result(request, service, question, await _unless_gone(request, encoded))
 
 
-async def _result(request: Request, service: Service, question: Question, batch: FeatureBatch) -> Response:
+async def _result(request: Request, service: Service, question: Question, photos: PhotoVectors) -> Response:
     """What a question is answered with; 422 where no photo could be read."""
+    batch = photos.batch
     answered = bool(batch.ok.any())
-    if question.posterior and not answered:
+    alone = GEOJSON in request.headers.get("accept", "")  # the map without the answers
+    if alone and not answered:
         reasons = "; ".join(f"{photo}: {reason}" for photo, reason in zip(batch.photo, batch.reason, strict=True))
         return JSONResponse({"error": f"No photo to answer. {reasons}."}, 422)
-    answers = await _unless_gone(request, service.stages.answers(question, batch))
-    if question.posterior:
-        return Response(answers, media_type=GEOJSON)
+    answers, drawn = await _unless_gone(request, service.stages.answers(question, photos))
+    if question.drawn == "page":
+        return Response(drawn, media_type=f"{HTML}; charset=utf-8", headers=_PAGE_HEADERS)
+    if alone and drawn is not None:
+        return JSONResponse(drawn, media_type=GEOJSON)
     name = "answers" if question.claim is None else "checks"
     bundle = question.version.bundle
-    head = {"bundle": bundle.version, "encoder": bundle.encoder, name: answers}
-    return JSONResponse(head, 200 if answered else 422)
+    whole = {"bundle": bundle.version, "encoder": bundle.encoder, name: answers}
+    return JSONResponse(whole if drawn is None else whole | {"posterior": drawn}, 200 if answered else 422)
 
 
 def _cell(hierarchy: Hierarchy, key: str) -> dict[str, Any] | None:

@@ -32,7 +32,7 @@ class Service:
     following: "asyncio.Task[None] | None" = None
 
     def question(self, version: OpenedVersion, asker: Asker, crops: CropName, wanted: Mapping[str, Any]) -> Question:
-        """What a request asks. wanted: `k`, `claim`, `posterior`, and fields of SearchOptions.
+        """What a request asks. wanted: `k`, `claim`, `album`, `drawn`, and fields of SearchOptions.
 
         Raises:
             InputError: they do not go together.
@@ -43,7 +43,7 @@ class Service:
         caps = [cap for cap in (self.search.precision_cap, asker.precision_cap) if cap is not None]
         own |= {"precision_cap": max(caps)} if caps and max(caps) != self.search.precision_cap else {}
         options = replace(self.search, **own) if own else self.search
-        rest = {name: wanted[name] for name in ("k", "claim", "posterior") if name in wanted}
+        rest = {name: wanted[name] for name in ("k", "claim", "album", "drawn") if name in wanted}
         return Question(version, crops, options, **rest)
 
     @property

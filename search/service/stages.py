@@ -11,23 +11,26 @@ import logging
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeVar
 
 import numpy as np
+from PIL import Image
 
 from encoder.config import CropName
 from encoder.encode import PhotoEncoder
 from encoder.photos.decoded_batch import pack
 from encoder.photos.decoders import decode_one, decoders
 from encoder.photos.photo_reader import DecodedPhoto, PhotoReader
-from indexer.bundles.bundle import Bundle
 from indexer.errors import BadImage, WorkError
 from indexer.photos.photo import Photo
 from indexer.vectors.features import FeatureBatch, joined
 from search.answers.answer import Answer
+from search.answers.claims import CheckedClaim
+from search.answers.engine import Engine
 from search.answers.options import SearchOptions
-from search.answers.precision_cap import CoarseCells
+from search.locate import Locator
+from search.pages.answer_page import answers_page, made_by, small_picture
 from search.retrieval.posterior import Posterior
 from search.service.batcher import REST_S, Batcher, StageDied
 from search.service.versions import OpenedVersion
@@ -35,6 +38,8 @@ from search.service.versions import OpenedVersion
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+# A map beside the answers, as GeoJSON, or a page with all of it for people.
+Drawn = Literal["map", "page"]
 _Observe = Callable[[str, int, float], None]  # a stage's name, rows of a batch, its seconds
 
 
@@ -47,17 +52,31 @@ class Question:
     options: SearchOptions
     k: int = 1
     claim: tuple[str, float | None] | None = None  # a place, and within how many km: to be checked, not answered
-    posterior: bool = False  # as GeoJSON, in place of an answer
+    album: bool = False  # the photos are of one place, and have one answer
+    drawn: Drawn | None = None  # what is drawn of the posteriors; None: nothing
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PhotoVectors:
+    """Photos of a request on their way from the encoder to the search."""
+
+    batch: FeatureBatch
+    # PNG of each, small; None in place of one that cannot be read. None: nobody wants them.
+    pictures: Sequence[bytes | None] | None = None
+
+    def __len__(self) -> int:
+        return len(self.batch)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Drawing:
-    """What a map of posteriors is drawn from."""
+    """What posteriors are drawn from."""
 
-    bundle: Bundle
-    coarse: CoarseCells | None  # of a precision cap
-    answers: list[Answer]  # of photos that have a vector
-    posterior: Posterior | None  # of these; None: there are none
+    kind: Drawn
+    engine: Engine
+    answers: list[Answer]
+    posterior: Posterior | None  # of those of photos that have a vector; None: there are none
+    pictures: Sequence[bytes | None] | None
 
 
 class Decoding:
@@ -153,10 +172,10 @@ class Stages:
             self._encode, name="encode", most=most, wait_s=wait_s, observe=observe
         )
         # A batch of the encoder comes as a whole, so that nothing is gained by waiting for more.
-        self.searching: Batcher[FeatureBatch, Any] = Batcher(
+        self.searching: Batcher[PhotoVectors, Any] = Batcher(
             self._search, name="search", most=max(most, 256), wait_s=0, size=len, observe=observe
         )
-        self.drawing: Batcher[_Drawing, bytes] = Batcher(_drawn, name="draw", most=1, wait_s=0, observe=observe)
+        self.drawing: Batcher[_Drawing, Any] = Batcher(_draw, name="draw", most=1, wait_s=0, observe=observe)
 
     @property
     def _batchers(self) -> tuple[Batcher[Any, Any], ...]:
@@ -190,10 +209,14 @@ class Stages:
         for each in self._batchers:
             await each.close()
 
-    async def vectors(self, photos: Sequence[Photo], crops: CropName) -> FeatureBatch:
-        """The vectors of photos, and what is wrong with those that have none. Raises StageDied, GeoError."""
+    async def vectors(self, photos: Sequence[Photo], crops: CropName, *, pictures: bool = False) -> PhotoVectors:
+        """The vectors of photos, and what is wrong with those that have none. Raises StageDied, GeoError.
+
+        pictures: small ones are kept, of what was decoded for the encoder.
+        """
         decoded = await self.decoding(photos, self._encoders[crops])
-        return joined(await self.encoding(crops, list(zip(photos, decoded, strict=True))))
+        kept = await asyncio.to_thread(_pictures, decoded) if pictures else None
+        return PhotoVectors(joined(await self.encoding(crops, list(zip(photos, decoded, strict=True)))), kept)
 
     async def check(self, question: Question) -> None:
         """Raises GeoError where a question makes no sense, before anybody decodes photos for it; and StageDied."""
@@ -201,73 +224,110 @@ class Stages:
             [], np.empty((0, question.version.bundle.model.geocells.width), np.float32), [], [], *np.empty((2, 0))
         )
         if question.claim is not None or question.k != 1 or question.options.constrained:
-            await self.searching(question, [nothing])
+            await self.searching(replace(question, drawn=None, album=False), [PhotoVectors(nothing)])
 
-    async def answers(self, question: Question, batch: FeatureBatch) -> Any:
+    async def answers(self, question: Question, photos: PhotoVectors) -> tuple[list[dict[str, Any]], Any]:
         """The answers to photos whose vectors are known, or their claims checked: for each a dict, as JSON has it.
 
-        Of a posterior the text of GeoJSON. Raises StageDied, GeoError.
+        Beside them what is drawn: GeoJSON as dicts, or the text of a page; None where nothing is. Raises StageDied,
+        GeoError.
         """
-        (result,) = await self.searching(question, [batch])
-        if question.posterior:
-            (result,) = await self.drawing(None, [result])
-        return result
+        ((rows, drawing),) = await self.searching(question, [photos])
+        drawn = None
+        if drawing is not None:
+            (drawn,) = await self.drawing(None, [drawing])
+        return rows, drawn
 
     def _encode(self, crops: Hashable, items: list[tuple[Photo, DecodedPhoto | BadImage]]) -> list[FeatureBatch]:
         batch = self._encoders[crops](pack(items))  # type: ignore[index]
         return [batch.take([row]) for row in range(len(batch))]
 
-    def _search(self, question: Hashable, batches: list[FeatureBatch]) -> list[Any]:
+    def _search(self, question: Hashable, items: list[PhotoVectors]) -> list[Any]:
         assert isinstance(question, Question)
         locator = question.version.locator(question.crops, question.options)
-        together = joined(batches)
         if question.claim is not None:
             place, within_km = question.claim
             claim = locator.claim(place, within_km=within_km)
-            rows: list[Any] = [each.to_dict() for each in locator.checked(together, claim)]
+            checked = locator.checked(joined([each.batch for each in items]), claim)
+            return [(_rows(part), None) for part in _parts(checked, items)]
+        locator.engine.check_k(question.k)
+        if question.album:
+            parts = [locator.answers(each.batch, k=question.k, album=True) for each in items]
         else:
-            locator.engine.check_k(question.k)
-            answers = locator.answers(together, k=question.k)
-            if question.posterior:
-                return [
-                    _Drawing(
-                        locator.engine.bundle,
-                        locator.engine.coarse,
-                        [answer for answer in part if answer.ok],
-                        locator.posterior(batch, k=question.k) if batch.ok.any() else None,
-                    )
-                    for batch, part in zip(batches, _parts(answers, batches), strict=True)
-                ]
-            rows = [answer.to_dict() for answer in answers]
-        return [[each | {"row": row} for row, each in enumerate(part)] for part in _parts(rows, batches)]
+            parts = _parts(locator.answers(joined([each.batch for each in items]), k=question.k), items)
+        return [
+            (_rows(answers), _drawing(locator, question, each, answers))
+            for each, answers in zip(items, parts, strict=True)
+        ]
 
 
-def _parts(rows: list[T], batches: list[FeatureBatch]) -> list[list[T]]:
-    """The rows of each batch."""
-    ends = np.cumsum([len(batch) for batch in batches]).tolist()
-    return [rows[begin:end] for begin, end in zip([0, *ends], ends, strict=False)]
+def _rows(answers: Sequence[Answer | CheckedClaim]) -> list[dict[str, Any]]:
+    return [answer.to_dict() | {"row": row} for row, answer in enumerate(answers)]
 
 
-def _drawn(_: Hashable, items: list[_Drawing]) -> list[bytes]:
-    """Posteriors of photos as GeoJSON, as `python -m search query --geojson` writes them, but for ids of cells.
+def _drawing(locator: Locator, question: Question, photos: PhotoVectors, answers: list[Answer]) -> _Drawing | None:
+    """What is to be drawn of answers; None where nothing is."""
+    if question.drawn is None:
+        return None
+    posterior = None
+    if photos.batch.ok.any():
+        posterior = locator.posterior(photos.batch, k=question.k, album=question.album)
+    pictures = photos.pictures if not question.album or photos.pictures is None else photos.pictures[:1]
+    return _Drawing(question.drawn, locator.engine, answers, posterior, pictures)
+
+
+def _parts(rows: Sequence[T], items: list[PhotoVectors]) -> list[list[T]]:
+    """The rows of each item."""
+    ends = np.cumsum([len(each) for each in items]).tolist()
+    return [list(rows[begin:end]) for begin, end in zip([0, *ends], ends, strict=False)]
+
+
+def _pictures(decoded: Sequence[DecodedPhoto | BadImage]) -> list[bytes | None]:
+    return [
+        None if isinstance(each, BadImage) else small_picture(Image.fromarray(np.asarray(each.pixels)))
+        for each in decoded
+    ]
+
+
+def _draw(_: Hashable, items: list[_Drawing]) -> list[Any]:
+    return [_geojson(item) if item.kind == "map" else _page(item) for item in items]
+
+
+def _geojson(item: _Drawing) -> dict[str, Any]:
+    """Posteriors as `python -m search query --geojson` writes them, with each photo's `row`, but for ids of cells.
 
     An id has more digits than JSON's readers keep; `key` says the same.
     """
     from search.answers.posterior_map import posterior_frame  # the extra `export` is for those who use it
 
-    drawn = list[bytes]()
-    for item in items:
-        assert item.posterior is not None, "nobody asks for a map of no photo"
-        hierarchy = item.bundle.hierarchy
+    features = []
+    if item.posterior is not None:
+        answered = [(row, answer) for row, answer in enumerate(item.answers) if answer.ok]
+        hierarchy = item.engine.bundle.hierarchy
         frame = posterior_frame(
             hierarchy,
-            [answer.photo for answer in item.answers],
+            [str(row) for row, _ in answered],
             item.posterior,
             level=len(hierarchy.levels) - 1,
-            coarse=item.coarse,
-            gallery=[answer.gallery for answer in item.answers],
+            coarse=item.engine.coarse,
+            gallery=[answer.gallery for _, answer in answered],
         )
         features = json.loads(frame.drop(columns="s2_id").to_json(na="null", drop_id=True))["features"]
-        collection = {"type": "FeatureCollection", "bundle": item.bundle.version, "features": features}
-        drawn.append(json.dumps(collection, ensure_ascii=False, separators=(",", ":")).encode())
-    return drawn
+    for feature in features:
+        row = int(feature["properties"]["photo"])
+        feature["properties"] |= {"photo": item.answers[row].photo, "row": row}
+    return {"type": "FeatureCollection", "bundle": item.engine.bundle.version, "features": features}
+
+
+def _page(item: _Drawing) -> str:
+    """The page that `python -m search query --html` writes."""
+    hierarchy = item.engine.bundle.hierarchy
+    return answers_page(
+        hierarchy,
+        item.answers,
+        item.pictures or [None] * len(item.answers),
+        item.posterior,
+        level=len(hierarchy.levels) - 1,
+        coarse=item.engine.coarse,
+        made=made_by(item.engine),
+    )

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from indexer.earth.places import city_named, countries, countries_of, gazetteer, nearest_cities
+from indexer.earth.places import city_named, countries, countries_of, gazetteer, largest_cities, nearest_cities
 from indexer.errors import InputError
 
 
@@ -13,6 +13,13 @@ def test_places_everybody_knows() -> None:
     assert names.tolist() == ["France", "Australia", "United States"]
     assert continents.tolist() == ["Europe", "Oceania", "North America"]
     assert nearest_cities(lat, lng)[1].tolist() == ["FR", "AU", "US"]
+
+
+def test_the_largest_cities_come_first() -> None:
+    cities = largest_cities(50)
+    assert len(cities) == len({(city.name, city.country) for city in cities}) == 50
+    assert {"Shanghai", "Istanbul"} <= {city.name for city in cities}
+    assert "Reykjavík" not in {city.name for city in cities}
 
 
 def test_every_city_has_a_country_and_a_continent() -> None:

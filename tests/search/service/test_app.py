@@ -43,7 +43,7 @@ def test_a_task_that_follows_no_longer_is_a_fault(world: Path, encoders: Encoder
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
-        ("GET", "/", 404),
+        ("POST", "/", 405),
         ("GET", "/docs", 404),
         ("GET", "/redoc", 404),
         ("GET", "/../../etc/passwd", 404),

@@ -46,7 +46,7 @@ def test_photos_pass_as_they_do_elsewhere_and_a_death_is_seen_and_passes(world: 
 
     async def test(stages: Stages, seen: Seen) -> None:
         for crops in ("one", "ten"):
-            batch = await stages.vectors(photos, crops)  # type: ignore[arg-type]
+            batch = (await stages.vectors(photos, crops)).batch  # type: ignore[arg-type]
             want = Locator(locator.engine, encoders[crops]).embed(photos)  # type: ignore[index]
             assert (batch.photo, batch.status) == (want.photo, want.status)
             np.testing.assert_allclose(batch.embedding, want.embedding, atol=1e-6)
@@ -66,7 +66,7 @@ def test_photos_pass_as_they_do_elsewhere_and_a_death_is_seen_and_passes(world: 
         while stages.faults:
             await asyncio.sleep(0.05)
         np.testing.assert_allclose(
-            (await stages.vectors(photos, "one")).embedding, locator.embed(photos).embedding, atol=1e-6
+            (await stages.vectors(photos, "one")).batch.embedding, locator.embed(photos).embedding, atol=1e-6
         )
 
         # Killed from outside while nothing is under way: noticed with the next photo at the latest.
@@ -78,7 +78,7 @@ def test_photos_pass_as_they_do_elsewhere_and_a_death_is_seen_and_passes(world: 
             await asyncio.sleep(0.05)
         while stages.faults:
             await asyncio.sleep(0.05)
-        assert (await stages.vectors(photos, "one")).status[:5] == ["ok"] * 5
+        assert (await stages.vectors(photos, "one")).batch.status[:5] == ["ok"] * 5
 
     run(encoders, test)
 
@@ -126,7 +126,7 @@ def test_what_makes_no_sense_is_told_before_photos_are_decoded(world: Path, enco
                 Question(version, "one", DEFAULT_OPTIONS, k=10**6),
                 Question(version, "one", SearchOptions(region="XX")),
                 Question(version, "one", DEFAULT_OPTIONS, claim=("Lyon", None)),
-                Question(version, "one", DEFAULT_OPTIONS, k=0, posterior=True),
+                Question(version, "one", DEFAULT_OPTIONS, k=0, drawn="map"),
             ):
                 with pytest.raises(InputError):
                     await stages.check(question)
