@@ -51,7 +51,7 @@ def fetch(name: str, *choices: str, prefix: str = "") -> Path:
             )
         raise InputError(f"{prefix}{name}: the folder has no {' or '.join(choices)}.{_hint(choices)}")
     if folder.is_absolute():
-        raise InputError(f"{prefix}{name}: no such folder.")
+        raise InputError(f"{prefix}{name}: no such folder. Give one that exists, or a hub id: {prefix}<owner>/<name>.")
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 

@@ -42,7 +42,10 @@ def test_what_is_not_there_is_said_with_what_to_do(tmp_path: Path) -> None:
         fetch(str(tmp_path), "a.json", "b.json", prefix="hf:")
     with pytest.raises(InputError, match=r"only as a pickle.*python -m encoder convert"):
         fetch(str(tmp_path), WEIGHTS_FILE)
-    with pytest.raises(InputError, match=r"^hf:/no/such/folder: no such folder\.$"):
+    with pytest.raises(
+        InputError,
+        match=r"^hf:/no/such/folder: no such folder\. Give one that exists, or a hub id: hf:<owner>/<name>\.$",
+    ):
         fetch("/no/such/folder", "a.json", prefix="hf:")
     for name in ("nobody/no-such-model", "no such folder"):
         with pytest.raises(InputError, match=rf"^{name}: a.json cannot be had .*give a local folder: <folder>\.$"):

@@ -88,7 +88,7 @@ def test_what_has_no_texts_is_refused(saved: tuple[CLIPModel, Path], copy: Path,
     (copy / CONFIG_FILE).write_text(json.dumps(settings["vision_config"] | {"model_type": "clip_vision_model"}))
     with pytest.raises(InputError, match="'clip_vision_model', of which no texts are read"):
         load_text_tower(f"hf:{copy}")
-    with pytest.raises(InputError, match=r"no such folder\.$"):
+    with pytest.raises(InputError, match=r"no such folder\. Give one that exists, or a hub id: hf:<owner>/<name>\.$"):
         load_text_tower("hf:/nowhere/at/all")
     with pytest.raises(
         InputError, match=r"cannot be had .* Without a network: copy config\.json, .* and tokenizer\.json of"
