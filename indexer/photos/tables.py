@@ -75,7 +75,7 @@ class OpenTable:
         if missing == ["split"]:
             advice = f"Add one that says {split!r} in the rows to use."
         elif all(name in ALIASES for name in missing):
-            advice = "Rename the columns to photo, lat, lng."
+            advice = f"Rename the columns that hold this to {', '.join(missing)}."
         else:
             advice = "Name the columns as they are in the table."
         absent, present = " or ".join(map(repr, missing)), ", ".join(self.schema.names)
