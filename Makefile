@@ -38,8 +38,9 @@ geoclip: $(GEOCLIP)/registry/current  ## Take over GeoCLIP into out/geoclip, not
 $(GEOCLIP)/registry/current: | $(READY)
 	$(BIN)/python -m training adopt geoclip --out $(GEOCLIP)/model --registry $(GEOCLIP)/registry $(if $(CLIP),--clip '$(CLIP)')
 
-locate: geoclip  ## Say where PHOTO=path.jpg was taken, after `make geoclip`, and write out/geoclip/answer.html
+locate:  ## Say where PHOTO=path.jpg was taken, by GeoCLIP, and write out/geoclip/answer.html
 	@test -n '$(PHOTO)' || { echo 'Which photo? make locate PHOTO=path.jpg' >&2; exit 2; }
+	@$(MAKE) --no-print-directory geoclip
 	@rm -f $(GEOCLIP)/answer.html
 	$(BIN)/python -m search query --registry $(GEOCLIP)/registry --checkpoint $(GEOCLIP)/model/checkpoint --html $(GEOCLIP)/answer.html '$(PHOTO)'
 	@echo '$(GEOCLIP)/answer.html'
