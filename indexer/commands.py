@@ -34,8 +34,8 @@ def partition(
     """Divide the Earth into cells adapted to where photos are.
 
     Args:
-        photos: table of photos (.parquet or .csv) with lat and lng, or a folder of photos whose metadata say where they
-            were taken.
+        photos: table of photos (.parquet or .csv) with lat and lng, a folder of photos whose metadata say where they
+            were taken, or tar shards with a key.json beside each photo (shards/{0000..0469}.tar).
         out: hierarchy folder to write.
         scheme: s2 for S2 cells that follow the photos; labels for cells that columns of the table name.
         tau_max: a cell with more photos than this is split; one bound per level, coarsest first.
@@ -64,7 +64,8 @@ def update(*, hierarchy: Path, photos: Path, out: Path, split: str | None = None
 
     Args:
         hierarchy: hierarchy folder to begin with; it is left as it is.
-        photos: table of the photos to add, with lat and lng (and the label columns, where cells are labels).
+        photos: table of the photos to add, as for partition (with the label columns, where cells are labels), or a folder
+            or tar shards.
         out: hierarchy folder to write.
         split: use only rows whose column `split` is this.
     """
@@ -86,7 +87,7 @@ def ceiling(
 
     Args:
         hierarchy: hierarchy folder.
-        photos: table of photos with lat and lng, such as those one will test on.
+        photos: those one will test on, as for partition.
         split: use only rows whose column `split` is this.
         thresholds_km: distances at which to count answers as right.
     """

@@ -22,8 +22,8 @@ from indexer.disk.artifact import check_target
 from indexer.disk.manifest import manifest_digest
 from indexer.earth import s2
 from indexer.errors import ArtifactError, InputError
-from indexer.photos.sources import coordinate_batches
-from indexer.photos.tables import ROW, coordinates_of, read_columns, table_digest
+from indexer.photos.sources import coordinate_batches, places_digest
+from indexer.photos.tables import ROW, coordinates_of, read_columns
 
 _COUNTS = "n_photos"  # the column of places that says how many each row stands for
 _MOST = 1e12  # that a row may stand for, so that sums of millions of them are exact
@@ -36,7 +36,7 @@ class S2Scheme:
     rule: PartitionRule = field(default_factory=PartitionRule)
 
     def read(self, photos: Path, *, split: str | None) -> pa.Table:
-        """Point ids, sorted; the table is read a batch at a time."""
+        """Point ids, sorted; photos are read a batch at a time."""
         return pa.table({"s2_id": sorted_ids(coordinate_batches(photos, split=split))})
 
     def join(self, first: pa.Table, second: pa.Table) -> pa.Table:
@@ -154,8 +154,8 @@ def partition(photos: Path | str, scheme: PartitionScheme, out: Path | str, *, s
     """Divide the Earth into cells adapted to where photos are.
 
     Args:
-        photos: table of photos (.parquet or .csv) with `lat` and `lng`, and the labels of a scheme of labels; or a
-            folder of photos whose metadata say where they were taken.
+        photos: table of photos (.parquet or .csv) with `lat` and `lng`, and the labels of a scheme of labels; a folder
+            of photos whose metadata say where they were taken; or tar shards that do (`shards/{0000..0469}.tar`).
         scheme: how to divide.
         out: hierarchy folder to write.
         split: use only rows whose column `split` is this.
@@ -166,7 +166,7 @@ def partition(photos: Path | str, scheme: PartitionScheme, out: Path | str, *, s
     """
     photos, out = Path(photos), Path(out)
     check_target(out)
-    return divide(scheme.read(photos, split=split), scheme, out, split=split, inputs={"photos": table_digest(photos)})
+    return divide(scheme.read(photos, split=split), scheme, out, split=split, inputs={"photos": places_digest(photos)})
 
 
 def update(hierarchy: Path | str, photos: Path | str, out: Path | str, *, split: str | None = None) -> Division:
@@ -174,7 +174,7 @@ def update(hierarchy: Path | str, photos: Path | str, out: Path | str, *, split:
 
     Args:
         hierarchy: hierarchy folder to begin with; it is left as it is.
-        photos: table of the photos to add, as for `partition`.
+        photos: those to add, as for `partition`.
         out: hierarchy folder to write.
         split: use only rows whose column `split` is this.
 
@@ -187,7 +187,7 @@ def update(hierarchy: Path | str, photos: Path | str, out: Path | str, *, split:
     before = load_hierarchy(hierarchy)
     scheme = recorded_scheme(hierarchy_manifest(hierarchy).config.get("scheme", {}), source=hierarchy)
     places = scheme.join(load_photo_places(hierarchy), scheme.read(photos, split=split))
-    inputs = {"photos": table_digest(photos), "hierarchy": manifest_digest(hierarchy)}
+    inputs = {"photos": places_digest(photos), "hierarchy": manifest_digest(hierarchy)}
     return divide(places, scheme, out, split=split, inputs=inputs, before=before)
 
 

@@ -34,7 +34,7 @@ from indexer.photos.folders import (
     located_photos,
 )
 from indexer.photos.photo import IMAGE_SUFFIXES, FileRange, Photo, text_of
-from indexer.photos.tables import IMAGES, contents_of, coordinates_of, names_of, open_table, read_columns
+from indexer.photos.tables import IMAGES, contents_of, coordinates_of, names_of, open_table, read_columns, table_digest
 from indexer.photos.tar_shards import COMPRESSED, SUFFIX, is_pattern, read_shards, shards_of
 from indexer.photos.uris import (
     SCHEMES,
@@ -51,6 +51,7 @@ from indexer.photos.uris import (
 log = logging.getLogger(__name__)
 
 _TABLES = (".parquet", ".pq", ".csv")
+_AT_ONCE = 65_536  # photos of shards whose places are held together
 _SINGLE = (SUFFIX, *COMPRESSED, *IMAGE_SUFFIXES)  # at a URI, what is no folder
 
 _Kind = Literal["folder", "table", "shards"]
@@ -177,12 +178,27 @@ def listed_photos(paths: Sequence[str]) -> list[Photo]:
 
 
 def coordinate_batches(source: Path, *, split: str | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Latitudes and longitudes of a table or a folder, a batch at a time; of a table nothing else is read or held.
+    """Latitudes and longitudes of a table, a folder or shards, a batch at a time; of a table nothing else is read.
 
-    Raises what `read_columns` and `coordinates_of` do.
+    Raises what `read_columns`, `coordinates_of` and, of shards, `open_photos` do.
     """
+    if _kind(_located(source, SCHEMES), SCHEMES)[0] == "shards":
+        photos = iter(open_photos(source, split=split, coordinates=True))
+        while block := list(itertools.islice(photos, _AT_ONCE)):
+            yield np.array([photo.lat_deg for photo in block]), np.array([photo.lng_deg for photo in block])
+        return
     for batch in open_table(source).scan(["lat", "lng"], split=split):
         yield coordinates_of(batch, source, required=True)
+
+
+def places_digest(source: Path) -> str | None:
+    """What tells the places of other photos from these of a table or a folder: their digest; of shards their identity.
+
+    Raises as `coordinate_batches`.
+    """
+    if _kind(_located(source, SCHEMES), SCHEMES)[0] == "shards":
+        return open_photos(source).identity
+    return table_digest(source)
 
 
 def read_coordinates(source: Path, *, split: str | None = None) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,8 @@
 """Hierarchy folders from photo tables: what they say of themselves, and that a later one can follow."""
 
+import io
 import json
+import tarfile
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,9 +11,11 @@ import pytest
 
 from indexer.cells.division import LabelScheme, S2Scheme, divide, partition, recorded_scheme, update
 from indexer.cells.hierarchy import Hierarchy
+from indexer.cells.partition import PartitionRule
 from indexer.cells.table import hierarchy_manifest, load_hierarchy
 from indexer.disk.manifest import file_digest, manifest_digest
 from indexer.errors import ArtifactError, InputError
+from indexer.photos.sources import open_photos
 from tests.conftest import RULE
 
 
@@ -32,6 +36,29 @@ def test_more_photos_divide_as_all_would_have_at_once(photo_table: Path, hierarc
     assert both.hierarchy.digest == hierarchy.digest
     assert both.lineage is not None
     assert hierarchy_manifest(both.folder).inputs["hierarchy"] == manifest_digest(first.folder)
+
+
+def test_shards_divide_as_a_table_of_the_same_places(
+    photo_table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("indexer.photos.sources._AT_ONCE", 70)
+    rows = pyarrow.parquet.read_table(photo_table).slice(0, 200)
+    pyarrow.parquet.write_table(rows, tmp_path / "p.parquet")
+    for number in range(2):
+        with tarfile.open(tmp_path / f"{number}.tar", "w") as tar:
+            for row in rows.slice(100 * number, 100).to_pylist():
+                for name, content in (("jpg", b"x"), ("json", json.dumps({"LAT": row["lat"], "LON": row["lng"]}))):
+                    member = tarfile.TarInfo(f"{row['photo'].replace('/', '-').replace('.', '-')}.{name}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content.encode() if isinstance(content, str) else content))
+    rule = PartitionRule(tau_max=(60, 20), tau_min=1)
+    by_table = partition(tmp_path / "p.parquet", S2Scheme(rule), tmp_path / "A")
+    by_shards = partition(tmp_path / "{0..1}.tar", S2Scheme(rule), tmp_path / "B")
+    assert by_shards.n_photos == by_table.n_photos == 200
+    assert by_shards.hierarchy.digest == by_table.hierarchy.digest
+    assert hierarchy_manifest(by_shards.folder).inputs == {"photos": open_photos(tmp_path / "*.tar").identity}
+    with pytest.raises(InputError, match=r"2.tar: no such file"):
+        partition(tmp_path / "{0..2}.tar", S2Scheme(rule), tmp_path / "C")
 
 
 def test_labels_are_followed_too(tmp_path: Path) -> None:
