@@ -19,7 +19,7 @@ from search.evaluation.evaluation_report import accuracy_rows, published_notes, 
 from search.evaluation.options import BenchmarkName, benchmark_named
 from search.evaluation.published import PUBLISHED_KM, SOURCE, TABLES
 from search.evaluation.report_table import Table
-from search.evaluation.truth import TRUTH_FILES
+from search.evaluation.truth import PUBLISHED_PHOTOS, TRUTH_FILES
 
 _LIMITS = [f"{limit:g}" for limit in PUBLISHED_KM]
 _THIS = "this run"
@@ -50,20 +50,23 @@ class PaperTables:
         )
 
     def csv(self) -> str:
-        """A row for each method of each table: shares in percent, and the 95 % intervals of these answers' own."""
+        """A row for each method of each table: shares in percent, and the 95 % intervals of these answers' own.
+
+        `in_the_paper` has the paper's own five where it has others than the source.
+        """
         stream = io.StringIO()
         write = csv.writer(stream, lineterminator="\n").writerow
         ends = [f"{limit}_{end}" for limit in _LIMITS for end in ("low", "high")]
-        write(["table", "benchmark", "method", "source", "photos", *_LIMITS, *ends])
+        write(["table", "benchmark", "method", "source", "photos", *_LIMITS, *ends, "in_the_paper"])
         for name, evaluation in self.evaluations.items():
             table, within, intervals = TABLES[name], evaluation.accuracy.within, evaluation.intervals
             spans = [] if intervals is None else [intervals.within[limit] for limit in _LIMITS]
             found = [share for span in spans for share in (f"{span.low:.2f}", f"{span.high:.2f}")]
             shares = [f"{within[limit]:.2f}" for limit in _LIMITS]
-            write([table.number, name, _THIS, "", evaluation.accuracy.n, *shares, *(found or [""] * len(ends))])
+            write([table.number, name, _THIS, "", evaluation.accuracy.n, *shares, *(found or [""] * len(ends)), ""])
             for method, row in table.rows.items():
                 published = ["" if share is None else f"{share:.1f}" for share in row.within]
-                write([table.number, name, method, row.source, "", *published, *[""] * len(ends)])
+                write([table.number, name, method, row.source, "", *published, *[""] * len(ends), row.in_the_paper])
         return stream.getvalue()
 
     def _sentences(self) -> list[str]:
@@ -115,4 +118,13 @@ def _table(name: BenchmarkName, evaluation: Evaluation) -> Table:
     rows += published_rows(published, PUBLISHED_KM)
     heads = ["percent of photos within", *(f"{limit} km" for limit in _LIMITS)]
     title = f"Table {published.number}, {published.title}"
-    return Table(heads, rows, title, notes=[f"The paper: {SOURCE}.", *published_notes(published)])
+    notes = [*_other_photos(name, evaluation.accuracy.n), f"The paper: {SOURCE}.", *published_notes(published)]
+    return Table(heads, rows, title, notes=notes)
+
+
+def _other_photos(name: BenchmarkName, n: int) -> list[str]:
+    """A sentence where these photos are not those of the published rows."""
+    if name == _NEVER_PUBLISHED:
+        return ["The set was never published: nobody else's figures are of the same photos."]
+    known = PUBLISHED_PHOTOS[name]
+    return [] if n == known else [f"Published figures are of {known:,} photos, these of {n:,}: not comparable."]

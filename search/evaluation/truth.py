@@ -20,7 +20,7 @@ Any table with photo, lat, lng will do as well.
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -50,7 +50,7 @@ TRUTH_FILES: dict[BenchmarkName, Sequence[str]] = {
 }
 # Photos of a whole set, where that is known: 237 and 2,997 rows have GeoEstimation's tables (3,000 photos of IM2GPS3k
 # were given out), 4,536 YFCC4k's list in spite of its name, 25,600 YFCC26k's.
-_N_PHOTOS = {"im2gps": 237, "im2gps3k": 2997, "yfcc4k": 4536, "yfcc26k": 25600}
+PUBLISHED_PHOTOS: Mapping[BenchmarkName, int] = {"im2gps": 237, "im2gps3k": 2997, "yfcc4k": 4536, "yfcc26k": 25600}
 # Names of the columns of photo, latitude and longitude; the standard ones and their aliases come after these.
 _COLUMNS = (
     ("img_file", "lat", "lon"),
@@ -86,7 +86,7 @@ def read_truth(source: Path, *, benchmark: BenchmarkName | None = None, split: s
         raise InputError(f"{file}: has no column split. Leave `split` out.")
     else:
         table = _read_records(file, records)
-    photos, known = PhotoTable(names_of(table, file), *_coordinates(table, file)), _N_PHOTOS.get(benchmark)
+    photos, known = PhotoTable(names_of(table, file), *_coordinates(table, file)), PUBLISHED_PHOTOS.get(benchmark)
     if known is not None and len(photos) != known:
         log.warning(
             "%s: %d photos; the published set of %s has %d. Figures over other photos are not comparable.",

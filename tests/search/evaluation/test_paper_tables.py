@@ -2,6 +2,7 @@
 
 import csv
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,18 @@ def test_all_forms_say_the_same_of_these_answers_and_of_others() -> None:
             published = TABLES[row["benchmark"]].rows[row["method"]]  # type: ignore[index]
             assert [float(row[limit]) if row[limit] else None for limit in limits] == list(published.within)
             assert (row["source"], row["1_low"]) == (published.source, "")
+            assert row["in_the_paper"] == published.in_the_paper
+            assert row["in_the_paper"] in page
+
+
+def test_every_form_for_people_says_where_photos_are_others_than_the_published_ones() -> None:
+    tables = PaperTables({"im2gps": judged("im2gps"), "gws15k": judged("gws15k")}, [])
+    for form in (tables.markdown(), tables.text()):
+        assert "Published figures are of 237 photos, these of 8: not comparable." in form
+        assert form.count("never published") == 1
+    whole = replace(judged("im2gps"), photos=PhotoTable(["x"] * 237, np.zeros(237), np.zeros(237)))
+    whole = replace(whole, lat_deg=np.zeros(237), lng_deg=np.zeros(237))
+    assert "not comparable" not in PaperTables({"im2gps": whole}, []).markdown()
 
 
 def test_without_draws_there_are_no_intervals() -> None:
