@@ -64,8 +64,7 @@ def update(*, hierarchy: Path, photos: Path, out: Path, split: str | None = None
 
     Args:
         hierarchy: hierarchy folder to begin with; it is left as it is.
-        photos: table of the photos to add, as for partition (with the label columns, where cells are labels), or a folder
-            or tar shards.
+        photos: those to add, as for partition (a table with the label columns, where cells are labels).
         out: hierarchy folder to write.
         split: use only rows whose column `split` is this.
     """

@@ -7,7 +7,7 @@ and nothing is written.
 
 import shutil
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence, Set
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from encoder.class_maps.cache import SegmentationCache
 from encoder.encode import MapSource, check_maps
 from encoder.models.device import free_bytes
 from encoder.models.model import GeoEncoder
+from encoder.photos.photo_reader import NO_MAP
 from indexer.cells.hierarchy import Hierarchy
 from indexer.errors import BadImage
 from indexer.photos.photo import Photo
@@ -167,10 +168,14 @@ def _real_part(
         rng = np.random.default_rng(config.seed_everything)
         order = rng.permutation(len(learnt.sample))[: max(data.batch_size, _DECODED)]
         chosen = [learnt.sample[row] for row in order]
-        read_s = _decode(report, whole, chosen[:_DECODED], needs_maps=encoder.fusion is not None)
+        # Maps that cannot be opened are told already, and not that every photo lacks one.
+        shut = cache is None and data.segmentation_cache is not None
+        read_s = _decode(
+            report, whole, chosen[:_DECODED], needs_maps=encoder.fusion is not None, passed={NO_MAP} if shut else set()
+        )
         if read_s is None:
             return noise, None
-        if len(chosen) < data.batch_size and share.processes * share.parts > 1:
+        if shut or (len(chosen) < data.batch_size and share.processes * share.parts > 1):
             return noise, read_s / max(1, data.workers)
         parts = whole.only(chosen).parts(data.batch_size, share, epoch=0, seed=config.seed_everything, skip=0)
         with closing(cast("Generator[BatchPart, None, None]", parts)):
@@ -178,12 +183,17 @@ def _real_part(
     return noise, None
 
 
-def _decode(report: CheckReport, stream: PhotoStream, photos: Sequence[Photo], *, needs_maps: bool) -> float | None:
-    """Seconds that a photo takes to be read and decoded; what cannot be used is told. None where none can."""
+def _decode(
+    report: CheckReport, stream: PhotoStream, photos: Sequence[Photo], *, needs_maps: bool, passed: Set[str]
+) -> float | None:
+    """Seconds that a photo takes to be read and decoded; what cannot be used is told. None where none can.
+
+    passed: what is no fault of a photo.
+    """
     started = time.perf_counter()
     decoded = [(photo.name, stream.read(photo)) for photo in photos]
     seconds = (time.perf_counter() - started) / len(photos)
-    bad = [(name, each) for name, each in decoded if isinstance(each, BadImage)]
+    bad = [(name, each) for name, each in decoded if isinstance(each, BadImage) and each.code not in passed]
     without_map = sum(not isinstance(each, BadImage) and each.class_map is None for _, each in decoded)
     if bad:
         name, fault = bad[0]

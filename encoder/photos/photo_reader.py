@@ -23,6 +23,7 @@ from indexer.errors import BadImage
 from indexer.photos.photo import FileRange, Photo
 from indexer.photos.uris import SCHEMES
 
+NO_MAP = "no_map"  # status of a photo without a class map, for an encoder that needs one
 UNKNOWN_CLASS = "map_class"  # status of a photo whose map holds a class beyond the encoder's table
 
 
@@ -118,7 +119,7 @@ class PhotoReader:
         if class_map is None:
             if self.segmenter is None and self.needs_map:
                 raise BadImage(
-                    "no_map",
+                    NO_MAP,
                     "no class map of this photo: give `segmentation_cache` with one (python -m encoder segment makes "
                     "them), `segmenter`, or the map itself (`class_maps`, or column `map` of a table); or train an "
                     "encoder that needs none (`model.fusion.leave_out`)",

@@ -176,6 +176,23 @@ def test_maps_that_some_photos_lack(toy: Path, tmp_path: Path) -> None:
     assert "no_map" in of(other, tmp_path / "C", with_maps).text()
 
 
+def test_maps_that_cannot_be_opened_are_one_problem(toy: Path, tmp_path: Path) -> None:
+    """And no second one for every photo, whose map nobody could look up; photos that are no good are told, too."""
+    made = cache(toy, tmp_path / "S", "b" * 64)
+    (made / "manifest.json").unlink()
+    other = Path(shutil.copytree(toy, tmp_path / "toy"))
+    for path in other.glob("00[0-6]?.png"):
+        path.write_text("text")
+    fused = changed(STREAM, data={"segmentation_cache": made}, model={"fusion": FUSION})
+    report = of(toy, tmp_path / "C", fused)
+    assert [finding.subject for finding in report.problems] == ["data.segmentation_cache"]
+    assert report.estimate is not None
+    assert report.estimate.read_s is not None
+    text = of(other, tmp_path / "C", fused).text()
+    assert "photos that were tried cannot be used" in text
+    assert "no_map" not in text
+
+
 def test_a_device_that_is_not_there(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     report = of(toy, tmp_path / "C", changed(STREAM, trainer={"accelerator": "gpu", "devices": 3}))
