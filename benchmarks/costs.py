@@ -21,6 +21,7 @@ from benchmarks.gpu import PAPER, random_oneformer
 from benchmarks.harness import Report, recorded
 from encoder.config import FusionConfig
 from encoder.models.model import VIT_LARGE_336, GeoEncoder, GeoEncoderConfig
+from search.evaluation.truth import PUBLISHED_PHOTOS
 
 PHOTOS = {"MP-16": 4_700_000, "100 million": 100_000_000}
 GPUS = 8
@@ -32,6 +33,7 @@ MAP_BYTES = 10_000  # of the class map of a photo of 512 x 384, as `encoder.clas
 WIDTH = 768
 CROPS = 10
 HELD_OUT = 0.01
+BENCHMARKS = sum(PUBLISHED_PHOTOS.values())  # photos of IM2GPS, IM2GPS3k, YFCC4k and YFCC26k
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,10 @@ def costs(photos: int, slopes: Slopes) -> Iterator[Cost]:
     yield Cost("`fit`, the gallery itself", on_cores(slopes.gallery_s), photos * WIDTH, "1 byte a number, mapped")
     held_out = by_card(HELD_OUT * (1 + CROPS) * slopes.encode_flops)
     yield Cost("`embed` of the held-out 1 %, both ways", _of_one(held_out), HELD_OUT * photos * 2 * 4 * WIDTH, "")
+    # However many photos were learned from. By one process, and maps are made on the way.
+    benchmarks = BENCHMARKS * (CROPS * slopes.encode_flops + slopes.segment_flops)
+    hours = _of_one({card: benchmarks / (GPUS * SHARE_OF_PEAK * peak) / 3600 for card, peak in PEAKS.items()})
+    yield Cost(f"`evaluate --tables`, {BENCHMARKS:,} photos", hours, 0.0, "")
     for crops in (1, CROPS):
         encoded = by_card(crops * slopes.encode_flops)
         yield Cost(f"answer as many, {'one crop' if crops == 1 else 'ten crops'}: encode", encoded, 0.0, "")

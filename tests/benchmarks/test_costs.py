@@ -27,11 +27,16 @@ def test_hours_are_products_over_what_the_cards_do() -> None:
         assert ten == pytest.approx(CROPS * one)
         assert hours["`fit`, vectors of the gallery"][card] == pytest.approx(GPUS * one)  # one process makes them
     assert hours["`partition`"][""] == pytest.approx(1 / 3600)
+    tables = hours["`evaluate --tables`, 33,370 photos"]["RTX A6000"]
+    assert tables == pytest.approx(33_370 * (10 * 4e11 + 9e11) / (SHARE_OF_PEAK * PEAKS["RTX A6000"]) / 3600)
 
 
 def test_everything_but_weights_grows_with_the_photos() -> None:
     few, many = (list(costs(n, SLOPES)) for n in (1_000_000, 10_000_000))
     for one, ten in zip(few, many, strict=True):
+        if "evaluate" in one.step:  # of the benchmarks' photos, however many were learned from
+            assert (one.hours, one.disk_bytes) == (ten.hours, ten.disk_bytes)
+            continue
         assert {card: 10 * hours for card, hours in one.hours.items()} == pytest.approx(dict(ten.hours))
         if "epochs" in one.step:
             assert one.disk_bytes == ten.disk_bytes
