@@ -175,7 +175,9 @@ def _real_part(
         )
         if read_s is None:
             return noise, None
-        if shut or (len(chosen) < data.batch_size and share.processes * share.parts > 1):
+        # A run of fewer photos than a batch has smaller batches, if nobody shares them. A smaller sample says nothing.
+        shared = share.processes * share.parts > 1
+        if shut or (len(chosen) < data.batch_size and (shared or len(chosen) < learnt.photos)):
             return noise, read_s / max(1, data.workers)
         parts = whole.only(chosen).parts(data.batch_size, share, epoch=0, seed=config.seed_everything, skip=0)
         with closing(cast("Generator[BatchPart, None, None]", parts)):

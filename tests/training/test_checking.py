@@ -136,6 +136,19 @@ def test_parts_that_fit_are_named(toy: Path, tmp_path: Path, monkeypatch: pytest
     assert of(toy, tmp_path / "C", parts).problems == []
 
 
+def test_a_batch_that_is_larger_than_the_sample_is_estimated_whole(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = changed(STREAM, data={"batch_size": 40}, trainer={"accumulate_grad_batches": 1})
+    by_photos = of(toy, tmp_path / "C", config).estimate
+    monkeypatch.setattr(photo_survey, "_SAMPLE", 10)
+    by_sample = of(toy, tmp_path / "C", config).estimate
+    assert by_photos is not None
+    assert by_sample is not None
+    assert by_sample.photos_at_once == by_photos.photos_at_once == 40
+    assert by_sample.need_bytes == pytest.approx(by_photos.need_bytes, rel=0.02)
+
+
 def test_photos_that_are_absent_or_no_good(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = Path(shutil.copytree(toy, tmp_path / "toy"))
     (folder / "0004.png").unlink()
