@@ -1,5 +1,6 @@
 """Every error a user can meet. The text says what is wrong and what to do next; the class says whose turn it is."""
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 
@@ -13,6 +14,14 @@ class InputError(GeoError):
     """What was given cannot be used: a wrong option, a bad table, a folder that cannot be written."""
 
     exit_code: ClassVar[int] = 2
+
+
+class ShardsMissing(InputError):
+    """Shards of photos that were named and are not there; `there` are the others."""
+
+    def __init__(self, text: str, there: Sequence[str]) -> None:
+        super().__init__(text)
+        self.there = tuple(there)
 
 
 class ArtifactError(InputError):

@@ -22,21 +22,24 @@ from encoder.models.device import free_bytes
 from encoder.models.model import GeoEncoder
 from encoder.photos.photo_reader import NO_MAP
 from indexer.cells.hierarchy import Hierarchy
-from indexer.errors import BadImage
+from indexer.errors import BadImage, ShardsMissing
 from indexer.photos.photo import Photo
+from indexer.photos.tar_shards import is_pattern
 from training.cells.heads import Head
 from training.config import FitConfig
 from training.fitting import check_shares
 from training.photos.batches import BatchPart, Share
 from training.photos.run_photos import open_half, source_of
 from training.photos.stream import CPU, PhotoStream
+from training.photos.uncut_photos import check_least_memory
 from training.runs.check_report import CheckReport, Estimate, gigabytes
 from training.runs.folder import RunFolder
 from training.runs.inputs import RunInputs
 from training.runs.photo_survey import PhotoSurvey, survey
 from training.runs.trial import Trial, made_up_part, try_part
 
-_HALVES: Sequence[Literal["train", "validation"]] = ("train", "validation")
+_Half = Literal["train", "validation"]
+_HALVES: Sequence[_Half] = ("train", "validation")
 _MAY_BE_ABSENT = 0.01  # share of the photos whose absence is a remark: of large collections some always are
 _DECODED = 64  # photos that are decoded to see how long that takes, and whether they have maps
 _SPARE = 0.9  # of a device's memory; libraries and fragments take the rest
@@ -50,9 +53,11 @@ def check(hierarchy: str | Path, out: str | Path, *, config: FitConfig) -> Check
 
 
 def _check(hierarchy: Path, out: Path, config: FitConfig) -> CheckReport:
-    report, inputs, run = CheckReport(), RunInputs(hierarchy, config), RunFolder(out)
+    report, run = CheckReport(), RunFolder(out)
     with report.of("out"):
         run.check()
+    whole, config = config, _of_shards_there(report, config)
+    inputs = RunInputs(hierarchy, config)
     device = _device(report, inputs)
     have_bytes = None if device is None else _least_free(device, config)  # before anything of ours is on it
     cells = encoder = head = cache = None
@@ -73,17 +78,34 @@ def _check(hierarchy: Path, out: Path, config: FitConfig) -> CheckReport:
             inputs.check_maps_come(encoder)
     if cells is not None:
         with report.of("out"):  # what its inputs lack is told already
-            run.check_same(run.facts(hierarchy, config, inputs.digests()))
+            run.check_same(run.facts(hierarchy, whole, inputs.digests()))
     if cells is not None and "train" in halves:
         _check_levels(report, cells, halves["train"])
         with report.of("gallery"):
             _ = inputs.gallery
+    if encoder is not None and cells is not None and not config.data.stream:
+        _check_memory(report, config, cells, encoder, cache, halves)
     if encoder is not None and head is not None and cells is not None:
         learnt = halves.get("train", PhotoSurvey())
         part, read_s = _real_part(report, config, cells, encoder, cache, learnt)
         _try(report, config, encoder, head, part=part, read_s=read_s, halves=halves, device=device, have=have_bytes)
         _check_disk(report, out)
     return report
+
+
+def _of_shards_there(report: CheckReport, config: FitConfig) -> FitConfig:
+    """The same run of those shards that are there, so that one that is not hides nothing that is wrong with others."""
+    with report.of("data.photos"):
+        try:
+            if is_pattern(config.data.photos):
+                source_of(config.data, "train")
+        except ShardsMissing as error:
+            report.add("data.photos", str(error))
+            if error.there and not any(set("{},*?[") & set(shard) for shard in error.there):
+                there = ",".join(error.there)
+                photos = there if len(error.there) == 1 else f"{{{there}}}"
+                return replace(config, data=replace(config.data, photos=photos))
+    return config
 
 
 def _device(report: CheckReport, inputs: RunInputs) -> torch.device | None:
@@ -100,14 +122,13 @@ def _least_free(device: torch.device, config: FitConfig) -> int:
     return min(free_bytes(torch.device(device.type, number)) for number in range(config.trainer.devices))
 
 
-def _halves(report: CheckReport, inputs: RunInputs, cells: Hierarchy | None) -> dict[str, PhotoSurvey]:
-    """What the names of the photos say, for each half that can be opened."""
-    found = dict[str, PhotoSurvey]()
+def _halves(report: CheckReport, inputs: RunInputs, cells: Hierarchy | None) -> dict[_Half, PhotoSurvey]:
+    """What the names of the photos say, for each half that can be opened. cells: None where they cannot be had."""
+    found = dict[_Half, PhotoSurvey]()
     for name in _HALVES:
         with report.of("data.photos"):
             source, chosen = source_of(inputs.config.data, name)
-            if cells is not None:
-                found[name] = survey(report, source, cells, chosen, needs_cell=name == "train")
+            found[name] = survey(report, source, cells, chosen, needs_cell=name == "train")
     for named, half in found.items():
         subject = f"data.photos ({named})"
         if not half.photos:
@@ -138,6 +159,30 @@ def _check_levels(report: CheckReport, cells: Hierarchy, learnt: PhotoSurvey) ->
             report.remark("hierarchy", f"level {number}: {empty:,} of {len(level):,} cells have no photo to learn from")
 
 
+def _streamed(
+    config: FitConfig, half: _Half, cells: Hierarchy, encoder: GeoEncoder, cache: SegmentationCache | None
+) -> PhotoStream:
+    """The photos of a half, none of which is to be held in memory here; an InputError where there is none."""
+    data = replace(config.data, stream=True)
+    return cast(PhotoStream, open_half(data, half, hierarchy=cells, encoder=encoder, cache=cache))
+
+
+def _check_memory(
+    report: CheckReport,
+    config: FitConfig,
+    cells: Hierarchy,
+    encoder: GeoEncoder,
+    cache: SegmentationCache | None,
+    halves: Mapping[_Half, PhotoSurvey],
+) -> None:
+    """Say of each half of photos that are kept in memory whether it is too large for that."""
+    for name, half in halves.items():
+        if half.photos:
+            with report.of("data.memory_limit_gb"):
+                stream = _streamed(config, name, cells, encoder, cache)
+                check_least_memory(stream, half.photos, memory_limit_gb=config.data.memory_limit_gb)
+
+
 def _real_part(
     report: CheckReport,
     config: FitConfig,
@@ -163,8 +208,7 @@ def _real_part(
     if not learnt.sample:
         return noise, None
     with report.of("data.photos"):
-        streamed = replace(data, stream=True)  # nothing is to be held in memory
-        whole = cast(PhotoStream, open_half(streamed, "train", hierarchy=cells, encoder=encoder, cache=cache))
+        whole = _streamed(config, "train", cells, encoder, cache)
         rng = np.random.default_rng(config.seed_everything)
         order = rng.permutation(len(learnt.sample))[: max(data.batch_size, _DECODED)]
         chosen = [learnt.sample[row] for row in order]
@@ -216,7 +260,7 @@ def _try(
     *,
     part: BatchPart,
     read_s: float | None,
-    halves: Mapping[str, PhotoSurvey],
+    halves: Mapping[_Half, PhotoSurvey],
     device: torch.device | None,
     have: int | None,
 ) -> None:
@@ -227,7 +271,7 @@ def _try(
         trial = try_part(encoder, head, part, config=config, device=device or CPU, most_bytes=most or 0)
     if trial is None:
         return
-    n_train, n_validation = (halves[name].photos if name in halves else 0 for name in ("train", "validation"))
+    n_train, n_validation = (halves[name].photos if name in halves else 0 for name in _HALVES)
     options, data = config.trainer, config.data
     processes, photos = options.devices * options.num_nodes, len(part.pixels)
     need = trial.bytes_for(photos)

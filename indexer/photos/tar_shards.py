@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from indexer.errors import InputError
+from indexer.errors import InputError, ShardsMissing
 from indexer.photos.photo import IMAGE_SUFFIXES, FileRange, Photo, text_of
 from indexer.photos.tables import ALIASES
 from indexer.photos.tar import Member, members
@@ -51,16 +51,18 @@ def is_pattern(location: str) -> bool:
 def shards_of(pattern: str, schemes: Sequence[str]) -> Iterator[str]:
     """The shards a pattern stands for: braces in the order they say, globs sorted.
 
-    InputError where shards that are named are not there, all of them told; one is no .tar; or a glob matches nothing.
+    ShardsMissing where shards that are named are not there, all of them told. InputError where one is no .tar, or a
+    glob matches nothing.
     """
     named = _named_shards(pattern, schemes)
     for shard in named:
         if _is_absent(shard):
             absent = [shard, *filter(_is_absent, named)]
+            there = [each for each in _named_shards(pattern, schemes) if not _is_absent(each)]
             more = ", ".join(path_of(each).rpartition("/")[2] for each in absent[1:_MOST_TOLD])
             others = f" and {len(absent) - _MOST_TOLD:,} more" if len(absent) > _MOST_TOLD else ""
             also = f" {len(absent):,} shards are missing; the others: {more}{others}." if more else ""
-            raise InputError(f"{shard}: no such file.{also}")
+            raise ShardsMissing(f"{shard}: no such file.{also}", there)
         yield shard
 
 

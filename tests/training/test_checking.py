@@ -13,11 +13,12 @@ import torch
 from encoder.class_maps.cache import MapOrigin, content_digest, write_cache
 from encoder.config import FusionConfig
 from indexer.cells.partition import PartitionRule
+from indexer.errors import InputError
 from tests.conftest import save_s2_hierarchy
 from tests.training.conftest import LEARN, changed, train
 from training import checking
 from training.checking import check
-from training.config import FitConfig
+from training.config import Augmentation, FitConfig
 from training.runs import photo_survey
 from training.runs.check_report import CheckReport
 
@@ -108,10 +109,12 @@ def test_all_that_is_missing_is_told_at_once(toy: Path, tmp_path: Path, monkeypa
     assert "Take a device with more" in text
     assert "exists" in text
     assert len(report.problems) == 4, text
-    fewer = replace(config.data, photos=str(shards / "0.tar"))
     save_fine_cells(toy, tmp_path / "H")
-    more = check(tmp_path / "H", tmp_path / "D", config=replace(config, data=fewer)).text()
-    for part in ("Level 1 (tau_max 3) has", "to learn from lie in them: too few", "aaaaaaaa", "photos at once need"):
+    (shards / "2.tar").write_bytes((shards / "2.tar").read_bytes()[:4000])
+    more = check(tmp_path / "H", tmp_path / "C", config=config).text()
+    for part in ("1.tar: no such file. 2 shards are missing", "Level 1 (tau_max 3) has", "lie in them: too few"):
+        assert part in more
+    for part in ("2.tar: ", "learned from maps of the segmentation model", "photos at once need", "exists"):
         assert part in more
 
 
@@ -244,3 +247,24 @@ def test_the_table_must_have_its_halves(toy: Path, tmp_path: Path) -> None:
     text = check(toy / "H", tmp_path / "C", config=config).text()
     assert "data.photos (train): none of them can be used" in text
     assert "Was it made from these photos?" in text
+
+
+def test_photos_are_looked_for_without_a_hierarchy(toy: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(toy, tmp_path / "toy"))
+    for number in range(20):
+        (folder / f"{number:04d}.png").unlink()
+    report = of(folder, tmp_path / "C", hierarchy="nowhere")
+    assert {finding.subject for finding in report.problems} == {"hierarchy", "data.photos (train)"}, report.text()
+    assert "20 of 90 are not there, the first 0000.png" in report.text()
+
+
+@pytest.mark.parametrize("augmentation", [Augmentation(), Augmentation(random_crop=True)])
+def test_photos_that_do_not_fit_into_memory(toy: Path, tmp_path: Path, augmentation: Augmentation) -> None:
+    """What `fit` would end at, in its own words, and of both halves."""
+    small = changed(LEARN, data={"memory_limit_gb": 1e-5, "augmentation": augmentation})
+    report = of(toy, tmp_path / "C", small)
+    assert {finding.subject for finding in report.problems} == {"data.memory_limit_gb"}, report.text()
+    with pytest.raises(InputError, match="Raise that limit") as refused:
+        train(toy, tmp_path / "C", small)
+    assert str(refused.value) in {finding.text for finding in report.problems}
+    assert of(toy, tmp_path / "C", changed(small, data={"stream": True})).problems == []

@@ -30,7 +30,7 @@ from training.photos.batches import (
 )
 from training.photos.holding_out import NameFilter, by_name
 from training.photos.stream import CPU, DECODED_AT_ONCE, PhotoStream
-from training.photos.uncut_photos import check_memory, load_uncut
+from training.photos.uncut_photos import check_least_memory, load_uncut
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,8 +70,7 @@ def load_photos(stream: PhotoStream, *, memory_limit_gb: float) -> PhotoSet:
     Raises InputError where the photos are too many for memory, or none of them can be read.
     """
     edge, n_photos = stream.preprocessing.crop, len(stream)
-    size_gb = n_photos * (4 if stream.has_maps else 3) * edge**2 / 1e9
-    check_memory(stream.location, f"{size_gb:.1f} GB", size_gb=size_gb, memory_limit_gb=memory_limit_gb)
+    check_least_memory(stream, n_photos, memory_limit_gb=memory_limit_gb)
     pixels = torch.zeros((n_photos, 3, edge, edge), dtype=torch.uint8)
     class_maps = torch.zeros((n_photos, edge, edge), dtype=torch.uint8) if stream.has_maps else None
     targets = torch.zeros((n_photos, stream.n_levels), dtype=torch.int64)

@@ -305,17 +305,19 @@ def _by_row(groups: Iterable[tuple[list[int], torch.Tensor]]) -> list[torch.Tens
 
 
 def wanted_photos(
-    photos: Iterable[Photo], hierarchy: Hierarchy, chosen: NameFilter | None, *, needs_cell: bool
+    photos: Iterable[Photo], hierarchy: Hierarchy | None, chosen: NameFilter | None, *, needs_cell: bool
 ) -> Iterator[tuple[int, list[Placed]]]:
     """Those that are wanted, with their cells, a few thousand at a time; and of how many they are.
 
+    hierarchy: None where there is none; photos then have cells of no level, and none is left out for want of one.
     chosen, needs_cell: as PhotoStream has them.
     """
     left = iter(photos)
     while block := list(itertools.islice(left, _LOOKED_AT)):
         lat, lng = (np.array([getattr(photo, name) for photo in block]) for name in ("lat_deg", "lng_deg"))
-        cells = hierarchy.locate(lat, lng)
-        wanted = (cells >= 0).any(axis=1) if needs_cell else np.ones(len(block), bool)
+        cells = np.empty((len(block), 0), np.int64) if hierarchy is None else hierarchy.locate(lat, lng)
+        needed = needs_cell and hierarchy is not None
+        wanted = (cells >= 0).any(axis=1) if needed else np.ones(len(block), bool)
         if chosen is not None:
             wanted &= chosen([photo.name for photo in block])
         yield len(block), [(block[row], cells[row]) for row in np.flatnonzero(wanted)]

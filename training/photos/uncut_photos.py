@@ -51,10 +51,8 @@ def load_uncut(stream: PhotoStream, *, memory_limit_gb: float) -> UncutPhotos:
     Raises InputError where the photos are too many for memory, or none of them can be read. A photo's shape is known
     when it is decoded: before, the least that they can take counts, of squares; then what they do.
     """
-    n_photos, preprocessing, windows = len(stream), stream.preprocessing, stream.windows
-    edge = preprocessing.shorter_edge("ten") if windows.random_crop else preprocessing.crop
-    least_gb = n_photos * (4 if stream.has_maps else 3) * edge**2 / 1e9
-    check_memory(stream.location, f"at least {least_gb:.1f} GB", size_gb=least_gb, memory_limit_gb=memory_limit_gb)
+    n_photos = len(stream)
+    check_least_memory(stream, n_photos, memory_limit_gb=memory_limit_gb)
     batches: list[UncutBatch] = []
     n_held, held_gb = 0, 0.0
     with track("decoding photos", n_photos) as advance:
@@ -63,7 +61,7 @@ def load_uncut(stream: PhotoStream, *, memory_limit_gb: float) -> UncutPhotos:
             held_gb += sum(image.nbytes for image in [*batch.images, *(batch.class_maps or [])]) / 1e9
             n_held += len(batch.names)
             size = f"{n_held:,} of {n_photos:,} photos take {held_gb:.1f} GB"
-            check_memory(stream.location, size, size_gb=held_gb, memory_limit_gb=memory_limit_gb)
+            _check_memory(stream.location, size, size_gb=held_gb, memory_limit_gb=memory_limit_gb)
     return UncutPhotos(
         [name for batch in batches for name in batch.names],
         [image for batch in batches for image in batch.images],
@@ -71,12 +69,21 @@ def load_uncut(stream: PhotoStream, *, memory_limit_gb: float) -> UncutPhotos:
         torch.cat([batch.targets for batch in batches]),
         np.concatenate([batch.lat_deg for batch in batches]),
         np.concatenate([batch.lng_deg for batch in batches]),
-        windows,
-        preprocessing.crop,
+        stream.windows,
+        stream.preprocessing.crop,
     )
 
 
-def check_memory(location: str, size: str, *, size_gb: float, memory_limit_gb: float) -> None:
+def check_least_memory(stream: PhotoStream, n_photos: int, *, memory_limit_gb: float) -> None:
+    """Raise InputError where so many photos of a stream take more than that, as far as is known before one is read."""
+    preprocessing, uncut = stream.preprocessing, stream.windows.random_crop
+    edge = preprocessing.shorter_edge("ten") if uncut else preprocessing.crop
+    size_gb = n_photos * (4 if stream.has_maps else 3) * edge**2 / 1e9
+    size = f"{'at least ' if uncut else ''}{size_gb:.1f} GB"
+    _check_memory(stream.location, size, size_gb=size_gb, memory_limit_gb=memory_limit_gb)
+
+
+def _check_memory(location: str, size: str, *, size_gb: float, memory_limit_gb: float) -> None:
     """Raise InputError for decoded photos of more gigabytes than they may have. size: the same, as text."""
     if size_gb > memory_limit_gb:
         raise InputError(

@@ -56,7 +56,10 @@ class CheckReport:
         if what is None:
             yield "  memory, time and disk are not known: no batch could be tried"
             return
-        yield f"  {what.train_photos:,} photos to learn from, {what.validation_photos:,} to measure with"
+        if what.train_photos or what.validation_photos:
+            yield f"  {what.train_photos:,} photos to learn from, {what.validation_photos:,} to measure with"
+        else:
+            yield "  photos are not known: none could be looked at"
         has = "" if what.have_bytes is None else f", of {gigabytes(what.have_bytes)}"
         yield f"  memory of a process: {what.photos_at_once:,} photos at once, about {gigabytes(what.need_bytes)}{has}"
         if what.hours is None or what.step_s is None:

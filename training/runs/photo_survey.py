@@ -35,10 +35,14 @@ class PhotoSurvey:
 
 
 def survey(
-    report: CheckReport, source: PhotoSource, cells: Hierarchy, chosen: NameFilter | None, *, needs_cell: bool
+    report: CheckReport, source: PhotoSource, cells: Hierarchy | None, chosen: NameFilter | None, *, needs_cell: bool
 ) -> PhotoSurvey:
-    """All photos of a half by their names and places. Of shards that cannot be read each is a problem by itself."""
-    half = PhotoSurvey(per_cell=[np.zeros(len(level), np.int64) for level in cells.levels])
+    """All photos of a half by their names and places. Of shards that cannot be read each is a problem by itself.
+
+    cells: None where they cannot be had; photos are looked for all the same.
+    """
+    levels = () if cells is None else cells.levels
+    half = PhotoSurvey(per_cell=[np.zeros(len(level), np.int64) for level in levels])
     pieces: Iterable[Iterable[Photo]] = [source]
     if source.photos_of is not None:
         pieces = (source.photos_of([shard]) for shard in source.containers())

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexer.errors import InputError
+from indexer.errors import InputError, ShardsMissing
 from indexer.photos.photo import FileRange, Photo
 from indexer.photos.sources import open_photos
 from indexer.photos.tar_shards import expand_braces
@@ -115,6 +115,13 @@ def test_folders_braces_and_globs_of_shards_are_alike(shards: Path) -> None:
     opened = open_photos(shards)
     assert (opened.n_photos, opened.digest) == (None, None)
     assert list(opened) == list(opened)
+
+
+def test_shards_that_are_there_are_known_where_others_are_missing(shards: Path) -> None:
+    (shards / "0001.tar").unlink()
+    with pytest.raises(ShardsMissing) as error:
+        open_photos(f"{shards}/{{0000..0003}}.tar")
+    assert error.value.there == (f"{shards}/0000.tar", f"{shards}/0002.tar")
 
 
 def test_a_pattern_must_lead_to_shards(shards: Path) -> None:
