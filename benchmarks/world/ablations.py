@@ -1,12 +1,13 @@
 """`python -m benchmarks.world.ablations`: the method without one of its parts, and other methods, beside the paper.
 
 Every arm learns the same photos of the embedded world with the demo's settings, but for the learning rate of its kind
-of head, from three seeds, and answers the same test photos. The arms follow the paper's Tables VI (a classifier in
-place of geocells), VII (fewer levels) and VIII (fewer fusion blocks); VII leaves open which levels stay: here once the
-finest does, once the coarsest do. Beside them stand methods that the paper compares itself with, on this encoder and
-these photos: the nearest training photos ([L]kNN's idea) and image-to-GPS retrieval (GeoCLIP's), both of Table II; and
-what this project answers with: the training photos as a gallery, alone, and together with the cells of the full method.
-`--rates` tries learning rates on validation photos, from another seed; what came out stands beside `RATES`.
+of head, from three seeds, and answers the same test photos. The arms follow Tables VI (a classifier in place of
+geocells), VII (fewer levels) and VIII (fewer fusion blocks) of the paper's first arXiv version; VII leaves open which
+levels stay: here once the finest does, once the coarsest do. Beside them stand methods that the paper compares itself
+with, on this encoder and these photos: the nearest training photos ([L]kNN's idea) and image-to-GPS retrieval
+(GeoCLIP's), both of Table II; and what this project answers with: the training photos as a gallery, alone, and together
+with the cells of the full method. `--rates` tries learning rates on validation photos, from another seed; what came out
+stands beside `RATES`.
 
 Differences from the full method have paired bootstrap intervals, pooled over seeds: a draw takes three of the three
 seeds and as many test photos as there are, both with replacement, the same ones of both methods

@@ -4,8 +4,8 @@ In: `geocells/level_<l>.safetensors` of a checkpoint, the transform beside them 
 manifest gives about them (temperatures, level weights, prior exponent, the hierarchy's digest). No torch is needed to
 read them.
 
-A classifier in their place (the paper's Table VI) is stored likewise: its class vectors, of any length, and a bias for
-each class.
+A classifier in their place (Table VI of the paper's first arXiv version) is stored likewise: its class vectors, of any
+length, and a bias for each class.
 """
 
 from collections.abc import Mapping, Sequence

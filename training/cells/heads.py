@@ -6,7 +6,7 @@ the answer to a photo is the point of the row with the largest inner product. So
 validation are the same for all of them.
 
     GeocellHead      learned unit vectors of all cells of a hierarchy, contrasted with photos (paper section III-C)
-    ClassifierHead   a linear classifier for each level, as before there were geocell vectors (the paper's Table VI)
+    ClassifierHead   a linear classifier for each level, as before there were geocell vectors (Table VI, arXiv v1)
 
 `fit` learns one of these two (`model.head`), and both are stored as `Geocells`.
 """
