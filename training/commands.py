@@ -45,10 +45,11 @@ def fit(*, hierarchy: Path, out: Path, check: bool = False, config: FitConfig) -
         "gallery": summary.gallery,
     }
     kept_one = "" if kept is summary.epochs[-1] else f"the weights are those of epoch {kept.epoch + 1}, "
+    within = kept.validation.within
     text = (
         f"{summary.checkpoint}: {len(summary.epochs)} epochs over {summary.train_photos:,} photos in "
-        f"{summary.train_seconds:.0f} s; {kept_one}validation median {kept.validation.median_km:.0f} km, within 200 km "
-        f"{kept.validation.within['200']:.1f} %; {summary.gallery:,} photos in the gallery"
+        f"{summary.train_seconds:.0f} s; {kept_one}validation median {kept.validation.median_km:.0f} km, within 25 km "
+        f"{within['25']:.1f} %, 200 km {within['200']:.1f} %; {summary.gallery:,} photos in the gallery"
     )
     return Result(result, text)
 

@@ -225,8 +225,8 @@ class TrainerConfig:
         max_epochs: passes over the training photos.
         patience: epochs that are no better than the best one after which the run ends, with the weights of that one;
             null: all epochs are made, and the last one's weights are kept.
-        monitor: which epoch is better: that of the smaller validation loss, or with more of the validation photos
-            answered within 25 km.
+        monitor: with patience, which epoch is better: that of the smaller validation loss, or with more of the
+            validation photos answered within 25 km.
         accelerator: where to train; gpu where there is none is an error.
         devices: of one machine, one process each.
         num_nodes: machines.

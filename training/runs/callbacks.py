@@ -50,13 +50,14 @@ class Reporter(lightning.Callback):
         epoch, n_epochs = module.epochs[-1], module.config.trainer.max_epochs
         within = epoch.validation.within
         log.info(
-            "epoch %d of %d: loss %.3f, validation loss %.3f, median %.0f km, within 200 km %.1f %%, 750 km %.1f %%, "
-            "%s%.0f s, %.0f s left",
+            "epoch %d of %d: loss %.3f, validation loss %.3f, median %.0f km, within 25 km %.1f %%, 200 km %.1f %%, "
+            "750 km %.1f %%, %s%.0f s, %.0f s left",
             epoch.epoch + 1,
             n_epochs,
             epoch.loss,
             epoch.validation_loss,
             epoch.validation.median_km,
+            within["25"],
             within["200"],
             within["750"],
             f"temperatures {' '.join(f'{tau:.3f}' for tau in epoch.temperatures)}, " if epoch.temperatures else "",
