@@ -34,7 +34,7 @@ def fusion_table(fused: str) -> Table | None:
     photos = f"{settings['photos']:,} training pictures, {settings['test_photos']:,} unseen ones"
     note = (
         f"{photos}; {settings['epochs']} epochs; means of {len(settings['seeds'])} seeds, by cells alone; differences "
-        "with 95 % of them over pictures and seeds. Measured by `make bench-fusion`, not by this run."
+        "with 95 % of them over pictures and seeds. Measured by make bench-fusion, not by this run."
     )
     return Table(heads, [_row(row, fused) for row in rows], notes=[note])
 
