@@ -58,9 +58,15 @@ def test_an_epoch_is_better_by_what_is_monitored() -> None:
         assert [best_epoch(module) for module in modules] == best  # type: ignore[arg-type]
 
 
-def test_a_run_can_be_ended_by_answers_in_place_of_the_loss(toy: Path, ruined: FitSummary, tmp_path: Path) -> None:
-    summary = train(toy, tmp_path / "C", changed(RUINOUS, trainer={"monitor": "within_25"}))
+def test_a_run_can_be_ended_by_answers_in_place_of_the_loss(
+    toy: Path, ruined: FitSummary, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", logger="training.runs.callbacks"):
+        summary = train(toy, tmp_path / "C", changed(RUINOUS, trainer={"monitor": "within_25"}))
     shares = [epoch.validation.within["25"] for epoch in summary.epochs]
+    told = [line for line in caplog.messages if line.startswith("epoch ")]
+    for line, share in zip(told, shares, strict=True):
+        assert f"within 25 km {share:.1f} %" in line
     assert summary.kept.epoch == shares.index(max(shares)) == len(shares) - 3
     assert summary.kept.epoch != ruined.kept.epoch
     common = min(len(shares), len(ruined.epochs))
