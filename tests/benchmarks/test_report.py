@@ -167,10 +167,9 @@ def test_the_page_is_self_contained_and_strings_are_escaped(results: WorldResult
 def test_what_answers_say_of_themselves_stands_beside_what_came_true(results: WorldResults) -> None:
     page = render(results)
     assert "off by 0.150 on average" in page  # 25 % were promised, 40 % came true
-    assert (
-        "90% radius</th><td>120 km</td><td>90.0%" in page
-    )  # the farthest of ten lies 130 km away, the radius is 120 km
-    assert "90% radius</th><td>125</td><td>10.0%" in page  # without their maps, photos lie farther from the answer
+    # The farthest of ten lies 130 km away, the radius is 120 km.
+    assert "90% radius</th><td>120 km</td><td>90.0%" in page
+    assert "90% radius</th><td>125 km</td><td>10.0%" in page  # without their maps, photos lie farther from the answer
     assert "25%</div>" in page
     uncalibrated = replace(results, answers=replace(results.answers, reliability=None, radii=[]))
     assert "How sure" not in render(uncalibrated)
