@@ -5,6 +5,7 @@ import importlib
 import io
 import pkgutil
 import sys
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,18 @@ NEED_EXTRAS = {
     *(
         f"search.service.{name}"
         for name in (
-            *("app", "connection", "doorkeeper", "metrics", "routes", "server", "service", "uploads", "vector_bodies"),
+            *(
+                "app",
+                "connection",
+                "doorkeeper",
+                "metrics",
+                "page",
+                "routes",
+                "server",
+                "service",
+                "uploads",
+                "vector_bodies",
+            ),
         )
     ),
 }
@@ -36,6 +48,8 @@ def import_all() -> None:
             except ImportError:
                 lacking.append(module.name)
     assert set(lacking) == NEED_EXTRAS, lacking
+    for file in ("static/service.js", "static/service.css", "templates/service.html"):
+        assert resources.files("search.service").joinpath(file).is_file(), file
 
 
 def ask_for_help() -> None:
