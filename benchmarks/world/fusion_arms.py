@@ -27,6 +27,7 @@ from jsonargparse import ArgumentParser
 
 from benchmarks.harness import Report
 from benchmarks.world.arms import SEEDS, Arm, ComparisonPreset, Run, Stage, errors_km, learnt, make_runs, missing_runs
+from benchmarks.world.fusion_record import RECORD
 from benchmarks.world.generator import WorldConfig
 from encoder.config import FusionKind
 from encoder.models.fusion import KINDS
@@ -143,7 +144,7 @@ def judged(run: Run) -> Accuracy:
 
 def report_runs(runs: Sequence[Run], preset: ComparisonPreset, model: ModelConfig, *, arms: Sequence[FusionArm]) -> int:
     """Print means, spreads and differences, and append them to the results."""
-    report = Report("world-fusion")
+    report = Report(RECORD)
     for arm in arms:
         mine = [run for run in runs if run.arm == arm.name]
         reached = [judged(run) for run in mine]

@@ -43,10 +43,7 @@ def nearest_cities(lat_deg: np.ndarray, lng_deg: np.ndarray) -> tuple[np.ndarray
 
 def largest_cities(n: int) -> "list[City]":
     """The n cities with most inhabitants, the largest first."""
-    order = sorted(_cities(), key=lambda city: -city["population"])[:n]
-    return [
-        City(each["name"], each["countrycode"], float(each["latitude"]), float(each["longitude"])) for each in order
-    ]
+    return [_city(each) for each in sorted(_cities(), key=lambda city: -city["population"])[:n]]
 
 
 @dataclass(frozen=True, slots=True)

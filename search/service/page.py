@@ -26,7 +26,7 @@ _TOWNS = 4_000  # the largest: names on the map
 _KINDS = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 _OWN = ("service.js", "api.js", "map.js", "words.js", "service.css", "icon.svg")
 _MAPLIBRE = ("maplibre-gl.js", "maplibre-gl.css")
-_KEPT = {"cache-control": "no-cache"}  # asked for again, and answered with 304 where it is the same
+_FRESH = {"cache-control": "no-cache"}  # asked for again each time: a newer service has other files
 _SESSION_S = 12 * 3600
 
 
@@ -43,7 +43,7 @@ async def static(request: Request, name: str) -> Response:
     if made is None:
         return JSONResponse({"error": f"There is no file {name!r}."}, 404)
     content, kind = made()
-    return Response(content, media_type=kind, headers=_KEPT)
+    return Response(content, media_type=kind, headers=_FRESH)
 
 
 @router.post("/v1/session")

@@ -45,12 +45,11 @@ async def locate(request: Request) -> Response:
     service, asker = service_of(request), _asker(request)
     with service.admission.visit() as visit:
         form = await _form(request, service, asker, visit)
-        crops, drawn, album = _crops(form.fields), _drawn(request, form.fields), _switch(form.fields, "album")
-        wanted = {**_search_fields(form.fields), "k": _whole(form.fields, "k", 1), "album": album, "drawn": drawn}
+        crops, wanted = _crops(form.fields), _wanted(request, form.fields)
         photos = _photos(form)
         with service.versions.lease() as version:
             question = service.question(version, asker, crops, wanted)
-            _check_drawn(version, 1 if album else len(photos), drawn)
+            _check_drawn(question, len(photos))
             await _log(service, "locate", asker, version, photos=[each.name for each in photos], crops=crops, **wanted)
             result = await _photo_result(request, service, question, photos)
     service.metrics.rows.labels("/v1/locate").inc(len(photos))
@@ -80,9 +79,7 @@ async def check(request: Request) -> Response:
 async def vectors(request: Request) -> Response:
     """Say where photos were taken whose vectors are known."""
     service, asker = service_of(request), _asker(request)
-    crops, drawn = _crops(request.query_params), _drawn(request, request.query_params)
-    k, album = _whole(request.query_params, "k", 1), _switch(request.query_params, "album")
-    wanted = {**_search_fields(request.query_params), "k": k, "album": album, "drawn": drawn}
+    crops, wanted = _crops(request.query_params), _wanted(request, request.query_params)
     with service.admission.visit() as visit:
         service.access.check_rate(asker)
         body = VectorBody(service.width, service.options.max_vectors)
@@ -91,7 +88,7 @@ async def vectors(request: Request) -> Response:
         service.access.spend(asker, len(batch))
         with service.versions.lease() as version:  # of the same encoder, whatever was published meanwhile
             question = service.question(version, asker, crops, wanted)
-            _check_drawn(version, 1 if album else len(batch), drawn)
+            _check_drawn(question, len(batch))
             await _log(service, "vectors", asker, version, vectors=len(batch), crops=crops, **wanted)
             result = await _result(request, service, question, PhotoVectors(batch))
     service.metrics.rows.labels("/v1/vectors").inc(len(batch))
@@ -211,6 +208,12 @@ def _photos(form: Form) -> list[Photo]:
     ]
 
 
+def _wanted(request: Request, fields: Mapping[str, str]) -> dict[str, Any]:
+    """What a request wants to be told of its photos, as `Service.question` takes it."""
+    k, album, drawn = _whole(fields, "k", 1), _switch(fields, "album"), _drawn(request, fields)
+    return {**_search_fields(fields), "k": k, "album": album, "drawn": drawn}
+
+
 def _search_fields(fields: Mapping[str, str]) -> dict[str, Any]:
     """What a request says of where answers may lie and point. Files of this machine are never regions."""
     found = {name: fields[name].strip() for name in ("region", "not_region", "point") if fields.get(name, "").strip()}
@@ -289,11 +292,11 @@ def _switch(fields: Mapping[str, str], name: str) -> bool:
     return text == "yes"
 
 
-def _check_drawn(version: OpenedVersion, photos: int, drawn: Drawn | None) -> None:
+def _check_drawn(question: Question, photos: int) -> None:
     """Raise BadUpload where a map of so many photos would be too large."""
-    cells = len(version.bundle.hierarchy.leaves)
-    if drawn is not None and photos > max(1, _DRAWN // cells):
-        most = max(1, _DRAWN // cells)
+    cells = len(question.version.bundle.hierarchy.leaves)
+    most = max(1, _DRAWN // cells)
+    if question.drawn is not None and not question.album and photos > most:
         raise BadUpload(413, f"GeoJSON has {cells:,} cells for each photo here: ask for {most} at once, or for JSON.")
 
 
